@@ -1,0 +1,202 @@
+"""Accuracy of every head against simple rivals on the same windows, several seeds, scene by scene.
+
+    python -m benchmarks.accuracy docs/configs/geo_buildings.yml paths.data_root=/data/geo_buildings \\
+        model.backbone=/models/dinov2-small --heads linear dpt unet --seeds 1 2 3
+
+Rivals: a logistic regression on the pixels' colours, and one on the tokens of the chosen blocks (the linear probe).
+Each line gives the IoU of the last class on the scenes of val, its value with the threshold that is best on val
+(calibration), and the scenes of test, which are reported and not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from config import Settings, load_settings
+from models import HEADS
+from tasks import TASKS, load_task
+from tasks.base import Batch, Context, Task, open_store
+from tasks.model import load_trained_state
+from tasks.phases import load_phase
+from tasks.phases.prediction import score
+from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, prepared_items
+from tasks.runs import BEST, checkpoint_path, set_up_machine
+from utils.checkpoints import load_checkpoint
+from utils.logging import VerbosityLogger
+from utils.report import format_table
+
+
+class Probe(nn.Module):
+    """A linear classifier on standardised tokens of all blocks, or on colours; logits on the patch grid."""
+
+    def __init__(self, mean: Tensor, std: Tensor, num_classes: int, on_colours: bool):
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.on_colours = on_colours
+        self.linear = nn.Linear(len(mean), num_classes)
+        nn.init.zeros_(self.linear.weight)
+
+    def vectors(self, batch: Batch) -> Tensor:
+        """Give what is classified, (B, C, h, w)."""
+        if self.on_colours:
+            return batch.arrays["image"][:, :3].float()
+        assert batch.feature_maps is not None
+        return torch.cat([feature_map.float() for feature_map in batch.feature_maps], dim=1)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Classify every cell."""
+        vectors = (self.vectors(batch) - self.mean[:, None, None]) / self.std[:, None, None]
+        return {"logits": functional.conv2d(vectors, self.linear.weight[:, :, None, None], self.linear.bias)}
+
+
+def collect(task: Any, reader: PreparedReader, on_colours: bool, most: int = 200_000) -> tuple[Tensor, Tensor]:
+    """Gather vectors (N, C) and classes (N,) of the training windows; a cell has the class at its centre."""
+    vectors, classes = [], []
+    generator = torch.Generator().manual_seed(0)
+    for tickets in batched([Ticket(position) for position in range(len(reader.entries))], 8):
+        batch = reader.read(tickets)
+        grid = (
+            batch.arrays["image"].float() if on_colours else torch.cat([m.float() for m in batch.feature_maps], dim=1)
+        )
+        label = functional.interpolate(
+            batch.arrays["label"][:, None].float(), size=grid.shape[-2:], mode="nearest-exact"
+        )
+        known = label[:, 0] != 255
+        flat = grid.permute(0, 2, 3, 1)[known]
+        chosen = torch.randperm(len(flat), generator=generator)[: most * len(tickets) // len(reader.entries)]
+        vectors.append(flat[chosen])
+        classes.append(label[:, 0][known][chosen].long())
+    return torch.cat(vectors), torch.cat(classes)
+
+
+def fit_probe(task: Any, reader: PreparedReader, on_colours: bool) -> Probe:
+    """Fit a logistic regression with L-BFGS and a little weight decay."""
+    vectors, classes = collect(task, reader, on_colours)
+    probe = Probe(vectors.mean(dim=0), vectors.std(dim=0) + 1e-6, len(task.classes), on_colours)
+    standard = (vectors - probe.mean) / probe.std
+    optimizer = torch.optim.LBFGS(probe.linear.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(probe.linear(standard), classes) + 1e-4 * probe.linear.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return probe.eval()
+
+
+def make_task(settings: Settings, head: str, seed: int, log: VerbosityLogger) -> tuple[Task, Context]:
+    """Make the file's first task with another head and seed, and a run's folder of its own."""
+    name, config = next(iter(settings.tasks.items()))
+    config = config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"head": head}),
+            "resources": config.resources.model_copy(update={"seed": seed}),
+        }
+    )
+    folder = Path(config.paths.runs_root) / "accuracy" / f"{head}_{seed}"
+    return load_task(config.kind)(name, config), Context(log, folder)
+
+
+def measure(task: Any, model: nn.Module, splits: dict[str, list[PreparedItem]], context: Context) -> dict[str, Any]:
+    """Score a model on val (stored features) and test (computed ones)."""
+    store = open_store(task.settings, "train")
+    with torch.no_grad():
+        scores = score(task, model, splits["val"], store, "cpu", 8, context)
+        scores["test"] = (
+            score(task, model, splits["test"], None, "cpu", 4, context) if splits["test"] else {"per_scene": {}}
+        )
+    return scores
+
+
+class WithMaps(nn.Module):
+    """Computes the maps of a batch that has none, for models that only read them."""
+
+    def __init__(self, task: Any, model: nn.Module):
+        super().__init__()
+        self.task, self.model = [task], model
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Complete the batch, then predict."""
+        if batch.feature_maps is None:
+            batch.feature_maps = self.task[0].features.maps(batch.arrays["image"][:, :3])
+        return self.model(batch)
+
+
+def row(name: str, task: Any, scores: dict[str, Any], seconds: float) -> list[Any]:
+    """One line of the table."""
+    last = task.classes[-1]
+    scenes = {**scores["per_scene"], **scores["test"]["per_scene"]}
+    calibration = scores.get("calibration", {})
+    cells = [
+        scores["per_class"][last]["IoU"],
+        calibration.get("IoU", float("nan")),
+        calibration.get("threshold", float("nan")),
+    ]
+    return [name, *cells, *(scene["per_class"][last]["IoU"] for scene in scenes.values()), seconds]
+
+
+def main() -> None:
+    """Measure rivals, then every head with every seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", help="key.path=value")
+    parser.add_argument("--heads", nargs="+", default=sorted(HEADS["segmentation"]))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--log", default="error", choices=["error", "info"])
+    options = parser.parse_intermixed_args()
+    settings = load_settings(options.config, options.overrides, tuple(TASKS))
+    set_up_machine(settings.shared.resources)
+    log = VerbosityLogger(options.log)
+    task, context = make_task(settings, "linear", options.seeds[0], log)
+    load_phase("prepare")(task, context)
+    store = open_store(task.settings, "train")
+    splits = {split: prepared_items(task, store, split, "accuracy") for split in ("train", "val")}
+    splits["test"] = [PreparedItem(item, []) for item in task.items("test")]
+    reader = PreparedReader(task, store, splits["train"])
+    rows = []
+    for name, on_colours in (("colours, logistic regression", True), ("linear probe of the blocks", False)):
+        started = time.perf_counter()
+        probe = fit_probe(task, reader, on_colours)
+        seconds = time.perf_counter() - started
+        rows.append(row(name, task, measure(task, WithMaps(task, probe), splits, context), seconds))
+        print(rows[-1], flush=True)
+    for head in options.heads:
+        for seed in options.seeds:
+            task, context = make_task(settings, head, seed, log)
+            started = time.perf_counter()
+            load_phase("train")(task, context)
+            seconds = time.perf_counter() - started
+            model = task.build_model().eval()
+            load_trained_state(model, load_checkpoint(checkpoint_path(context.folder, BEST)).tensors)
+            rows.append(row(f"{head}, seed {seed}", task, measure(task, model, splits, context), seconds))
+            print(rows[-1], flush=True)
+    scenes = [item.item.id for item in splits["val"] + splits["test"]]
+    header = [
+        "Model",
+        "IoU",
+        "IoU calibrated",
+        "threshold",
+        *sorted(scenes[: len(splits["val"])]),
+        *scenes[len(splits["val"]) :],
+    ]
+    print(format_table([*header, "seconds"], rows))
+    for head in options.heads:
+        values = np.array([entry[1:] for entry in rows if entry[0].startswith(f"{head}, ")], float)
+        print(
+            f"{head}: IoU {values[:, 0].mean():.3f} +- {values[:, 0].std():.3f}, calibrated {values[:, 1].mean():.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1008 @@
+"""Every setting: typed, with its default, unit and help. Loading, search order, overrides and errors.
+
+One YAML file drives everything. Top-level sections are the defaults of every task; a section inside `tasks.NAME`
+overrides them key by key; without `tasks` the file is one task named `segmentation`. Precedence: command line >
+file > default. Nothing unknown gets in, and all errors of a file are reported at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from utils.errors import SettingsError
+
+CONFIG_VARIABLE = "DINOV3SEG_CONFIG"
+PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, strict, without unknown keys.
+
+    Examples
+    --------
+    >>> ResourcesConfig(seed=1).seed
+    1
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ResourcesConfig(Section):
+    """The machine: seed, threads, precision, ranks.
+
+    Examples
+    --------
+    >>> ResourcesConfig().distributed
+    'auto'
+    """
+
+    seed: int = Field(1337, ge=0, description="seed of every random choice")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU when there is one")
+    omp_threads: Count | None = Field(None, description="threads inside one operation; null leaves it to the machine")
+    interop_threads: Count | None = Field(None, description="operations that may run side by side")
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        "highest", description="float32 matrix products: highest is exact, high may use TF32 on a GPU"
+    )
+    deterministic: bool = Field(False, description="refuse operations whose result depends on timing")
+    distributed: bool | Literal["auto"] = Field(
+        "auto", description="auto follows torchrun; true demands it; false under torchrun is an error"
+    )
+    dist_backend: Literal["nccl", "gloo"] | None = Field(
+        None, description="how ranks talk; null takes nccl on GPUs and gloo on CPUs"
+    )
+
+
+class LoggingConfig(Section):
+    """What is said, and where.
+
+    Examples
+    --------
+    >>> LoggingConfig(level="debug").level
+    'debug'
+    """
+
+    level: Literal["error", "info", "debug"] = Field("info", description="least important lines that are shown")
+    timestamps: bool = Field(False, description="start each line with date and time")
+    file: str | None = Field(None, description="also write the lines to this file")
+
+
+class PathsConfig(Section):
+    """Folders and files shared by the phases; relative paths start in the working directory.
+
+    Examples
+    --------
+    >>> PathsConfig(data_root="/data", raw_images_dir="scenes").resolve("raw_images_dir")
+    '/data/scenes'
+    """
+
+    data_root: str | None = Field(None, description="where relative paths of pictures and labels start")
+    raw_images_dir: str | list[str] | None = Field(None, description="pictures: file, folder, glob, or a list of them")
+    label_path: str | None = Field(None, description="labels: one raster or vector file, or a folder of them")
+    processed_dir: str = Field("processed", description="the feature store")
+    runs_root: str = Field("runs", description="results: runs_root/<task>/<time>/")
+    run_name: str | None = Field(None, description="a fixed name for the run's folder in place of the time")
+    splits_dir: str = Field("splits", description="where prepare writes split lists that are not named")
+
+    def resolve(self, name: str) -> Any:
+        """A path setting with `~`, `$VARIABLES` and `data_root` filled in.
+
+        Examples
+        --------
+        >>> PathsConfig(raw_images_dir=["a", "/b"], data_root="/d").resolve("raw_images_dir")
+        ['/d/a', '/b']
+        """
+        value = getattr(self, name)
+        if isinstance(value, list):
+            return [self.locate(entry) for entry in value]
+        return None if value is None else self.locate(value)
+
+    def locate(self, value: str) -> str:
+        """One path below `data_root`, unless it is absolute.
+
+        Examples
+        --------
+        >>> PathsConfig(data_root="/d").locate("a.tif")
+        '/d/a.tif'
+        """
+        return os.path.join(expand_path(self.data_root or ""), expand_path(value))
+
+
+class AugmentationsConfig(Section):
+    """How training pictures are varied; stored features use stored views, online features everything.
+
+    Examples
+    --------
+    >>> AugmentationsConfig().enable
+    False
+    """
+
+    enable: bool = Field(False, description="train on more than the pictures as they are")
+    hflip: bool = Field(True, description="mirror left and right")
+    vflip: bool = Field(True, description="mirror top and bottom")
+    rotate90: bool = Field(True, description="quarter turns")
+    stored_views: int = Field(
+        4, ge=1, le=8, description="views of each window whose features are stored, the picture itself included"
+    )
+    scale_range: list[Positive] = Field(
+        [1.0, 1.0], min_length=2, max_length=2, description="random enlargement; needs train.features: online"
+    )
+    rotation_degrees: float = Field(0.0, ge=0, le=180, description="random rotation; needs train.features: online")
+    brightness: Fraction = Field(0.0, description="random change of brightness; needs train.features: online")
+    contrast: Fraction = Field(0.0, description="random change of contrast; needs train.features: online")
+    saturation: Fraction = Field(0.0, description="random change of saturation; needs train.features: online")
+
+    def needs_online(self) -> list[str]:
+        """Names of the enabled variations that stored features cannot give.
+
+        Examples
+        --------
+        >>> AugmentationsConfig(enable=True, contrast=0.1).needs_online()
+        ['contrast']
+        >>> AugmentationsConfig(enable=False, contrast=0.1).needs_online()
+        []
+        """
+        names = ["rotation_degrees", "brightness", "contrast", "saturation"]
+        active = [name for name in names if getattr(self, name) > 0]
+        if self.scale_range != [1.0, 1.0]:
+            active.insert(0, "scale_range")
+        return active if self.enable else []
+
+
+class SplitsConfig(Section):
+    """Which ground trains and which ground judges.
+
+    Examples
+    --------
+    >>> SplitsConfig(train_list="splits/train.txt").block_tiles is None
+    True
+    """
+
+    train_list: str | None = Field(None, description="text file of item ids; written by prepare when it is absent")
+    val_list: str | None = Field(None, description="the same for validation")
+    test_list: str | None = Field(None, description="item ids of a further split, for evaluate.split: test")
+    block_tiles: Count | None = Field(
+        None, description="side of the spatial blocks of the default split, in tiles; null chooses by the data's size"
+    )
+
+
+class SampleConfig(Section):
+    """The seeded sample that the project makes itself.
+
+    Examples
+    --------
+    >>> SampleConfig().enable
+    False
+    """
+
+    enable: bool = Field(False, description="make the sample and use it in place of paths.raw_images_dir")
+    folder: str = Field("data/sample", description="where the sample is written")
+    seed: int = Field(7, ge=0, description="seed of the sample's landscape")
+
+
+class DatasetConfig(Section):
+    """Pictures, labels and classes.
+
+    Examples
+    --------
+    >>> DatasetConfig(classes=["field", "road"]).unlabelled
+    'ignore'
+    """
+
+    classes: list[str] | None = Field(None, min_length=1, description="class names; index 0 is the first of them")
+    bands: list[Count] | None = Field(
+        None, min_length=1, description="bands to read, from 1, in order: three colours, then extra bands for the head"
+    )
+    band_files: list[str] | None = Field(
+        None, min_length=1, description="files below raw_images_dir that are the bands of one scene"
+    )
+    scale: Positive = Field(
+        1.0, description="resample pictures by this factor before anything else: 0.5 halves each side"
+    )
+    value_range: list[float] | None = Field(
+        None, min_length=2, max_length=2, description="values that become black and white; null takes percentiles"
+    )
+    percentiles: list[float] = Field(
+        [1.0, 99.0], min_length=2, max_length=2, description="of all pictures together, for data that is not 8 bits"
+    )
+    max_pixels: Count = Field(
+        178_956_970, description="refuse pictures that must be decoded whole and hold more pixels than this"
+    )
+    label_pattern: str | None = Field(
+        None, description="name of a picture's label in the folder label_path, such as '{stem}_buildings.geojson'"
+    )
+    label_layer: str | None = Field(None, description="layer of a vector file")
+    label_attribute: str | None = Field(None, description="attribute of a vector file that holds the class")
+    label_mapping: dict[str | int, str | int] | None = Field(
+        None, description="label value -> class name or index; '*' stands for every other value; 'ignore' leaves out"
+    )
+    label_colours: dict[str, list[int]] | None = Field(
+        None, description="class name -> [red, green, blue] of masks that are painted in colours"
+    )
+    label_nodata: list[int] = Field([], description="label values that mean 'not labelled'")
+    unlabelled: str = Field(
+        "ignore", description="class of the ground outside all features of a vector file, or 'ignore'"
+    )
+    line_width: Positive = Field(3.0, description="width at which lines of a vector file are drawn, in pixels")
+    max_windows: Count | None = Field(None, description="keep only this many windows per item, for a quick try")
+    augmentations: AugmentationsConfig = AugmentationsConfig()
+    splits: SplitsConfig = SplitsConfig()
+    sample: SampleConfig = SampleConfig()
+
+
+class ModelConfig(Section):
+    """The frozen backbone and the head that is trained on it.
+
+    Examples
+    --------
+    >>> ModelConfig().head
+    'dpt'
+    """
+
+    backbone: str = Field("embedded", description="Hugging Face id, a folder, or 'embedded'")
+    layers: list[int] | None = Field(
+        None,
+        min_length=1,
+        description="blocks whose maps the head sees, from 0, negative from the end; null: four, even",
+    )
+    head: str = Field("dpt", description="name in the registry of heads")
+    head_options: dict[str, Any] = Field({}, description="options of the head; see its file")
+    num_classes: Count | None = Field(None, description="number of classes, when dataset.classes does not name them")
+    dino_channels: Count | None = Field(None, description="width of the backbone; checked, not needed")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="arithmetic of the backbone; auto takes bf16 where the machine has it"
+    )
+    attention: Literal["sdpa", "eager"] = Field("sdpa", description="implementation of the attention")
+    compile: bool = Field(False, description="torch.compile the backbone")
+    freeze: bool | Count = Field(
+        True, description="true: never trained; false: all blocks are; n: the last n are (needs train.features: online)"
+    )
+
+
+class PrepareConfig(Section):
+    """Cut the pictures, compute their features once, store them.
+
+    Examples
+    --------
+    >>> PrepareConfig().tile_size
+    512
+    """
+
+    enable: bool = Field(False, description="run this phase")
+    tile_size: Count = Field(512, description="side of a window in pixels")
+    overlap: float = Field(0.0, ge=0, lt=0.9, description="share of a training window that its neighbour repeats")
+    batch_size: Count = Field(4, description="windows per forward of the backbone")
+    workers: int = Field(1, ge=0, description="threads that read ahead")
+    device: Device | None = Field(None, description="null: resources.device")
+    store_dtype: Literal["fp16", "bf16", "int8"] = Field(
+        "fp16", description="how features are stored; int8 per channel"
+    )
+    processed_dir: str | None = Field(None, description="null: paths.processed_dir")
+    reserve_gb: NonNegative = Field(1.0, description="disk that must stay free, in GB")
+
+
+class VerifyConfig(Section):
+    """Check every record and every label.
+
+    Examples
+    --------
+    >>> VerifyConfig().rehash
+    True
+    """
+
+    enable: bool = Field(False, description="run this phase")
+    workers: Count = Field(2, description="threads that check records")
+    rehash: bool = Field(True, description="read every record and compare its checksum")
+    processed_dir: str | None = Field(None, description="null: paths.processed_dir")
+
+
+class LossConfig(Section):
+    """Weights of the loss terms.
+
+    Examples
+    --------
+    >>> LossConfig().aux_weight
+    0.4
+    """
+
+    ce_weight: NonNegative = Field(1.0, description="cross-entropy per pixel")
+    dice_weight: NonNegative = Field(1.0, description="Dice per picture and class that occurs in it")
+    aux_weight: NonNegative = Field(0.4, description="the same terms on a head's auxiliary logits")
+    focal_gamma: NonNegative = Field(0.0, description="above 0 the cross-entropy is focal with this exponent")
+    class_weights: Literal["auto"] | list[NonNegative] | None = Field(
+        None, description="auto: from the pixel counts of the training split; or one weight per class"
+    )
+    no_object_weight: Positive = Field(0.1, description="mask classification: weight of queries without a mask")
+
+
+class TrainConfig(Section):
+    """Train a head.
+
+    Examples
+    --------
+    >>> TrainConfig(epochs=3).patience
+    10
+    """
+
+    enable: bool = Field(False, description="run this phase")
+    processed_dir: str | None = Field(None, description="null: paths.processed_dir")
+    weights_dir: str | None = Field(None, description="also keep {head}_best and {head}_last here")
+    device: Device | None = Field(None, description="null: resources.device")
+    features: Literal["cached", "online"] = Field("cached", description="from the store, or computed at every step")
+    batch_size: Count = Field(8, description="windows per micro-batch, over all ranks")
+    grad_accum_steps: Count = Field(1, description="micro-batches per step of the optimiser")
+    epochs: Count = Field(30, description="passes over the training windows")
+    num_workers: int = Field(0, ge=0, description="threads that load ahead; 0 loads in the training thread")
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon", description="muon: Muon for hidden matrices, AdamW for the rest"
+    )
+    muon_lr: Positive = Field(0.02, description="peak learning rate of Muon")
+    adamw_lr: Positive = Field(1.0e-3, description="peak learning rate of AdamW")
+    momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon")
+    weight_decay: NonNegative = Field(0.01, description="decoupled; not applied to norms and biases")
+    schedule: Literal["one_cycle", "cosine", "poly", "step", "constant"] = Field(
+        "one_cycle", description="of both rates"
+    )
+    warmup: Fraction = Field(0.1, description="share of all steps in which the rates rise")
+    milestones: list[Fraction] = Field(
+        [0.8, 0.95], description="schedule step: shares of training after which rates fall to a tenth"
+    )
+    clip_norm: NonNegative = Field(1.0, description="largest norm of the gradient; 0 does not clip")
+    precision: Literal["auto", "bf16", "fp32"] = Field("fp32", description="arithmetic of the head")
+    compile: bool = Field(False, description="torch.compile the head")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights; 0 is off")
+    loss: LossConfig = LossConfig()
+    sampling: Literal["uniform", "rare"] = Field(
+        "uniform", description="rare: windows with rare classes come more often"
+    )
+    crop_size: Count | None = Field(None, description="random crops of this side; needs features: online")
+    val_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of the ground that the default split keeps for validation"
+    )
+    val_every: Count = Field(1, description="epochs between validations")
+    val_batch_size: Count = Field(8, description="windows per forward in validation")
+    patience: Count = Field(10, description="validations without gain before training stops")
+    min_delta: NonNegative = Field(0.0, description="least gain that counts")
+    resume: Literal["auto", "never"] = Field(
+        "auto", description="auto continues an interrupted run of the same settings"
+    )
+    save_minutes: Positive = Field(5.0, description="time between two saved states inside an epoch")
+    init_from: str | None = Field(None, description="a task or a checkpoint whose head is the start")
+    non_finite_limit: Count = Field(20, description="losses in a row that may be infinite or not a number")
+    tensorboard: bool = Field(False, description="also write TensorBoard events")
+
+
+class EvaluateConfig(Section):
+    """Score the best checkpoint.
+
+    Examples
+    --------
+    >>> EvaluateConfig().split
+    'val'
+    """
+
+    enable: bool = Field(False, description="run this phase")
+    split: Literal["train", "val", "test"] = Field("val", description="the split to score")
+    checkpoint: str | None = Field(None, description="null: the best one of this task's latest run")
+    batch_size: Count = Field(4, description="windows per forward")
+    device: Device | None = Field(None, description="null: resources.device")
+    pictures: int = Field(8, ge=0, description="comparison pictures to draw")
+
+
+class TTAConfig(Section):
+    """Predictions of turned and mirrored pictures, averaged.
+
+    Examples
+    --------
+    >>> TTAConfig(horizontal_flip=True).quarter_turns
+    False
+    """
+
+    horizontal_flip: bool = Field(False, description="also predict the mirrored picture")
+    vertical_flip: bool = Field(False, description="also predict the picture upside down")
+    quarter_turns: bool = Field(False, description="also predict the picture turned by 90, 180 and 270 degrees")
+
+
+class PolygonsConfig(Section):
+    """Polygons of the predicted classes.
+
+    Examples
+    --------
+    >>> PolygonsConfig().simplify
+    0.0
+    """
+
+    enable: bool = Field(False, description="write a GeoPackage beside each raster")
+    simplify: NonNegative = Field(0.0, description="largest deviation in pixels; 0 keeps every corner")
+    min_area: NonNegative = Field(0.0, description="leave out smaller polygons, in pixels")
+    skip: list[str] = Field([], description="classes that get no polygons, such as the background")
+
+
+class InferenceConfig(Section):
+    """Predict new pictures.
+
+    Examples
+    --------
+    >>> InferenceConfig().overlap
+    0.25
+    """
+
+    enable: bool = Field(False, description="run this phase")
+    input_tif: str | list[str] | None = Field(None, description="pictures: file, folder, glob, or a list of them")
+    output_tif: str | None = Field(None, description="name of the result, for one picture")
+    output_dir: str | None = Field(None, description="folder of the results, <stem>_classes.tif each; null: the run's")
+    checkpoint: str | None = Field(None, description="null: the best one of this task's latest run")
+    tile_size: Count | None = Field(None, description="null: as in training")
+    overlap: float = Field(0.25, ge=0, lt=0.9, description="share of a window that its neighbour repeats, blended")
+    batch_size: Count = Field(4, description="windows per forward")
+    device: Device | None = Field(None, description="null: resources.device")
+    tta: TTAConfig = TTAConfig()
+    confidence: bool = Field(False, description="also write the probability of the chosen class")
+    format: Literal["cog", "gtiff"] = Field("cog", description="cloud-optimised or plain tiled GeoTIFF")
+    polygons: PolygonsConfig = PolygonsConfig()
+
+
+class ExportConfig(Section):
+    """Hand a trained model over.
+
+    Examples
+    --------
+    >>> ExportConfig().enable
+    False
+    """
+
+    enable: bool = Field(False, description="run this phase")
+    checkpoint: str | None = Field(None, description="null: the best one of this task's latest run")
+    output_dir: str | None = Field(None, description="null: the folder `export` of the run")
+
+
+class TaskConfig(Section):
+    """All settings of one task, defaults filled in.
+
+    Examples
+    --------
+    >>> task = TaskConfig(kind="segmentation", train={"enable": True, "features": "online"})
+    >>> task.enabled_phases
+    ('train',)
+    """
+
+    kind: str = Field("segmentation", description="what the task makes of pictures")
+    resources: ResourcesConfig = ResourcesConfig()
+    logging: LoggingConfig = LoggingConfig()
+    paths: PathsConfig = PathsConfig()
+    dataset: DatasetConfig = DatasetConfig()
+    model: ModelConfig = ModelConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    verify: VerifyConfig = VerifyConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    inference: InferenceConfig = InferenceConfig()
+    export: ExportConfig = ExportConfig()
+
+    @property
+    def enabled_phases(self) -> tuple[str, ...]:
+        """Names of the phases to run, in their order.
+
+        Examples
+        --------
+        >>> TaskConfig(evaluate={"enable": True}, prepare={"enable": True}).enabled_phases
+        ('prepare', 'evaluate')
+        """
+        return tuple(name for name in PHASES if getattr(self, name).enable)
+
+    def device(self, phase: str) -> str:
+        """The device setting of a phase, or the one of all.
+
+        Examples
+        --------
+        >>> TaskConfig(resources={"device": "cuda"}, prepare={"device": "cpu"}).device("prepare")
+        'cpu'
+        """
+        return getattr(getattr(self, phase), "device", None) or self.resources.device
+
+    def processed_dir(self, phase: str) -> Path:
+        """The feature store of a phase.
+
+        Examples
+        --------
+        >>> TaskConfig(train={"processed_dir": "/cache"}).processed_dir("train").as_posix()
+        '/cache'
+        """
+        own = getattr(getattr(self, phase), "processed_dir", None)
+        return Path(expand_path(own or self.paths.processed_dir))
+
+    @field_validator("dataset")
+    @classmethod
+    def _check_dataset(cls, dataset: DatasetConfig) -> DatasetConfig:
+        """Refuse ranges that are upside down.
+
+        Examples
+        --------
+        >>> TaskConfig(dataset={"percentiles": [1.0, 99.0]}).dataset.percentiles
+        [1.0, 99.0]
+        """
+        for name in ("value_range", "percentiles"):
+            pair = getattr(dataset, name)
+            if pair is not None and pair[0] >= pair[1]:
+                raise ValueError(f"{name}: the first value must be below the second, got {pair}")
+        return dataset
+
+    @model_validator(mode="after")
+    def _check_clashes(self) -> TaskConfig:
+        """Refuse settings that contradict each other, naming both.
+
+        Examples
+        --------
+        >>> TaskConfig(model={"freeze": 2})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        pydantic_core._pydantic_core.ValidationError: ...
+        """
+        problems = list(self._clashes())
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _clashes(self) -> Iterable[str]:
+        """Each contradiction of the settings, with its cure.
+
+        Examples
+        --------
+        >>> list(TaskConfig(model={"num_classes": 2})._clashes())
+        []
+        """
+        cached = self.train.features == "cached"
+        if cached and self.model.freeze is not True:
+            yield "model.freeze: fine-tuned blocks have no stored features; set train.features: online or freeze: true"
+        if cached and self.train.crop_size is not None:
+            yield "train.crop_size: stored features cannot be cropped; set train.features: online or crop_size: null"
+        for name in self.dataset.augmentations.needs_online() if cached else ():
+            yield f"dataset.augmentations.{name}: stored features cannot be varied so; set train.features: online"
+        classes, number = self.dataset.classes, self.model.num_classes
+        if classes and number and len(classes) != number:
+            yield f"model.num_classes: {number}, but dataset.classes names {len(classes)}; drop one of the two"
+        if self.train.crop_size and self.train.crop_size > self.prepare.tile_size:
+            yield f"train.crop_size: {self.train.crop_size} exceeds prepare.tile_size {self.prepare.tile_size}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one call: its tasks in order, and the file they came from.
+
+    Examples
+    --------
+    >>> settings = parse_settings("train: {enable: true}")
+    >>> list(settings.tasks), settings.shared.resources.seed
+    (['segmentation'], 1337)
+    """
+
+    tasks: dict[str, TaskConfig]
+    shared: TaskConfig
+    path: Path | None = None
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML 1.2 scalars, and an error for a key that stands twice.
+
+    PyYAML follows YAML 1.1, which reads `1e-3` as text and `on` as true, and keeps the last of two equal keys.
+
+    Examples
+    --------
+    >>> yaml.load("{lr: 1e-3, on: off}", UniqueKeyLoader)
+    {'lr': 0.001, 'on': 'off'}
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Build a mapping, refusing duplicate keys.
+
+        Examples
+        --------
+        >>> yaml.load("{a: 1, a: 2}", UniqueKeyLoader)
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: line 1: key 'a' stands twice in one section; keep one of them
+        """
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key != "<<" and key in seen:
+                line = key_node.start_mark.line + 1
+                raise SettingsError(f"line {line}: key {key!r} stands twice in one section; keep one of them")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _use_yaml_1_2_scalars(loader: type[yaml.SafeLoader]) -> None:
+    """Replace YAML 1.1's rules for booleans, integers and floats by those of YAML 1.2.
+
+    Examples
+    --------
+    >>> yaml.load("[yes, true, 1_0, 010, .5, 12:30]", UniqueKeyLoader)
+    ['yes', True, '1_0', 10, 0.5, '12:30']
+    """
+    dropped = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
+    loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in rules if tag not in dropped]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    number = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+    loader.add_implicit_resolver(
+        "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+    )
+    loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^[-+]?[0-9]+$"), list("-+0123456789"))
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^({number})$"), list("-+.0123456789"))
+    loader.add_constructor("tag:yaml.org,2002:int", lambda self, node: int(node.value))
+
+
+_use_yaml_1_2_scalars(UniqueKeyLoader)
+
+
+def expand_path(path: str) -> str:
+    """Fill in `~` and `$VARIABLES`.
+
+    Examples
+    --------
+    >>> os.environ["SCENES"] = "/data/scenes"
+    >>> expand_path("$SCENES/a.tif")
+    '/data/scenes/a.tif'
+    """
+    return os.path.expandvars(os.path.expanduser(path))
+
+
+def find_config(argument: str | None = None, start: Path | None = None) -> Path:
+    """Choose the settings file: the argument, `$DINOV3SEG_CONFIG`, or `config.yml` here or in a folder above.
+
+    Parameters
+    ----------
+    argument : str, optional
+        Path given on the command line.
+    start : Path, optional
+        Folder in which the upward search begins; the working directory by default.
+
+    Returns
+    -------
+    Path
+        An existing file.
+
+    Raises
+    ------
+    SettingsError
+        If the named file is missing, or none is found.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "deep" / "er"
+    >>> folder.mkdir(parents=True)
+    >>> _ = (folder.parent / "config.yml").write_text("{}")
+    >>> find_config(start=folder) == folder.parent / "config.yml"
+    True
+    """
+    named = argument or os.environ.get(CONFIG_VARIABLE)
+    if named:
+        path = Path(expand_path(named))
+        if not path.is_file():
+            source = "the command line" if argument else f"${CONFIG_VARIABLE}"
+            raise SettingsError(f"{path}: no such settings file (named by {source})")
+        return path
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "config.yml").is_file():
+            return folder / "config.yml"
+    raise SettingsError(
+        f"no settings file: give one (python main.py config.yml), set ${CONFIG_VARIABLE}, or put config.yml into "
+        f"{start} or a folder above; config.example.yml is a start"
+    )
+
+
+def load_settings(
+    path: str | Path, overrides: Sequence[str] = (), kinds: Sequence[str] = ("segmentation",)
+) -> Settings:
+    """Read a settings file and apply `key.path=value` overrides.
+
+    Parameters
+    ----------
+    path : str or Path
+        A YAML file.
+    overrides : sequence of str
+        Such as `train.epochs=3` or `tasks.coral.train.epochs=3`; the value is YAML.
+    kinds : sequence of str
+        Known kinds of task.
+
+    Returns
+    -------
+    Settings
+        One validated `TaskConfig` per task.
+
+    Raises
+    ------
+    SettingsError
+        With one line per mistake, all of them at once.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "config.yml"
+    >>> _ = path.write_text("train: {enable: true, epochs: 5}")
+    >>> load_settings(path, ["train.epochs=3"]).tasks["segmentation"].train.epochs
+    3
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as text: {error}") from None
+    try:
+        return parse_settings(text, overrides, kinds, Path(path))
+    except SettingsError as error:
+        raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+
+def parse_settings(
+    text: str, overrides: Sequence[str] = (), kinds: Sequence[str] = ("segmentation",), path: Path | None = None
+) -> Settings:
+    """Validate settings given as YAML text; see `load_settings`.
+
+    Examples
+    --------
+    >>> parse_settings("train: {epochz: 3, adamw_lr: on}")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: train.adamw_lr: expected float, got str 'on'
+    train.epochz: unknown key, did you mean 'epochs'? known keys: ...
+    """
+    tree = _read_tree(text)
+    for override in overrides:
+        _apply_override(tree, override)
+    tasks = tree.pop("tasks", None)
+    if tasks is None:
+        tasks = {"segmentation": {}}
+    elif not isinstance(tasks, dict) or not tasks or not all(isinstance(task, dict) for task in tasks.values()):
+        raise SettingsError("tasks: expected a section per task, such as tasks: {coral: {kind: segmentation}}")
+    errors: dict[str, None] = {}  # a dictionary, because it keeps order and drops what two tasks repeat
+    validated = {}
+    for name, own in tasks.items():
+        config = _validate_task(str(name), tree, own, kinds, errors)
+        if config is not None:
+            validated[str(name)] = config
+    if errors:
+        raise SettingsError("\n".join(sorted(errors)))
+    return Settings(validated, next(iter(validated.values())), path)
+
+
+def _read_tree(text: str) -> dict:
+    """Parse YAML text into nested dictionaries.
+
+    Examples
+    --------
+    >>> _read_tree("a: [1")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: line 1: not valid YAML: ...
+    """
+    try:
+        tree = yaml.load(text, UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise SettingsError(f"{where}not valid YAML: {getattr(error, 'problem', error)}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"expected sections such as 'train:', got {type(tree).__name__}")
+    return tree
+
+
+def _apply_override(tree: dict, override: str) -> None:
+    """Set one `key.path=value` in nested dictionaries.
+
+    Examples
+    --------
+    >>> tree = {"train": {"epochs": 5}}
+    >>> _apply_override(tree, "train.loss.ce_weight=0.5")
+    >>> tree
+    {'train': {'epochs': 5, 'loss': {'ce_weight': 0.5}}}
+    """
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise SettingsError(f"{override}: expected key.path=value, such as train.epochs=3")
+    *sections, key = path.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"{override}: {section} is not a section")
+    try:
+        tree[key] = yaml.load(value, UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{override}: the value is not valid YAML: {getattr(error, 'problem', error)}") from None
+
+
+def merge_sections(base: dict, own: dict) -> dict:
+    """Lay `own` over `base` key by key; sections merge, everything else replaces.
+
+    Examples
+    --------
+    >>> merge_sections({"a": {"x": 1, "y": 2}, "b": [1]}, {"a": {"y": 3}, "b": []})
+    {'a': {'x': 1, 'y': 3}, 'b': []}
+    """
+    merged = dict(base)
+    for key, value in own.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge_sections(merged[key], value) if nested else value
+    return merged
+
+
+def _validate_task(
+    name: str, shared: dict, own: dict, kinds: Sequence[str], errors: dict[str, None]
+) -> TaskConfig | None:
+    """Validate one task; mistakes are added to `errors`, each with the path where it stands in the file.
+
+    Examples
+    --------
+    >>> errors = {}
+    >>> _validate_task("coral", {}, {"kind": "segmentatoin"}, ["segmentation"], errors)
+    >>> list(errors)
+    ["tasks.coral.kind: unknown kind 'segmentatoin', did you mean 'segmentation'? known: segmentation"]
+    """
+    tree = {key: value for key, value in merge_sections(shared, own).items() if value is not None}
+    kind = tree.get("kind", "segmentation")
+    if kind not in kinds:
+        near = difflib.get_close_matches(str(kind), kinds, 1)
+        hint = f", did you mean {near[0]!r}?" if near else ";"
+        errors[f"tasks.{name}.kind: unknown kind {kind!r}{hint} known: {', '.join(sorted(kinds))}"] = None
+        return None
+    try:
+        return TaskConfig(**tree)
+    except ValidationError as error:
+        for line in explain_errors(error):
+            path = line.partition(":")[0].split(".")
+            errors[f"tasks.{name}.{line}" if _holds(own, path) else line] = None
+        return None
+
+
+def _holds(tree: Any, path: Sequence[str]) -> bool:
+    """Whether nested dictionaries hold a value at `path`.
+
+    Examples
+    --------
+    >>> _holds({"train": {"lr": 1}}, ["train", "lr"]), _holds({"train": {}}, ["train", "lr"])
+    (True, False)
+    """
+    for key in path:
+        if not isinstance(tree, dict) or key not in tree:
+            return False
+        tree = tree[key]
+    return True
+
+
+def explain_errors(error: ValidationError, model: type[BaseModel] = TaskConfig) -> list[str]:
+    """Turn pydantic's errors into lines that say where, what was expected and what came.
+
+    Parameters
+    ----------
+    error : ValidationError
+        As raised by a pydantic model.
+    model : type of BaseModel
+        The model, for the names of its known keys.
+
+    Returns
+    -------
+    list of str
+        One line per mistake; an unknown key names the nearest known one.
+
+    Examples
+    --------
+    >>> try:
+    ...     TaskConfig(train={"epochs": 2.5})
+    ... except ValidationError as error:
+    ...     print(*explain_errors(error))
+    train.epochs: expected int, got float 2.5
+    """
+    lines = []
+    for detail in error.errors():
+        if detail["type"] == "value_error" and len(detail["loc"]) <= 1:
+            lines += str(detail["ctx"]["error"]).splitlines()
+        else:
+            lines.append(_explain(detail, model))
+    return list(dict.fromkeys(lines))
+
+
+def _explain(detail: Any, model: type[BaseModel]) -> str:
+    """One line for one pydantic error.
+
+    Examples
+    --------
+    >>> _explain({"type": "extra_forbidden", "loc": ("train", "epoch"), "input": 3}, TaskConfig)  # doctest: +ELLIPSIS
+    "train.epoch: unknown key, did you mean 'epochs'? known keys: ..."
+    """
+    keys = _keys_of_model(model, detail["loc"])
+    path = ".".join(str(key) for key in detail["loc"][: len(keys)])
+    if detail["type"] == "extra_forbidden":
+        return unknown_key(path, keys[-1])
+    value = detail["input"]
+    hint = (
+        " (write true or false)"
+        if str(value).lower() in ("on", "off", "yes", "no") and "bool" in detail["type"]
+        else ""
+    )
+    message = _EXPECTED.get(detail["type"]) or detail["msg"].removeprefix("Value error, ").removeprefix(
+        "Input should be "
+    )
+    return f"{path}: expected {message}, got {type(value).__name__} {value!r}{hint}"
+
+
+_EXPECTED = {
+    "float_type": "float",
+    "int_type": "int",
+    "int_from_float": "int",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a section",
+    "model_type": "a section",
+    "model_attributes_type": "a section",
+}
+
+
+def unknown_key(path: str, known: Sequence[str]) -> str:
+    """Say that a key is unknown, which is the nearest and which are known.
+
+    Examples
+    --------
+    >>> unknown_key("train.epoch", ["epochs", "enable"])
+    "train.epoch: unknown key, did you mean 'epochs'? known keys: enable, epochs"
+    """
+    near = difflib.get_close_matches(path.rpartition(".")[2], known, 1)
+    hint = f", did you mean {near[0]!r}?" if near else ";"
+    return f"{path}: unknown key{hint} known keys: {', '.join(sorted(known))}"
+
+
+def _keys_of_model(model: type[BaseModel], location: Sequence[Any]) -> list[list[str]]:
+    """The known keys at each step of a pydantic location, without the steps that name a variant of a type.
+
+    Examples
+    --------
+    >>> [len(keys) > 5 for keys in _keys_of_model(TaskConfig, ("train", "epochs", "float"))]
+    [True, True]
+    """
+    steps = []
+    current: Any = model
+    for key in location:
+        fields = getattr(current, "model_fields", None)
+        if fields is None:
+            if isinstance(key, int):
+                steps.append([])
+            break
+        steps.append(list(fields))
+        current = fields[key].annotation if key in fields else None
+    return steps
+
+
+def schema() -> dict:
+    """The JSON schema of a settings file, for editors.
+
+    Examples
+    --------
+    >>> schema()["properties"]["train"]["$ref"]
+    '#/$defs/TrainConfig'
+    >>> "tasks" in schema()["properties"]
+    True
+    """
+    tree = TaskConfig.model_json_schema()
+    own = {"type": "object", "properties": dict(tree["properties"]), "additionalProperties": False}
+    tree["properties"]["tasks"] = {"type": "object", "additionalProperties": own, "description": "one section per task"}
+    tree["title"] = "Dinolith settings"
+    return tree

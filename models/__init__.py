@@ -1,0 +1,178 @@
+"""The registry of heads: one look shows every choice, one click leads to its code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from models.base import FeatureSpec, HeadOptions, SegmentationHead
+from models.dpt import DPTHead
+from models.linear import LinearHead
+from models.maskformer import MaskFormerHead
+from models.segformer import SegFormerHead
+from models.unet import UNetHead
+from models.unet_v2 import UNetV2Head
+from utils.errors import SettingsError
+
+Choice = TypeVar("Choice")
+
+HEADS: dict[str, dict[str, type[SegmentationHead]]] = {
+    "segmentation": {
+        "dpt": DPTHead,
+        "linear": LinearHead,
+        "maskformer": MaskFormerHead,
+        "segformer": SegFormerHead,
+        "unet": UNetHead,
+        "unet_v2": UNetV2Head,
+    },
+}
+
+
+def choose(options: Mapping[str, Choice], name: str, kind: str) -> Choice:
+    """Look up a name; when it is not there, say what is.
+
+    Parameters
+    ----------
+    options : mapping
+        What there is, by name.
+    name : str
+        What was asked for.
+    kind : str
+        What the options are, for the message.
+
+    Returns
+    -------
+    object
+        The option of that name.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such name.
+
+    Examples
+    --------
+    >>> choose({"linear": 1, "unet": 2}, "liner", kind="head")
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: unknown head 'liner'; known: linear, unet
+    """
+    if name not in options:
+        raise SettingsError(f"unknown {kind} {name!r}; known: {', '.join(sorted(options))}")
+    return options[name]
+
+
+def read_head_options(given: Mapping[str, Any], options_class: type[HeadOptions]) -> HeadOptions:
+    """Check the options of a head, and report everything that is wrong with them at once.
+
+    Parameters
+    ----------
+    given : mapping
+        What stands under `model.head_options`.
+    options_class : type of HeadOptions
+        What the head understands.
+
+    Returns
+    -------
+    HeadOptions
+        All settings, defaults included.
+
+    Raises
+    ------
+    SettingsError
+        One line for each error, which names the key, what was expected and what came.
+
+    Examples
+    --------
+    >>> read_head_options({"dropuot": 0.5}, LinearHead.Options)
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: model.head_options.dropuot: unknown key, did you mean 'dropout'? known keys: dropout
+    """
+    try:
+        return options_class.model_validate(dict(given))
+    except ValidationError as error:
+        known = list(options_class.model_fields)
+        raise SettingsError("\n".join(_explain(detail, known) for detail in error.errors())) from None
+
+
+def _explain(detail: Mapping[str, Any], known: list[str]) -> str:
+    """One line for one of pydantic's errors.
+
+    Examples
+    --------
+    >>> _explain({"loc": ("width",), "type": "int_type", "msg": "Input should be a valid integer", "input": "8"}, [])
+    "model.head_options.width: input should be a valid integer, got str '8'"
+    """
+    path = ".".join(["model", "head_options", *map(str, detail["loc"])])
+    if detail["type"] == "extra_forbidden":
+        return f"{path}: unknown key{_suggest(str(detail['loc'][-1]), known)}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return f"{path}: {message}"
+    return f"{path}: {message[0].lower()}{message[1:]}, got {type(detail['input']).__name__} {detail['input']!r}"
+
+
+def _suggest(key: str, known: list[str]) -> str:
+    """Name the nearest key, when one is near, and all known ones.
+
+    Examples
+    --------
+    >>> _suggest("widht", ["depth", "width"]), _suggest("lr", [])
+    (", did you mean 'width'? known keys: depth, width", '; this head has no options')
+    """
+    if not known:
+        return "; this head has no options"
+    nearest = difflib.get_close_matches(key, known, n=1)
+    hint = f", did you mean {nearest[0]!r}?" if nearest else ";"
+    return f"{hint} known keys: {', '.join(sorted(known))}"
+
+
+def build_head(
+    task_kind: str, name: str, spec: FeatureSpec, num_classes: int, options: Mapping[str, Any]
+) -> SegmentationHead:
+    """Build a head from the settings.
+
+    Parameters
+    ----------
+    task_kind, name : str
+        Where it stands in `HEADS`.
+    spec : FeatureSpec
+        What the head will be given.
+    num_classes : int
+        Channels of its logits.
+    options : mapping
+        What stands under `model.head_options`.
+
+    Returns
+    -------
+    SegmentationHead
+        The head, freshly initialised.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such head, an option is wrong, or extra bands are given to a head that sees no picture.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((8,), (14,), 14, 4, (0.5,) * 3, (0.5,) * 3)
+    >>> build_head("segmentation", "unet", spec, 2, {"width": 16}).stride
+    1.0
+    >>> build_head("segmentation", "linear", spec, 2, {})
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: model.head: 'linear' takes 3 image channels, got 4; extra bands go to: dpt, ...
+    """
+    heads = choose(HEADS, task_kind, kind="kind of task with a head")
+    head_class = choose(heads, name, kind="head")
+    if spec.image_channels > 3 and not head_class.needs_image:
+        takers = sorted(other for other, candidate in heads.items() if candidate.needs_image)
+        raise SettingsError(
+            f"model.head: {name!r} takes 3 image channels, got {spec.image_channels}; "
+            f"extra bands go to: {', '.join(takers)}"
+        )
+    return head_class(spec, num_classes, read_head_options(options, head_class.Options))

@@ -1,0 +1,167 @@
+"""A real task on a tiny made-up data set, for the examples in docstrings and for tests."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import rasterio
+
+from config import parse_settings
+from tasks.base import Context
+from utils.logging import VerbosityLogger
+
+if TYPE_CHECKING:
+    from tasks.phases.train import Training
+    from tasks.prepared import PreparedItem
+    from tasks.segmentation.task import SegmentationTask
+    from utils.feature_store import FeatureStore
+
+SETTINGS = """
+resources: {{omp_threads: 1}}
+paths: {{raw_images_dir: {folder}/pictures, label_path: {folder}/labels, processed_dir: {folder}/store,
+  runs_root: {folder}/runs, splits_dir: {folder}/splits}}
+dataset: {{classes: [dark, light], splits: {{block_tiles: 2}}}}
+model: {{backbone: {backbone}, layers: [0, 1], precision: fp32}}
+prepare: {{enable: true, tile_size: 32}}
+train: {{enable: true, epochs: 1, batch_size: 4, val_fraction: 0.34, adamw_lr: 0.01}}
+inference: {{input_tif: {folder}/pictures/scene_0.tif, overlap: 0.25, format: gtiff}}
+"""
+
+
+def example_task(folder: str | Path, *overrides: str) -> tuple[SegmentationTask, Context]:
+    """Make two pictures of dark and light halves with their labels, and a task on them with a tiny backbone.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where everything is written.
+    *overrides : str
+        Settings to change, such as `train.epochs=3`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> len(task.data.labelled_scenes())
+    2
+    """
+    from tasks.segmentation.task import SegmentationTask
+
+    folder = Path(folder)
+    if not (folder / "pictures").exists():
+        write_pictures(folder)
+    text = SETTINGS.format(folder=folder, backbone=tiny_backbone())
+    settings = parse_settings(text, overrides).tasks["segmentation"]
+    return SegmentationTask("segmentation", settings), example_context(folder / "run")
+
+
+def example_context(folder: Path) -> Context:
+    """A context that only speaks of errors.
+
+    Examples
+    --------
+    >>> example_context(Path("runs")).log.shows("info")
+    False
+    """
+    return Context(VerbosityLogger("error"), folder)
+
+
+def prepared_example(folder: str | Path, *overrides: str) -> tuple[SegmentationTask, FeatureStore, list[PreparedItem]]:
+    """The example after prepare: the task, its store and the items of the training split.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> [len(item.entries) for item in prepared]
+    [4, 2]
+    """
+    from tasks.base import open_store
+    from tasks.phases import prepare
+    from tasks.prepared import prepared_items
+
+    task, context = example_task(folder, *overrides)
+    prepare.run(task, context)
+    store = open_store(task.settings, "train")
+    return task, store, prepared_items(task, store, "train", "train")
+
+
+def training_example(folder: str | Path, *overrides: str) -> Training:
+    """The example before its first training step.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> training_example(tempfile.mkdtemp()).steps_per_epoch
+    2
+    """
+    from tasks.phases.train import Training
+    from tasks.prepared import prepared_items
+
+    task, store, train_items = prepared_example(folder, *overrides)
+    val_items = prepared_items(task, store, "val", "train")
+    return Training(task, example_context(Path(folder) / "run"), store, train_items, val_items, "example")
+
+
+def write_pictures(folder: Path) -> None:
+    """Write two pictures, 64 x 64 and 64 x 96 pixels, whose left and right halves are dark and light.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_pictures(folder)
+    >>> sorted(path.name for path in (folder / "labels").iterdir())
+    ['scene_0.tif', 'scene_1.tif']
+    """
+    generator = np.random.default_rng(0)
+    for index, width in enumerate((64, 96)):
+        label = np.zeros((1, 64, width), np.uint8)
+        label[:, :, width // 2 :] = 1
+        image = (60 + 120 * label + generator.integers(0, 20, (3, 64, width))).astype(np.uint8)
+        label[:, 62:, :] = 255 if index == 0 else label[:, 62:, :]
+        _write(folder / "pictures" / f"scene_{index}.tif", image)
+        _write(folder / "labels" / f"scene_{index}.tif", label)
+
+
+def _write(path: Path, bands: np.ndarray) -> None:
+    """Write a georeferenced GeoTIFF of (C, H, W) bytes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.tif"
+    >>> _write(path, np.zeros((1, 2, 3), np.uint8))
+    >>> path.exists()
+    True
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = bands.shape
+    transform = rasterio.Affine(0.5, 0, 500000, 0, -0.5, 5500000)
+    profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": "uint8"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(path, "w", crs="EPSG:32632", transform=transform, **profile) as raster:
+            raster.write(bands)
+
+
+@cache
+def tiny_backbone() -> str:
+    """Folder of a random DINOv2 of width 8 with two blocks and patches of 4 pixels.
+
+    Examples
+    --------
+    >>> (Path(tiny_backbone()) / "config.json").exists()
+    True
+    """
+    import tempfile
+
+    from models.backbone import write_random_backbone
+
+    folder = tempfile.mkdtemp(prefix="tiny-backbone-")
+    write_random_backbone(folder, family="dinov2", width=8, depth=2, heads=2, patch_size=4, seed=0)
+    return folder

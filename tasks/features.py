@@ -1,0 +1,321 @@
+"""The one service that turns pictures into features: the frozen backbone, its identity, and the keys of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from config import ModelConfig
+from models.backbone import Backbone, BackboneInfo, find_backbone_folder, load_backbone, resolve_precision
+from utils import distributed
+from utils.errors import SettingsError
+from utils.feature_store import FeatureStore, Int8Features, encode_features, encoded_bytes, record_key
+from utils.files import digest_array, digest_json, file_stamp, read_json
+
+PADDING = "reflect-to-patch-grid-1"  # changes when pictures are padded in another way, so that no old record is met
+
+
+class FeatureService:
+    """A frozen backbone that is loaded when it is first needed.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        Backbone, layers, precision.
+    store : FeatureStore
+        Remembers the backbone's identity, so that a rerun need not read the weights.
+    store_dtype : str
+        How features are stored; computed maps are rounded the same way, so that a head cannot tell the difference.
+    device : torch.device
+        Where the backbone computes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.features.info.layers, task.features.info.channels
+    ((0, 1), (8, 8))
+    """
+
+    def __init__(self, model: ModelConfig, store: FeatureStore, store_dtype: str, device: torch.device):
+        self.settings = model
+        self.store = store
+        self.store_dtype = store_dtype
+        self.device = device
+        self.precision = resolve_precision(model.precision, device)
+        self._backbone: Backbone | None = None
+        self._info: BackboneInfo | None = None
+
+    @property
+    def info(self) -> BackboneInfo:
+        """What the backbone is, without loading it where its files are known.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> task.features.info.patch_size
+        4
+        """
+        if self._info is None:
+            stamps = distributed.run_on_main(self._stamps)
+            key = digest_json({"backbone": stamps, "layers": self.settings.layers})
+            known = self.store.read_manifest(key)
+            if known is None:
+                known = _as_json(self.backbone.info)
+                distributed.barrier()
+                if distributed.is_main():
+                    self.store.write_manifest(key, known)
+            self._info = _from_json(known)
+            self._check_width()
+        return self._info
+
+    def _stamps(self) -> list:
+        """The backbone's files, by path, size and time.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> len(task.features._stamps()) >= 2
+        True
+        """
+        folder = find_backbone_folder(self.settings.backbone)
+        return [file_stamp(path) for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
+
+    def _check_width(self) -> None:
+        """Compare `model.dino_channels` with the backbone.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp(), "model.dino_channels=9")
+        >>> task.features.info
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: model.dino_channels: 9, but the backbone's maps have 8 channels; drop the key
+        """
+        asked = self.settings.dino_channels
+        if asked is not None and self._info is not None and asked not in self._info.channels:
+            real = ", ".join(str(width) for width in dict.fromkeys(self._info.channels))
+            self._info = None
+            raise SettingsError(
+                f"model.dino_channels: {asked}, but the backbone's maps have {real} channels; drop the key"
+            )
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone, loaded.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> task.features.backbone.training
+        False
+        """
+        if self._backbone is None:
+            distributed.run_on_main(lambda: str(find_backbone_folder(self.settings.backbone)))  # one rank asks the hub
+            self._backbone = self._load()
+        return self._backbone
+
+    def _load(self) -> Backbone:
+        """Load the backbone with the settings' layers; four even ones when none are named.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> task.features._load().info.num_blocks
+        2
+        """
+        settings = self.settings
+        return load_backbone(
+            settings.backbone,
+            settings.layers or even_layers(settings.backbone),
+            device=self.device,
+            precision=self.precision,
+            attention=settings.attention,
+            compile=settings.compile,
+        )
+
+    def finetuned(self, blocks: bool | int) -> nn.Module:
+        """Give a copy of the backbone whose last blocks are trained.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> any(p.requires_grad for p in task.features.finetuned(1).parameters())
+        True
+        """
+        backbone = self._load()
+        backbone.unfreeze(blocks)
+        return backbone
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything that stored features depend on beside the pixels.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> task.features.recipe()["layers"]
+        [0, 1]
+        """
+        info = self.info
+        return {
+            "backbone": info.digest,
+            "layers": list(info.layers),
+            "mean": list(info.mean),
+            "std": list(info.std),
+            "precision": self.precision,
+            "attention": self.settings.attention,
+            "store_dtype": self.store_dtype,
+            "padding": PADDING,
+        }
+
+    def key(self, image: np.ndarray) -> str:
+        """Name the record of a picture's features.
+
+        Parameters
+        ----------
+        image : ndarray, shape (H, W, 3)
+            8-bit colours.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> dark, light = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8, 3), np.uint8)
+        >>> task.features.key(dark) == task.features.key(light)
+        False
+        """
+        return record_key(kind="features", pixels=digest_array(image), **self.recipe())
+
+    @torch.no_grad()
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Compute the maps of pictures, rounded as the store would round them.
+
+        Parameters
+        ----------
+        images : Tensor, shape (B, 3, H, W)
+            8-bit colours.
+
+        Returns
+        -------
+        list of Tensor, each of shape (B, C, h, w)
+            One per chosen block.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> [tuple(m.shape) for m in task.features.maps(torch.zeros(1, 3, 8, 12, dtype=torch.uint8))]
+        [(1, 8, 2, 3), (1, 8, 2, 3)]
+        """
+        maps = self.backbone(images.to(self.device))
+        return [round_like_store(feature_map, self.store_dtype) for feature_map in maps]
+
+    @torch.no_grad()
+    def produce(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """Compute the store's records of pictures (H, W, 3) of one size.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> [sorted(record) for record in task.features.produce([np.zeros((8, 12, 3), np.uint8)])]
+        [['map_0', 'map_1']]
+        """
+        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        maps = [feature_map.cpu() for feature_map in self.backbone(stacked.to(self.device))]
+        return [
+            {f"map_{i}": encode_features(feature_map[b], self.store_dtype) for i, feature_map in enumerate(maps)}
+            for b in range(len(images))
+        ]
+
+    def record_bytes(self, image_size: tuple[int, int]) -> int:
+        """Size of a stored record of a picture.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> task.features.record_bytes((8, 12))
+        192
+        """
+        grid = self.info.feature_grid(image_size)
+        shapes = [(width, *cells) for width, cells in zip(self.info.channels, grid, strict=True)]
+        return sum(encoded_bytes(shape, self.store_dtype) for shape in shapes)
+
+
+def even_layers(source: str) -> list[int]:
+    """Choose four blocks (or stages) at even distances, the last one among them; all when there are fewer.
+
+    Examples
+    --------
+    >>> even_layers("embedded")[-1] >= 0
+    True
+    """
+    config = read_json(find_backbone_folder(source) / "config.json")
+    number = config.get("num_hidden_layers") or len(config["depths"])
+    chosen = min(4, number)
+    return [round((index + 1) * number / chosen) - 1 for index in range(chosen)]
+
+
+def round_like_store(feature_map: Tensor, store_dtype: str) -> Tensor:
+    """Round a batch of maps as storing and reading them would.
+
+    Examples
+    --------
+    >>> round_like_store(torch.full((1, 1, 1, 1), 1.0001), "fp16").item()
+    1.0
+    """
+    encoded = [encode_features(single, store_dtype) for single in feature_map]
+    return torch.stack([single.decode() if isinstance(single, Int8Features) else single for single in encoded])
+
+
+def _as_json(info: BackboneInfo) -> dict[str, Any]:
+    """Give a backbone's description as plain values.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> _from_json(_as_json(task.features.info)) == task.features.info
+    True
+    """
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(info).items()}
+
+
+def _from_json(values: dict[str, Any]) -> BackboneInfo:
+    """Make a backbone's description of plain values.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> _from_json(_as_json(task.features.info)).layers
+    (0, 1)
+    """
+    return BackboneInfo(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

@@ -1,0 +1,129 @@
+"""Models made of a frozen backbone and a head, and what of a model is saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.base import Batch
+from tasks.features import FeatureService
+from utils.errors import DataError, DinolithError
+
+
+class FeatureModel(nn.Module):
+    """A head on feature maps, which come with the batch or are computed from its pictures.
+
+    Parameters
+    ----------
+    features : FeatureService
+        Computes maps when a batch has none; its backbone is loaded only then.
+    head : Module
+        Called with the maps and the picture.
+    finetune : bool or int
+        True trains all blocks of the backbone, n the last n, False none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> model = task.build_model()
+    >>> from tasks.prepared import PreparedReader, Ticket
+    >>> batch = PreparedReader(task, store, prepared).read([Ticket(0)])
+    >>> stored = model(batch)["logits"]
+    >>> batch.feature_maps = None
+    >>> torch.equal(stored, model(batch)["logits"])
+    True
+    """
+
+    def __init__(self, features: FeatureService, head: nn.Module, finetune: bool | int = False):
+        super().__init__()
+        self.head = head
+        self.features = features
+        self.backbone = features.finetuned(finetune) if finetune else None
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Map a batch to the head's outputs.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import prepared_example
+        >>> from tasks.prepared import PreparedReader, Ticket
+        >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+        >>> task.build_model()(PreparedReader(task, store, prepared).read([Ticket(0)]))["logits"].shape
+        torch.Size([1, 2, 16, 16])
+        """
+        image = batch.arrays["image"]
+        maps = batch.feature_maps
+        if maps is None:
+            colours = image[:, :3]
+            maps = self.backbone(colours) if self.backbone is not None else self.features.maps(colours)
+        return self.head([feature_map.to(torch.float32) for feature_map in maps], image)
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters that are trained, and all buffers of the modules that hold one.
+
+    Examples
+    --------
+    >>> model = nn.ModuleDict({"frozen": nn.Linear(2, 2).requires_grad_(False), "norm": nn.BatchNorm1d(2)})
+    >>> list(trained_state(model))
+    ['norm.weight', 'norm.bias', 'norm.running_mean', 'norm.running_var', 'norm.num_batches_tracked']
+    """
+    state = {}
+    for prefix, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if any(parameter.requires_grad for parameter in own.values()):
+            dot = f"{prefix}." if prefix else ""
+            state.update({dot + key: value for key, value in own.items() if value.requires_grad})
+            kept = set(module.state_dict().keys())
+            state.update({dot + key: value for key, value in module.named_buffers(recurse=False) if key in kept})
+    return state
+
+
+def load_trained_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy trained tensors into a model, all of them.
+
+    Raises
+    ------
+    DataError
+        If names or shapes differ.
+
+    Examples
+    --------
+    >>> load_trained_state(nn.Linear(2, 2), {"weight": torch.zeros(2, 2)})
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: weights do not fit this model: missing bias
+    """
+    own = trained_state(model)
+    missing, unexpected = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    shapes = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
+    if missing or unexpected or shapes:
+        said = [f"missing {', '.join(missing[:3])}"] if missing else []
+        said += [f"unexpected {', '.join(unexpected[:3])}"] if unexpected else []
+        said += [f"other shape {', '.join(shapes[:3])}"] if shapes else []
+        raise DataError(f"weights do not fit this model: {'; '.join(said)}")
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(tensors[key])
+
+
+def advice_for_memory(settings: Any) -> DinolithError:
+    """What to lower when the memory is not enough.
+
+    Examples
+    --------
+    >>> from config import TrainConfig
+    >>> print(advice_for_memory(TrainConfig(batch_size=4)))
+    out of memory; lower train.batch_size (now 4) and raise train.grad_accum_steps (now 1) to keep the step, lower
+    train.val_batch_size, take a smaller prepare.tile_size, fewer model.layers, or a lighter model.head
+    """
+    return DinolithError(
+        f"out of memory; lower train.batch_size (now {settings.batch_size}) and raise train.grad_accum_steps "
+        f"(now {settings.grad_accum_steps}) to keep the step, lower\ntrain.val_batch_size, take a smaller "
+        "prepare.tile_size, fewer model.layers, or a lighter model.head"
+    )

@@ -1,0 +1,199 @@
+"""Evaluate: the best checkpoint on a named split -> metrics.json, tables, plots and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tasks.base import Context, PhaseResult, Task, open_store
+from tasks.model import load_trained_state
+from tasks.phases.prediction import live_batches, predict_item, score
+from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
+from tasks.runs import choose_device, find_checkpoint
+from utils import distributed
+from utils.augment import IDENTITY
+from utils.checkpoints import Checkpoint, load_checkpoint
+from utils.feature_store import FeatureStore
+from utils.files import digest_file, digest_json, read_json, write_json
+from utils.plots import save_picture
+
+
+def run(task: Task, context: Context) -> PhaseResult:
+    """Score the best checkpoint of a task.
+
+    Parameters
+    ----------
+    task : Task
+        The task.
+    context : Context
+        The run's folder.
+
+    Returns
+    -------
+    PhaseResult
+        With the primary score.
+
+    Raises
+    ------
+    DataError
+        If there is no checkpoint, or it does not fit.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> from tasks.phases import prepare, train
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> _ = prepare.run(task, context)
+    >>> trained = train.run(task, context).metrics["mIoU"]
+    >>> run(task, context).metrics["mIoU"] == trained
+    True
+    """
+    settings = task.settings.evaluate
+    task, model, checkpoint = restore(task, settings.checkpoint, context, "evaluate")
+    folder = context.folder / f"evaluate_{settings.split}"
+    fingerprint = evaluation_fingerprint(task, checkpoint)
+    finished = read_json(folder / "metrics.json", {})
+    if finished.get("fingerprint") == fingerprint:
+        context.log.info(f"evaluate: {folder} holds these scores; nothing to do")
+        return PhaseResult("up to date", {task.primary: finished["metrics"][task.primary]})
+    device = choose_device(task.settings.device("evaluate"))
+    if model is not None:
+        model.to(device).eval()
+    prepared, store = stored_or_live(task, settings.split)
+    metrics = score(task, model, prepared, store, device, settings.batch_size, context)
+    if distributed.is_main():
+        task.report(metrics, folder, context.log)
+        draw_pictures(task, model, prepared, folder, context)
+        write_json(folder / "metrics.json", {"fingerprint": fingerprint, "split": settings.split, "metrics": metrics})
+    distributed.barrier()
+    return PhaseResult("done", {task.primary: float(metrics[task.primary])})
+
+
+def restore(
+    task: Task, named: str | None, context: Context, phase: str
+) -> tuple[Task, nn.Module | None, Checkpoint | None]:
+    """Make task and model as they were when the checkpoint was written.
+
+    A task without training has no checkpoint and no model.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> restore(task, None, context, "evaluate")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: evaluate: no checkpoint in ...; run train first, or name one in evaluate.checkpoint
+    """
+    if "train" not in task.phases:
+        return task, None, None
+    path = find_checkpoint(named, context.folder, phase)
+    checkpoint = load_checkpoint(path)
+    context.log.info(f"{phase}: using {checkpoint.path}")
+    restored = type(task).restore(task.name, task.settings, checkpoint)
+    model = restored.build_model()
+    load_trained_state(model, checkpoint.tensors)
+    return restored, model, checkpoint
+
+
+def evaluation_fingerprint(task: Task, checkpoint: Checkpoint | None) -> str:
+    """Digest of all that the scores depend on.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.settle()
+    >>> len(evaluation_fingerprint(task, None))
+    32
+    """
+    split = task.settings.evaluate.split
+    return digest_json(
+        {
+            "checkpoint": digest_file(checkpoint.path) if checkpoint else None,
+            "items": [item.stamp() for item in task.items(split)],
+            "recipe": task.recipe(),
+            "views": [view.name for view in task.prediction_views()],
+            "pictures": task.settings.evaluate.pictures,
+            "split": split,
+        }
+    )
+
+
+def stored_or_live(task: Task, split: str) -> tuple[list[PreparedItem], FeatureStore | None]:
+    """Take stored features where all of the split's are there and pictures are predicted as they are.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> stored_or_live(task, "val")[1] is not None, stored_or_live(task, "test")[1] is None
+    (True, False)
+    """
+    store = open_store(task.settings, "train")
+    recipe, views = task.recipe(), task.views(split)
+    items = task.items(split)
+    found = [read_entries(store, manifest_key(recipe, item, views)) for item in items]
+    plain = task.prediction_views() == [IDENTITY] and task.settings.train.features == "cached"
+    prepared = [PreparedItem(item, entries or []) for item, entries in zip(items, found, strict=True)]
+    usable = plain and all(is_complete(store, entries) for entries in found)
+    return prepared, store if usable else None
+
+
+def draw_pictures(
+    task: Task, model: nn.Module | None, prepared: Sequence[PreparedItem], folder: Path, context: Context
+) -> None:
+    """Draw the first pieces of as many items as asked for, spread evenly over the split.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example, example_context
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> model = task.build_model().eval()
+    >>> draw_pictures(task, model, prepared, store.folder, example_context(store.folder))
+    >>> len(list(store.folder.glob("*.png")))
+    2
+    """
+    wanted = task.settings.evaluate.pictures
+    step = max(len(prepared) // max(wanted, 1), 1)
+    for entry in prepared[::step][:wanted]:
+        picture = draw_item(task, model, entry, context)
+        if picture is not None:
+            save_picture(folder / f"{safe_name(entry.item.id)}.png", picture)
+
+
+def draw_item(task: Task, model: nn.Module | None, prepared: PreparedItem, context: Context) -> Any:
+    """Draw the first sample of an item with what is predicted there, or None when there is nothing to see.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example, example_context
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> draw_item(task, task.build_model().eval(), prepared[0], example_context(store.folder)).ndim
+    3
+    """
+    device = next(model.parameters()).device if model is not None else "cpu"
+    predictor = task.predictor()
+    batches = live_batches(task, prepared.item, predictor, task.settings.evaluate.batch_size)
+    pieces = predict_item(model, predictor, prepared.item, batches, device, context)
+    return task.draw(prepared.item, pieces)
+
+
+def safe_name(text: str) -> str:
+    """Make a file name of an item's id.
+
+    Examples
+    --------
+    >>> safe_name("a/b@y0,x0")
+    'a_b@y0_x0'
+    """
+    return "".join(letter if letter.isalnum() or letter in "-_.@" else "_" for letter in text)

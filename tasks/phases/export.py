@@ -1,0 +1,45 @@
+"""Export: the best checkpoint -> what leaves the house."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from config import expand_path
+from tasks.base import Context, PhaseResult, Task
+from tasks.phases.evaluate import restore
+from utils import distributed
+
+
+def run(task: Task, context: Context) -> PhaseResult:
+    """Write the files that a task exports.
+
+    Parameters
+    ----------
+    task : Task
+        The task.
+    context : Context
+        The run's folder.
+
+    Returns
+    -------
+    PhaseResult
+        `done`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> run(task, context)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: export: no checkpoint in ...; run train first, or name one in export.checkpoint
+    """
+    settings = task.settings.export
+    task, model, checkpoint = restore(task, settings.checkpoint, context, "export")
+    folder = Path(expand_path(settings.output_dir)) if settings.output_dir else context.folder / "export"
+    if distributed.is_main():
+        for path in task.export(model, folder, checkpoint):
+            context.log.info(f"export: {path}")
+    distributed.barrier()
+    return PhaseResult("done")

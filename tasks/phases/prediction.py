@@ -1,0 +1,192 @@
+"""From samples to finished pieces: the one way by which validation, evaluate and inference predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.base import Batch, Context, Item, Piece, Predictor, Sample, Task
+from tasks.phases.streams import read_ahead
+from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, stack_samples
+from utils import distributed
+from utils.feature_store import FeatureStore
+
+
+def live_batches(
+    task: Task, item: Item, predictor: Predictor, batch_size: int
+) -> Iterator[tuple[list[Sample], Batch | None]]:
+    """Read an item's samples in all prediction views, a batch at a time.
+
+    Yields
+    ------
+    samples : list of Sample
+        In order, window by window, the views of a window together; without arrays when they form a batch.
+    batch : Batch or None
+        None for a sample that the predictor does not want the model to see.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.settle()
+    >>> item = task.items("val")[0]
+    >>> [len(samples) for samples, batch in live_batches(task, item, task.predictor(), 3)]
+    [3, 1]
+    """
+    views = task.prediction_views()
+    samples = (task.transform(sample, view) for sample in task.samples(item) for view in views)
+    if not predictor.batched:
+        for sample in samples:  # whether the next sample is wanted may depend on what this one gave
+            yield ([sample], stack_samples([sample]) if predictor.wants(sample) else None)
+        return
+    wanted = filter(predictor.wants, samples)
+    while group := list(islice(wanted, batch_size)):
+        yield group, stack_samples(group)
+
+
+def stored_batches(
+    task: Task, prepared: PreparedItem, store: FeatureStore, batch_size: int
+) -> Iterator[tuple[list[Sample], Batch | None]]:
+    """Read an item's prepared samples, a batch at a time; the same samples as `live_batches` without views.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> [len(samples) for samples, batch in stored_batches(task, prepared[0], store, 3)]
+    [3, 1]
+    """
+    if not prepared.entries:
+        return
+    reader = PreparedReader(task, store, [prepared])
+    for tickets in batched([Ticket(position) for position in range(len(prepared.entries))], batch_size):
+        batch = reader.read(tickets)
+        yield batch.samples, batch
+
+
+@torch.no_grad()
+def predict_item(
+    model: nn.Module | None,
+    predictor: Predictor,
+    item: Item,
+    batches: Iterator[tuple[list[Sample], Batch | None]],
+    device: str | torch.device,
+    context: Context,
+    resume: int | None = None,
+) -> Iterator[Piece]:
+    """Predict one item.
+
+    Parameters
+    ----------
+    model : Module or None
+        Maps a batch to outputs; None when the predictor needs no model.
+    predictor : Predictor
+        Turns outputs into pieces.
+    item : Item
+        What is predicted.
+    batches : iterator
+        From `live_batches` or `stored_batches`.
+    device : str
+        Where the model is.
+    context : Context
+        Whether to stop.
+    resume : int, optional
+        Resume point of the item's sink.
+
+    Yields
+    ------
+    Piece
+        As soon as it is finished.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.settle()
+    >>> item, predictor = task.items("val")[0], task.predictor()
+    >>> batches = live_batches(task, item, predictor, 4)
+    >>> pieces = predict_item(task.build_model().eval(), predictor, item, batches, "cpu", context)
+    >>> sum(piece.arrays["classes"].size for piece in pieces)
+    4096
+    """
+    predictor.start(item, resume)
+    if predictor.batched:
+        batches = read_ahead(batches, depth=2)
+    for samples, batch in batches:
+        context.check_stop()
+        outputs: dict[str, Tensor] | None = None
+        if batch is not None and model is not None:
+            outputs = model(batch.to(device))
+        yield from predictor.push(samples, outputs)
+    yield from predictor.finish()
+
+
+def score(
+    task: Task,
+    model: nn.Module | None,
+    prepared: Sequence[PreparedItem],
+    store: FeatureStore | None,
+    device: str | torch.device,
+    batch_size: int,
+    context: Context,
+) -> dict[str, Any]:
+    """Predict items and compare them with their truth; every rank takes its share and all get the scores.
+
+    Parameters
+    ----------
+    task : Task
+        Gives predictor, truth and metric.
+    model : Module or None
+        In evaluation mode.
+    prepared : sequence of PreparedItem
+        Items, with the entries of the store where `store` is given.
+    store : FeatureStore or None
+        Where features are; None computes them.
+    device : str
+        Where the model is.
+    batch_size : int
+        Samples per forward.
+    context : Context
+        Whether to stop.
+
+    Returns
+    -------
+    dict
+        The metric's scores.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> from tasks.base import Context
+    >>> from utils.logging import VerbosityLogger
+    >>> context = Context(VerbosityLogger("error"), store.folder)
+    >>> model = task.build_model().eval()
+    >>> stored = score(task, model, prepared, store, "cpu", 4, context)
+    >>> live = score(task, model, prepared, None, "cpu", 4, context)
+    >>> stored["mIoU"] == live["mIoU"], stored["support"]
+    (True, 3840)
+    """
+    metric = task.metric()
+    by_id = {entry.item.id: entry for entry in prepared}
+    groups = task.partition([entry.item for entry in prepared])
+    for item in (item for group in distributed.share(groups) for item in group):
+        predictor = task.predictor()
+        if store is None:
+            batches = live_batches(task, item, predictor, batch_size)
+        else:
+            batches = stored_batches(task, by_id[item.id], store, batch_size)
+        for piece in predict_item(model, predictor, item, batches, device, context):
+            metric.update(piece, task.truth(item, piece.window))
+    merged = task.metric()
+    for state in distributed.gather_objects(metric.state()):
+        merged.merge(state)
+    return merged.compute()

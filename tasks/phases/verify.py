@@ -1,0 +1,165 @@
+"""Verify: every record of the store and every label -> a report; bad records are set aside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from tasks.base import Context, Finding, PhaseResult, Task, open_store
+from tasks.phases.prepare import SPLITS
+from tasks.prepared import PreparedItem, manifest_key, read_entries
+from utils import distributed
+from utils.errors import DataError
+from utils.feature_store import FeatureStore
+from utils.files import write_json
+
+
+def run(task: Task, context: Context) -> PhaseResult:
+    """Check a task's records and labels.
+
+    Parameters
+    ----------
+    task : Task
+        The task.
+    context : Context
+        Where to speak; the report is written to its folder.
+
+    Returns
+    -------
+    PhaseResult
+        Always `done`: a check is never out of date.
+
+    Raises
+    ------
+    DataError
+        If labels or pictures cannot be used.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> from tasks.phases import prepare
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> _ = prepare.run(task, context)
+    >>> run(task, context).metrics
+    {'records': 16.0, 'bad records': 0.0, 'findings': 0.0}
+    """
+    report = distributed.run_on_main(lambda: check_everything(task, context))
+    for line in report["lines"]:
+        context.log.warning(f"verify: {line}")
+    for line in report["summary"]:
+        context.log.info(f"verify: {line}")
+    figures = {"records": report["records"], "bad records": report["bad_records"], "findings": report["findings"]}
+    if report["findings"]:
+        raise DataError(
+            f"verify: {report['findings']} findings in labels or pictures, listed above and in "
+            f"{context.folder / 'verify.json'}; mend them before training"
+        )
+    return PhaseResult("done", {name: float(value) for name, value in figures.items()})
+
+
+def check_everything(task: Task, context: Context) -> dict[str, Any]:
+    """Check records, then pictures and labels, and write the report.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.settle()
+    >>> check_everything(task, context)["records"]
+    0
+    """
+    store = open_store(task.settings, "verify", threads=task.settings.verify.workers)
+    prepared = {split: known_items(task, store, split) for split in SPLITS}
+    keys = sorted(
+        {key for items in prepared.values() for item in items for entry in item.entries for key in entry.record_keys()}
+    )
+    bad = list(set_aside_bad_records(task, store, keys, context))
+    findings = [str(finding) for split in SPLITS for finding in task.audit(task.items(split))]
+    summary = [f"{len(keys)} records, {len(bad)} bad; {len(findings)} findings in pictures and labels"]
+    summary += [line for split, items in prepared.items() for line in balance(split, items)]
+    if bad:
+        summary.append("the next prepare makes the bad records again, and only those")
+    lines = [str(finding) for finding in bad] + findings
+    report = {
+        "records": len(keys),
+        "bad_records": len(bad),
+        "findings": len(findings),
+        "lines": lines,
+        "summary": summary,
+    }
+    write_json(context.folder / "verify.json", report)
+    return report
+
+
+def known_items(task: Task, store: FeatureStore, split: str) -> list[PreparedItem]:
+    """The items of a split that were prepared, whether or not all of their records are there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> len(known_items(task, store, "train"))
+    2
+    """
+    recipe, views = task.recipe(), task.views(split)
+    found = []
+    for item in task.items(split):
+        entries = read_entries(store, manifest_key(recipe, item, views))
+        if entries is not None:
+            found.append(PreparedItem(item, entries))
+    return found
+
+
+def set_aside_bad_records(task: Task, store: FeatureStore, keys: Sequence[str], context: Context) -> list[Finding]:
+    """Read every record and compare its checksum; take bad ones out of use.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example, example_context
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> shard = next(store.folder.glob("shards/*.safetensors"))
+    >>> data = bytearray(shard.read_bytes())
+    >>> data[-1] ^= 1
+    >>> _ = shard.write_bytes(data)
+    >>> keys = [key for item in prepared for entry in item.entries for key in entry.record_keys()]
+    >>> findings = set_aside_bad_records(task, store, keys, example_context(store.folder))
+    >>> len(findings), sum(store.has(key) for key in keys) < len(keys)
+    (1, True)
+    """
+    settings = task.settings.verify
+    findings = []
+    for problem in store.verify(keys, rehash=settings.rehash):
+        context.check_stop()
+        store.set_aside(problem.subject, problem.message)
+        findings.append(Finding(problem.file or problem.subject, problem.message, "set aside"))
+    return findings
+
+
+def balance(split: str, items: Sequence[PreparedItem]) -> list[str]:
+    """Say how many windows a split has and how its classes are balanced.
+
+    Examples
+    --------
+    >>> from tasks.base import Entry, Item
+    >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 1}})]
+    >>> balance("train", [PreparedItem(Item("a", ()), entries)])
+    ['train: 1 items, 1 windows', 'train: field 75.0 %, road 25.0 %']
+    """
+    counts: Counter = Counter()
+    for item in items:
+        for entry in item.entries:
+            counts.update(entry.facts.get("counts", {}))
+    windows = sum(len(item.entries) for item in items)
+    lines = [f"{split}: {len(items)} items, {windows} windows"]
+    total = sum(counts.values())
+    if total:
+        lines.append(f"{split}: " + ", ".join(f"{name} {100 * value / total:.1f} %" for name, value in counts.items()))
+        absent = [name for name, value in counts.items() if value == 0]
+        if absent:
+            lines.append(f"{split}: no pixel of {', '.join(absent)}; its score will not count")
+    return lines

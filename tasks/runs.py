@@ -1,0 +1,251 @@
+"""A run's folder, its checkpoints, its device and its seeds."""
+
+from __future__ import annotations
+
+import os
+import random
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config import ResourcesConfig, TaskConfig, expand_path
+from utils import distributed
+from utils.errors import DataError, SettingsError
+from utils.files import read_json, write_json
+
+BEST, LAST, STATE = "best", "last", "state"
+LATEST = "latest"  # the pointer to the run that goes on
+
+
+def task_folder(name: str, settings: TaskConfig) -> Path:
+    """The folder of all runs of a task.
+
+    Examples
+    --------
+    >>> task_folder("coral", TaskConfig()).as_posix()
+    'runs/coral'
+    """
+    return Path(expand_path(settings.paths.runs_root)) / name
+
+
+def latest_run(name: str, settings: TaskConfig) -> Path | None:
+    """The run that the pointer `latest` names; None when there is none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> latest_run("coral", TaskConfig(paths={"runs_root": tempfile.mkdtemp()})) is None
+    True
+    """
+    pointer = task_folder(name, settings) / LATEST
+    folder = pointer.parent / os.readlink(pointer) if pointer.is_symlink() else pointer
+    return folder if folder.is_dir() else None
+
+
+def open_run(name: str, settings: TaskConfig) -> Path:
+    """Choose the run's folder: the latest one while its settings stay the same, else a new one.
+
+    A run is continued when model, data and training are set as before, so that a rerun from cron resumes or finds
+    everything done; a change of these settings begins a new folder.
+
+    Parameters
+    ----------
+    name : str
+        The task.
+    settings : TaskConfig
+        Its settings.
+
+    Returns
+    -------
+    Path
+        The folder; `config.json` in it holds the resolved settings.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> root = tempfile.mkdtemp()
+    >>> first = open_run("coral", TaskConfig(paths={"runs_root": root}))
+    >>> again = open_run("coral", TaskConfig(paths={"runs_root": root}, inference={"enable": True}))
+    >>> other = open_run("coral", TaskConfig(paths={"runs_root": root}, train={"epochs": 2}))
+    >>> first == again, first == other, latest_run("coral", TaskConfig(paths={"runs_root": root})) == other
+    (True, False, True)
+    """
+    resolved = settings.model_dump(mode="json")
+    folder = latest_run(name, settings)
+    if settings.paths.run_name:
+        folder = task_folder(name, settings) / settings.paths.run_name
+    elif folder is None or _differs(read_json(folder / "config.json", {}), resolved):
+        folder = task_folder(name, settings) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        while folder.exists():  # two runs within one second
+            folder = folder.with_name(folder.name + "+")
+    write_json(folder / "config.json", resolved)
+    _point_to(folder)
+    return folder
+
+
+def _differs(old: dict, new: dict) -> bool:
+    """Whether settings that make another training differ; those of other phases and of comfort do not count.
+
+    Examples
+    --------
+    >>> base = TaskConfig().model_dump(mode="json")
+    >>> _differs(base, TaskConfig(evaluate={"enable": True}).model_dump(mode="json"))
+    False
+    >>> _differs(base, TaskConfig(model={"head": "linear"}).model_dump(mode="json"))
+    True
+    """
+    comfort = {"enable", "resume", "save_minutes", "num_workers", "tensorboard", "workers"}
+    for section in ("kind", "dataset", "model", "prepare", "train"):
+        before, after = old.get(section), new[section]
+        if isinstance(after, dict) and isinstance(before, dict):
+            before = {key: value for key, value in before.items() if key not in comfort}
+            after = {key: value for key, value in after.items() if key not in comfort}
+        if before != after:
+            return True
+    return old["resources"]["seed"] != new["resources"]["seed"]
+
+
+def _point_to(folder: Path) -> None:
+    """Let `latest` name a run.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "a"
+    >>> _point_to(folder)
+    >>> os.readlink(folder.parent / "latest")
+    'a'
+    """
+    temporary = folder.parent / f".{LATEST}.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.name)
+    os.replace(temporary, folder.parent / LATEST)
+
+
+def checkpoint_path(folder: Path, name: str) -> Path:
+    """Where a run keeps its best or last checkpoint, or its training state.
+
+    Examples
+    --------
+    >>> checkpoint_path(Path("runs/coral/1"), BEST).as_posix()
+    'runs/coral/1/checkpoints/best.safetensors'
+    """
+    return folder / "checkpoints" / f"{name}.safetensors"
+
+
+def find_checkpoint(named: str | None, folder: Path, phase: str) -> Path:
+    """Choose the checkpoint of a phase: the named one, or the best of the run.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+
+    Examples
+    --------
+    >>> find_checkpoint(None, Path("/no/run"), "evaluate")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: evaluate: no checkpoint in /no/run; run train first, or name one in evaluate.checkpoint
+    """
+    if named:
+        return Path(expand_path(named))
+    path = checkpoint_path(folder, BEST)
+    if not path.exists():
+        raise DataError(f"{phase}: no checkpoint in {folder}; run train first, or name one in {phase}.checkpoint")
+    return path
+
+
+def choose_device(setting: str) -> torch.device:
+    """Turn a device setting into a device of this rank.
+
+    Raises
+    ------
+    SettingsError
+        If a GPU is asked for and there is none.
+
+    Examples
+    --------
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
+    if setting == "auto":
+        setting = "cuda" if torch.cuda.is_available() else "cpu"
+    if setting.startswith("cuda") and not torch.cuda.is_available():
+        raise SettingsError(f"device: {setting} asked for, but PyTorch sees no GPU; set cpu or auto")
+    if setting == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return torch.device(setting)
+
+
+def seed_everything(resources: ResourcesConfig) -> None:
+    """Seed the generators that libraries share; the project's own choices have generators of their own.
+
+    Examples
+    --------
+    >>> seed_everything(ResourcesConfig(seed=3))
+    >>> first = torch.rand(2)
+    >>> seed_everything(ResourcesConfig(seed=3))
+    >>> torch.equal(first, torch.rand(2))
+    True
+    """
+    random.seed(resources.seed)
+    np.random.seed(resources.seed)
+    torch.manual_seed(resources.seed)
+
+
+def set_up_machine(resources: ResourcesConfig) -> None:
+    """Apply threads, precision and determinism.
+
+    Examples
+    --------
+    >>> before = torch.get_num_threads()
+    >>> set_up_machine(ResourcesConfig(omp_threads=1, matmul_precision="high"))
+    >>> torch.get_num_threads(), torch.get_float32_matmul_precision()
+    (1, 'high')
+    >>> set_up_machine(ResourcesConfig(omp_threads=before))
+    """
+    if resources.omp_threads:
+        torch.set_num_threads(resources.omp_threads)
+    if resources.interop_threads and resources.interop_threads != torch.get_num_interop_threads():
+        torch.set_num_interop_threads(resources.interop_threads)
+    torch.set_float32_matmul_precision(resources.matmul_precision)
+    if resources.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(resources.deterministic)
+    seed_everything(resources)
+
+
+def shared_run(name: str, settings: TaskConfig) -> Path:
+    """Let rank 0 open the run's folder, for all ranks.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> shared_run("coral", TaskConfig(paths={"runs_root": tempfile.mkdtemp()})).is_dir()
+    True
+    """
+    return Path(distributed.run_on_main(lambda: str(open_run(name, settings))))
+
+
+def resolve_start(settings: TaskConfig, tasks: dict[str, TaskConfig]) -> TaskConfig:
+    """Replace the name of a task in `train.init_from` by the best checkpoint of its latest run.
+
+    Raises
+    ------
+    DataError
+        If that task has no checkpoint yet.
+
+    Examples
+    --------
+    >>> resolve_start(TaskConfig(train={"init_from": "a.safetensors"}), {}).train.init_from
+    'a.safetensors'
+    """
+    start = settings.train.init_from
+    if start is None or start not in tasks:
+        return settings
+    folder = latest_run(start, tasks[start]) or task_folder(start, tasks[start])
+    path = find_checkpoint(None, folder, "train.init_from")
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"init_from": str(path)})})

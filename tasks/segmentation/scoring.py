@@ -1,0 +1,178 @@
+"""Scores of class maps: confusion matrices, per scene and in all, and their tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tasks.base import Metric, Piece
+from tasks.segmentation.scenes import SceneItem
+from utils.logging import VerbosityLogger
+from utils.metrics import ConfusionMatrix, ScoreHistogram
+from utils.plots import plot_confusion
+from utils.report import class_table, format_table, write_csv
+
+SCENES_SHOWN = 30  # more scenes than this stand in metrics.json only
+
+
+class SegmentationMetric(Metric):
+    """One confusion matrix per scene, and for two classes the distribution of the second's probability.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        Class names.
+
+    Examples
+    --------
+    >>> from tasks.base import Item
+    >>> from utils.tiling import Window
+    >>> item = SceneItem("a", (), "a", Window(0, 0, 1, 4), 4, 4, (0, 1))
+    >>> metric = SegmentationMetric(["field", "road", "water"])
+    >>> piece = Piece(item, {"classes": np.array([[0, 1, 1, 2]], np.uint8)})
+    >>> metric.update(piece, np.array([[0, 1, 0, 255]], np.uint8))
+    >>> scores = metric.compute()
+    >>> scores["aAcc"], scores["per_class"]["road"]["IoU"], scores["support"]
+    (0.6666666666666666, 0.5, 3)
+    """
+
+    def __init__(self, classes: Sequence[str]):
+        self.classes = list(classes)
+        self.scenes: dict[str, ConfusionMatrix] = {}
+        self.histogram = ScoreHistogram() if len(self.classes) == 2 else None
+
+    def update(self, piece: Piece, truth: np.ndarray) -> None:
+        """Count a block.
+
+        Examples
+        --------
+        >>> metric = SegmentationMetric(["a", "b", "c"])
+        >>> metric.scenes
+        {}
+        """
+        scene = piece.item.scene_id if isinstance(piece.item, SceneItem) else piece.item.id
+        matrix = self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes)))
+        matrix.update(piece.arrays["classes"], truth)
+        if self.histogram is not None:
+            self.histogram.update(piece.arrays["foreground"], truth)
+
+    def state(self) -> dict[str, Any]:
+        """Counts as nested lists.
+
+        Examples
+        --------
+        >>> SegmentationMetric(["a", "b", "c"]).state()
+        {'scenes': {}, 'histogram': None}
+        """
+        scenes = {scene: matrix.state.tolist() for scene, matrix in self.scenes.items()}
+        return {"scenes": scenes, "histogram": None if self.histogram is None else self.histogram.state.tolist()}
+
+    def merge(self, state: dict[str, Any]) -> None:
+        """Add counts.
+
+        Examples
+        --------
+        >>> metric = SegmentationMetric(["a", "b", "c"])
+        >>> metric.merge({"scenes": {"s": [[1, 0, 0], [0, 2, 0], [0, 0, 3]]}, "histogram": None})
+        >>> metric.compute()["aAcc"]
+        1.0
+        """
+        for scene, counts in state["scenes"].items():
+            self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes))).state += torch.tensor(counts)
+        if self.histogram is not None and state["histogram"] is not None:
+            self.histogram.state += torch.tensor(state["histogram"])
+
+    def compute(self) -> dict[str, Any]:
+        """Scores of all scenes together, of each class and of each scene.
+
+        Examples
+        --------
+        >>> scores = SegmentationMetric(["a", "b", "c"]).compute()
+        >>> scores["support"], scores["per_scene"]
+        (0, {})
+        """
+        total = ConfusionMatrix(len(self.classes))
+        for scene in sorted(self.scenes):
+            total.merge(self.scenes[scene])
+        scores = named_scores(total, self.classes)
+        scores["confusion"] = total.state.tolist()
+        scores["per_scene"] = {scene: named_scores(self.scenes[scene], self.classes) for scene in sorted(self.scenes)}
+        if self.histogram is not None:
+            threshold, iou = self.histogram.best_threshold()
+            scores["calibration"] = {"class": self.classes[1], "threshold": threshold, "IoU": iou}
+        return scores
+
+
+def named_scores(matrix: ConfusionMatrix, classes: Sequence[str]) -> dict[str, Any]:
+    """Scores of a confusion matrix with class names in place of indices.
+
+    Examples
+    --------
+    >>> matrix = ConfusionMatrix(2)
+    >>> matrix.update(np.array([0, 1], np.uint8), np.array([0, 0], np.uint8))
+    >>> named_scores(matrix, ["field", "road"])["per_class"]["field"]["Acc"]
+    0.5
+    """
+    computed = matrix.compute()
+    columns = ("IoU", "Acc", "Precision", "Dice", "Support")
+    per_class = {name: {label: computed[label][index] for label in columns} for index, name in enumerate(classes)}
+    means = {name: float(computed[name]) for name in ("aAcc", "mAcc", "mIoU", "mDice")}
+    return {**means, "support": int(matrix.state.sum()), "per_class": per_class}
+
+
+def report_scores(metrics: dict[str, Any], classes: Sequence[str], folder: Path, log: VerbosityLogger) -> None:
+    """Print the tables and write confusion.csv, confusion.png and classes.csv.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> metric = SegmentationMetric(["a", "b", "c"])
+    >>> metric.merge({"scenes": {"s": [[1, 0, 0], [0, 2, 0], [0, 0, 3]]}, "histogram": None})
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> report_scores(metric.compute(), ["a", "b", "c"], folder, VerbosityLogger("error"))
+    >>> sorted(path.name for path in folder.iterdir())
+    ['classes.csv', 'confusion.csv', 'confusion.png']
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {
+        label: [metrics["per_class"][name][label] for name in classes] for label in ("IoU", "Acc", "Dice", "Support")
+    }
+    for line in class_table(metrics | columns, list(classes)).splitlines():
+        log.info(line)
+    scenes = metrics["per_scene"]
+    if 1 < len(scenes) <= SCENES_SHOWN:
+        for line in scene_table(scenes, classes).splitlines():
+            log.info(line)
+    if "calibration" in metrics:
+        best = metrics["calibration"]
+        log.info(
+            f"IoU of {best['class']} with a threshold chosen on this split ({best['threshold']:.2f}): {best['IoU']:.4f}"
+        )
+    rows = [
+        {"truth": name, **dict(zip(classes, counts, strict=True))}
+        for name, counts in zip(classes, metrics["confusion"], strict=True)
+    ]
+    write_csv(folder / "confusion.csv", rows)
+    write_csv(folder / "classes.csv", [{"class": name, **scores} for name, scores in metrics["per_class"].items()])
+    plot_confusion(np.array(metrics["confusion"]), list(classes), folder / "confusion.png")
+
+
+def scene_table(scenes: dict[str, Any], classes: Sequence[str]) -> str:
+    """Table of scores by scene, with the IoU of each class.
+
+    Examples
+    --------
+    >>> metric = SegmentationMetric(["a", "b", "c"])
+    >>> metric.merge({"scenes": {"s": [[1, 0, 0], [0, 2, 0], [0, 0, 3]]}, "histogram": None})
+    >>> "| s " in scene_table(metric.compute()["per_scene"], ["a", "b", "c"])
+    True
+    """
+    rows = [
+        [scene, scores["mIoU"], *(scores["per_class"][name]["IoU"] for name in classes)]
+        for scene, scores in scenes.items()
+    ]
+    return format_table(["Scene", "mIoU", *(f"IoU {name}" for name in classes)], rows)

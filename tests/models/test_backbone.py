@@ -1,0 +1,600 @@
+import dataclasses
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from models.backbone import (
+    EMBEDDED_FOLDER,
+    FAMILIES,
+    IMAGENET,
+    SAT493M,
+    digest_weights,
+    find_backbone_folder,
+    has_bfloat16,
+    load_backbone,
+    quiet_transformers,
+    read_licence,
+    write_random_backbone,
+)
+from models.make_embedded import write_embedded
+from utils.errors import DataError, SettingsError
+
+REAL = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "dinov2-small"
+VITS = sorted(name for name, family in FAMILIES.items() if family.is_vit)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("backbones")
+    return {name: write_random_backbone(root / name, name, width=16, depth=3, heads=2) for name in FAMILIES}
+
+
+@pytest.fixture
+def copy(folders, tmp_path):
+    """A backbone that a test may damage."""
+    return Path(shutil.copytree(folders["dinov2"], tmp_path / "copy"))
+
+
+def make_images(batch, height, width, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def load_reference(folder, family):
+    """The whole model as transformers gives it."""
+    import transformers
+
+    with quiet_transformers():
+        model = getattr(transformers, f"{FAMILIES[family].prefix}Model").from_pretrained(folder, dtype=torch.float32)
+    return model.eval()
+
+
+def normalize(images, mean=IMAGENET[0], std=IMAGENET[1]):
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    return (images.float() / 255 - mean) / std
+
+
+def edit_json(path, **changes):
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+# ------------------------------------------------------------------------------------------------ what the maps are
+
+
+@pytest.mark.parametrize("family", VITS)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_maps_of_a_vit_are_normed_hidden_states_without_prefix_tokens(folders, family, attention):
+    images = make_images(2, 12, 20)
+    with torch.no_grad():
+        reference = load_reference(folders[family], family)
+        output = reference(normalize(images), output_hidden_states=True)
+        norm = reference.get_submodule(FAMILIES[family].norm)
+        expected = [norm(output.hidden_states[i + 1])[:, -15:].transpose(1, 2).reshape(2, 16, 3, 5) for i in range(3)]
+        last = output.last_hidden_state[:, -15:].transpose(1, 2).reshape(2, 16, 3, 5)
+    backbone = load_backbone(str(folders[family]), [0, 2, 1], precision="fp32", attention=attention)
+    maps = backbone(images)
+    for index, found in zip((0, 2, 1), maps, strict=True):
+        torch.testing.assert_close(found, expected[index], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maps[1], last, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(maps[0], maps[1], atol=0.1)
+
+
+def test_stages_of_a_convnext_come_as_they_are_and_only_the_last_is_normed(folders):
+    images = make_images(2, 64, 96)
+    folder = folders["dinov3_convnext"]
+    with torch.no_grad():
+        reference = load_reference(folder, "dinov3_convnext")
+        output = reference(normalize(images), output_hidden_states=True)
+    maps = load_backbone(str(folder), range(4), precision="fp32")(images)
+    assert [tuple(map.shape) for map in maps] == [(2, 16, 16, 24), (2, 32, 8, 12), (2, 64, 4, 6), (2, 128, 2, 3)]
+    for stage in range(3):
+        torch.testing.assert_close(maps[stage], output.hidden_states[stage + 1], rtol=1e-4, atol=1e-4)
+    # Behind the pooled token, last_hidden_state is the normed last stage.
+    torch.testing.assert_close(
+        maps[3].flatten(2).transpose(1, 2), output.last_hidden_state[:, 1:], rtol=1e-4, atol=1e-4
+    )
+    assert not torch.allclose(maps[3], output.hidden_states[4], atol=0.1)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("size", [(1, 1), (7, 30), (32, 33), (4, 128)])
+def test_maps_cover_the_padded_grid_for_any_size(folders, family, size):
+    backbone = load_backbone(str(folders[family]), [0, -1])
+    maps = backbone(make_images(1, *size))
+    assert [tuple(map.shape[2:]) for map in maps] == backbone.feature_grid(size)
+    assert all(map.isfinite().all() and map.is_contiguous() and map.dtype == torch.float32 for map in maps)
+    height, width = backbone.info.padded(size)
+    assert height % backbone.info.patch_size == width % backbone.info.patch_size == 0
+    assert 0 <= height - size[0] < backbone.info.patch_size
+    assert list(backbone.info.channels) == [map.shape[1] for map in maps]
+
+
+def test_padding_continues_the_picture_by_reflection(folders):
+    backbone = load_backbone(str(folders["dinov2"]), [-1], precision="fp32")
+    image = make_images(1, 9, 14)
+    padded = np.pad(image.numpy(), ((0, 0), (0, 0), (0, 3), (0, 2)), mode="reflect")
+    assert torch.equal(backbone(image)[0], backbone(torch.from_numpy(padded))[0])
+
+
+def test_a_batch_gives_what_its_pictures_give_alone_as_bytes_or_floats(folders):
+    backbone = load_backbone(str(folders["dinov3_vit"]), [0, 2], precision="fp32")
+    images = make_images(3, 10, 16)
+    together = backbone(images)
+    for index in range(3):
+        alone = backbone(images[index : index + 1].float())
+        for whole, single in zip(together, alone, strict=True):
+            torch.testing.assert_close(whole[index : index + 1], single, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_an_empty_batch_gives_empty_maps(folders, family):
+    backbone = load_backbone(str(folders[family]), [1, 0])
+    shapes = [tuple(map.shape) for map in backbone(make_images(0, 33, 50))]
+    assert shapes == [(0, *map.shape[1:]) for map in backbone(make_images(1, 33, 50))]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 8, 8), r"shape \(B, 3, H, W\), got \(3, 8, 8\)"),
+        (torch.zeros(1, 4, 8, 8), r"got \(1, 4, 8, 8\)"),
+        (torch.zeros(1, 3, 0, 8), r"got \(1, 3, 0, 8\)"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.int32), "uint8 or floating point"),
+    ],
+)
+def test_other_shapes_and_types_are_refused(folders, images, message):
+    backbone = load_backbone(str(folders["dinov2"]), [0])
+    with pytest.raises(ValueError, match=message):
+        backbone(images)
+
+
+def test_blocks_behind_the_last_chosen_one_are_dropped(folders):
+    whole = load_backbone(str(folders["dinov2"]), [0, 2], precision="fp32")
+    early = load_backbone(str(folders["dinov2"]), [-3], precision="fp32")
+    assert (len(early.blocks), early.info.num_blocks) == (1, 3)
+    images = make_images(1, 8, 12)
+    assert torch.equal(early(images)[0], whole(images)[0])
+    assert early.info.digest == whole.info.digest
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([3], "block 3 does not exist; there are 3 blocks, 0 to 2"),
+        ([-4], "block -4 does not exist"),
+        ([2, -1], "block 2 is named twice"),
+        ([], "at least one"),
+    ],
+)
+def test_layers_that_do_not_exist_or_repeat_are_refused(folders, layers, message):
+    with pytest.raises(SettingsError, match=message):
+        load_backbone(str(folders["dinov2"]), layers)
+
+
+# ------------------------------------------------------------------------------------------- frozen, tuned, precision
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_it_stays_in_evaluation_mode_and_without_gradients(folders, family):
+    backbone = load_backbone(str(folders[family]), [0, -1])
+    images = make_images(1, 32, 32)
+    before = backbone(images)
+    torch.nn.Sequential(backbone).train()
+    assert not any(module.training for module in backbone.modules())
+    after = backbone(images)
+    assert all(torch.equal(a, b) and not b.requires_grad for a, b in zip(before, after, strict=True))
+    # A head must be able to learn from the maps: inference tensors could not enter its graph.
+    weight = torch.ones(1, requires_grad=True)
+    (after[0] * weight).sum().backward()
+    assert weight.grad is not None
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("blocks", [1, True])
+def test_every_tuned_weight_gets_a_gradient_and_no_other(folders, family, blocks):
+    backbone = load_backbone(str(folders[family]), [0, 1], precision="fp32")
+    tuned = backbone.unfreeze(blocks)
+    sum(
+        (map * torch.linspace(-1, 1, map.numel()).view_as(map)).sum() for map in backbone(make_images(2, 32, 64))
+    ).backward()
+    with_gradient = {name for name, p in backbone.named_parameters() if p.grad is not None}
+    assert with_gradient == set(backbone.tuned_state())
+    assert len(tuned) == len(with_gradient)
+    assert all(p.grad.isfinite().all() for p in tuned)
+    first = [name for name in with_gradient if name.startswith(f"model.{FAMILIES[family].blocks}.0.")]
+    assert bool(first) == (blocks is True)
+
+
+def test_tuned_weights_come_back(folders):
+    first, second = (load_backbone(str(folders["dinov2"]), [-1], precision="fp32") for _ in range(2))
+    with torch.no_grad():
+        for parameter in first.unfreeze(2):
+            parameter.mul_(1.1)
+    images = make_images(1, 8, 8)
+    assert not torch.allclose(first(images)[0], second(images)[0])
+    second.load_tuned_state(first.tuned_state())
+    assert torch.equal(first(images)[0], second(images)[0])
+    with pytest.raises(DataError, match="expected none"):
+        second.load_tuned_state({"model.x": torch.zeros(1)})
+    with pytest.raises(SettingsError, match="expected 1 to 3 blocks"):
+        first.unfreeze(4)
+    with pytest.raises(SettingsError, match="got 0"):
+        first.unfreeze(0)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_bfloat16_is_only_computed_with_and_close_to_float32(folders, family):
+    images = make_images(1, 32, 48)
+    exact, rounded = (load_backbone(str(folders[family]), [0, -1], precision=p) for p in ("fp32", "bf16"))
+    assert (exact.precision_in_use, rounded.info.precision_in_use) == ("fp32", "bf16")
+    assert {parameter.dtype for parameter in rounded.parameters()} == {torch.float32}
+    for a, b in zip(exact(images), rounded(images), strict=True):
+        assert b.dtype == torch.float32
+        assert not torch.equal(a, b)
+        assert torch.nn.functional.cosine_similarity(a, b, dim=1).min() > 0.99
+
+
+def test_auto_precision_follows_the_hardware(folders):
+    expected = "bf16" if has_bfloat16("cpu") else "fp32"
+    assert load_backbone(str(folders["dinov2"]), [0]).precision_in_use == expected
+    flags = Path("/proc/cpuinfo")
+    if flags.exists() and "flags" in flags.read_text():
+        words = flags.read_text().split()
+        assert has_bfloat16("cpu") == bool({"avx512_bf16", "amx_bf16"} & set(words))
+
+
+def test_words_that_are_not_known_are_refused(folders):
+    source = str(folders["dinov2"])
+    with pytest.raises(SettingsError, match="float16 overflows"):
+        load_backbone(source, [0], precision="fp16")
+    with pytest.raises(SettingsError, match="unknown attention 'flash'; known: sdpa, eager"):
+        load_backbone(source, [0], attention="flash")
+    with pytest.raises(SettingsError, match="unknown device 'gpu'"):
+        load_backbone(source, [0], device="gpu")
+    with pytest.raises(SettingsError, match="CUDA devices; use cpu"):
+        load_backbone(source, [0], device="cuda:99")
+
+
+def test_compile_is_set_up_block_by_block(folders):
+    plain, compiled = (load_backbone(str(folders["dinov2"]), [1], precision="fp32", compile=c) for c in (False, True))
+    assert all(block._compiled_call_impl is not None for block in compiled.blocks)
+    assert all(block._compiled_call_impl is None for block in plain.blocks)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+
+
+# ------------------------------------------------------------------------------------------------ what is said of it
+
+
+def test_info_can_be_written_down(folders):
+    info = load_backbone(str(folders["dinov3_convnext"]), [-1, 0]).info
+    assert json.loads(json.dumps(dataclasses.asdict(info)))["strides"] == [32, 4]
+    assert (info.patch_size, info.channels, info.attention) == (32, (128, 16), "none")
+
+
+def test_digest_follows_weights_and_architecture_but_not_how_they_are_stored(copy):
+    before = digest_weights(copy)
+    tensors = load_file(copy / "model.safetensors")
+    edit_json(copy / "config.json", transformers_version="9.9", torch_dtype="float16", _name_or_path="elsewhere")
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for shard, held in shards.items():
+        save_file({name: tensors[name] for name in held}, copy / shard, {"format": "pt"})
+    weight_map = {name: shard for shard, held in shards.items() for name in held}
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (copy / "model.safetensors").unlink()
+    assert digest_weights(copy) == before
+    assert load_backbone(str(copy), [0]).info.digest == before
+    edit_json(copy / "config.json", layer_norm_eps=1e-3)
+    assert digest_weights(copy) != before
+    (copy / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(DataError, match=r"shards .* missing: model-00002"):
+        load_backbone(str(copy), [0])
+
+
+def test_one_changed_bit_changes_the_digest(copy):
+    before = digest_weights(copy)
+    path = copy / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    assert digest_weights(copy) != before
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: cc-by-4.0\n---\ntext", "cc-by-4.0"),
+        ("---\nlicense: other\nlicense_name: dinov3-license\n---\n", "dinov3-license"),
+        ("no header", "unknown"),
+        ("---\n: [\n---\n", "unknown"),
+    ],
+)
+def test_licence_is_what_the_card_says(copy, card, licence):
+    (copy / "README.md").write_text(card)
+    assert load_backbone(str(copy), [0]).info.licence == licence
+
+
+def test_licence_of_known_ids_without_a_card(tmp_path):
+    assert read_licence("facebook/dinov3-vits16-pretrain-lvd1689m", tmp_path) == "dinov3-license"
+    assert read_licence("facebook/dinov2-with-registers-small", tmp_path) == "apache-2.0"
+
+
+def test_normalization_comes_from_the_file_or_the_table_or_is_an_error(copy):
+    path = copy / "preprocessor_config.json"
+    path.write_text(json.dumps({"image_mean": [0.5, 0.25, 0], "image_std": [1, 0.5, 2], "rescale_factor": 1 / 255}))
+    backbone = load_backbone(str(copy), [0])
+    assert (backbone.info.mean, backbone.info.std) == ((0.5, 0.25, 0), (1, 0.5, 2))
+    white = backbone.normalize(torch.full((1, 3, 4, 4), 255, dtype=torch.uint8))[0, :, 0, 0]
+    torch.testing.assert_close(white, torch.tensor([0.5, 1.5, 0.5]))
+    path.write_text(json.dumps({"image_mean": [127.5] * 3, "image_std": [51] * 3, "do_rescale": False}))
+    assert load_backbone(str(copy), [0]).info.mean == (0.5, 0.5, 0.5)
+    path.write_text(json.dumps({"image_mean": 0.5, "image_std": [1, 1, 1]}))
+    with pytest.raises(DataError, match=r"expected image_mean and image_std of three numbers, got 0\.5"):
+        load_backbone(str(copy), [0])
+    path.unlink()
+    with pytest.raises(DataError, match=r"mean and deviation of the weights are unknown; add the file"):
+        load_backbone(str(copy), [0])
+    edit_json(copy / "config.json", _name_or_path="facebook/dinov3-vit7b16-pretrain-sat493m")
+    assert load_backbone(str(copy), [0]).info.mean == SAT493M[0]
+
+
+# ------------------------------------------------------------------------------------------------- what can be wrong
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "vit"}, "unknown model_type 'vit'; known: dinov2, dinov2_with_registers, dinov3_convnext"),
+        ({"model_type": None}, "unknown model_type None"),
+        ({"model_type": "dinov3_vit"}, "does not fit architectures"),
+        ({"hidden_size": "wide"}, "not a configuration of dinov2"),
+        ({"num_channels": 4}, "takes 4 channels"),
+        ({"patch_size": [4, 2]}, "expected square ones"),
+        ({"num_hidden_layers": 4}, r"missing: encoder.layer.3.* \(18 tensors\)"),
+        ({"num_hidden_layers": 2}, r"unexpected: encoder.layer.2.* \(18 tensors\)"),
+        ({"mlp_ratio": 4}, "mismatched: .* instead of"),
+        ({"model_type": "dinov2_with_registers", "architectures": None}, "missing: embeddings.register_tokens"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(copy, changes, message):
+    edit_json(copy / "config.json", **changes)
+    with pytest.raises(DataError, match=message) as caught:
+        load_backbone(str(copy), [0])
+    assert str(copy) in str(caught.value)
+
+
+def test_weights_that_are_cut_off_are_refused(copy):
+    path = copy / "model.safetensors"
+    content = path.read_bytes()
+    for length, message in [(len(content) - 1, "header promises"), (100, "cut off"), (5, "cut off"), (0, "cut off")]:
+        path.write_bytes(content[:length])
+        with pytest.raises(DataError, match=message):
+            load_backbone(str(copy), [0])
+    path.write_bytes((40).to_bytes(8, "little") + b"x" * 40)
+    with pytest.raises(DataError, match="header is not JSON"):
+        load_backbone(str(copy), [0])
+
+
+def test_pickled_missing_and_unreadable_files_are_refused(copy):
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(DataError, match=r"only pickled weights \(pytorch_model.bin\)"):
+        load_backbone(str(copy), [0])
+    (copy / "pytorch_model.bin").unlink()
+    with pytest.raises(DataError, match=r"expected model.safetensors .* found none"):
+        load_backbone(str(copy), [0])
+    (copy / "config.json").write_text("{")
+    with pytest.raises(DataError, match="not JSON"):
+        load_backbone(str(copy), [0])
+    (copy / "config.json").write_text("[]")
+    with pytest.raises(DataError, match="expected a JSON object, got list"):
+        load_backbone(str(copy), [0])
+    (copy / "config.json").unlink()
+    with pytest.raises(DataError, match=r"expected config.json, found none"):
+        load_backbone(str(copy), [0])
+
+
+@pytest.mark.parametrize("source", ["/no/such", "./no/such", "../x", "a/b/c", "", "a b"])
+def test_a_path_that_is_no_folder_never_asks_the_hub(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b").touch()
+    with pytest.raises(DataError, match="no such folder"):
+        find_backbone_folder(source)
+
+
+def test_transformers_is_quiet_and_its_settings_come_back(copy, capfd):
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    load_backbone(str(copy), [0])
+    edit_json(copy / "config.json", num_hidden_layers=2)
+    with pytest.raises(DataError):
+        load_backbone(str(copy), [0])
+    assert capfd.readouterr() == ("", "")
+    assert before == (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled())
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub as a download needs: one open repository, one gated, none else."""
+
+    folder = EMBEDDED_FOLDER
+    requests: list[str]
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        type(self).requests.append(f"{self.command} {self.path}")
+        path = self.path.split("?")[0]
+        repository = "/".join(path.removeprefix("/api/models").split("/")[1:3])
+        files = {file.name: file.read_bytes() for file in self.folder.iterdir()}
+        if repository not in ("some/open", "some/gated"):
+            return self.answer(401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+        if "/tree/" in path:
+            tree = [
+                {"type": "file", "path": n, "size": len(f), "oid": f"{i:040x}"}
+                for i, (n, f) in enumerate(files.items())
+            ]
+            return self.answer(200, tree)
+        if path.startswith("/api/"):
+            return self.answer(
+                200, {"id": repository, "sha": "a" * 40, "siblings": [{"rfilename": name} for name in files]}
+            )
+        if repository == "some/gated":
+            return self.answer(403, {"error": "gated"}, {"X-Error-Code": "GatedRepo"})
+        name = path.split("/")[-1]
+        return self.answer(200, files[name], {"ETag": f'"{name}"', "X-Repo-Commit": "a" * 40})
+
+    def answer(self, status, content, headers=None):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+ASK = """
+import json, sys
+from models.backbone import find_backbone_folder
+answers = {}
+for source in sys.argv[1:]:
+    try:
+        answers[source] = str(find_backbone_folder(source))
+    except ValueError as error:
+        answers[source] = f"{type(error).__name__}: {error}"
+print(json.dumps(answers))
+"""
+
+
+def ask_hub(sources, **environment):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    result = subprocess.run(
+        [sys.executable, "-c", ASK, *sources],
+        env=clean | environment | {"OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return json.loads(result.stdout)
+
+
+def test_the_hub_is_asked_once_and_says_what_to_do_when_it_refuses(tmp_path):
+    Hub.requests = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+    answers = ask_hub(["some/open", "some/gated", "some/missing", "some/open"], **environment)
+    server.shutdown()
+    server.server_close()
+    assert digest_weights(Path(answers["some/open"])) == digest_weights(EMBEDDED_FOLDER)
+    assert "accept the licence at https://huggingface.co/some/gated, then set HF_TOKEN" in answers["some/gated"]
+    assert "nor a repository that the hub shows" in answers["some/missing"]
+    # The second question, and the next process without a hub, are answered by the cache.
+    fetched = [request for request in Hub.requests if request.startswith("GET /some/open/")]
+    assert sum(request.endswith("/model.safetensors") for request in fetched) == 1
+    offline = ask_hub(["some/open", "some/gated"], **environment, HF_HUB_OFFLINE="1")
+    assert offline["some/open"] == answers["some/open"]
+    assert "DataError" in offline["some/gated"]
+    assert "unset HF_HUB_OFFLINE, or give a folder" in offline["some/gated"]
+
+
+# ---------------------------------------------------------------------------------------------- the embedded backbone
+
+
+def test_the_script_makes_the_embedded_files_byte_for_byte(tmp_path):
+    write_embedded(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in EMBEDDED_FOLDER.iterdir())
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (EMBEDDED_FOLDER / path.name).read_bytes(), path.name
+
+
+def test_the_embedded_backbone_is_small_says_so_and_loads():
+    assert (EMBEDDED_FOLDER / "model.safetensors").stat().st_size < 2_000_000
+    assert "never trained" in (EMBEDDED_FOLDER / "README.md").read_text()
+    info = load_backbone("embedded", [1, 3, 5]).info
+    assert (info.id, info.licence, info.patch_size, info.channels) == ("embedded", "apache-2.0", 16, (128, 128, 128))
+
+
+def test_embedded_features_do_not_depend_on_place_but_on_what_is_near():
+    backbone = load_backbone("embedded", [5], precision="fp32")
+    even = backbone(torch.full((1, 3, 128, 192), 90.0))[0]
+    assert even.std(dim=(2, 3)).max() < 0.02
+    image = torch.full((1, 3, 160, 160), 90.0)
+    image[..., 80:96, 80:96] = make_images(1, 16, 16)
+    change = (backbone(image)[0] - backbone(torch.full_like(image, 90.0))[0]).norm(dim=1)[0]
+    assert change[5, 5] > 2 * change[5, 6] > 10 * change[0, 0]
+
+
+def test_colour_can_be_read_linearly_from_every_embedded_block():
+    backbone = load_backbone("embedded", range(6), precision="fp32")
+    colours = torch.randint(40, 216, (3, 12, 16), generator=torch.Generator().manual_seed(0)).float()
+    noise = 20 * torch.randn(3, 192, 256, generator=torch.Generator().manual_seed(1))
+    image = colours.repeat_interleave(16, 1).repeat_interleave(16, 2) + noise
+    target = colours.flatten(1).T
+    for map in backbone(image[None]):
+        tokens = torch.cat([map[0].flatten(1).T, torch.ones(192, 1)], dim=1)
+        weights = torch.linalg.lstsq(tokens[:150].double(), target[:150].double()).solution
+        error = tokens[150:].double() @ weights - target[150:]
+        assert 1 - error.var() / target[150:].var() > 0.5
+
+
+# --------------------------------------------------------------------------------------------------- trained weights
+
+
+@pytest.fixture(scope="module")
+def real():
+    if not (REAL / "model.safetensors").exists():
+        pytest.skip(f"no trained DINOv2-S at {REAL}")
+    return str(REAL)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("size", [(101, 131), (56, 224)])
+def test_trained_blocks_equal_hidden_states_at_odd_sizes(real, size):
+    images = make_images(2, *size)
+    backbone = load_backbone(real, [2, 5, 11], precision="fp32")
+    rows, columns = backbone.feature_grid(size)[0]
+    padded = np.pad(
+        images.numpy(), [(0, 0), (0, 0), (0, rows * 14 - size[0]), (0, columns * 14 - size[1])], mode="reflect"
+    )
+    with torch.no_grad():
+        model = load_reference(real, "dinov2")
+        states = model(normalize(torch.from_numpy(padded)), output_hidden_states=True).hidden_states
+    for index, found in zip((2, 5, 11), backbone(images), strict=True):
+        with torch.no_grad():
+            expected = model.layernorm(states[index + 1])[:, 1:].transpose(1, 2).reshape(2, 384, rows, columns)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_trained_features_in_bfloat16_are_close_to_float32(real, attention):
+    image = torch.nn.functional.interpolate(make_images(1, 8, 10).float(), (168, 224), mode="bicubic").clamp(0, 255)
+    exact = load_backbone(real, [3, -1], precision="fp32")(image)
+    rounded = load_backbone(real, [3, -1], precision="bf16", attention=attention)(image)
+    for a, b in zip(exact, rounded, strict=True):
+        assert torch.nn.functional.cosine_similarity(a, b, dim=1).min() > 0.98
+
+
+@pytest.mark.real_data
+def test_trained_weights_are_described(real):
+    info = load_backbone(real, [-1]).info
+    assert (info.family, info.patch_size, info.num_blocks, info.channels) == ("dinov2", 14, 12, (384,))
+    assert (info.mean, info.std) == IMAGENET
+    assert info.licence == "unknown"

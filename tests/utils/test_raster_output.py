@@ -1,0 +1,524 @@
+"""Class maps and polygons on disk: what stands in them, and that a stop at any moment costs nothing."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from rasterio.features import rasterize
+from rasterio.transform import from_origin
+
+from utils.errors import DataError, SettingsError
+from utils.raster_output import ClassRasterWriter, Polygons, measure_area_m2, write_polygons
+from utils.tiling import StripBlender, Window, decode_classes, split_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ["field", "straße", "a < b", "water"]
+PALETTE = [[10, 20, 30], [200, 0, 0], [0, 200, 0], [0, 0, 255]]
+PLACE = {"crs": "EPSG:32636", "transform": from_origin(500_000, 10_000, 0.5, 0.5)}
+HEIGHT, WIDTH, TILE, STRIDE = 1100, 700, 256, 192
+
+
+def make_writer(path: Path, **changes) -> ClassRasterWriter:
+    """A writer for the test raster."""
+    options = {"height": HEIGHT, "width": WIDTH, "class_names": NAMES, "palette": PALETTE, "confidence": True, **PLACE}
+    return ClassRasterWriter(path, **{**options, "fingerprint": {"checkpoint": "a"}, **changes})
+
+
+def probabilities(window: Window) -> np.ndarray:
+    """Values that differ from window to window, smooth within each."""
+    random = np.random.default_rng([window.y, window.x])
+    coarse = random.random((len(NAMES), 8, 8), dtype=np.float32).repeat(32, axis=1).repeat(32, axis=2)
+    return coarse / coarse.sum(axis=0)
+
+
+def write_rows(writer: ClassRasterWriter, rows: tuple[int, int], pause: float = 0.0) -> int:
+    """Blend and write the rows that are missing; the number of windows that this took."""
+    start = writer.resume_row(rows)
+    blender = StripBlender(HEIGHT, WIDTH, len(NAMES), TILE, STRIDE, rows=(start, rows[1]))
+    for window in blender.windows:
+        time.sleep(pause)
+        for block, values in blender.add(window, probabilities(window)):
+            classes, confidence = decode_classes(values)
+            y, x = np.mgrid[block.rows, block.columns]
+            classes[y + x < 150] = 255  # a corner without data
+            writer.append(block, classes, confidence)
+    return len(blender.windows)
+
+
+def make_map(path: Path, **changes) -> Path:
+    """The whole test raster in one go."""
+    writer = make_writer(path, **changes)
+    write_rows(writer, (0, HEIGHT))
+    return writer.close()[0]
+
+
+def read(path: Path) -> np.ndarray:
+    """Pixels of a file."""
+    with rasterio.open(path) as raster:
+        return raster.read(1)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> tuple[np.ndarray, np.ndarray]:
+    """Classes and confidence of a run without a stop."""
+    path = make_map(tmp_path_factory.mktemp("unbroken") / "map.tif")
+    return read(path), read(path.with_stem("map_confidence"))
+
+
+@pytest.mark.parametrize("kind", ["cog", "gtiff"])
+@pytest.mark.parametrize("compress", ["deflate", "zstd"])
+def test_a_raster_reads_back_with_all_that_people_expect(tmp_path, unbroken, kind, compress):
+    path = make_map(tmp_path / "map.tif", format=kind, compress=compress)
+    with rasterio.open(path) as raster:
+        assert np.array_equal(raster.read(1), unbroken[0])
+        assert (raster.profile["tiled"], raster.block_shapes) == (True, [(512, 512)])
+        assert raster.compression.name == compress
+        assert raster.overviews(1) == [2, 4]
+        assert raster.nodata == 255
+        assert raster.crs == "EPSG:32636"
+        assert raster.transform == PLACE["transform"]
+        assert [list(raster.colormap(1)[index][:3]) for index in range(4)] == PALETTE
+        assert raster.colormap(1)[255][3] == 0
+        assert [raster.tags(1)[f"CLASS_{index}"] for index in range(4)] == NAMES
+        assert raster.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == ("COG" if kind == "cog" else None)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["map.qml", "map.tif", "map_confidence.tif"]
+    assert 'value="2" color="#00c800" label="a &lt; b"' in (tmp_path / "map.qml").read_text()
+
+
+def test_overviews_take_the_most_frequent_class_and_never_a_mean(tmp_path):
+    writer = make_writer(tmp_path / "map.tif", height=1024, width=1024, confidence=False)
+    classes = np.zeros((1024, 1024), np.uint8)
+    classes[:, 1::2] = 3
+    classes[1::2, 1::2] = 0
+    writer.append(Window(0, 0, 1024, 1024), classes)
+    with rasterio.open(writer.close()[0], overview_level=0) as overview:
+        assert np.unique(overview.read(1)).tolist() == [0]
+
+
+def test_confidence_is_a_file_of_its_own_with_its_scale(tmp_path, unbroken):
+    path = make_map(tmp_path / "map.tif").with_stem("map_confidence")
+    with rasterio.open(path) as raster:
+        stored = raster.read(1)
+        assert np.array_equal(stored, unbroken[1])
+        assert raster.nodata == 255
+        assert raster.scales[0] == pytest.approx(1 / 254)
+    assert ((stored == 255) == (unbroken[0] == 255)).all()
+    whole = StripBlender(HEIGHT, WIDTH, len(NAMES), TILE, STRIDE)
+    blocks = [block for window in whole.windows for block in whole.add(window, probabilities(window))]
+    place, values = blocks[-1]
+    assert np.abs(stored[place.rows, place.columns] / 254 - values.max(axis=0)).max() <= 0.5 / 254 + 1e-6
+
+
+def test_a_picture_becomes_a_picture_with_a_palette(tmp_path, unbroken):
+    path = make_map(tmp_path / "map.png", crs=None, transform=None)
+    with rasterio.open(path) as raster:
+        assert raster.driver == "PNG"
+        assert np.array_equal(raster.read(1), unbroken[0])
+        assert list(raster.colormap(1)[1][:3]) == PALETTE[1]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["map.png", "map_confidence.png"]
+
+
+def test_a_raster_without_georeference_has_none_afterwards(tmp_path, unbroken):
+    path = make_map(tmp_path / "map.tif", crs=None, transform=None)
+    with rasterio.open(path) as raster:
+        assert raster.crs is None
+        assert raster.transform.is_identity
+        assert np.array_equal(raster.read(1), unbroken[0])
+
+
+def test_blocks_of_a_strip_come_in_any_order(tmp_path):
+    writer = make_writer(tmp_path / "map.tif", height=4, width=10, confidence=False)
+    truth = np.random.default_rng(0).integers(0, 4, (4, 10)).astype(np.uint8)
+    for y, columns in [(0, [(6, 4), (0, 6)]), (3, [(3, 7), (0, 3)])]:
+        for x, width in columns:
+            block = Window(y, x, 3 if y == 0 else 1, width)
+            writer.append(block, truth[block.rows, block.columns])
+    assert np.array_equal(read(writer.close()[0]), truth)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 9])
+def test_ranks_write_bands_of_one_raster(tmp_path, unbroken, parts):
+    bands = split_rows(HEIGHT, TILE, STRIDE, parts)
+    for rows in reversed(bands):
+        write_rows(make_writer(tmp_path / "map.tif"), rows)
+    assert np.array_equal(read(make_writer(tmp_path / "map.tif").close()[0]), unbroken[0])
+
+
+def test_another_number_of_ranks_goes_on_where_the_first_stopped(tmp_path, unbroken):
+    first = make_writer(tmp_path / "map.tif")
+    write_rows(first, (300, 800))
+    second = make_writer(tmp_path / "map.tif")
+    assert second.missing_rows() == [(0, 300), (800, HEIGHT)]
+    assert second.resume_row((500, HEIGHT)) == 800
+    for rows in second.missing_rows():
+        write_rows(second, rows)
+    assert np.array_equal(read(second.close()[0]), unbroken[0])
+
+
+def test_a_strip_that_is_not_full_is_made_again(tmp_path, unbroken):
+    path = tmp_path / "map.tif"
+    writer = make_writer(path)
+    blender = StripBlender(HEIGHT, WIDTH, len(NAMES), TILE, STRIDE)
+    for window in blender.windows[:6]:  # four windows make a strip
+        for block, values in blender.add(window, probabilities(window)):
+            writer.append(block, *decode_classes(values))
+    assert make_writer(path).resume_row() == STRIDE
+    for strip in writer.work.glob("*.strip"):
+        strip.unlink()  # these had no corner without data
+    windows = write_rows(make_writer(path), (0, HEIGHT))
+    assert windows == len(blender.windows)
+    assert np.array_equal(read(make_writer(path).close()[0]), unbroken[0])
+
+
+def test_resuming_computes_only_what_the_missing_rows_need(tmp_path):
+    writer = make_writer(tmp_path / "map.tif")
+    write_rows(writer, (0, 3 * STRIDE))
+    rows_of_windows = len(range(2 * STRIDE, HEIGHT - (TILE - STRIDE), STRIDE))  # one above, for its overlap
+    assert write_rows(make_writer(tmp_path / "map.tif"), (0, HEIGHT)) == 4 * rows_of_windows
+    assert write_rows(make_writer(tmp_path / "map.tif"), (0, HEIGHT)) == 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{"fingerprint": {"checkpoint": "b"}}, {"height": HEIGHT + 1}, {"confidence": False}, {"nodata": 254}]
+)
+def test_strips_of_other_settings_are_dropped(tmp_path, changes):
+    path = tmp_path / "map.tif"
+    write_rows(make_writer(path), (0, STRIDE))
+    other = make_writer(path, **changes)
+    assert other.resume_row() == 0
+    block = np.zeros((1, WIDTH), np.uint8)
+    other.append(Window(0, 0, 1, WIDTH), block, *([] if changes.get("confidence") is False else [block / 1.0]))
+    assert make_writer(path).resume_row() == 0
+
+
+def test_dropping_old_strips_leaves_what_another_rank_is_writing(tmp_path):
+    writer = make_writer(tmp_path / "map.tif")
+    writer.work.mkdir()
+    being_written, old = writer.work / ".0123.x.partial.strip", writer.work / "0123_0000000000_192.strip"
+    being_written.touch(), old.touch()
+    write_rows(writer, (0, STRIDE))
+    assert being_written.exists()
+    assert not old.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    writer = make_writer(tmp_path / "file" / "map.tif")
+    with pytest.raises(DataError, match=r"map\.tif: could not be written .* choose another folder"):
+        write_rows(writer, (0, STRIDE))
+
+
+def test_new_colours_keep_the_strips(tmp_path):
+    write_rows(make_writer(tmp_path / "map.tif"), (0, STRIDE))
+    recoloured = make_writer(tmp_path / "map.tif", palette=np.zeros((4, 3)), compress="lzw")
+    assert recoloured.resume_row() == STRIDE
+
+
+def test_a_finished_output_is_known_by_its_fingerprint(tmp_path):
+    path = tmp_path / "map.tif"
+    assert not make_writer(path).is_finished()
+    make_map(path)
+    make_writer(path).work.mkdir()  # as a kill between naming and tidying leaves it
+    assert make_writer(path).is_finished()
+    assert not make_writer(path).work.exists()
+    assert not make_writer(path, fingerprint={"checkpoint": "b"}).is_finished()
+    assert not make_writer(path, palette=np.zeros((4, 3))).is_finished()
+    path.write_bytes(b"something else")
+    assert not make_writer(path).is_finished()
+
+
+def test_a_damaged_strip_is_named_and_only_it_is_made_again(tmp_path, unbroken):
+    writer = make_writer(tmp_path / "map.tif")
+    write_rows(writer, (0, HEIGHT))
+    strip = sorted(writer.work.glob("*.strip"))[2]
+    data = bytearray(strip.read_bytes())
+    data[40] ^= 1
+    strip.write_bytes(data)
+    with pytest.raises(DataError, match=r"damaged strip, removed; run again"):
+        writer.close()
+    assert not (tmp_path / "map.tif").exists()
+    again = make_writer(tmp_path / "map.tif")
+    assert again.missing_rows() == [(2 * STRIDE, 3 * STRIDE)]
+    write_rows(again, again.missing_rows()[0])
+    assert np.array_equal(read(again.close()[0]), unbroken[0])
+
+
+def start_child(path: Path, pause: float) -> subprocess.Popen:
+    """This file as a program of its own, which writes the test raster."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, __file__, str(path), str(pause)], env=environment)
+
+
+@pytest.mark.parametrize(("strips", "wait"), [(1, 0.0), (3, 0.013), (6, 0.02)])
+def test_kill_at_any_moment_and_go_on_gives_the_same_pixels(tmp_path, unbroken, strips, wait):
+    path = tmp_path / "map.tif"
+    child = start_child(path, 0.01)
+    work = make_writer(path).work
+    deadline = time.monotonic() + 60
+    while len(list(work.glob("[!.]*.strip"))) < strips and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(wait)  # the last case reaches into the assembly
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    assert not path.exists()
+    writer = make_writer(path)
+    assert writer.resume_row() >= strips * STRIDE or writer.resume_row() == HEIGHT
+    write_rows(writer, (0, HEIGHT))
+    writer.close()
+    assert np.array_equal(read(path), unbroken[0])
+    assert np.array_equal(read(path.with_stem("map_confidence")), unbroken[1])
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["map.qml", "map.tif", "map_confidence.tif"]
+
+
+@contextmanager
+def full_disk(largest_file: int):
+    """Let writes fail half-way, as on a full disk: no file may grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", ["map.tif", "map.png"])
+def test_a_full_disk_says_what_to_do_and_keeps_what_is_finished(tmp_path, unbroken, name):
+    path = tmp_path / name
+    writer = make_writer(path)
+    write_rows(writer, (0, HEIGHT))
+    with full_disk(5_000), pytest.raises(DataError, match="free some space or choose another folder and run again"):
+        writer.close()
+    assert not path.exists()
+    assert make_writer(path).resume_row() == HEIGHT
+    assert {entry.suffix for entry in writer.work.iterdir()} == {".strip", ".json"}
+    assert np.array_equal(read(make_writer(path).close()[0]), unbroken[0])
+
+
+def test_a_disk_that_fills_up_between_strips_keeps_the_finished_ones(tmp_path):
+    writer = make_writer(tmp_path / "map.tif", confidence=False)
+    noise = np.random.default_rng(0).integers(0, 4, (100, WIDTH), dtype=np.uint8)
+    writer.append(Window(0, 0, 100, WIDTH), noise)
+    with full_disk(5_000), pytest.raises(DataError, match="what is finished is kept in"):
+        writer.append(Window(100, 0, 100, WIDTH), noise)
+    assert writer.resume_row() == 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": [str(index) for index in range(256)]}, "1 to 255 classes"),
+        ({"nodata": 2}, "nodata 2 is a class; choose a value from 4 to 255"),
+        ({"palette": [[0, 0, 0]]}, r"for each of 4 classes, got shape \(1, 3\)"),
+        ({"format": "jpeg"}, "unknown raster format 'jpeg'; known: cog, gtiff"),
+        ({"compress": "zip"}, "unknown compression 'zip'; known: deflate, zstd, lzw, none"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(tmp_path, changes, message):
+    with pytest.raises(SettingsError, match=message):
+        make_writer(tmp_path / "map.tif", **changes)
+
+
+@pytest.mark.parametrize(
+    ("window", "blocks", "message"),
+    [
+        (Window(0, 0, 2, 9), [np.zeros((2, 9), np.uint8)] * 2, "does not lie within"),
+        (Window(0, 0, 2, 3), [np.zeros((2, 3), np.uint8)], "expected uint8 classes, confidence, got uint8"),
+        (Window(0, 0, 2, 3), [np.zeros((2, 3), np.int64)] * 2, "got int64, int64"),
+        (Window(0, 0, 2, 3), [np.zeros((3, 2), np.uint8)] * 2, r"planes of shape \[\(3, 2\)"),
+        (Window(0, 0, 2, 3), [np.full((2, 3), 4, np.uint8)] * 2, "class 4 is neither below 4 nor nodata 255"),
+        (Window(0, 0, 2, 5), [np.zeros((2, 5), np.uint8)] * 2, "these columns have come before"),
+        (Window(2, 0, 2, 5), [np.zeros((2, 5), np.uint8)] * 2, "a block of another strip came before"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(tmp_path, window, blocks, message):
+    writer = make_writer(tmp_path / "map.tif", height=4, width=8)
+    writer.append(Window(0, 4, 2, 4), np.zeros((2, 4), np.uint8), np.zeros((2, 4)))
+    with pytest.raises(ValueError, match=message):
+        writer.append(window, *blocks)
+
+
+def test_closing_too_early_is_refused(tmp_path):
+    writer = make_writer(tmp_path / "map.tif")
+    write_rows(writer, (0, STRIDE))
+    with pytest.raises(ValueError, match=f"rows {STRIDE}..{HEIGHT} have not been written"):
+        writer.close()
+
+
+# ------------------------------------------------------------------------------------------------------------ polygons
+
+
+def read_polygons(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Fields and geometries of a GeoPackage."""
+    from pyogrio.raw import read as read_layer
+
+    meta, _, geometries, fields = read_layer(path)
+    return dict(zip(meta["fields"].tolist(), fields, strict=True)), shapely.from_wkb(geometries)
+
+
+def make_class_map(path: Path, classes: np.ndarray, **place) -> Path:
+    """A class map file with given pixels."""
+    options = {"driver": "GTiff", "dtype": "uint8", "count": 1, "nodata": 255, **place}
+    with rasterio.open(path, "w", height=classes.shape[0], width=classes.shape[1], **options) as raster:
+        raster.write(classes, 1)
+    return path
+
+
+def draw_classes(height: int, width: int, seed: int) -> np.ndarray:
+    """Blobs of four classes with specks and a hole without data."""
+    random = np.random.default_rng(seed)
+    classes = random.integers(0, 4, (-(-height // 5), -(-width // 5)), dtype=np.uint8)
+    classes = classes.repeat(5, axis=0).repeat(5, axis=1)[:height, :width]
+    classes[random.random((height, width)) < 0.1] = 2
+    classes[height // 3 : height // 2, width // 3 : width // 2] = 255
+    return classes
+
+
+@pytest.mark.parametrize("band_pixels", [1, 60 * 3, 60 * 17, 10**6])
+def test_polygons_are_the_pixels_of_the_classes(tmp_path, band_pixels):
+    classes = draw_classes(70, 60, seed=1)
+    source = make_class_map(tmp_path / "map.tif", classes, **PLACE)
+    count = write_polygons(source, tmp_path / "map.gpkg", class_names=NAMES, band_pixels=band_pixels)
+    fields, geometries = read_polygons(tmp_path / "map.gpkg")
+    assert len(geometries) == count
+    assert shapely.is_valid(geometries).all()
+    for index in range(4):
+        chosen = fields["class_index"] == index
+        assert fields["area_px"][chosen].sum() == (classes == index).sum()
+        assert fields["area_m2"][chosen].sum() == pytest.approx(0.25 * (classes == index).sum())
+        assert set(fields["class_name"][chosen]) == {NAMES[index]}
+    drawn = zip(geometries, fields["class_index"], strict=True)
+    redrawn = rasterize(drawn, classes.shape, fill=255, transform=PLACE["transform"], dtype="uint8")
+    assert np.array_equal(redrawn, classes)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bands_give_the_polygons_of_the_whole(tmp_path, seed):
+    source = make_class_map(tmp_path / "map.tif", draw_classes(41, 37, seed), **PLACE)
+    found = []
+    for name, band_pixels in [("bands", 37 * 4), ("whole", 10**6)]:
+        write_polygons(source, tmp_path / f"{name}.gpkg", class_names=NAMES, band_pixels=band_pixels)
+        geometries = shapely.normalize(read_polygons(tmp_path / f"{name}.gpkg")[1])
+        found.append(geometries[np.lexsort((*shapely.bounds(geometries).T, shapely.area(geometries)))])
+    assert len(found[0]) == len(found[1])
+    assert shapely.equals(*found).all()
+
+
+def test_a_spiral_across_many_bands_is_one_polygon_with_its_holes(tmp_path):
+    classes = np.ones((21, 21), np.uint8)
+    classes[0] = classes[-1] = classes[:, 0] = classes[:, -1] = 0  # a ring
+    classes[2:-2:2, 0:-3] = 0  # teeth that hang on its left side
+    classes[10, 16:18] = 255
+    source = make_class_map(tmp_path / "map.tif", classes, **PLACE)
+    write_polygons(source, tmp_path / "map.gpkg", class_names=NAMES, skip_classes=[1], band_pixels=21)
+    fields, geometries = read_polygons(tmp_path / "map.gpkg")
+    assert fields["area_px"].tolist() == [int((classes == 0).sum())]
+    polygon = shapely.get_parts(geometries)[0]
+    assert len(polygon.interiors) == 1
+    assert not polygon.contains(shapely.Point(500_000 + 0.5 * 1.5, 10_000 - 0.5 * 1.5))
+
+
+def test_crs_is_written_and_small_or_skipped_areas_are_not(tmp_path):
+    from pyogrio import read_info
+
+    classes = np.zeros((20, 20), np.uint8)
+    classes[2:4, 2:4], classes[8:14, 8:14] = 1, 3
+    source = make_class_map(tmp_path / "map.tif", classes, **PLACE)
+    options = {"class_names": NAMES, "skip_classes": [0], "min_area": 5, "layer": "areas"}
+    assert write_polygons(source, tmp_path / "map.gpkg", **options) == 1
+    info = read_info(tmp_path / "map.gpkg")
+    assert (info["crs"], info["layer_name"], info["features"]) == ("EPSG:32636", "areas", 1)
+    fields, geometries = read_polygons(tmp_path / "map.gpkg")
+    assert fields["class_name"].tolist() == ["water"]
+    assert shapely.bounds(geometries[0]).tolist() == [500_004, 9_993, 500_007, 9_996]
+
+
+def test_simplified_outlines_stay_within_the_tolerance(tmp_path):
+    y, x = np.mgrid[:80, :80]
+    classes = (np.hypot(y - 40, x - 40) < 30).astype(np.uint8)
+    source = make_class_map(tmp_path / "map.tif", classes)
+    options = {"class_names": NAMES, "skip_classes": [0]}
+    write_polygons(source, tmp_path / "exact.gpkg", **options)
+    write_polygons(source, tmp_path / "simple.gpkg", simplify_tolerance=1.5, **options)
+    exact, simple = (read_polygons(tmp_path / f"{name}.gpkg")[1][0] for name in ("exact", "simple"))
+    assert shapely.get_num_coordinates(simple) < 0.3 * shapely.get_num_coordinates(exact)
+    assert shapely.hausdorff_distance(exact, simple) <= 1.5
+    assert simple.is_valid
+
+
+def test_a_map_without_wanted_classes_gives_an_empty_layer(tmp_path):
+    source = make_class_map(tmp_path / "map.tif", np.full((5, 5), 255, np.uint8))
+    assert write_polygons(source, tmp_path / "map.gpkg", class_names=NAMES) == 0
+    assert len(read_polygons(tmp_path / "map.gpkg")[1]) == 0
+
+
+def test_batches_add_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.raster_output._PolygonSink.batch", 3)
+    classes = draw_classes(41, 37, 0)
+    source = make_class_map(tmp_path / "map.tif", classes)
+    count = write_polygons(source, tmp_path / "map.gpkg", class_names=NAMES, band_pixels=37 * 4)
+    fields, geometries = read_polygons(tmp_path / "map.gpkg")
+    assert len(geometries) == count > 30
+    assert fields["area_px"].sum() == (classes != 255).sum()
+
+
+def test_area_on_the_ellipsoid_is_that_of_the_earth():
+    cells = shapely.box(np.arange(-180, 180, 90), -90, np.arange(-90, 270, 90), 90)
+    area = measure_area_m2(cells, rasterio.crs.CRS.from_epsg(4326)).sum()
+    assert area == pytest.approx(510_065_621_724_000, rel=1e-9)  # GRS 80 and WGS 84 agree to this
+
+
+def test_area_in_feet_is_told_in_square_metres():
+    square = np.array([shapely.box(0, 0, 1, 1)])
+    assert measure_area_m2(square, rasterio.crs.CRS.from_epsg(2263))[0] == pytest.approx((1200 / 3937) ** 2)
+
+
+def test_polygons_on_a_full_disk_say_what_to_do(tmp_path):
+    source = make_class_map(tmp_path / "map.tif", draw_classes(300, 300, 0))
+    with full_disk(120_000), pytest.raises(DataError, match="free some space or choose another folder"):
+        write_polygons(source, tmp_path / "map.gpkg", class_names=NAMES)
+    assert not (tmp_path / "map.gpkg").exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "name", "error", "message"),
+    [
+        (np.full((4, 4), 7, np.uint8), "map.gpkg", DataError, "holds class 7, but only 4 classes have names"),
+        (np.zeros((4, 4), np.uint16), "map.gpkg", DataError, "one band of uint8, got 1 of uint16"),
+        (np.zeros((4, 4), np.uint8), "map.shp", SettingsError, "written as .gpkg, got '.shp'"),
+    ],
+)
+def test_maps_that_cannot_become_polygons_are_refused(tmp_path, classes, name, error, message):
+    source = make_class_map(tmp_path / "map.tif", classes, dtype=classes.dtype.name)
+    with pytest.raises(error, match=message):
+        write_polygons(source, tmp_path / name, class_names=NAMES)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_truncated_map_is_named(tmp_path):
+    source = make_class_map(tmp_path / "map.tif", np.random.default_rng(0).integers(0, 4, (600, 600), dtype=np.uint8))
+    source.write_bytes(source.read_bytes()[:200_000])
+    with pytest.raises(DataError, match=r"map\.tif: rows .* cannot be read"):
+        write_polygons(source, tmp_path / "map.gpkg", class_names=NAMES)
+
+
+def test_polygons_keep_class_and_geometry_together():
+    polygons = Polygons(shapely.box(0, 0, [1, 2, 3], 1), np.array([7, 8, 9], np.uint8)).keep(np.array([2, 0]))
+    assert dict(zip(polygons.classes.tolist(), shapely.area(polygons.geometries), strict=True)) == {9: 3.0, 7: 1.0}
+
+
+if __name__ == "__main__":  # the process that is killed
+    child_writer = make_writer(Path(sys.argv[1]))
+    write_rows(child_writer, (0, HEIGHT), pause=float(sys.argv[2]))
+    child_writer.close()
+    time.sleep(60)  # so that the one who kills never comes too late

@@ -1,0 +1,1 @@
+"""Leaf tools, named by subject; none of them knows a task or a head."""

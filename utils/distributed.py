@@ -1,0 +1,738 @@
+"""Ranks: every use of torch.distributed, behind functions that are right in a single process too.
+
+The rules that keep ranks from waiting for each other forever: every rank calls the same collectives in the same order,
+also with an empty share; what only rank 0 does goes through `run_on_main`, whose errors reach all ranks. Gradients are
+summed, not averaged, over ranks (`sum_gradients`), because a loss is divided once by the count of all ranks
+(`global_mean`): the result is what one process computes from all the items.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from utils.errors import DataError, DinolithError, Interrupted, LockedError, SettingsError
+
+Item = TypeVar("Item")
+
+LAUNCH_HINT = "start it with: torchrun --nproc_per_node=NUMBER_OF_RANKS main.py CONFIG"
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+BUCKET_BYTES = 64 * 2**20
+ERROR_FAMILIES = (SettingsError, DataError, LockedError)
+
+
+def start_ranks(
+    setting: str | bool = "auto",
+    backend: str | None = None,
+    device: str | torch.device = "cpu",
+    timeout_s: float = 7200.0,
+) -> torch.device:
+    """Join the other ranks, when there are any.
+
+    Parameters
+    ----------
+    setting : "auto", True or False
+        Setting `resources.distributed`. "auto" follows the environment that torchrun makes.
+    backend : str, optional
+        "nccl" or "gloo"; by default nccl on CUDA devices and gloo elsewhere.
+    device : str or torch.device
+        Kind of device that the ranks compute on. "cuda" without an index becomes the GPU of the local rank.
+    timeout_s : float
+        Seconds that a rank waits in a collective before it gives the others up. Long, because all ranks wait while
+        rank 0 works alone.
+
+    Returns
+    -------
+    torch.device
+        The device of this rank.
+
+    Raises
+    ------
+    SettingsError
+        If the setting does not fit the way of starting, or the backend does not fit the device.
+
+    Examples
+    --------
+    >>> start_ranks("auto", device="cpu"), world_size()
+    (device(type='cpu'), 1)
+    >>> start_ranks(True)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: resources.distributed: true, but ... start it with: torchrun --nproc_per_node=...
+    """
+    device = torch.device(device)
+    if not _wants_ranks(setting, "RANK" in os.environ and "WORLD_SIZE" in os.environ):
+        return device
+    _check_launcher_environment()
+    backend = _choose_backend(backend, device)
+    device = _device_of_rank(device, int(os.environ.get("LOCAL_RANK", "0")), shared=backend != "nccl")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not is_active():
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    return device
+
+
+def stop_ranks() -> None:
+    """Leave the other ranks; does nothing in a single process.
+
+    Examples
+    --------
+    >>> stop_ranks()
+    >>> world_size()
+    1
+    """
+    if is_active():
+        dist.destroy_process_group()
+
+
+def _wants_ranks(setting: str | bool, launched: bool) -> bool:
+    """Decide whether to join other ranks.
+
+    Examples
+    --------
+    >>> _wants_ranks("auto", launched=True), _wants_ranks("auto", launched=False), _wants_ranks(False, launched=False)
+    (True, False, False)
+    >>> _wants_ranks(False, launched=True)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: resources.distributed: false, but torchrun has started several ranks...
+    """
+    if setting not in ("auto", True, False):
+        raise SettingsError(f"resources.distributed: expected auto, true or false, got {setting!r}")
+    if setting is True and not launched:
+        problem = "true, but this is a single process without torchrun's environment"
+        raise SettingsError(f"resources.distributed: {problem}; {LAUNCH_HINT}")
+    if setting is False and launched:
+        problem = "false, but torchrun has started several ranks, which would all do the same work"
+        raise SettingsError(f"resources.distributed: {problem}; set it to auto or true, or start without torchrun")
+    return launched
+
+
+def _check_launcher_environment() -> None:
+    """Refuse half an environment, such as one that a cluster's scheduler leaves.
+
+    Examples
+    --------
+    >>> from unittest.mock import patch
+    >>> with patch.dict(os.environ, {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, clear=True):
+    ...     _check_launcher_environment()  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: resources.distributed: the environment has RANK and WORLD_SIZE but no MASTER_ADDR...
+    """
+    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
+    if missing:
+        problem = f"the environment has RANK and WORLD_SIZE but no {', '.join(missing)}"
+        raise SettingsError(f"resources.distributed: {problem}; {LAUNCH_HINT}")
+    for name in ("RANK", "WORLD_SIZE"):
+        if not os.environ[name].isdecimal():
+            raise SettingsError(
+                f"resources.distributed: {name} in the environment is {os.environ[name]!r}, expected a whole number; "
+                + LAUNCH_HINT
+            )
+
+
+def _choose_backend(backend: str | None, device: torch.device) -> str:
+    """Find a backend that carries tensors of the device, or say why the wanted one does not.
+
+    Examples
+    --------
+    >>> _choose_backend(None, torch.device("cpu"))
+    'gloo'
+    >>> _choose_backend("nccl", torch.device("cpu"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: resources.dist_backend: nccl carries ... CUDA devices only, ...; set it to gloo
+    """
+    backend = backend or ("nccl" if device.type == "cuda" else "gloo")
+    if backend not in ("nccl", "gloo"):
+        raise SettingsError(f"resources.dist_backend: unknown backend {backend!r}; known: gloo, nccl")
+    if backend == "nccl" and device.type != "cuda":
+        problem = f"nccl carries tensors of CUDA devices only, and the device is {device}"
+        raise SettingsError(f"resources.dist_backend: {problem}; set it to gloo")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(
+            "resources.dist_backend: the device is cuda, but no CUDA device can be used here; set the device to cpu "
+            "and the backend to gloo"
+        )
+    if backend == "nccl" and not dist.is_nccl_available():
+        raise SettingsError("resources.dist_backend: this build of torch has no nccl; set it to gloo")
+    return backend
+
+
+def _device_of_rank(device: torch.device, local_rank: int, shared: bool) -> torch.device:
+    """Give each rank of a machine its own GPU; with gloo, ranks may share one.
+
+    Examples
+    --------
+    >>> _device_of_rank(torch.device("cpu"), 3, shared=True), _device_of_rank(torch.device("cuda:2"), 0, shared=True)
+    (device(type='cpu'), device(type='cuda', index=2))
+    """
+    if device.type != "cuda" or device.index is not None:
+        return device
+    count = torch.cuda.device_count()
+    if local_rank >= count and not shared:
+        raise SettingsError(
+            f"resources.distributed: local rank {local_rank} has no GPU of its own, this machine has {count}; start at "
+            f"most {count} ranks per machine, or set resources.dist_backend to gloo"
+        )
+    return torch.device("cuda", local_rank % max(count, 1))
+
+
+def is_active() -> bool:
+    """Whether this process has joined other ranks (it may be the only one).
+
+    Examples
+    --------
+    >>> is_active()
+    False
+    """
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size() -> int:
+    """Count the ranks; 1 in a single process.
+
+    Examples
+    --------
+    >>> world_size()
+    1
+    """
+    return dist.get_world_size() if is_active() else 1
+
+
+def rank() -> int:
+    """Index of this process among the ranks; 0 in a single process.
+
+    Examples
+    --------
+    >>> rank()
+    0
+    """
+    return dist.get_rank() if is_active() else 0
+
+
+def is_main() -> bool:
+    """Whether this process is the one that logs, decides and writes shared files.
+
+    Examples
+    --------
+    >>> is_main()
+    True
+    """
+    return rank() == 0
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """Give this rank its items, every world_size-th; no item goes to two ranks, and a share may be empty.
+
+    Parameters
+    ----------
+    items : sequence
+        The same on all ranks.
+
+    Returns
+    -------
+    sequence
+        All items in a single process.
+
+    Examples
+    --------
+    >>> share(["a", "b", "c"])
+    ['a', 'b', 'c']
+    """
+    return items[rank() :: world_size()]
+
+
+def barrier() -> None:
+    """Wait until all ranks have come here.
+
+    Examples
+    --------
+    >>> barrier() is None
+    True
+    """
+    sum_over_ranks(torch.zeros(1))
+
+
+def _wire_device() -> torch.device:
+    """Device whose tensors the backend carries.
+
+    Examples
+    --------
+    >>> _wire_device()
+    device(type='cpu')
+    """
+    if is_active() and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _reduce(values: Tensor, operation: Any) -> Tensor:
+    """Combine a tensor over all ranks, into a new tensor on the same device.
+
+    Examples
+    --------
+    >>> _reduce(torch.tensor([1, 2]), dist.ReduceOp.SUM).tolist()
+    [1, 2]
+    """
+    values = values.detach()
+    if world_size() == 1:
+        return values.clone()
+    on_wire = values.to(_wire_device(), copy=True).contiguous()
+    dist.all_reduce(on_wire, op=operation)
+    return on_wire.to(values.device)
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum a tensor over all ranks; a copy of it in a single process.
+
+    Parameters
+    ----------
+    values : Tensor
+        Numbers, of the same shape and type on all ranks. Gradients do not flow: see `differentiable_sum_over_ranks`.
+
+    Returns
+    -------
+    Tensor
+        The sum, equal on all ranks.
+
+    Examples
+    --------
+    >>> sum_over_ranks(torch.tensor([1, 2])).tolist()
+    [1, 2]
+    """
+    return _reduce(values, dist.ReduceOp.SUM)
+
+
+def max_over_ranks(values: Tensor) -> Tensor:
+    """Take the largest of each element over all ranks; a copy of the tensor in a single process.
+
+    Parameters
+    ----------
+    values : Tensor
+        Numbers, of the same shape and type on all ranks.
+
+    Returns
+    -------
+    Tensor
+        The maxima, equal on all ranks.
+
+    Examples
+    --------
+    >>> max_over_ranks(torch.tensor([1, 2])).tolist()
+    [1, 2]
+    """
+    return _reduce(values, dist.ReduceOp.MAX)
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether a flag is set on any rank, so that all ranks take the same way.
+
+    Examples
+    --------
+    >>> any_rank(True), any_rank(False)
+    (True, False)
+    """
+    return bool(max_over_ranks(torch.tensor(int(flag))))
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce whose backward pass is an all-reduce too.
+
+    What every rank reads from the sum depends on every rank's input, so an input's gradient is the sum of the gradients
+    that all ranks have found for the sum.
+
+    Examples
+    --------
+    >>> _SumOverRanks.apply(torch.tensor([1.0, 2.0])).tolist()
+    [1.0, 2.0]
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Sum the values.
+
+        Examples
+        --------
+        >>> _SumOverRanks.forward(None, torch.tensor([3])).tolist()
+        [3]
+        """
+        return sum_over_ranks(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Sum the gradients.
+
+        Examples
+        --------
+        >>> _SumOverRanks.backward(None, torch.tensor([3])).tolist()
+        [3]
+        """
+        return sum_over_ranks(gradients[0])
+
+
+def differentiable_sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum a tensor over all ranks so that gradients flow to all of them, as batch statistics need.
+
+    Parameters
+    ----------
+    values : Tensor
+        Of the same shape and type on all ranks. All ranks must run the backward pass, too.
+
+    Returns
+    -------
+    Tensor
+        The sum, equal on all ranks; `values` itself in a single process.
+
+    Examples
+    --------
+    >>> values = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> (differentiable_sum_over_ranks(values) * 3).sum().backward()
+    >>> values.grad.tolist()
+    [3.0, 3.0]
+    """
+    return values if world_size() == 1 else _SumOverRanks.apply(values)
+
+
+def global_mean(loss_sum: Tensor, count: Tensor) -> Tensor:
+    """Divide this rank's share of the loss by the count of all ranks; the ranks' results add up to the mean.
+
+    To be followed by `sum_gradients`. There is no factor for the number of ranks, as gradients are not averaged.
+
+    Parameters
+    ----------
+    loss_sum : Tensor, shape ()
+        Sum of the loss over this rank's targets; 0 (kept on the graph) when it has none.
+    count : Tensor, shape ()
+        Number of this rank's targets, of all micro-batches of an accumulated step.
+
+    Returns
+    -------
+    Tensor, shape ()
+        What to call `backward` on.
+
+    Examples
+    --------
+    >>> global_mean(torch.tensor(6.0), torch.tensor(4)).item()
+    1.5
+    """
+    return loss_sum / sum_over_ranks(count).clamp(min=1)
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Add up each parameter's gradient over all ranks, in place; all ranks then hold the same gradients.
+
+    A rank without a gradient counts as zeros. Where no rank has one, it stays None, as in a single process: an
+    optimizer leaves such a parameter alone.
+
+    Parameters
+    ----------
+    parameters : iterable of Tensor
+        The same on all ranks, in the same order. Those that need no gradient are left out.
+
+    Examples
+    --------
+    >>> weight = torch.zeros(2, requires_grad=True)
+    >>> weight.grad = torch.tensor([1.0, 2.0])
+    >>> sum_gradients([weight])
+    >>> weight.grad.tolist()
+    [1.0, 2.0]
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if world_size() == 1 or not trained:
+        return
+    holders = sum_over_ranks(torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.int32))
+    served = [parameter for parameter, count in zip(trained, holders.tolist(), strict=True) if count]
+    for bucket in _buckets(served, BUCKET_BYTES):
+        _sum_bucket(bucket)
+
+
+def _buckets(parameters: Sequence[Tensor], limit_bytes: int) -> Iterator[list[Tensor]]:
+    """Group parameters of one type and device, up to a size, in an order that depends on nothing else.
+
+    Examples
+    --------
+    >>> single, double = torch.zeros(3), torch.zeros(3, dtype=torch.float64)
+    >>> [len(bucket) for bucket in _buckets([single, double, single, single], limit_bytes=24)]
+    [2, 1, 1]
+    """
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for parameter in parameters:
+        kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    for members in kinds.values():
+        bucket: list[Tensor] = []
+        size = 0
+        for parameter in members:
+            if bucket and size + parameter.nbytes > limit_bytes:
+                yield bucket
+                bucket, size = [], 0
+            bucket.append(parameter)
+            size += parameter.nbytes
+        yield bucket
+
+
+def _sum_bucket(parameters: Sequence[Tensor]) -> None:
+    """Add up the gradients of some parameters of one type in a single collective.
+
+    Examples
+    --------
+    >>> weight = torch.zeros(2, requires_grad=True)
+    >>> _sum_bucket([weight])
+    >>> weight.grad.tolist()
+    [0.0, 0.0]
+    """
+    gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
+    total = sum_over_ranks(torch.cat([gradient.detach().reshape(-1) for gradient in gradients]))
+    parts = total.split([weight.numel() for weight in parameters])
+    for weight, gradient, part in zip(parameters, gradients, parts, strict=True):
+        with torch.no_grad():
+            gradient.copy_(part.view_as(gradient))
+        weight.grad = gradient
+
+
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of rank 0, in place.
+
+    Parameters
+    ----------
+    tensors : iterable of Tensor
+        Of the same shapes and types on all ranks, in the same order.
+
+    Examples
+    --------
+    >>> weight = torch.tensor([1.0, 2.0])
+    >>> broadcast_tensors([weight])
+    >>> weight.tolist()
+    [1.0, 2.0]
+    """
+    if world_size() == 1:
+        return
+    for tensor in tensors:
+        on_wire = tensor.detach().to(_wire_device(), copy=True).contiguous()
+        dist.broadcast(on_wire, src=0)
+        with torch.no_grad():
+            tensor.copy_(on_wire)
+
+
+def broadcast_object(value: Any = None) -> Any:
+    """Give all ranks the value of rank 0.
+
+    Parameters
+    ----------
+    value : JSON value
+        Numbers (NaN and infinities too), text, None, lists and dictionaries with text keys. Ignored on other ranks.
+
+    Returns
+    -------
+    JSON value
+        Rank 0's value after JSON (tuples become lists), on rank 0 and in a single process too: ranks cannot differ.
+
+    Raises
+    ------
+    TypeError
+        On all ranks, if rank 0's value has no JSON form.
+
+    Examples
+    --------
+    >>> broadcast_object({"best": (0.5, float("inf"))})
+    {'best': [0.5, inf]}
+    >>> broadcast_object({1: "road"})
+    Traceback (most recent call last):
+        ...
+    TypeError: values that travel between ranks need text keys, got key 1 (int)
+    """
+    return _unseal(_broadcast_bytes(_seal(value) if is_main() else b""))
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Give all ranks the values of all ranks.
+
+    Parameters
+    ----------
+    value : JSON value
+        As `broadcast_object` takes; may differ in size between ranks.
+
+    Returns
+    -------
+    list
+        One value per rank, in the order of the ranks.
+
+    Raises
+    ------
+    TypeError
+        On all ranks, if the value of any of them has no JSON form.
+
+    Examples
+    --------
+    >>> gather_objects({"seconds": 1.5})
+    [{'seconds': 1.5}]
+    """
+    return [_unseal(data) for data in _gather_bytes(_seal(value))]
+
+
+def run_on_main(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Let rank 0 alone call a function; all ranks get its result, or its error.
+
+    Parameters
+    ----------
+    function : callable
+        What to do once.
+    *arguments, **options
+        What it is called with.
+
+    Returns
+    -------
+    JSON value
+        The function's result, as `broadcast_object` gives it.
+
+    Raises
+    ------
+    BaseException
+        On rank 0 the function's own error; on other ranks one of the same family (settings, data, lock, interruption,
+        other) with the same message, so that no rank waits for one that has failed.
+
+    Examples
+    --------
+    >>> run_on_main(sorted, (3, 1, 2), reverse=True)
+    [3, 2, 1]
+    """
+    if not is_main():
+        return _unseal(_broadcast_bytes(b""))
+    try:
+        sealed = _seal(function(*arguments, **options))
+    except BaseException as error:  # the others must hear of an interruption too, or they wait for this rank
+        _broadcast_bytes(_seal_error(error))
+        raise
+    return _unseal(_broadcast_bytes(sealed))
+
+
+def _seal(value: Any) -> bytes:
+    """Encode a value as JSON; one that has no JSON form becomes an error that is raised where it is decoded.
+
+    Examples
+    --------
+    >>> _seal([1, None])
+    b'{"value": [1, null]}'
+    >>> _seal({"a": object})[:22]
+    b'{"error": {"family": "'
+    """
+    try:
+        _check_keys(value)
+        return json.dumps({"value": value}).encode()
+    except (TypeError, ValueError) as error:  # ValueError: a value that contains itself
+        return _seal_error(TypeError(str(error)))
+
+
+def _check_keys(value: Any) -> None:
+    """Refuse keys that JSON would silently turn into text.
+
+    Examples
+    --------
+    >>> _check_keys([{"a": {None: 1}}])
+    Traceback (most recent call last):
+        ...
+    TypeError: values that travel between ranks need text keys, got key None (NoneType)
+    """
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                kind = type(key).__name__
+                raise TypeError(f"values that travel between ranks need text keys, got key {key!r} ({kind})")
+    if isinstance(value, dict | list | tuple):
+        for child in value.values() if isinstance(value, dict) else value:
+            _check_keys(child)
+
+
+def _seal_error(error: BaseException) -> bytes:
+    """Encode an error by its family and message.
+
+    Examples
+    --------
+    >>> _seal_error(DataError("scene.tif: truncated"))
+    b'{"error": {"family": "DataError", "message": "scene.tif: truncated", "signum": null}}'
+    """
+    family = next((known.__name__ for known in (*ERROR_FAMILIES, TypeError) if isinstance(error, known)), "")
+    signum = error.exit_code - 128 if isinstance(error, Interrupted) else None
+    message = str(error) if isinstance(error, DinolithError | TypeError) else f"{type(error).__name__}: {error}"
+    return json.dumps({"error": {"family": family, "message": message, "signum": signum}}).encode()
+
+
+def _unseal(data: bytes) -> Any:
+    """Decode a value, or raise the error that came in its place.
+
+    Examples
+    --------
+    >>> _unseal(b'{"value": NaN}')
+    nan
+    >>> _unseal(_seal_error(ZeroDivisionError("division by zero")))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DinolithError: another rank failed: ZeroDivisionError: division by zero
+    """
+    envelope = json.loads(data)
+    if "error" not in envelope:
+        return envelope["value"]
+    error = envelope["error"]
+    if error["signum"] is not None:
+        raise Interrupted(error["signum"])
+    families: dict[str, type[Exception]] = {known.__name__: known for known in (*ERROR_FAMILIES, TypeError)}
+    if error["family"] in families:
+        raise families[error["family"]](error["message"])
+    raise DinolithError(f"another rank failed: {error['message']}")
+
+
+def _bytes_to_tensor(data: bytes, length: int) -> Tensor:
+    """Lay bytes out as a uint8 tensor (length,), filled up with zeros, where the backend can carry it.
+
+    Examples
+    --------
+    >>> _bytes_to_tensor(b"ab", 3).tolist()
+    [97, 98, 0]
+    """
+    tensor = torch.zeros(length, dtype=torch.uint8)
+    tensor[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0)
+    return tensor.to(_wire_device())
+
+
+def _broadcast_bytes(data: bytes) -> bytes:
+    """Give all ranks the bytes of rank 0.
+
+    Examples
+    --------
+    >>> _broadcast_bytes(b"ab")
+    b'ab'
+    """
+    if world_size() == 1:
+        return data
+    length = torch.tensor([len(data)], device=_wire_device())
+    dist.broadcast(length, src=0)
+    tensor = _bytes_to_tensor(data if is_main() else b"", int(length))
+    dist.broadcast(tensor, src=0)
+    return tensor.cpu().numpy().tobytes()
+
+
+def _gather_bytes(data: bytes) -> list[bytes]:
+    """Give all ranks the bytes of all ranks, in the order of the ranks.
+
+    Examples
+    --------
+    >>> _gather_bytes(b"ab")
+    [b'ab']
+    """
+    if world_size() == 1:
+        return [data]
+    lengths = [torch.zeros(1, dtype=torch.int64, device=_wire_device()) for _ in range(world_size())]
+    dist.all_gather(lengths, torch.tensor([len(data)], device=_wire_device()))
+    longest = int(torch.cat(lengths).max())  # collectives carry equal shapes only
+    tensors = [torch.zeros(longest, dtype=torch.uint8, device=_wire_device()) for _ in lengths]
+    dist.all_gather(tensors, _bytes_to_tensor(data, longest))
+    return [tensor[: int(length)].cpu().numpy().tobytes() for tensor, length in zip(tensors, lengths, strict=True)]

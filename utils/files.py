@@ -1,0 +1,233 @@
+"""Files that are complete or absent, locks that cannot go stale, and digests that decide identity."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import LockedError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success flush it to disk and rename it, on failure remove it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The final name; its folder is made when missing.
+
+    Yields
+    ------
+    Path
+        Where to write. It keeps the final suffix, because many libraries choose a format by it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with atomic_path(folder / "a.txt") as temporary:
+    ...     _ = temporary.write_text("whole")
+    ...     (folder / "a.txt").exists()
+    False
+    >>> [entry.name for entry in folder.iterdir()], (folder / "a.txt").read_text()
+    (['a.txt'], 'whole')
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".partial{path.suffix}", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files private; results are for everybody
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Permission bits that new files of this process lack.
+
+    Examples
+    --------
+    >>> 0 <= _umask() <= 0o777
+    True
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def sync(path: str | Path) -> None:
+    """Make sure that a file or the entries of a folder survive a power cut.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> sync(tempfile.mkdtemp())
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "deep" / "a.bin"
+    >>> write_bytes(path, b"abc")
+    >>> path.read_bytes()
+    b'abc'
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    r"""Write a value as readable JSON that appears whole or not at all.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> write_json(path, {"mIoU": 0.5})
+    >>> path.read_text()
+    '{\n  "mIoU": 0.5\n}\n'
+    """
+    write_bytes(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+
+
+def read_json(path: str | Path, default: Any = None) -> Any:
+    """Read a JSON file; `default` when there is none.
+
+    Examples
+    --------
+    >>> read_json("/no/such/file.json", default={})
+    {}
+    """
+    path = Path(path)
+    return json.loads(path.read_text()) if path.exists() else default
+
+
+def digest_json(value: Any) -> str:
+    """Hash a value by its canonical JSON, 32 hexadecimal digits of SHA-256.
+
+    Examples
+    --------
+    >>> digest_json({"a": 1, "b": 2}) == digest_json({"b": 2, "a": 1})
+    True
+    >>> digest_json([1]) == digest_json(["1"])
+    False
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def digest_array(array: np.ndarray) -> str:
+    """Hash an array's values, shape and type, 32 hexadecimal digits of SHA-256.
+
+    Examples
+    --------
+    >>> digest_array(np.zeros((2, 3), np.uint8)) == digest_array(np.zeros((3, 2), np.uint8))
+    False
+    """
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data.cast("B"))
+    return digest.hexdigest()[:32]
+
+
+def digest_file(path: str | Path) -> str:
+    """Hash a file's bytes, 32 hexadecimal digits of SHA-256.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a"
+    >>> _ = path.write_bytes(b"abc")
+    >>> digest_file(path)
+    'ba7816bf8f01cfea414140de5dae2223'
+    """
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
+
+
+def file_stamp(path: str | Path) -> list:
+    """Path, size and modification time: changes when a file does, without reading it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a"
+    >>> _ = path.write_bytes(b"abc")
+    >>> file_stamp(path)[1]
+    3
+    """
+    path = Path(path)
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+
+
+class FileLock:
+    """Keep a second process away from an output; the system frees the lock when its holder dies.
+
+    Parameters
+    ----------
+    path : str or Path
+        The lock file; it stays, empty of meaning, when nobody holds it.
+
+    Raises
+    ------
+    LockedError
+        On entry, when another process holds the lock.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "lock"
+    >>> with FileLock(path):  # doctest: +ELLIPSIS
+    ...     with FileLock(path):
+    ...         pass
+    Traceback (most recent call last):
+        ...
+    utils.errors.LockedError: .../lock: held by process ...
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.handle: int | None = None
+
+    def __enter__(self) -> FileLock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 64).decode(errors="replace").strip() or "unknown"
+            os.close(handle)
+            raise LockedError(f"{self.path}: held by process {holder}; another run writes this output") from None
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        self.handle = handle
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.handle is not None:
+            os.close(self.handle)  # closing releases the lock
+            self.handle = None

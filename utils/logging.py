@@ -1,0 +1,473 @@
+"""What a run tells: `[LEVEL] message` lines, how long each phase took, and how far a loop has come.
+
+The module is imported as `utils.logging`; it neither uses nor replaces the standard library's `logging`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TypeVar
+
+from tqdm import tqdm
+
+from utils.errors import Interrupted, SettingsError
+
+Item = TypeVar("Item")
+
+LEVELS = {"error": 0, "info": 1, "debug": 2}
+
+
+class VerbosityLogger:
+    """Write `[LEVEL] message` lines: errors to stderr, the rest to stdout, all of them to a file on request.
+
+    Parameters
+    ----------
+    level : str
+        "error" (errors only), "info" (also information and warnings) or "debug" (everything).
+    timestamps : bool
+        Put date and time before each line.
+    file : str or Path, optional
+        Lines are appended to it as they come; its folder is made. It holds the same lines as the console.
+    quiet : bool
+        Say nothing but errors, whatever the level: for all ranks but the first.
+
+    Raises
+    ------
+    SettingsError
+        If the level is unknown, or the file cannot be opened.
+
+    Examples
+    --------
+    >>> logger = VerbosityLogger("info")
+    >>> logger.info("3 windows")
+    [INFO] 3 windows
+    >>> logger.debug("not shown")
+    >>> VerbosityLogger("loud")
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: logging.level: unknown level 'loud'; known: error, info, debug
+    """
+
+    def __init__(
+        self, level: str = "info", timestamps: bool = False, file: str | Path | None = None, quiet: bool = False
+    ):
+        if level not in LEVELS:
+            raise SettingsError(f"logging.level: unknown level {level!r}; known: {', '.join(LEVELS)}")
+        self.level = level
+        self.timestamps = timestamps
+        self.quiet = quiet
+        self.open_bars = 0  # progress bars on the terminal that lines must not break
+        self._file = None if file is None else _open_log(Path(file))
+
+    def __enter__(self) -> VerbosityLogger:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; later lines go to the console only.
+
+        Examples
+        --------
+        >>> logger = VerbosityLogger()
+        >>> logger.close()
+        >>> logger.info("still here")
+        [INFO] still here
+        """
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def shows(self, level: str) -> bool:
+        """Whether lines of a level are written; asked before costly text is made.
+
+        Examples
+        --------
+        >>> VerbosityLogger("info").shows("debug"), VerbosityLogger("info", quiet=True).shows("error")
+        (False, True)
+        """
+        limit = LEVELS["error"] if self.quiet else LEVELS[self.level]
+        return LEVELS[level] <= limit
+
+    def error(self, message: str) -> None:
+        """Say what failed, on stderr.
+
+        Examples
+        --------
+        >>> from contextlib import redirect_stderr
+        >>> with redirect_stderr(sys.stdout):
+        ...     VerbosityLogger("error").error("scene.tif: truncated")
+        [ERROR] scene.tif: truncated
+        """
+        self._write("error", "ERROR", message, sys.stderr)
+
+    def warning(self, message: str) -> None:
+        """Say what looks wrong but does not stop the run; shown from level "info" up.
+
+        Examples
+        --------
+        >>> VerbosityLogger("info").warning("no CRS")
+        [WARNING] no CRS
+        >>> VerbosityLogger("error").warning("not shown")
+        """
+        self._write("info", "WARNING", message, sys.stdout)
+
+    def info(self, message: str) -> None:
+        r"""Say what is being done; every line of a longer text gets its own prefix.
+
+        Examples
+        --------
+        >>> VerbosityLogger().info("class  IoU\nroad   0.5")
+        [INFO] class  IoU
+        [INFO] road   0.5
+        """
+        self._write("info", "INFO", message, sys.stdout)
+
+    def debug(self, message: str) -> None:
+        """Say what only a person in search of a fault wants to know.
+
+        Examples
+        --------
+        >>> VerbosityLogger("debug").debug("bucket 0: 2 tensors")
+        [DEBUG] bucket 0: 2 tensors
+        """
+        self._write("debug", "DEBUG", message, sys.stdout)
+
+    def _write(self, level: str, label: str, message: str, stream: IO[str]) -> None:
+        """Write a message to its stream and to the file, when its level is shown.
+
+        Examples
+        --------
+        >>> VerbosityLogger()._write("info", "INFO", "a", sys.stdout)
+        [INFO] a
+        """
+        if not self.shows(level):
+            return
+        # tqdm.write keeps clear of a bar, but it settles multiprocessing's start method: only where there is a bar
+        write = tqdm.write if self.open_bars else print
+        for line in message.splitlines() or [""]:
+            line = _format_line(label, line, datetime.now() if self.timestamps else None)
+            write(_printable(line, stream), file=stream)
+            if self._file is not None:
+                self._file.write(line + "\n")
+        stream.flush()  # stdout into a pipe or a cron mail is otherwise silent for minutes
+
+
+def _open_log(path: Path) -> IO[str]:
+    r"""Open a log file for appending, line by line.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "logs" / "run.log"
+    >>> stream = _open_log(path)
+    >>> _ = stream.write("one line\n")
+    >>> path.read_text()  # before the file is closed
+    'one line\n'
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a", buffering=1, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"logging.file: cannot write {path}: {error.strerror}; choose a file in a folder that you may write"
+        ) from None
+
+
+def _format_line(label: str, message: str, time_of_line: datetime | None = None) -> str:
+    """Put the level, and the time when there is one, before a message.
+
+    Examples
+    --------
+    >>> _format_line("INFO", "a", datetime(2025, 1, 2, 3, 4, 5, 678000))
+    '2025-01-02 03:04:05 [INFO] a'
+    """
+    stamp = "" if time_of_line is None else time_of_line.isoformat(" ", timespec="seconds") + " "
+    return f"{stamp}[{label}] {message}"
+
+
+def _printable(text: str, stream: IO[str]) -> str:
+    r"""Escape what the stream's encoding lacks: a class name must not stop a run under cron's ASCII locale.
+
+    Examples
+    --------
+    >>> import io
+    >>> _printable("for\u00eat", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    'for\\xeat'
+    """
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)
+
+
+def format_duration(seconds: float) -> str:
+    """Write a length of time with the two units that matter.
+
+    Parameters
+    ----------
+    seconds : float
+        Length in seconds.
+
+    Returns
+    -------
+    str
+        "unknown" when the length is not finite.
+
+    Examples
+    --------
+    >>> [format_duration(seconds) for seconds in (0.0123, 0.5, 59.96, 75, 3725, 90000)]
+    ['12 ms', '0.5 s', '1 min 0 s', '1 min 15 s', '1 h 2 min', '1 d 1 h']
+    >>> format_duration(float("inf"))
+    'unknown'
+    """
+    if not abs(seconds) < float("inf"):  # also False for NaN
+        return "unknown"
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:  # below what would be printed as 60.0 s
+        return f"{seconds:.1f} s"
+    return _format_whole_seconds(round(seconds))
+
+
+def _format_whole_seconds(seconds: int) -> str:
+    """Write a minute or more with the two largest units.
+
+    Examples
+    --------
+    >>> _format_whole_seconds(86399)
+    '23 h 59 min'
+    """
+    for size, unit, next_size, next_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // next_size} {next_unit}"
+    return f"{seconds // 60} min {seconds % 60} s"
+
+
+class TimedBlock:
+    """Say when a phase starts, how it ends, and how long it took.
+
+    Parameters
+    ----------
+    name : str
+        What is timed.
+    logger : VerbosityLogger, optional
+        Told about it; without one the block only measures.
+
+    Examples
+    --------
+    >>> with TimedBlock("prepare", VerbosityLogger()) as block:  # doctest: +ELLIPSIS
+    ...     pass
+    [INFO] prepare: started
+    [INFO] prepare: finished in ... ms
+    >>> block.seconds < 1
+    True
+    """
+
+    def __init__(self, name: str, logger: VerbosityLogger | None = None):
+        self.name = name
+        self.logger = logger
+        self._start: float | None = None
+        self._end: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start, up to the end when it has come.
+
+        Examples
+        --------
+        >>> TimedBlock("never started").seconds
+        0.0
+        """
+        if self._start is None:
+            return 0.0
+        return (time.monotonic() if self._end is None else self._end) - self._start
+
+    def __enter__(self) -> TimedBlock:
+        self._start, self._end = time.monotonic(), None
+        if self.logger is not None:
+            self.logger.info(f"{self.name}: started")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end = time.monotonic()
+        if self.logger is not None:
+            self._tell_end(self.logger, error)
+
+    def _tell_end(self, logger: VerbosityLogger, error: BaseException | None) -> None:
+        """Log how the block ended; the error itself is reported by whoever handles it.
+
+        Examples
+        --------
+        >>> TimedBlock("train")._tell_end(VerbosityLogger(), KeyboardInterrupt())
+        [WARNING] train: interrupted after 0 ms
+        """
+        duration = format_duration(self.seconds)
+        if error is None:
+            logger.info(f"{self.name}: finished in {duration}")
+        elif isinstance(error, Interrupted | KeyboardInterrupt):
+            logger.warning(f"{self.name}: interrupted after {duration}")
+        else:
+            logger.error(f"{self.name}: failed after {duration}")
+
+
+class Progress:
+    """Tell how far a loop has come: a bar in a terminal, a line every so many items elsewhere.
+
+    Parameters
+    ----------
+    total : int, optional
+        Number of items of the whole loop.
+    name : str
+        What is done.
+    logger : VerbosityLogger
+        Gets the lines; when it does not show information there is no bar either.
+    every : int
+        Items between two lines.
+    done : int
+        Items that an earlier run has finished; they do not count in the rate.
+
+    Raises
+    ------
+    ValueError
+        If `every` is not positive.
+
+    Examples
+    --------
+    >>> with Progress(4, "windows", VerbosityLogger(), every=2) as loop:  # doctest: +ELLIPSIS
+    ...     loop.advance(3)
+    [INFO] windows: 3/4 (75%), ... per s, eta ...
+    >>> loop.done
+    3
+    """
+
+    def __init__(self, total: int | None, name: str, logger: VerbosityLogger, every: int = 50, done: int = 0):
+        if every < 1:
+            raise ValueError(f"every must be at least 1 item, got {every}")
+        self.total = total
+        self.name = name
+        self.logger = logger
+        self.every = every
+        self.done = done
+        self._first = done
+        self._start = time.monotonic()
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> Progress:
+        self._start = time.monotonic()
+        if self.logger.shows("info") and sys.stderr.isatty():
+            self._bar = tqdm(total=self.total, desc=self.name, initial=self.done, leave=False, dynamic_ncols=True)
+            self.logger.open_bars += 1
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+            self.logger.open_bars -= 1
+
+    @property
+    def rate(self) -> float:
+        """Items per second of this run; 0 before the first one.
+
+        Examples
+        --------
+        >>> Progress(4, "windows", VerbosityLogger(), done=2).rate
+        0.0
+        """
+        return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
+
+    @property
+    def eta_s(self) -> float:
+        """Seconds to the end at this rate; infinite when the rate or the total is unknown.
+
+        Examples
+        --------
+        >>> Progress(4, "windows", VerbosityLogger()).eta_s
+        inf
+        """
+        if self.total is None or self.done == self._first:
+            return float("inf")
+        return max(self.total - self.done, 0) / self.rate
+
+    def advance(self, count: int = 1) -> None:
+        """Count finished items, and tell when it is time.
+
+        Parameters
+        ----------
+        count : int
+            Items that were finished since the last call.
+
+        Examples
+        --------
+        >>> loop = Progress(None, "frames", VerbosityLogger(), every=2)
+        >>> loop.advance()
+        >>> loop.advance()  # doctest: +ELLIPSIS
+        [INFO] frames: 2, ... per s
+        """
+        before = self.done
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif self.done // self.every > before // self.every:
+            self.logger.info(self.describe())
+
+    def describe(self) -> str:
+        """Count, rate and time to the end, in words.
+
+        Examples
+        --------
+        >>> Progress(8, "windows", VerbosityLogger(), done=2).describe()
+        'windows: 2/8 (25%), 0.0 per s, eta unknown'
+        """
+        if self.total is None:
+            return f"{self.name}: {self.done}, {self.rate:.1f} per s"
+        share = 100 * self.done / self.total if self.total else 100
+        eta = format_duration(self.eta_s)
+        return f"{self.name}: {self.done}/{self.total} ({share:.0f}%), {self.rate:.1f} per s, eta {eta}"
+
+
+def progress(
+    iterable: Iterable[Item], total: int | None = None, name: str = "", *, logger: VerbosityLogger, every: int = 50
+) -> Iterator[Item]:
+    """Pass items on, and tell how far the loop has come.
+
+    Parameters
+    ----------
+    iterable : iterable
+        What is looped over.
+    total : int, optional
+        Number of items; taken from the iterable when it knows its length.
+    name : str
+        What is done.
+    logger : VerbosityLogger
+        Gets the lines.
+    every : int
+        Items between two lines.
+
+    Yields
+    ------
+    Item
+        The items, unchanged and in order.
+
+    Examples
+    --------
+    >>> for item in progress("abc", name="letters", logger=VerbosityLogger(), every=3):  # doctest: +ELLIPSIS
+    ...     print(item)
+    a
+    b
+    c
+    [INFO] letters: 3/3 (100%), ... per s, eta 0 ms
+    """
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    with Progress(total, name, logger, every) as loop:
+        for item in iterable:
+            yield item
+            loop.advance()

@@ -1,0 +1,134 @@
+"""Split lists: which items train and which judge, as text files that people can read and keep."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import DataError
+from utils.files import write_bytes
+
+MADE_BY_PREPARE = "# made by prepare: "
+
+
+def read_list(path: str | Path) -> list[str]:
+    """Read the item ids of a split list, one a line; lines that begin with # are comments.
+
+    Raises
+    ------
+    DataError
+        If an id stands twice.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "train.txt"
+    >>> write_list(path, ["b", "a"], "seed 1")
+    >>> read_list(path)
+    ['b', 'a']
+    """
+    ids: list[str] = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        entry = line.strip()
+        if not entry or entry.startswith("#"):
+            continue
+        if entry in ids:
+            raise DataError(f"{path}:{number}: {entry!r} stands twice; keep one line")
+        ids.append(entry)
+    return ids
+
+
+def made_from(path: str | Path) -> str | None:
+    """How prepare made a list, or None when a person wrote it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "train.txt"
+    >>> write_list(path, ["a"], "seed 1, val_fraction 0.2")
+    >>> made_from(path)
+    'seed 1, val_fraction 0.2'
+    """
+    first = Path(path).read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix(MADE_BY_PREPARE) if first.startswith(MADE_BY_PREPARE) else None
+
+
+def write_list(path: str | Path, ids: Iterable[str], how: str) -> None:
+    """Write a split list that says how it was made.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "val.txt"
+    >>> write_list(path, ["a", "b"], "seed 1")
+    >>> path.read_text().splitlines()
+    ['# made by prepare: seed 1', 'a', 'b']
+    """
+    text = "\n".join([MADE_BY_PREPARE + how, *ids]) + "\n"
+    write_bytes(path, text.encode())
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Hint at a known name that looks like an unknown one.
+
+    Examples
+    --------
+    >>> nearest("kampala1", ["kampala_1", "nepal_1"])
+    "did you mean 'kampala_1'?"
+    """
+    close = difflib.get_close_matches(name, known, 1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(list(known)[:5])}{', ...' if len(known) > 5 else ''}"
+
+
+def stratified_choice(counts: np.ndarray, fraction: float, generator: np.random.Generator) -> np.ndarray:
+    """Choose about `fraction` of the ground so that every class is represented on both sides where it can be.
+
+    Classes are served from the rarest on, as in the iterative stratification of Sechidis et al., 2011 (ECML PKDD),
+    except that a unit carries pixel counts in place of labels, and that a class which only one unit holds stays in
+    training.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (N, K)
+        Labelled pixels of each unit and class.
+    fraction : float
+        Share of the pixels to choose.
+    generator : numpy Generator
+        Breaks ties.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+        The chosen units: at least one and not all, when there are two or more.
+
+    Examples
+    --------
+    >>> counts = np.array([[10, 0], [10, 0], [10, 5], [10, 0], [10, 5]])
+    >>> chosen = stratified_choice(counts, 0.4, np.random.default_rng(0))
+    >>> counts[chosen].sum(axis=0).tolist()
+    [20, 5]
+    """
+    number = len(counts)
+    chosen = np.zeros(number, bool)
+    if number < 2:
+        return chosen
+    totals = counts.sum(axis=0)
+    order = generator.permutation(number)
+    for class_index in sorted(np.flatnonzero(totals), key=lambda index: totals[index]):
+        holders = [unit for unit in order if counts[unit, class_index] > 0]
+        for unit in holders[:-1]:  # one holder stays in training
+            if counts[chosen, class_index].sum() >= fraction * totals[class_index]:
+                break
+            fits = counts[chosen].sum() + counts[unit].sum() <= (fraction + 0.5 / number) * counts.sum()
+            if not chosen[unit] and (fits or not counts[chosen, class_index].any()):
+                chosen[unit] = True
+    if not chosen.any():
+        chosen[order[0]] = True
+    if chosen.all():
+        chosen[order[-1]] = False
+    return chosen
