@@ -351,7 +351,7 @@ class TrainConfig(Section):
         "muon", description="muon: Muon for hidden matrices, AdamW for the rest"
     )
     muon_lr: Positive = Field(0.02, description="peak learning rate of Muon")
-    adamw_lr: Positive = Field(1.0e-3, description="peak learning rate of AdamW")
+    adamw_lr: Positive = Field(3.0e-3, description="peak learning rate of AdamW")
     momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon")
     weight_decay: NonNegative = Field(0.01, description="decoupled; not applied to norms and biases")
     schedule: Literal["one_cycle", "cosine", "poly", "step", "constant"] = Field(

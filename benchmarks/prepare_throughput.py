@@ -251,9 +251,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> None:
-    """Measure what the command line asks for."""
-    options = parse_arguments()
+def main(arguments: list[str] | None = None) -> None:
+    """Measure what the command line asks for.
+
+    Examples
+    --------
+    >>> main(["--layers", "0", "--size", "32", "48", "--batch-sizes", "1", "--repeats", "1"])
+    embedded blocks [0], 32 x 48 pixels on cpu
+    batch   1  fp32 sdpa ...
+    """
+    options = parse_arguments(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     run(options)

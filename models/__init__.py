@@ -162,7 +162,7 @@ def build_head(
     >>> spec = FeatureSpec((8,), (14,), 14, 4, (0.5,) * 3, (0.5,) * 3)
     >>> build_head("segmentation", "unet", spec, 2, {"width": 16}).stride
     1.0
-    >>> build_head("segmentation", "linear", spec, 2, {})
+    >>> build_head("segmentation", "linear", spec, 2, {})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: model.head: 'linear' takes 3 image channels, got 4; extra bands go to: dpt, ...

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,8 +36,9 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-SAT493M = ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
+Triple = tuple[float, float, float]
+IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SAT493M: tuple[Triple, Triple] = ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
 NORMALIZATIONS = {"sat493m": SAT493M, "lvd1689m": IMAGENET, "dinov2": IMAGENET}  # part of a weight id -> mean, std
 LICENCES = {"facebook/dinov3": "dinov3-license", "facebook/dinov2": "apache-2.0"}  # beginning of a weight id -> licence
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -148,8 +150,8 @@ class BackboneInfo:
     layers: tuple[int, ...]
     channels: tuple[int, ...]
     strides: tuple[int, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Triple
+    std: Triple
     num_blocks: int
     precision_in_use: str = "fp32"
     attention: str = "sdpa"
@@ -284,11 +286,10 @@ def _fetch_from_hub(repository: str, local_files_only: bool) -> Path:
     if not local_files_only:
         logger.info("fetching %s from the Hugging Face hub", repository)
     try:
-        return Path(
-            snapshot_download(
-                repository, allow_patterns=list(HUB_FILES), local_files_only=local_files_only, max_workers=4
+        with _bars_in_terminals_only():
+            return Path(
+                snapshot_download(repository, allow_patterns=list(HUB_FILES), local_files_only=local_files_only)
             )
-        )
     except errors.GatedRepoError as error:
         raise DataError(
             f"backbone {repository!r}: access is gated; accept the licence at https://huggingface.co/{repository}, "
@@ -304,6 +305,33 @@ def _fetch_from_hub(repository: str, local_files_only: bool) -> Path:
             f"backbone {repository!r}: neither a folder nor in the Hugging Face cache (HF_HOME), and the hub was not "
             f"reached ({_first_line(error)}); connect, unset HF_HUB_OFFLINE, or give a folder that holds the weights"
         ) from error
+
+
+@contextmanager
+def _bars_in_terminals_only() -> Iterator[None]:
+    """Let the hub draw progress bars where a person sees them, and not into a log.
+
+    Examples
+    --------
+    >>> from huggingface_hub.utils import are_progress_bars_disabled
+    >>> before = are_progress_bars_disabled()
+    >>> with _bars_in_terminals_only():
+    ...     pass
+    >>> are_progress_bars_disabled() == before
+    True
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    is_free = constants.HF_HUB_DISABLE_PROGRESS_BARS is None  # the user's own word, either way, comes first
+    hide = is_free and not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
 
 
 def _first_line(error: Exception) -> str:
@@ -411,7 +439,7 @@ def _choose_family(folder: Path, config: Mapping[str, Any]) -> str:
     utils.errors.DataError: a/config.json: model_type 'dinov2' does not fit architectures ['DINOv3ViTModel']; ...
     """
     name = config.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise DataError(f"{folder / 'config.json'}: unknown model_type {name!r}; known: {', '.join(sorted(FAMILIES))}")
     architectures = config.get("architectures") or []
     if architectures and not any(FAMILIES[name].claims(architecture) for architecture in architectures):
@@ -422,7 +450,7 @@ def _choose_family(folder: Path, config: Mapping[str, Any]) -> str:
     return name
 
 
-def _read_normalization(source: str, folder: Path, config: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
+def _read_normalization(source: str, folder: Path, config: Mapping[str, Any]) -> tuple[Triple, Triple]:
     """Mean and standard deviation that the weights expect, from their preprocessor file or a table by weight id.
 
     Returns
@@ -453,7 +481,7 @@ def _read_normalization(source: str, folder: Path, config: Mapping[str, Any]) ->
     )
 
 
-def _parse_preprocessor(path: Path) -> tuple[tuple[float, ...], ...]:
+def _parse_preprocessor(path: Path) -> tuple[Triple, Triple]:
     """Mean and standard deviation from a preprocessor file, with its own scaling folded in.
 
     Raises
@@ -475,7 +503,8 @@ def _parse_preprocessor(path: Path) -> tuple[tuple[float, ...], ...]:
         raise DataError(f"{path}: expected image_mean and image_std of three numbers, got {mean} and {deviation}")
     # A rescale factor other than 1/255 means that mean and deviation live on another scale than 0 to 1.
     scale = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
-    return tuple(round(m / scale, 9) for m in mean), tuple(round(d / scale, 9) for d in deviation)
+    red, green, blue = ((round(m / scale, 9), round(d / scale, 9)) for m, d in zip(mean, deviation, strict=True))
+    return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
 
 
 def _is_triple(value: Any) -> bool:
@@ -579,18 +608,18 @@ def read_stored_tensors(path: Path) -> list[StoredTensor]:
     size = path.stat().st_size
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
+        base = 8 + length
+        if size < 8 or base > size:
             raise DataError(f"{path}: cut off or not a safetensors file ({size} bytes); fetch it again")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise DataError(f"{path}: not a safetensors file (its header is not JSON); fetch it again") from error
-    base = 8 + length
-    tensors = [
-        StoredTensor(name, entry["dtype"], tuple(entry["shape"]), *(base + offset for offset in entry["data_offsets"]))
-        for name, entry in header.items()
-        if name != "__metadata__"
-    ]
+        header = stream.read(length)
+    try:
+        tensors = [
+            StoredTensor(name, entry["dtype"], tuple(entry["shape"]), *(base + at for at in entry["data_offsets"]))
+            for name, entry in json.loads(header).items()
+            if name != "__metadata__"
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a safetensors file (its header cannot be read); fetch it again") from error
     promised = max((tensor.stop for tensor in tensors), default=base)
     if size != promised:
         raise DataError(f"{path}: {size} bytes, but its header promises {promised}: cut off; fetch it again")
@@ -1201,7 +1230,7 @@ def _build_config(folder: Path, family: str, settings: Mapping[str, Any]) -> Any
         raise DataError(f"{folder / 'config.json'}: not a configuration of {family} ({_first_line(error)})") from error
 
 
-def _load_model(folder: Path, family: str, config: Any, attention: str) -> nn.Module:
+def _load_model(folder: Path, family: str, attention: str) -> nn.Module:
     """Load weights strictly: a tensor that is missing, left over or of another shape is an error, not a warning.
 
     Raises
@@ -1213,8 +1242,7 @@ def _load_model(folder: Path, family: str, config: Any, attention: str) -> nn.Mo
     --------
     >>> import tempfile
     >>> folder = write_random_backbone(tempfile.mkdtemp())
-    >>> config = _build_config(folder, "dinov2", _read_json(folder / "config.json"))
-    >>> type(_load_model(folder, "dinov2", config, "sdpa")).__name__
+    >>> type(_load_model(folder, "dinov2", "sdpa")).__name__
     'Dinov2Model'
     """
     import transformers
@@ -1224,7 +1252,7 @@ def _load_model(folder: Path, family: str, config: Any, attention: str) -> nn.Mo
     with quiet_transformers():
         model, report = model_class.from_pretrained(
             str(folder),
-            config=config,
+            config=_build_config(folder, family, _read_json(folder / "config.json")),
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
@@ -1257,6 +1285,66 @@ def _shorten(names: Sequence[Any], most: int = 3) -> str:
         name if isinstance(name, str) else f"{name[0]} {list(name[1])} instead of {list(name[2])}" for name in names
     )
     return ", ".join(texts) if len(texts) <= most else f"{', '.join(texts[:most])}, ... ({len(texts)} tensors)"
+
+
+def describe_backbone(
+    source: str,
+    layers: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "auto",
+    attention: str = "sdpa",
+    local_files_only: bool = False,
+) -> BackboneInfo:
+    """Say what `load_backbone` would load, checked as far as that goes without building the model.
+
+    Parameters
+    ----------
+    source, layers, device, precision, attention, local_files_only
+        As in `load_backbone`.
+
+    Returns
+    -------
+    BackboneInfo
+        What keys, plans and checkpoints need.
+
+    Raises
+    ------
+    DataError
+        When weights are gated, missing, cut off, pickled or of an unknown architecture.
+    SettingsError
+        When layers, device, precision or attention cannot be had.
+
+    Examples
+    --------
+    >>> info = describe_backbone("embedded", [-1, 2])
+    >>> info.layers, info.strides, info.padded((100, 16))
+    ((5, 2), (16, 16), (112, 16))
+    """
+    if attention not in ATTENTIONS:
+        raise SettingsError(f"unknown attention {attention!r}; known: {', '.join(ATTENTIONS)}")
+    folder = find_backbone_folder(source, local_files_only)
+    settings = _read_json(folder / "config.json")
+    family = _choose_family(folder, settings)
+    config = _build_config(folder, family, settings)
+    patch_size, channels, strides = _describe_geometry(folder, family, config)
+    chosen = resolve_layers(layers, len(channels))
+    mean, std = _read_normalization(source, folder, settings)
+    return BackboneInfo(
+        id=source,
+        family=family,
+        digest=digest_weights(folder),
+        licence=read_licence(source, folder),
+        patch_size=patch_size,
+        layers=chosen,
+        channels=tuple(channels[index] for index in chosen),
+        strides=tuple(strides[index] for index in chosen),
+        mean=mean,
+        std=std,
+        num_blocks=len(channels),
+        precision_in_use=resolve_precision(precision, _check_device(device)),
+        attention=attention if FAMILIES[family].is_vit else "none",
+    )
 
 
 def load_backbone(
@@ -1313,33 +1401,16 @@ def load_backbone(
     >>> info.family, info.layers, info.channels, info.strides, info.num_blocks, info.licence
     ('dinov3_vit', (2, 0), (8, 8), (4, 4), 3, 'unknown')
     """
-    if attention not in ATTENTIONS:
-        raise SettingsError(f"unknown attention {attention!r}; known: {', '.join(ATTENTIONS)}")
-    device = _check_device(device)
-    folder = find_backbone_folder(source, local_files_only)
-    settings = _read_json(folder / "config.json")
-    family = _choose_family(folder, settings)
-    digest = digest_weights(folder)  # first, for it finds files that are cut off
-    config = _build_config(folder, family, settings)
-    patch_size, channels, strides = _describe_geometry(folder, family, config)
-    chosen = resolve_layers(layers, len(channels))
-    mean, std = _read_normalization(source, folder, settings)
-    info = BackboneInfo(
-        id=source,
-        family=family,
-        digest=digest,
-        licence=read_licence(source, folder),
-        patch_size=patch_size,
-        layers=chosen,
-        channels=tuple(channels[index] for index in chosen),
-        strides=tuple(strides[index] for index in chosen),
-        mean=(mean[0], mean[1], mean[2]),
-        std=(std[0], std[1], std[2]),
-        num_blocks=len(channels),
-        precision_in_use=resolve_precision(precision, device),
-        attention=attention if FAMILIES[family].is_vit else "none",
+    info = describe_backbone(
+        source,
+        layers,
+        device=device,
+        precision=precision,
+        attention=attention,
+        local_files_only=local_files_only,
     )
-    backbone = Backbone(_load_model(folder, family, config, attention), info).to(device)
+    folder = find_backbone_folder(source, local_files_only)
+    backbone = Backbone(_load_model(folder, info.family, attention), info).to(device)
     if compile:
         # Block by block: equal blocks share one compilation, which takes a fraction of compiling the whole.
         for block in backbone.blocks:

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from models.base import FeatureSpec, HeadOptions, SegmentationHead
-from models.layers import Classifier, FusionPyramid, group_norm, halving_widths
+from models.layers import ChannelNorm, Classifier, FusionPyramid, halving_widths
 
 
 class DPTOptions(HeadOptions):
@@ -59,7 +59,7 @@ class DPTHead(SegmentationHead):
         super().__init__(spec, num_classes, options)
         widths = halving_widths(options.width, options.narrowest, len(spec.levels))
         self.pyramid = FusionPyramid(spec, widths, options.detail_width, options.depth)
-        self.norm = nn.Sequential(group_norm(widths[-1]), nn.ReLU(inplace=True))
+        self.norm = nn.Sequential(ChannelNorm(widths[-1]), nn.ReLU(inplace=True))
         self.classifier = Classifier(widths[-1], num_classes)
 
     def forward(self, feature_maps: Sequence[Tensor], image: Tensor | None = None) -> dict[str, Tensor]:

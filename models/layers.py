@@ -108,23 +108,38 @@ def spread_over_levels(spec: FeatureSpec, num_levels: int) -> list[list[int]]:
     return [level or [0] for level in levels]
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with at least 16 channels in a group, or one group of all when there are fewer.
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each cell by itself.
 
-    Wu and He (2018, arXiv:1803.08494) find 16 channels in a group as good as 32 groups. Smaller groups are slow on CPU
-    with channels last: the backward pass of 32 channels takes 7 times as long in 8 groups as in 2 (bfloat16).
+    No statistic of the picture enters. Group normalisation would take the mean of a window away from all its cells: a
+    window full of one class then looks like a window with little of it. On aerial pictures with 58 % buildings, where
+    training had seen 8 to 30 %, one head reached a building IoU of 0.40 with group and 0.73 with channel normalisation.
+    Windows of the same ground also agree better.
+
+    References
+    ----------
+    Ba et al., 2016 (arXiv:1607.06450), as ConvNeXt uses it (Liu et al., 2022, arXiv:2201.03545).
 
     Examples
     --------
-    >>> group_norm(64).num_groups, group_norm(40).num_groups, group_norm(7).num_groups
-    (4, 2, 1)
+    >>> norm = ChannelNorm(2, eps=0.0)
+    >>> norm(torch.tensor([[1.0, 10.0], [3.0, 50.0]]).reshape(1, 2, 1, 2)).tolist()
+    [[[[-1.0, -1.0]], [[1.0, 1.0]]]]
     """
-    most = max(channels // 16, 1)
-    return nn.GroupNorm(max(groups for groups in range(1, most + 1) if channels % groups == 0), channels)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """Normalise each cell of a map (B, C, h, w); with channels last this moves no memory.
+
+        Examples
+        --------
+        >>> ChannelNorm(8)(torch.zeros(0, 8, 2, 3)).shape
+        torch.Size([0, 8, 2, 3])
+        """
+        return super().forward(feature_map.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution, group normalisation, ReLU.
+    """Convolution, normalisation over channels, ReLU.
 
     Parameters
     ----------
@@ -153,7 +168,7 @@ class ConvNorm(nn.Sequential):
                 nn.Conv2d(channels_in, channels_in, kernel_size, stride, padding, groups=channels_in, bias=False),
                 nn.Conv2d(channels_in, channels_out, kernel_size=1, bias=False),
             )
-        super().__init__(convolution, group_norm(channels_out), nn.ReLU(inplace=True))
+        super().__init__(convolution, ChannelNorm(channels_out), nn.ReLU(inplace=True))
 
 
 class ResidualUnit(nn.Module):
@@ -168,7 +183,7 @@ class ResidualUnit(nn.Module):
 
     References
     ----------
-    He et al., 2016 (arXiv:1603.05027), the pre-activation unit, with group normalisation.
+    He et al., 2016 (arXiv:1603.05027), the pre-activation unit, with normalisation over channels.
 
     Examples
     --------
@@ -182,7 +197,7 @@ class ResidualUnit(nn.Module):
         self.activation = nn.ReLU()
         self.first = ConvNorm(channels, channels, separable=separable)
         self.second = nn.Conv2d(channels, channels, 3, padding=1, groups=channels if separable else 1, bias=False)
-        self.norm = group_norm(channels)
+        self.norm = ChannelNorm(channels)
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, feature_map: Tensor) -> Tensor:
@@ -244,15 +259,17 @@ class Projections(nn.Module):
     def __init__(self, channels_in: Iterable[int], channels_out: int):
         super().__init__()
         self.layers = nn.ModuleList(nn.Conv2d(channels, channels_out, 1, bias=False) for channels in channels_in)
-        self.norm = group_norm(channels_out)
+        self.norm = ChannelNorm(channels_out)
 
     def forward(self, feature_maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Sum of the projections (B, C, rows, columns), normalised.
 
         Examples
         --------
-        >>> Projections([1], 1)([torch.tensor([[[[1.0, 3.0]]]])], (1, 2)).abs().round().tolist()
-        [[[[1.0, 1.0]]]]
+        >>> projections = Projections([1], 2)
+        >>> _ = projections.layers[0].weight.data.copy_(torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1))
+        >>> projections([torch.tensor([[[[5.0]]]])], (1, 2)).round().tolist()
+        [[[[-1.0, -1.0]], [[1.0, 1.0]]]]
         """
         by_size: dict[tuple[int, ...], Tensor] = {}
         for layer, feature_map in zip(self.layers, feature_maps, strict=True):
@@ -423,7 +440,7 @@ class FusionPyramid(nn.Module):
 
     References
     ----------
-    Ranftl et al., 2021 (arXiv:2103.13413), section 3.2. Departures: group norm, projections before the up-sampling,
+    Ranftl et al., 2021 (arXiv:2103.13413), section 3.2. Departures: channel norm, projections before the up-sampling,
     channels that halve as the grid doubles, no level coarser than the patch grid, detail from the raw picture.
 
     Examples

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from models.base import FeatureSpec, HeadOptions, SegmentationHead
 from models.layers import (
+    ChannelNorm,
     Classifier,
     Projections,
     grid_size,
-    group_norm,
     halving_widths,
     levels_by_stride,
 )
@@ -82,7 +82,7 @@ class LearnedUpsampling(nn.Module):
         super().__init__()
         self.quarters = nn.Conv2d(channels_in, 4 * channels_out, kernel_size=1, bias=False)
         self.mix = nn.Conv2d(channels_out, channels_out, 3, padding=1, groups=channels_out, bias=False)
-        self.norm = nn.Sequential(group_norm(channels_out), nn.ReLU(inplace=True))
+        self.norm = nn.Sequential(ChannelNorm(channels_out), nn.ReLU(inplace=True))
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """Map of twice as many rows and columns.
@@ -112,7 +112,7 @@ class SegFormerHead(SegmentationHead):
     References
     ----------
     Xie et al., 2021 (arXiv:2105.15203), section 3.2. Departures: the maps of a plain transformer share one stride, so
-    that up-sampling and joining them adds no resolution; learned up-sampling makes it here. Group norm for batch norm.
+    that up-sampling and joining them adds no resolution; learned up-sampling makes it here. Channel norm, not batch.
 
     Examples
     --------
@@ -138,7 +138,7 @@ class SegFormerHead(SegmentationHead):
             }
         )
         self.fuse = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(widths[0], widths[0], 1, bias=False), group_norm(widths[0]), nn.ReLU(inplace=True)
+            nn.ReLU(), nn.Conv2d(widths[0], widths[0], 1, bias=False), ChannelNorm(widths[0]), nn.ReLU(inplace=True)
         )
         self.steps = nn.ModuleList(LearnedUpsampling(coarse, fine) for coarse, fine in pairwise(widths))
         self.dropout = nn.Dropout2d(options.dropout)

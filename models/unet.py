@@ -51,7 +51,7 @@ class UNetHead(SegmentationHead):
 
     References
     ----------
-    Ronneberger et al., 2015 (arXiv:1505.04597). Departures: group norm; 1x1 and bilinear up-sampling in place of
+    Ronneberger et al., 2015 (arXiv:1505.04597). Departures: channel norm; 1x1 and bilinear up-sampling in place of
     transposed convolutions; the last block goes from 8 cells per patch to the picture itself, whatever the patch size.
 
     Examples

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from models.base import FeatureSpec, HeadOptions, SegmentationHead
 from models.layers import (
+    ChannelNorm,
     Classifier,
     ConvNorm,
     DetailBranch,
     UpBlock,
     grid_size,
-    group_norm,
     halving_widths,
     resize,
     spread_over_levels,
@@ -65,7 +65,7 @@ class FidelityProjection(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, reduction: int):
         super().__init__()
         hidden = max(channels_out // reduction, 1)
-        self.project = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, bias=False), group_norm(channels_out))
+        self.project = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, bias=False), ChannelNorm(channels_out))
         self.gate = nn.Sequential(
             nn.Linear(channels_out, hidden), nn.GELU(), nn.Linear(hidden, channels_out), nn.Sigmoid()
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.augment import IDENTITY, View
+from utils.errors import DataError
 from utils.files import file_stamp
 from utils.tiling import Window
 
@@ -195,7 +196,8 @@ class Batch:
     feature_maps : list of Tensor (B, C, h, w), optional
         One per chosen block; None when the model has yet to compute them.
     target : any
-        What the loss compares with.
+        What the loss compares with: a tensor (B, ...), a list with an element per sample, a dictionary or tuple of
+        those, or None.
 
     Examples
     --------
@@ -222,8 +224,22 @@ class Batch:
         """
         arrays = {name: array.to(device, non_blocking=True) for name, array in self.arrays.items()}
         maps = None if self.feature_maps is None else [m.to(device, non_blocking=True) for m in self.feature_maps]
-        target = self.target.to(device, non_blocking=True) if isinstance(self.target, Tensor) else self.target
-        return Batch(self.samples, arrays, maps, target)
+        return Batch(self.samples, arrays, maps, _to_device(self.target, device))
+
+
+def _to_device(value: Any, device: str | torch.device) -> Any:
+    """Copy the tensors of a nested value to a device.
+
+    Examples
+    --------
+    >>> _to_device({"boxes": [torch.zeros(2)], "names": ("a",)}, "meta")
+    {'boxes': [tensor(..., device='meta', size=(2,))], 'names': ('a',)}
+    """
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: _to_device(part, device) for name, part in value.items()}
+    return type(value)(_to_device(part, device) for part in value) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)
@@ -524,6 +540,9 @@ class Task(ABC):
     @classmethod
     def restore(cls, name: str, settings: TaskConfig, checkpoint: Checkpoint) -> Task:
         """Make the task again as it was when the checkpoint was written."""
+        found = checkpoint.description.get("kind")
+        if found != cls.kind:
+            raise DataError(f"{checkpoint.path}: a checkpoint of {found!r}, not of {cls.kind!r}; name the right one")
         return cls(name, settings)
 
     def curriculum(self, epoch: int, epochs: int) -> Progress:

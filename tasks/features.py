@@ -56,6 +56,8 @@ class FeatureService:
     def info(self) -> BackboneInfo:
         """What the backbone is, without loading it where its files are known.
 
+        The first call is a collective, so that one rank asks the hub; loading is none, as ranks without work skip it.
+
         Examples
         --------
         >>> import tempfile
@@ -125,7 +127,6 @@ class FeatureService:
         False
         """
         if self._backbone is None:
-            distributed.run_on_main(lambda: str(find_backbone_folder(self.settings.backbone)))  # one rank asks the hub
             self._backbone = self._load()
         return self._backbone
 

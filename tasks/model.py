@@ -54,7 +54,7 @@ class FeatureModel(nn.Module):
         >>> from tasks.prepared import PreparedReader, Ticket
         >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
         >>> task.build_model()(PreparedReader(task, store, prepared).read([Ticket(0)]))["logits"].shape
-        torch.Size([1, 2, 16, 16])
+        torch.Size([1, 2, 8, 8])
         """
         image = batch.arrays["image"]
         maps = batch.feature_maps

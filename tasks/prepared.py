@@ -13,7 +13,7 @@ from torch import Tensor
 from tasks.base import Batch, Entry, Item, Progress, Sample, Task
 from utils.augment import IDENTITY, View
 from utils.data import Entry as StoredEntry
-from utils.data import PrecomputedDataset
+from utils.data import PrecomputedDataset, map_names
 from utils.errors import DataError
 from utils.feature_store import FeatureStore
 from utils.files import digest_json
@@ -131,6 +131,7 @@ def prepared_items(task: Task, store: FeatureStore, split: str, where: str) -> l
     >>> import tempfile
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.settle()
     >>> store = FeatureStore(task.settings.processed_dir("train"))
     >>> prepared_items(task, store, "val", "train")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -184,6 +185,7 @@ class PreparedReader:
         self.entries = [entry for item in prepared for entry in item.entries]
         self.dataset = PrecomputedDataset(store, [_stored_entry(entry) for entry in self.entries], use_features=False)
         self.features = PrecomputedDataset(store, [_stored_entry(entry) for entry in self.entries])
+        self.task_turns = type(task).transform is not Task.transform  # it knows more than pictures, such as points
         self.generator_seed = task.settings.resources.seed
 
     def read(self, tickets: Sequence[Ticket], progress: Progress | None = None) -> Batch:
@@ -208,7 +210,7 @@ class PreparedReader:
         online = progress is not None and self.task.settings.train.features == "online"
         batch = self._read_online(wanted, progress) if online and progress else self._read_cached(wanted)
         if progress is not None:
-            targets = [self.task.encode(self._sample(batch, i), progress) for i in range(len(batch))]
+            targets = [self.task.encode(sample, progress) for sample in self.samples(batch)]
             batch = self.task.collate(batch, targets)
         return batch if tickets else _emptied(batch)
 
@@ -223,13 +225,63 @@ class PreparedReader:
         >>> reader._read_cached([Ticket(1)]).samples[0].view.name
         'identity'
         """
-        has_maps = all(BACKBONE in self.entries[t.position].records.get(t.view, {}) for t in tickets)
-        dataset = self.features if has_maps else self.dataset
-        read = dataset.read([(ticket.position, ticket.view) for ticket in tickets])
-        maps = read["feature_maps"] or None
-        arrays = {name: array for name, array in read.items() if isinstance(array, Tensor)}
+        views = [ticket.view for ticket in tickets]
+        if self.task_turns and set(views) != {IDENTITY.name}:
+            arrays, maps = stack_samples(self._turned(tickets)).arrays, self._maps(tickets)
+        else:
+            dataset = self.features if self._has_maps(tickets) else self.dataset
+            read = dataset.read(list(zip([ticket.position for ticket in tickets], views, strict=True)))
+            arrays = {name: array for name, array in read.items() if isinstance(array, Tensor)}
+            maps = read["feature_maps"] or None
         arrays.update(self._other_records(tickets))
         return Batch([self._bare_sample(ticket) for ticket in tickets], arrays, maps)
+
+    def _has_maps(self, tickets: Sequence[Ticket]) -> bool:
+        """Whether features of all of these samples and views are stored.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import prepared_example
+        >>> reader = PreparedReader(*prepared_example(tempfile.mkdtemp()))
+        >>> reader._has_maps([Ticket(1)]), reader._has_maps([Ticket(1, "hflip")])
+        (True, False)
+        """
+        return all(BACKBONE in self.entries[ticket.position].records.get(ticket.view, {}) for ticket in tickets)
+
+    def _maps(self, tickets: Sequence[Ticket]) -> list[Tensor] | None:
+        """Read the feature maps of samples in their views; None where they are not stored.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import prepared_example
+        >>> reader = PreparedReader(*prepared_example(tempfile.mkdtemp()))
+        >>> [tuple(feature_map.shape) for feature_map in reader._maps([Ticket(1)])]
+        [(1, 8, 8, 8), (1, 8, 8, 8)]
+        """
+        if not self._has_maps(tickets):
+            return None
+        keys = [self.entries[ticket.position].records[ticket.view][BACKBONE] for ticket in tickets]
+        return list(self.store.read_batch(keys, map_names(self.store.describe(keys[0]))).values())
+
+    def _turned(self, tickets: Sequence[Ticket]) -> list[Sample]:
+        """Read samples as they are stored, and let the task turn each to its view: also points and vectors.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import prepared_example
+        >>> reader = PreparedReader(*prepared_example(tempfile.mkdtemp()))
+        >>> [plain], [turned] = reader._turned([Ticket(1)]), reader._turned([Ticket(1, "hflip")])
+        >>> bool((plain.arrays["image"][:, ::-1] == turned.arrays["image"]).all())
+        True
+        """
+        read = self.dataset.read([(ticket.position, IDENTITY.name) for ticket in tickets])
+        arrays = {name: array for name, array in read.items() if isinstance(array, Tensor)}
+        plain = Batch([self._bare_sample(Ticket(ticket.position)) for ticket in tickets], arrays)
+        views = [View.from_name(ticket.view) for ticket in tickets]
+        return [self.task.transform(sample, view) for sample, view in zip(self.samples(plain), views, strict=True)]
 
     def _other_records(self, tickets: Sequence[Ticket]) -> dict[str, Tensor]:
         """Read the records of producers other than the backbone, named producer_array.
@@ -260,13 +312,14 @@ class PreparedReader:
         >>> reader._read_online([Ticket(1)], Progress()).feature_maps is None
         True
         """
-        samples = []
-        plain = self._read_cached([Ticket(ticket.position) for ticket in tickets])
-        for index, ticket in enumerate(tickets):
+        varied = []
+        others = self._other_records(tickets)
+        for index, (sample, ticket) in enumerate(zip(self._turned(tickets), tickets, strict=True)):
+            size = picture_size(sample.arrays)
+            own = {name: channels_last(array[index], size) for name, array in others.items()}
             generator = np.random.default_rng([self.generator_seed, progress.epoch, ticket.position])
-            sample = self.task.transform(self._sample(plain, index), View.from_name(ticket.view))
-            samples.append(self.task.augment(sample, generator))
-        return stack_samples(samples)
+            varied.append(self.task.augment(sample.with_arrays({**sample.arrays, **own}), generator))
+        return stack_samples(varied)
 
     def _bare_sample(self, ticket: Ticket) -> Sample:
         """Name a sample of a batch, without its arrays.
@@ -282,46 +335,66 @@ class PreparedReader:
         window = Window(*entry.window) if entry.window else None
         return Sample(entry.sample_id, self.owners[ticket.position], {}, window, View.from_name(ticket.view))
 
-    def _sample(self, batch: Batch, index: int) -> Sample:
-        """Give one sample of a batch with its arrays as (H, W, C) again.
+    def samples(self, batch: Batch) -> list[Sample]:
+        """Give the samples of a batch with their arrays, pictures as (H, W, C) again.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.example import prepared_example
         >>> reader = PreparedReader(*prepared_example(tempfile.mkdtemp()))
-        >>> reader._sample(reader.read([Ticket(0)]), 0).arrays["image"].shape
-        (32, 32, 3)
+        >>> [sample] = reader.samples(reader.read([Ticket(0)]))
+        >>> sample.arrays["image"].shape, sample.arrays["label"].shape
+        ((32, 32, 3), (32, 32))
         """
-        arrays = {name: channels_last(array[index]) for name, array in batch.arrays.items()}
-        return batch.samples[index].with_arrays(arrays)
+        reference = batch.arrays.get("image", batch.arrays.get("label"))
+        size = None if reference is None else tuple(reference.shape[-2:])
+        return [
+            sample.with_arrays({name: channels_last(array[index], size) for name, array in batch.arrays.items()})
+            for index, sample in enumerate(batch.samples)
+        ]
 
 
-def channels_last(array: Tensor) -> np.ndarray:
-    """Turn (C, H, W) into (H, W, C); other arrays stay as they are.
+def picture_size(arrays: dict[str, np.ndarray]) -> tuple[int, ...] | None:
+    """Height and width of a sample, which its picture tells, or its label; None when it has neither.
 
     Examples
     --------
-    >>> channels_last(torch.zeros(3, 4, 6)).shape
-    (4, 6, 3)
+    >>> picture_size({"image": np.zeros((4, 6, 3))}), picture_size({"flow": np.zeros((4, 6, 2))})
+    ((4, 6), None)
     """
-    return np.asarray(array.permute(1, 2, 0) if array.ndim == 3 else array)
+    reference = arrays.get("image", arrays.get("label"))
+    return None if reference is None else reference.shape[:2]
+
+
+def channels_last(array: Tensor, size: tuple[int, ...] | None) -> np.ndarray:
+    """Turn (C, H, W) of a picture's size into (H, W, C); other arrays stay as they are.
+
+    Examples
+    --------
+    >>> channels_last(torch.zeros(3, 4, 6), (4, 6)).shape, channels_last(torch.zeros(8, 2, 3), (4, 6)).shape
+    ((4, 6, 3), (8, 2, 3))
+    """
+    fits = array.ndim == 3 and tuple(array.shape[1:]) == size
+    return np.asarray(array.permute(1, 2, 0) if fits else array)
 
 
 def stack_samples(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one shape into a batch without feature maps.
+    """Stack samples of one shape into a batch without feature maps; pictures (H, W, C) become (B, C, H, W).
 
     Examples
     --------
-    >>> sample = Sample("a", Item("a", ()), {"image": np.zeros((4, 6, 3), np.uint8), "label": np.zeros((4, 6))})
-    >>> batch = stack_samples([sample, sample])
-    >>> batch.arrays["image"].shape, batch.arrays["label"].shape
-    (torch.Size([2, 3, 4, 6]), torch.Size([2, 4, 6]))
+    >>> arrays = {"image": np.zeros((4, 6, 3), np.uint8), "label": np.zeros((4, 6)), "points": np.zeros((1, 5, 2))}
+    >>> batch = stack_samples([Sample("a", Item("a", ()), arrays)] * 2)
+    >>> [tuple(array.shape) for array in batch.arrays.values()]
+    [(2, 3, 4, 6), (2, 4, 6), (2, 1, 5, 2)]
     """
+    size = picture_size(samples[0].arrays)
     arrays = {}
     for name, first in samples[0].arrays.items():
         stacked = torch.from_numpy(np.stack([sample.arrays[name] for sample in samples]))
-        arrays[name] = stacked.permute(0, 3, 1, 2).contiguous() if first.ndim == 3 else stacked
+        is_picture = first.ndim == 3 and first.shape[:2] == size
+        arrays[name] = stacked.permute(0, 3, 1, 2).contiguous() if is_picture else stacked
     return Batch([replace(sample, arrays={}) for sample in samples], arrays)
 
 
@@ -347,8 +420,22 @@ def _emptied(batch: Batch) -> Batch:
     (torch.Size([0, 3, 4, 6]), torch.Size([0, 4, 6]))
     """
     maps = None if batch.feature_maps is None else [feature_map[:0] for feature_map in batch.feature_maps]
-    target = batch.target[:0] if isinstance(batch.target, Tensor) else batch.target
-    return Batch([], {name: array[:0] for name, array in batch.arrays.items()}, maps, target)
+    return Batch([], {name: array[:0] for name, array in batch.arrays.items()}, maps, _emptied_target(batch.target))
+
+
+def _emptied_target(target: Any) -> Any:
+    """Drop the samples of a target, whatever it is made of.
+
+    Examples
+    --------
+    >>> _emptied_target({"heatmaps": torch.zeros(1, 2, 3), "boxes": [torch.zeros(5, 4)]})
+    {'heatmaps': tensor([], size=(0, 2, 3)), 'boxes': []}
+    """
+    if isinstance(target, Tensor | list):
+        return target[:0]
+    if isinstance(target, dict):
+        return {name: _emptied_target(part) for name, part in target.items()}
+    return tuple(_emptied_target(part) for part in target) if isinstance(target, tuple) else target
 
 
 def batched(tickets: Sequence[Ticket], size: int) -> Iterator[Sequence[Ticket]]:

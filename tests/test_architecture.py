@@ -144,25 +144,12 @@ def field_names(model, prefix=""):
 
 def test_every_setting_is_read():
     """A setting that no code names would be a promise that nobody keeps."""
-    code = [path.read_text() for path in SOURCES if path.name != "config.py"] + [
-        (ROOT / "config.py").read_text().partition("class TaskConfig")[2]
-    ]
-    read = {
-        node.attr
-        for text in code
-        for node in ast.walk(ast.parse(text.partition("\n")[2] if text.startswith("(Section)") else text))
-        if isinstance(node, ast.Attribute)
-    }
-    by_text = {
-        "runs_root",
-        "raw_images_dir",
-        "label_path",
-        "data_root",
-        "processed_dir",
-        "enable",
-        "device",
-    }  # read through getattr
-    dead = [name for name in field_names(TaskConfig) if name.rpartition(".")[2] not in read | by_text]
+    trees = [ast.parse(path.read_text()) for path in SOURCES]
+    read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    named = {
+        node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)
+    }  # getattr, resolve
+    dead = [name for name in field_names(TaskConfig) if name.rpartition(".")[2] not in read | named]
     dead = [name for name in dead if not name.endswith(("train_list", "val_list", "test_list"))]  # read as {split}_list
     assert not dead, f"settings that nothing reads: {', '.join(dead)}"
 

@@ -36,8 +36,8 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -77,6 +77,7 @@ _TYPE_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAX_RECORDS_PER_SHARD = 4096  # keeps headers of tiny records far below the 100 MB that safetensors allows
 _MAX_BUFFERS = 1024  # IOV_MAX of Linux
+_METADATA = b'{"__metadata__":'
 _HEADER_CHECKSUM = b'"header_xxh3":"'
 
 
@@ -242,7 +243,9 @@ def _multiply_scales(values: Tensor, scales: Tensor, out: Tensor | None = None) 
     >>> _multiply_scales(torch.ones(1, 2, 1, dtype=torch.int8), torch.tensor([[2.0, 3.0]])).tolist()
     [[[2.0], [3.0]]]
     """
-    return torch.mul(values, scales.reshape(*scales.shape, *[1] * (values.ndim - 2)), out=out)
+    out = torch.empty(values.shape) if out is None else out
+    out.copy_(values)  # then in place: a product of two types is eight times as slow
+    return out.mul_(scales.reshape(*scales.shape, *[1] * (values.ndim - 2)))
 
 
 def encoded_bytes(shape: Sequence[int], dtype: str) -> int:
@@ -492,6 +495,38 @@ def _pack(
     return _PackedRecord(_check_key(key), layout, data, json.dumps(description))
 
 
+def _index_records(packed: Sequence[_PackedRecord]) -> dict[str, str]:
+    """Where each record lies and how, with every layout written once: opening a store looks at this and no more.
+
+    Examples
+    --------
+    >>> packed = [_pack(key, {"x": np.zeros(64, np.uint8)}, {}) for key in ("ab" * 4, "cd" * 4)]
+    >>> _index_records(packed)
+    {'layouts': '[[["x", "U8", [64], 0, 64]]]', 'records': '[["abababab", 0, 0], ["cdcdcdcd", 64, 0]]'}
+    """
+    layouts: dict[Layout, int] = {}
+    records, start = [], 0
+    for record in packed:
+        records.append([record.key, start, layouts.setdefault(record.layout, len(layouts))])
+        start += record.data.size
+    return {"layouts": json.dumps(list(layouts)), "records": json.dumps(records)}
+
+
+@lru_cache(maxsize=256)
+def _parse_layouts(text: str) -> tuple[Layout, ...]:
+    """Layouts from their JSON text; shards that agree share the objects.
+
+    Examples
+    --------
+    >>> _parse_layouts('[[["x", "U8", [2, 3], 0, 6]]]')
+    ((Field(name='x', type_name='U8', shape=(2, 3), start=0, size=6),),)
+    """
+    layouts = json.loads(text)
+    return tuple(
+        tuple(Field(name, kind, tuple(shape), *place) for name, kind, shape, *place in layout) for layout in layouts
+    )
+
+
 def _build_header(packed: Sequence[_PackedRecord]) -> bytes:
     """The head of a safetensors file: length, JSON, spaces up to a multiple of 64, with a checksum of itself inside.
 
@@ -501,8 +536,8 @@ def _build_header(packed: Sequence[_PackedRecord]) -> bytes:
     >>> len(header) % 64, json.loads(header[8:])["abababababababab/x"]
     (0, {'dtype': 'U8', 'shape': [2, 3], 'data_offsets': [0, 6]})
     """
-    checksums = {record.key: record.description for record in packed}
-    entries: dict[str, dict] = {"__metadata__": {"format": _SHARD_FORMAT, "header_xxh3": "0" * 16, **checksums}}
+    metadata = {"format": _SHARD_FORMAT, "header_xxh3": "0" * 16, **_index_records(packed)}
+    entries: dict[str, dict] = {"__metadata__": metadata | {record.key: record.description for record in packed}}
     start = 0
     for record in packed:
         for field in record.layout:
@@ -516,8 +551,8 @@ def _build_header(packed: Sequence[_PackedRecord]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _read_header(path: Path) -> tuple[dict, int, int]:
-    """JSON of a shard's header, where its data begins, and how long the file is.
+def _read_header(path: Path) -> tuple[dict[str, str], int, int]:
+    """Metadata in a shard's header, where the shard's data begins, and how long the file is.
 
     Examples
     --------
@@ -535,18 +570,34 @@ def _read_header(path: Path) -> tuple[dict, int, int]:
         if size < 8 or length > size - 8:
             raise ShardError("truncated", f"header of {length} bytes, but the file ends after {size}")
         text = stream.read(length)
+    metadata = _parse_metadata(text)
     start = text.find(_HEADER_CHECKSUM) + len(_HEADER_CHECKSUM)
     blank = text[:start] + b"0" * 16 + text[start + 16 :]
-    try:
-        header = json.loads(text)
-        stamp = header.get("__metadata__", {}).get("format")
-    except (ValueError, AttributeError):
-        raise ShardError("header", "its header is no JSON object: damaged, or not a safetensors file") from None
-    if stamp != _SHARD_FORMAT:
-        raise ShardError("foreign", f"its format is {stamp!r}, expected {_SHARD_FORMAT!r}")
     if _checksum(blank).encode() != text[start : start + 16]:
         raise ShardError("header", "the checksum of its header does not match: bits have changed")
-    return header, 8 + length, size
+    return metadata, 8 + length, size
+
+
+def _parse_metadata(text: bytes) -> dict[str, str]:
+    """The metadata at the front of a header; the tensors after it, ten times as long, need no parsing.
+
+    Examples
+    --------
+    >>> _parse_metadata(b'{"__metadata__":{"format":"pt"}}')
+    Traceback (most recent call last):
+        ...
+    utils.feature_store.ShardError: its format is 'pt', expected 'dinolith-features-1'
+    """
+    if not text.startswith(_METADATA):
+        raise ShardError("foreign", "its header does not begin as one of this store: damaged, or made elsewhere")
+    try:
+        metadata, _ = json.JSONDecoder().raw_decode(text.decode(), len(_METADATA))
+        stamp = metadata.get("format")
+    except (ValueError, AttributeError):
+        raise ShardError("header", "the metadata of its header cannot be read: bits have changed") from None
+    if stamp != _SHARD_FORMAT:
+        raise ShardError("foreign", f"its format is {stamp!r}, expected {_SHARD_FORMAT!r}")
+    return metadata
 
 
 def read_shard(path: str | Path) -> list[Record]:
@@ -577,35 +628,17 @@ def read_shard(path: str | Path) -> list[Record]:
     [('abababababababab', 64, (2, 3))]
     """
     path = Path(path)
-    header, data_start, size = _read_header(path)
-    descriptions = header.pop("__metadata__")
-    records, position = [], data_start
-    for key, group in itertools.groupby(header.items(), key=lambda item: item[0].partition("/")[0]):
-        layout = _layout_from_header(group)
-        records.append(Record(key, path.name, position, layout[-1].stop, layout, descriptions[key]))
-        position += layout[-1].stop
-    if position != size:
-        kind = "truncated" if size < position else "oversized"
-        raise ShardError(kind, f"{size} bytes, its header says {position}")
+    descriptions, data_start, size = _read_header(path)
+    layouts = _parse_layouts(descriptions["layouts"])
+    records = [
+        Record(key, path.name, data_start + start, layouts[number][-1].stop, layouts[number], descriptions[key])
+        for key, start, number in json.loads(descriptions["records"])
+    ]
+    stop = records[-1].offset + records[-1].size if records else data_start
+    if stop != size:
+        kind = "truncated" if size < stop else "oversized"
+        raise ShardError(kind, f"{size} bytes, its header says {stop}")
     return records
-
-
-def _layout_from_header(entries: Iterable[tuple[str, dict]]) -> Layout:
-    """Fields of one record from its entries of a header, with positions that count from the record's first byte.
-
-    Examples
-    --------
-    >>> _layout_from_header([("ab/x", {"dtype": "U8", "shape": [2, 3], "data_offsets": [64, 70]})])
-    (Field(name='x', type_name='U8', shape=(2, 3), start=0, size=6),)
-    """
-    fields: list[Field] = []
-    first = None
-    for name, entry in entries:
-        start, stop = entry["data_offsets"]
-        first = start if first is None else first
-        name = name.partition("/")[2]
-        fields.append(Field(name, entry["dtype"], tuple(entry["shape"]), start - first, stop - start))
-    return tuple(fields)
 
 
 def _write_shard(folder: Path, packed: Sequence[_PackedRecord]) -> str:
@@ -1074,7 +1107,6 @@ class _Index:
         self.duplicates: dict[str, list[Record]] = {}  # other copies, when two processes stored a record at once
         self.sizes: dict[str, int] = {}  # bytes of every file looked at
         self.unusable: set[str] = set()
-        self.layouts: dict[Layout, Layout] = {}  # equal ones are kept once
 
     def is_aside(self, shard: str, key: str = "") -> bool:
         """Whether a shard, or a record of it, was set aside.
@@ -1108,7 +1140,7 @@ class _Index:
             self.unusable.add(name)  # verify() reads it again and says what is wrong
             return
         for record in records:
-            self.add(replace(record, layout=self.layouts.setdefault(record.layout, record.layout)))
+            self.add(record)
 
     def add(self, record: Record) -> None:
         """Take in a record: the first of its key is used, others are remembered, one set aside is left out.
@@ -1141,7 +1173,7 @@ class _Index:
         if aside == self.aside:
             return self
         index = _Index(self.shards, aside)
-        index.sizes, index.unusable, index.layouts = dict(self.sizes), set(self.unusable), self.layouts
+        index.sizes, index.unusable = dict(self.sizes), set(self.unusable)
         for record in itertools.chain(self.records.values(), *self.duplicates.values()):
             index.add(record)
         return index
@@ -1937,15 +1969,16 @@ class FeatureStore:
         note = {"file": name.partition("@")[0], **position, "reason": reason, "when": when}
         write_json(self.folder / "aside" / f"{name}.json", note)
 
-    def compact(self, keep: Collection[str] | None = None, max_shard_bytes: int = 64 << 20) -> int:
+    def compact(self, keep: Iterable[str] | None = None, max_shard_bytes: int = 64 << 20) -> int:
         """Give back the space of what is not used: set aside, stored twice, or not to be kept.
 
-        New shards are complete before old ones go, so an interruption loses nothing. Other processes that have the
+        New shards are complete before old ones go, so an interruption loses nothing; room for one shard is needed.
+        What was set aside is deleted. Other processes that have the
         store open must open it again.
 
         Parameters
         ----------
-        keep : collection of str, optional
+        keep : iterable of str, optional
             The records to keep; all that are in use by default.
         max_shard_bytes : int
             Size of the new shards.
@@ -1973,21 +2006,41 @@ class FeatureStore:
         """
         self.refresh()
         before = self.size_bytes
-        kept = {key: record for key, record in self._index.records.items() if keep is None or key in keep}
+        wanted = self._index.records.keys() if keep is None else set(keep)
+        kept = {key: record for key, record in self._index.records.items() if key in wanted}
         stale = [name for name in self._index.sizes if self._index.has_dead_records(name, kept)]
-        batch: list[_PackedRecord] = []
+        live: dict[str, list[Record]] = {name: [] for name in stale}
         for record in kept.values():
-            if record.shard in stale:
-                batch.append(self._repack(record))
-                if sum(packed.data.size for packed in batch) >= max_shard_bytes:
-                    _write_shard(self._shards, batch)
-                    batch = []
-        if batch:
-            _write_shard(self._shards, batch)
-        for name in stale:
-            self._remove_shard(name)
+            if record.shard in live:
+                live[record.shard].append(record)
+        batch: list[_PackedRecord] = []
+        emptied: list[str] = []
+        for name, records in live.items():
+            batch += [self._repack(record) for record in records]
+            emptied.append(name)
+            if sum(packed.data.size for packed in batch) >= max_shard_bytes:
+                self._replace_shards(emptied, batch)
+                batch, emptied = [], []
+        self._replace_shards(emptied, batch)
         self.refresh()
         return before - self.size_bytes
+
+    def _replace_shards(self, names: Iterable[str], batch: Sequence[_PackedRecord]) -> None:
+        """Write what is left of some shards as one, then remove them.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> store = FeatureStore(tempfile.mkdtemp())
+        >>> name = _write_shard(store.folder / "shards", [_pack("ab" * 8, {"x": np.zeros(1)}, {})])
+        >>> store._replace_shards([name], [_pack("cd" * 8, {"x": np.zeros(1)}, {})])
+        >>> store.refresh(), store.keys()
+        (1, ['cdcdcdcdcdcdcdcd'])
+        """
+        if batch:
+            _write_shard(self._shards, batch)
+        for name in names:
+            self._remove_shard(name)
 
     def _repack(self, record: Record) -> _PackedRecord:
         """A stored record in the form in which it is written, after a look at its checksum.
@@ -2281,6 +2334,7 @@ class StoreWriter:
         self.max_shard_bytes = max_shard_bytes
         self._queue: queue.Queue[_PackedRecord | threading.Event | None] = queue.Queue(max(1, queue_records))
         self._pending: list[_PackedRecord] = []
+        self._pending_bytes = 0
         self._queued: set[str] = set()
         self._written = 0
         self._error: BaseException | None = None
@@ -2438,10 +2492,11 @@ class StoreWriter:
         >>> [record.key[:2] for record in writer._pending], writer.store.keys()
         (['bb'], ['aaaaaaaaaaaaaaaa'])
         """
-        size = record.data.size + sum(pending.data.size for pending in self._pending)
-        if size > self.max_shard_bytes or len(self._pending) >= _MAX_RECORDS_PER_SHARD:
+        too_large = self._pending_bytes + record.data.size > self.max_shard_bytes
+        if too_large or len(self._pending) >= _MAX_RECORDS_PER_SHARD:
             self._write_pending()
         self._pending.append(record)
+        self._pending_bytes += record.data.size
 
     def _write_pending(self) -> None:
         """Write the records gathered so far as one shard.
@@ -2463,7 +2518,7 @@ class StoreWriter:
         self.store._adopt(name)
         self._written += len(self._pending)
         self._queued.difference_update(record.key for record in self._pending)
-        self._pending = []
+        self._pending, self._pending_bytes = [], 0
 
     def _explain(self, error: OSError) -> Exception:
         """What a person can do about a shard that could not be written.
@@ -2475,11 +2530,10 @@ class StoreWriter:
         >>> str(writer._explain(OSError(errno.ENOSPC, "No space left on device")))
         '...: No space left on device while writing a shard of 0 B; ... are finished and kept: free space or move...'
         """
-        needed = sum(record.data.size for record in self._pending)
         free = shutil.disk_usage(self.store.folder).free
         advice = "free space or move the store" if error.errno in _NO_ROOM else "see that the folder can be written"
         return DataError(
-            f"{self.store.folder}: {error.strerror} while writing a shard of {format_bytes(needed)}; "
+            f"{self.store.folder}: {error.strerror} while writing a shard of {format_bytes(self._pending_bytes)}; "
             f"{format_bytes(free)} free. {self._written:,} records of this run are finished and kept: "
             f"{advice}, and run again to make the rest"
         )

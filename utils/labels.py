@@ -12,10 +12,8 @@ import glob
 import itertools
 import logging
 import math
-import threading
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from utils.rasters import (
     PixelGrid,
     RasterFile,
     RasterScene,
+    Recent,
     apply_transform,
     bounded_gdal,
     crs_name,
@@ -60,7 +59,7 @@ _CHECK_WINDOWS = 64
 _CHECK_SIDE = 1024
 
 _BLOCK = 1024  # side of the pieces in which vectors are rasterised, in pixels
-_BLOCKS_KEPT = 64
+_BLOCKS_KEPT = 128  # of 1 MB: a row of windows of a scene 100,000 pixels wide
 _FETCH = 4096  # side of the ground whose features are held at a time, when the file has many
 _FETCHES_KEPT = 4
 _MANY_FEATURES = 50_000
@@ -967,7 +966,10 @@ def _unique_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         position = np.zeros(256, dtype=np.int64)
         position[unique] = np.arange(len(unique))
         return unique, position[values]
-    unique, inverse = np.unique(values, return_inverse=True)
+    flat = values.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))  # labels come in long runs
+    unique, which = np.unique(flat[starts], return_inverse=True)
+    inverse = np.repeat(which, np.diff(np.append(starts, flat.size)))
     return unique, inverse.reshape(values.shape)
 
 
@@ -1062,7 +1064,7 @@ def _read_layer_info(key: tuple[str, int, int], layer: str | None) -> LayerInfo:
         chosen = _choose_layer(path, layers, layer)
         info = pyogrio.read_info(path, layer=chosen, force_feature_count=True, force_total_bounds=True)
         crs = CRS.from_user_input(info["crs"]) if info["crs"] else None
-    except pyogrio.errors.DataSourceError as error:
+    except _vector_errors() as error:
         raise DataError(
             f"{path}: cannot be opened as a vector file ({error}); it is damaged or of another kind"
         ) from error
@@ -1074,6 +1076,19 @@ def _read_layer_info(key: tuple[str, int, int], layer: str | None) -> LayerInfo:
             f"{path}: layer {chosen!r} holds no features with finite coordinates ({info['features']} features)"
         )
     return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds)  # type: ignore[arg-type]
+
+
+def _vector_errors() -> tuple[type[Exception], ...]:
+    """What pyogrio raises for files that it cannot read.
+
+    Examples
+    --------
+    >>> [error.__name__ for error in _vector_errors()]
+    ['DataSourceError', 'DataLayerError', 'FeatureError', 'GeometryError']
+    """
+    from pyogrio import errors
+
+    return errors.DataSourceError, errors.DataLayerError, errors.FeatureError, errors.GeometryError
 
 
 def _choose_layer(path: str, layers: Mapping[str, str | None], layer: str | None) -> str:
@@ -1104,7 +1119,7 @@ def write_features(
     Parameters
     ----------
     path : str or Path
-        Where to.
+        Where to; of a format that is one file, such as GeoPackage, GeoJSON or FlatGeobuf.
     geometries : sequence of shapely geometries
         In map coordinates.
     crs : str, optional
@@ -1135,7 +1150,7 @@ def write_features(
             list(attributes),
             geometry_type=kinds.pop() if len(kinds) == 1 else "Unknown",
             layer=Path(path).stem,
-            crs=crs or "",
+            crs=crs,
         )
 
 
@@ -1249,44 +1264,43 @@ def _single_parts(geometries: np.ndarray, dimensions: np.ndarray) -> tuple[np.nd
     return geometries[wanted], index[wanted]
 
 
-class _Recent:
-    """The values that were used last, a bounded number of them, safe for threads and left behind when pickled.
+@dataclass(frozen=True)
+class _Features:
+    """Features as the file holds them, in its order.
 
     Parameters
     ----------
-    kept : int
-        How many.
+    numbers : int array, shape (N,)
+        The file's own numbers.
+    geometries : array of shapely geometries, shape (N,)
+        In the file's CRS; None where a feature has none.
+    values : array, shape (N,)
+        Of the attribute; None without one.
 
     Examples
     --------
-    >>> recent = _Recent(1)
-    >>> recent.get("a", lambda: 1), recent.get("a", lambda: 2), recent.get("b", lambda: 3), recent.get("a", lambda: 4)
-    (1, 1, 3, 4)
+    >>> boxes = np.array([shapely.box(0, 0, 1, 1), None, shapely.box(5, 5, 6, 6)])
+    >>> features = _Features(np.array([4, 5, 6]), boxes, np.array(["a", "b", "c"]))
+    >>> features.within((4, 4, 9, 9)).values.tolist()
+    ['c']
     """
 
-    def __init__(self, kept: int):
-        self.kept = kept
-        self.lock = threading.RLock()
-        self.values: OrderedDict[Hashable, Any] = OrderedDict()
+    numbers: np.ndarray
+    geometries: np.ndarray
+    values: np.ndarray
 
-    def __reduce__(self) -> tuple[type[_Recent], tuple[int]]:
-        return _Recent, (self.kept,)
-
-    def get(self, key: Hashable, make: Any) -> Any:
-        """The value of a key, made when it is not there.
+    def within(self, bounds: Bounds) -> _Features:
+        """The features whose extent meets some bounds.
 
         Examples
         --------
-        >>> _Recent(2).get("a", lambda: 5)
-        5
+        >>> features = _Features(np.array([1]), np.array([shapely.Point(2, 3)]), np.array([None]))
+        >>> len(features.within((2, 3, 4, 5)).numbers), len(features.within((3, 3, 4, 5)).numbers)
+        (1, 0)
         """
-        with self.lock:
-            if key not in self.values:
-                self.values[key] = make()
-                if len(self.values) > self.kept:
-                    self.values.popitem(last=False)
-            self.values.move_to_end(key)
-            return self.values[key]
+        extents = shapely.bounds(self.geometries)  # not a number where there is none: compares as outside
+        met = (extents[:, :2] <= bounds[2:]).all(axis=1) & (extents[:, 2:] >= bounds[:2]).all(axis=1)
+        return _Features(self.numbers[met], self.geometries[met], self.values[met])
 
 
 class VectorLabels(LabelSource):
@@ -1369,8 +1383,10 @@ class VectorLabels(LabelSource):
             )
         if not line_width >= 1:
             raise SettingsError(f"{path}: line_width is in pixels, expected at least 1, got {line_width}")
-        self._blocks = _Recent(_BLOCKS_KEPT)
-        self._fetched = _Recent(_FETCHES_KEPT)
+        self._blocks = Recent(_BLOCKS_KEPT)
+        self._fetched = Recent(_FETCHES_KEPT)
+        self._layers = Recent(1)
+        self._told = False  # that polygons were mended: once is enough for many scenes
 
     def check(self, scene: RasterScene) -> None:
         """Find out early whether the labels fit a scene: attribute, its values, CRS and ground.
@@ -1454,8 +1470,8 @@ class VectorLabels(LabelSource):
         """
         if self.attribute is None:
             return
-        _, _, values = self._read_layer(None, geometry=False)
-        self._look_up(values)
+        few = read_layer_info(self.path, self.layer).features <= _MANY_FEATURES
+        self._look_up((self._features(None) if few else self._read_layer(None, geometry=False)).values)
 
     def _look_up(self, values: np.ndarray) -> np.ndarray:
         """Class of each feature by its attribute.
@@ -1474,8 +1490,24 @@ class VectorLabels(LabelSource):
             self._raise_unknown(found, f"in attribute {self.attribute!r}", self._table.classes, cure)
         return classes.astype(np.uint8)
 
-    def _read_layer(self, bounds: Bounds | None, geometry: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features that meet some bounds: their number in the file, geometry and attribute, in the file's order.
+    def _features(self, bounds: Bounds | None) -> _Features:
+        """Features that meet some bounds, or all; a file that has few is read once.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/l.geojson"
+        >>> write_features(path, [shapely.Point(1, 2), shapely.Point(8, 9)], crs="EPSG:4326", kind=["a", "b"])
+        >>> VectorLabels(path, 2, {"*": 1}, attribute="kind")._features((7, 7, 9, 9)).values.tolist()
+        ['b']
+        """
+        if read_layer_info(self.path, self.layer).features > _MANY_FEATURES:
+            return self._read_layer(bounds)
+        every = self._layers.get(file_key(str(self.path)), functools.partial(self._read_layer, None))
+        return every if bounds is None else every.within(bounds)
+
+    def _read_layer(self, bounds: Bounds | None, geometry: bool = True) -> _Features:
+        """Read features from the file, sorted by their number: an index may give them in an order of its own.
 
         Raises
         ------
@@ -1487,8 +1519,8 @@ class VectorLabels(LabelSource):
         >>> import tempfile
         >>> path = tempfile.mkdtemp() + "/l.geojson"
         >>> write_features(path, [shapely.Point(1, 2), shapely.Point(8, 9)], crs="EPSG:4326", kind=["a", "b"])
-        >>> VectorLabels(path, 2, {"*": 1}, attribute="kind")._read_layer((7, 7, 9, 9))[2].tolist()
-        ['b']
+        >>> VectorLabels(path, 2, {"*": 1}, attribute="kind")._read_layer((0, 0, 3, 3)).geometries.tolist()
+        [<POINT (1 2)>]
         """
         import pyogrio
 
@@ -1496,22 +1528,15 @@ class VectorLabels(LabelSource):
         if self.attribute is not None and self.attribute not in fields:
             raise DataError(f"{self.path}: no attribute {self.attribute!r}; fields: {', '.join(fields) or 'none'}")
         columns = [] if self.attribute is None else [self.attribute]
+        options = {"columns": columns, "read_geometry": geometry, "force_2d": True, "bbox": bounds, "return_fids": True}
         try:
-            _, numbers, shapes, attributes = pyogrio.raw.read(
-                self.path,
-                self.layer,
-                columns=columns,
-                read_geometry=geometry,
-                force_2d=True,
-                bbox=bounds,
-                return_fids=True,
-            )
-        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError) as error:
+            _, numbers, encoded, attributes = pyogrio.raw.read(self.path, self.layer, **options)
+            shapes = shapely.from_wkb(encoded) if geometry else np.full(len(numbers), None)
+        except (*_vector_errors(), shapely.errors.GEOSException) as error:
             raise DataError(f"{self.path}: cannot be read ({error}); the file is damaged: export it again") from error
-        order = np.argsort(numbers, kind="stable")  # an index may give features in an order of its own
-        values = attributes[0] if columns else np.full(len(numbers), None, dtype=object)
-        found = shapes if geometry else np.full(len(numbers), None, dtype=object)
-        return numbers[order], found[order], values[order]
+        order = np.argsort(numbers, kind="stable")
+        values = attributes[0] if columns else np.full(len(numbers), None)
+        return _Features(numbers[order], shapes[order], values[order])
 
     def _read_inside(self, scene: RasterScene, window: Window) -> np.ndarray:
         """Put a window together from blocks of the class map.
@@ -1583,23 +1608,20 @@ class VectorLabels(LabelSource):
         [(0.0, -5.0, 9.0, 4.0)]
         """
         bounds = _bounds_around(grid, crs, area, _MARGIN + self.line_width)
-        numbers, encoded, values = self._read_layer(bounds)
-        try:
-            geometries = shapely.from_wkb(encoded)
-        except shapely.errors.GEOSException as error:
-            raise DataError(f"{self.path}: a geometry cannot be read ({error}); export the file again") from error
-        classes = self._look_up(values)
-        dimensions = shapely.get_dimensions(geometries)  # of a missing geometry -1, which no part has
-        geometries, mended = _mend(geometries)
-        if mended:
-            LOGGER.warning("%s: %d invalid polygons were made valid", self.path, mended)
+        features = self._features(bounds)
+        classes = self._look_up(features.values)
+        dimensions = shapely.get_dimensions(features.geometries)  # of a missing geometry -1, which no part has
+        geometries, mended = _mend(features.geometries)
+        if mended and not self._told:
+            self._told = True
+            LOGGER.warning("%s: invalid polygons were made valid (%d in %s)", self.path, mended, area)
         if bounds is not None:
             geometries = _cut_to(geometries, bounds)
         parts, index = _single_parts(geometries, dimensions)
         parts = _carry_shapes(parts, crs, grid, bounds)
         lost = ~np.isfinite(shapely.bounds(parts)).all(axis=1)
         if lost.any():
-            names = ", ".join(str(number) for number in np.unique(numbers[index[lost]])[:5])
+            names = ", ".join(str(number) for number in np.unique(features.numbers[index[lost]])[:5])
             raise DataError(
                 f"{self.path}: features {names} have no place in {crs_name(grid.crs)}; cut or leave them out"
             )

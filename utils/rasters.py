@@ -59,6 +59,9 @@ _PALETTE_COLOURS = 3
 # GDAL reads this once, at its first use in the process; a value that the user has set stands.
 os.environ.setdefault("GDAL_CACHEMAX", str(BLOCK_CACHE_MB))
 
+for _name in ("rasterio._env", "rasterio._err", "tifffile"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # their errors reach the user as one DataError
+
 
 @contextmanager
 def bounded_gdal() -> Iterator[None]:
@@ -74,8 +77,6 @@ def bounded_gdal() -> Iterator[None]:
     ...     get_gdal_config("GDAL_CACHEMAX") <= int(os.environ["GDAL_CACHEMAX"]) * 2**20
     True
     """
-    for name in ("rasterio._env", "rasterio._err"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # its errors reach the user as one DataError
     with rasterio.Env(CPL_DEBUG=False):
         yield
 
@@ -128,6 +129,7 @@ def gdal_errors(
         with bounded_gdal():
             yield
     except (RasterioError, CPLE_BaseError) as error:
+        _HANDLES.close([path])  # after an error some drivers go on with what they have, as if it were whole
         raise DataError(f"{path}: cannot be {action} ({_gdal_reason(error)}); {cure}") from error
 
 
@@ -764,6 +766,25 @@ def _palette(dataset: rasterio.DatasetReader) -> tuple[tuple[int, int, int, int]
     return tuple(tuple(colours.get(value, (0, 0, 0, 255))) for value in range(max(256, max(colours) + 1)))
 
 
+@contextmanager
+def _open_tiff(path: str) -> Iterator[tifffile.TiffFile]:
+    """Open a file with tifffile, without messages of its own.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/a.tif"
+    >>> write_raster(path, np.zeros((4, 6), np.uint8))
+    >>> with _open_tiff(path) as stream:
+    ...     stream.pages.first.shape
+    (4, 6)
+    """
+    import tifffile
+
+    with tifffile.TiffFile(path) as stream:
+        yield stream
+
+
 def _header_of_tiff(path: str, reason: DataError) -> RasterHeader:
     """Read the header of a TIFF with tifffile, after GDAL gave up for `reason`.
 
@@ -782,7 +803,7 @@ def _header_of_tiff(path: str, reason: DataError) -> RasterHeader:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as stream:
+        with _open_tiff(path) as stream:
             page = stream.pages.first
             axes = "".join(axis for axis, size in zip(page.axes, page.shape, strict=True) if axis in "YXSC" or size > 1)
             size = {axis: length for axis, length in zip(page.axes, page.shape, strict=True)}
@@ -924,12 +945,14 @@ class RasterFile:
         """
         header = self.header
         if header.whole:
-            values, hidden = _PICTURES.get(header)
+            values, hidden = _PICTURES.get(file_key(header.path), functools.partial(_decode_whole, header))
             values = values[[band - 1 for band in bands], window.y : window.y + window.height, window.columns]
             hidden = None if hidden is None else hidden[window.rows, window.columns]
         else:
             values, hidden = _read_with_gdal(header, window, list(bands))
         nodata = [header.nodata[band - 1] for band in bands]
+        if header.alpha in bands:  # who asks for it takes it for a colour: GDAL calls any fourth 8-bit band opacity
+            hidden = None
         return RawBlock(values, _find_missing(values, nodata), hidden)
 
 
@@ -1015,85 +1038,124 @@ def _find_missing(values: np.ndarray, nodata: Sequence[float | None]) -> np.ndar
     missing = ~np.isfinite(values) if real else np.zeros(values.shape, dtype=bool)
     for band, value in enumerate(nodata):
         if value is not None and math.isfinite(value):
-            # in the band's own type: float32's -3.4e38 is not the double that the header prints
-            missing[band] |= values[band] == (values.dtype.type(value) if real else value)
+            with np.errstate(over="ignore"):  # in the band's own type: float32's -3.4e38 is not the header's double
+                missing[band] |= values[band] == (values.dtype.type(value) if real else value)
     return missing
 
 
-class _Pictures:
-    """Decoded pictures, the latest kept within a bound, so that windows do not decode a file again and again.
+class Recent:
+    """The values that were used last, within a bound; each is made once, whichever threads ask for it.
+
+    Pickled it is left behind empty, and a forked process has locks of its own: those of its parent may be held by a
+    thread that it does not have.
 
     Parameters
     ----------
-    max_bytes : int
-        Of all pictures kept; one that is larger is kept alone.
+    limit : int
+        Of the sizes of all values; one that is larger is kept alone.
+    size : callable, optional
+        Size of a value; by default each counts 1.
 
     Examples
     --------
-    >>> import tempfile
-    >>> path = tempfile.mkdtemp() + "/a.png"
-    >>> write_raster(path, np.zeros((4, 6, 3), np.uint8))
-    >>> pictures = _Pictures(max_bytes=100)
-    >>> pictures.get(read_header(path))[0].shape
-    (3, 4, 6)
-    >>> pictures.get(read_header(path))[0] is pictures.get(read_header(path))[0]
-    True
+    >>> recent = Recent(2)
+    >>> [recent.get(key, lambda made=made: made) for made, key in enumerate("abacb")]
+    [0, 1, 0, 3, 4]
     """
 
-    def __init__(self, max_bytes: int):
-        self.max_bytes = max_bytes
-        self.lock = threading.Lock()
-        self.kept: OrderedDict[Hashable, tuple[np.ndarray, np.ndarray | None]] = OrderedDict()
-        os.register_at_fork(after_in_child=self._renew_lock)
+    def __init__(self, limit: int, size: Callable[[Any], int] | None = None):
+        self.limit = limit
+        self.size = size
+        self.values: OrderedDict[Hashable, Any] = OrderedDict()
+        self._renew_locks()
 
-    def _renew_lock(self) -> None:
-        """Give a forked process a lock of its own; the parent's may be held by a thread that it does not have.
+    def __getstate__(self) -> dict[str, Any]:
+        return {"limit": self.limit, "size": self.size, "values": OrderedDict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._renew_locks()
+
+    def _renew_locks(self) -> None:
+        """Start with locks that nobody holds.
 
         Examples
         --------
-        >>> pictures = _Pictures(1)
-        >>> _ = pictures.lock.acquire()
-        >>> pictures._renew_lock()
-        >>> pictures.lock.locked()
+        >>> recent = Recent(1)
+        >>> _ = recent.lock.acquire()
+        >>> recent._renew_locks()
+        >>> recent.lock.locked()
         False
         """
+        self.pid = os.getpid()
         self.lock = threading.Lock()
+        self.making: dict[Hashable, threading.Lock] = {}
 
-    def get(self, header: RasterHeader) -> tuple[np.ndarray, np.ndarray | None]:
-        """All bands, shape (bands, height, width), and the hidden pixels of a picture.
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """The value of a key, made when it is not there; other keys do not wait for it.
 
         Examples
         --------
-        >>> import tempfile
-        >>> path = tempfile.mkdtemp() + "/a.png"
-        >>> write_raster(path, np.uint8([[1, 2], [3, 4]]))
-        >>> _Pictures(100).get(read_header(path))[0].tolist()
-        [[[1, 2], [3, 4]]]
+        >>> recent = Recent(2)
+        >>> recent.get("a", lambda: 5), recent.get("a", lambda: 6)
+        (5, 5)
         """
-        key = file_key(header.path)
+        if self.pid != os.getpid():
+            self._renew_locks()
         with self.lock:
-            if key not in self.kept:
-                self.kept[key] = _decode_whole(header)
-                self._drop_oldest()
-            self.kept.move_to_end(key)
-            return self.kept[key]
+            if key in self.values:
+                self.values.move_to_end(key)
+                return self.values[key]
+            maker = self.making.setdefault(key, threading.Lock())
+        with maker:
+            with self.lock:
+                if key in self.values:  # another thread made it in the meantime
+                    return self.values[key]
+            value = make()
+            self._keep(key, value)
+            return value
 
-    def _drop_oldest(self) -> None:
-        """Forget pictures until the rest fits; the latest stays in any case.
+    def _keep(self, key: Hashable, value: Any) -> None:
+        """Store a value and forget the oldest ones beyond the bound; the latest stays in any case.
 
         Examples
         --------
-        >>> pictures = _Pictures(5)
-        >>> pictures.kept.update(a=(np.zeros(4, np.uint8), None), b=(np.zeros(9, np.uint8), None))
-        >>> pictures._drop_oldest()
-        >>> list(pictures.kept)
+        >>> recent = Recent(5, size=len)
+        >>> recent._keep("a", "xxx")
+        >>> recent._keep("b", "xxxxxxxxx")
+        >>> list(recent.values)
         ['b']
         """
-        while len(self.kept) > 1 and sum(values.nbytes for values, _ in self.kept.values()) > self.max_bytes:
-            self.kept.popitem(last=False)
+        with self.lock:
+            self.making.pop(key, None)
+            self.values[key] = value
+            while len(self.values) > 1 and self._total() > self.limit:
+                self.values.popitem(last=False)
+
+    def _total(self) -> int:
+        """Size of all values.
+
+        Examples
+        --------
+        >>> recent = Recent(9, size=len)
+        >>> recent.get("a", lambda: "xxx"), recent._total()
+        ('xxx', 3)
+        """
+        return len(self.values) if self.size is None else sum(map(self.size, self.values.values()))
 
 
-_PICTURES = _Pictures(PICTURE_CACHE_BYTES)
+def _decoded_bytes(decoded: tuple[np.ndarray, np.ndarray | None]) -> int:
+    """Bytes of a decoded picture.
+
+    Examples
+    --------
+    >>> _decoded_bytes((np.zeros((3, 4, 6), np.uint16), np.zeros((4, 6), bool)))
+    168
+    """
+    return sum(part.nbytes for part in decoded if part is not None)
+
+
+_PICTURES = Recent(PICTURE_CACHE_BYTES, _decoded_bytes)  # windows of a picture must not decode it again and again
 
 
 def _decode_whole(header: RasterHeader) -> tuple[np.ndarray, np.ndarray | None]:
@@ -1162,10 +1224,8 @@ def _decode_with_tifffile(header: RasterHeader) -> np.ndarray:
     >>> _decode_with_tifffile(read_header(path))[:, 1, 3].tolist()
     [21, 22, 23]
     """
-    import tifffile
-
     try:
-        with tifffile.TiffFile(header.path) as stream:
+        with _open_tiff(header.path) as stream:
             page = stream.pages.first
             values = np.asarray(page.asarray()).squeeze()
             first = page.axes.startswith("S")
@@ -1292,17 +1352,19 @@ class ValueScaling:
         """
         return cls(tuple(value["low"]), tuple(value["high"]))
 
-    def apply(self, values: np.ndarray) -> np.ndarray:
+    def apply(self, values: np.ndarray, axis: int = -1) -> np.ndarray:
         """Scale values to 8 bits, rounded and clipped; what is no number becomes 0.
 
         Parameters
         ----------
-        values : array, shape (..., bands)
+        values : array, any shape
             Raw values of any type.
+        axis : int
+            The axis of the bands.
 
         Returns
         -------
-        uint8 array, shape (..., bands)
+        uint8 array, the shape of `values`
 
         Raises
         ------
@@ -1314,17 +1376,19 @@ class ValueScaling:
         >>> ValueScaling((0, -1), (255, 1)).apply(np.array([[254.6, np.nan], [3, 1]])).tolist()
         [[255, 0], [3, 255]]
         """
-        if values.shape[-1] != len(self.low):
-            raise ValueError(
-                f"value scaling: expected {len(self.low)} bands on the last axis, got shape {values.shape}"
-            )
+        if values.shape[axis] != len(self.low):
+            raise ValueError(f"value scaling: expected {len(self.low)} bands on axis {axis}, got shape {values.shape}")
         if values.dtype == np.uint8 and self.is_identity:
             return values
-        dtype = working_dtype(values.dtype)
-        low = np.array(self.low, dtype=dtype)
-        gain = np.array([255 / (high - low) for low, high in zip(self.low, self.high, strict=True)], dtype=dtype)
-        scaled = np.rint((values.astype(dtype, copy=False) - low) * gain)
-        return np.fmin(np.fmax(scaled, 0), 255).astype(np.uint8)  # fmax takes the number beside a NaN
+        scaled = values.astype(working_dtype(values.dtype))
+        shape = [1] * values.ndim
+        shape[axis] = -1
+        gain = [255 / (high - low) for low, high in zip(self.low, self.high, strict=True)]
+        scaled -= np.array(self.low, dtype=scaled.dtype).reshape(shape)
+        scaled *= np.array(gain, dtype=scaled.dtype).reshape(shape)
+        np.rint(scaled, out=scaled)
+        np.fmax(scaled, 0, out=scaled)  # takes the number beside a NaN
+        return np.fmin(scaled, 255, out=scaled).astype(np.uint8)
 
 
 def working_dtype(dtype: np.dtype) -> np.dtype:
@@ -1410,25 +1474,44 @@ def _cubic_kernel(distance: np.ndarray) -> np.ndarray:
     return np.where(distance <= 1, near, far)
 
 
-def _combine(values: np.ndarray, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted sums along the first axis, tap by tap, so that no sum depends on the window's size.
+def _combine(values: np.ndarray, index: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:
+    """Weighted sums along an axis, tap by tap, so that no sum depends on the window's size.
 
-    A matrix product would be faster to write, but its order of additions changes with the shape.
+    A matrix product would be shorter, but its order of additions changes with the shape.
 
     Examples
     --------
     >>> index, weight = np.array([[0, 1], [1, 2]]), np.array([[0.5, 0.5], [0.25, 0.75]])
-    >>> _combine(np.array([[2.0], [4.0], [8.0]]), index, weight).tolist()
+    >>> _combine(np.array([[2.0], [4.0], [8.0]]), index, weight, axis=0).tolist()
     [[3.0], [7.0]]
     """
-    shape = (-1,) + (1,) * (values.ndim - 1)
+    shape = [1] * values.ndim
+    shape[axis] = -1
     total = None
     for tap in range(index.shape[1]):
         if weight[:, tap].any():
-            part = values[index[:, tap]] * weight[:, tap].reshape(shape).astype(values.dtype)
-            total = part if total is None else total + part
+            part = _pick(values, index[:, tap], axis) * weight[:, tap].reshape(shape).astype(values.dtype)
+            total = part if total is None else np.add(total, part, out=total)
     assert total is not None, "the weights of a pixel add up to 1"
     return total
+
+
+def _pick(values: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
+    """Take positions along an axis, as a view where they are evenly spaced.
+
+    Examples
+    --------
+    >>> values = np.arange(12).reshape(2, 6)
+    >>> picked = _pick(values, np.array([1, 3, 5]), axis=1)
+    >>> picked.tolist(), np.shares_memory(picked, values)
+    ([[1, 3, 5], [7, 9, 11]], True)
+    """
+    steps = np.diff(index)
+    if not len(steps) or steps[0] <= 0 or (steps != steps[0]).any():
+        return values.take(index, axis=axis)
+    picked = [slice(None)] * values.ndim
+    picked[axis] = slice(int(index[0]), int(index[-1]) + 1, int(steps[0]))
+    return values[tuple(picked)]
 
 
 def resample(
@@ -1441,7 +1524,7 @@ def resample(
 
     Parameters
     ----------
-    values : array, shape (height, width, bands)
+    values : array, shape (bands, height, width)
         Numbers everywhere, also where not valid.
     valid : bool array, shape (height, width)
         Which pixels count.
@@ -1450,7 +1533,7 @@ def resample(
 
     Returns
     -------
-    values : float array, shape (target height, target width, bands)
+    values : float array, shape (bands, target height, target width)
         0 where not valid.
     valid : bool array, shape (target height, target width)
         Where at least half of the weight was valid.
@@ -1458,18 +1541,25 @@ def resample(
     Examples
     --------
     >>> axis = axis_weights(0, 1, source_size=2, target_size=1, kind="area")
-    >>> values = np.float32([[1, 3], [99, 5]])[:, :, None]
+    >>> values = np.float32([[[1, 3], [99, 5]]])
     >>> mean, valid = resample(values, np.array([[True, True], [False, True]]), axis, axis)
     >>> mean.tolist(), valid.tolist()
     ([[[3.0]]], [[True]])
     """
-    weights = valid.astype(values.dtype)[:, :, None]
-    numbers = values * weights if not valid.all() else values
-    sums, share = (
-        _combine(_combine(part, *rows).swapaxes(0, 1), *columns).swapaxes(0, 1) for part in (numbers, weights)
-    )
-    kept = share[:, :, 0] >= 0.5
-    return np.divide(sums, share, out=np.zeros_like(sums), where=kept[:, :, None]), kept
+    values = values.astype(working_dtype(values.dtype), copy=False)
+    if valid.all():
+        share = np.ones((1, 1), dtype=values.dtype)  # the same sums as below, once for all pixels of a row
+        share = _combine(share, np.zeros_like(rows[0]), rows[1], axis=-2)
+        share = _combine(share, np.zeros_like(columns[0]), columns[1], axis=-1)
+    else:
+        share = valid.astype(values.dtype)
+        values = values * share
+        share = _combine(_combine(share, *rows, axis=-2), *columns, axis=-1)
+    sums = _combine(_combine(values, *rows, axis=-2), *columns, axis=-1)
+    kept = np.broadcast_to(share >= 0.5, sums.shape[-2:])
+    if not (share == 1).all():
+        sums = np.divide(sums, share, out=np.zeros_like(sums), where=kept)
+    return sums, kept
 
 
 # ---------------------------------------------------------------------------------------------- scenes
@@ -1488,7 +1578,8 @@ class RasterScene:
     bands : sequence of int, optional
         Bands to read, counted from 1 over all files, in the order wanted; the first three are the colours that a
         backbone takes. By default all but opacity; a paletted raster gives its colours. A single band is repeated to
-        make three.
+        make three. GDAL takes the fourth of four 8-bit bands for opacity unless the file says what it is: a near
+        infrared band must be asked for here, and then hides nothing.
     scale : float
         Pixels per pixel of the file: 0.5 halves height and width. The outer corners stay exactly where they are.
     max_pixels : int
@@ -1868,10 +1959,11 @@ class RasterScene:
                 f"{self.paths[0]}: values are {self.dtype}, a picture needs 8 bits; "
                 "give a value scaling (percentiles or a range)"
             )
-        values, valid = self.read_values(window)
-        image = (scaling or ValueScaling.identity(self.num_bands)).apply(values)
+        values, valid = self._read_planes(window)
+        planes = (scaling or ValueScaling.identity(self.num_bands)).apply(values, axis=0)
+        image = np.ascontiguousarray(planes.transpose(1, 2, 0))
         if not valid.all():
-            image = np.where(valid[:, :, None], image, neutral_colour(self.num_bands))
+            image[~valid] = neutral_colour(self.num_bands)
         return image, valid
 
     def read_values(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -1904,6 +1996,20 @@ class RasterScene:
         """
         if window.intersection(Window(0, 0, self.height, self.width)) != window:
             raise ValueError(f"{window} does not lie inside {self.height} x {self.width} pixels (height x width)")
+        planes, valid = self._read_planes(window)
+        return planes.transpose(1, 2, 0), valid
+
+    def _read_planes(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Values, shape (bands, height, width), and valid pixels of a window that lies inside.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/a.tif"
+        >>> write_raster(path, np.uint8([[[1, 2, 3], [4, 5, 6]]]))
+        >>> RasterScene(path)._read_planes(Window(0, 0, 1, 2))[0].tolist()
+        [[[1, 4]], [[2, 5]], [[3, 6]]]
+        """
         if self.grid == self.file_grid:
             return self._read_raw(window)
         across = -(-window.width * self.file_grid.width // self.width)
@@ -1911,17 +2017,17 @@ class RasterScene:
         starts = range(window.y, window.rows.stop, rows)
         parts = [self._resample(Window(y, window.x, min(rows, window.rows.stop - y), window.width)) for y in starts]
         values, valid = zip(*parts, strict=True)
-        return np.concatenate(values), np.concatenate(valid)
+        return np.concatenate(values, axis=1), np.concatenate(valid)
 
     def _resample(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Values of a window on the scaled grid, made from the file's pixels under it.
+        """Values, shape (bands, height, width), of a window on the scaled grid, made from the file's pixels under it.
 
         Examples
         --------
         >>> import tempfile
         >>> path = tempfile.mkdtemp() + "/a.tif"
         >>> write_raster(path, np.uint8([[0, 8]]))
-        >>> RasterScene(path, scale=2)._resample(Window(0, 0, 1, 4))[0][0, :, 0].tolist()
+        >>> RasterScene(path, scale=2)._resample(Window(0, 0, 1, 4))[0][0, 0].tolist()
         [0.0, 2.0, 6.0, 8.0]
         """
         source = self.file_grid
@@ -1929,11 +2035,10 @@ class RasterScene:
         columns, column_weight = axis_weights(window.x, window.width, source.width, self.width, self.resampling)
         top, left = int(rows.min()), int(columns.min())
         values, valid = self._read_raw(Window(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1))
-        numbers = values.astype(working_dtype(values.dtype), copy=False)
-        return resample(numbers, valid, (rows - top, row_weight), (columns - left, column_weight))
+        return resample(values, valid, (rows - top, row_weight), (columns - left, column_weight))
 
     def _read_raw(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Values and valid pixels of a window of the files.
+        """Values, shape (bands, height, width), and valid pixels of a window of the files.
 
         Examples
         --------
@@ -1944,20 +2049,20 @@ class RasterScene:
         [[False, True]]
         """
         shape = (window.height, window.width)
-        values = np.empty((*shape, self.num_bands), dtype=self.dtype)
-        missing = np.zeros((*shape, self.num_bands), dtype=bool)
+        values = np.empty((self.num_bands, *shape), dtype=self.dtype)
+        missing = np.zeros(values.shape, dtype=bool)
         visible = np.ones(shape, dtype=bool)
         for place in dict.fromkeys(place for place, _ in self.channels):
             targets = [target for target, (other, _) in enumerate(self.channels) if other == place]
             block = self._read_channels(place, window, [self.channels[target][1] for target in targets])
-            values[:, :, targets] = block.values.transpose(1, 2, 0)
+            values[targets] = block.values
             if block.missing is not None:
-                missing[:, :, targets] = block.missing.transpose(1, 2, 0)
+                missing[targets] = block.missing
             if block.hidden is not None:
                 visible &= ~block.hidden
         if missing.any():
-            visible &= ~(missing.all(axis=2) if self._unsigned else missing.any(axis=2))
-            values[~visible] = 0
+            visible &= ~(missing.all(axis=0) if self._unsigned else missing.any(axis=0))
+            values[:, ~visible] = 0
         return values, visible
 
     def _read_channels(self, place: int, window: Window, bands: list[int]) -> RawBlock:
@@ -2254,15 +2359,21 @@ def _check_tiff_end(header: RasterHeader) -> None:
 
     Examples
     --------
-    >>> grid = PixelGrid(4, 6, None, Affine.identity())
-    >>> _check_tiff_end(RasterHeader("a", "PNG", grid, ("uint8",), (None,), (1, 6), False))
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.tif"
+    >>> write_raster(path, np.zeros((4, 6), np.uint8))
+    >>> _ = path.write_bytes(path.read_bytes()[:-20])
+    >>> _check_tiff_end(read_header(path))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: ...a.tif: truncated: its data end at byte ..., the file at ...; copy or export it again
     """
     if header.driver not in ("GTiff", "COG", "tifffile") or not os.path.isfile(header.path):
         return
     import tifffile
 
     try:
-        with tifffile.TiffFile(header.path) as stream:
+        with _open_tiff(header.path) as stream:
             page = stream.pages.first
             end = max((a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
             size = stream.filehandle.size
@@ -2331,6 +2442,7 @@ def write_raster(
     ):
         if palette:
             dataset.write_colormap(1, palette)
-        if alpha:
-            dataset.colorinterp = [*dataset.colorinterp[:-1], rasterio.enums.ColorInterp.alpha]
+        if alpha or (count > 3 and dataset.driver == "GTiff"):
+            kind = rasterio.enums.ColorInterp.alpha if alpha else rasterio.enums.ColorInterp.undefined
+            dataset.colorinterp = [*dataset.colorinterp[:-1], kind]
         dataset.write(bands.transpose(2, 0, 1))

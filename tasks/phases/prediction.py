@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import torch
@@ -24,9 +24,9 @@ def live_batches(
     Yields
     ------
     samples : list of Sample
-        In order, window by window, the views of a window together; without arrays when they form a batch.
+        In order, window by window, the views of a window together, with their arrays.
     batch : Batch or None
-        None for a sample that the predictor does not want the model to see.
+        None for samples that the predictor does not want the model to see.
 
     Examples
     --------
@@ -35,8 +35,8 @@ def live_batches(
     >>> task, context = example_task(tempfile.mkdtemp())
     >>> task.settle()
     >>> item = task.items("val")[0]
-    >>> [len(samples) for samples, batch in live_batches(task, item, task.predictor(), 3)]
-    [3, 1]
+    >>> [len(samples) for samples, batch in live_batches(task, item, task.predictor(), 4)]
+    [4, 4, 1]
     """
     views = task.prediction_views()
     samples = (task.transform(sample, view) for sample in task.samples(item) for view in views)
@@ -44,30 +44,34 @@ def live_batches(
         for sample in samples:  # whether the next sample is wanted may depend on what this one gave
             yield ([sample], stack_samples([sample]) if predictor.wants(sample) else None)
         return
-    wanted = filter(predictor.wants, samples)
-    while group := list(islice(wanted, batch_size)):
-        yield group, stack_samples(group)
+    for wanted, run in groupby(samples, predictor.wants):
+        while group := list(islice(run, batch_size)):
+            yield group, stack_samples(group) if wanted else None
 
 
 def stored_batches(
-    task: Task, prepared: PreparedItem, store: FeatureStore, batch_size: int
+    task: Task, prepared: PreparedItem, store: FeatureStore, predictor: Predictor, batch_size: int
 ) -> Iterator[tuple[list[Sample], Batch | None]]:
     """Read an item's prepared samples, a batch at a time; the same samples as `live_batches` without views.
+
+    A predictor that is not batched is asked of every sample, as it is there; one that is sees all samples, because
+    what a stored sample costs is reading it.
 
     Examples
     --------
     >>> import tempfile
     >>> from tasks.example import prepared_example
     >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
-    >>> [len(samples) for samples, batch in stored_batches(task, prepared[0], store, 3)]
+    >>> [len(samples) for samples, batch in stored_batches(task, prepared[0], store, task.predictor(), 3)]
     [3, 1]
     """
-    if not prepared.entries:
-        return
     reader = PreparedReader(task, store, [prepared])
-    for tickets in batched([Ticket(position) for position in range(len(prepared.entries))], batch_size):
-        batch = reader.read(tickets)
-        yield batch.samples, batch
+    tickets = [Ticket(position) for position in range(len(prepared.entries))]
+    for group in batched(tickets, batch_size if predictor.batched else 1):
+        batch = reader.read(group)
+        samples = reader.samples(batch)
+        wanted = predictor.batched or predictor.wants(samples[0])
+        yield samples, batch if wanted else None
 
 
 @torch.no_grad()
@@ -173,7 +177,7 @@ def score(
     >>> stored = score(task, model, prepared, store, "cpu", 4, context)
     >>> live = score(task, model, prepared, None, "cpu", 4, context)
     >>> stored["mIoU"] == live["mIoU"], stored["support"]
-    (True, 3840)
+    (True, 6144)
     """
     metric = task.metric()
     by_id = {entry.item.id: entry for entry in prepared}
@@ -183,7 +187,7 @@ def score(
         if store is None:
             batches = live_batches(task, item, predictor, batch_size)
         else:
-            batches = stored_batches(task, by_id[item.id], store, batch_size)
+            batches = stored_batches(task, by_id[item.id], store, predictor, batch_size)
         for piece in predict_item(model, predictor, item, batches, device, context):
             metric.update(piece, task.truth(item, piece.window))
     merged = task.metric()

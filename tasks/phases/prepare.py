@@ -179,7 +179,7 @@ class Preparation:
     >>> task.settle()
     >>> store = open_store(task.settings, "prepare")
     >>> Preparation(task, store, task.producers(), context).run(missing_jobs(task, store))
-    16
+    30
     """
 
     def __init__(self, task: Task, store: FeatureStore, producers: dict[str, Producer], context: Context):
@@ -295,6 +295,7 @@ class Preparation:
         >>> from tasks.example import example_task
         >>> task, context = example_task(tempfile.mkdtemp())
         >>> work = Preparation(task, open_store(task.settings, "prepare"), {}, context)
+        >>> import numpy as np
         >>> work.known.add("00")
         >>> work._queue(Request("backbone", "00", np.zeros(3)), None)
         >>> dict(work.pending)
@@ -314,6 +315,7 @@ class Preparation:
         >>> import tempfile
         >>> from tasks.example import example_task
         >>> task, context = example_task(tempfile.mkdtemp())
+        >>> import numpy as np
         >>> double = lambda inputs: [{"twice": 2 * array} for array in inputs]
         >>> work = Preparation(task, open_store(task.settings, "prepare"), {"double": double}, context)
         >>> with work.store.writer() as writer:

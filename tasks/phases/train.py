@@ -134,7 +134,13 @@ def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
     }
     settings = task.settings.train.model_dump(mode="json", exclude=harmless)
     entries = [[list(entry.record_keys()) for item in split for entry in item.entries] for split in splits]
-    what = {"train": settings, "task": task.describe(), "seed": task.settings.resources.seed, "entries": entries}
+    what = {
+        "train": settings,
+        "variations": task.settings.dataset.augmentations.model_dump(mode="json"),
+        "task": task.describe(),
+        "seed": task.settings.resources.seed,
+        "entries": entries,
+    }
     return digest_json(what)
 
 
@@ -248,7 +254,8 @@ class Training:
         path = checkpoint_path(self.context.folder, STATE)
         if self.settings.resume == "auto" and path.exists():
             state = load_training_state(path)
-            if state["fingerprint"] == self.fingerprint:
+            whole = not state["best"] or checkpoint_path(self.context.folder, BEST).exists()
+            if whole and state["fingerprint"] == self.fingerprint:
                 self._load(state)
                 self.context.log.info(f"train: resuming at epoch {self.epoch + 1}, step {self.step_in_epoch}")
                 return
@@ -325,7 +332,7 @@ class Training:
         >>> from tasks.example import training_example
         >>> steps = training_example(tempfile.mkdtemp())._steps()
         >>> sorted(ticket.position for step in steps for part in step.micro_batches for ticket in part)
-        [0, 1, 2, 3, 4, 5, 6, 7]
+        [0, 1, 2, 3, 4, 5]
         """
         entries = self.reader.entries
         generator = np.random.default_rng([self.task.settings.resources.seed, self.epoch])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tasks.base import Context, Finding, PhaseResult, Task, open_store
@@ -43,8 +43,9 @@ def run(task: Task, context: Context) -> PhaseResult:
     >>> task, context = example_task(tempfile.mkdtemp())
     >>> _ = prepare.run(task, context)
     >>> run(task, context).metrics
-    {'records': 16.0, 'bad records': 0.0, 'findings': 0.0}
+    {'records': 30.0, 'bad records': 0.0, 'findings': 0.0}
     """
+    task.recipe()  # on every rank, as the first call may ask all of them
     report = distributed.run_on_main(lambda: check_everything(task, context))
     for line in report["lines"]:
         context.log.warning(f"verify: {line}")
@@ -72,20 +73,22 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     0
     """
     store = open_store(task.settings, "verify", threads=task.settings.verify.workers)
+    broken = list(set_aside_broken_files(store))
     prepared = {split: known_items(task, store, split) for split in SPLITS}
     keys = sorted(
         {key for items in prepared.values() for item in items for entry in item.entries for key in entry.record_keys()}
     )
-    bad = list(set_aside_bad_records(task, store, keys, context))
+    bad = broken + list(set_aside_bad_records(task, store, keys, context))
+    number = len(store.missing(keys))
     findings = [str(finding) for split in SPLITS for finding in task.audit(task.items(split))]
-    summary = [f"{len(keys)} records, {len(bad)} bad; {len(findings)} findings in pictures and labels"]
+    summary = [f"{len(keys)} records, {number} bad; {len(findings)} findings in pictures and labels"]
     summary += [line for split, items in prepared.items() for line in balance(split, items)]
     if bad:
         summary.append("the next prepare makes the bad records again, and only those")
     lines = [str(finding) for finding in bad] + findings
     report = {
         "records": len(keys),
-        "bad_records": len(bad),
+        "bad_records": number,
         "findings": len(findings),
         "lines": lines,
         "summary": summary,
@@ -114,6 +117,24 @@ def known_items(task: Task, store: FeatureStore, split: str) -> list[PreparedIte
     return found
 
 
+def set_aside_broken_files(store: FeatureStore) -> Iterator[Finding]:
+    """Look at the headers of all files of the store, whoever made them; take damaged and foreign ones out of use.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> manifest = next(store.folder.glob("manifests/*.json"))
+    >>> _ = manifest.write_text("{")
+    >>> [finding.where == f"manifests/{manifest.name}" for finding in set_aside_broken_files(store)]
+    [True]
+    """
+    for problem in store.verify(rehash=False):
+        store.set_aside(problem.subject, problem.message)
+        yield Finding(problem.subject, problem.message, "set aside")
+
+
 def set_aside_bad_records(task: Task, store: FeatureStore, keys: Sequence[str], context: Context) -> list[Finding]:
     """Read every record and compare its checksum; take bad ones out of use.
 
@@ -126,17 +147,22 @@ def set_aside_bad_records(task: Task, store: FeatureStore, keys: Sequence[str], 
     >>> data = bytearray(shard.read_bytes())
     >>> data[-1] ^= 1
     >>> _ = shard.write_bytes(data)
-    >>> keys = [key for item in prepared for entry in item.entries for key in entry.record_keys()]
+    >>> keys = store.keys()
     >>> findings = set_aside_bad_records(task, store, keys, example_context(store.folder))
-    >>> len(findings), sum(store.has(key) for key in keys) < len(keys)
-    (1, True)
+    >>> len(findings), len(store.missing(keys))
+    (1, 1)
     """
-    settings = task.settings.verify
-    findings = []
-    for problem in store.verify(keys, rehash=settings.rehash):
+    findings, missing = [], []
+    for problem in store.verify(keys, rehash=task.settings.verify.rehash):
         context.check_stop()
-        store.set_aside(problem.subject, problem.message)
-        findings.append(Finding(problem.file or problem.subject, problem.message, "set aside"))
+        if not problem.file:  # nothing to set aside: the record is in no file
+            missing.append(problem.subject)
+        else:
+            store.set_aside(problem.subject, problem.message)
+            findings.append(Finding(problem.file or problem.subject, problem.message, "set aside"))
+    if missing:
+        said = f"{len(missing)} records are not there (first: {missing[0]})"
+        findings.append(Finding(str(store.folder), said, "run prepare"))
     return findings
 
 

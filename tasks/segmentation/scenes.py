@@ -372,7 +372,7 @@ class SceneData:
         >>> task, context = example_task(tempfile.mkdtemp())
         >>> task.settle()
         >>> [item.id for item in task.data.items("val")]
-        ['scene_1@y0:64,x0:64']
+        ['scene_0']
         """
         if split == "inference":
             return self._inference_items()
@@ -452,7 +452,7 @@ class SceneData:
         >>> task.data._refuse_overlap(task.data.items("train"), Path("val.txt"))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: val.txt: scene_0... overlaps scene_0... of the train list; ...
+        utils.errors.DataError: val.txt: scene_1... overlaps scene_1... of the train list; ...
         """
         training = self.items("train")
         for item in items:
@@ -623,11 +623,11 @@ class SceneData:
         >>> from tasks.example import example_task
         >>> data = example_task(tempfile.mkdtemp())[0].data
         >>> data._count("scene_0", Window(0, 0, 64, 64)).tolist()
-        [2048, 1920]
+        [1984, 1984]
         """
         item = SceneItem(
             scene_id,
-            (),
+            self.labelled_scenes()[scene_id].sources,
             scene_id,
             area,
             self.settings.prepare.tile_size,
@@ -667,7 +667,7 @@ class SceneData:
         >>> item = task.data.items("val")[0]
         >>> arrays = task.data.read(item, Window(48, 0, 32, 32))
         >>> arrays["image"].shape, int(arrays["valid"].sum()), int((arrays["label"] == 255).sum())
-        ((32, 32, 3), 512, 512)
+        ((32, 32, 3), 512, 576)
         """
         inner = window.intersection(Window(0, 0, item.area.height, item.area.width))
         if inner is None:
@@ -699,7 +699,7 @@ class SceneData:
         True
         """
         labelled = self._files.get(item.scene_id) if self._files else None
-        if labelled is not None and (item.sources == labelled.sources or not item.sources):
+        if labelled is not None and item.sources == labelled.sources:
             return labelled
         return SceneFiles(item.sources, None)
 
@@ -713,7 +713,7 @@ class SceneData:
         >>> task, context = example_task(tempfile.mkdtemp())
         >>> task.settle()
         >>> [sample.id for sample in task.data.samples(task.data.items("train")[0])][:2]
-        ['scene_0@y0:64,x0:64/y0_x0', 'scene_0@y0:64,x0:64/y0_x32']
+        ['scene_1@y0:64,x0:64/y0_x0', 'scene_1@y0:64,x0:64/y0_x32']
         """
         limit = self.settings.dataset.max_windows
         for window in item.windows()[:limit]:

@@ -58,7 +58,6 @@ from utils.sample import make_sample
 from utils.tiling import Window, split_rows
 
 DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
-CELLS_PER_PATCH = 4  # of the grid on which heads give their logits
 
 
 class SegmentationTask(Task):
@@ -767,9 +766,9 @@ class SegmentationTask(Task):
         >>> import tempfile
         >>> from tasks.example import example_task
         >>> example_task(tempfile.mkdtemp())[0]._fine_grid((8, 12))
-        (8, 12)
+        (2, 3)
         """
-        stride = self.features.info.patch_size / CELLS_PER_PATCH
+        stride = self._spec().stride
         return round(covered[0] / stride), round(covered[1] / stride)
 
     @cached_property
@@ -781,7 +780,7 @@ class SegmentationTask(Task):
         >>> import tempfile
         >>> from tasks.example import example_task
         >>> example_task(tempfile.mkdtemp())[0]._head.stride
-        1.0
+        4.0
         """
         model = self.settings.model
         head = build_head(self.kind, model.head, self._spec(), len(self.classes), model.head_options)

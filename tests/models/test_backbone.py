@@ -18,6 +18,7 @@ from models.backbone import (
     FAMILIES,
     IMAGENET,
     SAT493M,
+    describe_backbone,
     digest_weights,
     find_backbone_folder,
     has_bfloat16,
@@ -282,6 +283,15 @@ def test_info_can_be_written_down(folders):
     assert (info.patch_size, info.channels, info.attention) == (32, (128, 16), "none")
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_describing_and_loading_agree(folders, family):
+    options = {"precision": "bf16", "attention": "eager"}
+    described = describe_backbone(str(folders[family]), [-1, 0], **options)
+    assert described == load_backbone(str(folders[family]), [-1, 0], **options).info
+    for source in folders.values():
+        assert (describe_backbone(str(source), [0]).digest == described.digest) == (source == folders[family])
+
+
 def test_digest_follows_weights_and_architecture_but_not_how_they_are_stored(copy):
     before = digest_weights(copy)
     tensors = load_file(copy / "model.safetensors")
@@ -381,9 +391,10 @@ def test_weights_that_are_cut_off_are_refused(copy):
         path.write_bytes(content[:length])
         with pytest.raises(DataError, match=message):
             load_backbone(str(copy), [0])
-    path.write_bytes((40).to_bytes(8, "little") + b"x" * 40)
-    with pytest.raises(DataError, match="header is not JSON"):
-        load_backbone(str(copy), [0])
+    for header in (b"x" * 40, b'{"a": {"dtype": "F16"}}', b"[]"):
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(DataError, match="header cannot be read"):
+            load_backbone(str(copy), [0])
 
 
 def test_pickled_missing_and_unreadable_files_are_refused(copy):
@@ -491,6 +502,7 @@ def ask_hub(sources, **environment):
         check=True,
         timeout=120,
     )
+    assert result.stderr == ""  # no progress bars where nobody watches
     return json.loads(result.stdout)
 
 

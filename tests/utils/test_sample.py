@@ -60,9 +60,9 @@ def test_labels_agree_with_the_drawn_classes_to_the_pixel(sample, index, scene):
 
 
 def test_default_size_has_every_class_nodata_corners_and_an_unlabelled_site_in_seconds():
-    start = time.perf_counter()
+    start = time.process_time()
     patches, image, class_map = draw_scene(7, 0, (768, 1024))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     shares = np.bincount(class_map.ravel(), minlength=256) / class_map.size
     assert (shares[: len(CLASSES)] > 0.02).all()
     nodata = (image == 0).all(axis=-1)

@@ -1,0 +1,327 @@
+"""main.py as people and schedulers run it: as a process, with signals, locks, ranks and sudden death."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from torch import Tensor
+
+from models.backbone import write_random_backbone
+from tasks.example import SETTINGS, write_pictures
+from utils.checkpoints import load_checkpoint
+from utils.feature_store import FeatureStore
+from utils.files import FileLock, read_json
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 120
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("backbone")
+    write_random_backbone(folder, family="dinov2", width=8, depth=2, heads=2, patch_size=4, seed=0)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path, backbone) -> Path:
+    return write_config(tmp_path, backbone)
+
+
+def write_config(folder: Path, backbone: Path, **changes: dict) -> Path:
+    """The example's settings as a file, with all phases enabled, beside the example's pictures."""
+    write_pictures(folder)
+    tree = yaml.safe_load(SETTINGS.format(folder=folder, backbone=backbone))
+    tree["prepare"] |= {"tile_size": 16}
+    tree["train"] |= {"epochs": 2, "batch_size": 4}
+    for phase in ("verify", "evaluate", "inference"):
+        tree.setdefault(phase, {})["enable"] = True
+    for section, values in changes.items():
+        tree.setdefault(section, {}).update(values)
+    path = folder / "config.yml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("DINOV3SEG_CONFIG", "RANK", "WORLD_SIZE")}
+    return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | more
+
+
+def start(*arguments: object, ranks: int = 0, cwd: Path = ROOT, **more: str) -> subprocess.Popen:
+    """Start main.py, under torchrun when ranks are asked for, as the leader of a group of processes."""
+    launcher = [sys.executable]
+    if ranks:
+        launcher += ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc_per_node={ranks}"]
+        launcher += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    return subprocess.Popen(
+        [*launcher, str(ROOT / "main.py"), *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    try:
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    finally:
+        kill(process)
+    return process.returncode, said
+
+
+def kill(process: subprocess.Popen) -> None:
+    """End a process and what it has started, at once."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def run(*arguments: object, **options) -> tuple[int, str]:
+    return finish(start(*arguments, **options))
+
+
+def wait_for(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+    """Wait until the process has come to a point; it must not end before."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not ready():
+        assert process.poll() is None, f"ended too early, with {process.returncode}: {process.stdout.read()}"
+        assert time.monotonic() < deadline, "never came so far"
+        time.sleep(0.002)
+
+
+def weights(folder: Path, name: str = "best") -> dict[str, Tensor]:
+    return load_checkpoint(folder / "runs" / "segmentation" / "latest" / "checkpoints" / f"{name}.safetensors").tensors
+
+
+def classes(folder: Path) -> np.ndarray:
+    [path] = (folder / "runs" / "segmentation" / "latest" / "predictions").glob("*_classes.tif")
+    with rasterio.open(path) as raster:
+        return raster.read()
+
+
+def metrics(folder: Path) -> dict:
+    return read_json(folder / "runs" / "segmentation" / "latest" / "evaluate_val" / "metrics.json")["metrics"]
+
+
+def outcome(folder: Path) -> tuple[int, dict[str, str]]:
+    status = read_json(folder / "runs" / "status.json")
+    return status["exit_code"], {row["phase"].partition(".")[2]: row["status"] for row in status["phases"]}
+
+
+def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory, backbone) -> tuple[Path, str]:
+    """One process, from the pictures to the map, without any trouble; and what it said."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    code, said = run(write_config(folder, backbone))
+    assert code == 0, said
+    return folder, said
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What comes out, and what a second run does
+
+
+def test_one_command_runs_all_phases_and_says_how_long_each_took(unbroken):
+    folder, said = unbroken
+    phases = ("prepare", "verify", "train", "evaluate", "inference")
+    assert outcome(folder) == (0, dict.fromkeys(phases, "done"))
+    for phase in phases:
+        assert f"segmentation.{phase}" in said
+    assert all(line.startswith("[") for line in said.splitlines()), "nothing but log lines"
+    assert classes(folder).shape == (1, 64, 64)
+    status = read_json(folder / "runs" / "status.json")
+    assert status["scores"]["segmentation"]["mIoU"] == metrics(folder)["mIoU"]
+    run_folder = folder / "runs" / "segmentation" / "latest"
+    assert {"config.json", "results.csv", "verify.json", "train.json"} <= {path.name for path in run_folder.iterdir()}
+
+
+def test_a_second_run_does_nothing_and_says_so(unbroken):
+    folder, _ = unbroken
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix in (".safetensors", ".tif")}
+    assert len(before) > 3
+    code, said = run(folder / "config.yml", "verify.enable=false")
+    assert code == 0
+    assert outcome(folder) == (0, dict.fromkeys(("prepare", "train", "evaluate", "inference"), "up to date"))
+    assert said.count("nothing to do") == 3
+    assert "inference: scene_0 is up to date" in said
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "no file was touched"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings, and the words after the command
+
+
+def test_mistakes_in_settings_end_with_2_and_name_every_one(config):
+    code, said = run(config, "train.epochz=3", "model.head=liner", "prepare.tile_size=big")
+    assert code == 2
+    assert "train.epochz: unknown key, did you mean 'epochs'?" in said
+    assert "prepare.tile_size: expected int, got str 'big'" in said
+    assert "Traceback" not in said
+
+
+def test_check_prints_the_plan_and_runs_nothing(config):
+    code, said = run("--check", config.name, DINOV3SEG_CONFIG="/no/such/file.yml", cwd=config.parent)
+    assert code == 0
+    assert "segmentation: prepare, verify, train, evaluate, inference" in said
+    assert "2 classes: dark, light" in said
+    assert not (config.parent / "runs" / "status.json").exists()
+    assert not list((config.parent / "store").glob("shards/*"))
+
+
+def test_missing_data_end_with_3_in_the_outcome_too(config):
+    shutil.rmtree(config.parent / "labels")
+    code, said = run(config)
+    assert (code, outcome(config.parent)) == (3, (3, {}))
+    assert "labels" in said
+    assert "Traceback" not in said
+
+
+def test_the_variable_names_the_settings_and_only_chooses_a_phase(config):
+    code, said = run("--only", "segmentation.verify,segmentation.prepare", DINOV3SEG_CONFIG=str(config))
+    assert code == 0
+    assert outcome(config.parent)[1] == {"prepare": "done", "verify": "done"}
+    assert said.index("segmentation.prepare") < said.index("segmentation.verify")
+
+
+def test_schema_is_json():
+    code, said = run("--schema")
+    assert code == 0
+    assert "train" in json.loads(said)["properties"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Locks, signals and sudden death
+
+
+def test_beside_a_running_one_a_run_ends_with_75_and_leaves_its_outcome_alone(config):
+    with FileLock(config.parent / "runs" / "segmentation" / ".lock"):
+        code, said = run(config)
+    assert code == 75
+    assert f"held by process {os.getpid()}; another run writes this output" in said
+    assert not (config.parent / "runs" / "status.json").exists()
+
+
+LONG = ("train.epochs=12", "train.patience=99")  # epochs take some 0.3 s each
+
+
+@pytest.fixture(scope="session")
+def long_unbroken(tmp_path_factory, backbone) -> Path:
+    folder = tmp_path_factory.mktemp("long")
+    code, said = run(write_config(folder, backbone), *LONG, "verify.enable=false")
+    assert code == 0, said
+    return folder
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_state_and_the_next_run_ends_as_an_unbroken_one(signum, config, long_unbroken):
+    folder = config.parent
+    process = start(config, *LONG, "verify.enable=false")
+    wait_for(process, lambda: rows_written(folder) >= 3)
+    os.kill(process.pid, signum)
+    code, said = finish(process)
+    assert code == 128 + signum
+    assert f"interrupted by {signal.Signals(signum).name}; the next run continues from here" in said
+    assert outcome(folder) == (code, {"prepare": "done"})
+    code, said = run(config, *LONG, "verify.enable=false")
+    assert code == 0
+    assert "train: resuming at epoch" in said
+    assert_same_results(folder, long_unbroken)
+
+
+def rows_written(folder: Path) -> int:
+    path = folder / "runs" / "segmentation" / "latest" / "results.csv"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def assert_same_results(folder: Path, reference: Path) -> None:
+    for name in ("best", "last"):
+        ours, theirs = weights(folder, name), weights(reference, name)
+        assert largest_difference(ours, theirs) == 0
+    assert np.array_equal(classes(folder), classes(reference))
+    assert metrics(folder) == metrics(reference)
+    stores = [FeatureStore(place / "store") for place in (folder, reference)]
+    assert set(stores[0].keys()) >= set(stores[1].keys())
+    assert not list(stores[0].verify())
+
+
+KILLED = {
+    "in prepare": lambda folder: bool(list((folder / "store" / "shards").glob(".*.partial"))),
+    "in training": lambda folder: rows_written(folder) >= 4,
+    "while the state is written": lambda folder: bool(
+        list((folder / "runs" / "segmentation").glob("*/checkpoints/.*partial*"))
+    ),
+    "in inference": lambda folder: bool(list((folder / "runs" / "segmentation").glob("*/predictions/*"))),
+}
+
+
+def test_kill_9_anywhere_and_a_rerun_give_the_results_of_an_unbroken_run(config, long_unbroken):
+    """One run, killed again and again, each time a phase further."""
+    folder = config.parent
+    for moment, reached in KILLED.items():
+        process = start(config, *LONG, "verify.enable=false")
+        wait_for(process, lambda reached=reached: reached(folder))
+        os.killpg(process.pid, signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL, moment
+        assert not any("partial" in path.name for path in folder.rglob("*_classes.tif")), "complete or absent"
+    code, said = run(config, *LONG, "verify.enable=false")
+    assert code == 0, said
+    assert_same_results(folder, long_unbroken)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ranks
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_give_the_metrics_and_weights_of_one_process(ranks, tmp_path, backbone, unbroken):
+    """With four ranks there are three items to validate and one picture to map: some ranks have nothing to do."""
+    reference, _ = unbroken
+    code, said = run(write_config(tmp_path, backbone, resources={"distributed": True}), ranks=ranks)
+    assert code == 0, said
+    assert outcome(tmp_path)[0] == 0
+    assert largest_difference(weights(tmp_path), weights(reference)) < 1e-4
+    ours, theirs = metrics(tmp_path), metrics(reference)
+    for name in ("mIoU", "aAcc", "mAcc", "mDice"):
+        assert ours[name] == pytest.approx(theirs[name], abs=1e-3)
+    assert ours["support"] == theirs["support"]
+    assert (classes(tmp_path) == classes(reference)).mean() > 0.999
+    assert said.count("train: 0.") == 1, "one rank speaks"
+
+
+def test_an_error_on_ranks_reaches_everybody_and_the_outcome(tmp_path, backbone):
+    config = write_config(tmp_path, backbone)
+    shutil.rmtree(tmp_path / "labels")
+    began = time.monotonic()
+    code, said = run(config, ranks=2)
+    assert code != 0
+    assert outcome(tmp_path) == (3, {})
+    assert time.monotonic() - began < PATIENCE_S / 2, "no rank waits for the other"
+    assert said.count("labels") >= 1

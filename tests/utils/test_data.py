@@ -1,0 +1,224 @@
+import gc
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from utils.augment import View
+from utils.data import Entry, PrecomputedDataset, PrefetchReader, lay_down
+from utils.errors import DataError
+from utils.feature_store import FeatureStore, encode_features, record_key
+
+VIEWS = ["identity", "hflip", "rot90"]
+
+
+def make_sample(index, height, width, channels=3):
+    generator = np.random.default_rng(index)
+    return {
+        "image": generator.integers(0, 256, (height, width, channels), dtype=np.uint8),
+        "label": generator.integers(0, 5, (height, width), dtype=np.uint8),
+        "valid": generator.random((height, width)) < 0.8,
+        "elevation": generator.random((height, width, 1), dtype=np.float32),
+        "bounds": generator.random(4),
+    }
+
+
+def make_maps(index, view_name, dtype):
+    generator = torch.Generator().manual_seed(100 * index + VIEWS.index(view_name))
+    return {
+        f"map_{number}": encode_features(torch.randn(4 + number, 2, 3, generator=generator), dtype)
+        for number in range(11)
+    }
+
+
+def make_dataset(folder, count=4, height=6, width=6, dtype="fp16", **options):
+    store, entries = FeatureStore(folder), []
+    with store.writer(max_shard_bytes=5000) as writer:
+        for index in range(count):
+            entry = Entry(f"tile_{index}", record_key(sample=index), {})
+            writer.put(entry.sample_key, make_sample(index, height, width))
+            for name in VIEWS:
+                entry.features[name] = record_key(features=index, view=name)
+                writer.put(entry.features[name], make_maps(index, name, dtype))
+            entries.append(entry)
+    return PrecomputedDataset(store, entries, **options)
+
+
+@pytest.mark.parametrize("view_name", VIEWS)
+def test_an_item_is_laid_down_in_its_view_and_has_that_views_own_maps(tmp_path, view_name):
+    dataset = make_dataset(tmp_path, height=4, width=6)
+    assert len(dataset) == 4
+    item, sample, view = dataset[2, view_name], make_sample(2, 4, 6), View.from_name(view_name)
+    for name in ("image", "elevation"):
+        assert np.array_equal(item[name].permute(1, 2, 0).numpy(), view.apply(sample[name]))
+    for name in ("label", "valid"):
+        assert np.array_equal(item[name].numpy(), view.apply(sample[name]))
+    assert item["valid"].dtype == torch.bool
+    assert np.array_equal(item["bounds"].numpy(), sample["bounds"])
+    assert (item["sample_id"], item["view"]) == ("tile_2", view_name)
+    expected = list(make_maps(2, view_name, "fp16").values())
+    assert len(item["feature_maps"]) == 11
+    assert all(torch.equal(*pair) for pair in zip(item["feature_maps"], expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_a_batch_equals_its_items(tmp_path, dtype):
+    dataset = make_dataset(tmp_path, dtype=dtype)
+    requests = [(3, "rot90"), (0, "identity"), (3, "hflip"), (1, "identity"), (3, "rot90")]
+    batch, items = dataset.read(requests), [dataset[request] for request in requests]
+    for name in ("image", "label", "valid", "elevation", "bounds"):
+        assert torch.equal(batch[name], torch.stack([item[name] for item in items]))
+        assert batch[name].is_contiguous()
+    for number, stacked in enumerate(batch["feature_maps"]):
+        assert torch.equal(stacked, torch.stack([item["feature_maps"][number] for item in items]))
+    assert batch["sample_id"] == [item["sample_id"] for item in items]
+    assert batch["view"] == [name for _, name in requests]
+    assert batch["image"].shape == (5, 3, 6, 6)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float32])
+def test_any_number_of_channels_is_put_first(channels, dtype):
+    image = torch.randint(0, 100, (3, 5, 7, channels), generator=torch.Generator().manual_seed(0)).to(dtype)
+    laid = lay_down({"image": image}, [View(False, 0)] * 3)["image"]
+    assert torch.equal(laid, image.permute(0, 3, 1, 2))
+    turned = lay_down({"image": image}, [View(False, 1), View(True, 1), View(False, 3)])["image"]
+    assert torch.equal(turned[0], torch.rot90(image[0].permute(2, 0, 1), 1, (1, 2)))
+    assert turned.shape == (3, channels, 7, 5)
+
+
+def test_a_batch_of_nothing_has_the_shapes_of_the_others(tmp_path):
+    dataset = make_dataset(tmp_path)
+    empty, full = dataset.read([]), dataset.read([(0, "identity")])
+    assert empty.keys() == full.keys()
+    for name in ("image", "label", "valid", "bounds"):
+        assert empty[name].shape == (0, *full[name].shape[1:])
+        assert empty[name].dtype == full[name].dtype
+    assert [maps.shape for maps in empty["feature_maps"]] == [(0, 4 + number, 2, 3) for number in range(11)]
+    assert empty["sample_id"] == []
+    with pytest.raises(DataError, match="the data set has no samples"):
+        PrecomputedDataset(dataset.store, []).read([])
+
+
+def test_a_view_that_is_not_stored_is_named_unless_no_features_are_used(tmp_path):
+    dataset = make_dataset(tmp_path)
+    with pytest.raises(DataError, match="sample tile_1: no features of view 'vflip' are stored; stored: identity, hfl"):
+        dataset.read([(0, "identity"), (1, "vflip")])
+    with pytest.raises(ValueError, match="unknown view 'upside'"):
+        dataset.read([(0, "upside")])
+    plain = PrecomputedDataset(dataset.store, dataset.entries, use_features=False)
+    item = plain[1, "vflip"]
+    assert item["feature_maps"] == []
+    assert np.array_equal(item["label"].numpy(), make_sample(1, 6, 6)["label"][::-1])
+
+
+def test_pictures_that_are_not_square_cannot_share_a_batch_with_their_quarter_turns(tmp_path):
+    dataset = make_dataset(tmp_path, height=4, width=6)
+    assert dataset.read([(0, "identity"), (1, "hflip")])["image"].shape == (2, 3, 4, 6)
+    assert dataset.read([(0, "rot90"), (1, "rot90")])["image"].shape == (2, 3, 6, 4)
+    with pytest.raises(DataError, match="pictures of 4 x 6 pixels cannot share a batch with quarter turns"):
+        dataset.read([(0, "identity"), (1, "rot90")])
+
+
+def test_sample_and_features_may_share_a_record(tmp_path):
+    store = FeatureStore(tmp_path)
+    key = record_key(all=1)
+    with store.writer() as writer:
+        writer.put(
+            key, {"label": np.zeros((2, 3), np.uint8), "map_0": torch.ones(1, 2, 3), "map_1": torch.zeros(2, 1, 1)}
+        )
+    batch = PrecomputedDataset(store, [Entry("a", key, {"hflip": key})]).read([(0, "hflip")])
+    assert batch.keys() == {"label", "sample_id", "view", "feature_maps"}
+    assert [maps.shape for maps in batch["feature_maps"]] == [(1, 1, 2, 3), (1, 2, 1, 1)]
+
+
+def test_a_loader_with_workers_gives_the_same(tmp_path):
+    dataset = make_dataset(tmp_path)
+    requests = [(position, name) for position in range(4) for name in VIEWS]
+    loader = DataLoader(dataset, batch_size=4, sampler=requests, num_workers=2, multiprocessing_context="fork")
+    labels = torch.cat([batch["label"] for batch in loader])
+    assert torch.equal(labels, dataset.read(requests)["label"])
+
+
+def test_a_batch_does_not_change_while_later_ones_are_read(tmp_path):
+    dataset = make_dataset(tmp_path, count=6, height=300, width=300)
+    requests = [[(position, "hflip")] for position in range(6)] * 3
+    with PrefetchReader(dataset.read, requests) as reader:
+        images = [(request[0][0], batch["image"][0]) for request, batch in zip(requests, reader, strict=True)]
+    for position, image in images:
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), make_sample(position, 300, 300)["image"][:, ::-1])
+
+
+# --- reading ahead
+
+
+def count_prefetchers():
+    return sum(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_batches_come_in_order_and_at_most_so_many_wait():
+    read = []
+    with PrefetchReader(lambda request: read.append(request) or request, range(20), depth=3) as reader:
+        assert next(reader) == 0
+        assert wait_until(lambda: len(read) >= 5)
+        time.sleep(0.05)
+        assert len(read) == 5  # one used, three waiting, one in hand
+        assert list(reader) == list(range(1, 20))
+        assert list(reader) == []
+    assert count_prefetchers() == 0
+
+
+def test_an_error_comes_at_its_place_and_ends_the_reading():
+    def read(request):
+        if request == 2:
+            raise DataError("record 2 is damaged")
+        return request
+
+    with PrefetchReader(read, range(5)) as reader:
+        assert [next(reader), next(reader)] == [0, 1]
+        with pytest.raises(DataError, match="record 2 is damaged"):
+            next(reader)
+        assert list(reader) == []
+    assert count_prefetchers() == 0
+
+
+def test_an_error_of_the_requests_is_raised_too():
+    def requests():
+        yield 1
+        raise ValueError("no more positions")
+
+    reader = PrefetchReader(lambda request: request, requests())
+    assert next(reader) == 1
+    with pytest.raises(ValueError, match="no more positions"):
+        next(reader)
+
+
+def test_closing_early_ends_the_thread_and_so_does_forgetting_the_reader():
+    with PrefetchReader(lambda request: request, iter(int, 1)) as reader:
+        next(reader)
+    assert count_prefetchers() == 0
+    forgotten = PrefetchReader(lambda request: request, iter(int, 1))
+    assert next(forgotten) == 0
+    del forgotten
+    gc.collect()
+    assert wait_until(lambda: count_prefetchers() == 0)
+
+
+def test_time_spent_waiting_is_counted():
+    with PrefetchReader(lambda request: time.sleep(request), [0.1, 0, 0]) as reader:
+        next(reader)
+        waited_s = reader.waited_s
+        time.sleep(0.3)
+        list(reader)
+    assert 0.05 < waited_s < 5
+    assert reader.waited_s - waited_s < 0.25
