@@ -62,8 +62,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     done = read_json(context.folder / RECORD, {})
     todo = [item for item in items if not is_current(done.get(item.id), prints[item.id])]
     distributed.barrier()  # all ranks have read the record before rank 0 writes it again
-    for item in set_of(items) - set_of(todo):
-        context.log.info(f"inference: {item} is up to date")
+    for name in sorted(set_of(items) - set_of(todo)):
+        context.log.info(f"inference: {name} is up to date")
     if not todo:
         return PhaseResult("up to date")
     device = choose_device(task.settings.device("inference"))

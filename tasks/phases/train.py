@@ -206,7 +206,8 @@ class Training:
         self.ema = build_ema(self.model, settings.ema_decay)
         self.early = EarlyStopping(settings.patience, settings.min_delta, mode="max")
         self.guard = NonFiniteGuard(settings.non_finite_limit)
-        self.epoch, self.step_in_epoch, self.best = 0, 0, {}
+        self.epoch, self.step_in_epoch = 0, 0
+        self.best: dict[str, Any] = {}
         self.loss = RunningMean()
         self.metrics: dict[str, Any] = {}
         self.csv = CsvLog(context.folder / "results.csv")
