@@ -978,7 +978,7 @@ def _keys_of_model(model: type[BaseModel], location: Sequence[Any]) -> list[list
     >>> [len(keys) > 5 for keys in _keys_of_model(TaskConfig, ("train", "epochs", "float"))]
     [True, True]
     """
-    steps = []
+    steps: list[list[str]] = []
     current: Any = model
     for key in location:
         fields = getattr(current, "model_fields", None)

@@ -1,6 +1,6 @@
-"""Accuracy of every head against simple rivals on the same windows, several seeds, scene by scene.
+r"""Accuracy of every head against simple rivals on the same windows, several seeds, scene by scene.
 
-    python -m benchmarks.accuracy docs/configs/geo_buildings.yml paths.data_root=/data/geo_buildings \\
+    python -m benchmarks.accuracy docs/configs/geo_buildings.yml paths.data_root=/data/geo_buildings \
         model.backbone=/models/dinov2-small --heads linear dpt unet --seeds 1 2 3
 
 Rivals: a logistic regression on the pixels' colours, and one on the tokens of the chosen blocks (the linear probe).

@@ -24,7 +24,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.feature_store import FeatureStore, format_bytes, record_key
+from utils.feature_store import FeatureStore, record_key
+from utils.files import format_bytes
 
 ReadBatch = Callable[[list[int]], object]
 

@@ -50,7 +50,9 @@ def type_name(annotation: Any) -> str:
 
 def default_name(value: Any) -> str:
     """Write a default as YAML."""
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    return (
+        {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    )
 
 
 def page() -> str:
@@ -63,7 +65,9 @@ def page() -> str:
             continue
         title = (section.__doc__ or "").splitlines()[0]
         lines = [f"\n## `{name}`\n\n{title}\n\n| setting | type | default | meaning |\n|---|---|---|---|"]
-        lines += [f"| `{path}` | {kind} | `{default}` | {text} |" for path, kind, default, text in rows(section, f"{name}.")]
+        lines += [
+            f"| `{path}` | {kind} | `{default}` | {text} |" for path, kind, default, text in rows(section, f"{name}.")
+        ]
         parts.append("\n".join(lines) + "\n")
     return "".join(parts).replace("|---|---|---|---|", "|---|---|---|---|")
 

@@ -437,7 +437,6 @@ class Task(ABC):
     kind: ClassVar[str]
     phases: ClassVar[tuple[str, ...]]
     primary: ClassVar[str]  # the metric that chooses the best checkpoint; larger is better
-    uses_backbone: ClassVar[bool] = True
 
     def __init__(self, name: str, settings: TaskConfig):
         self.name = name
@@ -607,10 +606,6 @@ class Task(ABC):
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:
         """Give what writes an item's prediction."""
         raise TypeError(f"{self.kind} writes no predictions")
-
-    def outputs(self, item: Item, folder: Path) -> list[Path]:
-        """Name the files that an item's prediction becomes."""
-        return []
 
     def export(self, model: nn.Module | None, folder: Path, checkpoint: Checkpoint | None) -> list[Path]:
         """Write what leaves the house."""

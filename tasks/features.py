@@ -14,7 +14,8 @@ from config import ModelConfig
 from models.backbone import Backbone, BackboneInfo, find_backbone_folder, load_backbone, resolve_precision
 from utils import distributed
 from utils.errors import SettingsError
-from utils.feature_store import FeatureStore, Int8Features, encode_features, encoded_bytes, record_key
+from utils.feature_encoding import Int8Features, encode_features, encoded_bytes
+from utils.feature_store import FeatureStore, record_key
 from utils.files import digest_array, digest_json, file_stamp, read_json
 
 PADDING = "reflect-to-patch-grid-1"  # changes when pictures are padded in another way, so that no old record is met
@@ -234,7 +235,7 @@ class FeatureService:
         return [round_like_store(feature_map, self.store_dtype) for feature_map in maps]
 
     @torch.no_grad()
-    def produce(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    def produce(self, inputs: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         """Compute the store's records of pictures (H, W, 3) of one size.
 
         Examples
@@ -245,11 +246,11 @@ class FeatureService:
         >>> [sorted(record) for record in task.features.produce([np.zeros((8, 12, 3), np.uint8)])]
         [['map_0', 'map_1']]
         """
-        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        stacked = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
         maps = [feature_map.cpu() for feature_map in self.backbone(stacked.to(self.device))]
         return [
             {f"map_{i}": encode_features(feature_map[b], self.store_dtype) for i, feature_map in enumerate(maps)}
-            for b in range(len(images))
+            for b in range(len(inputs))
         ]
 
     def record_bytes(self, image_size: tuple[int, int]) -> int:
@@ -319,4 +320,7 @@ def _from_json(values: dict[str, Any]) -> BackboneInfo:
     >>> _from_json(_as_json(task.features.info)).layers
     (0, 1)
     """
-    return BackboneInfo(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return BackboneInfo(**fields)

@@ -272,8 +272,8 @@ def _find(path: Path, kind: str) -> Path:
     if not path.is_file():
         raise DataError(f"{path}: no such {kind}, {_describe_candidates(path)}")
     with open(path, "rb") as stream:
-        start = stream.read(4)
-    if start.startswith(PICKLE_STARTS):
+        start = stream.read(9)
+    if start.startswith(PICKLE_STARTS) and start[8:9] != b"{":  # a safetensors header of 640 bytes begins 80 02 too
         advice = f"use {sibling} instead" if sibling.is_file() else "train again, or convert it to safetensors yourself"
         raise DataError(
             f"{path}: a pickle (torch.save), which could run any program when loaded; it is not loaded, {advice}"

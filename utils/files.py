@@ -231,3 +231,18 @@ class FileLock:
         if self.handle is not None:
             os.close(self.handle)  # closing releases the lock
             self.handle = None
+
+
+def format_bytes(count: float) -> str:
+    """Write a number of bytes as people read it, in powers of 1000.
+
+    Examples
+    --------
+    >>> format_bytes(999), format_bytes(4_200_000), format_bytes(5e13)
+    ('999 B', '4.2 MB', '50.0 TB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -22,9 +22,10 @@ from tasks.prepared import is_complete, manifest_key, read_entries, write_entrie
 from utils import distributed
 from utils.augment import View
 from utils.errors import DataError
-from utils.feature_store import FeatureStore, StoreWriter, record_key
+from utils.feature_store import FeatureStore, record_key
 from utils.files import digest_array
 from utils.logging import format_duration, progress
+from utils.store_writer import StoreWriter
 
 SPLITS = ("train", "val")
 

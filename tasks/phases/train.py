@@ -311,7 +311,7 @@ class Training:
         loaded: Iterator[tuple[Step, list[Batch]]] = ((step, self._load_step(step, curriculum)) for step in steps)
         if self.settings.num_workers > 0:
             loaded = read_ahead(loaded, depth=2 * self.settings.num_workers)
-        waited, scores, began = 0.0, {}, time.perf_counter()
+        waited, began = 0.0, time.perf_counter()
         bar = progress(loaded, len(steps), f"epoch {self.epoch + 1}", logger=self.context.log, every=len(steps) + 1)
         mark = time.perf_counter()
         for step, batches in bar:

@@ -153,7 +153,8 @@ class DensePredictor(Predictor):
         >>> predictor = DensePredictor(2, 4)
         >>> predictor.start(SceneItem("a", (), "a", Window(0, 0, 4, 8), 4, 4, (0, 4)))
         >>> block = np.stack([np.full((1, 2), 0.25, np.float32), np.full((1, 2), 0.75, np.float32)])
-        >>> next(predictor._decode([(Window(0, 0, 1, 2), block)], Window(0, 0, 4, 4), None)).arrays["confidence"].tolist()
+        >>> pieces = predictor._decode([(Window(0, 0, 1, 2), block)], Window(0, 0, 4, 4), None)
+        >>> next(pieces).arrays["confidence"].tolist()
         [[0.75, 0.75]]
         """
         assert self.item is not None

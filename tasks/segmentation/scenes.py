@@ -9,11 +9,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-from utils.labels import IGNORE, LabelSource, RasterLabels, VectorLabels, is_vector, pair_labels
 
 from config import TaskConfig, expand_path
 from tasks.base import Item, Sample
 from utils.errors import DataError, SettingsError
+from utils.labels import IGNORE, LabelSource, RasterLabels, VectorLabels, is_vector, pair_labels
 from utils.rasters import RasterScene, ValueScaling, find_scenes, scene_ids
 from utils.splits import made_from, nearest, read_list, stratified_choice, write_list
 from utils.tiling import Window, windows_for_rows
@@ -499,12 +499,12 @@ class SceneData:
         >>> len(read_list(data.list_path("train")))
         2
         """
-        paths = [self.list_path(split) for split in SPLIT_LISTS]
-        there = [path for path in paths if path is not None and path.exists()]
-        how = self._how()
+        paths = [path for path in map(self.list_path, SPLIT_LISTS) if path is not None]
+        there = [path for path in paths if path.exists()]
+        fraction = f"val_fraction {self.settings.train.val_fraction:g},"
         for path in there:
             made = made_from(path)
-            if "val_fraction" in self.settings.train.model_fields_set and made != how:
+            if "val_fraction" in self.settings.train.model_fields_set and fraction not in (made or ""):
                 raise SettingsError(
                     f"train.val_fraction: {path} already says what is validated ({made or 'written by hand'}); remove "
                     "val_fraction, or delete the list to have it drawn anew"
@@ -514,8 +514,7 @@ class SceneData:
         if there:
             raise DataError(f"{there[0]} is there, but the other list of train and val is not; give both or neither")
         for path, ids in zip(paths, self._draw_split(), strict=True):
-            if path is not None:
-                write_list(path, ids, how)
+            write_list(path, ids, self._how())
 
     def _how(self) -> str:
         """Say how the default split is made.

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from utils.labels import IGNORE
 
 from config import TaskConfig, expand_path
 from models import build_head
@@ -44,6 +43,7 @@ from utils.augment import IDENTITY, RandomColour, RandomGeometry, View, tta_view
 from utils.checkpoints import Checkpoint
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json
+from utils.labels import IGNORE
 from utils.losses import (
     class_weights_from_counts,
     mask_classification_counts,
@@ -740,7 +740,7 @@ class SegmentationTask(Task):
             counts = segmentation_counts(batch.target, len(self.classes), class_weights=weights, **self._terms())
         return counts | {f"aux_{name}": count for name, count in counts.items()}
 
-    def _terms(self) -> dict[str, float]:
+    def _terms(self) -> dict[str, Any]:
         """Which terms the pixel loss has; their weights come later.
 
         Examples
@@ -1081,7 +1081,8 @@ def refuse_other(section: Any, where: str, said: dict[str, Any], path: Path) -> 
         asked = getattr(section, key)
         if key in section.model_fields_set and asked != value:
             raise DataError(
-                f"{path}: holds {key} {value!r}, but {where}.{key} asks for {asked!r}; name the right checkpoint or drop it"
+                f"{path}: holds {key} {value!r}, but {where}.{key} asks for {asked!r}; "
+                "name the right checkpoint or drop it"
             )
 
 

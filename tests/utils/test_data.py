@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 from utils.augment import View
 from utils.data import Entry, PrecomputedDataset, PrefetchReader, lay_down
 from utils.errors import DataError
-from utils.feature_store import FeatureStore, encode_features, record_key
+from utils.feature_encoding import encode_features
+from utils.feature_store import FeatureStore, record_key
 
 VIEWS = ["identity", "hflip", "rot90"]
 

@@ -15,17 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
+from utils.buffers import ALIGNMENT
 from utils.errors import DataError
-from utils.feature_store import (
-    ALIGNMENT,
-    FeatureStore,
-    Int8Features,
-    Plan,
-    encode_features,
-    encoded_bytes,
-    read_shard,
-    record_key,
-)
+from utils.feature_encoding import Int8Features, encode_features, encoded_bytes
+from utils.feature_store import FeatureStore, Plan, record_key
+from utils.shards import read_shard
 
 PROCESSES = multiprocessing.get_context("fork")
 TORCH_TYPES = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
@@ -517,7 +511,7 @@ def test_a_killed_writer_leaves_a_usable_store(tmp_path):
 
 
 def test_the_temporary_file_of_a_living_writer_stays(store):
-    from utils.feature_store import _create_locked
+    from utils.shards import _create_locked
 
     path = store.folder / "shards" / ".host-1-x.safetensors.partial"
     handle = _create_locked(path)
