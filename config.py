@@ -7,9 +7,7 @@ file > default. Nothing unknown gets in, and all errors of a file are reported a
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from utils.errors import SettingsError
+from utils.setting_errors import explain_errors, suggest
+from utils.strict_yaml import UniqueKeyLoader, read_sections
 
 CONFIG_VARIABLE = "DINOV3SEG_CONFIG"
 PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")
@@ -538,7 +538,7 @@ class TaskConfig(Section):
         for name in ("value_range", "percentiles"):
             pair = getattr(dataset, name)
             if pair is not None and pair[0] >= pair[1]:
-                raise ValueError(f"{name}: the first value must be below the second, got {pair}")
+                raise ValueError(f"dataset.{name}: the first value must be below the second, got {pair}")
         return dataset
 
     @model_validator(mode="after")
@@ -593,62 +593,6 @@ class Settings:
     tasks: dict[str, TaskConfig]
     shared: TaskConfig
     path: Path | None = None
-
-
-class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML 1.2 scalars, and an error for a key that stands twice.
-
-    PyYAML follows YAML 1.1, which reads `1e-3` as text and `on` as true, and keeps the last of two equal keys.
-
-    Examples
-    --------
-    >>> yaml.load("{lr: 1e-3, on: off}", UniqueKeyLoader)
-    {'lr': 0.001, 'on': 'off'}
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Build a mapping, refusing duplicate keys.
-
-        Examples
-        --------
-        >>> yaml.load("{a: 1, a: 2}", UniqueKeyLoader)
-        Traceback (most recent call last):
-            ...
-        utils.errors.SettingsError: line 1: key 'a' stands twice in one section; keep one of them
-        """
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key != "<<" and key in seen:
-                line = key_node.start_mark.line + 1
-                raise SettingsError(f"line {line}: key {key!r} stands twice in one section; keep one of them")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _use_yaml_1_2_scalars(loader: type[yaml.SafeLoader]) -> None:
-    """Replace YAML 1.1's rules for booleans, integers and floats by those of YAML 1.2.
-
-    Examples
-    --------
-    >>> yaml.load("[yes, true, 1_0, 010, .5, 12:30]", UniqueKeyLoader)
-    ['yes', True, '1_0', 10, 0.5, '12:30']
-    """
-    dropped = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
-    loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in rules if tag not in dropped]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    number = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-    loader.add_implicit_resolver(
-        "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-    )
-    loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^[-+]?[0-9]+$"), list("-+0123456789"))
-    loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^({number})$"), list("-+.0123456789"))
-    loader.add_constructor("tag:yaml.org,2002:int", lambda self, node: int(node.value))
-
-
-_use_yaml_1_2_scalars(UniqueKeyLoader)
 
 
 def expand_path(path: str) -> str:
@@ -764,7 +708,7 @@ def parse_settings(
     utils.errors.SettingsError: train.adamw_lr: expected float, got str 'on'
     train.epochz: unknown key, did you mean 'epochs'? known keys: ...
     """
-    tree = _read_tree(text)
+    tree = read_sections(text)
     for override in overrides:
         _apply_override(tree, override)
     tasks = tree.pop("tasks", None)
@@ -781,29 +725,6 @@ def parse_settings(
     if errors:
         raise SettingsError("\n".join(sorted(errors)))
     return Settings(validated, next(iter(validated.values())), path)
-
-
-def _read_tree(text: str) -> dict:
-    """Parse YAML text into nested dictionaries.
-
-    Examples
-    --------
-    >>> _read_tree("a: [1")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.SettingsError: line 1: not valid YAML: ...
-    """
-    try:
-        tree = yaml.load(text, UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise SettingsError(f"{where}not valid YAML: {getattr(error, 'problem', error)}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise SettingsError(f"expected sections such as 'train:', got {type(tree).__name__}")
-    return tree
 
 
 def _apply_override(tree: dict, override: str) -> None:
@@ -860,14 +781,13 @@ def _validate_task(
     tree = {key: value for key, value in merge_sections(shared, own).items() if value is not None}
     kind = tree.get("kind", "segmentation")
     if kind not in kinds:
-        near = difflib.get_close_matches(str(kind), kinds, 1)
-        hint = f", did you mean {near[0]!r}?" if near else ";"
+        hint = suggest(str(kind), kinds)
         errors[f"tasks.{name}.kind: unknown kind {kind!r}{hint} known: {', '.join(sorted(kinds))}"] = None
         return None
     try:
         return TaskConfig(**tree)
     except ValidationError as error:
-        for line in explain_errors(error):
+        for line in explain_errors(error, TaskConfig):
             path = line.partition(":")[0].split(".")
             errors[f"tasks.{name}.{line}" if _holds(own, path) else line] = None
         return None
@@ -886,109 +806,6 @@ def _holds(tree: Any, path: Sequence[str]) -> bool:
             return False
         tree = tree[key]
     return True
-
-
-def explain_errors(error: ValidationError, model: type[BaseModel] = TaskConfig) -> list[str]:
-    """Turn pydantic's errors into lines that say where, what was expected and what came.
-
-    Parameters
-    ----------
-    error : ValidationError
-        As raised by a pydantic model.
-    model : type of BaseModel
-        The model, for the names of its known keys.
-
-    Returns
-    -------
-    list of str
-        One line per mistake; an unknown key names the nearest known one.
-
-    Examples
-    --------
-    >>> try:
-    ...     TaskConfig(train={"epochs": 2.5})
-    ... except ValidationError as error:
-    ...     print(*explain_errors(error))
-    train.epochs: expected int, got float 2.5
-    """
-    lines = []
-    for detail in error.errors():
-        if detail["type"] == "value_error" and len(detail["loc"]) <= 1:
-            lines += str(detail["ctx"]["error"]).splitlines()
-        else:
-            lines.append(_explain(detail, model))
-    return list(dict.fromkeys(lines))
-
-
-def _explain(detail: Any, model: type[BaseModel]) -> str:
-    """One line for one pydantic error.
-
-    Examples
-    --------
-    >>> _explain({"type": "extra_forbidden", "loc": ("train", "epoch"), "input": 3}, TaskConfig)  # doctest: +ELLIPSIS
-    "train.epoch: unknown key, did you mean 'epochs'? known keys: ..."
-    """
-    keys = _keys_of_model(model, detail["loc"])
-    path = ".".join(str(key) for key in detail["loc"][: len(keys)])
-    if detail["type"] == "extra_forbidden":
-        return unknown_key(path, keys[-1])
-    value = detail["input"]
-    hint = (
-        " (write true or false)"
-        if str(value).lower() in ("on", "off", "yes", "no") and "bool" in detail["type"]
-        else ""
-    )
-    message = _EXPECTED.get(detail["type"]) or detail["msg"].removeprefix("Value error, ").removeprefix(
-        "Input should be "
-    )
-    return f"{path}: expected {message}, got {type(value).__name__} {value!r}{hint}"
-
-
-_EXPECTED = {
-    "float_type": "float",
-    "int_type": "int",
-    "int_from_float": "int",
-    "string_type": "text",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "dict_type": "a section",
-    "model_type": "a section",
-    "model_attributes_type": "a section",
-}
-
-
-def unknown_key(path: str, known: Sequence[str]) -> str:
-    """Say that a key is unknown, which is the nearest and which are known.
-
-    Examples
-    --------
-    >>> unknown_key("train.epoch", ["epochs", "enable"])
-    "train.epoch: unknown key, did you mean 'epochs'? known keys: enable, epochs"
-    """
-    near = difflib.get_close_matches(path.rpartition(".")[2], known, 1)
-    hint = f", did you mean {near[0]!r}?" if near else ";"
-    return f"{path}: unknown key{hint} known keys: {', '.join(sorted(known))}"
-
-
-def _keys_of_model(model: type[BaseModel], location: Sequence[Any]) -> list[list[str]]:
-    """The known keys at each step of a pydantic location, without the steps that name a variant of a type.
-
-    Examples
-    --------
-    >>> [len(keys) > 5 for keys in _keys_of_model(TaskConfig, ("train", "epochs", "float"))]
-    [True, True]
-    """
-    steps: list[list[str]] = []
-    current: Any = model
-    for key in location:
-        fields = getattr(current, "model_fields", None)
-        if fields is None:
-            if isinstance(key, int):
-                steps.append([])
-            break
-        steps.append(list(fields))
-        current = fields[key].annotation if key in fields else None
-    return steps
 
 
 def schema() -> dict:

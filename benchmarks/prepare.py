@@ -42,7 +42,8 @@ from tasks.base import Sample
 from tasks.features import even_layers
 from tasks.phases import prepare
 from tasks.segmentation.task import SegmentationTask
-from utils.feature_store import FeatureStore, encode_features
+from utils.feature_encoding import encode_features
+from utils.feature_store import FeatureStore
 from utils.files import digest_array
 
 GOAL = 0.9

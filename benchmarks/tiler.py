@@ -32,7 +32,8 @@ import rasterio
 import torch
 from rasterio.windows import Window as RasterioWindow
 
-from utils.raster_output import ClassRasterWriter, bounded_gdal
+from utils.gdal import bounded_gdal
+from utils.raster_output import ClassRasterWriter
 from utils.tiling import StripBlender, Window, axis_weights, decode_classes, grid_windows
 
 TILE, STRIDE = 512, 384

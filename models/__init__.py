@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from models.segformer import SegFormerHead
 from models.unet import UNetHead
 from models.unet_v2 import UNetV2Head
 from utils.errors import SettingsError
+from utils.setting_errors import explain_errors
 
 Choice = TypeVar("Choice")
 
@@ -95,40 +95,7 @@ def read_head_options(given: Mapping[str, Any], options_class: type[HeadOptions]
     try:
         return options_class.model_validate(dict(given))
     except ValidationError as error:
-        known = list(options_class.model_fields)
-        raise SettingsError("\n".join(_explain(detail, known) for detail in error.errors())) from None
-
-
-def _explain(detail: Mapping[str, Any], known: list[str]) -> str:
-    """One line for one of pydantic's errors.
-
-    Examples
-    --------
-    >>> _explain({"loc": ("width",), "type": "int_type", "msg": "Input should be a valid integer", "input": "8"}, [])
-    "model.head_options.width: input should be a valid integer, got str '8'"
-    """
-    path = ".".join(["model", "head_options", *map(str, detail["loc"])])
-    if detail["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_suggest(str(detail['loc'][-1]), known)}"
-    message = detail["msg"].removeprefix("Value error, ")
-    if not detail["loc"]:
-        return f"{path}: {message}"
-    return f"{path}: {message[0].lower()}{message[1:]}, got {type(detail['input']).__name__} {detail['input']!r}"
-
-
-def _suggest(key: str, known: list[str]) -> str:
-    """Name the nearest key, when one is near, and all known ones.
-
-    Examples
-    --------
-    >>> _suggest("widht", ["depth", "width"]), _suggest("lr", [])
-    (", did you mean 'width'? known keys: depth, width", '; this head has no options')
-    """
-    if not known:
-        return "; this head has no options"
-    nearest = difflib.get_close_matches(key, known, n=1)
-    hint = f", did you mean {nearest[0]!r}?" if nearest else ";"
-    return f"{hint} known keys: {', '.join(sorted(known))}"
+        raise SettingsError("\n".join(explain_errors(error, options_class, "model.head_options"))) from None
 
 
 def build_head(

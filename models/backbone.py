@@ -13,97 +13,33 @@ What is the same for every backbone, and tested:
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 
+from models.weights import (
+    FAMILIES,
+    Triple,
+    build_config,
+    choose_family,
+    digest_weights,
+    find_backbone_folder,
+    load_model,
+    read_json_object,
+    read_licence,
+    read_normalization,
+)
 from utils.errors import DataError, SettingsError
-from utils.files import atomic_path, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED = "embedded"
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-Triple = tuple[float, float, float]
-IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-SAT493M: tuple[Triple, Triple] = ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
-NORMALIZATIONS = {"sat493m": SAT493M, "lvd1689m": IMAGENET, "dinov2": IMAGENET}  # part of a weight id -> mean, std
-LICENCES = {"facebook/dinov3": "dinov3-license", "facebook/dinov2": "apache-2.0"}  # beginning of a weight id -> licence
 PRECISIONS = ("auto", "bf16", "fp32")
 ATTENTIONS = ("sdpa", "eager")
-# Fields of config.json that do not change what the weights compute, so that they do not change the digest either.
-PASSIVE_FIELDS = frozenset(
-    (
-        *("_name_or_path", "architectures", "dtype", "id2label", "initializer_range", "label2id", "problem_type"),
-        *("apply_layernorm", "out_features", "out_indices", "reshape_hidden_states", "stage_names", "use_cache"),
-        *("torch_dtype", "transformers_version"),
-    )
-)
-HUB_FILES = (
-    "config.json",
-    "preprocessor_config.json",
-    "README.md",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
-)
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where the parts of one architecture lie in transformers.
-
-    Parameters
-    ----------
-    prefix : str
-        What the names of its classes begin with.
-    blocks : str
-        Dotted path from the model to the list of blocks (or stages).
-    norm : str
-        Name of the final norm.
-    is_vit : bool
-        Whether blocks pass tokens on; else they are stages that pass maps on.
-
-    Examples
-    --------
-    >>> FAMILIES["dinov2"].claims("Dinov2ForImageClassification"), FAMILIES["dinov2"].claims("Dinov2WithRegistersModel")
-    (True, False)
-    """
-
-    prefix: str
-    blocks: str
-    norm: str
-    is_vit: bool = True
-
-    def claims(self, class_name: str) -> bool:
-        """Whether a class name of transformers belongs to this family.
-
-        Examples
-        --------
-        >>> FAMILIES["dinov3_vit"].claims("DINOv3ConvNextModel")
-        False
-        """
-        return re.fullmatch(rf"{self.prefix}(Model|Backbone|For\w+)", class_name) is not None
-
-
-FAMILIES = {
-    "dinov2": Family("Dinov2", "encoder.layer", "layernorm"),
-    "dinov2_with_registers": Family("Dinov2WithRegisters", "encoder.layer", "layernorm"),
-    "dinov3_vit": Family("DINOv3ViT", "model.layer", "norm"),
-    "dinov3_convnext": Family("DINOv3ConvNext", "model.stages", "layer_norm", is_vit=False),
-}
 
 
 @dataclass(frozen=True)
@@ -137,6 +73,7 @@ class BackboneInfo:
 
     Examples
     --------
+    >>> from models.weights import IMAGENET
     >>> info = BackboneInfo("a", "dinov2", "0f", "unknown", 14, (3,), (8,), (14,), *IMAGENET, 4)
     >>> info.padded((30, 28)), info.feature_grid((30, 28))
     ((42, 28), [(3, 2)])
@@ -161,6 +98,7 @@ class BackboneInfo:
 
         Examples
         --------
+        >>> from models.weights import IMAGENET
         >>> info = BackboneInfo("a", "dinov3_convnext", "0f", "unknown", 32, (0,), (8,), (4,), *IMAGENET, 4)
         >>> info.padded((1, 64))
         (32, 64)
@@ -183,6 +121,7 @@ class BackboneInfo:
 
         Examples
         --------
+        >>> from models.weights import IMAGENET
         >>> info = BackboneInfo("a", "dinov3_convnext", "0f", "x", 32, (0, 3), (8, 64), (4, 32), *IMAGENET, 4)
         >>> info.feature_grid((40, 20))
         [(16, 8), (2, 1)]
@@ -200,472 +139,6 @@ def _next_multiple(length: int, step: int) -> int:
     (28, 28)
     """
     return -(-length // step) * step
-
-
-# ----------------------------------------------------------------------------------------------- where the weights lie
-
-
-def find_backbone_folder(source: str, local_files_only: bool = False) -> Path:
-    """Find the folder that holds a backbone's files; the hub is asked only for an id that the cache does not hold.
-
-    Parameters
-    ----------
-    source : str
-        `embedded`, a folder, or a Hugging Face id such as `facebook/dinov2-small`.
-    local_files_only : bool
-        Never ask the hub. Under several ranks rank 0 comes first without this and fills the cache; the others follow,
-        after a barrier, with it.
-
-    Returns
-    -------
-    Path
-        A folder with `config.json` and safetensors.
-
-    Raises
-    ------
-    DataError
-        When there is no such folder, or the hub does not give the files; the message says what to do.
-
-    Examples
-    --------
-    >>> find_backbone_folder("embedded").name
-    'embedded'
-    >>> find_backbone_folder("/no/such/folder")
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: backbone '/no/such/folder': no such folder; give a folder with ... or 'embedded'
-    """
-    if source == EMBEDDED:
-        return EMBEDDED_FOLDER
-    folder = Path(source).expanduser()
-    if source and folder.is_dir():
-        return folder
-    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) is None or folder.exists():
-        raise DataError(
-            f"backbone {source!r}: no such folder; give a folder with config.json and model.safetensors, "
-            f"a Hugging Face id, or '{EMBEDDED}'"
-        )
-    return _find_in_cache(source) or _fetch_from_hub(source, local_files_only)
-
-
-def _find_in_cache(repository: str) -> Path | None:
-    """The snapshot of a repository in the Hugging Face cache, when it has all files that are needed.
-
-    Examples
-    --------
-    >>> _find_in_cache("nobody/no-such-repository") is None
-    True
-    """
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(repository, "config.json")
-    if not isinstance(config, str):
-        return None
-    folder = Path(config).parent
-    weights = _list_weight_files(folder)
-    return folder if weights and all(path.is_file() for path in weights) else None
-
-
-def _fetch_from_hub(repository: str, local_files_only: bool) -> Path:
-    """Fetch a repository's configuration, weights and model card into the Hugging Face cache.
-
-    Raises
-    ------
-    DataError
-        When the repository is gated, missing or out of reach.
-
-    Examples
-    --------
-    >>> _fetch_from_hub("nobody/no-such-repository", local_files_only=True)
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: backbone 'nobody/no-such-repository': neither a folder nor in the Hugging Face cache ...
-    """
-    from huggingface_hub import errors, snapshot_download
-
-    if not local_files_only:
-        logger.info("fetching %s from the Hugging Face hub", repository)
-    try:
-        with _bars_in_terminals_only():
-            return Path(
-                snapshot_download(repository, allow_patterns=list(HUB_FILES), local_files_only=local_files_only)
-            )
-    except errors.GatedRepoError as error:
-        raise DataError(
-            f"backbone {repository!r}: access is gated; accept the licence at https://huggingface.co/{repository}, "
-            "then set HF_TOKEN to a token of that account, or give a folder that holds the weights"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise DataError(
-            f"backbone {repository!r}: neither a folder here nor a repository that the hub shows; check the spelling, "
-            "or set HF_TOKEN if it is private"
-        ) from error
-    except (OSError, ValueError, errors.HTTPError) as error:
-        raise DataError(
-            f"backbone {repository!r}: neither a folder nor in the Hugging Face cache (HF_HOME), and the hub was not "
-            f"reached ({_first_line(error)}); connect, unset HF_HUB_OFFLINE, or give a folder that holds the weights"
-        ) from error
-
-
-@contextmanager
-def _bars_in_terminals_only() -> Iterator[None]:
-    """Let the hub draw progress bars where a person sees them, and not into a log.
-
-    Examples
-    --------
-    >>> from huggingface_hub.utils import are_progress_bars_disabled
-    >>> before = are_progress_bars_disabled()
-    >>> with _bars_in_terminals_only():
-    ...     pass
-    >>> are_progress_bars_disabled() == before
-    True
-    """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    is_free = constants.HF_HUB_DISABLE_PROGRESS_BARS is None  # the user's own word, either way, comes first
-    hide = is_free and not sys.stderr.isatty() and not are_progress_bars_disabled()
-    if hide:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        if hide:
-            enable_progress_bars()
-
-
-def _first_line(error: Exception) -> str:
-    r"""What an error says first, without its stack of advice.
-
-    Examples
-    --------
-    >>> _first_line(ValueError("no route to host\nPlease check"))
-    'ValueError: no route to host'
-    """
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:160]}"
-
-
-def _list_weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, one or the shards that its index names; empty when there are none.
-
-    Examples
-    --------
-    >>> [path.name for path in _list_weight_files(EMBEDDED_FOLDER)]
-    ['model.safetensors']
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return [folder / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
-    single = folder / "model.safetensors"
-    return [single] if single.is_file() else []
-
-
-def _require_weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, or an error that says what is wrong with it.
-
-    Raises
-    ------
-    DataError
-        When there are none, only pickled ones, or a shard is missing.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / "pytorch_model.bin").touch()
-    >>> _require_weight_files(folder)
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: ...: only pickled weights (pytorch_model.bin), which could run code when read; ...
-    """
-    paths = _list_weight_files(folder)
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise DataError(f"{folder}: shards that model.safetensors.index.json names are missing: {', '.join(missing)}")
-    if paths:
-        return paths
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickled:
-        raise DataError(
-            f"{folder}: only pickled weights ({pickled[0]}), which could run code when read; save them as "
-            "model.safetensors (save_pretrained does)"
-        )
-    raise DataError(f"{folder}: expected model.safetensors (or shards with an index), found none")
-
-
-# ------------------------------------------------------------------------------------------- what the files beside say
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, or say which file is not one.
-
-    Raises
-    ------
-    DataError
-        When the file is missing, is not JSON or not an object.
-
-    Examples
-    --------
-    >>> _read_json(EMBEDDED_FOLDER / "config.json")["model_type"]
-    'dinov3_vit'
-    """
-    if not path.is_file():
-        raise DataError(f"{path.parent}: expected {path.name}, found none; is this a folder of a DINO model?")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); fetch the file again") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _choose_family(folder: Path, config: Mapping[str, Any]) -> str:
-    """The architecture that a configuration names.
-
-    Raises
-    ------
-    DataError
-        When it is not a known one, or `model_type` and `architectures` contradict each other.
-
-    Examples
-    --------
-    >>> _choose_family(Path("a"), {"model_type": "dinov2", "architectures": ["Dinov2Model"]})
-    'dinov2'
-    >>> _choose_family(Path("a"), {"model_type": "dinov2", "architectures": ["DINOv3ViTModel"]})
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: a/config.json: model_type 'dinov2' does not fit architectures ['DINOv3ViTModel']; ...
-    """
-    name = config.get("model_type")
-    if not isinstance(name, str) or name not in FAMILIES:
-        raise DataError(f"{folder / 'config.json'}: unknown model_type {name!r}; known: {', '.join(sorted(FAMILIES))}")
-    architectures = config.get("architectures") or []
-    if architectures and not any(FAMILIES[name].claims(architecture) for architecture in architectures):
-        raise DataError(
-            f"{folder / 'config.json'}: model_type {name!r} does not fit architectures {architectures}; "
-            "take the configuration that belongs to the weights"
-        )
-    return name
-
-
-def _read_normalization(source: str, folder: Path, config: Mapping[str, Any]) -> tuple[Triple, Triple]:
-    """Mean and standard deviation that the weights expect, from their preprocessor file or a table by weight id.
-
-    Returns
-    -------
-    tuple of two tuples of three float
-        Mean and standard deviation on a scale from 0 to 1.
-
-    Raises
-    ------
-    DataError
-        When neither the file nor the table knows them, or the file is not usable.
-
-    Examples
-    --------
-    >>> _read_normalization("facebook/dinov3-vitl16-pretrain-sat493m", Path("a"), {})[0]
-    (0.43, 0.411, 0.296)
-    """
-    path = folder / "preprocessor_config.json"
-    if path.is_file():
-        return _parse_preprocessor(path)
-    names = f"{source} {config.get('_name_or_path', '')}".lower()
-    for part, normalization in NORMALIZATIONS.items():
-        if part in names:
-            return normalization
-    raise DataError(
-        f"{folder}: no preprocessor_config.json, and {source!r} is in no table: the mean and deviation of the weights "
-        'are unknown; add the file with {"image_mean": [r, g, b], "image_std": [r, g, b]}'
-    )
-
-
-def _parse_preprocessor(path: Path) -> tuple[Triple, Triple]:
-    """Mean and standard deviation from a preprocessor file, with its own scaling folded in.
-
-    Raises
-    ------
-    DataError
-        When the entries are missing or not three positive numbers.
-
-    Examples
-    --------
-    >>> _parse_preprocessor(EMBEDDED_FOLDER / "preprocessor_config.json")[1]
-    (0.229, 0.224, 0.225)
-    """
-    settings = _read_json(path)
-    mean: Any = settings.get("image_mean")
-    deviation: Any = settings.get("image_std")
-    if settings.get("do_normalize") is False:
-        mean, deviation = [0.0] * 3, [1.0] * 3
-    if not (_is_triple(mean) and _is_triple(deviation) and min(deviation) > 0):
-        raise DataError(f"{path}: expected image_mean and image_std of three numbers, got {mean} and {deviation}")
-    # A rescale factor other than 1/255 means that mean and deviation live on another scale than 0 to 1.
-    scale = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
-    red, green, blue = ((round(m / scale, 9), round(d / scale, 9)) for m, d in zip(mean, deviation, strict=True))
-    return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
-
-
-def _is_triple(value: Any) -> bool:
-    """Whether a value is a list of three numbers.
-
-    Examples
-    --------
-    >>> _is_triple([0.5, 0, 1]), _is_triple(0.5), _is_triple([0.5, "a", 1])
-    (True, False, False)
-    """
-    return isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) for v in value)
-
-
-def read_licence(source: str, folder: Path) -> str:
-    """The licence of weights: what their model card states, else what is known of the id, else "unknown".
-
-    Parameters
-    ----------
-    source : str
-        The id or folder as the user gave it.
-    folder : Path
-        Where the files lie.
-
-    Returns
-    -------
-    str
-        Such as "apache-2.0" or "dinov3-license".
-
-    Examples
-    --------
-    >>> read_licence("embedded", EMBEDDED_FOLDER), read_licence("facebook/dinov2-small", Path("a"))
-    ('apache-2.0', 'apache-2.0')
-    >>> read_licence("somebody/dinov2-copy", Path("a"))
-    'unknown'
-    """
-    stated = _read_card(folder / "README.md")
-    if stated.get("license") and stated["license"] != "other":
-        return str(stated["license"])
-    if stated.get("license_name"):
-        return str(stated["license_name"])
-    return next((licence for start, licence in LICENCES.items() if source.startswith(start)), "unknown")
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    """The YAML header of a model card; empty when there is none that can be read.
-
-    Examples
-    --------
-    >>> _read_card(EMBEDDED_FOLDER / "README.md")["license"], _read_card(Path("/no/such/card"))
-    ('apache-2.0', {})
-    """
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    match = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, flags=re.DOTALL)
-    try:
-        header = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
-        header = None  # a card is prose for people; a broken header only means that it states no licence
-    return header if isinstance(header, dict) else {}
-
-
-@dataclass(frozen=True, order=True)
-class StoredTensor:
-    """One tensor of a safetensors file: its name, type and shape, and its bytes from `start` to `stop` of the file.
-
-    Examples
-    --------
-    >>> StoredTensor("norm.weight", "F16", (8,), 100, 116).stop
-    116
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-def read_stored_tensors(path: Path) -> list[StoredTensor]:
-    """Read the header of a safetensors file, and see that the file is as long as it promises.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    list of StoredTensor
-        Sorted by name.
-
-    Raises
-    ------
-    DataError
-        When the file is cut off or is no safetensors file.
-
-    Examples
-    --------
-    >>> read_stored_tensors(EMBEDDED_FOLDER / "model.safetensors")[0].name
-    'embeddings.cls_token'
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        base = 8 + length
-        if size < 8 or base > size:
-            raise DataError(f"{path}: cut off or not a safetensors file ({size} bytes); fetch it again")
-        header = stream.read(length)
-    try:
-        tensors = [
-            StoredTensor(name, entry["dtype"], tuple(entry["shape"]), *(base + at for at in entry["data_offsets"]))
-            for name, entry in json.loads(header).items()
-            if name != "__metadata__"
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a safetensors file (its header cannot be read); fetch it again") from error
-    promised = max((tensor.stop for tensor in tensors), default=base)
-    if size != promised:
-        raise DataError(f"{path}: {size} bytes, but its header promises {promised}: cut off; fetch it again")
-    return sorted(tensors)
-
-
-def digest_weights(folder: Path) -> str:
-    """Hash what a backbone computes with: every tensor's name, type, shape and bytes, and the active configuration.
-
-    The names are those of the files, not those of the installed transformers, and how tensors are spread over files
-    does not count: the digest outlives both.
-
-    Parameters
-    ----------
-    folder : Path
-        With `config.json` and safetensors.
-
-    Returns
-    -------
-    str
-        32 hexadecimal digits of SHA-256.
-
-    Raises
-    ------
-    DataError
-        When files are missing or cut off.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folders = [write_random_backbone(tempfile.mkdtemp(), seed=seed) for seed in (0, 0, 1)]
-    >>> [digest_weights(folder) == digest_weights(folders[0]) for folder in folders]
-    [True, True, False]
-    """
-    config = {key: value for key, value in _read_json(folder / "config.json").items() if key not in PASSIVE_FIELDS}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    paths = _require_weight_files(folder)
-    stored = sorted((tensor, path) for path in paths for tensor in read_stored_tensors(path))
-    files = {path: np.memmap(path, np.uint8, "r") for path in paths}
-    for tensor, path in stored:
-        digest.update(f"\n{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
-        digest.update(files[path][tensor.start : tensor.stop].data)
-    return digest.hexdigest()[:32]
-
-
-# ------------------------------------------------------------------------------------------------ precision and layers
 
 
 def has_bfloat16(device: torch.device | str) -> bool:
@@ -782,9 +255,6 @@ def _describe_geometry(folder: Path, family: str, config: Any) -> tuple[int, lis
     return sides[0], [config.hidden_size] * config.num_hidden_layers, [sides[0]] * config.num_hidden_layers
 
 
-# -------------------------------------------------------------------------------------------------------- the backbone
-
-
 def reflected_indices(length: int, padded: int, device: torch.device | str = "cpu") -> Tensor:
     """Indices that continue a line by reflection at its ends, as often as needed.
 
@@ -828,6 +298,7 @@ class Backbone(nn.Module):
     Examples
     --------
     >>> import tempfile
+    >>> from models.random_backbone import write_random_backbone
     >>> folder = write_random_backbone(tempfile.mkdtemp(), width=8, depth=2, patch_size=4)
     >>> backbone = load_backbone(str(folder), [0, -1])
     >>> [tuple(map.shape) for map in backbone(torch.zeros(1, 3, 9, 16, dtype=torch.uint8))]
@@ -856,6 +327,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> folder = write_random_backbone(tempfile.mkdtemp(), depth=3)
         >>> len(load_backbone(str(folder), [1]).blocks)
         2
@@ -869,6 +341,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0]).norm.normalized_shape
         (8,)
         """
@@ -881,6 +354,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0], precision="fp32").precision_in_use
         'fp32'
         """
@@ -893,6 +367,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0]).device
         device(type='cpu')
         """
@@ -905,6 +380,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0]).is_frozen
         True
         """
@@ -916,6 +392,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0]).train().training
         False
         """
@@ -927,6 +404,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0]).feature_grid((9, 16))
         [(3, 4)]
         """
@@ -953,6 +431,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp(), depth=2)), [0, 1])
         >>> len(backbone.unfreeze(1)) < len(backbone.unfreeze(True))
         True
@@ -979,6 +458,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0])
         >>> backbone.tuned_state()
         {}
@@ -1001,6 +481,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0])
         >>> backbone.load_tuned_state({"model.nose": torch.zeros(1)})
         Traceback (most recent call last):
@@ -1039,6 +520,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp(), patch_size=4)), [0])
         >>> pixels = backbone.normalize(torch.full((1, 3, 5, 2), 255, dtype=torch.uint8))
         >>> pixels.shape, round(pixels[0, 2, 7, 3].item(), 4) == round((1 - 0.406) / 0.225, 4)
@@ -1075,6 +557,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> folder = write_random_backbone(tempfile.mkdtemp(), "dinov3_convnext", width=8)
         >>> [tuple(map.shape) for map in load_backbone(str(folder), [0, 2])(torch.zeros(2, 3, 33, 30))]
         [(2, 8, 16, 8), (2, 32, 4, 2)]
@@ -1099,6 +582,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp(), depth=3)), [-1, 0])
         >>> sorted(backbone._compute_vit_maps(torch.zeros(1, 3, 8, 8)))
         [0, 2]
@@ -1121,6 +605,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0])
         >>> backbone._tokens_to_map(torch.zeros(1, 7, 8), (2, 3)).shape
         torch.Size([1, 8, 2, 3])
@@ -1135,6 +620,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp(), "dinov3_convnext")), [1])
         >>> {stage: map.shape for stage, map in backbone._compute_stage_maps(torch.zeros(1, 3, 32, 64)).items()}
         {1: torch.Size([1, 16, 4, 8])}
@@ -1155,6 +641,7 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0])
         >>> backbone._apply_norm(torch.zeros(1, 8, dtype=torch.bfloat16)).dtype
         torch.float32
@@ -1169,122 +656,12 @@ class Backbone(nn.Module):
         Examples
         --------
         >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
         >>> folder = write_random_backbone(tempfile.mkdtemp(), "dinov3_convnext")
         >>> [load_backbone(str(folder), [stage])._uses_norm for stage in (2, 3)]
         [False, True]
         """
         return FAMILIES[self.info.family].is_vit or self.info.num_blocks - 1 in self.info.layers
-
-
-# ------------------------------------------------------------------------------------------------------------- loading
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from printing progress bars and load reports; what it was set to comes back afterwards.
-
-    Examples
-    --------
-    >>> from transformers.utils import logging as transformers_logging
-    >>> before = transformers_logging.get_verbosity()
-    >>> with quiet_transformers():
-    ...     transformers_logging.get_verbosity() == transformers_logging.ERROR
-    True
-    >>> transformers_logging.get_verbosity() == before
-    True
-    """
-    from transformers.utils import logging as transformers_logging
-
-    verbosity = transformers_logging.get_verbosity()
-    had_bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if had_bar:
-            transformers_logging.enable_progress_bar()
-
-
-def _build_config(folder: Path, family: str, settings: Mapping[str, Any]) -> Any:
-    """Turn the settings of `config.json` into a configuration of transformers.
-
-    Raises
-    ------
-    DataError
-        When transformers does not accept them.
-
-    Examples
-    --------
-    >>> _build_config(Path("a"), "dinov2", {"hidden_size": 8}).hidden_size
-    8
-    """
-    import transformers
-    from huggingface_hub.errors import StrictDataclassError
-
-    config_class = getattr(transformers, f"{FAMILIES[family].prefix}Config")
-    try:
-        return config_class.from_dict(dict(settings))
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise DataError(f"{folder / 'config.json'}: not a configuration of {family} ({_first_line(error)})") from error
-
-
-def _load_model(folder: Path, family: str, attention: str) -> nn.Module:
-    """Load weights strictly: a tensor that is missing, left over or of another shape is an error, not a warning.
-
-    Raises
-    ------
-    DataError
-        When the weights do not fit the configuration.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = write_random_backbone(tempfile.mkdtemp())
-    >>> type(_load_model(folder, "dinov2", "sdpa")).__name__
-    'Dinov2Model'
-    """
-    import transformers
-
-    model_class = getattr(transformers, f"{FAMILIES[family].prefix}Model")
-    options = {"attn_implementation": attention} if FAMILIES[family].is_vit else {}
-    with quiet_transformers():
-        model, report = model_class.from_pretrained(
-            str(folder),
-            config=_build_config(folder, family, _read_json(folder / "config.json")),
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # they are reported below, together with everything else
-            output_loading_info=True,
-            **options,
-        )
-    problems = [
-        f"{kind.removesuffix('_keys')}: {_shorten(report.get(kind) or ())}"
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        if report.get(kind)
-    ]
-    if problems:
-        raise DataError(
-            f"{folder}: the weights do not fit the architecture {family} of config.json; {'; '.join(problems)}; "
-            "take weights and configuration from the same place"
-        )
-    return model
-
-
-def _shorten(names: Sequence[Any], most: int = 3) -> str:
-    """The first few of many names, and how many there are.
-
-    Examples
-    --------
-    >>> _shorten(["c", "a", "b", "d"]), _shorten([("a", [1], [2])])
-    ('a, b, c, ... (4 tensors)', 'a [1] instead of [2]')
-    """
-    texts = sorted(
-        name if isinstance(name, str) else f"{name[0]} {list(name[1])} instead of {list(name[2])}" for name in names
-    )
-    return ", ".join(texts) if len(texts) <= most else f"{', '.join(texts[:most])}, ... ({len(texts)} tensors)"
 
 
 def describe_backbone(
@@ -1324,12 +701,12 @@ def describe_backbone(
     if attention not in ATTENTIONS:
         raise SettingsError(f"unknown attention {attention!r}; known: {', '.join(ATTENTIONS)}")
     folder = find_backbone_folder(source, local_files_only)
-    settings = _read_json(folder / "config.json")
-    family = _choose_family(folder, settings)
-    config = _build_config(folder, family, settings)
+    settings = read_json_object(folder / "config.json")
+    family = choose_family(folder, settings)
+    config = build_config(folder, family, settings)
     patch_size, channels, strides = _describe_geometry(folder, family, config)
     chosen = resolve_layers(layers, len(channels))
-    mean, std = _read_normalization(source, folder, settings)
+    mean, std = read_normalization(source, folder, settings)
     return BackboneInfo(
         id=source,
         family=family,
@@ -1396,6 +773,7 @@ def load_backbone(
     Examples
     --------
     >>> import tempfile
+    >>> from models.random_backbone import write_random_backbone
     >>> folder = write_random_backbone(tempfile.mkdtemp(), "dinov3_vit", width=8, depth=3, patch_size=4)
     >>> info = load_backbone(str(folder), [-1, 0], precision="fp32").info
     >>> info.family, info.layers, info.channels, info.strides, info.num_blocks, info.licence
@@ -1410,7 +788,7 @@ def load_backbone(
         local_files_only=local_files_only,
     )
     folder = find_backbone_folder(source, local_files_only)
-    backbone = Backbone(_load_model(folder, info.family, attention), info).to(device)
+    backbone = Backbone(load_model(folder, info.family, attention), info).to(device)
     if compile:
         # Block by block: equal blocks share one compilation, which takes a fraction of compiling the whole.
         for block in backbone.blocks:
@@ -1442,167 +820,3 @@ def _check_device(device: torch.device | str) -> torch.device:
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise SettingsError(f"device {str(device)!r}: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
     return found
-
-
-# ----------------------------------------------------------------------------------------------------- small backbones
-
-
-def write_backbone_folder(
-    folder: str | Path,
-    config: Mapping[str, Any],
-    tensors: Mapping[str, np.ndarray],
-    normalization: tuple[Sequence[float], Sequence[float]] = IMAGENET,
-    card: str | None = None,
-) -> Path:
-    """Write a backbone in the layout of transformers, byte for byte the same for the same values.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Made when missing.
-    config : mapping
-        Content of `config.json`.
-    tensors : mapping of str to array
-        Weights by their name.
-    normalization : pair of three float
-        Mean and standard deviation.
-    card : str, optional
-        Text of the model card.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = write_backbone_folder(tempfile.mkdtemp(), {"model_type": "dinov2"}, {"a": np.zeros(2, np.float16)})
-    >>> sorted(path.name for path in folder.iterdir())
-    ['config.json', 'model.safetensors', 'preprocessor_config.json']
-    """
-    from safetensors.numpy import save_file
-
-    folder = Path(folder)
-    mean, deviation = normalization
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, temporary, {"format": "pt"})
-    write_json(folder / "preprocessor_config.json", {"image_mean": list(mean), "image_std": list(deviation)})
-    if card is not None:
-        write_bytes(folder / "README.md", card.encode())
-    write_json(folder / "config.json", dict(config))  # last: a folder with it is whole
-    return folder
-
-
-def write_random_backbone(
-    folder: str | Path,
-    family: str = "dinov2",
-    width: int = 8,
-    depth: int = 2,
-    heads: int = 2,
-    patch_size: int = 4,
-    seed: int = 0,
-) -> Path:
-    """Write a tiny backbone with seeded random weights, for tests, examples and memory benchmarks.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Made when missing.
-    family : str
-        One of `FAMILIES`.
-    width, depth, heads : int
-        Channels, blocks and attention heads; a ConvNeXt has `width` * 1, 2, 4, 8 channels, `depth` layers in stage 2.
-    patch_size : int
-        Pixels per patch side; a ConvNeXt has none.
-    seed : int
-        Of the weights.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    ValueError
-        For an unknown family.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = write_random_backbone(tempfile.mkdtemp(), "dinov2_with_registers", width=12, depth=3)
-    >>> load_backbone(str(folder), [-1]).info.channels
-    (12,)
-    """
-    settings = _random_settings(family, width, depth, heads, patch_size)
-    config = _build_config(Path(folder), family, settings)
-    generator = np.random.default_rng(seed)
-    tensors = {
-        name: _random_weight(name, shape, generator) for name, shape in sorted(_list_parameters(family, config).items())
-    }
-    return write_backbone_folder(folder, settings, tensors)
-
-
-def _random_settings(family: str, width: int, depth: int, heads: int, patch_size: int) -> dict[str, Any]:
-    """Content of `config.json` for a tiny backbone.
-
-    Raises
-    ------
-    ValueError
-        For an unknown family.
-
-    Examples
-    --------
-    >>> _random_settings("dinov3_convnext", 8, 2, 2, 4)["hidden_sizes"]
-    [8, 16, 32, 64]
-    """
-    if family not in FAMILIES:
-        raise ValueError(f"unknown family {family!r}; known: {', '.join(sorted(FAMILIES))}")
-    settings: dict[str, Any] = {"model_type": family, "architectures": [f"{FAMILIES[family].prefix}Model"]}
-    if not FAMILIES[family].is_vit:
-        sizes = {"hidden_sizes": [width * 2**stage for stage in range(4)], "depths": [1, 1, depth, 1]}
-        return settings | sizes | {"layer_scale_init_value": 1.0}
-    settings |= {
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": heads,
-        "patch_size": patch_size,
-        "image_size": 4 * patch_size,
-    }
-    settings |= {"intermediate_size": 2 * width} if family == "dinov3_vit" else {"mlp_ratio": 2}
-    return settings if family == "dinov2" else settings | {"num_register_tokens": 2}
-
-
-def _list_parameters(family: str, config: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's weights, without making them.
-
-    Examples
-    --------
-    >>> config = _build_config(Path("a"), "dinov2", _random_settings("dinov2", 8, 1, 2, 4))
-    >>> _list_parameters("dinov2", config)["embeddings.cls_token"]
-    (1, 1, 8)
-    """
-    import transformers
-
-    model_class = getattr(transformers, f"{FAMILIES[family].prefix}Model")
-    with torch.device("meta"):
-        model = model_class(config)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-
-
-def _random_weight(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    """A random weight of a size that keeps activations near one.
-
-    Examples
-    --------
-    >>> _random_weight("norm.weight", (3,), np.random.default_rng(0)).dtype
-    dtype('float16')
-    """
-    values = generator.standard_normal(shape)
-    if len(shape) == 1:
-        is_factor = name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "lambda1", "gamma"))
-        values = 0.1 * values + float(is_factor)
-    elif "token" not in name and "position" not in name:
-        values /= np.sqrt(np.prod(shape[1:]))
-    return values.astype(np.float16)

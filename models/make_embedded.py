@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.backbone import EMBEDDED_FOLDER, write_backbone_folder
+from models.random_backbone import write_backbone_folder
+from models.weights import EMBEDDED_FOLDER
 
 SEED = 7
 PATCH_SIZE = 16

@@ -136,8 +136,8 @@ class Request:
 class Producer(Protocol):
     """Computes the records of a batch of requests."""
 
-    def __call__(self, inputs: Sequence[np.ndarray]) -> list[dict[str, Tensor]]:
-        """Give one record per input."""
+    def __call__(self, inputs: Sequence[np.ndarray]) -> Iterable[dict[str, Any]]:
+        """Give one record per input; what an iterator does for each is done in another thread, beside the next call."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from config import ModelConfig
-from models.backbone import Backbone, BackboneInfo, find_backbone_folder, load_backbone, resolve_precision
+from models.backbone import Backbone, BackboneInfo, load_backbone, resolve_precision
+from models.weights import find_backbone_folder
 from utils import distributed
 from utils.errors import SettingsError
 from utils.feature_encoding import Int8Features, encode_features, encoded_bytes
@@ -235,8 +236,8 @@ class FeatureService:
         return [round_like_store(feature_map, self.store_dtype) for feature_map in maps]
 
     @torch.no_grad()
-    def produce(self, inputs: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-        """Compute the store's records of pictures (H, W, 3) of one size.
+    def produce(self, inputs: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+        """Compute the maps of pictures (H, W, 3) of one size at once; each record is encoded when it is asked for.
 
         Examples
         --------
@@ -247,11 +248,11 @@ class FeatureService:
         [['map_0', 'map_1']]
         """
         stacked = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
-        maps = [feature_map.cpu() for feature_map in self.backbone(stacked.to(self.device))]
-        return [
+        maps = self.backbone(stacked.to(self.device))
+        return (
             {f"map_{i}": encode_features(feature_map[b], self.store_dtype) for i, feature_map in enumerate(maps)}
             for b in range(len(inputs))
-        ]
+        )
 
     def record_bytes(self, image_size: tuple[int, int]) -> int:
         """Size of a stored record of a picture.

@@ -32,10 +32,6 @@ def available_bytes() -> int:
     return int(match[1]) * 1024 if match else 0
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What a process keeps open and reuses
-
-
 class _Descriptor:
     """An open file; it closes when the last reader lets go of it.
 

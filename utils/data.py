@@ -1,15 +1,11 @@
-"""Stored samples as a data set, and a thread that reads the next batches while the model works on this one."""
+"""Stored samples as a data set: batches of any views, read by position from the store."""
 
 from __future__ import annotations
 
-import queue
 import re
-import threading
-import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import cv2
 import torch
@@ -20,8 +16,6 @@ from utils.augment import View
 from utils.errors import DataError
 from utils.feature_store import FeatureStore
 
-Request = TypeVar("Request")
-Batch = TypeVar("Batch")
 Memory = Callable[[Sequence[int], torch.dtype], Tensor]
 
 _MAP_NAME = re.compile(r"map_(\d+)")
@@ -300,148 +294,3 @@ def _channels_first(array: Tensor, memory: Memory = allocate) -> Tensor:
     for target, source in zip(planes.numpy(), array.numpy(), strict=True):
         cv2.split(source, list(target))  # seven times as fast as a strided copy
     return planes
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading ahead
-
-
-@dataclass
-class _Lane(Generic[Batch]):
-    """What reader thread and consumer share; it knows neither of them, so that a forgotten reader can be collected.
-
-    Parameters
-    ----------
-    depth : int
-        Batches that may wait.
-
-    Examples
-    --------
-    >>> _Lane(2).results.maxsize
-    2
-    """
-
-    depth: int
-
-    def __post_init__(self) -> None:
-        self.results: queue.Queue[tuple[str, Any]] = queue.Queue(self.depth)
-        self.closed = threading.Event()
-
-    def offer(self, kind: str, value: Any) -> bool:
-        """Put a result into the queue unless the consumer has gone; whether it went in.
-
-        Examples
-        --------
-        >>> lane = _Lane(1)
-        >>> lane.offer("batch", 1), lane.closed.set(), lane.offer("batch", 2)
-        (True, None, False)
-        """
-        while not self.closed.is_set():
-            try:
-                self.results.put((kind, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-
-def _read_ahead(lane: _Lane, read: Callable[[Any], Any], requests: Iterable[Any]) -> None:
-    """Read all requests into the lane, then "end"; or "error" with what went wrong.
-
-    Examples
-    --------
-    >>> lane = _Lane(4)
-    >>> _read_ahead(lane, lambda request: 6 // request, [3, 0, 1])
-    >>> lane.results.get(), lane.results.get()
-    (('batch', 2), ('error', ZeroDivisionError('integer division or modulo by zero')))
-    """
-    try:
-        for request in requests:
-            if not lane.offer("batch", read(request)):
-                return
-    except BaseException as error:  # raised again where the batches are used, whatever it is
-        lane.offer("error", error)
-        return
-    lane.offer("end", None)
-
-
-class PrefetchReader(Generic[Request, Batch]):
-    """Reads the next batches in a thread while this one is used.
-
-    Reading releases the interpreter's lock (it is `preadv` into the batch's memory), so a thread does what worker
-    processes would, without copies between processes.
-
-    Parameters
-    ----------
-    read : callable
-        Gives the batch of a request, such as `PrecomputedDataset.read`.
-    requests : iterable
-        One per batch; taken from in the thread.
-    depth : int
-        Batches that may wait; one more is being read.
-
-    Examples
-    --------
-    >>> with PrefetchReader(lambda number: number * number, [1, 2, 3]) as reader:
-    ...     list(reader)
-    [1, 4, 9]
-    """
-
-    def __init__(self, read: Callable[[Request], Batch], requests: Iterable[Request], depth: int = 2):
-        self._lane: _Lane[Batch] = _Lane(max(1, depth))
-        self._waited_s = 0.0
-        self._finished = False
-        self._thread = threading.Thread(
-            target=_read_ahead, args=(self._lane, read, requests), name="prefetch", daemon=True
-        )
-        weakref.finalize(self, self._lane.closed.set)  # a reader that nobody closes must not keep its thread
-        self._thread.start()
-
-    def __enter__(self) -> PrefetchReader[Request, Batch]:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        if self._finished:
-            raise StopIteration
-        started = time.perf_counter()
-        kind, value = self._lane.results.get()
-        self._waited_s += time.perf_counter() - started
-        if kind == "batch":
-            return value
-        self.close()
-        if kind == "error":
-            raise value
-        raise StopIteration
-
-    @property
-    def waited_s(self) -> float:
-        """Seconds for which the consumer waited for data so far.
-
-        Examples
-        --------
-        >>> reader = PrefetchReader(time.sleep, [0.05])
-        >>> next(reader), 0.01 < reader.waited_s < 1
-        (None, True)
-        """
-        return self._waited_s
-
-    def close(self) -> None:
-        """Stop reading; batches that wait are dropped. Closing twice does nothing.
-
-        Examples
-        --------
-        >>> reader = PrefetchReader(abs, iter(int, 1))
-        >>> next(reader), reader.close(), list(reader)
-        (0, None, [])
-        """
-        self._finished = True
-        self._lane.closed.set()
-        self._thread.join()
-        while not self._lane.results.empty():
-            self._lane.results.get_nowait()

@@ -334,17 +334,6 @@ def max_over_ranks(values: Tensor) -> Tensor:
     return _reduce(values, dist.ReduceOp.MAX)
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether a flag is set on any rank, so that all ranks take the same way.
-
-    Examples
-    --------
-    >>> any_rank(True), any_rank(False)
-    (True, False)
-    """
-    return bool(max_over_ranks(torch.tensor(int(flag))))
-
-
 class _SumOverRanks(torch.autograd.Function):
     """All-reduce whose backward pass is an all-reduce too.
 

@@ -15,10 +15,6 @@ from utils.errors import DataError
 FEATURE_DTYPES = ("fp16", "bf16", "int8")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# How feature maps are written
-
-
 @dataclass(frozen=True, eq=False)
 class Int8Features:
     """A feature map as int8 with one scale per channel.

@@ -103,10 +103,6 @@ def record_key(**parts: Any) -> str:
     return digest_json({"store_version": VERSION, "parts": parts})
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The store
-
-
 @dataclass(frozen=True)
 class Problem:
     """Something that `FeatureStore.verify` found.

@@ -10,7 +10,6 @@ import fnmatch
 import functools
 import glob
 import itertools
-import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,56 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio.warp
-import shapely
 from affine import Affine
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
 
 from utils.errors import DataError, SettingsError
-from utils.files import atomic_path
-from utils.rasters import (
-    DEFAULT_MAX_PIXELS,
-    RASTER_SUFFIXES,
-    PixelGrid,
-    RasterFile,
-    RasterScene,
-    Recent,
-    apply_transform,
-    bounded_gdal,
-    crs_name,
-    file_key,
-    transform_points,
-)
+from utils.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees, locate_affine, locate_pixels, overlap
+from utils.raster_files import DEFAULT_MAX_PIXELS, RASTER_SUFFIXES, RasterFile
+from utils.rasters import RasterScene
 from utils.tiling import Window
-
-LOGGER = logging.getLogger(__name__)
 
 IGNORE = 255
 EVERY_OTHER = "*"  # in a mapping: all values that are not named
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".geojsonl", ".json", ".shp", ".fgb", ".kml", ".gml", ".sqlite")
-
-Bounds = tuple[float, float, float, float]
-
-_LATTICE = 32  # pixels between points whose place in the label is computed, where the CRS differ
-_LATTICE_ERROR = 0.01  # label pixels; a map that bends more is computed point by point
-_EDGE = 1e-6  # label pixels; centres on the very edge of a label pixel belong to the next one
 _READ_PIXELS = 2**24  # label pixels held at a time
 _CHECK_WINDOWS = 64
 _CHECK_SIDE = 1024
-
-_BLOCK = 1024  # side of the pieces in which vectors are rasterised, in pixels
-_BLOCKS_KEPT = 128  # of 1 MB: a row of windows of a scene 100,000 pixels wide
-_FETCH = 4096  # side of the ground whose features are held at a time, when the file has many
-_FETCHES_KEPT = 4
-_MANY_FEATURES = 50_000
-_MARGIN = 64  # pixels of ground around a piece whose features are kept
-_BEND = 0.02  # pixels by which an edge may stray from its true course in the other CRS
-_MANY_VERTICES = 2000
-
-
-# ---------------------------------------------------------------------------------------------- values and classes
 
 
 def class_key(value: object) -> str:
@@ -212,9 +176,6 @@ def label_counts(label: np.ndarray, num_classes: int) -> np.ndarray:
     return counts[:num_classes].astype(np.int64)
 
 
-# ---------------------------------------------------------------------------------------------- common ground
-
-
 class LabelSource(ABC):
     """Gives the class of every pixel of a scene. One source serves all scenes that it covers.
 
@@ -229,6 +190,7 @@ class LabelSource(ABC):
 
     Examples
     --------
+    >>> from utils.vector_labels import VectorLabels
     >>> issubclass(RasterLabels, LabelSource), issubclass(VectorLabels, LabelSource)
     (True, True)
     """
@@ -264,7 +226,7 @@ class LabelSource(ABC):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.rasters import write_raster
+        >>> from utils.raster_files import write_raster
         >>> folder = tempfile.mkdtemp()
         >>> write_raster(folder + "/a.tif", np.uint8([[9, 9, 9]]))
         >>> write_raster(folder + "/label.tif", np.uint8([[0, 1, 2]]))
@@ -326,16 +288,16 @@ class LabelSource(ABC):
         raise DataError(f"{self.path}: value {shown}{more} is no class; known: {listed}; {cure}")
 
 
-def _check_same_kind(path: Path, label_crs: CRS | None, scene: RasterScene) -> None:
+def check_same_kind(path: Path, label_crs: CRS | None, scene: RasterScene) -> None:
     """Refuse labels with a CRS for a scene without one, and the other way round.
 
     Examples
     --------
     >>> import tempfile
-    >>> from utils.rasters import write_raster
+    >>> from utils.raster_files import write_raster
     >>> scene_path = tempfile.mkdtemp() + "/a.tif"
     >>> write_raster(scene_path, np.zeros((4, 6), np.uint8))
-    >>> _check_same_kind(Path("l.tif"), CRS.from_epsg(4326), RasterScene(scene_path))
+    >>> check_same_kind(Path("l.tif"), CRS.from_epsg(4326), RasterScene(scene_path))
     Traceback (most recent call last):
         ...
     utils.errors.DataError: l.tif: the labels are in EPSG:4326, but ...a.tif has no CRS; give the picture its CRS ...
@@ -353,273 +315,62 @@ def _check_same_kind(path: Path, label_crs: CRS | None, scene: RasterScene) -> N
     )
 
 
-def carry_bounds(bounds: Bounds, source: CRS | None, target: CRS | None) -> Bounds | None:
-    """Bounds in another CRS; None where they have no place there.
-
-    Examples
-    --------
-    >>> carry_bounds((0, 0, 1, 1), CRS.from_epsg(4326), CRS.from_epsg(3857))[2] // 1
-    111319.0
-    >>> carry_bounds((5e5, 4e6, 6e5, 5e6), CRS.from_epsg(4326), CRS.from_epsg(32618)) is None
-    True
-    """
-    if source == target or source is None or target is None:
-        return bounds
-    if source.is_geographic and not _fits_degrees(bounds):
-        return None
-    try:
-        with bounded_gdal():
-            carried = rasterio.warp.transform_bounds(source, target, *bounds, densify_pts=21)
-    except (RasterioError, CPLE_BaseError):
-        return None
-    return carried if np.isfinite(carried).all() else None
-
-
-def _fits_degrees(bounds: Bounds) -> bool:
-    """Whether numbers can be longitudes and latitudes.
-
-    Examples
-    --------
-    >>> _fits_degrees((-180, -90, 180, 90)), _fits_degrees((-663347, 2118636, -657354, 2129938))
-    (True, False)
-    """
-    left, bottom, right, top = bounds
-    return left >= -360.001 and right <= 360.001 and bottom >= -90.001 and top <= 90.001
-
-
-def _overlap(first: Bounds, second: Bounds) -> bool:
-    """Whether two bounds share ground; one that crosses the date line (left > right) counts as everywhere in x.
-
-    Examples
-    --------
-    >>> _overlap((0, 0, 2, 2), (1, 1, 3, 3)), _overlap((0, 0, 2, 2), (2, 0, 3, 2)), _overlap((0, 0, 2, 2), (9, 1, 7, 3))
-    (True, False, True)
-    """
-    beside = first[2] <= second[0] or second[2] <= first[0]
-    wraps = first[0] > first[2] or second[0] > second[2]
-    above = first[3] <= second[1] or second[3] <= first[1]
-    return not above and (wraps or not beside)
-
-
-def _show_bounds(bounds: Bounds) -> str:
+def show_bounds(bounds: Bounds) -> str:
     """Bounds in a message.
 
     Examples
     --------
-    >>> _show_bounds((0.1234567, 2, 39.25, 4123456.7))
+    >>> show_bounds((0.1234567, 2, 39.25, 4123456.7))
     'x 0.1234567 to 39.25, y 2 to 4123456.7'
     """
     left, bottom, right, top = (f"{value:.10g}" for value in bounds)
     return f"x {left} to {right}, y {bottom} to {top}"
 
 
-def _check_overlap(path: Path, bounds: Bounds, crs: CRS | None, scene: RasterScene) -> None:
+def check_overlap(path: Path, bounds: Bounds, crs: CRS | None, scene: RasterScene) -> None:
     """Refuse labels that share no ground with the scene.
 
     Examples
     --------
     >>> import tempfile
-    >>> from utils.rasters import write_raster
+    >>> from utils.raster_files import write_raster
     >>> scene_path = tempfile.mkdtemp() + "/a.tif"
     >>> write_raster(scene_path, np.zeros((4, 6), np.uint8), crs="EPSG:32631", transform=Affine(2, 0, 8, 0, -2, 9))
-    >>> _check_overlap(Path("l.tif"), (100, 0, 110, 9), CRS.from_epsg(32631), RasterScene(scene_path))
+    >>> check_overlap(Path("l.tif"), (100, 0, 110, 9), CRS.from_epsg(32631), RasterScene(scene_path))
     Traceback (most recent call last):
         ...
     utils.errors.DataError: l.tif: no common ground: labels x 100 to 110, y 0 to 9 (EPSG:32631), ...a.tif x 8 to 20, ...
     """
     carried = carry_bounds(bounds, crs, scene.crs)
-    if carried is not None and _overlap(carried, scene.grid.bounds):
+    if carried is not None and overlap(carried, scene.grid.bounds):
         return
-    in_scene = "" if crs == scene.crs or carried is None else f", in the scene's CRS {_show_bounds(carried)}"
+    in_scene = "" if crs == scene.crs or carried is None else f", in the scene's CRS {show_bounds(carried)}"
     raise DataError(
-        f"{path}: no common ground: labels {_show_bounds(bounds)} ({crs_name(crs)}){in_scene}, "
-        f"{scene.paths[0]} {_show_bounds(scene.grid.bounds)} ({crs_name(scene.crs)}){_guess_crs(bounds, crs, scene)}"
+        f"{path}: no common ground: labels {show_bounds(bounds)} ({crs_name(crs)}){in_scene}, "
+        f"{scene.paths[0]} {show_bounds(scene.grid.bounds)} ({crs_name(scene.crs)}){guess_crs(bounds, crs, scene)}"
     )
 
 
-def _guess_crs(bounds: Bounds, crs: CRS | None, scene: RasterScene) -> str:
+def guess_crs(bounds: Bounds, crs: CRS | None, scene: RasterScene) -> str:
     """What the numbers would fit, when the file's CRS is likely to be wrong.
 
     Examples
     --------
     >>> import tempfile
-    >>> from utils.rasters import write_raster
+    >>> from utils.raster_files import write_raster
     >>> scene_path = tempfile.mkdtemp() + "/a.tif"
     >>> write_raster(scene_path, np.zeros((4, 6), np.uint8), crs="EPSG:32631", transform=Affine(2, 0, 8, 0, -2, 9))
-    >>> _guess_crs((9, 2, 12, 4), CRS.from_epsg(4326), RasterScene(scene_path))
+    >>> guess_crs((9, 2, 12, 4), CRS.from_epsg(4326), RasterScene(scene_path))
     "; the numbers would fit the scene's own EPSG:32631: if the file claims a wrong CRS, set it (ogr2ogr -a_srs, ...)"
     """
     degrees = CRS.from_epsg(4326)
     tool = "if the file claims a wrong CRS, set it (ogr2ogr -a_srs, gdal_edit -a_srs)"
-    if crs != scene.crs and _overlap(bounds, scene.grid.bounds):
+    if crs != scene.crs and overlap(bounds, scene.grid.bounds):
         return f"; the numbers would fit the scene's own {crs_name(scene.crs)}: {tool}"
-    carried = carry_bounds(bounds, degrees, scene.crs) if crs != degrees and _fits_degrees(bounds) else None
-    if carried is not None and _overlap(carried, scene.grid.bounds):
+    carried = carry_bounds(bounds, degrees, scene.crs) if crs != degrees and fits_degrees(bounds) else None
+    if carried is not None and overlap(carried, scene.grid.bounds):
         return f"; the numbers would fit EPSG:4326: {tool}"
     return "; give labels of this ground, or leave the scene out"
-
-
-# ---------------------------------------------------------------------------------------------- from pixel to pixel
-
-
-def _place_exactly(source: PixelGrid, target: PixelGrid, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Carry pixel coordinates of one grid into pixel coordinates of another.
-
-    Parameters
-    ----------
-    source, target : PixelGrid
-        Both with a CRS, or both without one.
-    x, y : float array, any common shape
-        In pixels of the source.
-
-    Returns
-    -------
-    float array, shape (2, ...)
-        x and y in pixels of the target, not finite where the target's CRS has no such place.
-
-    Examples
-    --------
-    >>> fine = PixelGrid(8, 8, None, Affine.scale(0.5))
-    >>> coarse = PixelGrid(4, 4, None, Affine.translation(1, 0))
-    >>> _place_exactly(fine, coarse, np.array([4.5]), np.array([3.0])).tolist()
-    [[1.25], [1.5]]
-    """
-    map_x, map_y = apply_transform(source.transform, x.ravel(), y.ravel())
-    if source.crs is not None and target.crs is not None:
-        map_x, map_y = transform_points(source.crs, target.crs, map_x, map_y)
-    with np.errstate(invalid="ignore"):
-        return np.stack(apply_transform(~target.transform, map_x, map_y)).reshape(2, *x.shape)
-
-
-def _centre_lines(start: int, count: int) -> np.ndarray:
-    """Positions on an axis every half lattice step, on the same places whatever the window, and around it.
-
-    Examples
-    --------
-    >>> _centre_lines(40, 30).tolist()
-    [32, 48, 64, 80, 96]
-    """
-    first = start // _LATTICE * _LATTICE
-    cells = -(-(start + count - first) // _LATTICE)
-    return first + np.arange(2 * cells + 1) * (_LATTICE // 2)
-
-
-def _interpolate(nodes: np.ndarray, places: np.ndarray, first: int, axis: int, step: int) -> np.ndarray:
-    """Linear interpolation along one axis between evenly spaced nodes.
-
-    Examples
-    --------
-    >>> _interpolate(np.array([[0.0, 8.0, 10.0]]), np.array([34.0, 64.0]), first=32, axis=1, step=16).tolist()
-    [[1.0, 10.0]]
-    """
-    offset = (places - first) / step
-    base = np.minimum(offset.astype(np.int64), nodes.shape[axis] - 2)
-    shape = [1] * nodes.ndim
-    shape[axis] = len(places)
-    share = (offset - base).reshape(shape)
-    before = nodes.take(base, axis=axis)
-    return before + (nodes.take(base + 1, axis=axis) - before) * share
-
-
-def locate_pixels(source: PixelGrid, target: PixelGrid, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """Find in which pixel of another grid, in another CRS, each pixel's centre lies.
-
-    The places are computed exactly on a lattice and interpolated between; wherever the interpolation's own measured
-    error could tip a centre over the edge of a pixel, the place is computed exactly. So the answer is that of carrying
-    every single centre, at a fraction of the cost.
-
-    Parameters
-    ----------
-    source, target : PixelGrid
-        The grid that asks, and the one that is looked into.
-    window : Window
-        Of the source.
-
-    Returns
-    -------
-    rows, columns : int array, shape (height, width)
-        Pixels of the target, also beyond its ends; -1 where its CRS has no such place.
-
-    Examples
-    --------
-    >>> utm = PixelGrid(64, 64, CRS.from_epsg(32631), Affine(10, 0, 500000, 0, -10, 5000000))
-    >>> degrees = PixelGrid(900, 900, CRS.from_epsg(4326), Affine(1e-5, 0, 3, 0, -1e-5, 45.1555))
-    >>> rows, columns = locate_pixels(utm, degrees, Window(0, 0, 2, 3))
-    >>> columns.tolist()
-    [[6, 19, 31], [6, 19, 31]]
-    """
-    line_x, line_y = _centre_lines(window.x, window.width), _centre_lines(window.y, window.height)
-    lattice = _place_exactly(source, target, *np.meshgrid(line_x.astype(float), line_y.astype(float)))
-    x = window.x + np.arange(window.width) + 0.5
-    y = window.y + np.arange(window.height) + 0.5
-    error = _lattice_error(lattice, line_x, line_y)
-    if error > _LATTICE_ERROR:
-        return _to_pixels(_place_exactly(source, target, *np.meshgrid(x, y)))
-    nodes = lattice[:, ::2, ::2]
-    across = _interpolate(nodes, x, int(line_x[0]), 2, _LATTICE)
-    places = _interpolate(across, y, int(line_y[0]), 1, _LATTICE)
-    doubtful = (np.abs(places - np.rint(places)) < 4 * error + 2 * _EDGE).any(axis=0)
-    rows, columns = np.nonzero(doubtful)
-    places[:, rows, columns] = _place_exactly(source, target, x[columns], y[rows])
-    return _to_pixels(places)
-
-
-def _lattice_error(lattice: np.ndarray, line_x: np.ndarray, line_y: np.ndarray) -> float:
-    """How far interpolation between every second lattice point strays from those between; infinite if one has no place.
-
-    The middles of edges are among them: of a map that keeps angles the errors in x and y cancel at cell centres.
-
-    Examples
-    --------
-    >>> lines = np.array([0, 16, 32])
-    >>> lattice = np.zeros((2, 3, 3))
-    >>> lattice[0, 1, 1] = 0.25
-    >>> _lattice_error(lattice, lines, lines)
-    0.25
-    """
-    if not np.isfinite(lattice).all():
-        return math.inf
-    across = _interpolate(lattice[:, ::2, ::2], line_x.astype(float), int(line_x[0]), 2, _LATTICE)
-    smooth = _interpolate(across, line_y.astype(float), int(line_y[0]), 1, _LATTICE)
-    return float(np.abs(smooth - lattice).max())
-
-
-def _to_pixels(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column that hold a place; -1 where there is none.
-
-    Examples
-    --------
-    >>> rows, columns = _to_pixels(np.array([[2.9999999999, 0.5], [1.0, np.inf]]))
-    >>> rows.tolist(), columns.tolist()
-    ([1, -1], [3, -1])
-    """
-    exists = np.isfinite(places).all(axis=0) & (np.abs(places) < 2**31).all(axis=0)
-    columns, rows = np.where(exists, np.floor(np.where(exists, places, 0) + _EDGE), -1).astype(np.int64)
-    return rows, columns
-
-
-def _locate_affine(matrix: Affine, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """Find the label pixel under each pixel's centre where one affine map leads from pixels to label pixels.
-
-    Returns
-    -------
-    rows, columns : int arrays
-        Of shapes that broadcast to (height, width): without rotation a column and a row are enough.
-
-    Examples
-    --------
-    >>> rows, columns = _locate_affine(Affine.scale(2, 0.5), Window(1, 0, 2, 3))
-    >>> rows.tolist(), columns.tolist()
-    ([[0], [1]], [[1, 3, 5]])
-    """
-    x = window.x + np.arange(window.width)[None, :] + 0.5
-    y = window.y + np.arange(window.height)[:, None] + 0.5
-    columns = matrix.a * x + matrix.c if abs(matrix.b) < 1e-12 else matrix.a * x + matrix.b * y + matrix.c
-    rows = matrix.e * y + matrix.f if abs(matrix.d) < 1e-12 else matrix.d * x + matrix.e * y + matrix.f
-    return np.floor(rows + _EDGE).astype(np.int64), np.floor(columns + _EDGE).astype(np.int64)
-
-
-# ---------------------------------------------------------------------------------------------- raster labels
 
 
 class RasterLabels(LabelSource):
@@ -657,7 +408,7 @@ class RasterLabels(LabelSource):
     Examples
     --------
     >>> import tempfile
-    >>> from utils.rasters import write_raster
+    >>> from utils.raster_files import write_raster
     >>> folder = tempfile.mkdtemp()
     >>> write_raster(folder + "/a.png", np.zeros((2, 2), np.uint8))
     >>> write_raster(folder + "/m.png", np.uint8([[[0, 0, 255], [0, 0, 0]], [[0, 0, 0], [0, 0, 255]]]))
@@ -693,7 +444,7 @@ class RasterLabels(LabelSource):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.rasters import write_raster
+        >>> from utils.raster_files import write_raster
         >>> folder = tempfile.mkdtemp()
         >>> write_raster(folder + "/a.tif", np.zeros((2, 3), np.uint8))
         >>> write_raster(folder + "/l.tif", np.uint8([[0, 1, 7], [7, 1, 0]]))
@@ -716,7 +467,7 @@ class RasterLabels(LabelSource):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.rasters import write_raster
+        >>> from utils.raster_files import write_raster
         >>> path = tempfile.mkdtemp() + "/l.tif"
         >>> write_raster(path, np.zeros((2, 3), np.uint8), nodata=0)
         >>> RasterLabels(path, 2)._table.classes, RasterLabels(path, 2, {0: 1})._table.classes
@@ -744,7 +495,7 @@ class RasterLabels(LabelSource):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.rasters import write_raster
+        >>> from utils.raster_files import write_raster
         >>> path = tempfile.mkdtemp() + "/l.tif"
         >>> write_raster(path, np.zeros((2, 3, 3), np.uint8))
         >>> RasterLabels(path, 2)._bands
@@ -776,7 +527,7 @@ class RasterLabels(LabelSource):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.rasters import write_raster
+        >>> from utils.raster_files import write_raster
         >>> folder = tempfile.mkdtemp()
         >>> write_raster(folder + "/a.png", np.zeros((2, 3), np.uint8))
         >>> write_raster(folder + "/l.png", np.zeros((3, 2), np.uint8))
@@ -786,11 +537,11 @@ class RasterLabels(LabelSource):
         utils.errors.DataError: ...l.png: 3 x 2 pixels, but ...a.png has 2 x 3 (height x width), and neither ...
         """
         grid = self._file.header.grid
-        _check_same_kind(self.path, grid.crs, scene)
+        check_same_kind(self.path, grid.crs, scene)
         placed = not grid.transform.is_identity and not scene.transform.is_identity
         if grid.crs is None and not (placed and not scene.file_grid.transform.is_identity):
             return self._match_sizes(grid, scene)
-        _check_overlap(self.path, grid.bounds, grid.crs, scene)
+        check_overlap(self.path, grid.bounds, grid.crs, scene)
         return ~grid.transform @ scene.transform if grid.crs == scene.crs else None
 
     def _match_sizes(self, grid: PixelGrid, scene: RasterScene) -> Affine:
@@ -799,7 +550,7 @@ class RasterLabels(LabelSource):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.rasters import write_raster
+        >>> from utils.raster_files import write_raster
         >>> folder = tempfile.mkdtemp()
         >>> write_raster(folder + "/a.png", np.zeros((4, 6), np.uint8))
         >>> labels, scene = RasterLabels(folder + "/a.png", 2), RasterScene(folder + "/a.png", scale=0.5)
@@ -820,7 +571,7 @@ class RasterLabels(LabelSource):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.rasters import write_raster
+        >>> from utils.raster_files import write_raster
         >>> folder = tempfile.mkdtemp()
         >>> write_raster(folder + "/a.png", np.zeros((2, 4), np.uint8))
         >>> write_raster(folder + "/l.png", np.uint8([[0, 1, 0, 1], [1, 1, 0, 0]]))
@@ -830,7 +581,7 @@ class RasterLabels(LabelSource):
         """
         matrix = self._placement(scene)
         grid = self._file.header.grid
-        located = locate_pixels(scene.grid, grid, window) if matrix is None else _locate_affine(matrix, window)
+        located = locate_pixels(scene.grid, grid, window) if matrix is None else locate_affine(matrix, window)
         rows, columns = located
         inside = (rows >= 0) & (rows < grid.height) & (columns >= 0) & (columns < grid.width)
         if not inside.any():
@@ -859,7 +610,7 @@ class RasterLabels(LabelSource):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.rasters import write_raster
+        >>> from utils.raster_files import write_raster
         >>> path = tempfile.mkdtemp() + "/l.tif"
         >>> write_raster(path, np.zeros((2, 3), np.float32))
         >>> values, hidden = np.float32([[[0, 1, np.nan]]]), np.array([[True, False, False]])
@@ -881,7 +632,7 @@ class RasterLabels(LabelSource):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.rasters import write_raster
+        >>> from utils.raster_files import write_raster
         >>> path = tempfile.mkdtemp() + "/l.png"
         >>> write_raster(path, np.uint8([[0, 1]]), palette={0: (0, 0, 0), 1: (1, 2, 3)})
         >>> hex(RasterLabels(path, 1, colours={(1, 2, 3): 0})._colour_codes(np.uint8([[[1]]]))[0, 0])
@@ -973,39 +724,6 @@ def _unique_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return unique, inverse.reshape(values.shape)
 
 
-# ---------------------------------------------------------------------------------------------- vector labels
-
-
-@dataclass(frozen=True)
-class LayerInfo:
-    """What a layer of a vector file says about itself.
-
-    Parameters
-    ----------
-    crs : CRS or None
-        Of the coordinates.
-    fields : tuple of str
-        Attributes.
-    features : int
-        How many.
-    bounds : (left, bottom, right, top)
-        Of all coordinates.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = tempfile.mkdtemp() + "/a.geojson"
-    >>> write_features(path, [shapely.box(1, 2, 3, 4)], crs="EPSG:4326", kind=["road"])
-    >>> read_layer_info(path, None).fields, read_layer_info(path, None).bounds
-    (('kind',), (1.0, 2.0, 3.0, 4.0))
-    """
-
-    crs: CRS | None
-    fields: tuple[str, ...]
-    features: int
-    bounds: Bounds
-
-
 def is_vector(path: str | Path) -> bool:
     """Whether a file's name is that of a vector file.
 
@@ -1015,719 +733,6 @@ def is_vector(path: str | Path) -> bool:
     (True, False)
     """
     return Path(path).suffix.lower() in VECTOR_SUFFIXES
-
-
-def read_layer_info(path: str | Path, layer: str | None) -> LayerInfo:
-    """Read what a layer says about itself.
-
-    Parameters
-    ----------
-    path : str or Path
-        A vector file.
-    layer : str or None
-        Its layer; may be left out when there is one only.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be opened, has several layers of which none is chosen, or holds no features with a place.
-
-    Examples
-    --------
-    >>> read_layer_info("/no/such.gpkg", None)
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: /no/such.gpkg: no such file
-    """
-    return _read_layer_info(file_key(str(path)), layer)
-
-
-@functools.lru_cache(maxsize=256)
-def _read_layer_info(key: tuple[str, int, int], layer: str | None) -> LayerInfo:
-    """What a layer of one version of a file says about itself.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = tempfile.mkdtemp() + "/a.geojson"
-    >>> write_features(path, [shapely.Point(1, 2)], crs="EPSG:4326")
-    >>> _read_layer_info(file_key(path), None).features
-    1
-    """
-    import pyogrio
-
-    path = key[0]
-    if key[1] < 0:
-        raise DataError(f"{path}: no such file")
-    try:
-        layers = {str(name): kind for name, kind in pyogrio.list_layers(path)}
-        chosen = _choose_layer(path, layers, layer)
-        info = pyogrio.read_info(path, layer=chosen, force_feature_count=True, force_total_bounds=True)
-        crs = CRS.from_user_input(info["crs"]) if info["crs"] else None
-    except _vector_errors() as error:
-        raise DataError(
-            f"{path}: cannot be opened as a vector file ({error}); it is damaged or of another kind"
-        ) from error
-    except CRSError as error:
-        raise DataError(f"{path}: its CRS is not understood ({error}); set it (ogr2ogr -a_srs)") from error
-    bounds = tuple(float(value) for value in (info["total_bounds"] if info["features"] else (math.nan,) * 4))
-    if layers[chosen] is None or not np.isfinite(bounds).all():
-        raise DataError(
-            f"{path}: layer {chosen!r} holds no features with finite coordinates ({info['features']} features)"
-        )
-    return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds)  # type: ignore[arg-type]
-
-
-def _vector_errors() -> tuple[type[Exception], ...]:
-    """What pyogrio raises for files that it cannot read.
-
-    Examples
-    --------
-    >>> [error.__name__ for error in _vector_errors()]
-    ['DataSourceError', 'DataLayerError', 'FeatureError', 'GeometryError']
-    """
-    from pyogrio import errors
-
-    return errors.DataSourceError, errors.DataLayerError, errors.FeatureError, errors.GeometryError
-
-
-def _choose_layer(path: str, layers: Mapping[str, str | None], layer: str | None) -> str:
-    """The layer to read: the chosen one, or the only one.
-
-    Examples
-    --------
-    >>> _choose_layer("a.gpkg", {"roads": "LineString", "houses": "Polygon"}, None)
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: a.gpkg: holds the layers roads, houses; choose one in dataset.label_layer
-    """
-    if layer is None and len(layers) == 1:
-        return next(iter(layers))
-    if layer in layers:
-        return str(layer)
-    missing = f"has no layer {layer!r}; it " if layer else ""
-    raise DataError(
-        f"{path}: {missing}holds the layers {', '.join(layers) or 'none'}; choose one in dataset.label_layer"
-    )
-
-
-def write_features(
-    path: str | Path, geometries: Sequence[Any], *, crs: str | None = None, **attributes: Sequence[Any]
-) -> None:
-    """Write a small vector file, complete or not at all; the suffix chooses the format.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where to; of a format that is one file, such as GeoPackage, GeoJSON or FlatGeobuf.
-    geometries : sequence of shapely geometries
-        In map coordinates.
-    crs : str, optional
-        Of the coordinates.
-    attributes
-        One sequence of values per attribute.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = tempfile.mkdtemp() + "/a.gpkg"
-    >>> write_features(path, [shapely.Point(1, 2), shapely.Point(3, 4)], crs="EPSG:32631", kind=[7, 8])
-    >>> read_layer_info(path, None).crs.to_epsg(), read_layer_info(path, None).features
-    (32631, 2)
-    """
-    import pyogrio
-
-    shapes = np.array([shapely.to_wkb(geometry) for geometry in geometries], dtype=object)
-    kinds = {geometry.geom_type for geometry in geometries}
-    columns = [np.array(values) for values in attributes.values()]
-    texts = [column.astype(object) if column.dtype.kind == "U" else column for column in columns]
-    with atomic_path(path) as temporary:
-        temporary.unlink()  # GDAL makes the file itself
-        pyogrio.raw.write(
-            temporary,
-            shapes,
-            texts,
-            list(attributes),
-            geometry_type=kinds.pop() if len(kinds) == 1 else "Unknown",
-            layer=Path(path).stem,
-            crs=crs,
-        )
-
-
-@dataclass(frozen=True)
-class _Shapes:
-    """Features on a scene's pixels, ready to be drawn in the order of the file.
-
-    Parameters
-    ----------
-    geometries : array of shapely geometries, shape (N,)
-        Single polygons and points in pixel coordinates; lines are polygons of their width.
-    classes : uint8 array, shape (N,)
-        Class of each.
-    touched : bool array, shape (N,)
-        Whether a pixel that is only touched counts.
-    tree : shapely.STRtree
-        Of the geometries.
-
-    Examples
-    --------
-    >>> shapes = _Shapes.build(np.array([shapely.box(0, 0, 2, 1)]), np.uint8([1]), np.array([False]))
-    >>> shapes.draw(Window(0, 1, 2, 2), unlabelled=0).tolist()
-    [[1, 0], [0, 0]]
-    """
-
-    geometries: np.ndarray
-    classes: np.ndarray
-    touched: np.ndarray
-    tree: shapely.STRtree
-
-    @classmethod
-    def build(cls, geometries: np.ndarray, classes: np.ndarray, touched: np.ndarray) -> _Shapes:
-        """Index the geometries.
-
-        Examples
-        --------
-        >>> len(_Shapes.build(np.array([shapely.Point(1, 2)]), np.uint8([1]), np.array([False])).tree)
-        1
-        """
-        return cls(geometries, classes, touched, shapely.STRtree(geometries))
-
-    def draw(self, window: Window, unlabelled: int) -> np.ndarray:
-        """Draw what meets a window, later features over earlier ones.
-
-        Examples
-        --------
-        >>> boxes = np.array([shapely.box(0, 0, 2, 2), shapely.box(1, 0, 3, 2)])
-        >>> shapes = _Shapes.build(boxes, np.uint8([1, 2]), np.array([False, False]))
-        >>> shapes.draw(Window(0, 0, 1, 4), unlabelled=255).tolist()
-        [[1, 2, 2, 255]]
-        """
-        from rasterio.features import rasterize
-
-        drawn = np.full((window.height, window.width), unlabelled, dtype=np.uint8)
-        frame = shapely.box(window.x - 1, window.y - 1, window.columns.stop + 1, window.rows.stop + 1)
-        met = np.sort(self.tree.query(frame))
-        place = Affine.translation(window.x, window.y)
-        for touched, group in itertools.groupby(met.tolist(), key=lambda index: bool(self.touched[index])):
-            shapes = [(_trim(self.geometries[index], window), int(self.classes[index])) for index in group]
-            kept = [(shape, value) for shape, value in shapes if not shape.is_empty]
-            if kept:
-                with bounded_gdal():
-                    rasterize(kept, out=drawn, transform=place, all_touched=touched)
-        return drawn
-
-
-def _trim(geometry: Any, window: Window) -> Any:
-    """Cut a geometry of very many vertices down to a window and its surroundings.
-
-    Examples
-    --------
-    >>> disc = shapely.Point(0, 0).buffer(1000, quad_segs=1000)
-    >>> _trim(disc, Window(0, 0, 8, 8)).bounds
-    (-64.0, -64.0, 72.0, 72.0)
-    """
-    if shapely.get_num_coordinates(geometry) <= _MANY_VERTICES or not geometry.is_valid:
-        return geometry
-    frame = (window.x - _MARGIN, window.y - _MARGIN, window.columns.stop + _MARGIN, window.rows.stop + _MARGIN)
-    parts = _single_parts(np.array([shapely.intersection(geometry, shapely.box(*frame))]), np.array([2]))[0]
-    return shapely.multipolygons(parts)
-
-
-def _single_parts(geometries: np.ndarray, dimensions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split collections into single geometries and keep those of the wanted dimension.
-
-    Parameters
-    ----------
-    geometries : array of shapely geometries, shape (N,)
-        Of any kind.
-    dimensions : int array, shape (N,)
-        0 keeps points, 1 lines, 2 polygons of each; mending a polygon may leave lines, which are not wanted.
-
-    Returns
-    -------
-    parts : array of shapely geometries, shape (M,)
-    index : int array, shape (M,)
-        The geometry that each comes from.
-
-    Examples
-    --------
-    >>> mixed = shapely.GeometryCollection([shapely.box(0, 0, 1, 1), shapely.LineString([(0, 0), (5, 5)])])
-    >>> parts, index = _single_parts(np.array([mixed, shapely.MultiPoint([(1, 1), (2, 2)])]), np.array([2, 0]))
-    >>> [part.geom_type for part in parts], index.tolist()
-    (['Polygon', 'Point', 'Point'], [0, 1, 1])
-    """
-    index = np.arange(len(geometries))
-    for _ in range(2):  # a collection may hold multi-geometries
-        geometries, origin = shapely.get_parts(geometries, return_index=True)
-        index = index[origin]
-    wanted = (shapely.get_dimensions(geometries) == dimensions[index]) & ~shapely.is_empty(geometries)
-    return geometries[wanted], index[wanted]
-
-
-@dataclass(frozen=True)
-class _Features:
-    """Features as the file holds them, in its order.
-
-    Parameters
-    ----------
-    numbers : int array, shape (N,)
-        The file's own numbers.
-    geometries : array of shapely geometries, shape (N,)
-        In the file's CRS; None where a feature has none.
-    values : array, shape (N,)
-        Of the attribute; None without one.
-
-    Examples
-    --------
-    >>> boxes = np.array([shapely.box(0, 0, 1, 1), None, shapely.box(5, 5, 6, 6)])
-    >>> features = _Features(np.array([4, 5, 6]), boxes, np.array(["a", "b", "c"]))
-    >>> features.within((4, 4, 9, 9)).values.tolist()
-    ['c']
-    """
-
-    numbers: np.ndarray
-    geometries: np.ndarray
-    values: np.ndarray
-
-    def within(self, bounds: Bounds) -> _Features:
-        """The features whose extent meets some bounds.
-
-        Examples
-        --------
-        >>> features = _Features(np.array([1]), np.array([shapely.Point(2, 3)]), np.array([None]))
-        >>> len(features.within((2, 3, 4, 5)).numbers), len(features.within((3, 3, 4, 5)).numbers)
-        (1, 0)
-        """
-        extents = shapely.bounds(self.geometries)  # not a number where there is none: compares as outside
-        met = (extents[:, :2] <= bounds[2:]).all(axis=1) & (extents[:, 2:] >= bounds[:2]).all(axis=1)
-        return _Features(self.numbers[met], self.geometries[met], self.values[met])
-
-
-class VectorLabels(LabelSource):
-    """Labels as polygons, lines or points of a vector file, in any CRS.
-
-    Every vertex is carried into the scene's CRS, after long edges have been divided so that they follow their true
-    course, and the features are drawn in the order of the file, later ones over earlier ones. A pixel belongs to a
-    polygon when its centre does.
-
-    Parameters
-    ----------
-    path : str or Path
-        GeoPackage, GeoJSON, Shapefile or another that GDAL reads.
-    num_classes : int
-        Classes, besides "ignore".
-    mapping : dict
-        Value of `attribute` -> class index, class name or "ignore"; "*" stands for every other value, and alone for
-        every feature.
-    class_names : sequence of str
-        Names, where `mapping` uses them.
-    layer : str, optional
-        May be left out when the file has one only.
-    attribute : str, optional
-        Holds the class; without it `mapping` must have "*".
-    unlabelled : int
-        Class of the ground outside all features; 255 ignores it.
-    line_width : float
-        Width at which lines are drawn, in pixels of the scene after its `scale`; at least 1.
-    all_touched : bool
-        Whether polygons take every pixel that they touch. Points always take the one in which they lie.
-
-    Raises
-    ------
-    SettingsError
-        If a class is unknown or the settings contradict each other.
-
-    Notes
-    -----
-    The class map is made in blocks at fixed places of the scene, so a pixel has the same class in every window. Files
-    of more than 50,000 features are read piece by piece, which is quick for formats with a spatial index (GeoPackage,
-    FlatGeobuf) and slow for others.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from utils.rasters import write_raster
-    >>> folder = tempfile.mkdtemp()
-    >>> pixels, transform = np.zeros((3, 4), np.uint8), Affine(2, 0, 8, 0, -2, 9)
-    >>> write_raster(folder + "/a.tif", pixels, crs="EPSG:32631", transform=transform)
-    >>> write_features(folder + "/l.gpkg", [shapely.box(10, 5, 14, 9)], crs="EPSG:32631", kind=["road"])
-    >>> labels = VectorLabels(folder + "/l.gpkg", 2, {"road": 1}, attribute="kind", unlabelled=0)
-    >>> labels.read(RasterScene(folder + "/a.tif"), Window(0, 0, 3, 5)).tolist()
-    [[0, 1, 1, 0, 255], [0, 1, 1, 0, 255], [0, 0, 0, 0, 255]]
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        num_classes: int,
-        mapping: Mapping[Any, int | str],
-        class_names: Sequence[str] = (),
-        *,
-        layer: str | None = None,
-        attribute: str | None = None,
-        unlabelled: int | str = IGNORE,
-        line_width: float = 3.0,
-        all_touched: bool = False,
-    ):
-        super().__init__(path, num_classes, class_names)
-        self.layer = layer
-        self.attribute = attribute
-        self.unlabelled = class_index(unlabelled, num_classes, class_names)
-        self.line_width = line_width
-        self.all_touched = all_touched
-        self._table = build_table(mapping, num_classes, class_names)
-        if attribute is None and (self._table.other is None or self._table.classes):
-            raise SettingsError(
-                f"{path}: without an attribute every feature is of one class; "
-                f"set dataset.label_attribute, or dataset.label_mapping: {{'*': CLASS}} (got {dict(mapping)})"
-            )
-        if not line_width >= 1:
-            raise SettingsError(f"{path}: line_width is in pixels, expected at least 1, got {line_width}")
-        self._blocks = Recent(_BLOCKS_KEPT)
-        self._fetched = Recent(_FETCHES_KEPT)
-        self._layers = Recent(1)
-        self._told = False  # that polygons were mended: once is enough for many scenes
-
-    def check(self, scene: RasterScene) -> None:
-        """Find out early whether the labels fit a scene: attribute, its values, CRS and ground.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.rasters import write_raster
-        >>> folder = tempfile.mkdtemp()
-        >>> write_raster(folder + "/a.tif", np.zeros((3, 4), np.uint8), crs="EPSG:3857", transform=Affine.scale(2, -2))
-        >>> write_features(folder + "/l.geojson", [shapely.box(1, -9000, 7000, -1)], crs="EPSG:4326")
-        >>> VectorLabels(folder + "/l.geojson", 2, {"*": 1}).check(RasterScene(folder + "/a.tif"))
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: ...l.geojson: claims EPSG:4326, but holds x 1 to 7000, y -9000 to -1, ...
-        """
-        self._check_placement(scene)
-        self._check_values()
-
-    def _check_placement(self, scene: RasterScene) -> LayerInfo:
-        """Refuse what cannot be placed on the scene.
-
-        Raises
-        ------
-        DataError
-            If only one side has a CRS, coordinates lie outside of the CRS that the file claims, or elsewhere.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.rasters import write_raster
-        >>> folder = tempfile.mkdtemp()
-        >>> write_raster(folder + "/a.tif", np.zeros((3, 4), np.uint8))
-        >>> write_features(folder + "/l.geojson", [shapely.box(1, 2, 3, 4)], crs="EPSG:4326")
-        >>> VectorLabels(folder + "/l.geojson", 2, {"*": 1})._check_placement(RasterScene(folder + "/a.tif"))
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: ...l.geojson: the labels are in EPSG:4326, but ...a.tif has no CRS; ...
-        """
-        info = read_layer_info(self.path, self.layer)
-        _check_same_kind(self.path, info.crs, scene)
-        if info.crs is not None and not self._coordinates_fit(info):
-            raise DataError(
-                f"{self.path}: claims {crs_name(info.crs)}, but holds {_show_bounds(info.bounds)}, "
-                f"which that CRS cannot express{_guess_crs(info.bounds, info.crs, scene)}"
-            )
-        _check_overlap(self.path, info.bounds, info.crs, scene)
-        return info
-
-    @staticmethod
-    def _coordinates_fit(info: LayerInfo) -> bool:
-        """Whether coordinates can be of the CRS that the file claims.
-
-        Examples
-        --------
-        >>> VectorLabels._coordinates_fit(LayerInfo(CRS.from_epsg(4326), (), 1, (-663347, 2118636, -657354, 2129938)))
-        False
-        """
-        assert info.crs is not None, "only asked of layers with a CRS"
-        if info.crs.is_geographic:
-            return _fits_degrees(info.bounds)
-        return carry_bounds(info.bounds, info.crs, CRS.from_epsg(4326)) is not None
-
-    def _check_values(self) -> None:
-        """Refuse an attribute that is not there and values that are no class.
-
-        Raises
-        ------
-        DataError
-            Naming the fields there are, or the values and how often they occur.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> path = tempfile.mkdtemp() + "/l.geojson"
-        >>> write_features(path, [shapely.Point(1, 2)] * 3, crs="EPSG:4326", kind=["road", "rode", "rode"])
-        >>> VectorLabels(path, 2, {"road": 1}, attribute="kind")._check_values()
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: ...l.geojson: value rode (2 times in attribute 'kind') is no class; known: road; ...
-        """
-        if self.attribute is None:
-            return
-        few = read_layer_info(self.path, self.layer).features <= _MANY_FEATURES
-        self._look_up((self._features(None) if few else self._read_layer(None, geometry=False)).values)
-
-    def _look_up(self, values: np.ndarray) -> np.ndarray:
-        """Class of each feature by its attribute.
-
-        Examples
-        --------
-        >>> labels = VectorLabels("l.shp", 3, {1: 0, "2": 2}, attribute="code")
-        >>> labels._look_up(np.array([2.0, 1.0])).tolist()
-        [2, 0]
-        """
-        classes = self._table.look_up(values.tolist())
-        if (classes < 0).any():
-            names, counts = np.unique([class_key(value) for value in values[classes < 0].tolist()], return_counts=True)
-            found = dict(zip(names.tolist(), counts.tolist(), strict=True))
-            cure = "give it a class or 'ignore' in dataset.label_mapping ('*' stands for every other value)"
-            self._raise_unknown(found, f"in attribute {self.attribute!r}", self._table.classes, cure)
-        return classes.astype(np.uint8)
-
-    def _features(self, bounds: Bounds | None) -> _Features:
-        """Features that meet some bounds, or all; a file that has few is read once.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> path = tempfile.mkdtemp() + "/l.geojson"
-        >>> write_features(path, [shapely.Point(1, 2), shapely.Point(8, 9)], crs="EPSG:4326", kind=["a", "b"])
-        >>> VectorLabels(path, 2, {"*": 1}, attribute="kind")._features((7, 7, 9, 9)).values.tolist()
-        ['b']
-        """
-        if read_layer_info(self.path, self.layer).features > _MANY_FEATURES:
-            return self._read_layer(bounds)
-        every = self._layers.get(file_key(str(self.path)), functools.partial(self._read_layer, None))
-        return every if bounds is None else every.within(bounds)
-
-    def _read_layer(self, bounds: Bounds | None, geometry: bool = True) -> _Features:
-        """Read features from the file, sorted by their number: an index may give them in an order of its own.
-
-        Raises
-        ------
-        DataError
-            If the attribute is not there or the file is damaged.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> path = tempfile.mkdtemp() + "/l.geojson"
-        >>> write_features(path, [shapely.Point(1, 2), shapely.Point(8, 9)], crs="EPSG:4326", kind=["a", "b"])
-        >>> VectorLabels(path, 2, {"*": 1}, attribute="kind")._read_layer((0, 0, 3, 3)).geometries.tolist()
-        [<POINT (1 2)>]
-        """
-        import pyogrio
-
-        fields = read_layer_info(self.path, self.layer).fields
-        if self.attribute is not None and self.attribute not in fields:
-            raise DataError(f"{self.path}: no attribute {self.attribute!r}; fields: {', '.join(fields) or 'none'}")
-        columns = [] if self.attribute is None else [self.attribute]
-        options = {"columns": columns, "read_geometry": geometry, "force_2d": True, "bbox": bounds, "return_fids": True}
-        try:
-            _, numbers, encoded, attributes = pyogrio.raw.read(self.path, self.layer, **options)
-            shapes = shapely.from_wkb(encoded) if geometry else np.full(len(numbers), None)
-        except (*_vector_errors(), shapely.errors.GEOSException) as error:
-            raise DataError(f"{self.path}: cannot be read ({error}); the file is damaged: export it again") from error
-        order = np.argsort(numbers, kind="stable")
-        values = attributes[0] if columns else np.full(len(numbers), None)
-        return _Features(numbers[order], shapes[order], values[order])
-
-    def _read_inside(self, scene: RasterScene, window: Window) -> np.ndarray:
-        """Put a window together from blocks of the class map.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.rasters import write_raster
-        >>> folder = tempfile.mkdtemp()
-        >>> pixels = np.zeros((3, 1030), np.uint8)
-        >>> write_raster(folder + "/a.tif", pixels, crs="EPSG:32631", transform=Affine.scale(1, -1))
-        >>> write_features(folder + "/l.gpkg", [shapely.LineString([(1020, -1.5), (1027.9, -1.5)])], crs="EPSG:32631")
-        >>> labels = VectorLabels(folder + "/l.gpkg", 2, {"*": 1}, unlabelled=0, line_width=1)
-        >>> labels._read_inside(RasterScene(folder + "/a.tif"), Window(1, 1022, 1, 8)).tolist()
-        [[1, 1, 1, 1, 1, 1, 0, 0]]
-        """
-        info = self._check_placement(scene)
-        label = np.empty((window.height, window.width), dtype=np.uint8)
-        for y in range(window.y // _BLOCK * _BLOCK, window.rows.stop, _BLOCK):
-            for x in range(window.x // _BLOCK * _BLOCK, window.columns.stop, _BLOCK):
-                whole = Window(y, x, min(_BLOCK, scene.height - y), min(_BLOCK, scene.width - x))
-                key = (scene.grid, y, x, file_key(str(self.path)))
-                block = self._blocks.get(key, functools.partial(self._draw_block, scene, info, whole))
-                part = whole.intersection(window)
-                assert part is not None, "blocks are taken from the window's own span"
-                place, local = part.shifted(-window.y, -window.x), part.shifted(-y, -x)
-                label[place.rows, place.columns] = block[local.rows, local.columns]
-        return label
-
-    def _draw_block(self, scene: RasterScene, info: LayerInfo, block: Window) -> np.ndarray:
-        """Draw one block of the class map.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.rasters import write_raster
-        >>> folder = tempfile.mkdtemp()
-        >>> write_raster(folder + "/a.tif", np.zeros((2, 3), np.uint8), crs="EPSG:32631", transform=Affine.scale(1, -1))
-        >>> write_features(folder + "/l.gpkg", [shapely.Point(1.9, -0.1)], crs="EPSG:32631")
-        >>> labels = VectorLabels(folder + "/l.gpkg", 2, {"*": 1}, unlabelled=0)
-        >>> info = read_layer_info(labels.path, None)
-        >>> labels._draw_block(RasterScene(folder + "/a.tif"), info, Window(0, 0, 2, 3)).tolist()
-        [[0, 1, 0], [0, 0, 0]]
-        """
-        area = Window(0, 0, scene.height, scene.width)
-        if info.features > _MANY_FEATURES:
-            y, x = block.y // _FETCH * _FETCH, block.x // _FETCH * _FETCH
-            area = Window(y, x, min(_FETCH, scene.height - y), min(_FETCH, scene.width - x))
-        key = (scene.grid, area, file_key(str(self.path)))
-        shapes = self._fetched.get(key, functools.partial(self._fetch, scene.grid, info.crs, area))
-        return shapes.draw(block, self.unlabelled)
-
-    def _fetch(self, grid: PixelGrid, crs: CRS | None, area: Window) -> _Shapes:
-        """Read the features that meet an area and carry them onto the scene's pixels.
-
-        Raises
-        ------
-        DataError
-            If geometries cannot be read or placed, or a value is no class.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> path = tempfile.mkdtemp() + "/l.geojson"
-        >>> write_features(path, [shapely.box(0, 0, 9, 9), shapely.box(80, 80, 85, 85)], crs="EPSG:4326")
-        >>> grid = PixelGrid(4, 6, CRS.from_epsg(4326), Affine(1, 0, 0, 0, -1, 4))
-        >>> shapes = VectorLabels(path, 2, {"*": 1})._fetch(grid, grid.crs, Window(0, 0, 4, 6))
-        >>> [shape.bounds for shape in shapes.geometries]
-        [(0.0, -5.0, 9.0, 4.0)]
-        """
-        bounds = _bounds_around(grid, crs, area, _MARGIN + self.line_width)
-        features = self._features(bounds)
-        classes = self._look_up(features.values)
-        dimensions = shapely.get_dimensions(features.geometries)  # of a missing geometry -1, which no part has
-        geometries, mended = _mend(features.geometries)
-        if mended and not self._told:
-            self._told = True
-            LOGGER.warning("%s: invalid polygons were made valid (%d in %s)", self.path, mended, area)
-        if bounds is not None:
-            geometries = _cut_to(geometries, bounds)
-        parts, index = _single_parts(geometries, dimensions)
-        parts = _carry_shapes(parts, crs, grid, bounds)
-        lost = ~np.isfinite(shapely.bounds(parts)).all(axis=1)
-        if lost.any():
-            names = ", ".join(str(number) for number in np.unique(features.numbers[index[lost]])[:5])
-            raise DataError(
-                f"{self.path}: features {names} have no place in {crs_name(grid.crs)}; cut or leave them out"
-            )
-        lines = dimensions[index] == 1
-        parts[lines] = shapely.buffer(parts[lines], self.line_width / 2)
-        return _Shapes.build(parts, classes[index], np.full(len(parts), self.all_touched) & (dimensions[index] == 2))
-
-
-def _bounds_around(grid: PixelGrid, crs: CRS | None, area: Window, margin: float) -> Bounds | None:
-    """Bounds of an area of a scene in another CRS, with a margin in pixels; None when there are none that can be used.
-
-    Examples
-    --------
-    >>> grid = PixelGrid(4, 6, None, Affine.scale(2, -2))
-    >>> _bounds_around(grid, None, Window(0, 1, 2, 3), margin=1)
-    (0.0, -6.0, 10.0, 2.0)
-    """
-    shift = Affine.translation(area.x - margin, area.y - margin)
-    stretch = Affine.scale(area.width + 2 * margin, area.height + 2 * margin)
-    outer = PixelGrid(1, 1, grid.crs, grid.transform @ shift @ stretch).bounds
-    bounds = carry_bounds(outer, grid.crs, crs)
-    return bounds if bounds is not None and bounds[0] < bounds[2] and bounds[1] < bounds[3] else None
-
-
-def _mend(geometries: np.ndarray) -> tuple[np.ndarray, int]:
-    """Make invalid polygons valid; also how many there were.
-
-    Examples
-    --------
-    >>> bow_tie = shapely.Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
-    >>> mended, count = _mend(np.array([bow_tie, shapely.Point(1, 1)]))
-    >>> mended[0].area, mended[0].is_valid, count
-    (2.0, True, 1)
-    """
-    invalid = (shapely.get_dimensions(geometries) == 2) & ~shapely.is_valid(geometries)
-    if not invalid.any():
-        return geometries, 0
-    mended = geometries.copy()
-    mended[invalid] = shapely.make_valid(geometries[invalid])
-    return mended, int(invalid.sum())
-
-
-def _cut_to(geometries: np.ndarray, bounds: Bounds) -> np.ndarray:
-    """Cut off what lies beyond some bounds: far away a CRS may have no place for it.
-
-    Examples
-    --------
-    >>> _cut_to(np.array([shapely.box(0, 0, 9, 9), shapely.Point(1, 1)]), (-1, -1, 4, 5))[0].bounds
-    (0.0, 0.0, 4.0, 5.0)
-    """
-    frame = np.array(bounds)
-    extents = shapely.bounds(geometries)
-    beyond = (extents[:, :2] < frame[:2]).any(axis=1) | (extents[:, 2:] > frame[2:]).any(axis=1)
-    cut = geometries.copy()
-    cut[beyond] = shapely.intersection(geometries[beyond], shapely.box(*bounds))
-    return cut
-
-
-def _carry_shapes(shapes: np.ndarray, crs: CRS | None, grid: PixelGrid, bounds: Bounds | None) -> np.ndarray:
-    """Carry geometries vertex by vertex onto a scene's pixels, long edges divided where the CRS differ.
-
-    Examples
-    --------
-    >>> grid = PixelGrid(4, 6, CRS.from_epsg(3857), Affine(111319.49079327358, 0, 0, 0, -111319.49079327358, 0))
-    >>> carried = _carry_shapes(np.array([shapely.Point(2, 0)]), CRS.from_epsg(4326), grid, None)
-    >>> round(carried[0].x, 6), round(abs(carried[0].y), 6)
-    (2.0, 0.0)
-    """
-    other = crs is not None and grid.crs is not None and crs != grid.crs
-    if other and bounds is not None:
-        assert crs is not None, "the CRS differ, so there are two"
-        step = _longest_edge(crs, grid, bounds)
-        shapes = shapely.segmentize(shapes, step) if len(shapes) and math.isfinite(step) else shapes
-    source = PixelGrid(1, 1, crs, Affine.identity())
-    return shapely.transform(shapes, lambda points: _place_exactly(source, grid, points[:, 0], points[:, 1]).T)
-
-
-def _longest_edge(crs: CRS, grid: PixelGrid, bounds: Bounds) -> float:
-    """How long an edge may be so that its middle strays by no more than a fraction of a pixel in the other CRS.
-
-    The stray of a straight line grows with the square of its length; it is measured on the sides and diagonals of the
-    ground at hand.
-
-    Examples
-    --------
-    >>> grid = PixelGrid(1000, 1000, CRS.from_epsg(32631), Affine(10, 0, 500000, 0, -10, 5000000))
-    >>> degrees = CRS.from_epsg(4326)
-    >>> edge = _longest_edge(degrees, grid, (3.0, 45.0, 3.1, 45.1))
-    >>> 0.001 < edge < 0.05, _longest_edge(grid.crs, grid, grid.bounds)
-    (True, inf)
-    """
-    left, bottom, right, top = bounds
-    corners = np.array([(left, bottom), (right, bottom), (right, top), (left, top)])
-    first, second = np.array(list(itertools.combinations(range(4), 2))).T
-    begin, end = corners[first], corners[second]
-    points = np.concatenate([begin, (begin + end) / 2, end])
-    source = PixelGrid(1, 1, crs, Affine.identity())
-    places = _place_exactly(source, grid, points[:, 0], points[:, 1]).reshape(2, 3, -1)
-    stray = np.hypot(*(places[:, 1] - (places[:, 0] + places[:, 2]) / 2))
-    stray = np.where(np.isfinite(stray), stray, 1e6)
-    length = np.hypot(*(end - begin).T)
-    limits = length * np.sqrt(_BEND / np.maximum(stray, 1e-12))
-    return math.inf if (limits >= length.max()).all() else float(limits.min())
-
-
-# ---------------------------------------------------------------------------------------------- pairing
 
 
 def pair_labels(

@@ -314,7 +314,7 @@ class TimedBlock:
         elif isinstance(error, Interrupted | KeyboardInterrupt):
             logger.warning(f"{self.name}: interrupted after {duration}")
         else:
-            logger.error(f"{self.name}: failed after {duration}")
+            logger.info(f"{self.name}: failed after {duration}")
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""Tables for people and CSV files for tools: one way to write a number, a duration and a row.
+"""Tables for people and CSV files for tools: one way to write a number and a row.
 
 In tables a ratio has four decimals, a count its thousands apart, and what is unknown (None, NaN) is a dash. In CSV
 files numbers keep six significant digits, and what is unknown is an empty cell.
@@ -16,6 +16,7 @@ from typing import Any
 
 from utils.errors import DataError, SettingsError
 from utils.files import write_bytes
+from utils.logging import format_duration
 
 Row = Mapping[str, Any]
 
@@ -65,30 +66,6 @@ def format_value(value: Any, decimals: int = 4) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
-
-
-def format_duration(seconds: float) -> str:
-    """Write a duration in the two units that matter.
-
-    Parameters
-    ----------
-    seconds : float
-        Length in seconds.
-
-    Returns
-    -------
-    str
-        Seconds with one decimal below a minute.
-
-    Examples
-    --------
-    >>> [format_duration(seconds) for seconds in (0.04, 59.96, 185, 3725, 90000)]
-    ['0.0 s', '1 min 00 s', '3 min 05 s', '1 h 02 min', '25 h 00 min']
-    """
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -256,7 +233,7 @@ def phase_table(phases: Sequence[tuple[str, str, float]], markdown: bool = False
     Phase          Status        Time
     -------------  ----------  ------
     coral.prepare  done        12.3 s
-    coral.train    up to date   0.1 s
+    coral.train    up to date   60 ms
     total                      12.4 s
     """
     rows = [[name, status, format_duration(seconds)] for name, status, seconds in phases]

@@ -1,7 +1,8 @@
 """One shard: records of arrays in a safetensors file that is written whole and read by position.
 
 The format is told in `utils.feature_store`. Whatever is wrong with a file is a `ShardError` that says what kind of
-damage it is; a checksum guards the header, and another one each record."""
+damage it is; a checksum guards the header, and another one each record.
+"""
 
 from __future__ import annotations
 
@@ -53,10 +54,6 @@ MAX_RECORDS_PER_SHARD = 4096  # keeps headers of tiny records far below the 100 
 _MAX_BUFFERS = 1024  # IOV_MAX of Linux
 _METADATA = b'{"__metadata__":'
 _HEADER_CHECKSUM = b'"header_xxh3":"'
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Records and shards
 
 
 def compute_checksum(data: np.ndarray | bytes) -> str:
@@ -349,7 +346,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], int, int]:
     >>> _read_header(path)
     Traceback (most recent call last):
         ...
-    utils.feature_store.ShardError: header of ... bytes, but the file ends after 70
+    utils.shards.ShardError: header of ... bytes, but the file ends after 70
     """
     with open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -373,7 +370,7 @@ def _parse_metadata(text: bytes) -> dict[str, str]:
     >>> _parse_metadata(b'{"__metadata__":{"format":"pt"}}')
     Traceback (most recent call last):
         ...
-    utils.feature_store.ShardError: its format is 'pt', expected 'dinolith-features-1'
+    utils.shards.ShardError: its format is 'pt', expected 'dinolith-features-1'
     """
     if not text.startswith(_METADATA):
         raise ShardError("foreign", "its header does not begin as one of this store: damaged, or made elsewhere")
@@ -574,16 +571,13 @@ def read_through(path: Path, step: int = 1 << 20) -> int:
         return sum(iter(lambda: stream.readinto(buffer), 0))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# From fields to tensors
-
-
 def select_public(layout: Layout) -> list[Field]:
     """The arrays that a caller gave, without padding and scales.
 
     Examples
     --------
-    >>> select_public((Field("m", "I8", (1,), 0, 1), Field("m.scale", "F32", (1,), 1, 4), Field(".pad", "U8", (3,), 5, 3)))
+    >>> pad = Field(".pad", "U8", (3,), 5, 3)
+    >>> select_public((Field("m", "I8", (1,), 0, 1), Field("m.scale", "F32", (1,), 1, 4), pad))
     [Field(name='m', type_name='I8', shape=(1,), start=0, size=1)]
     """
     return [field for field in layout if "." not in field.name]

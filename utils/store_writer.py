@@ -21,11 +21,8 @@ from utils.shards import MAX_RECORDS_PER_SHARD, PackedRecord, pack_record, write
 
 if TYPE_CHECKING:
     from utils.feature_store import FeatureStore
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The writer
 
 
 class StoreWriter:

@@ -74,7 +74,6 @@ def stored_batches(
         yield samples, batch if wanted else None
 
 
-@torch.no_grad()
 def predict_item(
     model: nn.Module | None,
     predictor: Predictor,
@@ -121,15 +120,39 @@ def predict_item(
     4096
     """
     predictor.start(item, resume)
-    if predictor.batched:
-        batches = read_ahead(batches, depth=2)
+    if predictor.batched:  # one thread reads, one computes, and this one blends, decodes and hands on
+        computed = read_ahead(apply_model(model, read_ahead(batches, depth=2), device, context), depth=1)
+    else:
+        computed = apply_model(model, batches, device, context)
+    for samples, outputs in computed:
+        yield from predictor.push(samples, outputs)
+    yield from predictor.finish()
+
+
+def apply_model(
+    model: nn.Module | None,
+    batches: Iterator[tuple[list[Sample], Batch | None]],
+    device: str | torch.device,
+    context: Context,
+) -> Iterator[tuple[list[Sample], dict[str, Tensor] | None]]:
+    """Compute the outputs of each batch; None where the model is not wanted.
+
+    Examples
+    --------
+    >>> from tasks.example import example_context
+    >>> from pathlib import Path
+    >>> doubled = lambda batch: {"logits": 2 * batch.arrays["image"]}
+    >>> batches = iter([([], Batch([], {"image": torch.ones(1)})), ([], None)])
+    >>> list(apply_model(doubled, batches, "cpu", example_context(Path("run"))))
+    [([], {'logits': tensor([2.])}), ([], None)]
+    """
     for samples, batch in batches:
         context.check_stop()
         outputs: dict[str, Tensor] | None = None
         if batch is not None and model is not None:
-            outputs = model(batch.to(device))
-        yield from predictor.push(samples, outputs)
-    yield from predictor.finish()
+            with torch.no_grad():  # holds for the thread that it is said in
+                outputs = model(batch.to(device))
+        yield samples, outputs
 
 
 def score(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from utils.logging import format_duration, progress
 from utils.store_writer import StoreWriter
 
 SPLITS = ("train", "val")
+Record = tuple[str, dict[str, Any], dict[str, Any]]  # key, arrays, what to say of it
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,153 @@ def announce_plan(task: Task, store: FeatureStore, jobs: Sequence[Job], context:
         )
 
 
+class Finisher:
+    """Encodes and writes records in a thread, so that the next batch is computed meanwhile.
+
+    The thread takes batches in order, so that the records of a store lie in the order in which they were asked for.
+    An error of the thread is raised by a later `take` or by the end of the `with` block.
+
+    Parameters
+    ----------
+    writer : StoreWriter
+        Takes the records.
+    most : int
+        Batches that may wait; bounds the memory, also that of the accelerator.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> store = FeatureStore(tempfile.mkdtemp())
+    >>> with store.writer() as writer, Finisher(writer) as finisher:
+    ...     finisher.take([("ab" * 16, {"x": torch.ones(2)}, {})])
+    >>> store.read("ab" * 16)["x"].tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(self, writer: StoreWriter, most: int = 2):
+        self.writer = writer
+        self.most = most
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="finisher")
+        self.waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Finisher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        self.pool.shutdown()  # what was computed before an error is still written
+        if kind is None:
+            self._wait_for(0)
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Write records later; they are made when their turn comes, where the iterable makes them one by one.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with FeatureStore(tempfile.mkdtemp()).writer() as writer, Finisher(writer) as finisher:
+        ...     finisher.take((str(1 // x), {}, {}) for x in [0])
+        Traceback (most recent call last):
+            ...
+        ZeroDivisionError: integer division or modulo by zero
+        """
+        self._wait_for(self.most - 1)
+        self.waiting.append(self.pool.submit(self._write, records))
+
+    def _wait_for(self, left: int) -> None:
+        """Wait until at most so many batches are under way.
+
+        Examples
+        --------
+        >>> finisher = Finisher(None)
+        >>> finisher.take([])
+        >>> finisher._wait_for(0)
+        >>> len(finisher.waiting)
+        0
+        """
+        while len(self.waiting) > left:
+            self.waiting.popleft().result()
+
+    def _write(self, records: Iterable[Record]) -> None:
+        """Hand records to the store's writer.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> store = FeatureStore(tempfile.mkdtemp())
+        >>> with store.writer() as writer:
+        ...     Finisher(writer)._write([("ab" * 16, {"x": torch.ones(2)}, {})])
+        >>> len(store)
+        1
+        """
+        for key, arrays, metadata in records:
+            self.writer.put(key, arrays, metadata)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be stored of a sample.
+
+    Parameters
+    ----------
+    sample : Sample
+        With its arrays, which are stored.
+    key : str
+        Name of the record of these arrays.
+    requests : dict of str to list of Request
+        What each view asks for.
+    facts : dict
+        What the task wants to know later.
+
+    Examples
+    --------
+    >>> sample = Sample("a", Item("a", ()), {})
+    >>> Plan(sample, "00", {"identity": [Request("backbone", "11", None)]}, {}).entry.records
+    {'identity': {'backbone': '11'}}
+    """
+
+    sample: Sample
+    key: str
+    requests: dict[str, list[Request]]
+    facts: dict[str, Any]
+
+    @property
+    def entry(self) -> Entry:
+        """Where the records of the sample will be.
+
+        Examples
+        --------
+        >>> Plan(Sample("a", Item("a", ()), {}), "00", {}, {}).entry.sample_key
+        '00'
+        """
+        window = self.sample.window
+        place = [window.y, window.x, window.height, window.width] if window else None
+        records = {view: {asked.producer: asked.key for asked in group} for view, group in self.requests.items()}
+        return Entry(self.sample.id, self.key, records, place, self.facts)
+
+
+def make_plan(task: Task, sample: Sample, views: Sequence[View]) -> Plan:
+    """Turn a sample to its views and hash all pixels: what takes time beside reading and computing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> from utils.augment import IDENTITY
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.settle()
+    >>> plan = make_plan(task, next(task.samples(task.items("train")[0])), [IDENTITY])
+    >>> plan.entry.window, list(plan.requests), plan.facts
+    ([0, 0, 32, 32], ['identity'], {'counts': {'dark': 1024, 'light': 0}})
+    """
+    digests = {name: digest_array(array) for name, array in sample.arrays.items()}
+    requests = {view.name: task.requests(task.transform(sample, view)) for view in views}
+    return Plan(sample, record_key(kind="sample", arrays=digests), requests, task.facts(sample))
+
+
 class Preparation:
     """Computes and stores the records of this rank's jobs.
+
+    One thread reads, others turn and hash, this one computes, a further one encodes, and the store's own writes.
 
     Parameters
     ----------
@@ -188,6 +334,8 @@ class Preparation:
         self.store = store
         self.producers = producers
         self.context = context
+        self.batch_size = task.settings.prepare.batch_size
+        self.samples: list[Record] = []  # wait until there is a batch of them
         self.pending: dict[tuple, list[Request]] = defaultdict(list)
         self.known: set[str] = set()
         self.written = 0
@@ -209,67 +357,70 @@ class Preparation:
         >>> Preparation(task, open_store(task.settings, "prepare"), {}, context).run([])
         0
         """
-        workers = self.task.settings.prepare.workers
+        workers = max(self.task.settings.prepare.workers, 1)
         total = sum(self.task.count_samples(job.item) for job in jobs)
-        samples = read_ahead(self._samples(jobs), depth=2 * self.task.settings.prepare.batch_size * max(workers, 1))
-        with self.store.writer() as writer, ThreadPoolExecutor(max(workers, 1)) as pool:
-            for opened, sample in progress(samples, total, "prepare", logger=self.context.log, every=50):
+        with (
+            self.store.writer() as writer,
+            Finisher(writer) as finisher,
+            ThreadPoolExecutor(workers, thread_name_prefix="plan") as pool,
+        ):
+            plans = read_ahead(self._plans(jobs, pool), depth=2 * self.batch_size * workers)
+            for opened, plan in progress(plans, total, "prepare", logger=self.context.log, every=50):
                 self.context.check_stop()
-                if sample is None:
+                if plan is None:
                     write_entries(self.store, opened.job.key, opened.entries)
                 else:
-                    opened.entries.append(self._store_sample(sample, opened.job.views, writer, pool))
+                    opened.entries.append(self._take(plan.result(), finisher))
+            self._hand_over_samples(finisher)
             for group in list(self.pending):
-                self._compute(group, writer)
+                self._compute(group, finisher)
         return self.written
 
-    def _samples(self, jobs: Sequence[Job]) -> Iterator[tuple[OpenItem, Sample | None]]:
-        """Read the samples of all jobs; None marks the end of an item.
+    def _plans(self, jobs: Sequence[Job], pool: ThreadPoolExecutor) -> Iterator[tuple[OpenItem, Future[Plan] | None]]:
+        """Read the samples of all jobs and plan each in the pool; None marks the end of an item.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.example import example_task
         >>> task, context = example_task(tempfile.mkdtemp())
-        >>> list(Preparation(task, open_store(task.settings, "prepare"), {}, context)._samples([]))
-        []
+        >>> task.settle()
+        >>> store = open_store(task.settings, "prepare")
+        >>> work = Preparation(task, store, {}, context)
+        >>> with ThreadPoolExecutor(1) as pool:
+        ...     plans = list(work._plans(missing_jobs(task, store)[:1], pool))
+        >>> [plan.result().entry.window[:2] for _, plan in plans[:-1]], plans[-1][1]
+        ([[0, 0], [0, 32], [32, 0], [32, 32]], None)
         """
         for job in jobs:
             opened = OpenItem(job)
             for sample in self.task.samples(job.item):
-                yield opened, sample
+                yield opened, pool.submit(make_plan, self.task, sample, job.views)
             yield opened, None
 
-    def _store_sample(self, sample: Sample, views: Sequence[View], writer: StoreWriter, pool: Any) -> Entry:
-        """Store a sample's arrays and queue what its views ask for.
+    def _take(self, plan: Plan, finisher: Finisher) -> Entry:
+        """Store a sample's arrays and queue what its views ask for, as far as they are not stored.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.example import example_task
-        >>> from utils.augment import IDENTITY
         >>> task, context = example_task(tempfile.mkdtemp())
-        >>> task.settle()
-        >>> work = Preparation(task, open_store(task.settings, "prepare"), task.producers(), context)
-        >>> sample = next(task.samples(task.items("train")[0]))
-        >>> with work.store.writer() as writer, ThreadPoolExecutor(1) as pool:
-        ...     work._store_sample(sample, [IDENTITY], writer, pool).window
-        [0, 0, 32, 32]
+        >>> work = Preparation(task, open_store(task.settings, "prepare"), {}, context)
+        >>> plan = Plan(Sample("a", Item("a", ()), {}), "ab" * 16, {}, {"cells": 3})
+        >>> entries = [work._take(plan, None) for _ in range(2)]
+        >>> entries[1].facts, work.written
+        ({'cells': 3}, 1)
         """
-        digests = dict(zip(sample.arrays, pool.map(digest_array, sample.arrays.values()), strict=True))
-        key = record_key(kind="sample", arrays=digests)
-        if self._is_new(key):
-            writer.put(key, sample.arrays, {"sample": sample.id})
+        if self._is_new(plan.key):
+            self.samples.append((plan.key, plan.sample.arrays, {"sample": plan.sample.id}))
             self.written += 1
-        records: dict[str, dict[str, str]] = {}
-        for view in views:
-            requests = self.task.requests(self.task.transform(sample, view))
-            records[view.name] = {request.producer: request.key for request in requests}
+            if len(self.samples) == self.batch_size:
+                self._hand_over_samples(finisher)
+        for requests in plan.requests.values():
             for request in requests:
-                self._queue(request, writer)
-        window = sample.window
-        place = [window.y, window.x, window.height, window.width] if window else None
-        return Entry(sample.id, key, records, place, self.task.facts(sample))
+                self._queue(request, finisher)
+        return plan.entry
 
     def _is_new(self, key: str) -> bool:
         """Whether a record is neither stored nor about to be.
@@ -287,7 +438,25 @@ class Preparation:
         self.known.add(key)
         return new
 
-    def _queue(self, request: Request, writer: StoreWriter) -> None:
+    def _hand_over_samples(self, finisher: Finisher) -> None:
+        """Let the arrays of the samples that wait be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> work = Preparation(task, open_store(task.settings, "prepare"), {}, context)
+        >>> work.samples = [("ab" * 16, {"x": torch.ones(1)}, {})]
+        >>> with work.store.writer() as writer, Finisher(writer) as finisher:
+        ...     work._hand_over_samples(finisher)
+        >>> work.samples, len(work.store)
+        ([], 1)
+        """
+        finisher.take(self.samples)
+        self.samples = []
+
+    def _queue(self, request: Request, finisher: Finisher) -> None:
         """Add a request to its batch; compute the batch when it is full.
 
         Examples
@@ -305,11 +474,11 @@ class Preparation:
         if not self._is_new(request.key):
             return
         self.pending[request.group].append(request)
-        if len(self.pending[request.group]) == self.task.settings.prepare.batch_size:
-            self._compute(request.group, writer)
+        if len(self.pending[request.group]) == self.batch_size:
+            self._compute(request.group, finisher)
 
-    def _compute(self, group: tuple, writer: StoreWriter) -> None:
-        """Compute and store one batch of requests.
+    def _compute(self, group: tuple, finisher: Finisher) -> None:
+        """Compute one batch of requests and let it be stored.
 
         Examples
         --------
@@ -319,22 +488,22 @@ class Preparation:
         >>> import numpy as np
         >>> double = lambda inputs: [{"twice": 2 * array} for array in inputs]
         >>> work = Preparation(task, open_store(task.settings, "prepare"), {"double": double}, context)
-        >>> with work.store.writer() as writer:
-        ...     work._queue(Request("double", "ab" * 16, np.ones(2)), writer)
-        ...     work._compute(("double", (2,)), writer)
+        >>> with work.store.writer() as writer, Finisher(writer) as finisher:
+        ...     work._queue(Request("double", "ab" * 16, np.ones(2)), finisher)
+        ...     work._compute(("double", (2,)), finisher)
         >>> work.store.read("ab" * 16)["twice"].tolist()
         [2.0, 2.0]
         """
         requests = self.pending.pop(group)
         started = time.perf_counter()
         records = self.producers[group[0]]([request.inputs for request in requests])
-        for request, record in zip(requests, records, strict=True):
-            writer.put(request.key, record, {"producer": group[0]})
+        finisher.take(self._name_records(requests, records, started))
         self.written += len(requests)
-        self._announce_time(len(requests), time.perf_counter() - started)
 
-    def _announce_time(self, count: int, seconds: float) -> None:
-        """After the first batch, say how long a record takes.
+    def _name_records(
+        self, requests: Sequence[Request], records: Iterable[dict[str, Any]], started: float
+    ) -> Iterator[Record]:
+        """Give each record the key of its request; say how long the first batch took, from `started` on.
 
         Examples
         --------
@@ -342,10 +511,12 @@ class Preparation:
         >>> from tasks.example import example_task
         >>> task, context = example_task(tempfile.mkdtemp())
         >>> work = Preparation(task, open_store(task.settings, "prepare"), {}, context)
-        >>> work._announce_time(4, 2.0)
-        >>> work.announced
-        True
+        >>> list(work._name_records([Request("double", "00", None)], [{"x": 1}], 0.0)), work.announced
+        ([('00', {'x': 1}, {'producer': 'double'})], True)
         """
+        for request, record in zip(requests, records, strict=True):
+            yield request.key, record, {"producer": request.producer}
         if not self.announced:
             self.announced = True
-            self.context.log.info(f"prepare: {format_duration(seconds / count)} per record in the first batch")
+            seconds = (time.perf_counter() - started) / len(requests)
+            self.context.log.info(f"prepare: {format_duration(seconds)} per record in the first batch")

@@ -13,7 +13,8 @@ from torch import Tensor
 from models.base import fit_to_image
 from tasks.base import Item, Piece, Predictor, Sample, Sink
 from tasks.segmentation.scenes import SceneItem
-from utils.raster_output import ClassRasterWriter, write_polygons
+from utils.polygons import write_polygons
+from utils.raster_output import ClassRasterWriter
 from utils.tiling import StripBlender, Window, decode_classes
 
 

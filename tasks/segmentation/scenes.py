@@ -13,10 +13,12 @@ import numpy as np
 from config import TaskConfig, expand_path
 from tasks.base import Item, Sample
 from utils.errors import DataError, SettingsError
-from utils.labels import IGNORE, LabelSource, RasterLabels, VectorLabels, is_vector, pair_labels
-from utils.rasters import RasterScene, ValueScaling, find_scenes, scene_ids
+from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, pair_labels
+from utils.raster_files import find_scenes, scene_ids
+from utils.rasters import RasterScene, ValueScaling
 from utils.splits import made_from, nearest, read_list, stratified_choice, write_list
 from utils.tiling import Window, windows_for_rows
+from utils.vector_labels import VectorLabels
 
 BLOCK = re.compile(r"^(?P<scene>.+)@y(?P<y0>\d+):(?P<y1>\d+),x(?P<x0>\d+):(?P<x1>\d+)$")
 TILE = re.compile(r"^(?P<scene>.+)_y(?P<y>\d+)_x(?P<x>\d+)$")

@@ -44,16 +44,12 @@ from utils.checkpoints import Checkpoint
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json
 from utils.labels import IGNORE
-from utils.losses import (
-    class_weights_from_counts,
-    mask_classification_counts,
-    mask_classification_sums,
-    segmentation_counts,
-    segmentation_sums,
-)
+from utils.losses import class_weights_from_counts, segmentation_counts, segmentation_sums
+from utils.mask_losses import mask_classification_counts, mask_classification_sums
 from utils.plots import class_palette, draw_comparison
+from utils.raster_files import check_scene
 from utils.raster_output import ClassRasterWriter
-from utils.rasters import ValueScaling, check_scene, estimate_scaling
+from utils.rasters import ValueScaling, estimate_scaling
 from utils.sample import make_sample
 from utils.tiling import Window, split_rows
 

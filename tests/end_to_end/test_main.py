@@ -19,7 +19,7 @@ import rasterio
 import yaml
 from torch import Tensor
 
-from models.backbone import write_random_backbone
+from models.random_backbone import write_random_backbone
 from tasks.example import SETTINGS, write_pictures
 from utils.checkpoints import load_checkpoint
 from utils.feature_store import FeatureStore

@@ -386,8 +386,8 @@ def test_wrong_names_and_options_are_told_all_at_once() -> None:
         read_head_options({"widht": 8, "depth": "2", "narrowest": 0}, HEADS["segmentation"]["dpt"].Options)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
-    assert "model.head_options.depth: input should be a valid integer, got str '2'" in lines
-    assert "model.head_options.narrowest: input should be greater than 0, got int 0" in lines
+    assert "model.head_options.depth: expected int, got str '2'" in lines
+    assert "model.head_options.narrowest: expected greater than 0, got int 0" in lines
     assert any(line.startswith("model.head_options.widht: unknown key, did you mean 'width'?") for line in lines)
     with pytest.raises(SettingsError, match=r"model\.head_options: width must be a multiple of 4"):
         build_head("segmentation", "maskformer", make_spec(), 2, {"width": 30})

@@ -1,6 +1,4 @@
-import gc
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from utils.augment import View
-from utils.data import Entry, PrecomputedDataset, PrefetchReader, lay_down
+from utils.data import Entry, PrecomputedDataset, lay_down
 from utils.errors import DataError
 from utils.feature_encoding import encode_features
 from utils.feature_store import FeatureStore, record_key
@@ -147,79 +145,8 @@ def test_a_loader_with_workers_gives_the_same(tmp_path):
 def test_a_batch_does_not_change_while_later_ones_are_read(tmp_path):
     dataset = make_dataset(tmp_path, count=6, height=300, width=300)
     requests = [[(position, "hflip")] for position in range(6)] * 3
-    with PrefetchReader(dataset.read, requests) as reader:
-        images = [(request[0][0], batch["image"][0]) for request, batch in zip(requests, reader, strict=True)]
+    with ThreadPoolExecutor(1) as pool:  # as the phases read ahead: in another thread
+        batches = pool.map(dataset.read, requests)
+        images = [(request[0][0], batch["image"][0]) for request, batch in zip(requests, batches, strict=True)]
     for position, image in images:
         assert np.array_equal(image.permute(1, 2, 0).numpy(), make_sample(position, 300, 300)["image"][:, ::-1])
-
-
-# --- reading ahead
-
-
-def count_prefetchers():
-    return sum(thread.name == "prefetch" for thread in threading.enumerate())
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 10
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
-
-
-def test_batches_come_in_order_and_at_most_so_many_wait():
-    read = []
-    with PrefetchReader(lambda request: read.append(request) or request, range(20), depth=3) as reader:
-        assert next(reader) == 0
-        assert wait_until(lambda: len(read) >= 5)
-        time.sleep(0.05)
-        assert len(read) == 5  # one used, three waiting, one in hand
-        assert list(reader) == list(range(1, 20))
-        assert list(reader) == []
-    assert count_prefetchers() == 0
-
-
-def test_an_error_comes_at_its_place_and_ends_the_reading():
-    def read(request):
-        if request == 2:
-            raise DataError("record 2 is damaged")
-        return request
-
-    with PrefetchReader(read, range(5)) as reader:
-        assert [next(reader), next(reader)] == [0, 1]
-        with pytest.raises(DataError, match="record 2 is damaged"):
-            next(reader)
-        assert list(reader) == []
-    assert count_prefetchers() == 0
-
-
-def test_an_error_of_the_requests_is_raised_too():
-    def requests():
-        yield 1
-        raise ValueError("no more positions")
-
-    reader = PrefetchReader(lambda request: request, requests())
-    assert next(reader) == 1
-    with pytest.raises(ValueError, match="no more positions"):
-        next(reader)
-
-
-def test_closing_early_ends_the_thread_and_so_does_forgetting_the_reader():
-    with PrefetchReader(lambda request: request, iter(int, 1)) as reader:
-        next(reader)
-    assert count_prefetchers() == 0
-    forgotten = PrefetchReader(lambda request: request, iter(int, 1))
-    assert next(forgotten) == 0
-    del forgotten
-    gc.collect()
-    assert wait_until(lambda: count_prefetchers() == 0)
-
-
-def test_time_spent_waiting_is_counted():
-    with PrefetchReader(lambda request: time.sleep(request), [0.1, 0, 0]) as reader:
-        next(reader)
-        waited_s = reader.waited_s
-        time.sleep(0.3)
-        list(reader)
-    assert 0.05 < waited_s < 5
-    assert reader.waited_s - waited_s < 0.25

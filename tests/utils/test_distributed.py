@@ -67,7 +67,6 @@ def try_reductions(rank: int) -> dict:
         "sum_of_bfloat16": distributed.sum_over_ranks(half).tolist(),
         "max": distributed.max_over_ranks(values).tolist(),
         "untouched": values.tolist(),
-        "any": [distributed.any_rank(rank == 1), distributed.any_rank(False)],
         "share": [list(distributed.share(range(5))), list(distributed.share([7]))],
     }
 
@@ -174,7 +173,6 @@ def test_reductions_give_the_same_on_all_ranks_and_leave_their_input_alone(ranks
         assert results["sum_of_bfloat16"] == [4.5]
         assert results["max"] == [2, 10]
         assert results["untouched"] == [rank + 1, 10 * rank]
-        assert results["any"] == [True, False]
 
 
 def test_shares_are_disjoint_and_complete_and_may_be_empty(ranks):

@@ -16,20 +16,15 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 
+from utils import grids, vector_labels
 from utils import labels as labels_module
 from utils.errors import DataError, SettingsError
-from utils.labels import (
-    IGNORE,
-    RasterLabels,
-    VectorLabels,
-    is_vector,
-    label_counts,
-    locate_pixels,
-    pair_labels,
-    write_features,
-)
-from utils.rasters import PixelGrid, RasterScene, find_scenes, pixel_grid, transform_points, write_raster
+from utils.grids import PixelGrid, carry_bounds, locate_pixels, transform_points
+from utils.labels import IGNORE, RasterLabels, is_vector, label_counts, pair_labels
+from utils.raster_files import find_scenes, read_header, write_raster
+from utils.rasters import RasterScene
 from utils.tiling import Window
+from utils.vector_labels import VectorLabels, write_features
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data"
@@ -117,7 +112,7 @@ def test_another_crs_equals_gdals_exact_warp(tmp_path, generator, crs, rotation)
     transform = Affine(11, 0, 500_000, 0, -9, 5_000_000) @ Affine.rotation(rotation)
     write_raster(tmp_path / "a.tif", np.zeros((150, 190), np.uint8), crs=UTM, transform=transform)
     scene = RasterScene(tmp_path / "a.tif", scale=0.8)
-    left, bottom, right, top = labels_module.carry_bounds(scene.grid.bounds, scene.crs, CRS.from_user_input(crs))
+    left, bottom, right, top = carry_bounds(scene.grid.bounds, scene.crs, CRS.from_user_input(crs))
     height, width = 97, 71
     values = generator.integers(0, 250, (height, width), dtype=np.uint8)
     place = Affine((right - left) / width, 0, left + 0.1 * (right - left), 0, (bottom - top) / height, top)
@@ -144,7 +139,7 @@ def test_places_between_lattice_points_are_those_of_every_point(generator, monke
         expected_rows = np.floor((60 - latitude) / 0.02 + 1e-6).reshape(x.shape)
         expected_columns = np.floor((longitude + 5) / 0.03 + 1e-6).reshape(x.shape)
         for limit in (np.inf, 0):
-            monkeypatch.setattr(labels_module, "_LATTICE_ERROR", limit)
+            monkeypatch.setattr(grids, "_LATTICE_ERROR", limit)
             rows, columns = locate_pixels(source, target, window)
             np.testing.assert_array_equal(rows, expected_rows)
             np.testing.assert_array_equal(columns, expected_columns)
@@ -370,10 +365,10 @@ def test_blocks_and_pieces_do_not_show(tmp_path, scene, generator, monkeypatch):
         ("_MANY_VERTICES", 4),
         ("_BLOCKS_KEPT", 2),
     ):
-        monkeypatch.setattr(labels_module, name, value)
+        monkeypatch.setattr(vector_labels, name, value)
     pieces = VectorLabels(tmp_path / "l.gpkg", 51, mapping, **options)
     np.testing.assert_array_equal(assert_windows_agree(pieces, scene, generator), label)
-    assert len(pieces._fetched.values) == labels_module._FETCHES_KEPT
+    assert len(pieces._fetched.values) == vector_labels._FETCHES_KEPT
     assert 50 not in label
 
 
@@ -690,5 +685,5 @@ def test_real_masks_in_colours_and_chips():
     pairs, unpaired = pair_labels(find_scenes(folder, exclude=["*.mask.tif"]), folder, "{stem}.mask.tif")
     assert (len(pairs), unpaired) == (29, [])
     for path, label in list(pairs.items())[:5]:
-        assert pixel_grid(path).difference(pixel_grid(label)) is None
+        assert read_header(path).grid.difference(read_header(label).grid) is None
         assert set(np.unique(RasterLabels(label, 2).read(RasterScene(path), Window(0, 0, 256, 256)))) <= {0, 1}

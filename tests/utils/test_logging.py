@@ -82,7 +82,7 @@ def test_characters_that_the_console_lacks_are_escaped_in_it_and_whole_in_the_fi
 @pytest.mark.parametrize(
     ("error", "stream", "words"),
     [
-        (ValueError("no"), "err", "[ERROR] train: failed after"),
+        (ValueError("no"), "out", "[INFO] train: failed after"),
         (Interrupted(15), "out", "[WARNING] train: interrupted after"),
         (KeyboardInterrupt(), "out", "[WARNING] train: interrupted after"),
     ],

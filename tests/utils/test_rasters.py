@@ -5,10 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import struct
-import subprocess
-import sys
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,28 +13,13 @@ import pytest
 import rasterio
 from affine import Affine
 from PIL import Image
-from rasterio.crs import CRS
 
 from utils import rasters
 from utils.errors import DataError, SettingsError
-from utils.rasters import (
-    NEUTRAL_COLOUR,
-    PixelGrid,
-    RasterScene,
-    ValueScaling,
-    axis_weights,
-    check_scene,
-    close_files,
-    estimate_scaling,
-    find_scenes,
-    has_content,
-    read_header,
-    reflect_index,
-    scene_ids,
-    transform_points,
-    turn_upright,
-    write_raster,
-)
+from utils.gdal import OPEN_FILES, close_files
+from utils.grids import apply_transform
+from utils.raster_files import check_scene, find_scenes, read_header, turn_upright, write_raster
+from utils.rasters import NEUTRAL_COLOUR, RasterScene, ValueScaling, estimate_scaling, reflect_index
 from utils.tiling import Window
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,46 +43,6 @@ def random_windows(generator: np.random.Generator, height: int, width: int, coun
 
 def reflected(image: np.ndarray, margin: int) -> np.ndarray:
     return np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
-
-
-# ------------------------------------------------------------------------------------------------ finding
-
-
-def test_scenes_come_from_files_folders_globs_and_lists(tmp_path):
-    (tmp_path / "deep").mkdir()
-    for name in ("b.tif", "a.JP2", "deep/c.jpeg", "b.tif.aux.xml", ".hidden.tif", "odd.img", "b.mask.tif"):
-        (tmp_path / name).touch()
-    names = [str(path.relative_to(tmp_path)) for path in find_scenes(tmp_path)]
-    assert names == ["a.JP2", "b.mask.tif", "b.tif", "deep/c.jpeg"]
-    assert [path.name for path in find_scenes(f"{tmp_path}/b*")] == ["b.mask.tif", "b.tif"]
-    assert [path.name for path in find_scenes(f"{tmp_path}/*.img")] == ["odd.img"]
-    assert [path.name for path in find_scenes(tmp_path / "odd.img")] == ["odd.img"]
-    listed = find_scenes([tmp_path / "b.tif", tmp_path], exclude=["*.mask.tif", tmp_path / "deep"])
-    assert [path.name for path in listed] == ["b.tif", "a.JP2"]
-
-
-@pytest.mark.parametrize("name", ["none", "none.tif", "*.tif"])
-def test_nothing_found_names_what_was_looked_for(tmp_path, name):
-    with pytest.raises(DataError, match=r"none|\*\.tif"):
-        find_scenes(tmp_path / name)
-
-
-def test_an_empty_folder_says_which_suffixes_count(tmp_path):
-    (tmp_path / "a.txt").touch()
-    with pytest.raises(DataError, match=rf"no scene in {tmp_path}; looked for files with \.tif, \.tiff"):
-        find_scenes(tmp_path)
-    (tmp_path / "a.tif").touch()
-    with pytest.raises(DataError, match=r"1 left out by \['\*\.tif'\]"):
-        find_scenes(tmp_path, exclude=["*.tif"])
-
-
-def test_ids_are_unique_and_do_not_depend_on_order(generator):
-    paths = ["d/x/a.tif", "d/y/a.tif", "d/y/a.png", "e/x/a.tif", "d/b.tif", "d/x__a.tif"]
-    ids = scene_ids(paths)
-    assert len(ids) == len(paths)
-    assert ids["b"] == Path("d/b.tif")
-    shuffled = scene_ids([paths[index] for index in generator.permutation(len(paths))])
-    assert shuffled == ids
 
 
 # ------------------------------------------------------------------------------------------------ windows
@@ -178,7 +119,7 @@ def test_scaling_does_not_shift_the_ground(tmp_path, scale):
     assert abs(scene.height - height * scale) <= 0.5
     read, _ = scene.read_values(Window(0, 0, scene.height, scene.width))
     columns, rows = np.meshgrid(np.arange(scene.width) + 0.5, np.arange(scene.height) + 0.5)
-    map_x, map_y = rasters.apply_transform(scene.transform, columns, rows)
+    map_x, map_y = apply_transform(scene.transform, columns, rows)
     inner = np.s_[2:-2, 2:-2] if scale < 1 else np.s_[4:-4, 4:-4]
     error_x = (read[..., 0] - (map_x - 500_000))[inner] / 2
     error_y = (read[..., 1] - (map_y - 10_000))[inner] / 3
@@ -197,22 +138,6 @@ def test_halving_takes_the_mean_of_the_valid_pixels(tmp_path, generator):
     assert (means[0, 0, 0], valid[0, 0], valid[2, 4]) == (20, True, False)
     expected[0, 0], expected[2, 4] = 20, 0
     np.testing.assert_array_equal(means[:, :, 0], expected)
-
-
-@pytest.mark.parametrize("kind", ["nearest", "area", "bilinear", "cubic"])
-@pytest.mark.parametrize(("source", "target"), [(10, 10), (10, 3), (7, 19), (100, 99), (5, 1)])
-def test_weights_add_up_and_a_constant_stays(kind, source, target):
-    index, weight = axis_weights(0, target, source, target, kind)
-    np.testing.assert_allclose(weight.sum(axis=1), 1, rtol=1e-12)
-    assert index.min() >= 0
-    assert index.max() < source
-    part_index, part_weight = axis_weights(target // 2, target - target // 2, source, target, kind)
-    np.testing.assert_array_equal(part_index, index[target // 2 :])
-    np.testing.assert_array_equal(part_weight, weight[target // 2 :])
-    if kind == "area":
-        total = np.zeros(source)
-        np.add.at(total, index, weight)
-        np.testing.assert_allclose(total, target / source)
 
 
 # ------------------------------------------------------------------------------------------------ bands, types, nodata
@@ -363,154 +288,6 @@ def test_a_photo_stands_as_viewers_show_it(tmp_path, orientation):
     assert turn_upright(np.zeros((2, 3)), orientation).shape == ((2, 3) if orientation < 5 else (3, 2))
 
 
-def test_a_picture_is_decoded_once_and_the_cache_is_bounded(tmp_path, generator, monkeypatch):
-    decoded = []
-    original = rasters._decode_whole
-    monkeypatch.setattr(rasters, "_decode_whole", lambda header: decoded.append(header.path) or original(header))
-    monkeypatch.setattr(rasters, "_PICTURES", rasters.Recent(2 * 64 * 64 * 3, rasters._decoded_bytes))
-    for name in "abc":
-        write_raster(tmp_path / f"{name}.png", generator.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-        scene = RasterScene(tmp_path / f"{name}.png")
-        for y in range(0, 64, 8):
-            scene.read(Window(y, 0, 8, 64))
-    assert len(decoded) == 3
-    assert len(rasters._PICTURES.values) == 2
-    write_raster(tmp_path / "c.png", np.zeros((64, 64, 3), np.uint8))  # a new version is seen
-    assert RasterScene(tmp_path / "c.png").read(Window(0, 0, 64, 64))[0].max() == 0
-
-
-def png_with_header(path: Path, width: int, height: int) -> None:
-    """A file of a few bytes whose header promises a picture of any size."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 99)), (b"IEND", b"")]
-    parts = [
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    ]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-
-
-def test_a_giant_header_is_refused_before_anything_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(rasters, "_decode_whole", lambda header: pytest.fail("decoded"))
-    png_with_header(tmp_path / "bomb.png", 100_000, 90_000)
-    message = r"bomb\.png: 90000 x 100000 pixels \(height x width\), more than max_pixels .* .gdal_translate -of COG"
-    with pytest.raises(DataError, match=message):
-        RasterScene(tmp_path / "bomb.png").read(Window(0, 0, 1, 1))
-    assert "90000 x 100000" in check_scene(tmp_path / "bomb.png")[0]
-
-
-def test_size_limits_spare_rasters_with_random_access(tmp_path):
-    profile = {"driver": "GTiff", "height": 30_000, "width": 30_000, "count": 1, "dtype": "uint8", "SPARSE_OK": True}
-    with rasterio.open(tmp_path / "tiled.tif", "w", tiled=True, **profile):
-        pass
-    with rasterio.open(tmp_path / "bomb.tif", "w", compress="deflate", blockysize=1, **profile):
-        pass
-    _, valid = RasterScene(tmp_path / "tiled.tif", max_pixels=1000).read(Window(29_990, 29_990, 20, 20))
-    assert valid.sum() == 100
-    with pytest.raises(DataError, match="far more than the file's bytes can hold"):
-        RasterScene(tmp_path / "bomb.tif", max_pixels=1000).read(Window(0, 0, 8, 8))
-
-
-# ------------------------------------------------------------------------------------------------ damage
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("strips.tif", {}),
-        ("tiles.tif", {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}),
-        ("a.png", {}),
-        ("a.jpg", {}),
-        ("a.webp", {}),
-        ("a.bmp", {}),
-        ("a.jp2", {}),
-    ],
-)
-def test_a_truncated_file_is_told_at_the_check_and_while_reading(tmp_path, generator, name, options):
-    path = tmp_path / name
-    write_raster(path, generator.integers(0, 256, (200, 180, 3), dtype=np.uint8), **options)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * 0.6)])
-    problems = check_scene(path)
-    assert len(problems) == 1
-    assert str(path) in problems[0]
-    assert "copy" in problems[0]
-    with pytest.raises(DataError, match=rf"{name}: cannot be read .*(truncated|damaged).*copy"):
-        RasterScene(path).read(Window(0, 0, 200, 180))
-
-
-def test_a_cut_in_the_middle_is_found_though_the_last_block_is_whole(tmp_path, generator):
-    """Tiles may lie in any order: here the first one comes last in the file."""
-    import tifffile
-
-    path = tmp_path / "a.tif"
-    options = {"tiled": True, "blockxsize": 64, "blockysize": 64}
-    write_raster(path, generator.integers(0, 256, (128, 128), dtype=np.uint8), **options)
-    with tifffile.TiffFile(path) as stream:
-        tag = stream.pages.first.tags["TileOffsets"]
-    data = bytearray(path.read_bytes())
-    layout = f"<{len(tag.value)}{tag.dtype.name[0].upper() if tag.dtype.name != 'SHORT' else 'H'}"
-    struct.pack_into(layout.replace("L", "I"), data, tag.valueoffset, *reversed(tag.value))
-    path.write_bytes(data[:-3000])
-    assert "truncated: its data end at byte" in check_scene(path)[0]
-    assert RasterScene(path).read(Window(70, 70, 20, 20))[1].all()
-    with pytest.raises(DataError, match="cannot be read"):
-        RasterScene(path).read(Window(0, 0, 20, 20))
-
-
-@pytest.mark.parametrize("content", [b"", b"not a raster at all", b"II*\0\x08\0\0\0"])
-def test_what_is_no_raster_is_refused(tmp_path, content, capfd):
-    (tmp_path / "a.tif").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.tif: cannot be opened \("):
-        _ = RasterScene(tmp_path / "a.tif").height
-    with pytest.raises(DataError, match=r"none\.tif: no such file"):
-        _ = RasterScene(tmp_path / "none.tif").height
-    assert capfd.readouterr().err == ""
-
-
-# ------------------------------------------------------------------------------------------------ tifffile
-
-
-@pytest.mark.parametrize("bands", [1, 3])
-def test_a_tiff_that_gdal_cannot_read_is_read_by_tifffile(tmp_path, generator, bands):
-    pytest.importorskip("imagecodecs")
-    import tifffile
-
-    shape = (40, 50) if bands == 1 else (40, 50, bands)
-    pixels = generator.integers(0, 256, shape, dtype=np.uint8)
-    tags = [(33550, "d", 3, (2.0, 3.0, 0.0)), (33922, "d", 6, (0, 0, 0, 500_000.0, 10_000.0, 0))]
-    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32636)
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(
-        path, pixels, compression="png", photometric="rgb" if bands == 3 else "minisblack", metadata=None,
-        extratags=[*tags, (34735, "H", len(keys), keys)],
-    )  # fmt: skip
-    with pytest.raises(rasterio.errors.RasterioIOError):
-        rasterio.open(path)
-    scene = RasterScene(path)
-    image, _ = scene.read(Window(5, 6, 20, 30))
-    expected = pixels[5:25, 6:36]
-    np.testing.assert_array_equal(image, np.repeat(expected[:, :, None], 3, 2) if bands == 1 else expected)
-    assert (scene.crs.to_epsg(), tuple(scene.transform)[:6]) == (32636, (2, 0, 500_000, 0, -3, 10_000))
-    assert check_scene(path) == []
-    path.write_bytes(path.read_bytes()[:-200])
-    assert "truncated" in check_scene(path)[0]
-
-
-def test_a_missing_codec_is_named(tmp_path, generator):
-    pytest.importorskip("imagecodecs")
-    import tifffile
-
-    tifffile.imwrite(tmp_path / "a.tif", generator.integers(0, 256, (40, 50), dtype=np.uint8), compression="png")
-    code = (
-        "import sys; sys.modules['imagecodecs'] = None\n"
-        "from utils.rasters import check_scene; print(check_scene(sys.argv[1]))"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "a.tif"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert "pip install imagecodecs" in run.stdout
-
-
 # ------------------------------------------------------------------------------------------------ processes
 
 
@@ -549,18 +326,6 @@ def test_threads_read_at_once(tmp_path, generator):
                 np.testing.assert_array_equal(image, pixels[window.rows, window.columns])
 
 
-def test_what_many_threads_want_is_made_once_and_never_lost():
-    made: list[int] = []
-    roomy, tight = rasters.Recent(50), rasters.Recent(1)
-    keys = [index % 7 for index in range(400)]
-    with ThreadPoolExecutor(8) as pool:
-        for recent in (roomy, tight):
-            values = pool.map(lambda key, recent=recent: recent.get(key, lambda: made.append(key) or key * 10), keys)
-            assert list(values) == [key * 10 for key in keys]
-    assert sorted(made[:7]) == list(range(7))
-    assert (len(roomy.values), len(tight.values)) == (7, 1)
-
-
 def test_open_files_are_few_and_can_be_closed(tmp_path):
     def count() -> int:
         return sum(
@@ -574,11 +339,11 @@ def test_open_files_are_few_and_can_be_closed(tmp_path):
         write_raster(tmp_path / f"{index}.tif", np.full((4, 4), index, np.uint8))
         scenes.append(RasterScene(tmp_path / f"{index}.tif"))
     assert [int(scene.read(Window(0, 0, 1, 1))[0][0, 0, 0]) for scene in scenes] == list(range(40))
-    assert 0 < count() <= rasters.OPEN_FILES
+    assert 0 < count() <= OPEN_FILES
     scenes[-1].close()
     before = count()
     close_files()
-    assert (before, count()) == (rasters.OPEN_FILES - 1, 0)
+    assert (before, count()) == (OPEN_FILES - 1, 0)
     assert pickle.loads(pickle.dumps(scenes[3])).read(Window(0, 0, 1, 1))[0][0, 0, 0] == 3
 
 
@@ -629,32 +394,6 @@ def test_scaling_equals_its_formula(generator, dtype):
     assert np.abs(scaled - expected).max() <= 0.501
 
 
-# ------------------------------------------------------------------------------------------------ grids and points
-
-
-def test_points_go_there_and_back_and_lost_ones_are_infinite(generator):
-    degrees, utm = CRS.from_epsg(4326), CRS.from_epsg(32636)
-    x, y = generator.uniform(30, 36, 500), generator.uniform(-10, 60, 500)
-    there = transform_points(degrees, utm, x, y)
-    back = transform_points(utm, degrees, *there)
-    np.testing.assert_allclose(back, (x, y), atol=1e-9)
-    y[7], x[9] = 91, np.nan
-    lost = transform_points(degrees, utm, x, y)
-    assert np.flatnonzero(~np.isfinite(lost[0])).tolist() == [7, 9]
-    np.testing.assert_array_equal(np.delete(lost[0], [7, 9]), np.delete(there[0], [7, 9]))
-
-
-def test_a_grid_tells_what_differs():
-    grid = PixelGrid(40, 60, CRS.from_epsg(32636), PLACE["transform"])
-    assert grid.difference(grid.scaled(1)) is None
-    noisy = PixelGrid(40, 60, grid.crs, Affine(2 + 1e-7, 0, 500_000.000001, 0, -3, 10_000))
-    assert grid.difference(noisy) is None
-    assert grid.scaled(0.25).bounds == grid.bounds
-    assert not PixelGrid(4, 4, grid.crs, Affine.identity()).georeferenced
-    assert has_content(np.array([True]))
-    assert not has_content(np.zeros(3, bool))
-
-
 # ------------------------------------------------------------------------------------------------ real data
 
 
@@ -665,8 +404,8 @@ def test_real_scenes_open_and_read():
     assert len(paths) == 8
     assert [problem for path in paths for problem in check_scene(path)] == []
     scene = RasterScene(paths[-1])
-    scaling = estimate_scaling([scene])
-    image, valid = scene.with_scaling(scaling).read(Window(0, 0, scene.height, scene.width))
+    scene = RasterScene(paths[-1], scaling=estimate_scaling([scene]))
+    image, valid = scene.read(Window(0, 0, scene.height, scene.width))
     assert image.shape == (443, 489, 5)
     assert 0.8 < valid.mean() < 0.9  # the corners are nodata, -99999
     assert image[valid].min(axis=0).tolist() == [0] * 5

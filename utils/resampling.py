@@ -1,0 +1,175 @@
+"""Resampling along axes: weights from whole numbers on one global axis, the same in every window."""
+
+from __future__ import annotations
+
+import numpy as np
+
+RESAMPLING = ("auto", "nearest", "area", "bilinear", "cubic")
+
+
+def working_dtype(dtype: np.dtype) -> np.dtype:
+    """The real type in which values of a type can be averaged without loss that matters.
+
+    Examples
+    --------
+    >>> [working_dtype(np.dtype(name)).name for name in ("uint16", "float32", "int32", "float64")]
+    ['float32', 'float32', 'float64', 'float64']
+    """
+    small = dtype.itemsize <= 2 or dtype == np.float32
+    return np.dtype(np.float32 if small else np.float64)
+
+
+def axis_weights(
+    start: int, count: int, source_size: int, target_size: int, kind: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which source pixels make up each target pixel along one axis, and with what weight.
+
+    Positions are ratios of whole numbers on the global axis, so the weights of a pixel are the same in every window.
+
+    Parameters
+    ----------
+    start, count : int
+        First target pixel and how many.
+    source_size, target_size : int
+        Pixels of the whole axis; both cover the same ground.
+    kind : str
+        "nearest", "area" (mean of the covered ground), "bilinear" or "cubic".
+
+    Returns
+    -------
+    index : int array, shape (count, taps)
+        Source pixels, kept inside the axis.
+    weight : float array, shape (count, taps)
+        Each row adds up to 1.
+
+    References
+    ----------
+    Keys, 1981 (doi:10.1109/TASSP.1981.1163711), for the cubic kernel, a = -0.5.
+
+    Examples
+    --------
+    >>> index, weight = axis_weights(1, 2, source_size=5, target_size=4, kind="area")
+    >>> index.tolist(), weight.round(3).tolist()
+    ([[1, 2, 3], [2, 3, 4]], [[0.6, 0.4, 0.0], [0.4, 0.6, 0.0]])
+    >>> axis_weights(1, 1, source_size=2, target_size=4, kind="bilinear")[1].tolist()
+    [[0.75, 0.25]]
+    """
+    target = np.arange(start, start + count, dtype=np.int64)[:, None]
+    if kind == "nearest":
+        index = (2 * target + 1) * source_size // (2 * target_size)
+        return index, np.ones(index.shape)
+    if kind == "area":
+        first = target * source_size // target_size
+        index = first + np.arange(-(-source_size // target_size) + 1)
+        begin, end = (
+            np.maximum(index * target_size, target * source_size),
+            np.minimum((index + 1) * target_size, (target + 1) * source_size),
+        )
+        return index.clip(0, source_size - 1), np.maximum(end - begin, 0) / source_size
+    centre = (2 * target + 1) * source_size - target_size
+    base, fraction = centre // (2 * target_size), centre % (2 * target_size) / (2 * target_size)
+    offsets = np.arange(2) if kind == "bilinear" else np.arange(-1, 3)
+    distance = np.abs(offsets - fraction)
+    weight = 1 - distance if kind == "bilinear" else _cubic_kernel(distance)
+    return (base + offsets).clip(0, source_size - 1), weight
+
+
+def _cubic_kernel(distance: np.ndarray) -> np.ndarray:
+    """Weight of a source pixel by its distance, at most 2 pixels.
+
+    Examples
+    --------
+    >>> _cubic_kernel(np.array([0, 0.5, 1, 1.5, 2])).tolist()
+    [1.0, 0.5625, 0.0, -0.0625, 0.0]
+    """
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return np.where(distance <= 1, near, far)
+
+
+def _combine(values: np.ndarray, index: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:
+    """Weighted sums along an axis, tap by tap, so that no sum depends on the window's size.
+
+    A matrix product would be shorter, but its order of additions changes with the shape.
+
+    Examples
+    --------
+    >>> index, weight = np.array([[0, 1], [1, 2]]), np.array([[0.5, 0.5], [0.25, 0.75]])
+    >>> _combine(np.array([[2.0], [4.0], [8.0]]), index, weight, axis=0).tolist()
+    [[3.0], [7.0]]
+    """
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    total = None
+    for tap in range(index.shape[1]):
+        if weight[:, tap].any():
+            part = _pick(values, index[:, tap], axis) * weight[:, tap].reshape(shape).astype(values.dtype)
+            total = part if total is None else np.add(total, part, out=total)
+    assert total is not None, "the weights of a pixel add up to 1"
+    return total
+
+
+def _pick(values: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
+    """Take positions along an axis, as a view where they are evenly spaced.
+
+    Examples
+    --------
+    >>> values = np.arange(12).reshape(2, 6)
+    >>> picked = _pick(values, np.array([1, 3, 5]), axis=1)
+    >>> picked.tolist(), np.shares_memory(picked, values)
+    ([[1, 3, 5], [7, 9, 11]], True)
+    """
+    steps = np.diff(index)
+    if not len(steps) or steps[0] <= 0 or (steps != steps[0]).any():
+        return values.take(index, axis=axis)
+    picked = [slice(None)] * values.ndim
+    picked[axis] = slice(int(index[0]), int(index[-1]) + 1, int(steps[0]))
+    return values[tuple(picked)]
+
+
+def resample(
+    values: np.ndarray,
+    valid: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray],
+    columns: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resample values by weights per axis; invalid pixels take no part.
+
+    Parameters
+    ----------
+    values : array, shape (bands, height, width)
+        Numbers everywhere, also where not valid.
+    valid : bool array, shape (height, width)
+        Which pixels count.
+    rows, columns : (index, weight)
+        From `axis_weights`, counted from the array's first row and column.
+
+    Returns
+    -------
+    values : float array, shape (bands, target height, target width)
+        0 where not valid.
+    valid : bool array, shape (target height, target width)
+        Where at least half of the weight was valid.
+
+    Examples
+    --------
+    >>> axis = axis_weights(0, 1, source_size=2, target_size=1, kind="area")
+    >>> values = np.float32([[[1, 3], [99, 5]]])
+    >>> mean, valid = resample(values, np.array([[True, True], [False, True]]), axis, axis)
+    >>> mean.tolist(), valid.tolist()
+    ([[[3.0]]], [[True]])
+    """
+    values = values.astype(working_dtype(values.dtype), copy=False)
+    if valid.all():
+        share = np.ones((1, 1), dtype=values.dtype)  # the same sums as below, once for all pixels of a row
+        share = _combine(share, np.zeros_like(rows[0]), rows[1], axis=-2)
+        share = _combine(share, np.zeros_like(columns[0]), columns[1], axis=-1)
+    else:
+        share = valid.astype(values.dtype)
+        values = values * share
+        share = _combine(_combine(share, *rows, axis=-2), *columns, axis=-1)
+    sums = _combine(_combine(values, *rows, axis=-2), *columns, axis=-1)
+    kept = np.broadcast_to(share >= 0.5, sums.shape[-2:])
+    if not (share == 1).all():
+        sums = np.divide(sums, share, out=np.zeros_like(sums), where=kept)
+    return sums, kept

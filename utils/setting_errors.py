@@ -1,0 +1,131 @@
+"""What is wrong with settings, in lines a person can act on: where, what was expected, what came."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+_EXPECTED = {
+    "float_type": "float",
+    "int_type": "int",
+    "int_from_float": "int",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a section",
+    "model_type": "a section",
+    "model_attributes_type": "a section",
+}
+
+
+def explain_errors(error: ValidationError, model: type[BaseModel], section: str = "") -> list[str]:
+    """Turn pydantic's errors into lines that say where, what was expected and what came.
+
+    Parameters
+    ----------
+    error : ValidationError
+        As raised by a pydantic model.
+    model : type of BaseModel
+        The model, for the names of its known keys.
+    section : str
+        Where the model stands in the settings, such as "model.head_options"; empty for the settings as a whole, whose
+        own checks name their keys from the top.
+
+    Returns
+    -------
+    list of str
+        One line per mistake; an unknown key names the nearest known one.
+
+    Examples
+    --------
+    >>> from pydantic import create_model
+    >>> model = create_model("Train", epochs=(int, 3))
+    >>> try:
+    ...     model(epochs=2.5)
+    ... except ValidationError as error:
+    ...     print(*explain_errors(error, model, "train"))
+    train.epochs: expected int, got float 2.5
+    """
+    prefix = f"{section}." if section else ""
+    lines = []
+    for detail in error.errors():
+        if detail["type"] == "value_error" and len(detail["loc"]) <= 1:
+            said = str(detail["ctx"]["error"]).splitlines()
+            lines += [f"{section}: {line}" for line in said] if section else said
+        else:
+            lines.append(prefix + _explain(detail, model))
+    return list(dict.fromkeys(lines))
+
+
+def _explain(detail: Any, model: type[BaseModel]) -> str:
+    """One line for one pydantic error, its path from the model on.
+
+    Examples
+    --------
+    >>> from pydantic import create_model
+    >>> model = create_model("Train", epochs=(int, 3))
+    >>> _explain({"type": "extra_forbidden", "loc": ("epoch",), "input": 3}, model)
+    "epoch: unknown key, did you mean 'epochs'? known keys: epochs"
+    """
+    keys = _keys_of_model(model, detail["loc"])
+    path = ".".join(str(key) for key in detail["loc"][: len(keys)])
+    if detail["type"] == "extra_forbidden":
+        return unknown_key(path, keys[-1])
+    value = detail["input"]
+    looks_boolean = str(value).lower() in ("on", "off", "yes", "no") and "bool" in detail["type"]
+    hint = " (write true or false)" if looks_boolean else ""
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{path}: expected {_EXPECTED.get(detail['type'], message)}, got {type(value).__name__} {value!r}{hint}"
+
+
+def unknown_key(path: str, known: Sequence[str]) -> str:
+    """Say that a key is unknown, which is the nearest and which are known.
+
+    Examples
+    --------
+    >>> unknown_key("train.epoch", ["epochs", "enable"])
+    "train.epoch: unknown key, did you mean 'epochs'? known keys: enable, epochs"
+    >>> unknown_key("model.head_options.lr", [])
+    'model.head_options.lr: unknown key; this section has none'
+    """
+    if not known:
+        return f"{path}: unknown key; this section has none"
+    return f"{path}: unknown key{suggest(path.rpartition('.')[2], known)} known keys: {', '.join(sorted(known))}"
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """What goes between an unknown name and the list of known ones: the nearest, when one is near.
+
+    Examples
+    --------
+    >>> suggest("widht", ["depth", "width"]), suggest("lr", ["depth"])
+    (", did you mean 'width'?", ';')
+    """
+    near = difflib.get_close_matches(name, known, 1)
+    return f", did you mean {near[0]!r}?" if near else ";"
+
+
+def _keys_of_model(model: type[BaseModel], location: Sequence[Any]) -> list[list[str]]:
+    """The known keys at each step of a pydantic location, without the steps that name a variant of a type.
+
+    Examples
+    --------
+    >>> from pydantic import create_model
+    >>> train = create_model("Train", epochs=(int | float, 3), lr=(float, 0.1))
+    >>> _keys_of_model(create_model("Task", train=(train, train())), ("train", "epochs", "float"))
+    [['train'], ['epochs', 'lr']]
+    """
+    steps: list[list[str]] = []
+    current: Any = model
+    for key in location:
+        fields = getattr(current, "model_fields", None)
+        if fields is None:
+            if isinstance(key, int):
+                steps.append([])
+            break
+        steps.append(list(fields))
+        current = fields[key].annotation if key in fields else None
+    return steps

@@ -1,0 +1,88 @@
+"""YAML as people mean it: the scalars of version 1.2, and an error for a key that stands twice."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+from utils.errors import SettingsError
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML 1.2 scalars, and an error for a key that stands twice.
+
+    PyYAML follows YAML 1.1, which reads `1e-3` as text and `on` as true, and keeps the last of two equal keys.
+
+    Examples
+    --------
+    >>> yaml.load("{lr: 1e-3, on: off}", UniqueKeyLoader)
+    {'lr': 0.001, 'on': 'off'}
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Build a mapping, refusing duplicate keys.
+
+        Examples
+        --------
+        >>> yaml.load("{a: 1, a: 2}", UniqueKeyLoader)
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: line 1: key 'a' stands twice in one section; keep one of them
+        """
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key != "<<" and key in seen:
+                line = key_node.start_mark.line + 1
+                raise SettingsError(f"line {line}: key {key!r} stands twice in one section; keep one of them")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _use_yaml_1_2_scalars(loader: type[yaml.SafeLoader]) -> None:
+    """Replace YAML 1.1's rules for booleans, integers and floats by those of YAML 1.2.
+
+    Examples
+    --------
+    >>> yaml.load("[yes, true, 1_0, 010, .5, 12:30]", UniqueKeyLoader)
+    ['yes', True, '1_0', 10, 0.5, '12:30']
+    """
+    dropped = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
+    loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in rules if tag not in dropped]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    number = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+    loader.add_implicit_resolver(
+        "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+    )
+    loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^[-+]?[0-9]+$"), list("-+0123456789"))
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^({number})$"), list("-+.0123456789"))
+    loader.add_constructor("tag:yaml.org,2002:int", lambda self, node: int(node.value))
+
+
+_use_yaml_1_2_scalars(UniqueKeyLoader)
+
+
+def read_sections(text: str) -> dict:
+    """Parse YAML text into nested dictionaries.
+
+    Examples
+    --------
+    >>> read_sections("a: [1")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: line 1: not valid YAML: ...
+    """
+    try:
+        tree = yaml.load(text, UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise SettingsError(f"{where}not valid YAML: {getattr(error, 'problem', error)}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"expected sections such as 'train:', got {type(tree).__name__}")
+    return tree
