@@ -8,6 +8,7 @@ file > default. Nothing unknown gets in, and all errors of a file are reported a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +22,20 @@ from utils.setting_errors import explain_errors, suggest
 from utils.strict_yaml import UniqueKeyLoader, read_sections
 
 CONFIG_VARIABLE = "DINOV3SEG_CONFIG"
+TASK_NAME = re.compile(r"[\w-]+")
 PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Side = Annotated[int, Field(ge=1, le=32768)]  # pixels; a window is held in memory with its features
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
 class Section(BaseModel):
-    """A part of the settings: frozen, strict, without unknown keys.
+    """A part of the settings: frozen, strict, without unknown keys and empty texts.
 
     Examples
     --------
@@ -40,6 +44,20 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_empty_text(cls, value: Any) -> Any:
+        """Refuse "", which stands for a forgotten value and would mean the working directory as a path.
+
+        Examples
+        --------
+        >>> PathsConfig._refuse_empty_text("scenes"), PathsConfig._refuse_empty_text([])
+        ('scenes', [])
+        """
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise ValueError("text that is not empty (leave the key out, or write null, for no value)")
+        return value
 
 
 class ResourcesConfig(Section):
@@ -51,10 +69,10 @@ class ResourcesConfig(Section):
     'auto'
     """
 
-    seed: int = Field(1337, ge=0, description="seed of every random choice")
+    seed: int = Field(1337, ge=0, lt=2**32, description="seed of every random choice")
     device: Device = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU when there is one")
-    omp_threads: Count | None = Field(None, description="threads inside one operation; null leaves it to the machine")
-    interop_threads: Count | None = Field(None, description="operations that may run side by side")
+    omp_threads: Threads | None = Field(None, description="threads inside one operation; null leaves it to the machine")
+    interop_threads: Threads | None = Field(None, description="operations that may run side by side")
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "highest", description="float32 matrix products: highest is exact, high may use TF32 on a GPU"
     )
@@ -216,7 +234,7 @@ class DatasetConfig(Section):
     value_range: list[float] | None = Field(
         None, min_length=2, max_length=2, description="values that become black and white; null takes percentiles"
     )
-    percentiles: list[float] = Field(
+    percentiles: list[Annotated[float, Field(ge=0, le=100)]] = Field(
         [1.0, 99.0], min_length=2, max_length=2, description="of all pictures together, for data that is not 8 bits"
     )
     max_pixels: Count = Field(
@@ -283,7 +301,7 @@ class PrepareConfig(Section):
     """
 
     enable: bool = Field(False, description="run this phase")
-    tile_size: Count = Field(512, description="side of a window in pixels")
+    tile_size: Side = Field(512, description="side of a window in pixels")
     overlap: float = Field(0.0, ge=0, lt=0.9, description="share of a training window that its neighbour repeats")
     batch_size: Count = Field(4, description="windows per forward of the backbone")
     workers: int = Field(1, ge=0, description="threads that read ahead")
@@ -446,7 +464,7 @@ class InferenceConfig(Section):
     output_tif: str | None = Field(None, description="name of the result, for one picture")
     output_dir: str | None = Field(None, description="folder of the results, <stem>_classes.tif each; null: the run's")
     checkpoint: str | None = Field(None, description="null: the best one of this task's latest run")
-    tile_size: Count | None = Field(None, description="null: as in training")
+    tile_size: Side | None = Field(None, description="null: as in training")
     overlap: float = Field(0.25, ge=0, lt=0.9, description="share of a window that its neighbour repeats, blended")
     batch_size: Count = Field(4, description="windows per forward")
     device: Device | None = Field(None, description="null: resources.device")
@@ -537,7 +555,7 @@ class TaskConfig(Section):
         """
         for name in ("value_range", "percentiles"):
             pair = getattr(dataset, name)
-            if pair is not None and pair[0] >= pair[1]:
+            if pair is not None and not pair[0] < pair[1]:  # so written, NaN is refused too
                 raise ValueError(f"dataset.{name}: the first value must be below the second, got {pair}")
         return dataset
 
@@ -572,11 +590,35 @@ class TaskConfig(Section):
             yield "train.crop_size: stored features cannot be cropped; set train.features: online or crop_size: null"
         for name in self.dataset.augmentations.needs_online() if cached else ():
             yield f"dataset.augmentations.{name}: stored features cannot be varied so; set train.features: online"
+        yield from self._impossible()
         classes, number = self.dataset.classes, self.model.num_classes
         if classes and number and len(classes) != number:
             yield f"model.num_classes: {number}, but dataset.classes names {len(classes)}; drop one of the two"
         if self.train.crop_size and self.train.crop_size > self.prepare.tile_size:
             yield f"train.crop_size: {self.train.crop_size} exceeds prepare.tile_size {self.prepare.tile_size}"
+
+    def _impossible(self) -> Iterable[str]:
+        """Each setting that is well-formed but can only end in an error or a loss of files.
+
+        Examples
+        --------
+        >>> list(TaskConfig()._impossible())
+        []
+        """
+        name, low_high = self.paths.run_name, self.dataset.augmentations.scale_range
+        if name and (name in (".", "..", "latest", ".lock") or "/" in name):
+            yield f"paths.run_name: expected the name of a folder, other than latest, got {name!r}"
+        if low_high[0] > low_high[1]:
+            yield f"dataset.augmentations.scale_range: the first value must not exceed the second, got {low_high}"
+        loss, output = self.train.loss, self.inference.output_tif
+        if loss.ce_weight == loss.dice_weight == 0:
+            yield "train.loss: ce_weight and dice_weight are both 0, so there is nothing to learn from; raise one"
+        if isinstance(loss.class_weights, list) and not any(loss.class_weights):
+            yield f"train.loss.class_weights: at least one must be above 0, got {loss.class_weights}"
+        if output and not output.lower().endswith((".tif", ".tiff", ".png")):
+            yield f"inference.output_tif: expected a name that ends with .tif or .png, got {output!r}"
+        if self.evaluate.enable and self.evaluate.split == "test" and self.dataset.splits.test_list is None:
+            yield "evaluate.split: test, but dataset.splits.test_list names no list; name one, or score val"
 
 
 @dataclass(frozen=True)
@@ -719,6 +761,8 @@ def parse_settings(
     errors: dict[str, None] = {}  # a dictionary, because it keeps order and drops what two tasks repeat
     validated = {}
     for name, own in tasks.items():
+        if not TASK_NAME.fullmatch(str(name)):
+            errors[f"tasks.{name}: expected a name of letters, digits, _ and -, as it names a folder"] = None
         config = _validate_task(str(name), tree, own, kinds, errors)
         if config is not None:
             validated[str(name)] = config
@@ -785,7 +829,7 @@ def _validate_task(
         errors[f"tasks.{name}.kind: unknown kind {kind!r}{hint} known: {', '.join(sorted(kinds))}"] = None
         return None
     try:
-        return TaskConfig(**tree)
+        return TaskConfig.model_validate(tree)
     except ValidationError as error:
         for line in explain_errors(error, TaskConfig):
             path = line.partition(":")[0].split(".")

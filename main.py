@@ -6,18 +6,19 @@ python main.py [CONFIG] [key.path=value ...] reads the settings and runs, for ev
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import PHASES, Settings, expand_path, find_config, load_settings, schema
 from tasks import TASKS, load_task
-from utils.errors import DinolithError, LockedError, SettingsError
+from utils.errors import DataError, DinolithError, LockedError, SettingsError
 from utils.files import FileLock, write_json
 from utils.logging import TimedBlock, VerbosityLogger
 from utils.signals import StopSignal
@@ -141,7 +142,7 @@ def choose_phases(settings: Settings, only: str | None) -> dict[str, tuple[str, 
     >>> choose_phases(settings, None), choose_phases(settings, "b.evaluate,a")
     ({'a': ('train',), 'b': ()}, {'a': ('train',), 'b': ('evaluate',)})
     """
-    wanted = parse_only(settings, only) if only else {name: None for name in settings.tasks}
+    wanted = parse_only(settings, only) if only is not None else {name: None for name in settings.tasks}
     chosen: dict[str, tuple[str, ...]] = {}
     for name in order_tasks(settings):
         if name not in wanted:
@@ -312,7 +313,25 @@ def run(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool
         if main_rank and not only_check and code != LockedError.exit_code:
             rows = [{"phase": name, "status": status, "seconds": seconds} for name, status, seconds in outcome.rows]
             status = {"exit_code": code, "phases": rows, "scores": outcome.scores}
-            write_json(Path(expand_path(shared.paths.runs_root)) / "status.json", status)
+            code = tell_status(Path(expand_path(shared.paths.runs_root)) / "status.json", status, log)
+    return code
+
+
+def tell_status(path: Path, status: dict[str, Any], log: VerbosityLogger) -> int:
+    """Write the outcome for schedulers; gives the exit code, which a folder that cannot be written turns into 3.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "status.json"
+    >>> tell_status(path, {"exit_code": 2}, VerbosityLogger("error")), path.exists()
+    (2, True)
+    """
+    code = int(status["exit_code"])
+    if code == 0:
+        return guarded(lambda: write_json(path, status), log)
+    with suppress(OSError):  # the error itself has been told; often it is this very folder
+        write_json(path, status)
     return code
 
 
@@ -354,6 +373,9 @@ def work(
         return
     if not any(phases.values()):
         log.info("no phase is enabled; set enable: true in a section such as prepare or train")
+    for name, chosen in phases.items():
+        if chosen:
+            load_task(settings.tasks[name].kind)(name, settings.tasks[name]).check_early(chosen)
     try:
         for name, chosen in phases.items():
             run_task(name, settings, chosen, log, stop, outcome)
@@ -386,11 +408,41 @@ def guarded(function: Callable[[], Any], log: VerbosityLogger, train: Any = None
         from tasks.model import advice_for_memory
 
         return guarded(lambda: raise_error(advice_for_memory(train)), log)
+    except OSError as error:
+        advice = advice_for_files(error)
+        if advice is None:
+            return report_crash(error, log)
+        log.error(advice)
+        for line in "".join(traceback.format_exception(error)).rstrip().splitlines():
+            log.debug(line)
+        return DataError.exit_code
     except (
         Exception
     ) as error:  # the last resort: whatever it is, the scheduler gets code 4 and the person the traceback
         return report_crash(error, log)
     return 0
+
+
+def advice_for_files(error: OSError) -> str | None:
+    """Say what to do about a file or folder that the system refuses; None when it is no matter of files.
+
+    Examples
+    --------
+    >>> advice_for_files(FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b.txt"))
+    'a/b.txt: No such file or directory; check the path that the settings name'
+    >>> advice_for_files(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
+    True
+    """
+    cures = {
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free space on this disk, or name a folder on another one",
+        (errno.EACCES, errno.EPERM, errno.EROFS): "name a folder that you may write, or have the rights changed",
+        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR): "a file stands where a folder is needed, or a folder in place of "
+        "a file; remove it, or name another place",
+        (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP): "check the path that the settings name",
+    }
+    cure = next((cure for numbers, cure in cures.items() if error.errno in numbers), None)
+    where = error.filename2 or error.filename
+    return None if cure is None else f"{where or 'a file'}: {error.strerror}; {cure}"
 
 
 def raise_error(error: BaseException) -> None:

@@ -140,6 +140,6 @@ def build_head(
         takers = sorted(other for other, candidate in heads.items() if candidate.needs_image)
         raise SettingsError(
             f"model.head: {name!r} takes 3 image channels, got {spec.image_channels}; "
-            f"extra bands go to: {', '.join(takers)}"
+            f"extra bands go to: {', '.join(takers)}; or choose three in dataset.bands"
         )
     return head_class(spec, num_classes, read_head_options(options, head_class.Options))

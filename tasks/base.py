@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tasks.runs import choose_device
 from utils.augment import IDENTITY, View
 from utils.errors import DataError
 from utils.files import file_stamp
@@ -453,6 +454,11 @@ class Task(ABC):
     @abstractmethod
     def check(self) -> list[str]:
         """Raise for settings, data or weights that cannot work; give lines that tell the plan."""
+
+    def check_early(self, phases: Sequence[str]) -> None:
+        """Raise, before any task works, for what can be told without reading pictures; on all ranks."""
+        for phase in phases:
+            choose_device(self.settings.device(phase))
 
     def settle(self) -> None:  # noqa: B027 - only some tasks have something to decide
         """Decide what is global before anything is read: sample, split lists, value scaling. Main rank only."""

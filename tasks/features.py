@@ -14,7 +14,7 @@ from config import ModelConfig
 from models.backbone import Backbone, BackboneInfo, load_backbone, resolve_precision
 from models.weights import find_backbone_folder
 from utils import distributed
-from utils.errors import SettingsError
+from utils.errors import DataError, SettingsError
 from utils.feature_encoding import Int8Features, encode_features, encoded_bytes
 from utils.feature_store import FeatureStore, record_key
 from utils.files import digest_array, digest_json, file_stamp, read_json
@@ -278,8 +278,11 @@ def even_layers(source: str) -> list[int]:
     >>> even_layers("embedded")[-1] >= 0
     True
     """
-    config = read_json(find_backbone_folder(source) / "config.json")
-    number = config.get("num_hidden_layers") or len(config["depths"])
+    path = find_backbone_folder(source) / "config.json"
+    config = read_json(path, {})
+    number = config.get("num_hidden_layers") or len(config.get("depths", ()))
+    if not isinstance(number, int) or number < 1:
+        raise DataError(f"{path}: does not say how many blocks there are; is this a DINO model?")
     chosen = min(4, number)
     return [round((index + 1) * number / chosen) - 1 for index in range(chosen)]
 

@@ -90,7 +90,7 @@ def load_trained_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     Raises
     ------
     DataError
-        If names or shapes differ.
+        If names or shapes differ, or a weight is not a finite number.
 
     Examples
     --------
@@ -107,6 +107,9 @@ def load_trained_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         said += [f"unexpected {', '.join(unexpected[:3])}"] if unexpected else []
         said += [f"other shape {', '.join(shapes[:3])}"] if shapes else []
         raise DataError(f"weights do not fit this model: {'; '.join(said)}")
+    broken = [key for key in own if not torch.isfinite(tensors[key]).all()]
+    if broken:
+        raise DataError(f"weights hold NaN or infinity, first in {broken[0]}; train again, or take another copy")
     with torch.no_grad():
         for key, tensor in own.items():
             tensor.copy_(tensors[key])

@@ -104,7 +104,7 @@ def _differs(old: dict, new: dict) -> bool:
             after = {key: value for key, value in after.items() if key not in comfort}
         if before != after:
             return True
-    return old["resources"]["seed"] != new["resources"]["seed"]
+    return old.get("resources", {}).get("seed") != new["resources"]["seed"]
 
 
 def _point_to(folder: Path) -> None:
@@ -118,10 +118,15 @@ def _point_to(folder: Path) -> None:
     >>> os.readlink(folder.parent / "latest")
     'a'
     """
+    pointer = folder.parent / LATEST
+    if folder.name == LATEST:  # a copy of a run in place of the pointer
+        return
+    if pointer.is_dir() and not pointer.is_symlink():
+        raise DataError(f"{pointer}: expected a link to the latest run, found a folder; move it elsewhere")
     temporary = folder.parent / f".{LATEST}.{os.getpid()}"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder.name)
-    os.replace(temporary, folder.parent / LATEST)
+    os.replace(temporary, pointer)
 
 
 def checkpoint_path(folder: Path, name: str) -> Path:

@@ -274,7 +274,11 @@ def _find(path: Path, kind: str) -> Path:
     with open(path, "rb") as stream:
         start = stream.read(9)
     if start.startswith(PICKLE_STARTS) and start[8:9] != b"{":  # a safetensors header of 640 bytes begins 80 02 too
-        advice = f"use {sibling} instead" if sibling.is_file() else "train again, or convert it to safetensors yourself"
+        advice = (
+            f"use {sibling} instead"
+            if sibling.is_file() and sibling != path
+            else "train again, or convert it to safetensors yourself"
+        )
         raise DataError(
             f"{path}: a pickle (torch.save), which could run any program when loaded; it is not loaded, {advice}"
         )

@@ -189,15 +189,15 @@ class Plan:
         >>> Plan(1000, 9 * 10**9, 10**9, "store").refuse_if_full(0)
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: store: 1,000 records need 9.0 GB, free are 1.0 GB (0 B of them kept ... fewer ...
+        utils.errors.DataError: store: 1,000 records need 9.0 GB, free are 1.0 GB (0 B of them kept ... int8 ...
         """
         if not self.records or self.bytes + keep_free_bytes <= self.free_bytes:
             return
         raise DataError(
             f"{self.folder}: {self.records:,} records need {format_bytes(self.bytes)}, free are "
-            f"{format_bytes(self.free_bytes)} ({format_bytes(keep_free_bytes)} of them kept free). Store fewer views "
-            "or fewer blocks, store int8 instead of fp16, use a larger stride between windows, free space, put the "
-            "store on another disk, or compute features online"
+            f"{format_bytes(self.free_bytes)} ({format_bytes(keep_free_bytes)} of them kept free); name another disk "
+            "(paths.processed_dir), store fewer views (dataset.augmentations.stored_views), fewer blocks "
+            "(model.layers) or int8 (prepare.store_dtype), or compute features online (train.features)"
         )
 
 

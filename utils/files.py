@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import LockedError
+from utils.errors import DataError, LockedError
 
 
 @contextmanager
@@ -53,6 +53,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write to a full disk does not say where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -117,13 +120,34 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path, default: Any = None) -> Any:
     """Read a JSON file; `default` when there is none.
 
+    Raises
+    ------
+    DataError
+        If the file is damaged, or holds another type than a `default` that is given.
+
     Examples
     --------
     >>> read_json("/no/such/file.json", default={})
     {}
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> write_json(path, [1])
+    >>> read_json(path, default={})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../a.json: damaged: expected the JSON of a dict; remove it, or take another copy
     """
     path = Path(path)
-    return json.loads(path.read_text()) if path.exists() else default
+    if not path.exists():
+        return default
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: damaged: not JSON ({error}); remove it, or take another copy") from None
+    if default is not None and not isinstance(value, type(default)):
+        kind = type(default).__name__
+        raise DataError(f"{path}: damaged: expected the JSON of a {kind}; remove it, or take another copy")
+    return value
 
 
 def digest_json(value: Any) -> str:

@@ -50,8 +50,10 @@ def class_key(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def class_index(target: int | str, num_classes: int, class_names: Sequence[str] = ()) -> int:
-    """Index of a class given by index or name; 255 for "ignore".
+def class_index(
+    target: int | str, num_classes: int, class_names: Sequence[str] = (), where: str = "dataset.label_mapping"
+) -> int:
+    """Index of a class given by index or name; 255 for "ignore". `where` is the setting that names it.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def class_index(target: int | str, num_classes: int, class_names: Sequence[str] 
     >>> class_index("rode", 2, ["field", "road"])
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: unknown class 'rode'; known: 0, 1, field, road, ignore
+    utils.errors.SettingsError: dataset.label_mapping: unknown class 'rode'; known: 0, 1, field, road, ignore
     """
     if target in ("ignore", IGNORE):
         return IGNORE
@@ -74,7 +76,7 @@ def class_index(target: int | str, num_classes: int, class_names: Sequence[str] 
     if isinstance(target, int) and 0 <= target < num_classes:
         return int(target)
     known = [*map(str, range(num_classes)), *class_names, "ignore"]
-    raise SettingsError(f"unknown class {target!r}; known: {', '.join(known)}")
+    raise SettingsError(f"{where}: unknown class {target!r}; known: {', '.join(known)}")
 
 
 def _check_num_classes(num_classes: int) -> int:
@@ -686,9 +688,9 @@ def _read_colours(colours: Mapping[Any, Any], num_classes: int, class_names: Seq
     for key, value in colours.items():
         colour, target = (value, key) if isinstance(key, str) else (key, value)
         if len(colour) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in colour):
-            raise SettingsError(f"colour of {target!r}: expected three numbers 0 to 255, got {list(colour)}")
+            raise SettingsError(f"dataset.label_colours.{target}: expected three numbers 0 to 255, got {list(colour)}")
         code = colour[0] << 16 | colour[1] << 8 | colour[2]
-        classes[str(code)] = class_index(target, num_classes, names)
+        classes[str(code)] = class_index(target, num_classes, names, "dataset.label_colours")
     return ClassTable(classes, None)
 
 

@@ -28,6 +28,7 @@ from utils.strips import OpenStrip, StripStore
 from utils.tiling import Window
 
 NODATA = 255
+OUTPUT_TAG = "DINOLITH_OUTPUT"  # marks a file as a prediction and says what it was made from
 COMPRESSIONS = ("deflate", "zstd", "lzw", "none")
 CONFIDENCE_STEPS = 254  # confidence 1.0 is stored as 254; 255 stays free for nodata
 
@@ -109,6 +110,25 @@ class _Target:
             return {"driver": "PNG", "WRITE_METADATA_AS_TEXT": "YES"}
         options = {"driver": "COG", "COMPRESS": self.compress.upper(), "BLOCKSIZE": BLOCK, "BIGTIFF": "IF_SAFER"}
         return options | {"OVERVIEW_RESAMPLING": self.overviews.name.upper()}
+
+
+def is_prediction(path: str | Path) -> bool:
+    """Whether a file is a raster that a `ClassRasterWriter` has written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.raster_files import write_raster
+    >>> path = tempfile.mkdtemp() + "/a.tif"
+    >>> write_raster(path, np.zeros((2, 2), np.uint8))
+    >>> is_prediction(path)
+    False
+    """
+    try:
+        with bounded_gdal(GDAL_PAM_ENABLED="NO"), open_silent(path) as raster:
+            return OUTPUT_TAG in raster.tags()
+    except RasterioError:
+        return False
 
 
 class ClassRasterWriter:
@@ -270,7 +290,7 @@ class ClassRasterWriter:
             return False
         try:
             with bounded_gdal(GDAL_PAM_ENABLED="NO"), open_silent(self.destination) as raster:
-                finished = raster.tags().get("DINOLITH_OUTPUT") == self._output_key
+                finished = raster.tags().get(OUTPUT_TAG) == self._output_key
         except RasterioError:
             return False  # something else stands under the name
         if finished:
@@ -556,7 +576,7 @@ class ClassRasterWriter:
         ...         raster.scales[0] * 254
         1.0
         """
-        raster.update_tags(DINOLITH_OUTPUT=self._output_key)
+        raster.update_tags(**{OUTPUT_TAG: self._output_key})
         if plane == 1:
             raster.set_band_description(1, "confidence")
             raster.scales = (1 / CONFIDENCE_STEPS,)

@@ -345,9 +345,8 @@ def _parse_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     ([], [])
     """
     data = path.read_bytes() if path.exists() else b""
-    whole = data[
-        : data.rfind(b"\n") + 1
-    ].decode()  # each row is one line and ends in a line feed, the last thing written
+    # each row is one line and ends in a line feed, the last thing written; bytes that are no text spoil its cells only
+    whole = data[: data.rfind(b"\n") + 1].decode(errors="replace")
     lines = list(csv.reader(io.StringIO(whole)))
     columns, rows = (lines[0], lines[1:]) if lines else ([], [])
     for number, row in enumerate(rows, start=2):

@@ -21,6 +21,7 @@ import shapely
 from scipy import ndimage
 from shapely import affinity
 
+from utils.errors import DataError
 from utils.files import atomic_path, digest_file, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -143,6 +144,8 @@ def make_sample(folder: str | Path, seed: int = 7, size: tuple[int, int] = (768,
     ------
     ValueError
         When a side is under 128 pixels: there would be no room for every class.
+    DataError
+        When the folder cannot be written.
 
     Examples
     --------
@@ -160,7 +163,14 @@ def make_sample(folder: str | Path, seed: int = 7, size: tuple[int, int] = (768,
     if _is_whole(sample.folder, recipe):
         return sample
     logger.info("drawing a sample of %d scenes in %s", len(SCENE_NAMES), sample.folder)
-    _write_sample(sample.folder, seed, size)
+    try:
+        _write_sample(sample.folder, seed, size)
+    except OSError as error:  # rasterio's own among them, which name neither file nor cause
+        reason = error.strerror or error.__cause__ or error
+        raise DataError(
+            f"{sample.folder}: the sample could not be written ({reason}); free space on this disk, or name another "
+            "folder in dataset.sample.folder"
+        ) from error
     digests = {name: digest_file(sample.folder / name) for name in sorted({*SCENE_NAMES, *LABEL_NAMES})}
     write_json(sample.folder / "sample.json", {**recipe, "classes": list(CLASSES), "files": digests})
     return sample

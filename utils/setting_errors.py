@@ -14,6 +14,7 @@ _EXPECTED = {
     "int_from_float": "int",
     "string_type": "text",
     "bool_type": "true or false",
+    "invalid_key": "a word as key",
     "list_type": "a list",
     "dict_type": "a section",
     "model_type": "a section",
@@ -57,7 +58,25 @@ def explain_errors(error: ValidationError, model: type[BaseModel], section: str 
             lines += [f"{section}: {line}" for line in said] if section else said
         else:
             lines.append(prefix + _explain(detail, model))
-    return list(dict.fromkeys(lines))
+    return _join_variants(lines)
+
+
+def _join_variants(lines: Sequence[str]) -> list[str]:
+    """Make one line of those that name the variants of a type for one value.
+
+    Examples
+    --------
+    >>> _join_variants(["a: expected int, got str 'x'", "a: expected true or false, got str 'x'", "b: unknown key"])
+    ["a: expected int or true or false, got str 'x'", 'b: unknown key']
+    """
+    joined: dict[tuple[str, str], str] = {}
+    for line in lines:
+        where, _, rest = line.partition(": expected ")
+        what, _, came = rest.partition(", got ")
+        before = joined.setdefault((where, came), line)
+        if what not in before:
+            joined[where, came] = before.replace(f", got {came}", f" or {what}, got {came}")
+    return list(joined.values())
 
 
 def _explain(detail: Any, model: type[BaseModel]) -> str:
@@ -77,8 +96,23 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:
     value = detail["input"]
     looks_boolean = str(value).lower() in ("on", "off", "yes", "no") and "bool" in detail["type"]
     hint = " (write true or false)" if looks_boolean else ""
+    if detail["type"] in ("too_short", "too_long"):
+        return f"{path}: expected {_say_length(detail)}, got {value!r}"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{path}: expected {_EXPECTED.get(detail['type'], message)}, got {type(value).__name__} {value!r}{hint}"
+
+
+def _say_length(detail: Any) -> str:
+    """How many entries a list must have.
+
+    Examples
+    --------
+    >>> _say_length({"type": "too_short", "ctx": {"min_length": 2}})
+    'at least 2 entries'
+    """
+    least, most = detail["ctx"].get("min_length"), detail["ctx"].get("max_length")
+    number = f"at least {least}" if detail["type"] == "too_short" else f"at most {most}"
+    return number + (" entry" if number.endswith(" 1") else " entries")
 
 
 def unknown_key(path: str, known: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ def read_list(path: str | Path) -> list[str]:
     Raises
     ------
     DataError
-        If an id stands twice.
+        If an id stands twice, or the file holds no text.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def read_list(path: str | Path) -> list[str]:
     ['b', 'a']
     """
     ids: list[str] = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
         entry = line.strip()
         if not entry or entry.startswith("#"):
             continue
@@ -39,6 +39,25 @@ def read_list(path: str | Path) -> list[str]:
             raise DataError(f"{path}:{number}: {entry!r} stands twice; keep one line")
         ids.append(entry)
     return ids
+
+
+def _read_text(path: str | Path) -> str:
+    r"""Read a list's text.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "train.txt"
+    >>> _ = path.write_bytes(b"\xff\xfe")
+    >>> _read_text(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../train.txt: not a text file in UTF-8; a split list holds one item id a line
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file in UTF-8; a split list holds one item id a line") from None
 
 
 def made_from(path: str | Path) -> str | None:
@@ -52,7 +71,7 @@ def made_from(path: str | Path) -> str | None:
     >>> made_from(path)
     'seed 1, val_fraction 0.2'
     """
-    first = Path(path).read_text(encoding="utf-8").partition("\n")[0]
+    first = _read_text(path).partition("\n")[0]
     return first.removeprefix(MADE_BY_PREPARE) if first.startswith(MADE_BY_PREPARE) else None
 
 
@@ -89,8 +108,7 @@ def stratified_choice(counts: np.ndarray, fraction: float, generator: np.random.
     """Choose about `fraction` of the ground so that every class is represented on both sides where it can be.
 
     Classes are served from the rarest on, as in the iterative stratification of Sechidis et al., 2011 (ECML PKDD),
-    except that a unit carries pixel counts in place of labels, and that a class which only one unit holds stays in
-    training.
+    except that a unit carries pixel counts in place of labels, and that every class stays in training.
 
     Parameters
     ----------
@@ -120,15 +138,28 @@ def stratified_choice(counts: np.ndarray, fraction: float, generator: np.random.
     totals = counts.sum(axis=0)
     order = generator.permutation(number)
     for class_index in sorted(np.flatnonzero(totals), key=lambda index: totals[index]):
-        holders = [unit for unit in order if counts[unit, class_index] > 0]
-        for unit in holders[:-1]:  # one holder stays in training
+        for unit in (unit for unit in order if counts[unit, class_index] > 0 and not chosen[unit]):
             if counts[chosen, class_index].sum() >= fraction * totals[class_index]:
                 break
             fits = counts[chosen].sum() + counts[unit].sum() <= (fraction + 0.5 / number) * counts.sum()
-            if not chosen[unit] and (fits or not counts[chosen, class_index].any()):
+            wanted = fits or not counts[chosen, class_index].any()
+            if wanted and _stays_in_training(counts, chosen, unit):
                 chosen[unit] = True
     if not chosen.any():
         chosen[order[0]] = True
     if chosen.all():
         chosen[order[-1]] = False
     return chosen
+
+
+def _stays_in_training(counts: np.ndarray, chosen: np.ndarray, unit: int) -> bool:
+    """Whether every class still has ground in training when one more unit is chosen.
+
+    Examples
+    --------
+    >>> counts, chosen = np.array([[1, 1], [1, 0]]), np.array([False, False])
+    >>> _stays_in_training(counts, chosen, 0), _stays_in_training(counts, chosen, 1)
+    (False, True)
+    """
+    left = counts[~chosen].sum(axis=0) - counts[unit]
+    return bool(((left > 0) | (counts.sum(axis=0) == 0)).all())

@@ -32,9 +32,10 @@ class UniqueKeyLoader(yaml.SafeLoader):
         """
         seen = set()
         for key_node, _ in node.value:
-            key = key_node.value
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise SettingsError(f"line {line}: a key must be a word or a number, got a list or a section")
             if key != "<<" and key in seen:
-                line = key_node.start_mark.line + 1
                 raise SettingsError(f"line {line}: key {key!r} stands twice in one section; keep one of them")
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -57,7 +58,7 @@ def _use_yaml_1_2_scalars(loader: type[yaml.SafeLoader]) -> None:
     loader.add_implicit_resolver(
         "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
     )
-    loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^[-+]?[0-9]+$"), list("-+0123456789"))
+    loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^[-+]?[0-9]{1,300}$"), list("-+0123456789"))
     loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^({number})$"), list("-+.0123456789"))
     loader.add_constructor("tag:yaml.org,2002:int", lambda self, node: int(node.value))
 
@@ -80,7 +81,10 @@ def read_sections(text: str) -> dict:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise SettingsError(f"{where}not valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = " ".join(str(getattr(error, "problem", error)).split())  # one line, whatever the library says
+        raise SettingsError(f"{where}not valid YAML: {problem}") from None
+    except RecursionError:
+        raise SettingsError("not valid YAML: lists or sections are nested too deeply") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

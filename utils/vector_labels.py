@@ -134,7 +134,8 @@ def _read_layer_info(key: tuple[str, int, int], layer: str | None) -> LayerInfo:
         ) from error
     except CRSError as error:
         raise DataError(f"{path}: its CRS is not understood ({error}); set it (ogr2ogr -a_srs)") from error
-    bounds = tuple(float(value) for value in (info["total_bounds"] if info["features"] else (math.nan,) * 4))
+    known = info["total_bounds"] if info["features"] else None  # None also where no feature has a geometry
+    bounds = tuple(float(value) for value in (known if known is not None else (math.nan,) * 4))
     if layers[chosen] is None or not np.isfinite(bounds).all():
         raise DataError(
             f"{path}: layer {chosen!r} holds no features with finite coordinates ({info['features']} features)"
@@ -436,7 +437,7 @@ class VectorLabels(LabelSource):
         super().__init__(path, num_classes, class_names)
         self.layer = layer
         self.attribute = attribute
-        self.unlabelled = class_index(unlabelled, num_classes, class_names)
+        self.unlabelled = class_index(unlabelled, num_classes, class_names, "dataset.unlabelled")
         self.line_width = line_width
         self.all_touched = all_touched
         self._table = build_table(mapping, num_classes, class_names)

@@ -18,6 +18,7 @@ from utils.augment import IDENTITY
 from utils.checkpoints import Checkpoint, load_checkpoint
 from utils.feature_store import FeatureStore
 from utils.files import digest_file, digest_json, read_json, write_json
+from utils.metrics import nan_to_none
 from utils.plots import save_picture
 
 
@@ -68,7 +69,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     if distributed.is_main():
         task.report(metrics, folder, context.log)
         draw_pictures(task, model, prepared, folder, context)
-        write_json(folder / "metrics.json", {"fingerprint": fingerprint, "split": settings.split, "metrics": metrics})
+        plain = nan_to_none(metrics)  # JSON knows no NaN
+        write_json(folder / "metrics.json", {"fingerprint": fingerprint, "split": settings.split, "metrics": plain})
     distributed.barrier()
     return PhaseResult("done", {task.primary: float(metrics[task.primary])})
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from config import expand_path
@@ -16,7 +17,7 @@ from tasks.runs import choose_device
 from utils import distributed
 from utils.checkpoints import Checkpoint
 from utils.errors import DataError
-from utils.files import digest_file, digest_json, file_stamp, read_json, write_json
+from utils.files import digest_array, digest_json, file_stamp, read_json, write_json
 from utils.logging import Progress
 
 RECORD = "inference.json"  # in the run's folder: what was predicted from what
@@ -119,10 +120,27 @@ def fingerprint(task: Task, item: Item, checkpoint: Checkpoint | None) -> dict[s
     """
     harmless = {"enable", "checkpoint", "input_tif", "batch_size", "device"}
     return {
-        "checkpoint": digest_file(checkpoint.path) if checkpoint else None,
+        "checkpoint": digest_checkpoint(checkpoint) if checkpoint else None,
         "item": digest_json(item.stamp()),
         "settings": digest_json(task.settings.inference.model_dump(mode="json", exclude=harmless)),
     }
+
+
+def digest_checkpoint(checkpoint: Checkpoint) -> str:
+    """Digest what a checkpoint holds; its file may be written in more than one way.
+
+    Examples
+    --------
+    >>> import torch
+    >>> digests = {digest_checkpoint(Checkpoint({"bias": torch.tensor(b)}, {}, Path("a"))) for b in (0.0, -0.0, 0.0)}
+    >>> len(digests)
+    2
+    """
+    bits = {
+        name: [str(tensor.dtype), list(tensor.shape), digest_array(tensor.cpu().reshape(-1).view(torch.uint8).numpy())]
+        for name, tensor in checkpoint.tensors.items()
+    }
+    return digest_json({"description": checkpoint.description, "tensors": bits})
 
 
 def is_current(entry: dict | None, expected: dict[str, Any]) -> bool:

@@ -21,8 +21,8 @@ from tasks.phases.streams import read_ahead
 from tasks.prepared import is_complete, manifest_key, read_entries, write_entries
 from utils import distributed
 from utils.augment import View
-from utils.errors import DataError
 from utils.feature_store import FeatureStore, record_key
+from utils.feature_store import Plan as StorePlan
 from utils.files import digest_array
 from utils.logging import format_duration, progress
 from utils.store_writer import StoreWriter
@@ -100,7 +100,7 @@ def run(task: Task, context: Context) -> PhaseResult:
         context.log.info(f"prepare: all items are in {store.folder}; nothing to do")
         return PhaseResult("up to date")
     producers = task.producers()
-    announce_plan(task, store, jobs, context)
+    distributed.run_on_main(announce_plan, task, store, jobs, context)
     made = Preparation(task, store, producers, context).run(distributed.share(jobs))
     total = int(distributed.sum_over_ranks(torch.tensor(made)))
     context.log.info(f"prepare: {total} records written to {store.folder}")
@@ -144,19 +144,9 @@ def announce_plan(task: Task, store: FeatureStore, jobs: Sequence[Job], context:
     samples = sum(task.count_samples(job.item) for job in jobs)
     records = sum(task.count_samples(job.item) * len(job.views) for job in jobs)
     needed = samples * task.sample_bytes() + records * task.record_bytes()
-    free = shutil.disk_usage(store.folder).free
-    context.log.info(
-        f"prepare: plan: {len(jobs)} items, at most {samples} windows in {records} views, "
-        f"{needed / 1e9:.2f} GB in {store.folder}, {free / 1e9:.1f} GB free"
-    )
-    reserve = task.settings.prepare.reserve_gb * 1e9
-    if distributed.is_main() and needed + reserve > free:
-        raise DataError(
-            f"{store.folder}: the store needs {needed / 1e9:.2f} GB and {reserve / 1e9:.1f} GB must stay free, but the "
-            f"disk has {free / 1e9:.2f} GB; choose another disk (paths.processed_dir), fewer views "
-            "(dataset.augmentations.stored_views), fewer blocks (model.layers), prepare.store_dtype: int8, or "
-            "train.features: online, which stores no features"
-        )
+    plan = StorePlan(samples + records, needed, shutil.disk_usage(store.folder).free, str(store.folder))
+    context.log.info(f"prepare: plan: {len(jobs)} items, at most {samples} windows in {records} views; {plan}")
+    plan.refuse_if_full(int(task.settings.prepare.reserve_gb * 1e9))
 
 
 class Finisher:

@@ -26,7 +26,7 @@ from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, prepar
 from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, seed_everything
 from utils import distributed
 from utils.checkpoints import init_from, load_checkpoint, load_training_state, save_checkpoint, save_training_state
-from utils.errors import DataError, Interrupted
+from utils.errors import DataError, DinolithError, Interrupted
 from utils.feature_store import FeatureStore
 from utils.files import digest_json, read_json, write_json
 from utils.logging import format_duration, progress
@@ -96,6 +96,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     val_items = prepared_items(task, store, "val", "train")
     if not any(item.entries for item in train_items):
         raise DataError("train: the train split holds no labelled window; see paths.label_path and the split lists")
+    if not any(item.entries for item in val_items):
+        raise DataError("train: the val split holds no labelled window; see paths.label_path and the split lists")
     fingerprint = training_fingerprint(task, train_items, val_items)
     finished = read_json(context.folder / "train.json", {})
     if finished.get("fingerprint") == fingerprint and checkpoint_path(context.folder, BEST).exists():
@@ -493,6 +495,7 @@ class Training:
         >>> training.epoch, checkpoint_path(training.context.folder, BEST).exists()
         (1, True)
         """
+        self._refuse_broken_weights()
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
         loss = self.loss.compute()
         self.loss = RunningMean()
@@ -504,6 +507,27 @@ class Training:
         self._write_row(row)
         self._save_checkpoint(LAST)
         self._save_state()
+
+    def _refuse_broken_weights(self) -> None:
+        """Stop before weights that are no numbers any more take the place of good ones in a checkpoint.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> training = training_example(tempfile.mkdtemp())
+        >>> _ = next(training.model.head.parameters()).data.fill_(float("nan"))
+        >>> training._refuse_broken_weights()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DinolithError: train: epoch 1 left weights that are NaN or infinite (head...); lower ...
+        """
+        for name, value in self._trained().items():
+            if not torch.isfinite(value).all():
+                raise DinolithError(
+                    f"train: epoch {self.epoch + 1} left weights that are NaN or infinite ({name}); lower "
+                    "train.muon_lr and train.adamw_lr, or set train.clip_norm; earlier checkpoints stay"
+                )
 
     def _validate(self) -> dict[str, Any]:
         """Score the validation split with the weights that would be shipped.

@@ -13,8 +13,9 @@ from torch import Tensor
 from models.base import fit_to_image
 from tasks.base import Item, Piece, Predictor, Sample, Sink
 from tasks.segmentation.scenes import SceneItem
+from utils.errors import SettingsError
 from utils.polygons import write_polygons
-from utils.raster_output import ClassRasterWriter
+from utils.raster_output import ClassRasterWriter, is_prediction
 from utils.tiling import StripBlender, Window, decode_classes
 
 
@@ -168,6 +169,33 @@ class DensePredictor(Predictor):
                 local = place.shifted(-window.y, -window.x)
                 arrays["valid"] = valid[local.rows, local.columns]
             yield Piece(self.item, arrays, place)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse to write a prediction over a file that no inference has written, such as the picture itself.
+
+    Raises
+    ------
+    SettingsError
+        If there is such a file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import write_pictures
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_pictures(folder)
+    >>> refuse_foreign(folder / "new.tif")
+    >>> refuse_foreign(folder / "pictures" / "scene_0.tif")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: .../scene_0.tif: stands there already and is no result of inference; ...
+    """
+    if path.exists() and not is_prediction(path):
+        raise SettingsError(
+            f"{path}: stands there already and is no result of inference; choose another inference.output_tif or "
+            "inference.output_dir, or move the file away"
+        )
 
 
 class RasterSink(Sink):

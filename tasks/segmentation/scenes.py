@@ -13,7 +13,7 @@ import numpy as np
 from config import TaskConfig, expand_path
 from tasks.base import Item, Sample
 from utils.errors import DataError, SettingsError
-from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, pair_labels
+from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, label_counts, pair_labels
 from utils.raster_files import find_scenes, scene_ids
 from utils.rasters import RasterScene, ValueScaling
 from utils.splits import made_from, nearest, read_list, stratified_choice, write_list
@@ -233,6 +233,9 @@ class SceneData:
         names = self.settings.dataset.band_files
         if names:
             folder = Path(source[0] if isinstance(source, list) else source)
+            missing = [name for name in names if not (folder / name).is_file()]
+            if missing:
+                raise DataError(f"dataset.band_files: no {missing[0]} in {folder} (paths.raw_images_dir)")
             return {folder.name: tuple(folder / name for name in names)}
         found = find_scenes(source)
         pattern = self.settings.dataset.label_pattern
@@ -277,7 +280,28 @@ class SceneData:
             self._scenes[paths] = RasterScene(
                 paths, bands=dataset.bands, scale=dataset.scale, max_pixels=dataset.max_pixels, scaling=self.scaling
             )
+            self._refuse_other_bands(self._scenes[paths])
         return self._scenes[paths]
+
+    def _refuse_other_bands(self, scene: RasterScene) -> None:
+        """Refuse a scene with another number of bands than the scaling of values, so than the model, knows.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> data = example_task(tempfile.mkdtemp())[0].data
+        >>> data.use_scaling(ValueScaling((0,) * 5, (255,) * 5))
+        >>> data.scene(data.labelled_scenes()["scene_0"].paths)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: ...scene_0.tif: 3 bands to read, but the other pictures have 5; ...
+        """
+        if self.scaling is not None and scene.num_bands != len(self.scaling.low):
+            raise DataError(
+                f"{scene.paths[0]}: {scene.num_bands} bands to read, but the other pictures have "
+                f"{len(self.scaling.low)}; choose bands that all of them have in dataset.bands, or name another picture"
+            )
 
     def use_scaling(self, scaling: ValueScaling | None) -> None:
         """Read all scenes with this scaling of values from now on.
@@ -433,13 +457,19 @@ class SceneData:
         """
         named = self.settings.inference.input_tif
         if named is None:
-            return []
+            raise SettingsError(
+                "inference.input_tif: not set; name the pictures to predict: file, folder, glob or list"
+            )
         sources = [self.settings.paths.locate(entry) for entry in ([named] if isinstance(named, str) else named)]
         names = self.settings.dataset.band_files
         if names and len(sources) == 1 and Path(sources[0]).is_dir():
             groups = {Path(sources[0]).name: tuple(Path(sources[0]) / name for name in names)}
         else:
             groups = {key: (path,) for key, path in scene_ids(find_scenes(sources)).items()}
+        if self.settings.inference.output_tif and len(groups) > 1:
+            raise SettingsError(
+                f"inference.output_tif: one name for {len(groups)} pictures; set inference.output_dir in its place"
+            )
         return [self._item(key, key, None, SceneFiles(paths, None), "inference") for key, paths in groups.items()]
 
     def _refuse_overlap(self, items: Sequence[SceneItem], path: Path) -> None:
@@ -550,7 +580,10 @@ class SceneData:
         keep = counts.sum(axis=1) > 0
         units, counts = [unit for unit, kept in zip(units, keep, strict=True) if kept], counts[keep]
         if not units:
-            raise DataError("no labelled pixel in any picture; see paths.label_path and dataset.label_mapping")
+            raise DataError(
+                "no labelled pixel with valid ground in any picture; see paths.label_path, dataset.label_mapping and "
+                "the nodata of pictures and labels"
+            )
         generator = np.random.default_rng(self.settings.resources.seed)
         chosen = stratified_choice(counts, self.settings.train.val_fraction, generator)
         if not chosen.any():
@@ -638,7 +671,7 @@ class SceneData:
         counts = np.zeros(len(self.classes), np.int64)
         for window in item.windows():
             label = self.read(item, window)["label"]
-            counts += np.bincount(label.ravel(), minlength=256)[: len(self.classes)]
+            counts += label_counts(label, len(self.classes))
         return counts
 
     # -- windows

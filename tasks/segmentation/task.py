@@ -35,7 +35,7 @@ from tasks.base import (
 from tasks.features import FeatureService
 from tasks.model import FeatureModel
 from tasks.runs import choose_device
-from tasks.segmentation.prediction import DensePredictor, RasterSink
+from tasks.segmentation.prediction import DensePredictor, RasterSink, refuse_foreign
 from tasks.segmentation.scenes import SceneData, SceneItem
 from tasks.segmentation.scoring import SegmentationMetric, report_scores
 from utils import distributed
@@ -43,7 +43,7 @@ from utils.augment import IDENTITY, RandomColour, RandomGeometry, View, tta_view
 from utils.checkpoints import Checkpoint
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json
-from utils.labels import IGNORE
+from utils.labels import IGNORE, label_counts
 from utils.losses import class_weights_from_counts, segmentation_counts, segmentation_sums
 from utils.mask_losses import mask_classification_counts, mask_classification_sums
 from utils.plots import class_palette, draw_comparison
@@ -53,6 +53,25 @@ from utils.rasters import ValueScaling, estimate_scaling
 from utils.sample import make_sample
 from utils.tiling import Window, split_rows
 
+DESCRIBED = frozenset(  # what `describe` writes and `restore` needs
+    [
+        "kind",
+        "classes",
+        "head",
+        "head_options",
+        "backbone",
+        "layers",
+        "precision",
+        "attention",
+        "freeze",
+        "features",
+        "store_dtype",
+        "tile_size",
+        "scale",
+        "bands",
+        "scaling",
+    ]
+)
 DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
 
 
@@ -129,6 +148,27 @@ class SegmentationTask(Task):
             lines += [f"inference: {item.id}, {item.area.height} x {item.area.width} pixels" for item in self._inputs()]
         return lines
 
+    def check_early(self, phases: Sequence[str]) -> None:
+        """Check devices, head, weights of classes, and the pictures to predict, before hours of work end at them.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> example_task(tempfile.mkdtemp(), "model.head_options={width: 0}")[0].check_early(["train"])
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: model.head_options.width: expected greater than 0, got int 0
+        """
+        super().check_early(phases)
+        if "train" in phases:
+            self._listed_weights()
+            spec, model = self._spec(), self.settings.model
+            with torch.device("meta"):  # shapes only
+                build_head(self.kind, model.head, spec, len(self.classes), model.head_options)
+        if "inference" in phases and not self.settings.dataset.sample.enable:  # the sample is made by prepare
+            distributed.run_on_main(lambda: self._inputs() and None)
+
     def _check_scenes(self) -> list[str]:
         """Check every scene and label by header, and tell how many there are.
 
@@ -160,10 +200,11 @@ class SegmentationTask(Task):
         """
         items = self.data.items("inference")
         raise_first(check_scene(path) for item in items for path in item.sources)
-        if self.settings.inference.output_tif and len(items) > 1:
-            raise SettingsError(
-                f"inference.output_tif: one name for {len(items)} pictures; set inference.output_dir in its place"
-            )
+        self._polygon_options()
+        settings = self.settings.inference
+        if settings.output_tif or settings.output_dir:
+            for item in items:
+                refuse_foreign(self._destination(item, Path(expand_path(settings.output_dir or ""))))
         return items
 
     def settle(self) -> None:
@@ -364,7 +405,7 @@ class SegmentationTask(Task):
         """
         if "label" not in sample.arrays:
             return {}
-        counts = np.bincount(sample.arrays["label"].ravel(), minlength=256)
+        counts = label_counts(sample.arrays["label"], len(self.classes))
         return {"counts": {name: int(counts[index]) for index, name in enumerate(self.classes)}}
 
     # -- stored records
@@ -509,7 +550,7 @@ class SegmentationTask(Task):
         return self.settings.prepare.tile_size**2 * (self._image_channels() + 2)
 
     def _image_channels(self) -> int:
-        """Bands of a picture: those of the settings, else three.
+        """Bands of a picture: those of the settings, else those that the scaling of values was found for.
 
         Examples
         --------
@@ -518,8 +559,10 @@ class SegmentationTask(Task):
         >>> example_task(tempfile.mkdtemp(), "dataset.bands=[1, 2, 3, 1]")[0]._image_channels()
         4
         """
-        bands = self.settings.dataset.bands
-        return len(bands) if bands else 3
+        bands, scaling = self.settings.dataset.bands, self.data.scaling
+        if bands:
+            return max(len(bands), 3)  # a single band is repeated
+        return 3 if scaling is None else len(scaling.low)
 
     # -- training
 
@@ -604,7 +647,12 @@ class SegmentationTask(Task):
         """
         said = checkpoint.description
         if said.get("kind") != cls.kind:
-            raise DataError(f"{checkpoint.path}: a checkpoint of {said.get('kind')!r}, not of {cls.kind!r}")
+            raise DataError(
+                f"{checkpoint.path}: a checkpoint of {said.get('kind')!r}, not of {cls.kind!r}; name another"
+            )
+        missing = sorted(DESCRIBED - set(said))
+        if missing:
+            raise DataError(f"{checkpoint.path}: its description lacks {', '.join(missing)}; take another copy")
         refuse_other(settings.model, "model", {"head": said["head"]}, checkpoint.path)
         refuse_other(settings.dataset, "dataset", {"classes": said["classes"], "bands": said["bands"]}, checkpoint.path)
         source = settings.model.backbone if "backbone" in settings.model.model_fields_set else said["backbone"]["id"]
@@ -621,7 +669,7 @@ class SegmentationTask(Task):
                 f"{said['backbone']['digest']}, but {source} has {task.features.info.digest}; give that backbone in "
                 "model.backbone"
             )
-        task.use_scaling(ValueScaling.from_json(said["scaling"]))
+        task.use_scaling(read_scaling(said["scaling"], checkpoint.path))
         return task
 
     def sampling_weights(self, entries: Sequence[Entry]) -> np.ndarray | None:
@@ -671,13 +719,29 @@ class SegmentationTask(Task):
         >>> task.class_weights.tolist()
         [1.0, 2.0]
         """
-        asked = self.settings.train.loss.class_weights
-        if isinstance(asked, list):
-            if len(asked) != len(self.classes):
-                raise SettingsError(f"train.loss.class_weights: {len(asked)} weights for {len(self.classes)} classes")
-            self.class_weights = torch.tensor(asked, dtype=torch.float32)
-        elif asked == "auto":
+        if self.settings.train.loss.class_weights == "auto":
             self.class_weights = class_weights_from_counts(torch.from_numpy(self._counts(entries).sum(axis=0)))
+        else:
+            self.class_weights = self._listed_weights()
+
+    def _listed_weights(self) -> Tensor | None:
+        """Class weights that the settings list; None when they list none.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> example_task(tempfile.mkdtemp(), "train.loss.class_weights=[1.0]")[0]._listed_weights()
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: train.loss.class_weights: 1 weights for 2 classes
+        """
+        asked = self.settings.train.loss.class_weights
+        if not isinstance(asked, list):
+            return None
+        if len(asked) != len(self.classes):
+            raise SettingsError(f"train.loss.class_weights: {len(asked)} weights for {len(self.classes)} classes")
+        return torch.tensor(asked, dtype=torch.float32)
 
     def collate(self, batch: Batch, targets: Sequence[Any]) -> Batch:
         """Take the labels as targets.
@@ -975,8 +1039,10 @@ class SegmentationTask(Task):
         assert isinstance(item, SceneItem)
         settings = self.settings.inference
         scene = self.data.scene(item.sources)
+        destination = self._destination(item, folder)
+        refuse_foreign(destination)
         writer = ClassRasterWriter(
-            self._destination(item, folder),
+            destination,
             height=item.area.height,
             width=item.area.width,
             crs=scene.crs,
@@ -1055,9 +1121,28 @@ def class_names(settings: TaskConfig) -> list[str]:
     names = names or [f"class_{index}" for index in range(number or 0)]
     if len(names) > 254:
         raise SettingsError(f"dataset.classes: at most 254 classes fit into 8-bit labels, got {len(names)}")
+    strange = [name for name in names if not name.strip() or not name.isprintable()]
+    if strange:
+        raise SettingsError(f"dataset.classes: a name must be printable text, got {strange[0]!r}")
     if len(set(names)) != len(names) or "ignore" in names:
         raise SettingsError(f"dataset.classes: names must differ, and none may be 'ignore', got {names}")
     return names
+
+
+def read_scaling(value: Any, path: Path) -> ValueScaling:
+    """Read the scaling of values that a checkpoint holds.
+
+    Examples
+    --------
+    >>> read_scaling({"low": 3}, Path("best.safetensors"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: best.safetensors: its scaling of values is damaged ({'low': 3}); take another copy
+    """
+    try:
+        return ValueScaling.from_json(value)
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{path}: its scaling of values is damaged ({value}); take another copy") from None
 
 
 def refuse_other(section: Any, where: str, said: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,407 @@
+"""What a careless or malicious user gives: one clear line each, the right exit code, and nothing of his is lost."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import main
+from models.random_backbone import write_random_backbone
+from tasks.example import SETTINGS, tiny_backbone, write_pictures
+from utils.raster_files import write_raster
+from utils.vector_labels import write_features
+
+Tree = dict[str, dict]
+PHASES = ("prepare", "verify", "train", "evaluate", "inference")
+GROUND = {"crs": "EPSG:32632", "transform": (0.5, 0, 500000, 0, -0.5, 5500000)}
+
+
+def make_settings(folder: Path) -> Tree:
+    """The example's pictures, and settings that enable all phases on them."""
+    write_pictures(folder)
+    tree = yaml.safe_load(SETTINGS.format(folder=folder, backbone=tiny_backbone()))
+    tree["prepare"] |= {"tile_size": 16, "reserve_gb": 0.0}
+    tree["model"]["head"] = "linear"
+    tree["train"]["optimizer"] = "adamw"
+    (folder / "new").mkdir(exist_ok=True)
+    shutil.copy(folder / "pictures" / "scene_0.tif", folder / "new" / "scene.tif")
+    tree["inference"]["input_tif"] = str(folder / "new" / "scene.tif")
+    for phase in PHASES:
+        tree.setdefault(phase, {})["enable"] = True
+    return tree
+
+
+def call(folder: Path, tree: Tree | str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str], str]:
+    """Run main.py in this process; gives exit code, lines of errors and all that was said."""
+    path = folder / "config.yml"
+    path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree))
+    capsys.readouterr()
+    code = main.main([str(path)])
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    return code, [line for line in said.splitlines() if line.startswith("[ERROR]")], said
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("trained")
+    tree = make_settings(folder)
+    tree["logging"] = {"level": "error"}
+    (folder / "config.yml").write_text(yaml.safe_dump(tree))
+    assert main.main([str(folder / "config.yml")]) == 0
+    return folder
+
+
+def checkpoint_of(trained: Path) -> Path:
+    return trained / "runs" / "segmentation" / "latest" / "checkpoints" / "best.safetensors"
+
+
+def only_inference(tree: Tree, checkpoint: Path, trained: Path) -> None:
+    for phase in PHASES:
+        tree[phase]["enable"] = phase == "inference"
+    tree["paths"]["processed_dir"] = str(trained / "store")
+    tree["inference"]["checkpoint"] = str(checkpoint)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The mistakes; each changes the files in a folder and the settings
+
+
+def unknown_key(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["train"]["epochz"] = 3
+
+
+def wrong_type(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["train"]["epochs"] = "many"
+
+
+def missing_file(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["paths"]["raw_images_dir"] = str(folder / "gone.tif")
+
+
+def raster_without_crs(folder: Path, tree: Tree, trained: Path) -> None:
+    (folder / "pictures" / "scene_0.tif").unlink()
+    write_raster(folder / "pictures" / "scene_0.tif", np.zeros((3, 64, 64), np.uint8))
+
+
+def use_outlines(folder: Path, tree: Tree, x: float = 500000, crs: str = "EPSG:32632", kind: str = "dark") -> None:
+    import shapely
+
+    path = folder / "labels.geojson"
+    write_features(path, [shapely.box(x, 5499968, x + 16, 5500000)], crs=crs, kind=[kind])
+    tree["paths"]["label_path"] = str(path)
+    tree["dataset"]["label_attribute"] = "kind"
+
+
+def labels_far_away(folder: Path, tree: Tree, trained: Path) -> None:
+    use_outlines(folder, tree, x=900000)
+
+
+def degrees_that_are_metres(folder: Path, tree: Tree, trained: Path) -> None:
+    use_outlines(folder, tree, crs="EPSG:4326")
+
+
+def unknown_attribute(folder: Path, tree: Tree, trained: Path) -> None:
+    use_outlines(folder, tree)
+    tree["dataset"]["label_attribute"] = "sort"
+
+
+def unknown_attribute_value(folder: Path, tree: Tree, trained: Path) -> None:
+    use_outlines(folder, tree, kind="drak")
+
+
+def features_without_geometry(folder: Path, tree: Tree, trained: Path) -> None:
+    use_outlines(folder, tree)
+    text = '{"type": "Feature", "properties": {"kind": "dark"}, "geometry": null}'
+    (folder / "labels.geojson").write_text(f'{{"type": "FeatureCollection", "features": [{text}]}}')
+
+
+def label_value_outside(folder: Path, tree: Tree, trained: Path) -> None:
+    label = np.zeros((64, 64), np.uint8)
+    label[40, 40] = 7
+    write_raster(folder / "labels" / "scene_0.tif", label, **GROUND)
+
+
+def empty_folder(folder: Path, tree: Tree, trained: Path) -> None:
+    shutil.rmtree(folder / "pictures")
+    (folder / "pictures").mkdir()
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def truncated_tiff(folder: Path, tree: Tree, trained: Path) -> None:
+    cut(folder / "pictures" / "scene_0.tif", 6000)
+
+
+def png_of(height: int, width: int) -> bytes:
+    """A picture that promises more than it holds."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+
+
+def huge_header(folder: Path, tree: Tree, trained: Path) -> None:
+    (folder / "pictures" / "scene_0.tif").unlink()
+    (folder / "pictures" / "scene_0.png").write_bytes(png_of(200_000, 200_000))
+
+
+def disk_too_small(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["prepare"]["reserve_gb"] = 1e9
+
+
+def other_classes(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, checkpoint_of(trained), trained)
+    tree["dataset"]["classes"] = ["light", "dark"]
+
+
+def other_head(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, checkpoint_of(trained), trained)
+    tree["model"]["head"] = "dpt"
+
+
+def truncated_checkpoint(folder: Path, tree: Tree, trained: Path) -> None:
+    shutil.copy(checkpoint_of(trained), folder / "best.safetensors")
+    cut(folder / "best.safetensors", 500)
+    only_inference(tree, folder / "best.safetensors", trained)
+
+
+def foreign_weights(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, Path(tiny_backbone()) / "model.safetensors", trained)
+
+
+def weights_that_are_no_numbers(folder: Path, tree: Tree, trained: Path) -> None:
+    with safe_open(checkpoint_of(trained), "pt") as stream:
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dictionary)
+        metadata = stream.metadata()
+    next(value for value in tensors.values() if value.is_floating_point()).fill_(float("nan"))
+    save_file(tensors, folder / "best.safetensors", metadata)
+    only_inference(tree, folder / "best.safetensors", trained)
+
+
+def other_backbone(folder: Path, tree: Tree, trained: Path) -> None:
+    write_random_backbone(folder / "other", family="dinov2", width=8, depth=2, heads=2, patch_size=4, seed=1)
+    only_inference(tree, checkpoint_of(trained), trained)
+    tree["model"]["backbone"] = str(folder / "other")
+
+
+def pickled_checkpoint(folder: Path, tree: Tree, trained: Path) -> None:
+    torch.save({"weight": torch.zeros(2)}, folder / "best.safetensors")
+    only_inference(tree, folder / "best.safetensors", trained)
+
+
+def pickled_backbone(folder: Path, tree: Tree, trained: Path) -> None:
+    shutil.copytree(tiny_backbone(), folder / "other")
+    (folder / "other" / "model.safetensors").rename(folder / "other" / "pytorch_model.bin")
+    tree["model"]["backbone"] = str(folder / "other")
+
+
+def unknown_option_of_the_head(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["model"]["head_options"] = {"dropuot": 0.1}
+
+
+def weights_for_other_classes(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["train"]["loss"] = {"class_weights": [1.0, 2.0, 3.0]}
+
+
+def nothing_to_learn(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["train"]["loss"] = {"ce_weight": 0.0, "dice_weight": 0.0}
+
+
+def other_bands(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, checkpoint_of(trained), trained)
+    write_raster(folder / "five.tif", np.zeros((5, 64, 64), np.uint8), **GROUND)
+    tree["inference"]["input_tif"] = str(folder / "five.tif")
+
+
+def list_without_validation(folder: Path, tree: Tree, trained: Path) -> None:
+    del tree["train"]["val_fraction"]
+    for name, ids in (("train", "scene_0\n"), ("val", "# nothing yet\n")):
+        (folder / f"{name}.txt").write_text(ids)
+        tree["dataset"]["splits"][f"{name}_list"] = str(folder / f"{name}.txt")
+
+
+def list_of_bytes(folder: Path, tree: Tree, trained: Path) -> None:
+    list_without_validation(folder, tree, trained)
+    (folder / "val.txt").write_bytes(b"\xff\xfe\x00")
+
+
+def store_in_place_of_a_file(folder: Path, tree: Tree, trained: Path) -> None:
+    (folder / "store").write_text("")
+
+
+def runs_in_place_of_a_file(folder: Path, tree: Tree, trained: Path) -> None:
+    (folder / "runs").write_text("")
+
+
+def task_that_leaves_its_folder(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["tasks"] = {"../../elsewhere": {}}
+
+
+def many_pictures_one_name(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["inference"] |= {"input_tif": str(folder / "pictures"), "output_tif": str(folder / "map.tif")}
+
+
+def picture_as_output(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["inference"]["output_tif"] = tree["inference"]["input_tif"]
+
+
+def label_as_output(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["inference"]["output_tif"] = str(folder / "labels" / "scene_0.tif")
+
+
+MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
+    # settings: found before anything is written
+    (unknown_key, 2, "train.epochz: unknown key, did you mean 'epochs'?"),
+    (wrong_type, 2, "train.epochs: expected int, got str 'many'"),
+    (nothing_to_learn, 2, "train.loss: ce_weight and dice_weight are both 0"),
+    (task_that_leaves_its_folder, 2, "expected a name of letters"),
+    (unknown_option_of_the_head, 2, "model.head_options.dropuot: unknown key, did you mean 'dropout'?"),
+    (weights_for_other_classes, 2, "train.loss.class_weights: 3 weights for 2 classes"),
+    (many_pictures_one_name, 2, "inference.output_tif: one name for 2 pictures"),
+    (picture_as_output, 2, "new/scene.tif: stands there already and is no result of inference"),
+    (label_as_output, 2, "labels/scene_0.tif: stands there already and is no result of inference"),
+    # pictures
+    (missing_file, 3, "gone.tif: no such file"),
+    (empty_folder, 3, "no scene in"),
+    (truncated_tiff, 3, "scene_0.tif: truncated"),
+    (huge_header, 3, "scene_0.png: 200000 x 200000 pixels"),
+    (raster_without_crs, 3, "has no CRS; give the picture its CRS"),
+    (other_bands, 3, "five.tif: 5 bands to read, but the other pictures have 3"),
+    # labels
+    (labels_far_away, 3, "labels.geojson: no common ground"),
+    (degrees_that_are_metres, 3, "which that CRS cannot express"),
+    (unknown_attribute, 3, "labels.geojson: no attribute 'sort'; fields: kind"),
+    (unknown_attribute_value, 3, "value drak"),
+    (features_without_geometry, 3, "holds no features with finite coordinates"),
+    (label_value_outside, 3, "scene_0.tif: value 7"),
+    # lists, folders, disks
+    (list_without_validation, 3, "the val split holds no labelled window"),
+    (list_of_bytes, 3, "val.txt: not a text file in UTF-8"),
+    (store_in_place_of_a_file, 3, "store: File exists; a file stands where a folder is needed"),
+    (runs_in_place_of_a_file, 3, "a file stands where a folder is needed"),
+    (disk_too_small, 3, "GB must stay free"),
+    # weights
+    (pickled_backbone, 3, "only pickled weights (pytorch_model.bin)"),
+    (other_classes, 3, "holds classes ['dark', 'light'], but dataset.classes asks for ['light', 'dark']"),
+    (other_head, 3, "holds head 'linear', but model.head asks for 'dpt'"),
+    (truncated_checkpoint, 3, "best.safetensors: truncated or not a safetensors file"),
+    (foreign_weights, 3, "without Dinolith's description"),
+    (weights_that_are_no_numbers, 3, "weights hold NaN or infinity"),
+    (other_backbone, 3, "give that backbone in model.backbone"),
+    (pickled_checkpoint, 3, "a pickle (torch.save), which could run any program when loaded"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "code", "words"), MISTAKES, ids=[mistake.__name__ for mistake, _, _ in MISTAKES])
+def test_a_mistake_gives_one_line_and_its_exit_code(mistake, code, words, trained, tmp_path, capsys):
+    tree = make_settings(tmp_path)
+    tree["dataset"]["splits"] = {"block_tiles": 2}
+    mistake(tmp_path, tree, trained)
+    brought = [path for name in ("pictures", "labels", "new") for path in (tmp_path / name).glob("*.tif")]
+    before = {path: path.read_bytes() for path in brought}
+    ended, errors, said = call(tmp_path, tree, capsys)
+    assert ended == code, said
+    assert len(errors) == 1, said
+    assert words in errors[0]
+    assert "Traceback" not in said
+    assert "train: finished" not in said, "nothing was computed in vain"
+    assert {path: path.read_bytes() for path in before} == before, "what the user brought is as it was"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files of settings that are none
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train:\n\tepochs: 3\n", "line 2: not valid YAML"),
+        ("- a\n- b\n", "expected sections such as 'train:', got list"),
+        ("? [a, b]\n: 3\n", "line 1: a key must be a word or a number, got a list or a section"),
+        ("1: 3\n", "1: expected a word as key, got int 1"),
+        ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("train: {epochs: " + "9" * 5000 + "}\n", "train.epochs: expected int, got float inf"),
+        ("train: {adamw_lr: .inf}\n", "train.adamw_lr: expected a finite number, got float inf"),
+        ("paths: {raw_images_dir: ''}\n", "paths.raw_images_dir: expected text that is not empty"),
+        ("model: {layers: []}\n", "model.layers: expected at least 1 entry, got []"),
+        ("train: {loss: {class_weights: atuo}}\n", "class_weights: expected 'auto' or a list, got str 'atuo'"),
+        ("\0\0", "not valid YAML: unacceptable character"),
+    ],
+)
+def test_what_is_no_settings_file_says_where_it_goes_wrong(text, words, tmp_path, capsys):
+    code, errors, said = call(tmp_path, text, capsys)
+    assert (code, len(errors)) == (2, 1), said
+    assert words in errors[0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_empty_only_is_a_mistake_not_everything(tmp_path, capsys):
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(make_settings(tmp_path)))
+    assert main.main([str(tmp_path / "config.yml"), "--only", ""]) == 2
+    assert "unknown task ''; known: segmentation" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Disks that fill up while work is under way, and results that were there before
+
+
+def test_a_store_on_a_full_disk_says_so_and_the_next_run_goes_on(tmp_path, capsys):
+    tree = make_settings(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))  # a larger file fails as on a full disk
+    try:
+        code, errors, said = call(tmp_path, tree, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, len(errors)) == (3, 1), said
+    assert str(tmp_path / "store") in errors[0]
+    assert not list((tmp_path / "store" / "shards").glob("*.safetensors")), "complete or absent"
+    assert call(tmp_path, tree, capsys)[0] == 0
+
+
+def test_a_result_of_inference_may_be_written_again(tmp_path, trained, capsys):
+    tree = make_settings(tmp_path)
+    only_inference(tree, checkpoint_of(trained), trained)
+    tree["inference"]["output_tif"] = str(tmp_path / "map.tif")
+    assert call(tmp_path, tree, capsys)[0] == 0
+    before = (tmp_path / "map.tif").stat().st_mtime_ns
+    tree["inference"]["overlap"] = 0.5
+    assert call(tmp_path, tree, capsys)[0] == 0
+    assert (tmp_path / "map.tif").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device; free space"),
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b: Permission denied; name a folder that you"),
+    ],
+)
+def test_a_refusal_of_the_system_names_the_file_and_the_cure(error, words):
+    assert words in main.advice_for_files(error)
+
+
+def test_an_error_that_is_no_matter_of_files_keeps_its_traceback(capsys):
+    def fail() -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    assert main.guarded(fail, main.VerbosityLogger("error")) == 4
+    assert "Traceback" in capsys.readouterr().err
