@@ -20,7 +20,7 @@ from config import PHASES, Settings, expand_path, find_config, load_settings, sc
 from tasks import TASKS, load_task
 from utils.errors import DataError, DinolithError, LockedError, SettingsError
 from utils.files import FileLock, write_json
-from utils.logging import TimedBlock, VerbosityLogger
+from utils.logging import TimedBlock, VerbosityLogger, listening
 from utils.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -259,7 +259,9 @@ def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: Verbosity
         config = settings.tasks[name]
         log.info(f"{name}: {config.kind}: {', '.join(chosen) or 'no phase is enabled'}")
         if chosen:
-            for line in load_task(config.kind)(name, config).check():
+            task = load_task(config.kind)(name, config)
+            task.check_early(chosen)
+            for line in task.check():
                 log.info(f"{name}: {line}")
     log.info("check: the settings can be used")
 
@@ -307,6 +309,7 @@ def run(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool
         log = stack.enter_context(
             VerbosityLogger(shared.logging.level, shared.logging.timestamps, file, quiet=not main_rank)
         )
+        stack.enter_context(listening(log, "models", "tasks", "utils"))
         stop = stack.enter_context(StopSignal(quiet=not main_rank))
         outcome = Outcome()
         code = guarded(lambda: work(settings, phases, only_check, log, stop, outcome), log, shared.train)
@@ -400,7 +403,7 @@ def guarded(function: Callable[[], Any], log: VerbosityLogger, train: Any = None
             log.error(line)
         return error.exit_code
     except KeyboardInterrupt:
-        log.error("interrupted twice; stopped at once, what was saved before stays")
+        log.error("interrupted; stopped at once, what was saved before stays")
         return 130
     except (RuntimeError, MemoryError) as error:
         if train is None or not (isinstance(error, MemoryError) or "out of memory" in str(error)):

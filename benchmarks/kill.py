@@ -169,7 +169,7 @@ class Job:
     def results(self) -> dict[str, str]:
         """Digests of every tensor, record and raster."""
         run = self.work / "runs" / "segmentation" / "latest"
-        found = {}
+        found: dict[str, str] = {}
         for name in ("best", "last"):
             tensors = load_checkpoint(run / "checkpoints" / f"{name}.safetensors").tensors
             found |= {f"{name} weights: {key}": digest_array(as_bytes(value)) for key, value in tensors.items()}

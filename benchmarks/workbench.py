@@ -53,7 +53,7 @@ def write_scene(
         (folder / kind).mkdir(parents=True, exist_ok=True)
     options = {"driver": "GTiff", "dtype": "uint8", "height": height, "width": width, "crs": "EPSG:32636"}
     options |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "bigtiff": "if_safer"}
-    options["transform"] = rasterio.transform.from_origin(500_000, 5_500_000, GROUND_M, GROUND_M)
+    options["transform"] = rasterio.Affine(GROUND_M, 0, 500_000, 0, -GROUND_M, 5_500_000)
     with (
         rasterio.open(folder / "pictures" / f"{name}.tif", "w", count=3, interleave="pixel", **options) as picture,
         rasterio.open(folder / "labels" / f"{name}.tif", "w", count=1, **options) as labels,

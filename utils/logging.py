@@ -1,13 +1,16 @@
 """What a run tells: `[LEVEL] message` lines, how long each phase took, and how far a loop has come.
 
-The module is imported as `utils.logging`; it neither uses nor replaces the standard library's `logging`.
+The module is imported as `utils.logging`; it does not replace the standard library's `logging`, whose lines it shows
+while `listening`.
 """
 
 from __future__ import annotations
 
+import logging as standard
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -154,9 +157,80 @@ class VerbosityLogger:
         for line in message.splitlines() or [""]:
             line = _format_line(label, line, datetime.now() if self.timestamps else None)
             write(_printable(line, stream), file=stream)
-            if self._file is not None:
-                self._file.write(line + "\n")
+            self._keep(line)
         stream.flush()  # stdout into a pipe or a cron mail is otherwise silent for minutes
+
+    def _keep(self, line: str) -> None:
+        r"""Append a line to the file; a disk that is full ends the file, not the run.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "run.log"
+        >>> with VerbosityLogger(file=path) as logger:
+        ...     logger._keep("[INFO] a")
+        >>> path.read_text()
+        '[INFO] a\n'
+        """
+        if self._file is None:
+            return
+        try:
+            self._file.write(line + "\n")
+        except OSError as error:
+            with suppress(OSError):
+                self.close()  # tries to write what is left
+            self._file = None
+            self.warning(f"logging.file: cannot be written any more ({error.strerror}); lines go to the console only")
+
+
+class _Relay(standard.Handler):
+    """Hands records of the standard library's `logging` to a `VerbosityLogger`.
+
+    Examples
+    --------
+    >>> _Relay(VerbosityLogger()).emit(standard.LogRecord("utils", standard.WARNING, "", 0, "%d odd", (3,), None))
+    [WARNING] 3 odd
+    """
+
+    def __init__(self, logger: VerbosityLogger):
+        super().__init__()
+        self.logger = logger
+
+    def emit(self, record: standard.LogRecord) -> None:
+        """Write a record as a line of its level.
+
+        Examples
+        --------
+        >>> _Relay(VerbosityLogger("error")).emit(standard.LogRecord("a", standard.INFO, "", 0, "not shown", (), None))
+        """
+        known = ((standard.ERROR, self.logger.error), (standard.WARNING, self.logger.warning))
+        write = next((write for level, write in known if record.levelno >= level), self.logger.info)
+        write(record.getMessage())
+
+
+@contextmanager
+def listening(logger: VerbosityLogger, *names: str) -> Iterator[None]:
+    """Show what modules below these packages give to the standard library's `logging`.
+
+    Examples
+    --------
+    >>> with listening(VerbosityLogger(), "utils"):
+    ...     standard.getLogger("utils.vector_labels").warning("one polygon is no polygon")
+    [WARNING] one polygon is no polygon
+    """
+    relay, loggers = _Relay(logger), [standard.getLogger(name) for name in names]
+    before = [(source.level, source.propagate) for source in loggers]
+    for source in loggers:
+        source.addHandler(relay)
+        source.setLevel(standard.INFO)
+        source.propagate = False
+    try:
+        yield
+    finally:
+        for source, (level, propagate) in zip(loggers, before, strict=True):
+            source.removeHandler(relay)
+            source.setLevel(level)
+            source.propagate = propagate
 
 
 def _open_log(path: Path) -> IO[str]:

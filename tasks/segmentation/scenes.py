@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -465,12 +465,31 @@ class SceneData:
         if names and len(sources) == 1 and Path(sources[0]).is_dir():
             groups = {Path(sources[0]).name: tuple(Path(sources[0]) / name for name in names)}
         else:
-            groups = {key: (path,) for key, path in scene_ids(find_scenes(sources)).items()}
+            found = scene_ids(find_scenes(sources))
+            groups = {key: (path,) for key, path in found.items() if path.resolve() not in self._results_of(found)}
         if self.settings.inference.output_tif and len(groups) > 1:
             raise SettingsError(
                 f"inference.output_tif: one name for {len(groups)} pictures; set inference.output_dir in its place"
             )
         return [self._item(key, key, None, SceneFiles(paths, None), "inference") for key, paths in groups.items()]
+
+    def _results_of(self, names: Iterable[str]) -> set[Path]:
+        """Files that the predictions of pictures become in a named folder, which may be that of the pictures.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp(), "inference.output_dir=/maps")
+        >>> sorted(path.name for path in task.data._results_of(["east"]))
+        ['east_classes.tif', 'east_classes_confidence.tif', 'east_confidence.tif']
+        """
+        named = self.settings.inference.output_dir
+        if named is None:
+            return set()
+        folder = Path(expand_path(named)).resolve()
+        endings = ("_classes", "_confidence", "_classes_confidence")
+        return {folder / f"{name.replace('/', '_')}{ending}.tif" for name in names for ending in endings}
 
     def _refuse_overlap(self, items: Sequence[SceneItem], path: Path) -> None:
         """Refuse ground that both trains and judges.

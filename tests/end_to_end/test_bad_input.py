@@ -94,7 +94,7 @@ def missing_file(folder: Path, tree: Tree, trained: Path) -> None:
 
 def raster_without_crs(folder: Path, tree: Tree, trained: Path) -> None:
     (folder / "pictures" / "scene_0.tif").unlink()
-    write_raster(folder / "pictures" / "scene_0.tif", np.zeros((3, 64, 64), np.uint8))
+    write_raster(folder / "pictures" / "scene_0.tif", np.zeros((64, 64, 3), np.uint8))
 
 
 def use_outlines(folder: Path, tree: Tree, x: float = 500000, crs: str = "EPSG:32632", kind: str = "dark") -> None:
@@ -227,7 +227,7 @@ def nothing_to_learn(folder: Path, tree: Tree, trained: Path) -> None:
 
 def other_bands(folder: Path, tree: Tree, trained: Path) -> None:
     only_inference(tree, checkpoint_of(trained), trained)
-    write_raster(folder / "five.tif", np.zeros((5, 64, 64), np.uint8), **GROUND)
+    write_raster(folder / "five.tif", np.zeros((64, 64, 5), np.uint8), **GROUND)
     tree["inference"]["input_tif"] = str(folder / "five.tif")
 
 
@@ -297,7 +297,7 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     (list_of_bytes, 3, "val.txt: not a text file in UTF-8"),
     (store_in_place_of_a_file, 3, "store: File exists; a file stands where a folder is needed"),
     (runs_in_place_of_a_file, 3, "a file stands where a folder is needed"),
-    (disk_too_small, 3, "GB must stay free"),
+    (disk_too_small, 3, "store: 110 records need"),
     # weights
     (pickled_backbone, 3, "only pickled weights (pytorch_model.bin)"),
     (other_classes, 3, "holds classes ['dark', 'light'], but dataset.classes asks for ['light', 'dark']"),

@@ -434,7 +434,7 @@ def test_a_truncated_shard_is_made_again(tmp_path):
 
 def test_a_store_that_does_not_fit_is_refused_with_advice(tmp_path):
     task, context = example_task(tmp_path, "prepare.reserve_gb=1e9")
-    with pytest.raises(DataError, match=r"must stay free, but the disk has .*; choose another disk"):
+    with pytest.raises(DataError, match=r"records need .*, free are .*; name another disk"):
         prepare.run(task, context)
     assert not keys_of(tmp_path)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -19,8 +20,9 @@ from tasks.segmentation.prediction import DensePredictor
 from tasks.segmentation.task import SegmentationTask
 from utils.tiling import StripBlender, Window
 
-SIDE = 8 * 24 + 8  # windows of 32 at a stride of 24 lie symmetrically
-INSIDE = (slice(32, -32), slice(32, -32))
+TILE, STRIDE, SIDE = 64, 48, 64 + 4 * 48  # windows that lie symmetrically
+INSIDE = (slice(TILE, -TILE), slice(TILE, -TILE))  # where windows of any offset see ground on all sides
+OFFSETS = [(0, 0), (5, 11), (13, 2), (18, 21)]
 
 
 class PlainAverage(DensePredictor):
@@ -35,7 +37,8 @@ class PlainAverage(DensePredictor):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[SegmentationTask, nn.Module, Path]:
     folder = tmp_path_factory.mktemp("seams")
-    task, context = example_task(folder, "train.epochs=8", "model.head=linear", "train.adamw_lr=0.03")
+    model = ("model.backbone=embedded", "model.layers=null", "model.head=unet")
+    task, context = example_task(folder, "train.epochs=5", f"prepare.tile_size={TILE}", *model)
     prepare.run(task, context)
     assert train.run(task, context).metrics["mIoU"] > 0.9
     restored, model, _ = evaluate.restore(task, None, context, "inference")
@@ -45,19 +48,17 @@ def trained(tmp_path_factory) -> tuple[SegmentationTask, nn.Module, Path]:
 def draw(seed: int = 0) -> np.ndarray:
     """Dark and light blots with soft edges and noise, (3, SIDE, SIDE)."""
     generator = np.random.default_rng(seed)
-    coarse = generator.normal(size=(SIDE // 8, SIDE // 8)).repeat(8, axis=0).repeat(8, axis=1)
-    kernel = np.ones(15) / 15
-    for axis in (0, 1):
-        coarse = np.apply_along_axis(np.convolve, axis, coarse, kernel, mode="same")
+    coarse = generator.normal(size=(SIDE // TILE + 2, SIDE // TILE + 2)).astype(np.float32)
+    smooth = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
     noise = generator.integers(-10, 10, (3, SIDE, SIDE))
-    return (120 + 120 * np.tanh(6 * coarse) + noise).clip(0, 255).astype(np.uint8)
+    return (120 + 60 * np.tanh(8 * smooth) + noise).clip(0, 255).astype(np.uint8)
 
 
 def map_of(trained, image: np.ndarray, *, at: tuple[int, int] = (0, 0), plain: bool = False, **changes) -> np.ndarray:
     """Predict a picture as inference does; what lies before the first window stays 255."""
     task, model, folder = trained
     path = folder / "picture.tif"
-    transform = rasterio.transform.from_origin(500_000, 5_500_000, 0.5, 0.5)
+    transform = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_500_000)
     with rasterio.open(
         path,
         "w",
@@ -92,9 +93,6 @@ def predict(
         yield piece.window, piece.arrays["classes"]
 
 
-OFFSETS = [(0, 0), (5, 11), (13, 2), (18, 21)]
-
-
 def differences(trained, plain: bool) -> np.ndarray:
     maps = [map_of(trained, draw(), at=at, plain=plain)[INSIDE] for at in OFFSETS]
     assert all(0.2 < found.mean() < 0.8 for found in maps), "both classes are there"
@@ -104,11 +102,11 @@ def differences(trained, plain: bool) -> np.ndarray:
 def test_other_windows_change_few_pixels_and_a_plain_average_more(trained):
     blended, plain = differences(trained, plain=False), differences(trained, plain=True)
     assert blended.max() < 0.005, blended
-    assert blended.mean() < plain.mean(), (blended.mean(), plain.mean())
+    assert blended.mean() < 0.7 * plain.mean(), (blended.mean(), plain.mean())
 
 
 def test_windows_of_double_size_give_nearly_the_same_map(trained):
-    small, large = map_of(trained, draw()), map_of(trained, draw(), tile_size=64)
+    small, large = map_of(trained, draw()), map_of(trained, draw(), tile_size=2 * TILE)
     assert (small != large).mean() < 0.02
 
 
@@ -125,4 +123,4 @@ def test_with_mirrored_views_a_mirrored_picture_gives_the_mirrored_map(trained, 
 @pytest.mark.parametrize(("level", "expected"), [(65, 0), (195, 1)])
 def test_a_picture_of_one_colour_becomes_a_map_of_one_class(trained, level, expected):
     classes = map_of(trained, np.full((3, SIDE, SIDE), level, np.uint8))
-    assert (classes == expected).all()
+    assert (classes == expected).mean() > 0.999
