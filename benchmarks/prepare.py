@@ -12,7 +12,6 @@ fills, it is the work that the phase adds. The parts are measured one by one in 
 from __future__ import annotations
 
 import argparse
-import itertools
 import shutil
 import statistics
 import tempfile
@@ -152,7 +151,6 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
         f"{options.batch_size}, {bench.backbone.info.precision_in_use}, store {options.store_dtype}"
     )
     bench.run_bare()  # the first pass chooses kernels
-    tasks = (bench.ready_task() for _ in itertools.count())
     ready: list[SegmentationTask] = []
 
     def phase() -> None:
@@ -161,7 +159,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
 
     seconds: dict[str, list[tuple[float, float]]] = {"bare forward": [], "prepare phase": []}
     for _ in range(options.repeats):
-        ready.append(next(tasks))
+        ready.append(bench.ready_task())
         for name, pair in take_turns({"bare forward": bench.run_bare, "prepare phase": phase}, 1).items():
             seconds[name] += pair
     print(f"{'':<16}{'s / record':>12}{'CPU s / record':>16}   median of {options.repeats}")

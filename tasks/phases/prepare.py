@@ -21,8 +21,7 @@ from tasks.phases.streams import read_ahead
 from tasks.prepared import is_complete, manifest_key, read_entries, write_entries
 from utils import distributed
 from utils.augment import View
-from utils.feature_store import FeatureStore, record_key
-from utils.feature_store import Plan as StorePlan
+from utils.feature_store import FeatureStore, Plan, record_key
 from utils.files import digest_array
 from utils.logging import format_duration, progress
 from utils.store_writer import StoreWriter
@@ -144,7 +143,7 @@ def announce_plan(task: Task, store: FeatureStore, jobs: Sequence[Job], context:
     samples = sum(task.count_samples(job.item) for job in jobs)
     records = sum(task.count_samples(job.item) * len(job.views) for job in jobs)
     needed = samples * task.sample_bytes() + records * task.record_bytes()
-    plan = StorePlan(samples + records, needed, shutil.disk_usage(store.folder).free, str(store.folder))
+    plan = Plan(samples + records, needed, shutil.disk_usage(store.folder).free, str(store.folder))
     context.log.info(f"prepare: plan: {len(jobs)} items, at most {samples} windows in {records} views; {plan}")
     plan.refuse_if_full(int(task.settings.prepare.reserve_gb * 1e9))
 
@@ -232,7 +231,7 @@ class Finisher:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplePlan:
     """What is to be stored of a sample.
 
     Parameters
@@ -249,7 +248,7 @@ class Plan:
     Examples
     --------
     >>> sample = Sample("a", Item("a", ()), {})
-    >>> Plan(sample, "00", {"identity": [Request("backbone", "11", None)]}, {}).entry.records
+    >>> SamplePlan(sample, "00", {"identity": [Request("backbone", "11", None)]}, {}).entry.records
     {'identity': {'backbone': '11'}}
     """
 
@@ -264,7 +263,7 @@ class Plan:
 
         Examples
         --------
-        >>> Plan(Sample("a", Item("a", ()), {}), "00", {}, {}).entry.sample_key
+        >>> SamplePlan(Sample("a", Item("a", ()), {}), "00", {}, {}).entry.sample_key
         '00'
         """
         window = self.sample.window
@@ -273,7 +272,7 @@ class Plan:
         return Entry(self.sample.id, self.key, records, place, self.facts)
 
 
-def make_plan(task: Task, sample: Sample, views: Sequence[View]) -> Plan:
+def make_plan(task: Task, sample: Sample, views: Sequence[View]) -> SamplePlan:
     """Turn a sample to its views and hash all pixels: what takes time beside reading and computing.
 
     Examples
@@ -289,7 +288,7 @@ def make_plan(task: Task, sample: Sample, views: Sequence[View]) -> Plan:
     """
     digests = {name: digest_array(array) for name, array in sample.arrays.items()}
     requests = {view.name: task.requests(task.transform(sample, view)) for view in views}
-    return Plan(sample, record_key(kind="sample", arrays=digests), requests, task.facts(sample))
+    return SamplePlan(sample, record_key(kind="sample", arrays=digests), requests, task.facts(sample))
 
 
 class Preparation:
@@ -366,7 +365,9 @@ class Preparation:
                 self._compute(group, finisher)
         return self.written
 
-    def _plans(self, jobs: Sequence[Job], pool: ThreadPoolExecutor) -> Iterator[tuple[OpenItem, Future[Plan] | None]]:
+    def _plans(
+        self, jobs: Sequence[Job], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[OpenItem, Future[SamplePlan] | None]]:
         """Read the samples of all jobs and plan each in the pool; None marks the end of an item.
 
         Examples
@@ -388,7 +389,7 @@ class Preparation:
                 yield opened, pool.submit(make_plan, self.task, sample, job.views)
             yield opened, None
 
-    def _take(self, plan: Plan, finisher: Finisher) -> Entry:
+    def _take(self, plan: SamplePlan, finisher: Finisher) -> Entry:
         """Store a sample's arrays and queue what its views ask for, as far as they are not stored.
 
         Examples
@@ -397,7 +398,7 @@ class Preparation:
         >>> from tasks.example import example_task
         >>> task, context = example_task(tempfile.mkdtemp())
         >>> work = Preparation(task, open_store(task.settings, "prepare"), {}, context)
-        >>> plan = Plan(Sample("a", Item("a", ()), {}), "ab" * 16, {}, {"cells": 3})
+        >>> plan = SamplePlan(Sample("a", Item("a", ()), {}), "ab" * 16, {}, {"cells": 3})
         >>> entries = [work._take(plan, None) for _ in range(2)]
         >>> entries[1].facts, work.written
         ({'cells': 3}, 1)

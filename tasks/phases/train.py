@@ -43,6 +43,7 @@ from utils.plots import plot_training
 from utils.report import CsvLog
 
 LOG_EVERY = 10  # batches
+LARGEST_WEIGHT = 1e15  # what is larger has diverged: products of it overflow, and scores of it mean nothing
 
 
 @dataclass(frozen=True)
@@ -520,12 +521,12 @@ class Training:
         >>> training._refuse_broken_weights()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        utils.errors.DinolithError: train: epoch 1 left weights that are NaN or infinite (head...); lower ...
+        utils.errors.DinolithError: train: epoch 1 left weights that are NaN or beyond all bounds (head...); ...
         """
         for name, value in self._trained().items():
-            if not torch.isfinite(value).all():
+            if not (value.abs() < LARGEST_WEIGHT).all():  # so written, NaN is found too
                 raise DinolithError(
-                    f"train: epoch {self.epoch + 1} left weights that are NaN or infinite ({name}); lower "
+                    f"train: epoch {self.epoch + 1} left weights that are NaN or beyond all bounds ({name}); lower "
                     "train.muon_lr and train.adamw_lr, or set train.clip_norm; earlier checkpoints stay"
                 )
 

@@ -23,6 +23,7 @@ from utils.vector_labels import VectorLabels
 BLOCK = re.compile(r"^(?P<scene>.+)@y(?P<y0>\d+):(?P<y1>\d+),x(?P<x0>\d+):(?P<x1>\d+)$")
 TILE = re.compile(r"^(?P<scene>.+)_y(?P<y>\d+)_x(?P<x>\d+)$")
 MANY_PICTURES = 5  # from here on small pictures are not cut by the default split
+MOST_UNITS = 200_000  # more blocks of one scene are a mistake, and take hours to count
 ENOUGH_UNITS = 20  # units that the default split would like to draw from
 SPLIT_LISTS = ("train", "val")
 
@@ -434,8 +435,8 @@ class SceneData:
         area = whole if area is None else area.intersection(whole)
         if area is None:
             raise DataError(
-                f"{name}: lies outside its scene of {scene.height} x {scene.width} pixels; the list was made with "
-                "another dataset.scale or another picture; delete it to have it written anew"
+                f"{self.list_path(split)}: {name} lies outside its scene of {scene.height} x {scene.width} pixels; the "
+                "list was made with another dataset.scale or another picture; delete it to have it written anew"
             )
         settings = self.settings
         tile = settings.prepare.tile_size
@@ -640,6 +641,12 @@ class SceneData:
         [Window(y=0, x=0, height=64, width=64), Window(y=0, x=64, height=64, width=32)]
         """
         scene, tile = self.scene(files.paths), self.settings.prepare.tile_size
+        blocks = scene.height * scene.width / (tile * self._block_tiles()) ** 2
+        if blocks > MOST_UNITS:
+            raise DataError(
+                f"{files.paths[0]}: {scene.height} x {scene.width} pixels are {blocks:,.0f} blocks to draw a split "
+                "from; take a larger prepare.tile_size or dataset.splits.block_tiles, or write the split lists yourself"
+            )
         small = scene.height * scene.width <= 4 * tile * tile
         if small and len(self.labelled_scenes()) >= MANY_PICTURES:
             return [Window(0, 0, scene.height, scene.width)]
