@@ -25,6 +25,43 @@ CONFIG_VARIABLE = "DINOV3SEG_CONFIG"
 TASK_NAME = re.compile(r"[\w-]+")
 PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")
 
+KIND_DEFAULTS: dict[str, dict[str, Any]] = {"keypoints": {"model": {"head": "conv"}}}  # below all that a file says
+NOT_FOR = {  # settings that a kind of task has no use for; shared sections may hold them for other tasks
+    "segmentation": ["keypoints"],
+    "keypoints": [
+        *(
+            f"dataset.{name}"
+            for name in (
+                "classes",
+                "bands",
+                "band_files",
+                "scale",
+                "value_range",
+                "percentiles",
+                "max_pixels",
+                "label_pattern",
+                "label_layer",
+                "label_attribute",
+                "label_mapping",
+                "label_colours",
+                "label_nodata",
+                "unlabelled",
+                "line_width",
+                "max_windows",
+                "splits.block_tiles",
+            )
+        ),
+        "paths.raw_images_dir",
+        "model.num_classes",
+        "prepare.tile_size",
+        "prepare.overlap",
+        "train.loss",
+        "train.sampling",
+        "train.crop_size",
+        *(f"inference.{name}" for name in ("tile_size", "overlap", "output_tif", "confidence", "format", "polygons")),
+    ],
+}
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -156,22 +193,28 @@ class AugmentationsConfig(Section):
     stored_views: int = Field(
         4, ge=1, le=8, description="views of each window whose features are stored, the picture itself included"
     )
-    scale_range: list[Positive] = Field(
-        [1.0, 1.0], min_length=2, max_length=2, description="random enlargement; needs train.features: online"
+    stored_variations: int = Field(
+        0, ge=0, le=64, description="further random variations of each picture (see below) whose features are stored"
     )
-    rotation_degrees: float = Field(0.0, ge=0, le=180, description="random rotation; needs train.features: online")
-    brightness: Fraction = Field(0.0, description="random change of brightness; needs train.features: online")
-    contrast: Fraction = Field(0.0, description="random change of contrast; needs train.features: online")
-    saturation: Fraction = Field(0.0, description="random change of saturation; needs train.features: online")
+    scale_range: list[Positive] = Field(
+        [1.0, 1.0],
+        min_length=2,
+        max_length=2,
+        description="random enlargement; needs stored_variations or train.features: online",
+    )
+    rotation_degrees: float = Field(0.0, ge=0, le=180, description="random rotation; likewise")
+    brightness: Fraction = Field(0.0, description="random change of brightness; likewise")
+    contrast: Fraction = Field(0.0, description="random change of contrast; likewise")
+    saturation: Fraction = Field(0.0, description="random change of saturation; likewise")
 
-    def needs_online(self) -> list[str]:
-        """Names of the enabled variations that stored features cannot give.
+    def random_parts(self) -> list[str]:
+        """Names of the random variations that are asked for.
 
         Examples
         --------
-        >>> AugmentationsConfig(enable=True, contrast=0.1).needs_online()
+        >>> AugmentationsConfig(enable=True, contrast=0.1).random_parts()
         ['contrast']
-        >>> AugmentationsConfig(enable=False, contrast=0.1).needs_online()
+        >>> AugmentationsConfig(enable=False, contrast=0.1).random_parts()
         []
         """
         names = ["rotation_degrees", "brightness", "contrast", "saturation"]
@@ -421,6 +464,85 @@ class EvaluateConfig(Section):
     pictures: int = Field(8, ge=0, description="comparison pictures to draw")
 
 
+class KeypointLossConfig(Section):
+    """Weights of the loss terms of keypoints; sizes are in cells of the head's output.
+
+    Examples
+    --------
+    >>> KeypointLossConfig().heatmap
+    'bce'
+    """
+
+    heatmap: Literal["bce", "mse", "focal"] = Field("bce", description="what compares heatmaps with their targets")
+    heatmap_weight: NonNegative = Field(1.0, description="of that comparison")
+    balance: bool = Field(
+        False, description="weigh the few cells near a keypoint up, at most 50 times; flattens the peaks"
+    )
+    dice_weight: NonNegative = Field(0.5, description="Dice per picture and keypoint")
+    coord_weight: NonNegative = Field(0.0, description="distance of the soft-argmax to the keypoint")
+    coord_type: Literal["smooth_l1", "l1", "l2"] = Field("smooth_l1", description="how that distance counts")
+    coord_warmup: NonNegative = Field(5.0, description="epochs in which coord_weight rises from 0")
+    grouping_weight: NonNegative = Field(0.5, description="centres of animals and offsets to them")
+    objectness_weight: NonNegative = Field(0.25, description="head multitask: where animals are")
+    box_weight: NonNegative = Field(0.25, description="head multitask: their boxes")
+    mask_weight: NonNegative = Field(0.25, description="head multitask: their area")
+    aux_warmup: NonNegative = Field(10.0, description="epochs in which the three weights above rise from 0")
+    pair_weight: NonNegative = Field(0.0, description="left and right of a pair must not share a place")
+    pair_margin_px: NonNegative = Field(4.0, description="their least distance, in pixels of the sample")
+    side_weight: NonNegative = Field(0.0, description="left and right of a pair lie on two sides of the body axis")
+    side_margin: NonNegative = Field(0.0, description="sine of the least angle to that axis")
+
+
+class KeypointsConfig(Section):
+    """What only tasks of kind keypoints have.
+
+    Examples
+    --------
+    >>> KeypointsConfig().instance_mode
+    'whole'
+    """
+
+    format: Literal["auto", "yolo", "labelme", "coco", "deeplabcut"] = Field(
+        "auto", description="of paths.label_path; auto looks at what is there"
+    )
+    category: str | None = Field(None, description="the kind of animal, where the labels hold several")
+    instance_mode: Literal["whole", "per_instance"] = Field(
+        "whole", description="whole: the picture as it is; per_instance: a crop of each animal"
+    )
+    bbox_scale: float = Field(1.25, ge=1, le=10, description="size of a crop over the animal's box")
+    short_side: Side = Field(518, description="pixels of a sample's short side, to which pictures are scaled")
+    max_instances: Count = Field(20, description="most animals of a picture; more are an error of the labels")
+    grouping: bool | Literal["auto"] = Field(
+        "auto", description="learn which points belong together; auto: when a whole picture holds several animals"
+    )
+    split_by: Literal["picture", "folder", "stem"] = Field(
+        "picture", description="what stays together in the default split; stem: the name up to its last number"
+    )
+    mask_type: Literal["gaussian", "circle"] = Field("gaussian", description="shape of the heatmaps' targets")
+    sigma: Positive = Field(1.5, description="their size in cells of the output: deviation, or radius of the circle")
+    sigma_end: Positive | None = Field(None, description="size at the last epoch; null: as at the first")
+    augment_from: Fraction = Field(0.0, description="share of training before which pictures are not varied")
+    augment_until: Fraction = Field(1.0, description="share of training after which pictures are not varied")
+    loss: KeypointLossConfig = KeypointLossConfig()
+    canonicalise: bool | Literal["auto"] = Field(
+        "auto", description="name left and right of training labels by the body axis; auto: small ambiguous sets"
+    )
+    automatic_rules: bool = Field(True, description="let small or ambiguous data change defaults; each is logged")
+    decoder: Literal["quadratic", "soft_argmax"] = Field("quadratic", description="from a heatmap to a point")
+    min_score: Fraction = Field(0.05, description="points and animals below this are left out of predictions")
+    nms_radius: Positive = Field(3.0, description="cells between two peaks of one keypoint")
+    tta_merge: Literal["mean", "max"] = Field("mean", description="how heatmaps of mirrored pictures are merged")
+    thresholds: list[Positive] = Field([], description="PCK: pixels of the picture, beside 2, 4, 8 and 16")
+    oks_sigmas: Positive | list[Positive] = Field(0.05, description="OKS: one for all keypoints, or one each")
+    best_metric: Literal["PCK", "error", "AP"] = Field(
+        "PCK", description="chooses the best checkpoint: weighted PCK, mean error, or OKS AP"
+    )
+    formats: list[Literal["labelme", "coco", "json", "csv", "video"]] = Field(
+        ["csv", "json"], min_length=1, description="what inference writes; video: an overlay of a video"
+    )
+    prompts: str | None = Field(None, description="folder of LabelMe files whose rectangles say where animals are")
+
+
 class TTAConfig(Section):
     """Predictions of turned and mirrored pictures, averaged.
 
@@ -510,6 +632,7 @@ class TaskConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     inference: InferenceConfig = InferenceConfig()
     export: ExportConfig = ExportConfig()
+    keypoints: KeypointsConfig = KeypointsConfig()
 
     @property
     def enabled_phases(self) -> tuple[str, ...]:
@@ -588,14 +711,34 @@ class TaskConfig(Section):
             yield "model.freeze: fine-tuned blocks have no stored features; set train.features: online or freeze: true"
         if cached and self.train.crop_size is not None:
             yield "train.crop_size: stored features cannot be cropped; set train.features: online or crop_size: null"
-        for name in self.dataset.augmentations.needs_online() if cached else ():
-            yield f"dataset.augmentations.{name}: stored features cannot be varied so; set train.features: online"
+        yield from self._useless_variations(cached)
         yield from self._impossible()
         classes, number = self.dataset.classes, self.model.num_classes
         if classes and number and len(classes) != number:
             yield f"model.num_classes: {number}, but dataset.classes names {len(classes)}; drop one of the two"
         if self.train.crop_size and self.train.crop_size > self.prepare.tile_size:
             yield f"train.crop_size: {self.train.crop_size} exceeds prepare.tile_size {self.prepare.tile_size}"
+
+    def _useless_variations(self, cached: bool) -> Iterable[str]:
+        """Each random variation that nothing would make, with its cure.
+
+        Examples
+        --------
+        >>> TaskConfig(dataset={"augmentations": {"enable": True, "stored_variations": 2}})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        pydantic_core._pydantic_core.ValidationError: ...
+        """
+        varied = self.dataset.augmentations
+        where, parts = "dataset.augmentations", varied.random_parts()
+        if not cached and varied.stored_variations:
+            yield f"{where}.stored_variations: nothing is stored with train.features: online; set 0"
+        if cached and not varied.stored_variations:
+            for name in parts:
+                cure = f"set {where}.stored_variations: 4 (or so), or train.features: online"
+                yield f"{where}.{name}: stored features cannot be varied at every step; {cure}"
+        if cached and varied.enable and varied.stored_variations and not parts:
+            yield f"{where}.stored_variations: there is nothing to vary; set brightness, rotation_degrees or others"
 
     def _impossible(self) -> Iterable[str]:
         """Each setting that is well-formed but can only end in an error or a loss of files.
@@ -753,12 +896,16 @@ def parse_settings(
     tree = read_sections(text)
     for override in overrides:
         _apply_override(tree, override)
+    errors: dict[str, None] = {}  # a dictionary, because it keeps order and drops what two tasks repeat
     tasks = tree.pop("tasks", None)
     if tasks is None:
         tasks = {"segmentation": {}}
+        kind = str(tree.get("kind", "segmentation"))
+        errors.update(
+            {f"{path}: a task of kind {kind} has no use for it; drop it": None for path in useless(kind, tree)}
+        )
     elif not isinstance(tasks, dict) or not tasks or not all(isinstance(task, dict) for task in tasks.values()):
         raise SettingsError("tasks: expected a section per task, such as tasks: {coral: {kind: segmentation}}")
-    errors: dict[str, None] = {}  # a dictionary, because it keeps order and drops what two tasks repeat
     validated = {}
     for name, own in tasks.items():
         if not TASK_NAME.fullmatch(str(name)):
@@ -824,6 +971,9 @@ def _validate_task(
     """
     tree = {key: value for key, value in merge_sections(shared, own).items() if value is not None}
     kind = tree.get("kind", "segmentation")
+    tree = merge_sections(KIND_DEFAULTS.get(kind, {}), tree)
+    for path in useless(kind, own):
+        errors[f"tasks.{name}.{path}: a task of kind {kind} has no use for it; drop it"] = None
     if kind not in kinds:
         hint = suggest(str(kind), kinds)
         errors[f"tasks.{name}.kind: unknown kind {kind!r}{hint} known: {', '.join(sorted(kinds))}"] = None
@@ -835,6 +985,17 @@ def _validate_task(
             path = line.partition(":")[0].split(".")
             errors[f"tasks.{name}.{line}" if _holds(own, path) else line] = None
         return None
+
+
+def useless(kind: str, own: dict) -> list[str]:
+    """Paths of settings that a section holds and its kind of task has no use for.
+
+    Examples
+    --------
+    >>> useless("keypoints", {"train": {"epochs": 3, "crop_size": 64}})
+    ['train.crop_size']
+    """
+    return [path for path in NOT_FOR.get(kind, []) if _holds(own, path.split("."))]
 
 
 def _holds(tree: Any, path: Sequence[str]) -> bool:

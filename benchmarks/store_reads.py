@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.feature_store import FeatureStore, record_key
 from utils.files import format_bytes
 
+THREADED = "store, two threads"
 ReadBatch = Callable[[list[int]], object]
 
 
@@ -132,9 +133,11 @@ def build_readers(folder: Path, options: argparse.Namespace) -> tuple[dict[str, 
     template = make_record(options.megabytes, torch.Generator().manual_seed(0))
     records = [{name: tensor.clone() for name, tensor in template.items()} for _ in range(options.records)]
     store, keys = write_all(folder, records)
+    threaded = FeatureStore(store.folder, threads=2)
     readers: dict[str, ReadBatch] = {
         "memcpy": copy_memory(records, options.batch),
         "store": lambda batch: store.read_batch([keys[index] for index in batch]),
+        THREADED: lambda batch: threaded.read_batch([keys[index] for index in batch]),
         "safetensors files": read_files(folder / "safetensors", "safetensors", load_file),
         "pt files": read_files(folder / "pt", "pt", lambda path: torch.load(path, weights_only=True)),
     }
@@ -151,7 +154,7 @@ def report(title: str, seconds: dict[str, float], total: int) -> None:
 def compare(folder: Path, options: argparse.Namespace) -> None:
     """Measure every reader warm, cold and warm again, and print the ratios that the store is held to."""
     readers, store, total = build_readers(folder, options)
-    print(f"{options.records} records, {format_bytes(total)}, batches of {options.batch}, random order, one thread")
+    print(f"{options.records} records, {format_bytes(total)}, batches of {options.batch}, random order")
     warm = measure_warm(readers, options)
     report("warm, as written", warm, total)
     cold = measure_cold(readers, folder, options)
@@ -166,6 +169,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
         report("warm, after warm_up", measure_warm(chosen, options), total)
     print(f"\nstore over memcpy, warm:   {warm['memcpy'] / warm['store']:.2f}  (goal >= 0.8)")
     print(f"store over pt files, warm: {warm['pt files'] / warm['store']:.1f}  (goal >= 5)")
+    print(f"{THREADED} over pt files, warm: {warm['pt files'] / warm[THREADED]:.1f}  (as training reads)")
 
 
 def main() -> None:

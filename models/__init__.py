@@ -7,10 +7,13 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from models.base import FeatureSpec, HeadOptions, SegmentationHead
+from models.base import FeatureSpec, Head, HeadOptions
+from models.conv import ConvHead
 from models.dpt import DPTHead
 from models.linear import LinearHead
 from models.maskformer import MaskFormerHead
+from models.multitask import MultitaskHead
+from models.relational import RelationalHead
 from models.segformer import SegFormerHead
 from models.unet import UNetHead
 from models.unet_v2 import UNetV2Head
@@ -19,7 +22,12 @@ from utils.setting_errors import explain_errors
 
 Choice = TypeVar("Choice")
 
-HEADS: dict[str, dict[str, type[SegmentationHead]]] = {
+HEADS: dict[str, dict[str, type[Head]]] = {
+    "keypoints": {
+        "conv": ConvHead,
+        "multitask": MultitaskHead,
+        "relational": RelationalHead,
+    },
     "segmentation": {
         "dpt": DPTHead,
         "linear": LinearHead,
@@ -98,9 +106,7 @@ def read_head_options(given: Mapping[str, Any], options_class: type[HeadOptions]
         raise SettingsError("\n".join(explain_errors(error, options_class, "model.head_options"))) from None
 
 
-def build_head(
-    task_kind: str, name: str, spec: FeatureSpec, num_classes: int, options: Mapping[str, Any]
-) -> SegmentationHead:
+def build_head(task_kind: str, name: str, spec: FeatureSpec, num_outputs: int, options: Mapping[str, Any]) -> Head:
     """Build a head from the settings.
 
     Parameters
@@ -109,14 +115,14 @@ def build_head(
         Where it stands in `HEADS`.
     spec : FeatureSpec
         What the head will be given.
-    num_classes : int
-        Channels of its logits.
+    num_outputs : int
+        Classes of a segmentation head, keypoints of a keypoint head.
     options : mapping
         What stands under `model.head_options`.
 
     Returns
     -------
-    SegmentationHead
+    Head
         The head, freshly initialised.
 
     Raises
@@ -142,4 +148,4 @@ def build_head(
             f"model.head: {name!r} takes 3 image channels, got {spec.image_channels}; "
             f"extra bands go to: {', '.join(takers)}; or choose three in dataset.bands"
         )
-    return head_class(spec, num_classes, read_head_options(options, head_class.Options))
+    return head_class(spec, num_outputs, read_head_options(options, head_class.Options))

@@ -1,4 +1,4 @@
-"""What a segmentation head must give, and the geometry that all heads share."""
+"""What a head must give, and the geometry that all heads share."""
 
 from __future__ import annotations
 
@@ -192,19 +192,15 @@ class HeadOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class SegmentationHead(nn.Module):
-    """Base of all heads that turn feature maps into class logits on a grid of at most 4 pixels per cell.
-
-    A head is called as `head(feature_maps, image)` and answers with a dictionary: always ``"logits"`` (B, K, h, w), on
-    a grid that covers the padded picture; ``"aux_logits"`` from a head with deep supervision, while training;
-    ``"class_logits"`` and ``"mask_logits"`` from one that classifies masks.
+class Head(nn.Module):
+    """Base of all heads: called as `head(feature_maps, image)`, it answers with a dictionary of maps.
 
     Parameters
     ----------
     spec : FeatureSpec
         What the head is given.
-    num_classes : int
-        Channels of the logits.
+    num_outputs : int
+        How many things it tells apart; what they are, its kind says.
     options : HeadOptions
         Its settings, of the type `Options`; kept for the description in a checkpoint.
 
@@ -216,16 +212,18 @@ class SegmentationHead(nn.Module):
         Whether the head looks at the picture itself; only such heads take extra bands.
     input_layers, output_layers : tuple of str
         Prefixes of parameter names in the first and last layers, which a matrix optimiser must leave to AdamW.
+    counts : str
+        The name of `num_outputs` in messages.
 
     Raises
     ------
     ValueError
-        If there is no class.
+        If there is nothing to tell.
 
     Examples
     --------
     >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
-    >>> head = SegmentationHead(spec, num_classes=2, options=HeadOptions())
+    >>> head = Head(spec, num_outputs=2, options=HeadOptions())
     >>> head.stride, head.num_parameters, head.needs_image
     (3.5, 0, False)
     """
@@ -234,14 +232,26 @@ class SegmentationHead(nn.Module):
     needs_image: ClassVar[bool] = False
     input_layers: ClassVar[tuple[str, ...]] = ()
     output_layers: ClassVar[tuple[str, ...]] = ()
+    counts: ClassVar[str] = "num_outputs"
 
-    def __init__(self, spec: FeatureSpec, num_classes: int, options: HeadOptions):
+    def __init__(self, spec: FeatureSpec, num_outputs: int, options: HeadOptions):
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if num_outputs < 1:
+            raise ValueError(f"{self.counts} must be at least 1, got {num_outputs}")
         self.spec = spec
-        self.num_classes = num_classes
         self.options = options
+
+    @property
+    def sees_image(self) -> bool:
+        """Whether the head looks at the picture with these options; heads that can do without it answer for themselves.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> SegmentationHead(spec, 2, HeadOptions()).sees_image
+        False
+        """
+        return self.needs_image
 
     @property
     def stride(self) -> float:
@@ -298,7 +308,7 @@ class SegmentationHead(nn.Module):
         (torch.float32, (2, 3))
         """
         grid = patch_grid_of(feature_maps, self.spec)
-        if self.needs_image:
+        if self.sees_image:
             self._check_image(image, grid)
         # convolutions run up to three times faster on channels last (measured on CPU, 32 channels)
         return [feature_map.float().contiguous(memory_format=torch.channels_last) for feature_map in feature_maps], grid
@@ -321,3 +331,76 @@ class SegmentationHead(nn.Module):
                 f"image must have {self.spec.image_channels} channels and fit a patch grid of {grid}, "
                 f"got shape {tuple(image.shape)}"
             )
+
+
+class SegmentationHead(Head):
+    """Base of all heads that turn feature maps into class logits on a grid of at most 4 pixels per cell.
+
+    The dictionary holds always ``"logits"`` (B, K, h, w), on a grid that covers the padded picture; ``"aux_logits"``
+    from a head with deep supervision, while training; ``"class_logits"`` and ``"mask_logits"`` from one that classifies
+    masks.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        What the head is given.
+    num_classes : int
+        Channels of the logits.
+    options : HeadOptions
+        Its settings, of the type `Options`.
+
+    Raises
+    ------
+    ValueError
+        If there is no class.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
+    >>> SegmentationHead(spec, num_classes=2, options=HeadOptions()).num_classes
+    2
+    """
+
+    counts: ClassVar[str] = "num_classes"
+
+    def __init__(self, spec: FeatureSpec, num_classes: int, options: HeadOptions):
+        super().__init__(spec, num_classes, options)
+        self.num_classes = num_classes
+
+
+class KeypointHead(Head):
+    """Base of all heads that turn feature maps into heatmaps of keypoints on the fine grid of the specification.
+
+    The dictionary holds always ``"heatmaps"`` (B, K, h, w), logits on a grid that covers the padded picture: point
+    (x, y) in pixels lies at cell coordinate (x / stride, y / stride), the centre of the first cell being (0.5, 0.5).
+    A head that groups keypoints into animals adds ``"centre"`` (B, 1, h, w), logits, and ``"offsets"`` (B, 2 K, h, w)
+    in cells; a multitask head adds ``"objectness"``, ``"boxes"`` and ``"instance_mask"``.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        What the head is given.
+    num_keypoints : int
+        Channels of the heatmaps.
+    options : HeadOptions
+        Its settings, of the type `Options`.
+
+    Raises
+    ------
+    ValueError
+        If there is no keypoint.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
+    >>> KeypointHead(spec, num_keypoints=0, options=HeadOptions())
+    Traceback (most recent call last):
+        ...
+    ValueError: num_keypoints must be at least 1, got 0
+    """
+
+    counts: ClassVar[str] = "num_keypoints"
+
+    def __init__(self, spec: FeatureSpec, num_keypoints: int, options: HeadOptions):
+        super().__init__(spec, num_keypoints, options)
+        self.num_keypoints = num_keypoints

@@ -10,7 +10,10 @@ from utils.errors import SettingsError
 if TYPE_CHECKING:
     from tasks.base import Task
 
-TASKS = {"segmentation": "tasks.segmentation:SegmentationTask"}
+TASKS = {
+    "keypoints": "tasks.keypoints:KeypointsTask",
+    "segmentation": "tasks.segmentation:SegmentationTask",
+}
 
 
 def load_task(kind: str) -> type[Task]:
@@ -28,7 +31,7 @@ def load_task(kind: str) -> type[Task]:
     >>> load_task("segmentatoin")
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: unknown kind 'segmentatoin'; known: segmentation
+    utils.errors.SettingsError: unknown kind 'segmentatoin'; known: keypoints, segmentation
     """
     if kind not in TASKS:
         raise SettingsError(f"unknown kind {kind!r}; known: {', '.join(sorted(TASKS))}")

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tasks.runs import choose_device
-from utils.augment import IDENTITY, View
+from utils.augment import IDENTITY, Variation, View
 from utils.errors import DataError
 from utils.files import file_stamp
 from utils.tiling import Window
@@ -272,6 +273,13 @@ class Progress:
 class Finding:
     """Something wrong in the data, where, and how to mend it.
 
+    Parameters
+    ----------
+    where, problem, cure : str
+        Parts of the line that a person reads.
+    blocks : bool
+        False for what a person should look at, but may be right.
+
     Examples
     --------
     >>> print(Finding("scene.tif", "label value 7 outside 0..1", "add 7 to dataset.label_mapping"))
@@ -281,6 +289,7 @@ class Finding:
     where: str
     problem: str
     cure: str = ""
+    blocks: bool = True
 
     def __str__(self) -> str:
         """Give one line for a person."""
@@ -503,8 +512,8 @@ class Task(ABC):
         """Everything in the settings and weights that a prepared item depends on."""
         return {}
 
-    def views(self, split: str) -> list[View]:
-        """Views of each sample that are stored."""
+    def views(self, split: str) -> Sequence[View | Variation]:
+        """Views and random variations of each sample that are stored."""
         return [IDENTITY]
 
     def transform(self, sample: Sample, view: View, generator: np.random.Generator | None = None) -> Sample:
@@ -513,8 +522,18 @@ class Task(ABC):
         return sample.with_arrays(arrays, view=sample.view.compose(view))
 
     def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
-        """Vary a training sample that is computed online."""
+        """Vary a training sample at random."""
         return sample
+
+    def lay_down(self, sample: Sample, view: View | Variation) -> Sample:
+        """Turn a sample to a view, or vary it as this variation always does: prepare and training see the same."""
+        if isinstance(view, View):
+            return self.transform(sample, view)
+        seed = [self.settings.resources.seed, crc32(sample.id.encode()), view.index]
+        generator = np.random.default_rng(seed)
+        plain = [known for known in self.views("train") if isinstance(known, View)]
+        turned = self.transform(sample, plain[int(generator.integers(len(plain)))])
+        return self.augment(turned, generator)
 
     def requests(self, sample: Sample) -> list[Request]:
         """Say what to compute and store for a sample."""
@@ -549,6 +568,10 @@ class Task(ABC):
         if found != cls.kind:
             raise DataError(f"{checkpoint.path}: a checkpoint of {found!r}, not of {cls.kind!r}; name the right one")
         return cls(name, settings)
+
+    def training_views(self, stored: Sequence[str], progress: Progress) -> Sequence[str]:
+        """Choose among the views of a training sample those that may come in this epoch."""
+        return stored
 
     def curriculum(self, epoch: int, epochs: int) -> Progress:
         """Say what changes over the epochs."""
@@ -613,13 +636,17 @@ class Task(ABC):
         """Give what writes an item's prediction."""
         raise TypeError(f"{self.kind} writes no predictions")
 
+    def conclude(self, items: Sequence[Item], folder: Path) -> list[Path]:
+        """Write what is about all items of an inference together, once each is complete."""
+        return []
+
     def export(self, model: nn.Module | None, folder: Path, checkpoint: Checkpoint | None) -> list[Path]:
         """Write what leaves the house."""
         raise TypeError(f"{self.kind} exports nothing")
 
 
-def open_store(settings: TaskConfig, phase: str, threads: int = 1) -> FeatureStore:
-    """Open the feature store of a phase.
+def open_store(settings: TaskConfig, phase: str, threads: int = 2) -> FeatureStore:
+    """Open the feature store of a phase; two threads read a batch in two thirds of the time that one takes.
 
     Examples
     --------

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tasks.base import Batch, Entry, Item, Progress, Sample, Task
-from utils.augment import IDENTITY, View
+from utils.augment import IDENTITY, Variation, View, laid_down_as
 from utils.data import Entry as StoredEntry
 from utils.data import PrecomputedDataset, map_names
 from utils.errors import DataError
@@ -50,7 +50,7 @@ class PreparedItem:
     entries: list[Entry]
 
 
-def manifest_key(recipe: dict[str, Any], item: Item, views: Sequence[View]) -> str:
+def manifest_key(recipe: dict[str, Any], item: Item, views: Sequence[View | Variation]) -> str:
     """Name an item's manifest: another file, setting, weight or view gives another name.
 
     Examples
@@ -226,7 +226,8 @@ class PreparedReader:
         'identity'
         """
         views = [ticket.view for ticket in tickets]
-        if self.task_turns and set(views) != {IDENTITY.name}:
+        varied = any(isinstance(laid_down_as(view), Variation) for view in views)
+        if varied or (self.task_turns and set(views) != {IDENTITY.name}):
             arrays, maps = stack_samples(self._turned(tickets)).arrays, self._maps(tickets)
         else:
             dataset = self.features if self._has_maps(tickets) else self.dataset
@@ -280,8 +281,8 @@ class PreparedReader:
         read = self.dataset.read([(ticket.position, IDENTITY.name) for ticket in tickets])
         arrays = {name: array for name, array in read.items() if isinstance(array, Tensor)}
         plain = Batch([self._bare_sample(Ticket(ticket.position)) for ticket in tickets], arrays)
-        views = [View.from_name(ticket.view) for ticket in tickets]
-        return [self.task.transform(sample, view) for sample, view in zip(self.samples(plain), views, strict=True)]
+        views = [laid_down_as(ticket.view) for ticket in tickets]
+        return [self.task.lay_down(sample, view) for sample, view in zip(self.samples(plain), views, strict=True)]
 
     def _other_records(self, tickets: Sequence[Ticket]) -> dict[str, Tensor]:
         """Read the records of producers other than the backbone, named producer_array.
@@ -333,7 +334,9 @@ class PreparedReader:
         """
         entry = self.entries[ticket.position]
         window = Window(*entry.window) if entry.window else None
-        return Sample(entry.sample_id, self.owners[ticket.position], {}, window, View.from_name(ticket.view))
+        view = laid_down_as(ticket.view)
+        sample = Sample(entry.sample_id, self.owners[ticket.position], {}, window)
+        return replace(sample, view=view) if isinstance(view, View) else sample
 
     def samples(self, batch: Batch) -> list[Sample]:
         """Give the samples of a batch with their arrays, pictures as (H, W, C) again.

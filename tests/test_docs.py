@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from config import parse_settings
 from docs.make_settings import page
 from models import HEADS
+from tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -29,7 +32,27 @@ def test_links_lead_somewhere(path):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
+def default_of(path: str):
+    """The default of a setting, or of an option of a keypoint head."""
+    if path.startswith("model.head_options."):
+        name = path.rpartition(".")[2]
+        options = [head.Options() for head in HEADS["keypoints"].values()]
+        return next(getattr(given, name) for given in options if hasattr(given, name))
+    value = parse_settings("tasks: {a: {kind: keypoints}}", (), tuple(TASKS)).tasks["a"]
+    for key in path.split("."):
+        value = getattr(value, key)
+    return value
+
+
+def test_flags_of_the_old_system_are_settings_with_these_defaults():
+    text = (ROOT / "docs" / "keypoints.md").read_text()
+    rows = re.findall(r"^\| (`--.*?) \| `([\w.]+)`.*? \| `(.*?)` \|$", text, re.MULTILINE)
+    assert len(rows) == 44
+    for _, setting, default in rows:
+        assert default_of(setting) == yaml.safe_load(default), setting
+
+
 def test_every_head_is_described():
-    text = (ROOT / "docs" / "heads.md").read_text() + (ROOT / "README.md").read_text()
-    for name in HEADS["segmentation"]:
+    text = "".join((ROOT / name).read_text() for name in ("docs/heads.md", "docs/keypoints.md", "README.md"))
+    for name in [*HEADS["segmentation"], *HEADS["keypoints"]]:
         assert f"`{name}`" in text

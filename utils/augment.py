@@ -13,6 +13,7 @@ and 21 ms; and kornia's points are off by half a pixel, for it puts the origin a
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -271,6 +272,56 @@ _NAMES = {
     (True, 3): "antitranspose",
 }
 IDENTITY = View(False, 0)
+_VARIED = re.compile(r"varied(\d+)-([0-9a-f]+)")
+
+
+@dataclass(frozen=True, order=True)
+class Variation:
+    """One of several random variations of a picture whose features are stored like those of a view.
+
+    Parameters
+    ----------
+    index : int
+        Which one, from 1; it seeds the variation together with the picture.
+    recipe : str
+        Digest of the settings that the variation depends on, so that other settings have another name.
+
+    Examples
+    --------
+    >>> Variation(3, "5ca1ab1e").name
+    'varied3-5ca1ab1e'
+    """
+
+    index: int
+    recipe: str
+
+    @property
+    def name(self) -> str:
+        """The variation's name in keys.
+
+        Examples
+        --------
+        >>> laid_down_as(Variation(2, "5ca1ab1e").name)
+        Variation(index=2, recipe='5ca1ab1e')
+        """
+        return f"varied{self.index}-{self.recipe}"
+
+
+def laid_down_as(name: str) -> View | Variation:
+    """Find the view or variation of a name.
+
+    Raises
+    ------
+    ValueError
+        If the name is of neither.
+
+    Examples
+    --------
+    >>> laid_down_as("hflip"), laid_down_as("varied12-5ca1ab1e")
+    (View(flip=True, quarter_turns=0), Variation(index=12, recipe='5ca1ab1e'))
+    """
+    varied = _VARIED.fullmatch(name)
+    return Variation(int(varied[1]), varied[2]) if varied else View.from_name(name)
 
 
 def views_of(hflip: bool = False, vflip: bool = False, rotate90: bool = False) -> list[View]:

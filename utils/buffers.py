@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,7 @@ class BufferPool:
 
 
 class ProcessState:
-    """What must not be shared between processes: locks, open files and memory.
+    """What must not be shared between processes: locks, open files, memory and threads.
 
     Examples
     --------
@@ -187,8 +188,9 @@ class ProcessState:
     True
     """
 
-    def __init__(self, shards: Path, open_files: int):
+    def __init__(self, shards: Path, open_files: int, threads: int = 1):
         self.pid = os.getpid()
         self.lock = threading.RLock()
         self.files = OpenShards(shards, open_files)
         self.pool = BufferPool()
+        self.helpers = ThreadPoolExecutor(threads, thread_name_prefix="store")  # starts threads when it gets work

@@ -25,7 +25,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,7 +240,7 @@ class FeatureStore:
         self.folder = Path(folder)
         self.threads = threads
         self.open_files = open_files
-        self._state = ProcessState(self._shards, open_files)
+        self._state = ProcessState(self._shards, open_files, threads)
         self._index = StoreIndex(self._shards, frozenset())
         self._check_version(create)
         if create:
@@ -252,7 +252,7 @@ class FeatureStore:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._state = ProcessState(self._shards, self.open_files)
+        self._state = ProcessState(self._shards, self.open_files, self.threads)
 
     def __len__(self) -> int:
         return len(self._index.records)
@@ -285,7 +285,7 @@ class FeatureStore:
         True
         """
         if self._state.pid != os.getpid():
-            self._state = ProcessState(self._shards, self.open_files)
+            self._state = ProcessState(self._shards, self.open_files, self.threads)
         return self._state
 
     def _check_version(self, create: bool) -> None:
@@ -684,18 +684,22 @@ class FeatureStore:
         """
         runs = {id(record.layout): plan_reads(record.layout, rows) for record in records}
 
-        def read_row(index: int) -> None:
-            record = records[index]
-            for start, names in runs[id(record.layout)]:
-                self._read_into(record, [rows[name][index] for name in names], start)
+        def read_rows(indices: Sequence[int]) -> None:
+            for index in indices:
+                record = records[index]
+                for start, names in runs[id(record.layout)]:
+                    self._read_into(record, [rows[name][index] for name in names], start)
 
         order = sorted(range(len(records)), key=lambda index: (records[index].shard, records[index].offset))
-        if self.threads > 1 and len(order) > 1:
-            with ThreadPoolExecutor(self.threads) as executor:
-                list(executor.map(read_row, order))
-        else:
-            for index in order:
-                read_row(index)
+        share = -(-len(order) // self.threads)
+        others = [order[start : start + share] for start in range(share, len(order), share)]
+        helping = [self._process.helpers.submit(read_rows, part) for part in others]
+        try:
+            read_rows(order[:share])
+        finally:
+            wait(helping)  # nobody may write into the rows any more, whatever happened here
+        for done in helping:
+            done.result()
 
     def memory(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Memory of any content for a batch, used again once nothing refers to it; faster than fresh memory.

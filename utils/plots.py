@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = 255
 _FONT, _FONT_SCALE, _LINE_HEIGHT = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 22  # pixels
-_WRONG = (230, 0, 60)
+WRONG = (230, 0, 60)
+SCORE_WORDS = ("iou", "acc", "dice", "precision", "score", "pck", "oks")  # of columns that one panel shows
 
 # Okabe and Ito, 2008, "Color Universal Design": told apart with any common kind of colour vision. Black is left out,
 # because it reads as "no data" on a map.
@@ -132,12 +133,12 @@ def class_palette(num_classes: int) -> np.ndarray:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _show_colours(image: np.ndarray) -> np.ndarray:
+def show_colours(image: np.ndarray) -> np.ndarray:
     """First three channels of a picture, contiguous; a single channel is shown grey.
 
     Examples
     --------
-    >>> _show_colours(np.full((1, 2, 1), 7, np.uint8)).tolist(), _show_colours(np.zeros((2, 3, 5), np.uint8)).shape
+    >>> show_colours(np.full((1, 2, 1), 7, np.uint8)).tolist(), show_colours(np.zeros((2, 3, 5), np.uint8)).shape
     ([[[7, 7, 7], [7, 7, 7]]], (2, 3, 3))
     """
     image = image[..., None] if image.ndim == 2 else image
@@ -184,7 +185,7 @@ def draw_class_map(
     """
     if image.shape[:2] != classes.shape:
         raise ValueError(f"image {image.shape} and classes {classes.shape} must have one height and width")
-    picture = _show_colours(image)
+    picture = show_colours(image)
     colours = palette[np.minimum(classes, len(palette) - 1)]
     blended = cv2.addWeighted(colours, alpha, picture, 1 - alpha, 0.0)
     shown = (classes != ignore_index) & (classes < len(palette))
@@ -200,10 +201,10 @@ def _draw_errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, i
     >>> _draw_errors(image, truth, np.zeros((1, 3), np.uint8), 255).tolist()
     [[[100, 100, 100], [230, 0, 60], [50, 50, 50]]]
     """
-    grey = cv2.cvtColor(_show_colours(image), cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2)
+    grey = cv2.cvtColor(show_colours(image), cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2)
     known = truth != ignore_index
     grey[~known] //= 2
-    grey[known & (truth != prediction)] = _WRONG
+    grey[known & (truth != prediction)] = WRONG
     return grey
 
 
@@ -247,12 +248,12 @@ def _draw_text(picture: np.ndarray, text: str, x: int, top: int) -> None:
     cv2.putText(picture, text, (x, top + _LINE_HEIGHT - 7), _FONT, _FONT_SCALE, (40, 40, 40), 1, cv2.LINE_AA)
 
 
-def _with_title(picture: np.ndarray, title: str) -> np.ndarray:
+def with_title(picture: np.ndarray, title: str) -> np.ndarray:
     """Put a light strip with a title above a picture, which is widened where the title needs it.
 
     Examples
     --------
-    >>> _with_title(np.zeros((10, 200, 3), np.uint8), "truth").shape
+    >>> with_title(np.zeros((10, 200, 3), np.uint8), "truth").shape
     (32, 200, 3)
     """
     height, width = picture.shape[:2]
@@ -263,13 +264,13 @@ def _with_title(picture: np.ndarray, title: str) -> np.ndarray:
     return sheet
 
 
-def _draw_legend(entries: Sequence[tuple[str, Sequence[int]]], width: int) -> np.ndarray:
+def draw_legend(entries: Sequence[tuple[str, Sequence[int]]], width: int) -> np.ndarray:
     """Draw swatches with names, in as many lines as they need.
 
     Examples
     --------
     >>> entries = [("road", (255, 0, 0)), ("building", (0, 255, 0))]
-    >>> _draw_legend(entries, 400).shape, _draw_legend(entries, 100).shape
+    >>> draw_legend(entries, 400).shape, draw_legend(entries, 100).shape
     ((22, 400, 3), (44, 100, 3))
     """
     places, x, line = [], 4, 0
@@ -286,12 +287,12 @@ def _draw_legend(entries: Sequence[tuple[str, Sequence[int]]], width: int) -> np
     return sheet
 
 
-def _side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
+def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
     """Put pictures of one height next to each other, four pixels apart.
 
     Examples
     --------
-    >>> _side_by_side([np.zeros((5, 10, 3), np.uint8), np.zeros((5, 20, 3), np.uint8)]).shape
+    >>> side_by_side([np.zeros((5, 10, 3), np.uint8), np.zeros((5, 20, 3), np.uint8)]).shape
     (5, 34, 3)
     """
     gap = np.full((panels[0].shape[0], 4, 3), 255, np.uint8)
@@ -362,19 +363,19 @@ def draw_comparison(
     >>> draw_comparison(image, None, classes, class_palette(2), ["field", "road"]).shape
     (144, 404, 3)
     """
-    panels = [("image", _show_colours(image))]
+    panels = [("image", show_colours(image))]
     if truth is not None:
         panels.append(("truth", draw_class_map(image, truth, palette, alpha, ignore_index)))
     panels.append(("prediction", draw_class_map(image, prediction, palette, alpha, ignore_index)))
     if truth is not None:
         errors = _draw_errors(image, truth, prediction, ignore_index)
         panels.append((_agreement(truth, prediction, ignore_index), errors))
-    sheet = _side_by_side([_with_title(_fit(picture, panel_size), title) for title, picture in panels])
+    sheet = side_by_side([with_title(_fit(picture, panel_size), title) for title, picture in panels])
     occurring = np.unique(prediction if truth is None else np.concatenate([prediction.ravel(), truth.ravel()]))
     entries = [(class_names[index], palette[index].tolist()) for index in occurring if index < len(class_names)]
     if truth is not None:
-        entries.append(("wrong", list(_WRONG)))
-    return np.vstack([sheet, _draw_legend(entries, sheet.shape[1])])
+        entries.append(("wrong", list(WRONG)))
+    return np.vstack([sheet, draw_legend(entries, sheet.shape[1])])
 
 
 def save_picture(path: str | Path, picture: np.ndarray) -> None:
@@ -446,7 +447,7 @@ def _panel_of(column: str) -> str | None:
         return "learning rate"
     if name.startswith(("iou/", "iou_")):
         return "IoU of classes"
-    return "score" if any(word in name for word in ("iou", "acc", "dice", "precision", "score")) else None
+    return "score" if any(word in name for word in SCORE_WORDS) else None
 
 
 def _group_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
@@ -467,12 +468,12 @@ def _group_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, np.
     return groups
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure that no global list knows, in inches at 100 pixels each.
 
     Examples
     --------
-    >>> _new_figure(4, 3).get_size_inches().tolist()
+    >>> new_figure(4, 3).get_size_inches().tolist()
     [4.0, 3.0]
     """
     from matplotlib.figure import Figure
@@ -480,14 +481,14 @@ def _new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
-def _save_figure(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     """Render a figure into a file that appears whole or not at all.
 
     Examples
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.png"
-    >>> _save_figure(_new_figure(2, 1), path)
+    >>> save_figure(new_figure(2, 1), path)
     >>> cv2.imread(str(path)).shape
     (100, 200, 3)
     """
@@ -503,7 +504,7 @@ def _draw_curves(axes: Axes, positions: np.ndarray, curves: Mapping[str, np.ndar
 
     Examples
     --------
-    >>> axes = _new_figure(2, 1).subplots()
+    >>> axes = new_figure(2, 1).subplots()
     >>> _draw_curves(axes, np.arange(3), {"loss": np.array([1.0, np.nan, 0.5])}, "loss")
     >>> axes.lines[0].get_xdata().tolist(), axes.get_title()
     ([0, 2], 'loss')
@@ -541,11 +542,11 @@ def plot_training(rows: Sequence[Mapping[str, Any]], path: str | Path, x: str = 
     """
     groups = _group_columns(rows) or {"no epoch yet": {}}
     positions = np.array([_number(row.get(x, index)) for index, row in enumerate(rows)])
-    figure = _new_figure(5 * len(groups), 3.5)
+    figure = new_figure(5 * len(groups), 3.5)
     for axes, (title, curves) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
         _draw_curves(axes, positions, curves, title)
         axes.set_xlabel(x)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def _normalise_rows(matrix: np.ndarray) -> np.ndarray:
@@ -560,13 +561,13 @@ def _normalise_rows(matrix: np.ndarray) -> np.ndarray:
     return np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
 
 
-def _label_cells(axes: Axes, shares: np.ndarray) -> None:
+def label_cells(axes: Axes, shares: np.ndarray) -> None:
     """Write each share into its cell, light on dark and dark on light.
 
     Examples
     --------
-    >>> axes = _new_figure(2, 2).subplots()
-    >>> _label_cells(axes, np.array([[1.0, 0.0], [np.nan, np.nan]]))
+    >>> axes = new_figure(2, 2).subplots()
+    >>> label_cells(axes, np.array([[1.0, 0.0], [np.nan, np.nan]]))
     >>> [(text.get_text(), text.get_color()) for text in axes.texts]
     [('1.00', 'white'), ('0.00', 'black')]
     """
@@ -606,7 +607,7 @@ def plot_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
     if counts.shape != (num_classes, num_classes):
         raise ValueError(f"confusion matrix: expected one row and column per name, {num_classes}, got {counts.shape}")
     side = min(3.0 + 0.45 * num_classes, 30.0)
-    figure = _new_figure(side + 1, side)
+    figure = new_figure(side + 1, side)
     axes = figure.subplots()
     shares = _normalise_rows(counts)
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -616,5 +617,5 @@ def plot_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if num_classes <= 20:
-        _label_cells(axes, shares)
-    _save_figure(figure, path)
+        label_cells(axes, shares)
+    save_figure(figure, path)

@@ -160,7 +160,7 @@ def make_sample(folder: str | Path, seed: int = 7, size: tuple[int, int] = (768,
         raise ValueError(f"size: expected a height and width of at least 128 pixels, got {tuple(size)}")
     sample = locate_sample(folder)
     recipe = {"version": VERSION, "seed": seed, "size": list(size)}
-    if _is_whole(sample.folder, recipe):
+    if is_whole(sample.folder, recipe):
         return sample
     logger.info("drawing a sample of %d scenes in %s", len(SCENE_NAMES), sample.folder)
     try:
@@ -176,13 +176,13 @@ def make_sample(folder: str | Path, seed: int = 7, size: tuple[int, int] = (768,
     return sample
 
 
-def _is_whole(folder: Path, recipe: dict[str, Any]) -> bool:
+def is_whole(folder: Path, recipe: dict[str, Any]) -> bool:
     """Whether a folder holds the sample of a recipe, each file as it was written.
 
     Examples
     --------
     >>> import tempfile
-    >>> _is_whole(Path(tempfile.mkdtemp()), {"version": VERSION, "seed": 7, "size": [768, 1024]})
+    >>> is_whole(Path(tempfile.mkdtemp()), {"version": VERSION, "seed": 7, "size": [768, 1024]})
     False
     """
     try:

@@ -77,6 +77,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     distributed.barrier()
     if distributed.is_main():
         finish(task, todo, folder, prints, done, context)
+        for path in task.conclude(items, folder):
+            context.log.info(f"inference: {path}")
     distributed.barrier()
     return PhaseResult("done", {"outputs": float(len(todo))})
 

@@ -20,7 +20,7 @@ from tasks.base import Context, Entry, Item, PhaseResult, Producer, Request, Sam
 from tasks.phases.streams import read_ahead
 from tasks.prepared import is_complete, manifest_key, read_entries, write_entries
 from utils import distributed
-from utils.augment import View
+from utils.augment import Variation, View
 from utils.feature_store import FeatureStore, Plan, record_key
 from utils.files import digest_array
 from utils.logging import format_duration, progress
@@ -42,7 +42,7 @@ class Job:
 
     split: str
     item: Item
-    views: Sequence[View]
+    views: Sequence[View | Variation]
     key: str
 
 
@@ -272,7 +272,7 @@ class SamplePlan:
         return Entry(self.sample.id, self.key, records, place, self.facts)
 
 
-def make_plan(task: Task, sample: Sample, views: Sequence[View]) -> SamplePlan:
+def make_plan(task: Task, sample: Sample, views: Sequence[View | Variation]) -> SamplePlan:
     """Turn a sample to its views and hash all pixels: what takes time beside reading and computing.
 
     Examples
@@ -287,7 +287,7 @@ def make_plan(task: Task, sample: Sample, views: Sequence[View]) -> SamplePlan:
     ([0, 0, 32, 32], ['identity'], {'counts': {'dark': 1024, 'light': 0}})
     """
     digests = {name: digest_array(array) for name, array in sample.arrays.items()}
-    requests = {view.name: task.requests(task.transform(sample, view)) for view in views}
+    requests = {view.name: task.requests(task.lay_down(sample, view)) for view in views}
     return SamplePlan(sample, record_key(kind="sample", arrays=digests), requests, task.facts(sample))
 
 

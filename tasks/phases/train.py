@@ -344,9 +344,11 @@ class Training:
             order = generator.permutation(len(entries))
         else:
             order = generator.choice(len(entries), len(entries), p=self.weights / self.weights.sum())
+        curriculum = self.task.curriculum(self.epoch, self.settings.epochs)
         tickets = []
         for position in order.tolist():
-            views = sorted(entries[position].records) if self.settings.features == "cached" else self._online_views()
+            stored = sorted(entries[position].records) if self.settings.features == "cached" else self._online_views()
+            views = self.task.training_views(stored, curriculum)
             tickets.append(Ticket(position, views[int(generator.integers(len(views)))]))
         micro = list(batched(tickets, self.settings.batch_size))
         grouped = [

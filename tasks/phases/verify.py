@@ -80,12 +80,16 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     )
     bad = broken + list(set_aside_bad_records(task, store, keys, context))
     number = len(store.missing(keys))
-    findings = [str(finding) for split in SPLITS for finding in task.audit(task.items(split))]
-    summary = [f"{len(keys)} records, {number} bad; {len(findings)} findings in pictures and labels"]
+    found = [finding for split in SPLITS for finding in task.audit(task.items(split))]
+    findings = [str(finding) for finding in found if finding.blocks]
+    notes = [f"note: {finding}" for finding in found if not finding.blocks]
+    summary = [
+        f"{len(keys)} records, {number} bad; {len(findings)} findings, {len(notes)} notes in pictures and labels"
+    ]
     summary += [line for split, items in prepared.items() for line in balance(split, items)]
     if bad:
         summary.append("the next prepare makes the bad records again, and only those")
-    lines = [str(finding) for finding in bad] + findings
+    lines = [str(finding) for finding in bad] + findings + notes
     report = {
         "records": len(keys),
         "bad_records": number,

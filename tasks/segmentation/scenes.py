@@ -12,11 +12,12 @@ import numpy as np
 
 from config import TaskConfig, expand_path
 from tasks.base import Item, Sample
+from tasks.splits import settle_lists, split_list
 from utils.errors import DataError, SettingsError
 from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, label_counts, pair_labels
 from utils.raster_files import find_scenes, scene_ids
 from utils.rasters import RasterScene, ValueScaling
-from utils.splits import made_from, nearest, read_list, stratified_choice, write_list
+from utils.splits import nearest, read_list, stratified_choice
 from utils.tiling import Window, windows_for_rows
 from utils.vector_labels import VectorLabels
 
@@ -25,7 +26,6 @@ TILE = re.compile(r"^(?P<scene>.+)_y(?P<y>\d+)_x(?P<x>\d+)$")
 MANY_PICTURES = 5  # from here on small pictures are not cut by the default split
 MOST_UNITS = 200_000  # more blocks of one scene are a mistake, and take hours to count
 ENOUGH_UNITS = 20  # units that the default split would like to draw from
-SPLIT_LISTS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -524,49 +524,25 @@ class SceneData:
         --------
         >>> import tempfile
         >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0].data.list_path("train").name
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> task.data.list_path("train").name
         'segmentation_train.txt'
         """
-        named = getattr(self.settings.dataset.splits, f"{split}_list")
-        if named:
-            return Path(expand_path(named))
-        if split not in SPLIT_LISTS:
-            return None
-        return Path(expand_path(self.settings.paths.splits_dir)) / f"{self.name}_{split}.txt"
+        return split_list(self.name, self.settings, split)
 
     def settle_split(self) -> None:
-        """Write the split lists that are absent; refuse settings that contradict lists which are there.
-
-        Raises
-        ------
-        SettingsError
-            If a list is there and `train.val_fraction` is set to something else than it was made with.
+        """Write the split lists that are absent; see `tasks.splits.settle_lists`.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> data.settle_split()
-        >>> len(read_list(data.list_path("train")))
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> task.data.settle_split()
+        >>> len(read_list(task.data.list_path("train")))
         2
         """
-        paths = [path for path in map(self.list_path, SPLIT_LISTS) if path is not None]
-        there = [path for path in paths if path.exists()]
-        fraction = f"val_fraction {self.settings.train.val_fraction:g},"
-        for path in there:
-            made = made_from(path)
-            if "val_fraction" in self.settings.train.model_fields_set and fraction not in (made or ""):
-                raise SettingsError(
-                    f"train.val_fraction: {path} already says what is validated ({made or 'written by hand'}); remove "
-                    "val_fraction, or delete the list to have it drawn anew"
-                )
-        if len(there) == len(paths):
-            return
-        if there:
-            raise DataError(f"{there[0]} is there, but the other list of train and val is not; give both or neither")
-        for path, ids in zip(paths, self._draw_split(), strict=True):
-            write_list(path, ids, self._how())
+        settle_lists(self.name, self.settings, self._draw_split, self._how())
 
     def _how(self) -> str:
         """Say how the default split is made.

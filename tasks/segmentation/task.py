@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from config import TaskConfig, expand_path
-from models import build_head
-from models.base import FeatureSpec, SegmentationHead, fit_to_image
+from models.base import SegmentationHead, fit_to_image
 from models.maskformer import MaskFormerHead
 from tasks.base import (
     Batch,
@@ -24,22 +23,18 @@ from tasks.base import (
     Metric,
     Piece,
     Predictor,
-    Producer,
     Progress,
-    Request,
     Sample,
     Sink,
     Task,
     open_store,
 )
-from tasks.features import FeatureService
-from tasks.model import FeatureModel
-from tasks.runs import choose_device
+from tasks.feature_task import FeatureTask, refuse_other
 from tasks.segmentation.prediction import DensePredictor, RasterSink, refuse_foreign
 from tasks.segmentation.scenes import SceneData, SceneItem
 from tasks.segmentation.scoring import SegmentationMetric, report_scores
 from utils import distributed
-from utils.augment import IDENTITY, RandomColour, RandomGeometry, View, tta_views, views_of
+from utils.augment import RandomColour, RandomGeometry, View, tta_views
 from utils.checkpoints import Checkpoint
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json
@@ -53,29 +48,11 @@ from utils.rasters import ValueScaling, estimate_scaling
 from utils.sample import make_sample
 from utils.tiling import Window, split_rows
 
-DESCRIBED = frozenset(  # what `describe` writes and `restore` needs
-    [
-        "kind",
-        "classes",
-        "head",
-        "head_options",
-        "backbone",
-        "layers",
-        "precision",
-        "attention",
-        "freeze",
-        "features",
-        "store_dtype",
-        "tile_size",
-        "scale",
-        "bands",
-        "scaling",
-    ]
-)
+DESCRIBED = frozenset(["classes", "tile_size", "scale", "bands", "scaling"])  # what `restore` needs beside the model
 DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
 
 
-class SegmentationTask(Task):
+class SegmentationTask(FeatureTask):
     """One class per pixel.
 
     Parameters
@@ -105,20 +82,31 @@ class SegmentationTask(Task):
         self.class_weights: Tensor | None = None
         self._scaling_known = False
 
-    @cached_property
-    def features(self) -> FeatureService:
-        """The backbone, loaded when it is needed.
+    @property
+    def num_outputs(self) -> int:
+        """Number of classes.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0].features.store_dtype
-        'fp16'
+        >>> example_task(tempfile.mkdtemp())[0].num_outputs
+        2
         """
-        device = choose_device(self.settings.device("prepare"))
-        store = open_store(self.settings, "prepare")
-        return FeatureService(self.settings.model, store, self.settings.prepare.store_dtype, device)
+        return len(self.classes)
+
+    def sample_size(self) -> tuple[int, int]:
+        """Height and width of a window.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> example_task(tempfile.mkdtemp())[0].sample_size()
+        (32, 32)
+        """
+        side = self.settings.prepare.tile_size
+        return side, side
 
     # -- before work starts
 
@@ -163,9 +151,7 @@ class SegmentationTask(Task):
         super().check_early(phases)
         if "train" in phases:
             self._listed_weights()
-            spec, model = self._spec(), self.settings.model
-            with torch.device("meta"):  # shapes only
-                build_head(self.kind, model.head, spec, len(self.classes), model.head_options)
+            self.check_head()
         if "inference" in phases and not self.settings.dataset.sample.enable:  # the sample is made by prepare
             distributed.run_on_main(lambda: self._inputs() and None)
 
@@ -434,26 +420,6 @@ class SegmentationTask(Task):
             "features": self.features.recipe() if cached else None,
         }
 
-    def views(self, split: str) -> list[View]:
-        """Stored views of training windows; validation is stored as it is.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, _ = example_task(tempfile.mkdtemp(), "dataset.augmentations={enable: true, stored_views: 3}")
-        >>> [view.name for view in task.views("train")][0], len(task.views("train")), len(task.views("val"))
-        ('identity', 3, 1)
-        """
-        settings = self.settings.dataset.augmentations
-        if split != "train" or not settings.enable:
-            return [IDENTITY]
-        group = views_of(settings.hflip, settings.vflip, settings.rotate90)
-        if self.settings.train.features == "online":
-            return group
-        others = np.random.default_rng(self.settings.resources.seed).permutation(len(group) - 1)
-        return [IDENTITY] + [group[1 + index] for index in sorted(others[: settings.stored_views - 1])]
-
     def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
         """Vary scale, place, angle and colours of an online window; picture and label move together.
 
@@ -493,50 +459,6 @@ class SegmentationTask(Task):
             RandomColour(settings.brightness, settings.contrast, settings.saturation),
         )
 
-    def requests(self, sample: Sample) -> list[Request]:
-        """Features of the window's colours, unless they are computed online.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
-        >>> sample = Sample("a", Item("a", ()), {"image": np.zeros((8, 8, 3), np.uint8)})
-        >>> [request.producer for request in task.requests(sample)]
-        ['backbone']
-        """
-        if self.settings.train.features == "online":
-            return []
-        colours = np.ascontiguousarray(sample.arrays["image"][..., :3])
-        return [Request("backbone", self.features.key(colours), colours)]
-
-    def producers(self) -> dict[str, Producer]:
-        """The backbone.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> list(example_task(tempfile.mkdtemp())[0].producers())
-        ['backbone']
-        """
-        return {"backbone": self.features.produce}
-
-    def record_bytes(self) -> int:
-        """Size of the features of one window.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0].record_bytes()
-        2048
-        """
-        if self.settings.train.features == "online":
-            return 0
-        side = self.settings.prepare.tile_size
-        return self.features.record_bytes((side, side))
-
     def sample_bytes(self) -> int:
         """Size of picture, label and validity of one window.
 
@@ -547,16 +469,16 @@ class SegmentationTask(Task):
         >>> example_task(tempfile.mkdtemp())[0].sample_bytes()
         5120
         """
-        return self.settings.prepare.tile_size**2 * (self._image_channels() + 2)
+        return self.settings.prepare.tile_size**2 * (self.image_channels() + 2)
 
-    def _image_channels(self) -> int:
+    def image_channels(self) -> int:
         """Bands of a picture: those of the settings, else those that the scaling of values was found for.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp(), "dataset.bands=[1, 2, 3, 1]")[0]._image_channels()
+        >>> example_task(tempfile.mkdtemp(), "dataset.bands=[1, 2, 3, 1]")[0].image_channels()
         4
         """
         bands, scaling = self.settings.dataset.bands, self.data.scaling
@@ -565,37 +487,6 @@ class SegmentationTask(Task):
         return 3 if scaling is None else len(scaling.low)
 
     # -- training
-
-    def build_model(self) -> nn.Module:
-        """The head on the backbone's features.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> type(example_task(tempfile.mkdtemp())[0].build_model().head).__name__
-        'DPTHead'
-        """
-        model = self.settings.model
-        generator_state = torch.get_rng_state()
-        torch.manual_seed(self.settings.resources.seed)  # the same first weights on every rank
-        head = build_head(self.kind, model.head, self._spec(), len(self.classes), model.head_options)
-        torch.set_rng_state(generator_state)
-        finetune = False if model.freeze is True else (model.freeze or True)
-        return FeatureModel(self.features, head, finetune)
-
-    def _spec(self) -> FeatureSpec:
-        """What the head is told of the features and pictures.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0]._spec().patch_size
-        4
-        """
-        info = self.features.info
-        return FeatureSpec(info.channels, info.strides, info.patch_size, self._image_channels(), info.mean, info.std)
 
     def describe(self) -> dict[str, Any]:
         """All that a checkpoint must say.
@@ -609,25 +500,14 @@ class SegmentationTask(Task):
         >>> task.describe()["classes"]
         ['dark', 'light']
         """
-        settings, info = self.settings, self.features.info
         self._use_scaling()
         assert self.data.scaling is not None
         return {
-            "kind": self.kind,
+            **self.describe_model(),
             "classes": self.classes,
-            "head": settings.model.head,
-            "head_options": settings.model.head_options,
-            "backbone": {"id": info.id, "digest": info.digest, "licence": info.licence, "family": info.family},
-            "layers": list(info.layers),
-            "precision": settings.model.precision,
-            "attention": settings.model.attention,
-            "freeze": settings.model.freeze,
-            "features": settings.train.features,
-            "store_dtype": settings.prepare.store_dtype,
-            "normalization": {"mean": list(info.mean), "std": list(info.std)},
-            "tile_size": settings.prepare.tile_size,
-            "scale": settings.dataset.scale,
-            "bands": settings.dataset.bands,
+            "tile_size": self.settings.prepare.tile_size,
+            "scale": self.settings.dataset.scale,
+            "bands": self.settings.dataset.bands,
             "scaling": self.data.scaling.to_json(),
         }
 
@@ -645,30 +525,13 @@ class SegmentationTask(Task):
         >>> SegmentationTask.restore("a", task.settings, checkpoint).settings.model.head
         'linear'
         """
-        said = checkpoint.description
-        if said.get("kind") != cls.kind:
-            raise DataError(
-                f"{checkpoint.path}: a checkpoint of {said.get('kind')!r}, not of {cls.kind!r}; name another"
-            )
-        missing = sorted(DESCRIBED - set(said))
-        if missing:
-            raise DataError(f"{checkpoint.path}: its description lacks {', '.join(missing)}; take another copy")
-        refuse_other(settings.model, "model", {"head": said["head"]}, checkpoint.path)
+        said = cls.check_description(checkpoint, DESCRIBED)
         refuse_other(settings.dataset, "dataset", {"classes": said["classes"], "bands": said["bands"]}, checkpoint.path)
-        source = settings.model.backbone if "backbone" in settings.model.model_fields_set else said["backbone"]["id"]
-        told = ("head", "head_options", "layers", "precision", "attention", "freeze")
-        model = settings.model.model_copy(update={key: said[key] for key in told} | {"backbone": source})
+        settings = cls.restored_settings(settings, said, checkpoint.path)
         dataset = settings.dataset.model_copy(update={key: said[key] for key in ("classes", "scale", "bands")})
-        prepare = settings.prepare.model_copy(update={key: said[key] for key in ("tile_size", "store_dtype")})
-        train = settings.train.model_copy(update={"features": said["features"]})
-        sections = {"model": model, "dataset": dataset, "prepare": prepare, "train": train}
-        task = cls(name, settings.model_copy(update=sections))
-        if task.features.info.digest != said["backbone"]["digest"]:
-            raise DataError(
-                f"{checkpoint.path}: was trained on the backbone {said['backbone']['id']} with digest "
-                f"{said['backbone']['digest']}, but {source} has {task.features.info.digest}; give that backbone in "
-                "model.backbone"
-            )
+        prepare = settings.prepare.model_copy(update={"tile_size": said["tile_size"]})
+        task = cls(name, settings.model_copy(update={"dataset": dataset, "prepare": prepare}))
+        task.refuse_other_backbone(said, checkpoint.path)
         task.use_scaling(read_scaling(said["scaling"], checkpoint.path))
         return task
 
@@ -842,8 +705,7 @@ class SegmentationTask(Task):
         >>> example_task(tempfile.mkdtemp())[0]._head.stride
         4.0
         """
-        model = self.settings.model
-        head = build_head(self.kind, model.head, self._spec(), len(self.classes), model.head_options)
+        head = self.make_head()
         assert isinstance(head, SegmentationHead)
         return head
 
@@ -1144,28 +1006,6 @@ def read_scaling(value: Any, path: Path) -> ValueScaling:
         return ValueScaling.from_json(value)
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{path}: its scaling of values is damaged ({value}); take another copy") from None
-
-
-def refuse_other(section: Any, where: str, said: dict[str, Any], path: Path) -> None:
-    """Refuse settings that are given in the file and contradict a checkpoint.
-
-    Examples
-    --------
-    >>> from config import ModelConfig
-    >>> refuse_other(ModelConfig(head="unet"), "model", {"head": "unet"}, Path("a"))
-    >>> refuse_other(ModelConfig(), "model", {"head": "unet"}, Path("a"))
-    >>> refuse_other(ModelConfig(head="dpt"), "model", {"head": "unet"}, Path("a"))
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: a: holds head 'unet', but model.head asks for 'dpt'; name the right checkpoint or drop it
-    """
-    for key, value in said.items():
-        asked = getattr(section, key)
-        if key in section.model_fields_set and asked != value:
-            raise DataError(
-                f"{path}: holds {key} {value!r}, but {where}.{key} asks for {asked!r}; "
-                "name the right checkpoint or drop it"
-            )
 
 
 def raise_first(problems: Iterable[Iterable[Any]]) -> None:

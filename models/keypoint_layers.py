@@ -1,0 +1,420 @@
+"""What all keypoint heads share: their options, merged blocks, and the way from the patch grid to the fine grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from models.base import FeatureSpec, HeadOptions, KeypointHead
+from models.layers import (
+    ChannelNorm,
+    Classifier,
+    ConvNorm,
+    DetailBranch,
+    Projections,
+    ResidualUnit,
+    halving_widths,
+    levels_by_stride,
+)
+from models.segformer import LearnedUpsampling
+from utils.errors import SettingsError
+
+RARE = 0.01  # probability of a keypoint in a cell before anything is learned
+
+
+class KeypointOptions(HeadOptions):
+    """Settings that all keypoint heads have.
+
+    Examples
+    --------
+    >>> KeypointOptions(feature_merge="mean", feature_align_dim="auto").feature_align_dim
+    'auto'
+    """
+
+    width: PositiveInt = Field(128, description="channels on the patch grid; halved with each doubling of the grid")
+    narrowest: PositiveInt = Field(32, description="channels on the fine grid are never fewer than this")
+    detail_width: PositiveInt = Field(32, description="channels of the raw picture's detail on the fine grid")
+    depth: PositiveInt = Field(1, description="residual units on the patch grid")
+    feature_merge: Literal["concat", "mean", "max"] = Field(
+        "concat", description="how the maps of the blocks are joined"
+    )
+    feature_align_dim: PositiveInt | Literal["auto"] | None = Field(
+        None, description="channels that each block is brought to before they are joined; auto: its own, at most width"
+    )
+    normalize_features: bool = Field(True, description="layer norm of each cell of each block before they are joined")
+    use_image: bool = Field(True, description="let the up-sampling see the raw picture beside the maps")
+    grouping: bool = Field(False, description="also centres of animals and offsets to them, for several in a picture")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the channels dropped on the patch grid")
+
+
+class MergedMaps(nn.Module):
+    """Bring the maps of all blocks to the patch grid and to one scale, align their channels, and join them.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        The maps.
+    options : KeypointOptions
+        How they are normalised, aligned and joined.
+
+    Raises
+    ------
+    SettingsError
+        If a mean or maximum is asked for of blocks whose channels differ.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((8, 8), (14, 14), 14, 3, (0.5,) * 3, (0.5,) * 3)
+    >>> MergedMaps(spec, KeypointOptions(feature_align_dim=6)).channels
+    12
+    >>> spec = FeatureSpec((8, 4), (8, 8), 8, 3, (0.5,) * 3, (0.5,) * 3)
+    >>> MergedMaps(spec, KeypointOptions(feature_merge="max"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: model.head_options.feature_merge: max needs blocks of equal width, got 8, 4 channels...
+    """
+
+    def __init__(self, spec: FeatureSpec, options: KeypointOptions):
+        super().__init__()
+        self.merge = options.feature_merge
+        self.pools = [spec.patch_size // stride for stride in spec.strides]
+        widths = aligned_widths(spec.channels, options)
+        if self.merge != "concat" and len(set(widths)) > 1:
+            raise SettingsError(
+                f"model.head_options.feature_merge: {self.merge} needs blocks of equal width, got "
+                f"{', '.join(map(str, widths))} channels; set feature_align_dim: auto, or merge by concat"
+            )
+        self.channels = sum(widths) if self.merge == "concat" else widths[0]
+        self.norms = nn.ModuleList(
+            ChannelNorm(channels) if options.normalize_features else nn.Identity() for channels in spec.channels
+        )
+        self.aligners = nn.ModuleList(
+            nn.Identity()
+            if options.feature_align_dim is None
+            else nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.GELU(), ChannelNorm(width))
+            for channels, width in zip(spec.channels, widths, strict=True)
+        )
+
+    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Join maps (B, C_i, h_i, w_i) to one (B, C, rows, columns) on the patch grid.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((1, 1), (4, 8), 8, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> merged = MergedMaps(spec, KeypointOptions(feature_merge="mean", normalize_features=False))
+        >>> merged([torch.tensor([[[[1.0, 3.0], [1.0, 3.0]]]]), torch.tensor([[[[4.0]]]])]).tolist()
+        [[[[3.0]]]]
+        """
+        aligned = []
+        for feature_map, pool, norm, align in zip(feature_maps, self.pools, self.norms, self.aligners, strict=True):
+            normed = norm(feature_map)
+            aligned.append(align(F.avg_pool2d(normed, pool) if pool > 1 else normed))
+        if self.merge == "concat":
+            return torch.cat(aligned, dim=1)
+        stacked = torch.stack(aligned)
+        return stacked.mean(dim=0) if self.merge == "mean" else stacked.amax(dim=0)
+
+
+def aligned_widths(channels: Sequence[int], options: KeypointOptions) -> list[int]:
+    """Channels of each block after the alignment.
+
+    `auto` takes the narrowest block's, so that a mean of the stages of a pyramid is possible.
+
+    Examples
+    --------
+    >>> [aligned_widths((384, 192), KeypointOptions(feature_align_dim=dim)) for dim in (None, "auto", 200)]
+    [[384, 192], [128, 128], [200, 200]]
+    """
+    if options.feature_align_dim is None:
+        return list(channels)
+    width = min(*channels, options.width) if options.feature_align_dim == "auto" else options.feature_align_dim
+    return [width] * len(channels)
+
+
+class UpStep(nn.Module):
+    """Double the grid: each cell says what its quarters hold, and maps that have the finer grid of their own join in.
+
+    Parameters
+    ----------
+    channels_in, channels_out : int
+        Channels before and after.
+    map_channels : sequence of int
+        Channels of the maps that join; none for a plain transformer.
+
+    Examples
+    --------
+    >>> UpStep(8, 4, [])(torch.zeros(1, 8, 2, 3), []).shape
+    torch.Size([1, 4, 4, 6])
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, map_channels: Sequence[int]):
+        super().__init__()
+        self.raise_grid = LearnedUpsampling(channels_in, channels_out)
+        self.entry = Projections(map_channels, channels_out) if map_channels else None
+
+    def forward(self, coarse: Tensor, joining: Sequence[Tensor]) -> Tensor:
+        """Map (B, C, 2 h, 2 w) of a map (B, c, h, w) and those that join it.
+
+        Examples
+        --------
+        >>> UpStep(8, 4, [6])(torch.zeros(0, 8, 2, 3), [torch.zeros(0, 6, 4, 6)]).shape
+        torch.Size([0, 4, 4, 6])
+        """
+        raised = self.raise_grid(coarse)
+        if self.entry is None:
+            return raised
+        return raised + self.entry(joining, tuple(raised.shape[-2:]))
+
+
+class KeypointDecoder(nn.Module):
+    """Merged blocks, a residual trunk on the patch grid, and learned up-sampling to the fine grid.
+
+    The vectors of a plain transformer know where in its patch a thing lies, so each step lets a cell say what its four
+    quarters hold; interpolation would blur that. Maps of a pyramid that are finer than the patch grid join on the way,
+    and the picture's own detail at the end.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        What the head is given.
+    options : KeypointOptions
+        Widths, and whether the picture is seen.
+
+    Attributes
+    ----------
+    widths : list of int
+        Channels at each of `spec.levels`, coarse to fine.
+
+    References
+    ----------
+    Xiao et al., 2018 (arXiv:1804.06208) showed that a few learned up-sampling steps suffice for poses. Departures:
+    sub-pixel convolution (`models.segformer.LearnedUpsampling`), norms over channels, detail from the raw picture.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((8, 8), (14, 14), 14, 3, (0.5,) * 3, (0.5,) * 3)
+    >>> KeypointDecoder(spec, KeypointOptions(width=16, narrowest=8)).widths
+    [16, 8, 8]
+    """
+
+    def __init__(self, spec: FeatureSpec, options: KeypointOptions):
+        super().__init__()
+        self.widths = halving_widths(options.width, options.narrowest, len(spec.levels))
+        self.joining = levels_by_stride(spec, len(self.widths))[1:]
+        self.merged = MergedMaps(spec, options)
+        self.stem = ConvNorm(self.merged.channels, options.width, kernel_size=1)
+        self.dropout = nn.Dropout2d(options.dropout)
+        self.trunk = nn.Sequential(*(ResidualUnit(options.width) for _ in range(options.depth)))
+        self.steps = nn.ModuleList(
+            UpStep(coarse, fine, [spec.channels[index] for index in joining])
+            for (coarse, fine), joining in zip(pairwise(self.widths), self.joining, strict=True)
+        )
+        self.units = nn.ModuleList(ResidualUnit(width) for width in self.widths[1:])
+        fine, detail = self.widths[-1], options.detail_width
+        self.detail = DetailBranch(spec, max(detail // 2, 1), detail, depth=1) if options.use_image else None
+        self.join = ConvNorm(fine + detail, fine) if options.use_image else None
+        self.norm = nn.Sequential(ChannelNorm(fine), nn.ReLU())
+        # the optimiser reads this of every part of a head; where no picture is seen, there is no first layer
+        self.input_layers = ("detail.stem",) if options.use_image else ()
+
+    def forward(self, feature_maps: Sequence[Tensor], image: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Maps (B, C, rows, columns) of the patch grid and (B, c, h, w) of the fine grid.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8, 4), (14, 7), 14, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> decoder = KeypointDecoder(spec, KeypointOptions(width=16, narrowest=8, use_image=False))
+        >>> [tuple(part.shape) for part in decoder([torch.zeros(1, 8, 2, 3), torch.zeros(1, 4, 4, 6)], None)]
+        [(1, 16, 2, 3), (1, 8, 8, 12)]
+        """
+        patches = fine = self.trunk(self.dropout(self.stem(self.merged(feature_maps))))
+        for step, unit, joining in zip(self.steps, self.units, self.joining, strict=True):
+            fine = unit(step(fine, [feature_maps[index] for index in joining]))
+        if self.detail is not None and self.join is not None:
+            fine = self.join(torch.cat([fine, self.detail(image)[1]], dim=1))
+        return patches, self.norm(fine)
+
+
+class FineClassifier(Classifier):
+    """The last 1x1 convolution, in float32 under autocast too: a peak between two cells is found by small differences.
+
+    Beside a bias of -4.6, bfloat16 counts in steps of 1/32.
+
+    Examples
+    --------
+    >>> classifier = FineClassifier(1, 1)
+    >>> _ = nn.init.ones_(classifier.weight), nn.init.constant_(classifier.bias, 4.0)
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     classifier(torch.full((1, 1, 1, 1), 2.0**-9)).item() - 4
+    0.001953125
+    """
+
+    def start_rare(self) -> FineClassifier:
+        """Set the bias so that each cell starts with a probability of 0.01: most cells hold no keypoint.
+
+        References
+        ----------
+        Lin et al., 2017 (arXiv:1708.02002), section 4.1.
+
+        Examples
+        --------
+        >>> [round(probability, 4) for probability in FineClassifier(8, 2).start_rare().bias.sigmoid().tolist()]
+        [0.01, 0.01]
+        """
+        nn.init.constant_(cast(Tensor, self.bias), math.log(RARE / (1 - RARE)))
+        return self
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """Values (B, K, h, w) of a map (B, C, h, w), float32.
+
+        Examples
+        --------
+        >>> FineClassifier(8, 2)(torch.zeros(0, 8, 2, 3)).shape
+        torch.Size([0, 2, 2, 3])
+        """
+        with torch.autocast(feature_map.device.type, enabled=False):
+            return super().forward(feature_map.float())
+
+
+class GroupingBranch(nn.Module):
+    """Where the centres of animals are, and how far each cell's keypoints lie from their own animal's centre.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the map on the fine grid.
+    num_keypoints : int
+        Each has two offsets.
+    cells : int
+        Fine cells per patch side: the unit that the last layer counts offsets in.
+
+    References
+    ----------
+    Zhou et al., 2019 (arXiv:1904.07850), section 5; Cheng et al., 2020 (arXiv:1911.10194), section 3.1.
+
+    Examples
+    --------
+    >>> output = GroupingBranch(8, num_keypoints=5, cells=4)(torch.zeros(1, 8, 2, 3))
+    >>> output["centre"].shape, output["offsets"].shape
+    (torch.Size([1, 1, 2, 3]), torch.Size([1, 10, 2, 3]))
+    """
+
+    output_layers: ClassVar[tuple[str, ...]] = ("centre", "offsets")
+
+    def __init__(self, channels: int, num_keypoints: int, cells: int):
+        super().__init__()
+        self.cells = cells
+        self.hidden = ConvNorm(channels, 2 * channels, separable=True)
+        self.centre = FineClassifier(2 * channels, 1).start_rare()
+        self.offsets = FineClassifier(2 * channels, 2 * num_keypoints)
+
+    def forward(self, fine: Tensor) -> dict[str, Tensor]:
+        """``"centre"`` (B, 1, h, w), logits, and ``"offsets"`` (B, 2 K, h, w) in cells, of a map (B, C, h, w).
+
+        Examples
+        --------
+        >>> branch = GroupingBranch(8, num_keypoints=1, cells=4)
+        >>> _ = branch.offsets.bias.data.copy_(torch.tensor([0.5, -2.0]))
+        >>> branch(torch.zeros(1, 8, 1, 1))["offsets"].flatten().round().tolist()
+        [2.0, -8.0]
+        """
+        hidden = self.hidden(fine)
+        return {"centre": self.centre(hidden), "offsets": self.offsets(hidden) * self.cells}
+
+
+class FineGridHead(KeypointHead):
+    """What the keypoint heads have in common: the decoder and, when asked for, the grouping into animals.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        What the head is given.
+    num_keypoints : int
+        Channels of the heatmaps.
+    options : KeypointOptions
+        Widths, merging of blocks, picture, grouping.
+
+    Raises
+    ------
+    SettingsError
+        If the options do not fit the specification.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((8,), (14,), 14, 5, (0.5,) * 3, (0.5,) * 3)
+    >>> FineGridHead(spec, 2, KeypointOptions(use_image=False))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: model.head_options.use_image: false leaves 2 extra bands unseen; set it to true, or ...
+    """
+
+    Options: ClassVar[type[HeadOptions]] = KeypointOptions
+    needs_image: ClassVar[bool] = True
+
+    def __init__(self, spec: FeatureSpec, num_keypoints: int, options: KeypointOptions):
+        super().__init__(spec, num_keypoints, options)
+        self.use_image = options.use_image
+        if spec.image_channels > 3 and not options.use_image:
+            raise SettingsError(
+                f"model.head_options.use_image: false leaves {spec.image_channels - 3} extra bands unseen; "
+                "set it to true, or choose three in dataset.bands"
+            )
+        self.decoder = KeypointDecoder(spec, options)
+        fine = self.decoder.widths[-1]
+        self.grouping = GroupingBranch(fine, num_keypoints, spec.fine_cells) if options.grouping else None
+
+    @property
+    def sees_image(self) -> bool:
+        """Whether the picture is looked at: the option `use_image`.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> FineGridHead(spec, 2, KeypointOptions(use_image=False)).sees_image
+        False
+        """
+        return self.use_image
+
+    def draw(self, patches: Tensor, fine: Tensor) -> dict[str, Tensor]:
+        """Maps of the fine grid that the head answers with, made of both grids of the decoder.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> head = FineGridHead(spec, 5, KeypointOptions(width=16, grouping=True))
+        >>> sorted(head.draw(torch.zeros(1, 16, 2, 3), torch.zeros(1, 16, 8, 12)))
+        ['centre', 'offsets']
+        """
+        return {} if self.grouping is None else self.grouping(fine)
+
+    def forward(self, feature_maps: Sequence[Tensor], image: Tensor | None = None) -> dict[str, Tensor]:
+        """Maps of the fine grid, by name.
+
+        Parameters
+        ----------
+        feature_maps : sequence of Tensor, shape (B, C_i, h_i, w_i)
+            One map per chosen block.
+        image : Tensor, shape (B, 3 + E, H, W)
+            Values of 0..255; not needed where `sees_image` is false.
+
+        Returns
+        -------
+        dict of Tensor
+            As `models.base.KeypointHead` lists them; all float32.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> head = FineGridHead(spec, 5, KeypointOptions(width=16, grouping=True))
+        >>> head([torch.zeros(1, 8, 2, 3)], torch.zeros(1, 3, 28, 30))["offsets"].shape
+        torch.Size([1, 10, 8, 12])
+        """
+        maps, _ = self.receive(feature_maps, image)
+        return self.draw(*self.decoder(maps, image))

@@ -1,0 +1,162 @@
+"""What may be wrong with keypoint labels: rows, ranges, left and right, and figures that a person can judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tasks.base import Finding
+from tasks.keypoints.pictures import PoseData, PoseItem, box_of, decode_picture
+from utils.errors import DataError
+from utils.formats.poses import Instance
+from utils.left_right import body_axis, left_right_pairs
+
+CLEAR_SIDE = 0.05  # of the body axis: how far left and right must lie apart across it to be told apart
+OUTSIDE = 2.0  # pixels by which a point may leave its picture: hands that click at the edge
+
+
+def audit_pictures(items: Sequence[PoseItem], data: PoseData) -> Iterator[Finding]:
+    """Check pictures and labels of a split.
+
+    Parameters
+    ----------
+    items : sequence of PoseItem
+        The split.
+    data : PoseData
+        Its labels; what readers skipped is told with the training split.
+
+    Yields
+    ------
+    Finding
+        Errors, and notes that do not stop the work.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.keypoints.example import animals_example
+    >>> data = animals_example(tempfile.mkdtemp())[0].data
+    >>> [finding.blocks for finding in audit_pictures(data.items("train"), data)]
+    []
+    """
+    if items and items[0].split == "train":
+        yield from data.problems()
+    for item in items:
+        yield from audit_picture(item)
+    yield from audit_sides(items, data)
+
+
+def audit_picture(item: PoseItem) -> Iterator[Finding]:
+    """Check that a picture can be read and its points and boxes lie in it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.keypoints.example import animals_example
+    >>> item = animals_example(tempfile.mkdtemp())[0].data.items("val")[0]
+    >>> item.picture.instances[0].keypoints[0, 0] = 999.0
+    >>> print(*audit_picture(item))  # doctest: +ELLIPSIS
+    images/val_000: 1 points lie outside the picture of 192 x 256 pixels; ...
+    """
+    try:
+        height, width = decode_picture(item.picture).shape[:2]
+    except DataError as error:
+        yield Finding(item.id, str(error))
+        return
+    points = [animal.keypoints[animal.keypoints[:, 2] > 0, :2] for animal in item.picture.instances]
+    stray = sum(count_outside(found, (height, width)) for found in points)
+    where = f"the picture of {height} x {width} pixels"
+    if stray:
+        yield Finding(
+            item.id, f"{stray} points lie outside {where}", "move them, or mark them as missing", blocks=False
+        )
+    boxes = [box for animal in item.picture.instances if (box := box_of(animal)) is not None]
+    away = sum(bool((box[:2] >= (width, height)).any() or (box[2:] <= 0).any()) for box in boxes)
+    if away:
+        yield Finding(item.id, f"{away} boxes lie outside {where}", "correct or remove them")
+
+
+def count_outside(points: np.ndarray, size: tuple[int, int]) -> int:
+    """Count points (N, 2) that lie outside a picture by more than a slip of the hand.
+
+    Examples
+    --------
+    >>> count_outside(np.array([[0.0, 0.0], [-1.0, 5.0], [30.0, 5.0]]), (10, 20))
+    1
+    """
+    far = (points < -OUTSIDE) | (points > np.array(size[::-1]) + OUTSIDE)
+    return int(far.any(axis=1).sum())
+
+
+def audit_sides(items: Sequence[PoseItem], data: PoseData) -> Iterator[Finding]:
+    """Note animals whose left and right cannot be told apart across their body, or seem to be exchanged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.keypoints.example import animals_example
+    >>> data = animals_example(tempfile.mkdtemp())[0].data
+    >>> list(audit_sides(data.items("val"), data))
+    []
+    """
+    if data.skeleton.flip_idx is None or (axis := body_axis(data.skeleton.names)) is None:
+        return
+    pairs = left_right_pairs(data.skeleton.flip_idx).numpy()
+    names = [(item.id, index) for item in items for index, _ in enumerate(item.picture.instances)]
+    animals = [animal for item in items for animal in item.picture.instances]
+    if not animals:
+        return
+    across = sides(animals, pairs, axis)
+    usual = np.sign(np.nanmedian(np.sign(across))) if np.isfinite(across).any() else 0.0
+    for row in np.flatnonzero((np.sign(across) == -usual).any(axis=1) & (usual != 0)):
+        clear = np.abs(across[row]) > CLEAR_SIDE
+        if (clear & (np.sign(across[row]) == -usual)).any():
+            name, index = names[row]
+            said = f"left and right of animal {index + 1} lie on the other sides of its body than in most pictures"
+            yield Finding(name, said, "look whether they are exchanged, or the animal lies on its back", blocks=False)
+
+
+def sides(animals: Sequence[Instance], pairs: np.ndarray, axis: tuple[int, int]) -> np.ndarray:
+    """How far the left point of each pair lies from the right one across the body axis, in lengths of the axis.
+
+    Parameters
+    ----------
+    animals : sequence of Instance
+        N of them.
+    pairs : ndarray of int, shape (P, 2)
+        Left and right.
+    axis : (int, int)
+        Two keypoints on the axis, the front one first.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, P)
+        Signed; NaN where a point is missing.
+
+    Examples
+    --------
+    >>> points = np.array([[0.0, 0, 2], [10, 0, 2], [5, -2, 2], [5, 3, 2]])  # head, tail, left, right
+    >>> sides([Instance("fly", points)], np.array([[2, 3]]), (0, 1)).tolist()
+    [[-0.5]]
+    """
+    points = np.stack([animal.keypoints[:, :2] for animal in animals])
+    points[np.stack([animal.keypoints[:, 2] for animal in animals]) == 0] = np.nan
+    along = points[:, axis[1]] - points[:, axis[0]]
+    across = points[:, pairs[:, 0]] - points[:, pairs[:, 1]]
+    length = np.linalg.norm(along, axis=1)
+    signed = along[:, None, 0] * across[..., 1] - along[:, None, 1] * across[..., 0]
+    return np.divide(signed, (length**2)[:, None], out=np.full(signed.shape, np.nan), where=length[:, None] > 0)
+
+
+def ambiguity(animals: Sequence[Instance], pairs: np.ndarray, axis: tuple[int, int]) -> float:
+    """Share of pairs whose left and right cannot be told apart across the body; NaN where none can be judged.
+
+    Examples
+    --------
+    >>> points = np.array([[0.0, 0, 2], [10, 0, 2], [4, 0, 2], [6, 0, 2]])
+    >>> ambiguity([Instance("fly", points)], np.array([[2, 3]]), (0, 1))
+    1.0
+    """
+    across = sides(animals, pairs, axis) if len(animals) else np.zeros((0, 0))
+    known = across[np.isfinite(across)]
+    return float((np.abs(known) < CLEAR_SIDE).mean()) if len(known) else float("nan")

@@ -1,0 +1,80 @@
+"""A real keypoint task on a few small pictures of made-up animals, for the examples in docstrings and for tests."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config import parse_settings
+from tasks.base import Batch, Context, Progress
+from tasks.example import example_context, tiny_backbone
+from utils.animals import make_animals
+
+if TYPE_CHECKING:
+    from tasks.keypoints.task import KeypointsTask
+
+SETTINGS = """
+resources: {{omp_threads: 1}}
+paths: {{data_root: {folder}/animals, label_path: annotations, processed_dir: {folder}/store,
+  runs_root: {folder}/runs, splits_dir: {folder}/splits}}
+model: {{backbone: {backbone}, layers: [0, 1], precision: fp32, head: conv, head_options: {{width: 16}}}}
+prepare: {{enable: true}}
+train: {{enable: true, epochs: 1, batch_size: 4}}
+inference: {{input_tif: "images/val_*.png"}}
+keypoints: {{short_side: 96}}
+tasks: {{animals: {{kind: keypoints}}}}
+"""
+
+
+def animals_example(folder: str | Path, *overrides: str) -> tuple[KeypointsTask, Context]:
+    """Draw eight pictures for training and four for validation, and make a task on them with a tiny backbone.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> task, context = animals_example(tempfile.mkdtemp())
+    >>> task.kind, task.primary
+    ('keypoints', 'weighted_PCK')
+    """
+    from tasks.keypoints.task import KeypointsTask
+
+    folder = Path(folder)
+    shutil.copytree(drawn_animals(), folder / "animals", dirs_exist_ok=True)
+    text = SETTINGS.format(folder=folder, backbone=tiny_backbone())
+    settings = parse_settings(text, overrides, ("segmentation", "keypoints")).tasks["animals"]
+    return KeypointsTask("animals", settings), example_context(folder / "run")
+
+
+@cache
+def drawn_animals() -> Path:
+    """Draw the pictures once in a process.
+
+    Examples
+    --------
+    >>> sorted(path.name for path in drawn_animals().iterdir())
+    ['annotations', 'chase.mp4', 'images', 'sample.json']
+    """
+    folder = Path(tempfile.mkdtemp())
+    weakref.finalize(drawn_animals, shutil.rmtree, folder, ignore_errors=True)
+    make_animals(folder, seed=1, train=8, val=4, frames=4)
+    return folder
+
+
+def animals_batch(folder: str | Path) -> tuple[KeypointsTask, Batch]:
+    """The example and a batch of one training sample with its target.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> sorted(animals_batch(tempfile.mkdtemp())[1].target)
+    ['centre', 'heatmaps', 'keypoints', 'near', 'offsets', 'valid']
+    """
+    from tasks.prepared import stack_samples
+
+    task, _ = animals_example(folder)
+    sample = next(task.samples(task.items("train")[0]))
+    return task, task.collate(stack_samples([sample]), [task.encode(sample, Progress())])

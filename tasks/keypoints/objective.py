@@ -1,0 +1,358 @@
+"""What a keypoint head is taught: targets of a batch, the terms of the loss, their divisors and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config import TaskConfig
+from tasks.base import Batch, Progress, Sample
+from utils.errors import SettingsError
+from utils.formats.poses import Skeleton
+from utils.heatmaps import (
+    box_targets,
+    centre_heatmaps,
+    centre_targets,
+    instance_mask_targets,
+    keypoint_heatmaps,
+    valid_cells,
+)
+from utils.keypoint_losses import (
+    box_sums,
+    coordinate_count,
+    coordinate_sum,
+    heatmap_sums,
+    instance_mask_count,
+    instance_mask_sum,
+    objectness_count,
+    objectness_sum,
+    offset_sum,
+    positive_weights,
+)
+from utils.left_right import (
+    active_pairs,
+    body_axis,
+    canonicalise_left_right,
+    left_right_pairs,
+    pair_margin,
+    pair_overlap,
+    side_consistency,
+)
+from utils.peaks import soft_argmax
+
+CENTRE_SIGMA = 3.0  # cells; a centre need not be found to the pixel
+BOX_RADIUS = 2.0  # cells around a centre that answer for its box
+OFFSET_SCALE = 0.05  # offsets are tens of cells long; at full weight they would drown the heatmaps
+TEMPERATURE = 0.5  # of the soft-argmax: below 1, or the many cells of empty ground would pull it to the middle
+
+
+@dataclass(frozen=True)
+class Target:
+    """The truth of one sample on its canvas.
+
+    Parameters
+    ----------
+    keypoints : ndarray, shape (N, K, 3)
+        x, y, v in canvas pixels.
+    boxes : ndarray, shape (N, 4)
+        In canvas pixels.
+    sigma : float
+        Size of the spots in cells, at this point of the training.
+
+    Examples
+    --------
+    >>> Target(np.zeros((1, 2, 3)), np.zeros((1, 4)), 1.5).sigma
+    1.5
+    """
+
+    keypoints: np.ndarray
+    boxes: np.ndarray
+    sigma: float
+
+
+class Objective:
+    """Targets and losses of keypoints.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        The task's settings.
+    skeleton : Skeleton
+        The keypoints.
+    canvas : (int, int)
+        Height and width of samples.
+    stride : float
+        Canvas pixels per cell of the head's maps.
+    grouping : bool
+        Whether animals are told apart.
+
+    Examples
+    --------
+    >>> settings = TaskConfig(kind="keypoints")
+    >>> Objective(settings, Skeleton(("left", "right"), (1, 0)), (28, 56), 3.5, False).grid
+    (8, 16)
+    """
+
+    def __init__(
+        self, settings: TaskConfig, skeleton: Skeleton, canvas: tuple[int, int], stride: float, grouping: bool
+    ):
+        self.own = settings.keypoints
+        self.weight = settings.keypoints.loss
+        self.multitask = settings.model.head == "multitask"
+        self.skeleton, self.canvas, self.stride, self.grouping = skeleton, canvas, stride, grouping
+        self.grid = round(canvas[0] / stride), round(canvas[1] / stride)
+        self.pairs = left_right_pairs(skeleton.flip_idx or range(skeleton.num_keypoints))
+        self.axis = body_axis(skeleton.names)
+        self.balance: Tensor | None = None
+
+    def encode(self, sample: Sample, progress: Progress) -> Target:
+        """The truth of a sample, with left and right named by the body axis where the settings ask for it.
+
+        Examples
+        --------
+        >>> from tasks.base import Item
+        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> arrays = {"keypoints": np.ones((1, 1, 3), np.float32), "boxes": np.zeros((1, 4), np.float32)}
+        >>> objective.encode(Sample("a", Item("a", ()), arrays), Progress()).keypoints.tolist()
+        [[[1.0, 1.0, 1.0]]]
+        """
+        last = self.own.sigma if self.own.sigma_end is None else self.own.sigma_end
+        done = progress.epoch / max(progress.epochs - 1, 1)
+        keypoints = torch.from_numpy(sample.arrays["keypoints"])
+        if self.own.canonicalise is True:
+            keypoints = self._canonical(keypoints)
+        return Target(keypoints.numpy(), sample.arrays["boxes"], self.own.sigma + (last - self.own.sigma) * done)
+
+    def _canonical(self, keypoints: Tensor) -> Tensor:
+        """Name left and right of training labels by the body axis.
+
+        Examples
+        --------
+        >>> skeleton = Skeleton(("nose", "left_ear", "right_ear", "tail"), (0, 2, 1, 3))
+        >>> objective = Objective(TaskConfig(kind="keypoints"), skeleton, (28, 56), 3.5, False)
+        >>> points = torch.tensor([[[10.0, 10, 2], [12, 14, 2], [12, 6, 2], [20, 10, 2]]])
+        >>> objective._canonical(points)[0, 1].tolist()
+        [12.0, 14.0, 2.0]
+        """
+        if self.axis is None or self.skeleton.flip_idx is None:
+            raise SettingsError(
+                "keypoints.canonicalise: needs pairs of left and right (flip_idx) and names such as nose and tailbase "
+                f"for the body axis; got {', '.join(self.skeleton.names)}; set false"
+            )
+        pairs = left_right_pairs(self.skeleton.flip_idx, self.skeleton.names)
+        return canonicalise_left_right(keypoints, pairs, self.axis)
+
+    def learn(self, shown: Sequence[int], samples: int) -> None:
+        """Take from the training split how rare each keypoint's cells are, where the settings ask for a balance.
+
+        Parameters
+        ----------
+        shown : sequence of int, length K
+            Labelled points of each keypoint in all samples.
+        samples : int
+            Their number.
+
+        Examples
+        --------
+        >>> settings = TaskConfig(kind="keypoints", keypoints={"loss": {"balance": True}})
+        >>> objective = Objective(settings, Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective.learn([10], 10)
+        >>> round(float(objective.balance[0]), 1)
+        8.1
+        """
+        if self.weight.balance:
+            spot = 2 * np.pi * self.own.sigma**2  # what a Gaussian of height 1 sums up to
+            positive = torch.tensor(shown, dtype=torch.float64) * spot
+            self.balance = positive_weights(torch.stack([positive, samples * self.grid[0] * self.grid[1] - positive]))
+
+    def draw(self, batch: Batch, targets: Sequence[Target]) -> dict[str, Any]:
+        """Draw the target maps of a batch.
+
+        Examples
+        --------
+        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.zeros((1, 4), np.float32), 1.5)
+        >>> batch = Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)})
+        >>> float(objective.draw(batch, [truth])["heatmaps"].max())
+        1.0
+        """
+        keypoints = torch.from_numpy(np.stack([target.keypoints for target in targets]))
+        boxes = torch.from_numpy(np.stack([target.boxes for target in targets]))
+        place = (self.grid, self.stride)
+        drawn: dict[str, Any] = {
+            "keypoints": keypoints,
+            "valid": valid_cells(batch.arrays["valid"], *place),
+            "heatmaps": keypoint_heatmaps(keypoints, *place, targets[0].sigma, self.own.mask_type),
+        }
+        if self.grouping:
+            drawn["centre"], drawn["offsets"], drawn["near"] = centre_targets(
+                keypoints, boxes, *place, sigma_cells=CENTRE_SIGMA, radius_cells=2 * targets[0].sigma
+            )
+        if self.multitask:
+            drawn["objectness"] = centre_heatmaps(keypoints, boxes, *place, CENTRE_SIGMA)
+            drawn["boxes"], drawn["in_box"] = box_targets(keypoints, boxes, *place, self.canvas, BOX_RADIUS)
+            drawn["instance_mask"] = instance_mask_targets(boxes, *place)
+        return drawn
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each term.
+
+        Examples
+        --------
+        >>> settings = TaskConfig(kind="keypoints", keypoints={"loss": {"dice_weight": 0.1}})
+        >>> Objective(settings, Skeleton(("a",)), (28, 56), 3.5, False).weights()["dice"]
+        0.1
+        """
+        weight = self.weight
+        return {
+            "heatmap": weight.heatmap_weight,
+            "dice": weight.dice_weight,
+            "coordinate": weight.coord_weight,
+            "centre": weight.grouping_weight,
+            "offset": OFFSET_SCALE * weight.grouping_weight,
+            "objectness": weight.objectness_weight,
+            "box_l1": weight.box_weight,
+            "box_giou": weight.box_weight,
+            "instance_mask": weight.mask_weight,
+            "pair_overlap": weight.pair_weight,
+            "pair_margin": weight.pair_weight,
+            "side": weight.side_weight,
+        }
+
+    def counts(self, target: dict[str, Any]) -> dict[str, Tensor]:
+        """Divisor of each term that the settings ask for, from the targets alone.
+
+        Heatmaps are divided by the spots that they hold, not by their cells: then a keypoint weighs the same on a
+        large canvas as on a small one.
+
+        Examples
+        --------
+        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.zeros((1, 4), np.float32), 1.5)
+        >>> batch = Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)})
+        >>> sorted(objective.counts(objective.draw(batch, [truth])))
+        ['coordinate', 'dice', 'heatmap']
+        """
+        maps = target["heatmaps"]
+        shown = (maps.amax(dim=(-1, -2)) > 0).sum().double()
+        counts = {"heatmap": maps.sum(dtype=torch.float64), "dice": shown}
+        counts["coordinate"] = coordinate_count(target["keypoints"], self.grid, self.stride)
+        if self.grouping:
+            counts["centre"] = objectness_count(target["centre"], target["valid"])
+            counts["offset"] = target["near"].sum().double()
+        if self.multitask:
+            counts["objectness"] = objectness_count(target["objectness"], target["valid"])
+            counts["box_l1"] = counts["box_giou"] = target["in_box"].sum().double()
+            counts["instance_mask"] = instance_mask_count(target["instance_mask"], target["valid"])
+        if self.weight.pair_weight > 0:
+            counts["pair_overlap"] = counts["pair_margin"] = self._pairs_of(target).sum().double()
+        if self.weight.side_weight > 0:
+            counts["side"] = self._pairs_of(target, sided=True).sum().double()
+        weights = self.weights()
+        return {name: count for name, count in counts.items() if weights[name] > 0}
+
+    def sums(self, outputs: dict[str, Tensor], target: dict[str, Any], progress: Progress) -> dict[str, Tensor]:
+        """Sum of each term of `counts`.
+
+        Examples
+        --------
+        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.zeros((1, 4), np.float32), 1.5)
+        >>> target = objective.draw(Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)}), [truth])
+        >>> sums = objective.sums({"heatmaps": torch.zeros(1, 1, 8, 16)}, target, Progress())
+        >>> sorted(sums) == sorted(objective.counts(target))
+        True
+        """
+        logits, valid, weight = outputs["heatmaps"], target["valid"], self.weight
+        kind = weight.heatmap
+        wanted = self.weights()
+        sums = heatmap_sums(
+            logits,
+            target["heatmaps"],
+            valid=valid,
+            kind=kind,
+            heatmap_weight=float(wanted["heatmap"] > 0),
+            dice_weight=float(wanted["dice"] > 0),
+            balance=self.balance,
+        )
+        if wanted["coordinate"] > 0:
+            ramp = min(1.0, progress.epoch / weight.coord_warmup) if weight.coord_warmup else 1.0
+            sums["coordinate"] = ramp * coordinate_sum(
+                logits, target["keypoints"], self.stride, valid=valid, kind=weight.coord_type, temperature=TEMPERATURE
+            )
+        if self.grouping:
+            sums["centre"] = objectness_sum(outputs["centre"], target["centre"], valid)
+            sums["offset"] = offset_sum(outputs["offsets"], target["offsets"], target["near"])
+        if self.multitask:
+            sums |= self._auxiliary(outputs, target, progress)
+        sums |= self._regularisers(logits, target, progress)
+        return {name: value for name, value in sums.items() if wanted[name] > 0}
+
+    def _auxiliary(self, outputs: dict[str, Tensor], target: dict[str, Any], progress: Progress) -> dict[str, Tensor]:
+        """Terms of the further branches of the multitask head, which come in slowly.
+
+        Examples
+        --------
+        >>> settings = TaskConfig(kind="keypoints", model={"head": "multitask"})
+        >>> objective = Objective(settings, Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.array([[4.0, 4, 20, 20]], np.float32), 1.5)
+        >>> target = objective.draw(Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)}), [truth])
+        >>> maps = {name: torch.zeros(1, 1, 8, 16) for name in ("objectness", "instance_mask")}
+        >>> maps["boxes"] = torch.ones(1, 4, 8, 16)
+        >>> sums = objective._auxiliary(maps, target, Progress(5, 20))
+        >>> sorted(sums), bool(sums["instance_mask"] > 0)
+        (['box_giou', 'box_l1', 'instance_mask', 'objectness'], True)
+        """
+        valid = target["valid"]
+        ramp = min(1.0, progress.epoch / self.weight.aux_warmup) if self.weight.aux_warmup else 1.0
+        cells = outputs["boxes"].new_tensor([self.grid[1], self.grid[0]] * 2).view(1, 4, 1, 1)
+        sums = {
+            "objectness": objectness_sum(outputs["objectness"], target["objectness"], valid),
+            "instance_mask": instance_mask_sum(outputs["instance_mask"], target["instance_mask"], valid),
+            **box_sums(outputs["boxes"] / cells, target["boxes"], target["in_box"]),
+        }
+        return {name: ramp * value for name, value in sums.items()}
+
+    def _pairs_of(self, target: dict[str, Any], sided: bool = False) -> Tensor:
+        """Which left-right pairs (B, P) are compared.
+
+        Examples
+        --------
+        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective._pairs_of({"keypoints": torch.zeros(2, 1, 1, 3)}).shape
+        torch.Size([2, 0])
+        """
+        axis = self.axis if sided else None
+        least = 0.0 if sided else self.weight.pair_margin_px / self.stride
+        return active_pairs(
+            target["keypoints"], self.pairs, self.grid, self.stride, axis=axis, least_distance_cells=least
+        )
+
+    def _regularisers(self, logits: Tensor, target: dict[str, Any], progress: Progress) -> dict[str, Tensor]:
+        """Terms that keep left and right apart, as far as they are asked for.
+
+        Examples
+        --------
+        >>> settings = TaskConfig(kind="keypoints", keypoints={"loss": {"pair_weight": 0.1}})
+        >>> objective = Objective(settings, Skeleton(("l_ear", "r_ear"), (1, 0)), (28, 56), 3.5, False)
+        >>> points = torch.tensor([[[[4.0, 4.0, 2.0], [40.0, 20.0, 2.0]]]])
+        >>> sorted(objective._regularisers(torch.zeros(1, 2, 8, 16), {"keypoints": points}, Progress(9, 9)))
+        ['pair_margin', 'pair_overlap']
+        """
+        weight, sums = self.weight, {}
+        ramp = min(1.0, progress.epoch / weight.coord_warmup) if weight.coord_warmup else 1.0
+        points = soft_argmax(logits, TEMPERATURE) if weight.pair_weight > 0 or weight.side_weight > 0 else logits
+        if weight.pair_weight > 0:
+            active = self._pairs_of(target)
+            sums["pair_overlap"] = ramp * pair_overlap(logits, self.pairs, active)
+            sums["pair_margin"] = ramp * pair_margin(points, self.pairs, active, weight.pair_margin_px / self.stride)
+        if weight.side_weight > 0:
+            assert self.axis is not None  # the settings were checked
+            active = self._pairs_of(target, sided=True)
+            sums["side"] = ramp * side_consistency(points, self.pairs, active, self.axis, weight.side_margin)
+        return sums

@@ -1,0 +1,348 @@
+"""From the maps of samples to animals in pixels of their pictures: views, decoding, grouping and crops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config import KeypointsConfig
+from tasks.base import Item, Piece, Predictor, Sample
+from utils.crops import points_back
+from utils.grouping import group_peaks
+from utils.peaks import Peaks, all_peaks, best_peaks
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How maps become animals; the same in training metrics, evaluation, inference and export.
+
+    Parameters
+    ----------
+    stride : float
+        Canvas pixels per cell.
+    flip_idx : tuple of int
+        What each keypoint becomes in a mirror.
+    settings : KeypointsConfig
+        Decoder, scores and distances.
+    grouping : bool
+        Whether the head says which points belong together; else a canvas holds one animal.
+    most : int
+        Animals of a canvas at most.
+
+    Examples
+    --------
+    >>> decoder = Decoder(4.0, (0,), KeypointsConfig(), False, 1)
+    >>> maps = {"heatmaps": torch.full((1, 1, 3, 5), -9.0)}
+    >>> maps["heatmaps"][0, 0, 1, 2] = 3.0
+    >>> [[animal.keypoints.round(2).tolist() for animal in found] for found in decoder.decode(maps)]
+    [[[[10.0, 6.0, 0.95]]]]
+    """
+
+    stride: float
+    flip_idx: tuple[int, ...]
+    settings: KeypointsConfig
+    grouping: bool
+    most: int
+
+    def merge(self, maps: Sequence[dict[str, Tensor]], views: Sequence[Any]) -> dict[str, Tensor]:
+        """Merge the maps of one sample's views, each (C, h, w), as logits of merged probabilities.
+
+        A canvas is a whole number of cells wide and high, so maps are mirrored without interpolation.
+
+        Examples
+        --------
+        >>> from utils.augment import IDENTITY, View
+        >>> decoder = Decoder(4.0, (1, 0), KeypointsConfig(tta_merge="max"), False, 1)
+        >>> plain, mirrored = torch.tensor([[[0.0, 0, 0]], [[0, 0, 9]]]), torch.tensor([[[8.0, 0, 0]], [[0, 0, 0]]])
+        >>> decoder.merge([{"heatmaps": plain}, {"heatmaps": mirrored}], [IDENTITY, View(True, 0)])["heatmaps"].tolist()
+        [[[0.0, 0.0, 0.0]], [[0.0, 0.0, 9.0]]]
+        """
+        if len(maps) == 1:
+            return maps[0]
+        upright = [self._upright(found, view) for found, view in zip(maps, views, strict=True)]
+        return {name: self._merge_one(name, [found[name] for found in upright]) for name in upright[0]}
+
+    def _merge_one(self, name: str, maps: Sequence[Tensor]) -> Tensor:
+        """Merge one kind of map over views: vectors by their mean, logits by mean or maximum of probabilities.
+
+        Examples
+        --------
+        >>> decoder = Decoder(4.0, (0,), KeypointsConfig(), False, 1)
+        >>> decoder._merge_one("offsets", [torch.tensor([1.0]), torch.tensor([3.0])])
+        tensor([2.])
+        """
+        stacked = torch.stack(list(maps))
+        if name == "offsets":
+            return stacked.mean(dim=0)
+        if self.settings.tta_merge == "max":
+            return stacked.amax(dim=0)
+        return torch.logit(torch.sigmoid(stacked.double()).mean(dim=0)).float()
+
+    def _upright(self, maps: dict[str, Tensor], view: Any) -> dict[str, Tensor]:
+        """Lay down the maps of a view as those of the plain sample: cells, left and right, and vectors.
+
+        Examples
+        --------
+        >>> from utils.augment import View
+        >>> decoder = Decoder(4.0, (0,), KeypointsConfig(), True, 2)
+        >>> maps = {"heatmaps": torch.tensor([[[1.0, 2]]]), "offsets": torch.tensor([[[5.0, 6]], [[7, 8]]])}
+        >>> {name: found.flatten().tolist() for name, found in decoder._upright(maps, View(True, 0)).items()}
+        {'heatmaps': [2.0, 1.0], 'offsets': [-6.0, -5.0, 8.0, 7.0]}
+        """
+        back = view.invert()
+        order = list(self.flip_idx) if view.flip else list(range(len(self.flip_idx)))
+        upright: dict[str, Tensor] = {name: back.apply(maps[name]) for name in ("heatmaps", "centre") if name in maps}
+        upright["heatmaps"] = upright["heatmaps"][order]
+        if "offsets" in maps:
+            vectors = back.apply(maps["offsets"]).unflatten(0, (-1, 2))[order].movedim(1, -1)
+            upright["offsets"] = back.vectors(vectors).movedim(-1, 1).flatten(0, 1)
+        return upright
+
+    def decode(self, maps: dict[str, Tensor]) -> list[list[Animal]]:
+        """Find the animals of each canvas of a batch, in canvas pixels, the surest first.
+
+        Examples
+        --------
+        >>> decoder = Decoder(4.0, (0,), KeypointsConfig(), False, 1)
+        >>> decoder.decode({"heatmaps": torch.full((2, 1, 3, 5), -9.0)})
+        [[], []]
+        """
+        heatmaps = maps["heatmaps"].float().cpu()
+        if not self.grouping:
+            peaks = best_peaks(heatmaps, self.settings.decoder)
+            return [self._single(peaks, index) for index in range(len(heatmaps))]
+        return self._several(heatmaps, maps["centre"].float().cpu(), maps["offsets"].float().cpu())
+
+    def _single(self, peaks: Peaks, index: int) -> list[Animal]:
+        """The one animal of a canvas, when any of its points is sure enough.
+
+        Examples
+        --------
+        >>> decoder = Decoder(4.0, (0,), KeypointsConfig(), False, 1)
+        >>> peaks = best_peaks(torch.full((1, 1, 3, 5), 2.0))
+        >>> round(decoder._single(peaks, 0)[0].score, 2)
+        0.88
+        """
+        points = torch.cat([peaks.points[index] * self.stride, peaks.scores[index, :, None]], dim=1)
+        return self._keep([(points, float(peaks.scores[index].mean()), peaks.spread[index] * self.stride)])
+
+    def _several(self, heatmaps: Tensor, centres: Tensor, offsets: Tensor) -> list[list[Animal]]:
+        """Group the peaks of each canvas into animals.
+
+        Examples
+        --------
+        >>> decoder = Decoder(4.0, (0,), KeypointsConfig(), True, 2)
+        >>> nothing = torch.full((1, 1, 3, 5), -9.0)
+        >>> decoder._several(nothing, nothing, torch.zeros(1, 2, 3, 5))
+        [[]]
+        """
+        own = self.settings
+        points = all_peaks(heatmaps, own.nms_radius, 2 * self.most, own.min_score)
+        middles = all_peaks(centres, own.nms_radius, 2 * self.most, own.min_score)
+        reach = max(heatmaps.shape[-2:]) * CENTRE_REACH
+        found = []
+        for index, peaks in enumerate(points):
+            animals, scores = group_peaks(
+                peaks, middles[index][0], offsets[index], most_instances=self.most, max_distance_cells=reach
+            )
+            spread = spread_of(animals, peaks) * self.stride
+            animals[..., :2] *= self.stride
+            found.append(self._keep(list(zip(animals, scores.tolist(), spread, strict=True))))
+        return found
+
+    def _keep(self, animals: Sequence[tuple[Tensor, float, Tensor]]) -> list[Animal]:
+        """Leave out points and animals that are not sure enough.
+
+        Examples
+        --------
+        >>> decoder = Decoder(4.0, (0, 1), KeypointsConfig(min_score=0.5), False, 1)
+        >>> points = torch.tensor([[1.0, 2.0, 0.9], [3.0, 4.0, 0.1]])
+        >>> decoder._keep([(points, 0.5, torch.ones(2))])[0].keypoints.round(1).tolist()
+        [[1.0, 2.0, 0.9], [nan, nan, 0.1]]
+        """
+        least, kept = self.settings.min_score, []
+        for points, score, spread in animals:
+            keypoints = points.double().numpy().copy()
+            unsure = ~(keypoints[:, 2] >= least)
+            keypoints[unsure, :2] = np.nan
+            if not unsure.all():
+                kept.append(Animal(keypoints, score, spread.double().numpy()))
+        return kept
+
+
+CENTRE_REACH = 0.1  # of the canvas's longer side: how far a point's vote may lie from a centre
+
+
+@dataclass(frozen=True)
+class Animal:
+    """A predicted animal.
+
+    Parameters
+    ----------
+    keypoints : ndarray of float64, shape (K, 3)
+        x, y and score; NaN where a point is not sure enough.
+    score : float
+        Of the animal.
+    spread : ndarray, shape (K,)
+        How wide each peak is, in pixels: large means unsure.
+
+    Examples
+    --------
+    >>> Animal(np.zeros((1, 3)), 0.5, np.ones(1)).score
+    0.5
+    """
+
+    keypoints: np.ndarray
+    score: float
+    spread: np.ndarray
+
+
+def spread_of(animals: Tensor, peaks: Sequence[Peaks]) -> Tensor:
+    """Look up the spread of the peak behind each keypoint of grouped animals (N, K, 3), in cells; NaN for no point.
+
+    Examples
+    --------
+    >>> peaks = [Peaks(torch.tensor([[1.0, 2.0]]), torch.ones(1), torch.tensor([0.7]))]
+    >>> spread_of(torch.tensor([[[1.0, 2.0, 1.0]], [[float("nan"), float("nan"), 0.0]]]), peaks)
+    tensor([[0.7000],
+            [   nan]])
+    """
+    spread = torch.full(animals.shape[:2], torch.nan)
+    for k, found in enumerate(peaks):
+        if len(found.points) and len(animals):
+            distances = (animals[:, k, None, :2] - found.points[None].float()).square().sum(dim=-1)
+            nearest = distances.nan_to_num(nan=torch.inf).min(dim=1)
+            spread[:, k] = torch.where(nearest.values < 1e-3, found.spread[nearest.indices].float(), torch.nan)
+    return spread
+
+
+class PosePredictor(Predictor):
+    """Decodes samples and gives a piece per picture or frame.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        From maps to animals.
+    views : int
+        Consecutive samples that show the same canvas; their maps are merged.
+
+    Examples
+    --------
+    >>> predictor = PosePredictor(Decoder(4.0, (0,), KeypointsConfig(), False, 1), views=1)
+    >>> predictor.start(Item("a", ()))
+    >>> arrays = {"matrix": np.diag([2.0, 2.0, 1.0]), "place": np.array([0, 0])}
+    >>> maps = torch.full((1, 1, 3, 5), -9.0)
+    >>> maps[0, 0, 1, 2] = 3.0
+    >>> list(predictor.push([Sample("a", Item("a", ()), arrays)], {"heatmaps": maps}))
+    []
+    >>> [piece] = predictor.finish()
+    >>> piece.arrays["keypoints"].round(2).tolist()
+    [[[5.0, 3.0, 0.95]]]
+    """
+
+    def __init__(self, decoder: Decoder, views: int):
+        self.decoder = decoder
+        self.views = views
+
+    def start(self, item: Item, resume: int | None = None) -> None:
+        """Begin an item.
+
+        Examples
+        --------
+        >>> predictor = PosePredictor(Decoder(4.0, (0,), KeypointsConfig(), False, 1), views=1)
+        >>> predictor.start(Item("a", ()))
+        >>> predictor.frame, predictor.animals
+        (None, [])
+        """
+        self.item = item
+        self.turned: list[tuple[Sample, dict[str, Tensor]]] = []
+        self.frame: int | None = None
+        self.animals: list[Animal] = []
+
+    def push(self, samples: Sequence[Sample], outputs: dict[str, Tensor] | None) -> Iterator[Piece]:
+        """Decode a batch; give the frames that it completes.
+
+        Examples
+        --------
+        >>> predictor = PosePredictor(Decoder(4.0, (0,), KeypointsConfig(), False, 1), views=1)
+        >>> predictor.start(Item("a", ()))
+        >>> arrays = [{"matrix": np.eye(3), "place": np.array([frame, 0])} for frame in (0, 1)]
+        >>> samples = [Sample("a", Item("a", ()), each) for each in arrays]
+        >>> [piece.arrays["frame"] for piece in predictor.push(samples, {"heatmaps": torch.zeros(2, 1, 3, 5)})]
+        [0]
+        """
+        if outputs is None or not samples:
+            return
+        complete: list[tuple[Sample, dict[str, Tensor]]] = []
+        for index, sample in enumerate(samples):
+            self.turned.append((sample, {name: maps[index] for name, maps in outputs.items()}))
+            if len(self.turned) == self.views:
+                views = [turned.view for turned, _ in self.turned]
+                complete.append((self.turned[0][0], self.decoder.merge([maps for _, maps in self.turned], views)))
+                self.turned = []
+        if not complete:
+            return
+        stacked = {name: torch.stack([maps[name] for _, maps in complete]) for name in complete[0][1]}
+        for (sample, _), animals in zip(complete, self.decoder.decode(stacked), strict=True):
+            yield from self._take(sample, animals)
+
+    def _take(self, sample: Sample, animals: Sequence[Animal]) -> Iterator[Piece]:
+        """Add the animals of a canvas to its frame; give the frame before when another one begins.
+
+        Examples
+        --------
+        >>> predictor = PosePredictor(Decoder(4.0, (0,), KeypointsConfig(), False, 1), views=1)
+        >>> predictor.start(Item("a", ()))
+        >>> arrays = {"matrix": np.diag([2.0, 2.0, 1.0]), "place": np.array([3, 0])}
+        >>> animal = Animal(np.array([[4.0, 6.0, 0.9]]), 0.9, np.ones(1))
+        >>> list(predictor._take(Sample("a", Item("a", ()), arrays), [animal])), predictor.animals[0].keypoints.tolist()
+        ([], [[2.0, 3.0, 0.9]])
+        """
+        frame = int(sample.arrays["place"][0])
+        if self.frame not in (None, frame):
+            yield self._piece()
+        self.frame = frame
+        matrix = sample.arrays["matrix"]
+        zoom = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+        self.animals += [
+            Animal(points_back(found.keypoints, matrix), found.score, found.spread / zoom) for found in animals
+        ]
+
+    def finish(self) -> Iterator[Piece]:
+        """Give the last frame.
+
+        Examples
+        --------
+        >>> predictor = PosePredictor(Decoder(4.0, (0,), KeypointsConfig(), False, 1), views=1)
+        >>> predictor.start(Item("a", ()))
+        >>> [piece.arrays["keypoints"].shape for piece in predictor.finish()]
+        [(0, 1, 3)]
+        """
+        if self.frame is None:
+            self.frame = getattr(self.item, "first_frame", 0)
+        yield self._piece()
+
+    def _piece(self) -> Piece:
+        """The animals of the current frame, which is done.
+
+        Examples
+        --------
+        >>> predictor = PosePredictor(Decoder(4.0, (0,), KeypointsConfig(), False, 1), views=1)
+        >>> predictor.start(Item("a", ()))
+        >>> predictor._piece().arrays["scores"].shape
+        (0,)
+        """
+        count, found = len(self.decoder.flip_idx), self.animals
+        self.animals = []
+        arrays = {
+            "frame": self.frame,
+            "keypoints": np.array([animal.keypoints for animal in found]).reshape(-1, count, 3),
+            "scores": np.array([animal.score for animal in found]),
+            "spread": np.array([animal.spread for animal in found]).reshape(-1, count),
+        }
+        return Piece(self.item, arrays)

@@ -1,0 +1,152 @@
+"""Automatic rules: small or ambiguous data change defaults, never what a settings file says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from config import TaskConfig
+from tasks.keypoints.audit import ambiguity
+from tasks.keypoints.pictures import PoseData, usable
+from utils.left_right import body_axis, left_right_pairs
+
+SMALL = 64  # training pictures
+AMBIGUOUS = 0.5  # share of pairs whose left and right cannot be told apart
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A default that a rule changed.
+
+    Parameters
+    ----------
+    rule : str
+        Its name.
+    setting : str
+        What it changes.
+    value : any
+        To what.
+    reason : str
+        Why, with figures.
+
+    Examples
+    --------
+    >>> print(Decision("no_flips", "dataset.augmentations.hflip", False, "the labels have no flip_idx"))
+    rule no_flips: dataset.augmentations.hflip = False, as the labels have no flip_idx
+    """
+
+    rule: str
+    setting: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        """Give one line for a person."""
+        return f"rule {self.rule}: {self.setting} = {self.value}, as {self.reason}"
+
+
+def decide(settings: TaskConfig, data: PoseData) -> list[Decision]:
+    """Find the rules that hold for the training pictures.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        Unchanged by this.
+    data : PoseData
+        The labels.
+
+    Returns
+    -------
+    list of Decision
+        Only of defaults: a setting that is given stays.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.keypoints.example import animals_example
+    >>> task, context = animals_example(tempfile.mkdtemp())
+    >>> decide(task.settings, task.data)
+    []
+    """
+    train = [item.picture for item in data.items("train")]
+    skeleton = data.skeleton
+    axis, doubt = body_axis(skeleton.names), 0.0
+    if skeleton.flip_idx is not None and axis is not None:
+        animals = [animal for picture in train for animal in usable(picture)]
+        doubt = ambiguity(animals, left_right_pairs(skeleton.flip_idx).numpy(), axis)
+    found = []
+    if skeleton.flip_idx is None:
+        nothing = "the labels do not say what a mirror exchanges (flip_idx)"
+        found += [Decision("no_flips", f"dataset.augmentations.{name}", False, nothing) for name in ("hflip", "vflip")]
+    if doubt >= AMBIGUOUS:
+        share = f"left and right cannot be told apart across the body in {100 * doubt:.0f} % of pairs"
+        found += [
+            Decision("ambiguous_data", f"keypoints.loss.{name}", 0.0, share) for name in ("pair_weight", "side_weight")
+        ]
+        found.append(Decision("ambiguous_data", "dataset.augmentations.hflip", False, share))
+        if len(train) <= SMALL:
+            share += f", and there are {len(train)} training pictures"
+            found.append(Decision("ambiguous_data", "keypoints.canonicalise", True, share))
+    return [decision for decision in found if changes(settings, decision)]
+
+
+def changes(settings: TaskConfig, decision: Decision) -> bool:
+    """Whether a rule may change a setting and would.
+
+    Examples
+    --------
+    >>> said = TaskConfig(kind="keypoints", dataset={"augmentations": {"hflip": True}})
+    >>> rule = Decision("no_flips", "dataset.augmentations.hflip", False, "")
+    >>> changes(said, rule), changes(TaskConfig(kind="keypoints"), rule)
+    (False, True)
+    """
+    section, key = section_of(settings, decision.setting)
+    given = key in section.model_fields_set
+    automatic = getattr(section, key) == "auto"
+    return (not given or automatic) and getattr(section, key) != decision.value
+
+
+def section_of(settings: TaskConfig, path: str) -> tuple[Any, str]:
+    """The section and key of a setting's path.
+
+    Examples
+    --------
+    >>> section, key = section_of(TaskConfig(), "dataset.augmentations.hflip")
+    >>> type(section).__name__, key
+    ('AugmentationsConfig', 'hflip')
+    """
+    *parents, key = path.split(".")
+    section: Any = settings
+    for name in parents:
+        section = getattr(section, name)
+    return section, key
+
+
+def with_setting(section: Any, path: list[str], value: Any) -> Any:
+    """Copy a section with another value somewhere below it.
+
+    Examples
+    --------
+    >>> with_setting(TaskConfig(), ["train", "patience"], 3).train.patience
+    3
+    """
+    key, *rest = path
+    return section.model_copy(update={key: with_setting(getattr(section, key), rest, value) if rest else value})
+
+
+def automatic_settings(settings: TaskConfig, data: PoseData) -> tuple[TaskConfig, list[Decision]]:
+    """Apply the rules that hold.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.keypoints.example import animals_example
+    >>> task, context = animals_example(tempfile.mkdtemp())
+    >>> settings, decisions = automatic_settings(task.settings, task.data)
+    >>> settings == task.settings, decisions
+    (True, [])
+    """
+    decisions = decide(settings, data)
+    for decision in decisions:
+        settings = with_setting(settings, decision.setting.split("."), decision.value)
+    return settings, decisions

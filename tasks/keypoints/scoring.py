@@ -1,0 +1,125 @@
+"""Scores of keypoints, and what is said and drawn of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from config import KeypointsConfig
+from tasks.base import Metric, Piece
+from utils.formats.poses import Instance, Skeleton
+from utils.pose_matching import PredictedPose, TruthPose
+from utils.pose_metrics import PoseScores
+from utils.pose_plots import plot_error_histogram, plot_keypoint_table
+from utils.pose_tables import keypoint_table, swap_table, write_keypoint_table
+from utils.report import format_table
+
+PRIMARY = {"PCK": "weighted_PCK", "error": "negative_error", "AP": "OKS_AP"}
+SHOWN = ("mean_error_px", "median_error_px", "weighted_PCK", "OKS_AP", "OKS_AR", "swap_rate")
+
+
+class KeypointMetric(Metric):
+    """Errors in pixels of the pictures, PCK, OKS AP and left-right swaps.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The keypoints.
+    settings : KeypointsConfig
+        Tolerances of OKS.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tasks.base import Item
+    >>> import numpy as np
+    >>> metric = KeypointMetric(Skeleton(("nose",)), KeypointsConfig())
+    >>> found = {"frame": 0, "keypoints": np.array([[[3.0, 4.0, 0.9]]]), "scores": np.array([0.9])}
+    >>> metric.update(Piece(Item("a", ()), found), [Instance("fly", np.array([[0.0, 4.0, 2.0]]))])
+    >>> metric.compute()["mean_error_px"]
+    3.0
+    """
+
+    def __init__(self, skeleton: Skeleton, settings: KeypointsConfig):
+        self.scores = PoseScores(
+            skeleton.num_keypoints, skeleton.flip_idx, settings.oks_sigmas, more_px=settings.thresholds
+        )
+
+    def update(self, piece: Piece, truth: Sequence[Instance]) -> None:
+        """Count the animals of a picture.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tasks.base import Item
+        >>> metric = KeypointMetric(Skeleton(("nose",)), KeypointsConfig())
+        >>> nothing = {"frame": 0, "keypoints": np.zeros((0, 1, 3)), "scores": np.zeros(0)}
+        >>> metric.update(Piece(Item("a", ()), nothing), [Instance("fly", np.array([[0.0, 4.0, 2.0]]))])
+        >>> metric.compute()["missed"]
+        1
+        """
+        true = [TruthPose(animal.keypoints, animal.box_xyxy, animal.area, animal.is_crowd) for animal in truth]
+        pairs = zip(piece.arrays["keypoints"], piece.arrays["scores"], strict=True)
+        found = [PredictedPose(keypoints, float(score)) for keypoints, score in pairs]
+        self.scores.update(true, found, f"{piece.item.id}#{piece.arrays['frame']}")
+
+    def state(self) -> Any:
+        """Give the pictures as plain lists.
+
+        Examples
+        --------
+        >>> bool(KeypointMetric(Skeleton(("nose",)), KeypointsConfig()).state())
+        True
+        """
+        return self.scores.state()
+
+    def merge(self, state: Any) -> None:
+        """Add another rank's pictures.
+
+        Examples
+        --------
+        >>> metric = KeypointMetric(Skeleton(("nose",)), KeypointsConfig())
+        >>> metric.merge(KeypointMetric(Skeleton(("nose",)), KeypointsConfig()).state())
+        >>> metric.compute()["pictures"]
+        0
+        """
+        self.scores.merge(state)
+
+    def compute(self) -> dict[str, Any]:
+        """Give all scores; `negative_error` is larger where the mean error is smaller.
+
+        Examples
+        --------
+        >>> sorted(set(PRIMARY.values()) - set(KeypointMetric(Skeleton(("a",)), KeypointsConfig()).compute()))
+        []
+        """
+        found = self.scores.compute()
+        return {**found, "negative_error": -found["mean_error_px"]}
+
+
+def report_scores(metrics: dict[str, Any], skeleton: Skeleton, folder: Path, log: Any) -> None:
+    """Print the scores, of all keypoints and of each; write and draw those of each.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.logging import VerbosityLogger
+    >>> skeleton, folder = Skeleton(("nose",)), Path(tempfile.mkdtemp())
+    >>> metrics = KeypointMetric(skeleton, KeypointsConfig()).compute()
+    >>> report_scores(metrics, skeleton, folder, VerbosityLogger("error"))
+    >>> sorted(path.name for path in folder.iterdir())
+    ['errors.png', 'keypoints.csv', 'keypoints.png']
+    """
+    shown = [name for name in metrics if name in SHOWN or name.startswith("PCK@")]
+    tables = [format_table(["Score", "Value"], [[name, metrics[name]] for name in shown])]
+    tables.append(keypoint_table(metrics, skeleton.names, markdown=False))
+    if metrics["per_pair"]["pairs"]:
+        tables.append(swap_table(metrics, skeleton.names, markdown=False))
+    for line in "\n".join(tables).splitlines():
+        log.info(line)
+    write_keypoint_table(folder / "keypoints.csv", metrics, skeleton.names)
+    plot_keypoint_table(metrics, skeleton.names, folder / "keypoints.png")
+    histogram = metrics["histogram"]
+    missed = metrics["per_keypoint"]["missed"]
+    plot_error_histogram(histogram["counts"], histogram["edges_px"], folder / "errors.png", missed, skeleton.names)

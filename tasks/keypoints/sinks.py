@@ -1,0 +1,363 @@
+"""Predictions of keypoints as files that people open: JSON, csv, LabelMe, COCO results and overlay videos."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from tasks.base import Piece, Sink
+from tasks.keypoints.pictures import PoseItem, decode_picture
+from utils.errors import DataError
+from utils.files import digest_json, read_json, sync, write_bytes, write_json
+from utils.formats.poses import Skeleton
+from utils.pose_drawing import draw_poses, mark_radius
+from utils.videos import VideoReader, VideoWriter, is_video
+
+DEFAULT_FPS = 25.0  # of an overlay, when the video does not say its own
+
+
+class PoseSink(Sink):
+    """Collects the frames of one picture or video, then writes its files.
+
+    Frames go line by line to a file beside the result, so that an interrupted video goes on where it was.
+
+    Parameters
+    ----------
+    item : PoseItem
+        What is predicted.
+    folder : Path
+        Where results go.
+    skeleton : Skeleton
+        The keypoints.
+    formats : sequence of str
+        What to write, of `labelme`, `coco`, `json`, `csv` and `video`.
+    fingerprint : dict
+        What the prediction is made from; frames of another one are dropped.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.formats.poses import PosePicture
+    >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+    >>> sink = PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})
+    >>> found = {"frame": 0, "keypoints": np.array([[[1.0, 2.0, 0.5]]]), "scores": np.array([0.5])}
+    >>> sink.append(Piece(item, {**found, "spread": np.array([[1.0]])}))
+    >>> sink.flush()
+    >>> [path.name for path in sink.close()]
+    ['a.json']
+    """
+
+    def __init__(
+        self, item: PoseItem, folder: Path, skeleton: Skeleton, formats: Sequence[str], fingerprint: dict[str, Any]
+    ):
+        self.item, self.folder, self.skeleton, self.formats = item, folder, skeleton, formats
+        self.header = digest_json(fingerprint)
+        self.partial = folder / f".{item.id}.part.jsonl"
+        self.file: TextIO | None = None
+
+    def append(self, piece: Piece) -> None:
+        """Write a frame's line.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from utils.formats.poses import PosePicture
+        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+        >>> sink = PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})
+        >>> nothing = {"frame": 0, "keypoints": np.zeros((0, 1, 3)), "scores": np.zeros(0), "spread": np.zeros((0, 1))}
+        >>> sink.append(Piece(item, nothing))
+        >>> sink.flush()
+        >>> sink.resume_point()
+        1
+        """
+        if self.file is None:
+            kept = self._lines() or [{"made_from": self.header}]
+            write_bytes(self.partial, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            self.file = self.partial.open("a", encoding="utf-8")
+        self.file.write(json.dumps(frame_to_json(piece)) + "\n")
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """Whole lines of an unfinished prediction from the same source; none for one from another.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from utils.formats.poses import PosePicture
+        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+        >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})._lines()
+        []
+        """
+        if not self.partial.exists():
+            return []
+        lines = []
+        for line in self.partial.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:  # the line that was being written when the power went
+                break
+        return lines if lines and lines[0] == {"made_from": self.header} else []
+
+    def resume_point(self) -> int | None:
+        """Number of frames that are done.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from utils.formats.poses import PosePicture
+        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+        >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).resume_point() is None
+        True
+        """
+        lines = self._lines()
+        return len(lines) - 1 if len(lines) > 1 else None
+
+    def flush(self) -> None:
+        """Make the frames durable.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from utils.formats.poses import PosePicture
+        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+        >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).flush()
+        """
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+            sync(self.partial)
+
+    def close(self) -> list[Path]:
+        """Write the files of this picture or video; the JSON always, as others are made from it.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from utils.formats.poses import PosePicture
+        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+        >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).close()[0].name
+        'a.json'
+        """
+        frames = self._lines()[1:]
+        path = self.folder / f"{self.item.id}.json"
+        picture = self.item.picture.path
+        write_json(path, {"source": str(picture), "keypoint_names": list(self.skeleton.names), "frames": frames})
+        files = [path]
+        if "labelme" in self.formats and not is_video(picture):
+            files.append(write_labelme_prediction(self.item, frames, self.skeleton, self.folder))
+        if "video" in self.formats and is_video(picture):
+            files.append(write_overlay(self.item, frames, self.skeleton, self.folder))
+        self.partial.unlink(missing_ok=True)
+        return files
+
+
+def frame_to_json(piece: Piece) -> dict[str, Any]:
+    """The animals of a frame as plain values; a point that was not found is null.
+
+    Examples
+    --------
+    >>> from tasks.base import Item
+    >>> found = {"frame": 3, "keypoints": np.array([[[1.0, 2.0, 0.5], [np.nan, np.nan, 0.01]]])}
+    >>> found |= {"scores": np.array([0.255]), "spread": np.array([[1.5, 2.0]])}
+    >>> frame_to_json(Piece(Item("a", ()), found))["instances"][0]["keypoints_xy"]
+    [[1.0, 2.0], None]
+    """
+    arrays = piece.arrays
+    instances = [
+        {
+            "score": round(float(score), 6),
+            "keypoints_xy": [[x, y] if np.isfinite(x) else None for x, y in keypoints[:, :2].round(4).tolist()],
+            "keypoint_scores": keypoints[:, 2].round(6).tolist(),
+            "spread_px": [value if np.isfinite(value) else None for value in spread.round(3).tolist()],
+        }
+        for keypoints, score, spread in zip(arrays["keypoints"], arrays["scores"], arrays["spread"], strict=True)
+    ]
+    return {"frame": int(arrays["frame"]), "instances": instances}
+
+
+def pose_array(instance: dict[str, Any]) -> np.ndarray:
+    """Keypoints (K, 3) of a written animal: x, y and score; NaN where a point was not found.
+
+    Examples
+    --------
+    >>> pose_array({"keypoints_xy": [[1.0, 2.0], None], "keypoint_scores": [0.5, 0.01]}).tolist()
+    [[1.0, 2.0, 0.5], [nan, nan, 0.01]]
+    """
+    points = [point or (np.nan, np.nan) for point in instance["keypoints_xy"]]
+    return np.column_stack([np.array(points, float).reshape(-1, 2), instance["keypoint_scores"]])
+
+
+def write_labelme_prediction(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, folder: Path) -> Path:
+    """Write a LabelMe file: a point for each keypoint and a small circle around it, grouped by animal.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.formats.poses import PosePicture
+    >>> from utils.files import write_bytes
+    >>> import cv2
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_bytes(folder / "a.png", cv2.imencode(".png", np.zeros((40, 60, 3), np.uint8))[1].tobytes())
+    >>> item = PoseItem("a", (), PosePicture("a", folder / "a.png", None, ()), "inference")
+    >>> animal = {"score": 0.5, "keypoints_xy": [[10.0, 20.0]], "keypoint_scores": [0.5]}
+    >>> path = write_labelme_prediction(item, [{"frame": 0, "instances": [animal]}], Skeleton(("nose",)), folder)
+    >>> [shape["shape_type"] for shape in read_json(path)["shapes"]]
+    ['point', 'polygon']
+    """
+    height, width = decode_picture(item.picture).shape[:2]
+    radius = max(2.0, 0.008 * min(height, width))
+    shapes = [
+        shape
+        for frame in frames
+        for group, animal in enumerate(frame["instances"], start=1)
+        for name, row in zip(skeleton.names, pose_array(animal), strict=True)
+        if np.isfinite(row[0])
+        for shape in labelme_shapes(name, row, group, radius)
+    ]
+    path = folder / f"{item.id}.labelme.json"
+    write_json(
+        path,
+        {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": os.path.relpath(item.picture.path, folder),
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+        },
+    )
+    return path
+
+
+def labelme_shapes(name: str, row: np.ndarray, group: int, radius: float) -> Iterator[dict[str, Any]]:
+    """A point and a circle of sixteen corners around it, as LabelMe keeps them.
+
+    Examples
+    --------
+    >>> point, circle = labelme_shapes("nose", np.array([10.0, 20.0, 0.5]), 1, 2.0)
+    >>> point["points"], len(circle["points"]), circle["label"]
+    ([[10.0, 20.0]], 16, 'nose')
+    """
+    x, y, score = (float(value) for value in row)
+    angles = np.arange(16) * (2 * np.pi / 16)
+    circle = np.column_stack([x + radius * np.cos(angles), y + radius * np.sin(angles)]).round(3)
+    common = {"label": name, "group_id": group, "description": f"score {score:.3f}", "flags": {}, "mask": None}
+    yield {**common, "shape_type": "point", "points": [[x, y]]}
+    yield {**common, "shape_type": "polygon", "points": circle.tolist()}
+
+
+def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, folder: Path) -> Path:
+    """Draw the animals over each frame of a video.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.formats.poses import PosePicture
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with VideoWriter(folder / "v.avi", (32, 48), 10.0) as video:
+    ...     video.write(np.zeros((32, 48, 3), np.uint8))
+    >>> item = PoseItem("v", (), PosePicture("v", folder / "v.avi", None, ()), "inference")
+    >>> VideoReader(write_overlay(item, [{"frame": 0, "instances": []}], Skeleton(("nose",)), folder)).count_frames()
+    1
+    """
+    reader = VideoReader(item.picture.path)
+    path = folder / f"{item.id}_overlay{item.picture.path.suffix}"
+    found = {frame["frame"]: [pose_array(animal) for animal in frame["instances"]] for frame in frames}
+    radius = mark_radius(reader.size, [])  # the same in all frames, or the marks would pulsate
+    with VideoWriter(path, reader.size, reader.fps or DEFAULT_FPS) as video:
+        for index, image in enumerate(reader.frames()):
+            video.write(draw_poses(image, found.get(index, []), skeleton.edges, radius=radius))
+    return path
+
+
+def gather_predictions(
+    items: Sequence[PoseItem], folder: Path, skeleton: Skeleton, formats: Sequence[str]
+) -> list[Path]:
+    """Write what holds the predictions of all pictures and videos: a csv, and COCO's list of results.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.formats.poses import PosePicture
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+    >>> _ = PoseSink(item, folder, Skeleton(("nose",)), ["csv"], {}).close()
+    >>> [path.name for path in gather_predictions([item], folder, Skeleton(("nose",)), ["csv", "coco"])]
+    ['predictions.csv', 'predictions_coco.json']
+    """
+    if not items or not {"csv", "coco"} & set(formats):
+        return []
+    rows = list(written_animals(items, folder))
+    files = []
+    if "csv" in formats:
+        files.append(folder / "predictions.csv")
+        write_bytes(files[-1], "".join(csv_lines(rows, skeleton)).encode())
+    if "coco" in formats:
+        files.append(folder / "predictions_coco.json")
+        write_json(files[-1], [coco_result(*row) for row in rows])
+    return files
+
+
+def written_animals(items: Sequence[PoseItem], folder: Path) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
+    """Picture, frame, number and values of every animal that was written.
+
+    Examples
+    --------
+    >>> list(written_animals([], Path(".")))
+    []
+    """
+    for item in items:
+        path = folder / f"{item.id}.json"
+        known = read_json(path)
+        if known is None:
+            raise DataError(f"{path}: is gone since it was written; run inference again")
+        for frame in known["frames"]:
+            for number, animal in enumerate(frame["instances"]):
+                yield item.id, frame["frame"], number, animal
+
+
+def csv_lines(rows: Sequence[tuple[str, int, int, dict[str, Any]]], skeleton: Skeleton) -> Iterator[str]:
+    """One line per animal: x, y and score of each keypoint, empty where a point was not found.
+
+    Examples
+    --------
+    >>> animal = {"score": 0.5, "keypoints_xy": [[1.0, 2.0], None], "keypoint_scores": [0.9, 0.01]}
+    >>> print(*csv_lines([("a", 0, 0, animal)], Skeleton(("nose", "tail"))), sep="", end="")
+    picture,frame,animal,score,nose_x,nose_y,nose_score,tail_x,tail_y,tail_score
+    a,0,0,0.5,1.0,2.0,0.9,,,0.01
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    columns = [f"{name}_{part}" for name in skeleton.names for part in ("x", "y", "score")]
+    writer.writerow(["picture", "frame", "animal", "score", *columns])
+    for name, frame, number, animal in rows:
+        cells = [value if np.isfinite(value) else "" for value in pose_array(animal).reshape(-1).tolist()]
+        writer.writerow([name, frame, number, animal["score"], *cells])
+    yield from io.StringIO(buffer.getvalue())
+
+
+def coco_result(name: str, frame: int, number: int, animal: dict[str, Any]) -> dict[str, Any]:
+    """One entry of COCO's results; a point that was not found is 0, 0, 0, as COCO writes it.
+
+    Examples
+    --------
+    >>> animal = {"score": 0.5, "keypoints_xy": [[1.0, 2.0], None], "keypoint_scores": [0.9, 0.01]}
+    >>> coco_result("a", 0, 0, animal)["keypoints"]
+    [1.0, 2.0, 0.9, 0.0, 0.0, 0.0]
+    """
+    pose = pose_array(animal)
+    pose[np.isnan(pose[:, 0])] = 0
+    return {
+        "image_id": name,
+        "frame": frame,
+        "category_id": 1,
+        "keypoints": pose.reshape(-1).tolist(),
+        "score": animal["score"],
+    }

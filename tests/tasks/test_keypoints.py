@@ -1,0 +1,223 @@
+"""The keypoint task through main.py on drawn animals: numbers that agree, views, resumption, ranks, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import main
+from config import KeypointsConfig
+from tasks.keypoints.example import SETTINGS, animals_example, drawn_animals
+from tasks.keypoints.prediction import Decoder
+from tasks.keypoints.sinks import pose_array
+from tasks.prepared import stack_samples
+from utils.augment import View, views_of
+from utils.checkpoints import load_checkpoint
+from utils.files import read_json
+from utils.formats.poses import read_poses
+from utils.pose_metrics import PoseScores
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_settings(folder: Path, **changes: dict) -> Path:
+    from tasks.example import tiny_backbone
+
+    shutil.copytree(drawn_animals(), folder / "animals", dirs_exist_ok=True)
+    tree = yaml.safe_load(SETTINGS.format(folder=folder, backbone=tiny_backbone()))
+    tree["train"] |= {"epochs": 2, "optimizer": "adamw"}
+    tree["keypoints"] |= {"min_score": 0.0, "formats": ["csv", "json", "coco", "labelme", "video"]}
+    tree["inference"]["input_tif"] = ["images/val_*.png", "chase.mp4"]
+    for phase in ("verify", "evaluate", "inference"):
+        tree.setdefault(phase, {})["enable"] = True
+    for section, values in changes.items():
+        tree.setdefault(section, {}).update(values)
+    path = folder / "config.yml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def run(*arguments: str | Path, ranks: int = 0) -> subprocess.CompletedProcess:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks else []
+    command = [sys.executable, *launcher, str(ROOT / "main.py"), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder in which all phases have run."""
+    folder = tmp_path_factory.mktemp("foxes")
+    assert main.main([str(write_settings(folder))]) == 0
+    return folder
+
+
+def latest(folder: Path) -> Path:
+    return folder / "runs" / "animals" / "latest"
+
+
+def test_training_evaluate_and_the_written_files_give_the_same_score(finished):
+    trained = json.loads((latest(finished) / "train.json").read_text())["metrics"]["weighted_PCK"]
+    evaluated = read_json(latest(finished) / "evaluate_val" / "metrics.json")["metrics"]
+    assert trained == pytest.approx(evaluated["weighted_PCK"], abs=1e-3)
+    truth = read_poses(finished / "animals" / "annotations", root=finished / "animals")["val"]
+    scores = PoseScores(7, truth.skeletons["fox"].flip_idx)
+    for picture in truth.pictures:
+        [frame] = read_json(latest(finished) / "predictions" / f"{picture.path.stem}.json")["frames"]
+        true = [(animal.keypoints, animal.box_xyxy, animal.area, animal.is_crowd) for animal in picture.instances]
+        scores.update(true, [(pose_array(found), found["score"]) for found in frame["instances"]], picture.id)
+    computed = scores.compute()
+    for name in ("weighted_PCK", "PCK@16px", "mean_error_px", "OKS_AP"):
+        assert computed[name] == pytest.approx(evaluated[name], abs=1e-3), name
+
+
+def test_every_format_is_written_and_can_be_read(finished):
+    folder = latest(finished) / "predictions"
+    names = {path.name for path in folder.iterdir()}
+    assert {"predictions.csv", "predictions_coco.json", "chase.json", "chase_overlay.mp4"} <= names
+    assert len(read_json(folder / "chase.json")["frames"]) == 4
+    assert "labelme" not in {path.suffix for path in folder.iterdir()}
+    drawn = read_json(folder / "val_000.labelme.json")
+    assert (folder / drawn["imagePath"]).resolve() == (finished / "animals" / "images" / "val_000.png").resolve()
+
+
+def test_a_second_run_does_nothing(finished):
+    assert main.main([str(finished / "config.yml")]) == 0
+    phases = {row["phase"]: row["status"] for row in read_json(finished / "runs" / "status.json")["phases"]}
+    assert {phases[f"animals.{name}"] for name in ("prepare", "train", "evaluate", "inference")} == {"up to date"}
+
+
+def test_two_ranks_give_the_weights_and_scores_of_one(finished, tmp_path):
+    config = write_settings(tmp_path, resources={"distributed": True, "dist_backend": "gloo"})
+    done = run(config, ranks=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_checkpoint(latest(folder) / "checkpoints" / "last.safetensors") for folder in (finished, tmp_path))
+    for name, tensor in one.tensors.items():
+        torch.testing.assert_close(two.tensors[name], tensor, atol=1e-4, rtol=1e-3)
+    scores = [read_json(latest(folder) / "evaluate_val" / "metrics.json")["metrics"] for folder in (finished, tmp_path)]
+    assert scores[0]["weighted_PCK"] == pytest.approx(scores[1]["weighted_PCK"], abs=1e-3)
+
+
+def test_training_in_two_pieces_gives_bitwise_the_weights_of_one(finished, tmp_path):
+    from tasks import TASKS
+    from tasks.base import Context, open_store
+    from tasks.keypoints import KeypointsTask
+    from tasks.phases.train import Training, training_fingerprint
+    from tasks.prepared import prepared_items
+    from utils.logging import VerbosityLogger
+
+    settings = main.load_settings(finished / "config.yml", (), tuple(TASKS)).tasks["animals"]
+
+    def start(folder: Path) -> Training:
+        task = KeypointsTask("animals", settings)
+        store = open_store(settings, "train")
+        train, val = (prepared_items(task, store, split, "test") for split in ("train", "val"))
+        task.learn_from([entry for item in train for entry in item.entries])
+        context = Context(VerbosityLogger("error"), folder)
+        return Training(task, context, store, train, val, training_fingerprint(task, train, val))
+
+    first = start(tmp_path)
+    first._start()
+    first._train_one_epoch()
+    first._end_epoch()
+    second = start(tmp_path)
+    second.run()
+    whole = load_checkpoint(latest(finished) / "checkpoints" / "last.safetensors").tensors
+    pieces = load_checkpoint(tmp_path / "checkpoints" / "last.safetensors").tensors
+    assert all(torch.equal(tensor, pieces[name]) for name, tensor in whole.items())
+
+
+def test_maps_of_views_are_laid_back_upon_each_other():
+    """A map drawn for each view of a picture merges to the plain picture's map: cells, sides and vectors."""
+    generator = torch.Generator().manual_seed(0)
+    decoder = Decoder(4.0, (1, 0, 2), KeypointsConfig(), True, 3)
+    plain = {
+        "heatmaps": torch.randn(3, 6, 8, generator=generator),
+        "centre": torch.randn(1, 6, 8, generator=generator),
+        "offsets": torch.randn(6, 6, 8, generator=generator),
+    }
+    views = views_of(hflip=True, vflip=True)
+    for view in views:
+        order = [1, 0, 2] if view.flip else [0, 1, 2]
+        vectors = view.apply(plain["offsets"]).unflatten(0, (3, 2))[order].movedim(1, -1)
+        seen = {
+            "heatmaps": view.apply(plain["heatmaps"])[order],
+            "centre": view.apply(plain["centre"]),
+            "offsets": view.vectors(vectors).movedim(-1, 1).flatten(0, 1),
+        }
+        merged = decoder.merge([plain, seen], [views[0], view])
+        for name, expected in plain.items():
+            torch.testing.assert_close(merged[name], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("view", [View(True, 0), View(False, 2), View(True, 2)])
+def test_picture_and_points_move_together_and_back(view, tmp_path):
+    task, _ = animals_example(tmp_path)
+    sample = next(task.samples(task.items("train")[0]))
+    moved = task.transform(sample, view)
+    order = list(task._flip_idx) if view.flip else list(range(7))
+    before, after = sample.arrays["keypoints"], moved.arrays["keypoints"][:, order]
+    seen = before[..., 2] > 0
+    np.testing.assert_allclose(after[seen][:, :2], view.points(before[seen][:, :2], (96, 128)), atol=1e-3)
+    assert np.array_equal(moved.arrays["image"], view.apply(sample.arrays["image"]))
+    back = task.transform(moved, view.invert())
+    np.testing.assert_allclose(back.arrays["keypoints"], sample.arrays["keypoints"], atol=1e-3)
+    assert np.array_equal(back.arrays["image"], sample.arrays["image"])
+
+
+def test_stored_variations_are_the_same_in_prepare_and_training(tmp_path):
+    varied = "dataset.augmentations={enable: true, rotate90: false, stored_variations: 2, rotation_degrees: 20.0}"
+    task, _ = animals_example(tmp_path, varied)
+    sample = next(task.samples(task.items("train")[0]))
+    views = task.views("train")
+    assert len(views) == 6
+    first, again = (task.lay_down(sample, views[-1]).arrays for _ in range(2))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not np.array_equal(first["image"], task.lay_down(sample, views[-2]).arrays["image"])
+
+
+def test_the_size_of_targets_follows_the_curriculum(tmp_path):
+    from tasks.base import Progress
+
+    task, _ = animals_example(tmp_path, "keypoints={short_side: 96, sigma: 3.0, sigma_end: 1.0}")
+    sample = next(task.samples(task.items("train")[0]))
+    spots = [
+        float(task.collate(stack_samples([sample]), [task.encode(sample, Progress(epoch, 3))]).target["heatmaps"].sum())
+        for epoch in range(3)
+    ]
+    assert spots[0] > 1.5 * spots[1] > 2 * spots[2] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("data.yaml", "kpt_shape: [2, 3]\nnames: [a]\nkpt_names: {0: [nose, nose]}\ntrain: images", "stands twice"),
+        ("data.yaml", "train: images\nnames: [a]\nkpt_shape: [x, 3]", "kpt_shape"),
+        ("labels.json", '{"images": [', "labels.json"),
+        ("labels.txt", "no/such/picture.png", "labels.txt"),
+    ],
+)
+def test_labels_that_cannot_be_read_end_with_one_line_and_3(tmp_path, name, text, message):
+    config = write_settings(tmp_path)
+    (tmp_path / "animals" / name).write_text(text)
+    done = run(config, f"paths.label_path={name}")
+    errors = [line for line in done.stderr.splitlines() + done.stdout.splitlines() if "[ERROR]" in line]
+    assert done.returncode in (2, 3), done.stdout + done.stderr
+    assert len(errors) == 1, errors
+    assert message in errors[0]
+
+
+def test_settings_without_use_are_refused(tmp_path):
+    config = write_settings(tmp_path, tasks={"animals": {"kind": "keypoints", "train": {"crop_size": 64}}})
+    done = run(config)
+    assert done.returncode == 2
+    assert "tasks.animals.train.crop_size: a task of kind keypoints has no use for it" in done.stdout + done.stderr

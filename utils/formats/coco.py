@@ -1,0 +1,396 @@
+"""COCO keypoints: one JSON file for each split, with images, annotations and categories.
+
+Points and boxes are taken as pixels from the outer corner of the top-left pixel, as they stand: x / width is the share
+of the picture, without a shift by half a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.errors import DataError
+from utils.formats import specs
+from utils.formats.coco_annotations import check_dialect, read_annotation, read_categories
+from utils.formats.coco_files import Sources, find_image, find_sources, image_folders, read_json_file
+from utils.formats.coco_writer import unsupported, write_coco
+from utils.formats.picture_sizes import picture_size
+from utils.formats.pictures import picture_ids
+from utils.formats.pose_sets import mark_incomplete, report_shared_pictures
+from utils.formats.poses import Instance, PosePicture, PoseSet, Problem, Skeleton
+
+__all__ = ["read_coco", "unsupported", "write_coco"]
+
+_SPEC_KEYS = ("image_root", "images", "val_split", "val_seed", "auto_val_split")
+
+
+def read_coco(path: str | Path, root: str | Path | None = None) -> dict[str, PoseSet]:
+    """Read COCO keypoints.
+
+    Annotations without keypoints are boxes. `iscrowd`, `area`, polygons, track and score are kept; whatever else an
+    annotation says, and a segmentation by run lengths, is in the instance's `extra`. The annotation's id is the group.
+    Where a category has neither `flip_idx` nor `flip_pairs`, left and right are paired by the names of the keypoints.
+
+    Parameters
+    ----------
+    path : str or Path
+        A specification (YAML with `format: coco`, `path`, `image_root` or `images`, `train`, `val`, `test` or `all` as
+        one JSON file or a list; `kpt_shape`, `keypoint_names`, `flip_idx`, `edges` in place of the file's), one JSON
+        file, or a folder with `annotations/`. Without a specification the names of the files tell the splits.
+    root : str or Path, optional
+        Data root, which no file_name may leave.
+
+    Returns
+    -------
+    dict of str to PoseSet
+        By split. `extra` of a picture holds `image_id` and what else the file says about it.
+
+    Raises
+    ------
+    DataError
+        If nothing can be read: a list of detections, COCO-WholeBody, no keypoints, none of the pictures there.
+
+    Examples
+    --------
+    >>> import json, tempfile, cv2, numpy as np
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = cv2.imwrite(str(folder / "a.png"), np.zeros((4, 6), np.uint8))
+    >>> content = {
+    ...     "images": [{"id": 1, "file_name": "a.png"}],
+    ...     "categories": [{"id": 1, "name": "fish", "keypoints": ["eye"]}],
+    ...     "annotations": [
+    ...         {"id": 5, "image_id": 1, "category_id": 1, "keypoints": [3, 2, 2]},
+    ...         {"id": 6, "image_id": 1, "category_id": 1, "keypoints": [3, 2]},
+    ...     ],
+    ... }
+    >>> _ = (folder / "val.json").write_text(json.dumps(content))
+    >>> val = read_coco(folder / "val.json")["val"]
+    >>> val.pictures[0].size, val.pictures[0].instances[0].keypoints.tolist(), val.problems[0].what
+    ((4, 6), [[3.0, 2.0, 2.0]], 'expected 3 keypoint values (1 keypoints of 3), got 2')
+    """
+    sources = find_sources(Path(path), None if root is None else Path(root))
+    problems = specs.find_misspelled(sources.spec, _SPEC_KEYS) if sources.spec else []
+    read = {split: _read_files(sources, split, problems) for split in sources.files}
+    read = {split: files for split, files in read.items() if files}
+    if not read:
+        raise DataError(f"{path}: no COCO keypoints; first: {problems[0]}")
+    ids = picture_ids((image.path for files in read.values() for file in files for image in file.images), sources.root)
+    sets = {split: _build_set(files, ids) for split, files in read.items()}
+    next(iter(sets.values())).problems[:0] = problems
+    return report_shared_pictures(sets)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An entry of `images` whose picture was found.
+
+    Examples
+    --------
+    >>> _Image(Path("a.png"), (4, 6), {"id": 7, "file_name": "a.png", "license": 4}).facts
+    {'image_id': 7, 'license': 4}
+    """
+
+    path: Path
+    size: tuple[int, int]
+    keys: dict[str, Any]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the file says about the picture beyond its name and size.
+
+        Examples
+        --------
+        >>> _Image(Path("a.png"), (4, 6), {"id": 7, "width": 6}).facts
+        {'image_id': 7}
+        """
+        own = ("id", "file_name", "width", "height", "image_id", "image_data", "found_by")
+        return {"image_id": self.keys["id"], **{key: value for key, value in self.keys.items() if key not in own}}
+
+
+@dataclass
+class _File:
+    """A COCO file, read.
+
+    Examples
+    --------
+    >>> _File(Path("a.json"), {}).images
+    []
+    """
+
+    path: Path
+    categories: dict[int, tuple[str, Skeleton]]
+    images: list[_Image] = field(default_factory=list)
+    annotations: list[Any] = field(default_factory=list)
+    image_ids: set[Any] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def _read_files(sources: Sources, split: str, problems: list[Problem]) -> list[_File]:
+    """Read the files of a split; of a folder, those that cannot be used become problems.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> _ = path.write_text("[]")
+    >>> problems = []
+    >>> _read_files(Sources({"all": [path]}, path.parent, named=False), "all", problems), len(problems)
+    ([], 1)
+    """
+    files = []
+    for path in sources.files[split]:
+        try:
+            files.append(_read_file(sources, split, path))
+        except DataError as error:
+            if sources.named or "outside of the data root" in str(error):
+                raise
+            problems.append(Problem(str(path), str(error).removeprefix(f"{path}: "), "", None))
+    return files
+
+
+def _read_file(sources: Sources, split: str, path: Path) -> _File:
+    """Read one file, and find its pictures.
+
+    Raises
+    ------
+    DataError
+        If it is of another dialect, has no keypoints, or none of its pictures is there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> _ = path.write_text('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}')
+    >>> _read_file(Sources({}, path.parent), "all", path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../a.json: no category has keypoints (car); give keypoint_names in a specification
+    """
+    content = check_dialect(str(path), read_json_file(path))
+    file = _File(path, {}, annotations=content["annotations"])
+    categories = read_categories(str(path), content["categories"], file.problems)
+    file.categories = _override(sources.spec, categories)
+    if not any(skeleton.num_keypoints for _, skeleton in file.categories.values()):
+        names = ", ".join(name for name, _ in file.categories.values()) or "there is none"
+        raise DataError(f"{path}: no category has keypoints ({names}); give keypoint_names in a specification")
+    folders = image_folders(sources, split, path)
+    missing: list[Problem] = []
+    for index, keys in enumerate(content["images"], start=1):
+        _add_image(file, index, keys, folders, sources.root, missing)
+    if missing and not file.images:
+        looked = ", ".join(str(folder) for folder in folders[:4])
+        raise DataError(f"{missing[0]} (none of the {len(missing)} pictures is there; looked in {looked})")
+    file.problems += missing
+    return file
+
+
+def _override(
+    spec: specs.Spec | None, categories: Mapping[int, tuple[str, Skeleton]]
+) -> dict[int, tuple[str, Skeleton]]:
+    """Put the specification's keypoints in place of the file's.
+
+    Raises
+    ------
+    DataError
+        If their number differs.
+
+    Examples
+    --------
+    >>> spec = specs.Spec(Path("data.yaml"), Path("."), {"keypoint_names": ["eye", "tail"]})
+    >>> _override(spec, {1: ("fish", Skeleton(("a",)))})
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: 2 keypoints for 'fish', the COCO file has 1; name each of them once
+    """
+    keys = ("flip_idx", "edges", "kpt_shape", *specs.NAME_KEYS)
+    if spec is None or not any(spec.keys.get(key) is not None for key in keys):
+        return dict(categories)
+    # data.yaml of a data set with several categories names only those that have keypoints
+    own = {name: list(skeleton.names) for name, skeleton in categories.values()}
+    names = specs.keypoint_names(spec, list(own)) or own
+    shape = specs.keypoint_shape(spec)
+    for category, labels in names.items():
+        if shape is not None and own[category] and len(own[category]) != shape[0]:
+            raise DataError(f"{spec.path}: kpt_shape says {shape[0]} keypoints, {category!r} has {len(own[category])}")
+        if own[category] and len(labels) != len(own[category]):
+            what = f"{len(labels)} keypoints for {category!r}, the COCO file has {len(own[category])}"
+            raise DataError(f"{spec.path}: {what}; name each of them once")
+    skeletons = specs.build_skeletons(spec, names)
+    stated = {key for key in ("flip_idx", "edges") if spec.keys.get(key) is not None}
+    return {id: (name, _mix(skeletons[name], skeleton, stated)) for id, (name, skeleton) in categories.items()}
+
+
+def _mix(new: Skeleton, old: Skeleton, stated: set[str]) -> Skeleton:
+    """The new skeleton, with what the specification does not state taken from the file.
+
+    Examples
+    --------
+    >>> _mix(Skeleton(("a", "b")), Skeleton(("x", "y"), (1, 0), ((0, 1),)), set()).edges
+    ((0, 1),)
+    """
+    if new.num_keypoints != old.num_keypoints:
+        return new
+    keep_flips = "flip_idx" not in stated and (new.flip_idx is None or new.names == old.names)
+    flips = old.flip_idx if keep_flips else new.flip_idx
+    return Skeleton(new.names, flips, new.edges if "edges" in stated else old.edges)
+
+
+def _add_image(file: _File, index: int, keys: Any, folders: Sequence[Path], root: Path, missing: list[Problem]) -> None:
+    """Add an entry of `images`, or the problem that keeps it out.
+
+    Examples
+    --------
+    >>> file = _File(Path("a.json"), {})
+    >>> _add_image(file, 1, {"id": 3}, [], Path("."), [])
+    >>> str(file.problems[0])
+    "a.json: image 1: expected an id and a file_name, got {'id': 3}; mend or remove the entry"
+    """
+    good = isinstance(keys, dict) and isinstance(keys.get("id"), int | str) and isinstance(keys.get("file_name"), str)
+    if not good:
+        what = f"expected an id and a file_name, got {str(keys)[:60]}"
+        file.problems.append(Problem(f"{file.path}: image {index}", what, "mend or remove the entry"))
+        return
+    where = f"{file.path}: image {keys['id']}"
+    if keys["id"] in file.image_ids:
+        file.problems.append(
+            Problem(where, "the id stands twice; the second picture is left out", "give it another id")
+        )
+        return
+    file.image_ids.add(keys["id"])
+    path = find_image(where, keys["file_name"], folders, root)
+    if path is None:
+        missing.append(Problem(where, f"no such picture: {keys['file_name']}", "put it there, or give image_root"))
+        return
+    try:
+        size = picture_size(path)
+    except DataError as error:
+        file.problems.append(Problem(where, str(error)))
+        return
+    file.images.append(_Image(path, size, keys))
+
+
+def _build_set(files: Sequence[_File], ids: Mapping[Path, str]) -> PoseSet:
+    """Join the files of a split.
+
+    Raises
+    ------
+    DataError
+        If two files mean different keypoints by one category.
+
+    Examples
+    --------
+    >>> files = [_File(Path(f"{n}.json"), {1: ("fish", Skeleton((n,)))}) for n in "ab"]
+    >>> _build_set(files, {})
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: b.json: category 'fish' has other keypoints than in a.json; give them different names
+    """
+    poses = PoseSet([], {}, [])
+    taken: dict[Path, Path] = {}
+    for file in files:
+        for name, skeleton in file.categories.values():
+            if poses.skeletons.setdefault(name, skeleton) != skeleton:
+                what = f"category {name!r} has other keypoints than in {files[0].path}"
+                raise DataError(f"{file.path}: {what}; give them different names")
+        poses.problems += file.problems
+        _add_pictures(poses, file, ids, taken)
+    return poses
+
+
+def _add_pictures(poses: PoseSet, file: _File, ids: Mapping[Path, str], taken: dict[Path, Path]) -> None:
+    """Add the pictures of a file to its split; one that is there already is left out, with a problem.
+
+    Examples
+    --------
+    >>> file = _File(Path("a.json"), {}, [_Image(Path("a.png"), (4, 6), {"id": id}) for id in (1, 2)])
+    >>> poses = PoseSet([], {})
+    >>> _add_pictures(poses, file, {Path("a.png"): "a"}, {})
+    >>> len(poses.pictures), str(poses.problems[0])
+    (1, 'a.json: image 2: a.png is in a.json already; this entry and its annotations are left out; keep one entry')
+    """
+    instances, damaged = _read_annotations(file, ids, poses.problems)
+    for image in file.images:
+        id = ids[image.path]
+        if image.path in taken:
+            what = f"{image.path} is in {taken[image.path]} already; this entry and its annotations are left out"
+            poses.problems.append(Problem(f"{file.path}: image {image.keys['id']}", what, "keep one entry", id))
+            continue
+        taken[image.path] = file.path
+        found = tuple(instances.get(image.keys["id"], ()))
+        picture = PosePicture(id, image.path, image.size, found, image.facts)
+        poses.pictures.append(mark_incomplete(picture) if image.keys["id"] in damaged else picture)
+        _check_size(file, image, id, poses.problems)
+
+
+def _check_size(file: _File, image: _Image, id: str, problems: list[Problem]) -> None:
+    """Report a picture that has not the size that the file says.
+
+    Examples
+    --------
+    >>> problems = []
+    >>> image = _Image(Path("a.png"), (4, 6), {"id": 1, "height": 6, "width": 4})
+    >>> _check_size(_File(Path("a.json"), {}), image, "a", problems)
+    >>> problems[0].what
+    'height x width is 6 x 4, the picture is 4 x 6'
+    """
+    stated = (image.keys.get("height"), image.keys.get("width"))
+    if None not in stated and stated != image.size:
+        what = f"height x width is {stated[0]} x {stated[1]}, the picture is {image.size[0]} x {image.size[1]}"
+        problems.append(Problem(f"{file.path}: image {image.keys['id']}", what, "label the picture as it is now", id))
+
+
+def _read_annotations(
+    file: _File, ids: Mapping[Path, str], problems: list[Problem]
+) -> tuple[dict[Any, list[Instance]], set[Any]]:
+    """Instances by image id, and the ids of images that lost one.
+
+    Examples
+    --------
+    >>> file = _File(Path("a.json"), {1: ("fish", Skeleton(("eye",)))}, image_ids={1})
+    >>> file.annotations = [{"id": 5, "image_id": 1, "category_id": 2}]
+    >>> problems = []
+    >>> _read_annotations(file, {}, problems), problems[0].what
+    (({}, {1}), 'category 2 is unknown; known: 1')
+    """
+    names = {image.keys["id"]: ids[image.path] for image in file.images}
+    instances: dict[Any, list[Instance]] = {}
+    damaged, seen = set(), set()
+    for index, keys in enumerate(file.annotations, start=1):
+        id = str(keys.get("id", f"at place {index}") if isinstance(keys, dict) else f"at place {index}")
+        where = f"{file.path}: annotation {id}"
+        image = keys.get("image_id") if isinstance(keys, dict) else None
+        image = image if isinstance(image, int | str) else None
+        try:
+            instance, parts = _read_one(file, keys)
+        except ValueError as error:
+            problems.append(Problem(where, str(error), "mend or remove the annotation", names.get(image)))
+            damaged.add(image)
+            continue
+        problems += [Problem(where, part, "", names.get(image)) for part in parts]
+        if id in seen:
+            problems.append(Problem(where, "the id stands twice", "give each annotation its own", names.get(image)))
+        seen.add(id)
+        instances.setdefault(image, []).append(instance)
+    return instances, damaged
+
+
+def _read_one(file: _File, keys: Any) -> tuple[Instance, list[str]]:
+    """One annotation, if its image and category are known.
+
+    Examples
+    --------
+    >>> _read_one(_File(Path("a.json"), {}), {"image_id": 3})
+    Traceback (most recent call last):
+        ...
+    ValueError: image 3 is unknown
+    """
+    if not isinstance(keys, dict):
+        raise ValueError(f"expected an annotation, got {str(keys)[:60]}")
+    image, category = keys.get("image_id"), keys.get("category_id")
+    if not isinstance(image, int | str) or image not in file.image_ids:
+        raise ValueError(f"image {image} is unknown")
+    if not isinstance(category, int) or category not in file.categories:
+        raise ValueError(f"category {category} is unknown; known: {', '.join(map(str, file.categories))}")
+    return read_annotation(keys, *file.categories[keys["category_id"]])

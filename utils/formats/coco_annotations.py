@@ -1,0 +1,350 @@
+"""Categories and annotations of a COCO file: what they say, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from utils.errors import DataError
+from utils.formats.poses import Instance, Problem, Skeleton, build_skeleton, keypoints_array, missing_keypoints
+
+FACTS = "dinolith"  # our key in an annotation: which fields were derived, and the group it had
+OWN_KEYS = frozenset(
+    {
+        "id", "image_id", "category_id", "bbox", "keypoints", "num_keypoints", "area", "iscrowd", "segmentation",
+        "track_id", "score", "keypoint_scores", FACTS,
+    }
+)  # fmt: skip
+_WHOLE_BODY = (
+    "face_kpts",
+    "lefthand_kpts",
+    "righthand_kpts",
+    "foot_kpts",
+    "face_valid",
+    "lefthand_valid",
+    "foot_valid",
+)
+
+
+def check_dialect(where: str, content: Any) -> dict[str, Any]:
+    """Refuse what is no COCO file of keypoint labels, with the reason.
+
+    Raises
+    ------
+    DataError
+        For a list of detections, a file without images, annotations and categories, and COCO-WholeBody.
+
+    Examples
+    --------
+    >>> check_dialect("a.json", [{"bbox": [1, 2, 3, 4], "score": 0.5}])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.json: a list of 1 detections or results (bbox, score), not labels; give the file with \
+images, annotations and categories
+    """
+    if isinstance(content, list):
+        keys = ", ".join(sorted(content[0])) if content and isinstance(content[0], dict) else "empty"
+        raise DataError(
+            f"{where}: a list of {len(content)} detections or results ({keys}), not labels; "
+            "give the file with images, annotations and categories"
+        )
+    needed = ("images", "annotations", "categories")
+    missing = [key for key in needed if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+    if missing:
+        raise DataError(f"{where}: not COCO keypoints: no list of {', '.join(missing)}")
+    found = {key for annotation in content["annotations"] if isinstance(annotation, dict) for key in annotation}
+    whole = [key for key in _WHOLE_BODY if key in found]
+    if whole:
+        raise DataError(
+            f"{where}: COCO-WholeBody keeps feet, face and hands beside the keypoints ({', '.join(whole)}), "
+            "where they would be lost; export them as keypoints of one category"
+        )
+    return content
+
+
+def read_categories(where: str, entries: Sequence[Any], problems: list[Problem]) -> dict[int, tuple[str, Skeleton]]:
+    """Read the categories.
+
+    Parameters
+    ----------
+    where : str
+        The file.
+    entries : sequence
+        `categories`; their `keypoints` are names, `skeleton` the edges from 1, `flip_idx` and `flip_pairs` from 0.
+    problems : list of Problem
+        Gets edges that cannot be.
+
+    Returns
+    -------
+    dict of int to (str, Skeleton)
+        Name and skeleton by id; without keypoints the skeleton is empty.
+
+    Raises
+    ------
+    DataError
+        If an entry has no id or name, or one stands twice, or keypoint names do.
+
+    Examples
+    --------
+    >>> read_categories("a.json", [{"id": 3, "name": "fish", "keypoints": ["eyeL", "eyeR"], "skeleton": [[1, 2]]}], [])
+    {3: ('fish', Skeleton(names=('eyeL', 'eyeR'), flip_idx=(1, 0), edges=((0, 1),)))}
+    """
+    found: dict[int, tuple[str, Skeleton]] = {}
+    for index, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int) or "name" not in entry:
+            raise DataError(f"{where}: category {index}: expected an id and a name, got {str(entry)[:60]}")
+        name, place = str(entry["name"]), f"{where}: category {entry['name']!r}"
+        if entry["id"] in found or name in (known for known, _ in found.values()):
+            raise DataError(f"{place}: its id {entry['id']} or its name stands twice; give each category its own")
+        labels = entry.get("keypoints") or []
+        if not isinstance(labels, list) or not all(isinstance(label, str | int) for label in labels):
+            raise DataError(f"{place}: expected keypoints as a list of names, got {str(labels)[:60]}")
+        names = [str(label).strip() for label in labels]
+        edges = _read_edges(place, entry.get("skeleton"), len(names), problems)
+        found[entry["id"]] = name, build_skeleton(place, names, _read_flips(place, entry, len(names)), edges)
+    return found
+
+
+def _read_edges(where: str, value: Any, count: int, problems: list[Problem]) -> list[tuple[int, int]]:
+    """Edges from 0; none, with a problem, when they do not fit the keypoints.
+
+    Examples
+    --------
+    >>> _read_edges("a.json", [[1, 2]], 2, []), _read_edges("a.json", [[0, 1]], 2, [])
+    ([(0, 1)], [(0, 1)])
+    >>> problems = []
+    >>> _read_edges("a.json", [[16, 14]], 14, problems), problems[0].what
+    ([], 'the skeleton names keypoints that are not there (1 to 14 are), so no edge is read')
+    """
+    value = value if isinstance(value, list) else []
+    lists = [pair for pair in value if isinstance(pair, list) and len(pair) == 2]
+    pairs = [pair for pair in lists if all(type(end) is int for end in pair)]
+    first = 0 if any(0 in pair for pair in pairs) else 1  # COCO counts from 1; some count from 0
+    if len(pairs) < len(value) or any(not first <= end < count + first for pair in pairs for end in pair):
+        what = f"the skeleton names keypoints that are not there (1 to {count} are), so no edge is read"
+        problems.append(Problem(where, what, "mend the skeleton"))
+        return []
+    if first == 0:
+        problems.append(Problem(where, "the skeleton counts keypoints from 0 (COCO from 1); read so", "add 1 to each"))
+    return [(a - first, b - first) for a, b in pairs]
+
+
+def _read_flips(where: str, entry: Mapping[str, Any], count: int) -> list[int] | None:
+    """Mirror partners that a category states, or None.
+
+    Examples
+    --------
+    >>> _read_flips("a.json", {"flip_pairs": [[1, 2]]}, 3)
+    [0, 2, 1]
+    """
+    stated, pairs = entry.get("flip_idx"), entry.get("flip_pairs")
+    if stated is not None:
+        if not isinstance(stated, list) or any(type(index) is not int for index in stated):
+            raise DataError(f"{where}: flip_idx: expected a list of keypoint indices from 0, got {stated!r}")
+        return stated
+    if not pairs:
+        return None
+    flips = list(range(count))
+    for pair in pairs:
+        good = isinstance(pair, list) and len(pair) == 2 and all(type(k) is int and 0 <= k < count for k in pair)
+        if not good:
+            raise DataError(f"{where}: flip_pairs: expected pairs of keypoint indices from 0, got {pair!r}")
+        flips[pair[0]], flips[pair[1]] = pair[1], pair[0]
+    return flips
+
+
+def read_annotation(keys: Mapping[str, Any], category: str, skeleton: Skeleton) -> tuple[Instance, list[str]]:
+    """Read one annotation.
+
+    Parameters
+    ----------
+    keys : dict
+        The annotation; one without keypoints is a box.
+    category : str
+        Name of its category.
+    skeleton : Skeleton
+        Of its category.
+
+    Returns
+    -------
+    Instance
+        Fields that are not COCO's own are in `extra`, and so is a segmentation by run lengths.
+    list of str
+        Parts that could not be used.
+
+    Raises
+    ------
+    ValueError
+        What makes the annotation unusable.
+
+    Examples
+    --------
+    >>> keys = {"id": 7, "keypoints": [3, 4, 2, 0, 0, 0], "bbox": [1, 2, 5, 6], "iscrowd": 0}
+    >>> fish, parts = read_annotation(keys, "fish", Skeleton(("eye", "tail")))
+    >>> fish.keypoints.tolist(), fish.box_xyxy.tolist(), fish.group, parts
+    ([[3.0, 4.0, 2.0], [nan, nan, 0.0]], [1.0, 2.0, 6.0, 8.0], 7, [])
+    """
+    parts: list[str] = []
+    stated = keys.get(FACTS)
+    facts: dict[str, Any] = stated if isinstance(stated, dict) else {}
+    derived = facts["derived"] if isinstance(facts.get("derived"), list) else []
+    extra = {key: value for key, value in keys.items() if key not in OWN_KEYS}
+    if isinstance(keys.get("segmentation"), dict):
+        extra["segmentation"] = keys["segmentation"]
+    instance = Instance(
+        category=category,
+        keypoints=_read_keypoints(keys.get("keypoints"), skeleton),
+        box_xyxy=None if "bbox" in derived else _read_box(keys.get("bbox"), parts),
+        polygons=tuple(_read_polygons(keys.get("segmentation"), parts)),
+        area=None if "area" in derived else _read_number(keys, "area", parts),
+        is_crowd=bool(keys.get("iscrowd", 0)),
+        group=facts["group"] if "group" in facts else _read_whole(keys.get("id")),
+        score=_read_number(keys, "score", parts),
+        keypoint_scores=_read_scores(keys.get("keypoint_scores"), skeleton, parts),
+        track=_read_whole(keys.get("track_id")),
+        extra=extra,
+    )
+    return instance, parts
+
+
+def _read_keypoints(value: Any, skeleton: Skeleton) -> np.ndarray:
+    """Keypoints of an annotation.
+
+    Examples
+    --------
+    >>> _read_keypoints([3, 4, 5], Skeleton(("eye",)))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected visibility 0, 1 or 2, got 5
+    """
+    count = skeleton.num_keypoints
+    if value is None or value == []:
+        return missing_keypoints(count)
+    values = _numbers(value, "keypoints")
+    if len(values) != 3 * count:
+        raise ValueError(f"expected {3 * count} keypoint values ({count} keypoints of 3), got {len(values)}")
+    points = values.reshape(count, 3)
+    seen = np.round(points[:, 2])
+    wrong = ~np.isin(seen, (0, 1, 2))
+    if wrong.any():
+        raise ValueError(f"expected visibility 0, 1 or 2, got {points[wrong, 2][0]:g}")
+    if not np.isfinite(points[seen > 0]).all():
+        raise ValueError("expected finite keypoints, got NaN or infinity")
+    return keypoints_array(points[:, :2], seen)
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    """A flat list of numbers.
+
+    Examples
+    --------
+    >>> _numbers([1, "a"], "bbox")
+    Traceback (most recent call last):
+        ...
+    ValueError: expected bbox as a list of numbers, got [1, 'a']
+    """
+    flat = isinstance(value, list) and all(isinstance(item, int | float | None) for item in value)
+    if not flat:
+        raise ValueError(f"expected {name} as a list of numbers, got {str(value)[:60]}")
+    return np.array(value, np.float64)  # None becomes NaN
+
+
+def _read_box(value: Any, parts: list[str]) -> np.ndarray | None:
+    """Box as corners; None where there is none or it is flat.
+
+    Examples
+    --------
+    >>> parts = []
+    >>> _read_box([1, 2, 0, 6], parts), parts
+    (None, ['bbox has no width or no height (0 x 6); it is left out'])
+    """
+    if value is None:
+        return None
+    x, y, width, height = _read_four(value)
+    if min(width, height) <= 0:
+        parts.append(f"bbox has no width or no height ({width:g} x {height:g}); it is left out")
+        return None
+    return np.array([x, y, x + width, y + height], np.float64)
+
+
+def _read_four(value: Any) -> np.ndarray:
+    """The four finite numbers of a bbox.
+
+    Examples
+    --------
+    >>> _read_four([1, 2, float("nan"), 6])
+    Traceback (most recent call last):
+        ...
+    ValueError: expected bbox as 4 finite numbers (x, y, width, height), got [1, 2, nan, 6]
+    """
+    values = _numbers(value, "bbox")
+    if values.shape != (4,) or not np.isfinite(values).all():
+        raise ValueError(f"expected bbox as 4 finite numbers (x, y, width, height), got {value}")
+    return values
+
+
+def _read_polygons(value: Any, parts: list[str]) -> Iterable[np.ndarray]:
+    """Polygons of a segmentation that is a list of them.
+
+    Examples
+    --------
+    >>> parts = []
+    >>> [polygon.tolist() for polygon in _read_polygons([[0, 0, 4, 0, 4, 3], [1, 2]], parts)], parts
+    ([[[0.0, 0.0], [4.0, 0.0], [4.0, 3.0]]], ['polygon 2 is no list of 3 or more points; it is left out'])
+    """
+    for index, item in enumerate(value if isinstance(value, list) else [], start=1):
+        good = isinstance(item, list) and all(isinstance(number, int | float) for number in item)
+        corners = np.array(item if good else [], np.float64)
+        if len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
+            parts.append(f"polygon {index} is no list of 3 or more points; it is left out")
+        else:
+            yield corners.reshape(-1, 2)
+
+
+def _read_number(keys: Mapping[str, Any], name: str, parts: list[str]) -> float | None:
+    """A finite number, or None.
+
+    Examples
+    --------
+    >>> parts = []
+    >>> _read_number({"area": "big"}, "area", parts), parts
+    (None, ["area is no finite number ('big'); it is left out"])
+    """
+    value = keys.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        parts.append(f"{name} is no finite number ({value!r}); it is left out")
+        return None
+    return float(value)
+
+
+def _read_whole(value: Any) -> int | None:
+    """A whole number, or None.
+
+    Examples
+    --------
+    >>> _read_whole(3), _read_whole("7"), _read_whole("a7"), _read_whole(None)
+    (3, 7, None, None)
+    """
+    return int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()) else None
+
+
+def _read_scores(value: Any, skeleton: Skeleton, parts: list[str]) -> np.ndarray | None:
+    """Scores of keypoints, one for each.
+
+    Examples
+    --------
+    >>> _read_scores([0.5, None], Skeleton(("eye", "tail")), []).tolist()
+    [0.5, nan]
+    """
+    if value is None:
+        return None
+    scores = _numbers(value, "keypoint_scores")
+    if len(scores) != skeleton.num_keypoints:
+        parts.append(f"keypoint_scores has {len(scores)} values for {skeleton.num_keypoints} keypoints; it is left out")
+        return None
+    return scores

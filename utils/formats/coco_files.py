@@ -1,0 +1,250 @@
+"""COCO files of a data set: which there are, of which split, and where their pictures lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import DataError
+from utils.formats import specs
+from utils.formats.pictures import list_files, plain_path, resolve_inside
+from utils.formats.recognise import format_of_file
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The COCO files of a data set.
+
+    Parameters
+    ----------
+    files : dict of str to list of Path
+        By split.
+    root : Path
+        Data root.
+    image_root : Path, optional
+        Where the pictures lie, if that was said.
+    spec : Spec, optional
+        The specification, if there is one.
+    named : bool
+        Whether each file was named, so that one that cannot be used is an error and not a problem.
+
+    Examples
+    --------
+    >>> Sources({"train": [Path("train.json")]}, Path(".")).named
+    True
+    """
+
+    files: dict[str, list[Path]]
+    root: Path
+    image_root: Path | None = None
+    spec: specs.Spec | None = None
+    named: bool = True
+
+
+def find_sources(path: Path, root: Path | None) -> Sources:
+    """Find the COCO files that a specification, a file or a folder stands for.
+
+    In a folder, the first of these counts that has any: `annotations/` with all folders inside, the folder itself,
+    `annotations` files in the folders inside.
+
+    Raises
+    ------
+    DataError
+        If there is none, or a specification names what is not there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "annotations").mkdir()
+    >>> for name in ("person_keypoints_train2017.json", "person_keypoints_val2017.json"):
+    ...     _ = (folder / "annotations" / name).write_text('{"images": []}')
+    >>> list(find_sources(folder, None).files)
+    ['train', 'val']
+    """
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _sources_of_spec(specs.read_spec(path, root))
+    if path.is_dir():
+        groups = (
+            list_files(path / "annotations", (".json",)),
+            sorted(path.glob("*.json")),
+            sorted(file for file in path.glob("*/*.json") if "annotations" in file.name),
+        )
+        found = next((files for files in map(_coco_files, groups) if files), [])
+        if not found:
+            raise DataError(f"{path}: no COCO file in it, in annotations/ or in the folders inside")
+        return Sources(_by_split(found, path), root or path, named=False)
+    return Sources(_by_split([path], path.parent), root or _root_of_file(path))
+
+
+def _coco_files(files: Sequence[Path]) -> list[Path]:
+    """Those of some JSON files that look like COCO's.
+
+    Examples
+    --------
+    >>> _coco_files([])
+    []
+    """
+    return [file for file in files if format_of_file(file) == "coco"]
+
+
+def _root_of_file(path: Path) -> Path:
+    """Data root of a file that is given alone: the folder that holds `annotations`, else its own.
+
+    Examples
+    --------
+    >>> _root_of_file(Path("set/annotations/val/a.json")).as_posix(), _root_of_file(Path("set/a.json")).as_posix()
+    ('set', 'set')
+    """
+    return next((folder.parent for folder in path.parents if folder.name == "annotations"), path.parent)
+
+
+def _by_split(files: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
+    """Files by the split that a folder inside the data set, their name, or else their folder speaks of.
+
+    Examples
+    --------
+    >>> files = [Path("valid/annotations.json"), Path("annotations_train.json"), Path("labels.json")]
+    >>> list(_by_split(files, Path(".")))
+    ['train', 'val', 'all']
+    >>> list(_by_split([Path("val/0128_test.json")], Path("."))), list(_by_split([Path("val/train.json")], Path("val")))
+    (['val'], ['train'])
+    """
+    found: dict[str, list[Path]] = {"train": [], "val": [], "test": [], "all": []}
+    for file in files:
+        by_folder = specs.SPLIT_WORDS.get(file.parent.name)
+        inside = by_folder if file.parent != folder else None
+        found[inside or specs.split_of_name(file.name) or by_folder or "all"].append(file)
+    return {split: part for split, part in found.items() if part}
+
+
+def _sources_of_spec(spec: specs.Spec) -> Sources:
+    """Files and image root that a specification names.
+
+    Examples
+    --------
+    >>> _sources_of_spec(specs.Spec(Path("data.yaml"), Path("/no"), {"train": "a.json"}))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: train: no such file: /no/a.json
+    """
+    files: dict[str, list[Path]] = {}
+    for split, texts in spec.splits().items():
+        files[split] = [Path(os.path.normpath(spec.root / plain_path(text))) for text in texts]
+        missing = [file for file in files[split] if not file.is_file()]
+        if missing:
+            raise DataError(f"{spec.path}: {split}: no such file: {missing[0]}")
+    stated = spec.keys.get("image_root") or spec.keys.get("images")
+    if stated is None:
+        return Sources(files, spec.root, None, spec)
+    image_root = Path(os.path.normpath(spec.root / plain_path(str(stated))))
+    if not image_root.is_dir():
+        raise DataError(f"{spec.path}: image_root: no such folder: {image_root}")
+    return Sources(files, spec.root, image_root, spec)
+
+
+def read_json_file(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    DataError
+        If it is none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> _ = path.write_text('{"images": [')
+    >>> read_json_file(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../a.json: not JSON (...)
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+
+
+def image_folders(sources: Sources, split: str, file: Path) -> list[Path]:
+    """Folders in which the pictures of a file may lie, the likeliest first.
+
+    The image root alone, if one is given. Otherwise the file's folder and those above it up to the data root, and in
+    each `images`, `JPEGImages`, and folders named like the split or like the year's split of COCO (`train2017`).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> for name in ("annotations", "images/train"):
+    ...     (root / name).mkdir(parents=True)
+    >>> folders = image_folders(Sources({}, root), "train", root / "annotations" / "train.json")
+    >>> [folder.relative_to(root).as_posix() for folder in folders]
+    ['annotations', 'images/train', 'images', '.']
+    """
+    if sources.image_root is not None:
+        return [sources.image_root]
+    words = [word for word, name in specs.SPLIT_WORDS.items() if name == split]
+    words += [word for word in re.split(r"[^0-9A-Za-z]+", file.stem) if word.rstrip("0123456789") in words]
+    inner = [*(f"images/{word}" for word in words), *words, "images", "JPEGImages", "."]
+    inner += [f"{word}/{name}" for word in words for name in ("images", "JPEGImages")]
+    levels = list(_levels(file.parent, sources.root))
+    candidates = [levels[0], *(level / name for level in levels for name in inner)]
+    return list(dict.fromkeys(Path(os.path.normpath(folder)) for folder in candidates if folder.is_dir()))
+
+
+def _levels(folder: Path, root: Path) -> Iterator[Path]:
+    """A folder and those above it up to the root; the root too when the folder is not below it.
+
+    Examples
+    --------
+    >>> [level.as_posix() for level in _levels(Path("/d/a/b"), Path("/d"))]
+    ['/d/a/b', '/d/a', '/d']
+    """
+    folder, root = folder.absolute(), root.absolute()
+    yield folder
+    if folder == root:
+        return
+    if folder.is_relative_to(root):
+        yield from _levels(folder.parent, root)
+    else:
+        yield root
+
+
+def find_image(where: str, name: str, folders: Sequence[Path], root: Path) -> Path | None:
+    """The picture that a file_name means; None where none is there.
+
+    Raises
+    ------
+    DataError
+        If every way to read the name leads out of the data root.
+
+    Examples
+    --------
+    >>> find_image("a.json: image 1", "../../etc/b.png", [Path("/data/images")], Path("/data"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.json: image 1: '../../etc/b.png' is outside of the data root /data; name a picture \
+inside, or give another root
+    """
+    refusals: list[DataError] = []
+    for folder in folders:
+        top = root if folder.absolute().is_relative_to(root.absolute()) else folder
+        try:
+            path = resolve_inside(where, name, folder, top)
+        except DataError as error:
+            refusals.append(error)
+            continue
+        if path.is_file():
+            return path
+    if refusals and len(refusals) == len(folders):
+        raise refusals[0]
+    return None

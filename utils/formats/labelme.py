@@ -1,0 +1,296 @@
+"""LabelMe: one JSON file for each picture, with shapes in pixels; a `group_id` joins the shapes of one animal.
+
+Keypoints are points with the keypoint's name as label; a rectangle, polygon or circle of the same group is the animal's
+box or outline, and its label the category. Points lie as LabelMe places them: the origin is the outer corner of the
+top-left pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from utils.errors import DataError
+from utils.formats import specs
+from utils.formats.labelme_files import Entry, find_picture, list_entries, read_file
+from utils.formats.labelme_instances import ANY_CATEGORY, FACTS, ShapeReader
+from utils.formats.labelme_writer import unsupported, write_labelme
+from utils.formats.picture_sizes import picture_size
+from utils.formats.pictures import decode_embedded, picture_ids
+from utils.formats.pose_sets import mark_incomplete, report_shared_pictures
+from utils.formats.poses import PosePicture, PoseSet, Problem, build_skeleton
+
+__all__ = ["read_labelme", "unsupported", "write_labelme"]
+
+DEFAULT_CATEGORY = "animal"
+
+
+def read_labelme(
+    path: str | Path, root: str | Path | None = None, keypoint_names: Sequence[str] | None = None
+) -> dict[str, PoseSet]:
+    r"""Read a LabelMe data set.
+
+    Shapes without group_id are one animal where that is possible: no keypoint stands twice, and there is one box at
+    most. Otherwise their points are left out, with a problem: which of them belong together nobody has said. Without
+    any point, each such shape is an instance of its own.
+
+    A specification (YAML with `format: labelme`) may name `path`, `train`, `val`, `test` or `all` (a folder, list,
+    index or JSON file, or several), `kpt_shape`, `keypoint_names` (or `kpt_names`, `kpt_labels`), `flip_idx`, `edges`
+    and `names`, the categories. What it does not name is collected from the files: the labels of points, in the order
+    in which they first appear, are the keypoints; the labels of boxes and outlines are the categories.
+
+    Parameters
+    ----------
+    path : str or Path
+        A specification, a folder, a list of JSON files or pictures (.txt, .list), an index (.jsonl with image_path and
+        json_path), or one JSON file.
+    root : str or Path, optional
+        Data root, which no imagePath may leave: by default the specification's, the folder, or the file's folder.
+    keypoint_names : sequence of str, optional
+        In place of collected ones.
+
+    Returns
+    -------
+    dict of str to PoseSet
+        By split. A picture that exists only inside its JSON file has that file as path and
+        `extra["image_data"] == "embedded"`; `pictures.picture_bytes` reads it. `extra["found_by"]` tells how each
+        picture was found, `extra["flags"]` holds the file's flags.
+
+    Raises
+    ------
+    DataError
+        If nothing can be read, keypoint names are doubled, or a path leaves the data root.
+
+    Examples
+    --------
+    >>> import json, tempfile, cv2, numpy as np
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = cv2.imwrite(str(folder / "a.png"), np.zeros((4, 6), np.uint8))
+    >>> nose = {"label": "nose", "points": [[3, 2]], "shape_type": "point", "group_id": 0}
+    >>> _ = (folder / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": [nose]}))
+    >>> found = read_labelme(folder)["all"]
+    >>> found.pictures[0].id, found.pictures[0].size, found.pictures[0].instances[0].keypoints.tolist()
+    ('a', (4, 6), [[3.0, 2.0, 2.0]])
+    """
+    path = Path(path)
+    spec = specs.read_spec(path, root) if path.suffix.lower() in (".yaml", ".yml") else None
+    base = spec.root if spec else Path(root) if root is not None else path if path.is_dir() else path.parent
+    problems: list[Problem] = specs.find_misspelled(spec, ()) if spec else []
+    entries = list_entries(path, spec, base, problems)
+    files = {split: _read_files(part, base, problems) for split, part in entries.items()}
+    if not any(files.values()):
+        first = f"; first: {problems[0]}" if problems else ""
+        raise DataError(f"{path}: none of the {sum(map(len, entries.values()))} files is a LabelMe file{first}")
+    reader = _build_reader(path, spec, files, keypoint_names)
+    ids = picture_ids((file.picture for part in files.values() for file in part if file.picture), base)
+    sets = {split: PoseSet([], {}, []) for split in files}
+    next(iter(sets.values())).problems += problems
+    for split, part in files.items():
+        _fill(sets[split], part, ids, reader)
+    _name_categories(sets, reader)
+    return report_shared_pictures(sets)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A LabelMe file with its picture, if it has one; the data of an embedded one is not kept.
+
+    Examples
+    --------
+    >>> _File(Path("a.json"), {"shapes": []}).picture is None
+    True
+    """
+
+    path: Path
+    keys: dict[str, Any]
+    picture: Path | None = None
+    found_by: str = ""
+    size: tuple[int, int] | None = None
+
+
+def _read_files(entries: Sequence[Entry], root: Path, problems: list[Problem]) -> list[_File]:
+    """Read the files of a split and find their pictures.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> _ = path.write_text('{"shapes": [], "imagePath": "a.png"}')
+    >>> problems = []
+    >>> _read_files([Entry(path)], path.parent, problems)[0].picture is None, len(problems)
+    (True, 1)
+    """
+    files = []
+    for entry in entries:
+        try:
+            keys = read_file(entry.path)
+        except DataError as error:
+            problems.append(Problem(str(entry.path), str(error).partition(": ")[2], "mend or remove the file"))
+            continue
+        files.append(_locate_picture(entry, keys, root, problems))
+    return files
+
+
+def _locate_picture(entry: Entry, keys: dict[str, Any], root: Path, problems: list[Problem]) -> _File:
+    """Find the picture of a file and its size; without a usable one the file has no picture.
+
+    Examples
+    --------
+    >>> problems = []
+    >>> _locate_picture(Entry(Path("/no/a.json")), {"shapes": [], "imagePath": "b.png"}, Path("/no"), problems).found_by
+    ''
+    >>> str(problems[0])
+    "/no/a.json: no picture: looked for imagePath 'b.png', beside the file and inside it; put the picture beside it"
+    """
+    picture, found_by = find_picture(entry, keys, root)
+    size = None
+    if picture is None:
+        what = f"no picture: looked for imagePath {keys.get('imagePath')!r}, beside the file and inside it"
+        problems.append(Problem(str(entry.path), what, "put the picture beside it"))
+    else:
+        try:
+            size = picture_size(decode_embedded(entry.path, keys["imageData"]) if found_by == "embedded" else picture)
+        except DataError as error:
+            problems.append(Problem(str(entry.path), str(error)))
+            picture = None
+    keys.pop("imageData", None)  # a data set of these would fill the memory
+    return _File(entry.path, keys, picture, found_by, size)
+
+
+def _build_reader(
+    path: Path, spec: specs.Spec | None, files: Mapping[str, Sequence[_File]], keypoint_names: Sequence[str] | None
+) -> ShapeReader:
+    """What is known of categories and keypoints, from the specification or the files.
+
+    Examples
+    --------
+    >>> shapes = [{"label": name, "shape_type": "point"} for name in ("tail", "nose")]
+    >>> _build_reader(Path("d"), None, {"all": [_File(Path("a.json"), {"shapes": shapes})]}, None).skeletons
+    {'': Skeleton(names=('tail', 'nose'), flip_idx=None, edges=())}
+    """
+    declared = specs.category_names(spec) if spec else None
+    categories = declared or [ANY_CATEGORY]
+    names = specs.keypoint_names(spec, categories) if spec else None
+    if keypoint_names is not None:
+        names = {category: list(keypoint_names) for category in categories}
+    if names is None:
+        collected = _collect_names(file for part in files.values() for file in part)
+        shape = specs.keypoint_shape(spec) if spec else None
+        if shape is not None and shape[0] != len(collected):
+            what = f"kpt_shape says {shape[0]} keypoints, the files have {len(collected)}: {', '.join(collected[:12])}"
+            raise DataError(f"{path}: {what}; name them in keypoint_names")
+        names = {category: collected for category in categories}
+    if spec:
+        return ShapeReader(specs.build_skeletons(spec, names), declared is None)
+    return ShapeReader({category: build_skeleton(str(path), labels) for category, labels in names.items()}, True)
+
+
+def _collect_names(files: Iterable[_File]) -> list[str]:
+    """Labels of all points, in the order in which they first appear.
+
+    Examples
+    --------
+    >>> shapes = [{"label": "tail", "shape_type": "point"}, {"label": "mouse", "shape_type": "polygon"}, 3]
+    >>> _collect_names([_File(Path("a.json"), {"shapes": shapes})])
+    ['tail']
+    """
+    shapes = (shape for file in files for shape in file.keys["shapes"] if isinstance(shape, dict))
+    points = (shape for shape in shapes if shape.get("shape_type") == "point" and "label" in shape)
+    return list(dict.fromkeys(str(shape["label"]) for shape in points))
+
+
+def _fill(poses: PoseSet, files: Sequence[_File], ids: Mapping[Path, str], reader: ShapeReader) -> None:
+    """Add the pictures of a split, and the problems of their shapes.
+
+    Examples
+    --------
+    >>> from utils.formats.poses import Skeleton
+    >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
+    >>> keys = {"shapes": [], "imageHeight": 4, "imageWidth": 9}
+    >>> file = _File(Path("a.json"), keys, Path("a.png"), "sidecar", (4, 6))
+    >>> poses = PoseSet([], {})
+    >>> _fill(poses, [file], {Path("a.png"): "a"}, reader)
+    >>> poses.pictures[0].id, poses.problems[0].what
+    ('a', 'imageHeight x imageWidth is 4 x 9, the picture is 4 x 6')
+    """
+    taken: dict[str, Path] = {}
+    for file in files:
+        if file.picture is None or file.size is None:
+            continue
+        id = ids[file.picture]
+        if id in taken:
+            what = f"{file.picture} is labelled by {taken[id]} too; this file is left out"
+            poses.problems.append(Problem(str(file.path), what, "keep one of them", id))
+            continue
+        taken[id] = file.path
+        stated = (file.keys.get("imageHeight"), file.keys.get("imageWidth"))
+        if None not in stated and stated != file.size:
+            sizes = f"{stated[0]} x {stated[1]}, the picture is {file.size[0]} x {file.size[1]}"
+            what, cure = f"imageHeight x imageWidth is {sizes}", "label the picture as it is now"
+            poses.problems.append(Problem(str(file.path), what, cure, id))
+        instances, complaints = reader.read(file.keys["shapes"])
+        poses.problems += [Problem(f"{file.path}: {c.where}", c.what, c.cure, id) for c in complaints]
+        picture = PosePicture(id, file.picture, file.size, tuple(instances), _picture_facts(file))
+        poses.pictures.append(mark_incomplete(picture) if any(c.lost for c in complaints) else picture)
+
+
+def _picture_facts(file: _File) -> dict[str, Any]:
+    """What a file says about its picture beyond the shapes.
+
+    Examples
+    --------
+    >>> _picture_facts(_File(Path("a.json"), {"flags": {"cat": True}}, Path("a.json"), "embedded", (4, 6)))
+    {'found_by': 'embedded', 'image_data': 'embedded', 'flags': {'cat': True}}
+    """
+    kept = file.keys.get(FACTS)
+    facts = {key: value for key, value in kept.items() if key != "image_data"} if isinstance(kept, dict) else {}
+    facts["found_by"] = file.found_by
+    if file.found_by == "embedded":
+        facts["image_data"] = "embedded"
+    if file.keys.get("flags"):
+        facts["flags"] = file.keys["flags"]
+    return facts
+
+
+def _name_categories(sets: Mapping[str, PoseSet], reader: ShapeReader) -> None:
+    """Give every set its skeletons, and instances without a label the only category that there is, or "animal".
+
+    Examples
+    --------
+    >>> from utils.formats.poses import Skeleton
+    >>> reader = ShapeReader({ANY_CATEGORY: Skeleton(())}, any_category=True)
+    >>> boxes = [{"label": "cat", "points": [[0, 0], [2, 3]], "shape_type": "rectangle"}]
+    >>> poses = PoseSet([PosePicture("a", Path("a.png"), (4, 6), tuple(reader.read(boxes)[0]))], {})
+    >>> _name_categories({"all": poses}, reader)
+    >>> poses.skeletons
+    {'cat': Skeleton(names=(), flip_idx=None, edges=())}
+    """
+    if not reader.any_category:
+        for poses in sets.values():
+            poses.skeletons = dict(reader.skeletons)
+        return
+    instances = [i for poses in sets.values() for picture in poses.pictures for i in picture.instances]
+    labels = list(dict.fromkeys(instance.category for instance in instances if instance.category != ANY_CATEGORY))
+    default = labels[0] if len(labels) == 1 else DEFAULT_CATEGORY
+    if not labels or any(instance.category == ANY_CATEGORY for instance in instances):
+        labels = list(dict.fromkeys([*labels, default]))
+    for poses in sets.values():
+        poses.skeletons = {label: reader.skeletons[ANY_CATEGORY] for label in labels}
+        poses.pictures = [_rename(picture, default) for picture in poses.pictures]
+
+
+def _rename(picture: PosePicture, category: str) -> PosePicture:
+    """Name the category of the instances that have none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from utils.formats.poses import Instance
+    >>> picture = PosePicture("a", Path("a.png"), (4, 6), (Instance(ANY_CATEGORY, np.zeros((0, 3))),))
+    >>> _rename(picture, "mouse").instances[0].category
+    'mouse'
+    """
+    named = tuple(replace(i, category=category) if i.category == ANY_CATEGORY else i for i in picture.instances)
+    return replace(picture, instances=named)

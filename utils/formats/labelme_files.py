@@ -1,0 +1,338 @@
+"""LabelMe files of a data set: listing them by split, and finding the picture that each belongs to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import DataError
+from utils.formats import specs
+from utils.formats.pictures import (
+    PICTURE_SUFFIXES,
+    is_absolute,
+    is_picture,
+    list_files,
+    plain_path,
+    resolve_inside,
+)
+from utils.formats.poses import Problem
+
+LISTS = (".txt", ".list", ".jsonl")
+_LABEL_FOLDERS = ("labels", "annotations", "labelme", "json")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One LabelMe file that a data set names.
+
+    Parameters
+    ----------
+    path : Path
+        The JSON file.
+    picture : Path, optional
+        Its picture, where an index says so.
+    where : str
+        What names it, for problems.
+
+    Examples
+    --------
+    >>> Entry(Path("a.json")).picture is None
+    True
+    """
+
+    path: Path
+    picture: Path | None = None
+    where: str = ""
+
+
+def list_entries(path: Path, spec: specs.Spec | None, root: Path, problems: list[Problem]) -> dict[str, list[Entry]]:
+    """The LabelMe files of each split.
+
+    Parameters
+    ----------
+    path : Path
+        A folder, a list, an index, one JSON file, or the specification.
+    spec : Spec, optional
+        The specification, when `path` is one.
+    root : Path
+        Data root.
+    problems : list of Problem
+        Gets what is named and not there.
+
+    Raises
+    ------
+    DataError
+        If a split has no file at all.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("train/a.json", "val/b.json"):
+    ...     (folder / name).parent.mkdir()
+    ...     (folder / name).touch()
+    >>> {split: [entry.path.name for entry in part] for split, part in list_entries(folder, None, folder, []).items()}
+    {'train': ['a.json'], 'val': ['b.json']}
+    """
+    if spec is not None:
+        found = {
+            split: [entry for text in texts for entry in _expand(_locate(spec, split, text), root, problems)]
+            for split, texts in spec.splits().items()
+        }
+    elif path.is_dir():
+        found = _split_by_folder(path, list(_expand(path, root, problems)))
+    else:
+        split = specs.split_of_name(path.name) if path.suffix in LISTS else None  # a picture may be called "test"
+        found = {split or "all": list(_expand(path, root, problems))}
+    for split, entries in found.items():
+        if not entries:
+            first = f"; first: {problems[0]}" if problems else ""
+            raise DataError(f"{path}: {split}: no LabelMe file (*.json){first}")
+    return {split: list({entry.path: entry for entry in entries}.values()) for split, entries in found.items()}
+
+
+def _locate(spec: specs.Spec, split: str, text: str) -> Path:
+    """Folder or file that a specification names.
+
+    Examples
+    --------
+    >>> _locate(specs.Spec(Path("data.yaml"), Path("/no"), {}), "train", "labels")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: train: no such file or folder: /no/labels
+    """
+    path = Path(os.path.normpath(spec.root / plain_path(text)))
+    if not path.exists():
+        raise DataError(f"{spec.path}: {split}: no such file or folder: {path}")
+    return path
+
+
+def _split_by_folder(folder: Path, entries: list[Entry]) -> dict[str, list[Entry]]:
+    """Splits by the uppermost folders, when all files lie in such as are named train, val (valid) or test.
+
+    Examples
+    --------
+    >>> entries = [Entry(Path("/d/valid/a.json")), Entry(Path("/d/b.json"))]
+    >>> list(_split_by_folder(Path("/d"), entries)), list(_split_by_folder(Path("/d"), entries[:1]))
+    (['all'], ['val'])
+    """
+    names = [entry.path.relative_to(folder).parts[0] for entry in entries]
+    if not names or any(name not in specs.SPLIT_WORDS for name in names):
+        return {"all": entries}
+    found: dict[str, list[Entry]] = {}
+    for name, entry in zip(names, entries, strict=True):
+        found.setdefault(specs.SPLIT_WORDS[name], []).append(entry)
+    return found
+
+
+def _expand(source: Path, root: Path, problems: list[Problem]) -> Iterator[Entry]:
+    """The LabelMe files in a folder, list or index.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "train.txt"
+    >>> _ = path.write_text("a.json")
+    >>> problems = []
+    >>> list(_expand(path, path.parent, problems)), problems[0].what
+    ([], 'no such file: a.json')
+    """
+    if source.is_dir():
+        yield from (Entry(path) for path in list_files(source, (".json",)))
+    elif source.suffix.lower() == ".json":
+        yield Entry(source)
+    elif source.suffix.lower() in LISTS:
+        for number, line in enumerate(read_text(source).splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                yield _read_line(line, source, f"{source}:{number}", root)
+            except ValueError as error:
+                problems.append(Problem(f"{source}:{number}", str(error), "mend the line, or take it out"))
+    else:
+        raise DataError(f"{source}: expected a folder, a JSON file, a list (.txt) or an index (.jsonl)")
+
+
+def _read_line(line: str, source: Path, where: str, root: Path) -> Entry:
+    """One line of a list (a JSON file, or a picture with a JSON file beside it) or of an index.
+
+    Raises
+    ------
+    ValueError
+        If it names no file that is there.
+
+    Examples
+    --------
+    >>> _read_line('{"image": "a.png"}', Path("train.jsonl"), "train.jsonl:1", Path("."))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected {"image_path": ..., "json_path": ...}, got {"image": "a.png"}
+    """
+    if source.suffix.lower() != ".jsonl":
+        named = _find(line, source.parent, root)
+        path = named.with_suffix(".json") if is_picture(named) else named
+        if not path.is_file():
+            raise ValueError(f"no such file: {path}")
+        return Entry(path, named if is_picture(named) else None, where)
+    try:
+        keys = json.loads(line)
+    except ValueError:
+        keys = None
+    if not isinstance(keys, dict) or not isinstance(keys.get("json_path"), str):
+        raise ValueError(f'expected {{"image_path": ..., "json_path": ...}}, got {line.strip()[:80]}')
+    picture = keys.get("image_path")
+    found = _find(str(picture), source.parent, root) if picture else None
+    return Entry(_find(keys["json_path"], source.parent, root), found, where)
+
+
+def _find(text: str, folder: Path, root: Path) -> Path:
+    """File that a line names, relative to the list or to the data root.
+
+    Raises
+    ------
+    ValueError
+        If it is not there.
+
+    Examples
+    --------
+    >>> _find("a.json", Path("/no/such"), Path("/no"))
+    Traceback (most recent call last):
+        ...
+    ValueError: no such file: a.json
+    """
+    plain = plain_path(text)
+    bases = [Path("/")] if is_absolute(plain) else [folder, root]
+    for base in bases:
+        if (base / plain).is_file():
+            return Path(os.path.normpath(base / plain))
+    raise ValueError(f"no such file: {plain}")
+
+
+def read_text(path: Path) -> str:
+    r"""Text of a file.
+
+    Raises
+    ------
+    DataError
+        If it is not text.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> _ = path.write_bytes(b"\xff\xfe")
+    >>> read_text(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../a.json: not a text file in UTF-8
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file in UTF-8") from None
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a LabelMe file.
+
+    Raises
+    ------
+    DataError
+        If it is no LabelMe file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> _ = path.write_text('{"images": []}')
+    >>> read_file(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../a.json: not a LabelMe file: no list 'shapes'
+    """
+    try:
+        keys = json.loads(read_text(path))
+    except ValueError as error:
+        reason = str(error).partition(": ")[2] if isinstance(error, DataError) else f"not JSON ({error})"
+        raise DataError(f"{path}: {reason}") from None
+    except RecursionError:
+        raise DataError(f"{path}: not JSON that can be read: nested too deeply") from None
+    if not isinstance(keys, dict) or not isinstance(keys.get("shapes"), list):
+        raise DataError(f"{path}: not a LabelMe file: no list 'shapes'")
+    return keys
+
+
+def find_picture(entry: Entry, keys: dict[str, Any], root: Path) -> tuple[Path | None, str]:
+    """Find the picture of a LabelMe file.
+
+    In this order: what an index says; `imagePath`; a picture beside the file, of its stem or of `imagePath`'s name;
+    `imageData` inside the file; the picture of its stem where a folder `labels`, `annotations`, `labelme` or `json` of
+    its path is replaced by `images`.
+
+    Parameters
+    ----------
+    entry : Entry
+        The file.
+    keys : dict
+        Its content.
+    root : Path
+        Data root; no picture outside of it is taken.
+
+    Returns
+    -------
+    Path or None
+        The picture; the LabelMe file itself for an embedded one.
+    str
+        How it was found: index, imagePath, sidecar, embedded or images.
+
+    Raises
+    ------
+    DataError
+        If `imagePath` leads out of the root.
+
+    Examples
+    --------
+    >>> find_picture(Entry(Path("/no/labels/a.json")), {"imagePath": "a.png"}, Path("/no"))
+    (None, '')
+    """
+    if entry.picture is not None:
+        return entry.picture, "index"
+    folder, stated = entry.path.parent, keys.get("imagePath")
+    names = [entry.path.stem + suffix for end in PICTURE_SUFFIXES for suffix in (end, end.upper())]
+    if isinstance(stated, str) and is_picture(stated):  # some files name themselves
+        direct = resolve_inside(f"{entry.path}: imagePath", stated, folder, root)
+        if direct.is_file():
+            return direct, "imagePath"
+        names.append(direct.name)
+    beside = next((folder / name for name in names if (folder / name).is_file()), None)
+    if beside is not None:
+        return beside, "sidecar"
+    if isinstance(keys.get("imageData"), str) and keys["imageData"]:
+        return entry.path, "embedded"
+    images = _images_folder(folder, root)
+    found = next((images / name for name in names if (images / name).is_file()), None) if images else None
+    return found, "images" if found else ""
+
+
+def _images_folder(folder: Path, root: Path) -> Path | None:
+    """The folder of pictures that belongs to a folder of labels, within the data root.
+
+    Examples
+    --------
+    >>> _images_folder(Path("/data/labels/day1"), Path("/data")).as_posix()
+    '/data/images/day1'
+    >>> _images_folder(Path("/labels/data"), Path("/labels/data")) is None
+    True
+    """
+    if not folder.absolute().is_relative_to(root.absolute()):
+        return None
+    parts = list(folder.absolute().relative_to(root.absolute()).parts)
+    places = [index for index, part in enumerate(parts) if part in _LABEL_FOLDERS]
+    if not places:
+        return None
+    parts[places[-1]] = "images"
+    return root.absolute().joinpath(*parts)

@@ -1,0 +1,371 @@
+"""Which shapes of a LabelMe file make one animal, and what they say about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from utils.formats.labelme_shapes import Shape, parse_shape, polygon_of, visibility_of
+from utils.formats.poses import Instance, Skeleton, keypoints_array, polygon_area
+
+FACTS = "dinolith"  # our key in a shape and a file; LabelMe keeps keys that it does not know
+ANY_CATEGORY = ""  # of an instance whose shapes name none
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """Something wrong with the shapes of a file.
+
+    Parameters
+    ----------
+    where : str
+        Such as "shape 3".
+    what, cure : str
+        As in a Problem.
+    lost : bool
+        Whether something was skipped because of it.
+
+    Examples
+    --------
+    >>> Complaint("shape 3", "no points", "remove it").lost
+    True
+    """
+
+    where: str
+    what: str
+    cure: str
+    lost: bool = True
+
+
+class ShapeReader:
+    """Turns the shapes of a file into instances.
+
+    Parameters
+    ----------
+    skeletons : dict of str to Skeleton
+        By category.
+    any_category : bool
+        Whether the labels of boxes and outlines name the categories; else only those of `skeletons` exist. All
+        categories have the one skeleton then, which stands under `ANY_CATEGORY`.
+
+    Examples
+    --------
+    >>> reader = ShapeReader({"mouse": Skeleton(("nose", "tail"))}, any_category=False)
+    >>> shape = {"label": "nose", "points": [[3, 4]], "shape_type": "point", "group_id": 7}
+    >>> instances, complaints = reader.read([shape])
+    >>> instances[0].keypoints.tolist(), instances[0].group, complaints
+    ([[3.0, 4.0, 2.0], [nan, nan, 0.0]], 7, [])
+    """
+
+    def __init__(self, skeletons: Mapping[str, Skeleton], any_category: bool):
+        self.skeletons = skeletons
+        self.any_category = any_category
+        self.names = {name for skeleton in skeletons.values() for name in skeleton.names}
+
+    def read(self, entries: Sequence[Any]) -> tuple[list[Instance], list[Complaint]]:
+        """Read the shapes of a file.
+
+        Returns
+        -------
+        list of Instance
+            Those with a group_id by its first appearance, then those without.
+        list of Complaint
+            What was skipped or doubtful.
+
+        Examples
+        --------
+        >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
+        >>> reader.read([{"label": "nsoe", "points": [[3, 4]], "shape_type": "point"}])[1][0].what
+        "'nsoe' is no keypoint; did you mean 'nose'?"
+        """
+        complaints: list[Complaint] = []
+        shapes = []
+        for index, keys in enumerate(entries, start=1):
+            try:
+                shape = parse_shape(index, keys)
+                self._check_label(shape)
+            except ValueError as error:
+                complaints.append(Complaint(f"shape {index}", str(error), "mend or remove the shape"))
+                continue
+            if not self._is_mark(shape):
+                shapes.append(shape)
+        groups = self._group(shapes, complaints)
+        found = [self._build(group, complaints) for group in groups]
+        return [instance for instance in found if instance is not None], complaints
+
+    def _check_label(self, shape: Shape) -> None:
+        """Refuse a point that is no keypoint, and a visibility that is none.
+
+        Examples
+        --------
+        >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
+        >>> reader._check_label(Shape(1, "x", "point", np.zeros((1, 2)), None, {}))
+        Traceback (most recent call last):
+            ...
+        ValueError: 'x' is no keypoint; known: nose
+        """
+        if not shape.is_point:
+            return
+        visibility_of(shape.keys)
+        if shape.label not in self.names:
+            close = get_close_matches(shape.label, self.names, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(self.names)[:8])}"
+            raise ValueError(f"{shape.label!r} is no keypoint; {hint}")
+
+    def _is_mark(self, shape: Shape) -> bool:
+        """Whether an outline is only drawn around a keypoint, as some tools show predictions.
+
+        Examples
+        --------
+        >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
+        >>> reader._is_mark(Shape(1, "nose", "circle", np.zeros((2, 2)), None, {}))
+        True
+        """
+        drawn = shape.kind in ("polygon", "circle")
+        return drawn and shape.label in self.names and shape.label not in self.skeletons
+
+    def _group(self, shapes: Sequence[Shape], complaints: list[Complaint]) -> list[list[Shape]]:
+        """Shapes of each instance.
+
+        Examples
+        --------
+        >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
+        >>> noses = [Shape(i, "nose", "point", np.zeros((1, 2)), None, {}) for i in (1, 2)]
+        >>> complaints = []
+        >>> reader._group(noses, complaints), complaints[0].where
+        ([], 'shapes 1, 2')
+        """
+        by_group: dict[int | None, list[Shape]] = {}
+        for shape in shapes:
+            by_group.setdefault(shape.group, []).append(shape)
+        loose = by_group.pop(None, [])
+        groups = [part for group in by_group.values() for part in _split_without_points(group)]
+        points = [shape for shape in loose if shape.is_point]
+        if not points:
+            return [*groups, *([shape] for shape in loose)]
+        if _may_be_one(loose):
+            return [*groups, loose]
+        where = f"shapes {', '.join(str(shape.index) for shape in points)}"
+        what = "points of several animals without group_id; which belong together is not known"
+        complaints.append(Complaint(where, what, "give the shapes of each animal a group_id of their own"))
+        return [*groups, *([shape] for shape in loose if not shape.is_point)]
+
+    def _build(self, shapes: Sequence[Shape], complaints: list[Complaint]) -> Instance | None:
+        """One instance out of its shapes, or None when its category is not known.
+
+        Examples
+        --------
+        >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
+        >>> box = Shape(1, "cage", "rectangle", np.zeros((2, 2)), None, {})
+        >>> complaints = []
+        >>> reader._build([box], complaints) is None, complaints[0].what
+        (True, "'cage' is no category; known: mouse")
+        """
+        facts = _facts_of(shapes, complaints)
+        outlines = [shape for shape in shapes if not shape.is_point]
+        category = self._category(shapes, facts)
+        if category is None:
+            label = repr(outlines[0].label) if outlines else "an instance of points only"
+            what = f"{label} is no category; known: {', '.join(self.skeletons)}"
+            complaints.append(Complaint(f"shape {shapes[0].index}", what, "name it in the specification, or remove it"))
+            return None
+        skeleton = self.skeletons[ANY_CATEGORY if self.any_category else category]
+        keypoints, scores = _place_keypoints(shapes, skeleton, complaints)
+        polygons = tuple(polygon_of(shape) for shape in outlines if shape.kind in ("polygon", "circle"))
+        instance = Instance(
+            category=category,
+            keypoints=keypoints,
+            box_xyxy=_box_of(outlines, complaints),
+            polygons=polygons,
+            group=shapes[0].group,
+            keypoint_scores=scores,
+        )
+        try:
+            return _apply_facts(instance, facts)
+        except (TypeError, ValueError) as error:
+            what = f"{FACTS!r} cannot be used ({error})"
+            complaints.append(Complaint(f"shape {shapes[0].index}", what, "remove that key", lost=False))
+            return instance
+
+    def _category(self, shapes: Sequence[Shape], facts: Mapping[str, Any]) -> str | None:
+        """Category of an instance, or None.
+
+        Examples
+        --------
+        >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
+        >>> nose = Shape(1, "nose", "point", np.zeros((1, 2)), None, {})
+        >>> box = Shape(2, "mouse_rect", "rectangle", np.zeros((2, 2)), None, {})
+        >>> reader._category([nose, box], {}), reader._category([box], {})
+        ('mouse', None)
+        """
+        outlines = sorted(
+            (shape for shape in shapes if not shape.is_point), key=lambda shape: shape.kind != "rectangle"
+        )
+        labels = [str(facts["category"])] if "category" in facts else [shape.label for shape in outlines]
+        if self.any_category:
+            return labels[0] if labels else ANY_CATEGORY
+        known = [label for label in labels if label in self.skeletons]
+        if known:
+            return known[0]
+        points = {shape.label for shape in shapes if shape.is_point}
+        fitting = [name for name, skeleton in self.skeletons.items() if points <= set(skeleton.names)]
+        return fitting[0] if points and len(fitting) == 1 else None
+
+
+def _split_without_points(shapes: list[Shape]) -> list[list[Shape]]:
+    """Shapes of one group_id: one instance with points, else one for each label, as LabelMe's own converters do.
+
+    Examples
+    --------
+    >>> shapes = [Shape(i, label, "rectangle", np.zeros((2, 2)), 0, {}) for i, label in enumerate("aab")]
+    >>> [len(part) for part in _split_without_points(shapes)]
+    [2, 1]
+    """
+    if any(shape.is_point for shape in shapes):
+        return [shapes]
+    by_label: dict[str, list[Shape]] = {}
+    for shape in shapes:
+        by_label.setdefault(shape.label, []).append(shape)
+    return list(by_label.values())
+
+
+def _may_be_one(shapes: Sequence[Shape]) -> bool:
+    """Whether shapes without group_id can be one animal: no keypoint twice, no outline twice, one box at most.
+
+    Examples
+    --------
+    >>> nose, box = Shape(1, "nose", "point", np.zeros((1, 2)), None, {}), np.zeros((2, 2))
+    >>> boxes = [Shape(i, label, "rectangle", box, None, {}) for i, label in enumerate(("mouse", "rat"))]
+    >>> _may_be_one([nose, boxes[0]]), _may_be_one([nose, *boxes]), _may_be_one([nose, nose])
+    (True, False, False)
+    """
+    labels = [(shape.is_point, shape.label) for shape in shapes if shape.kind in ("point", "polygon", "circle")]
+    boxes = sum(shape.kind in ("rectangle", "mask") for shape in shapes)
+    return len(set(labels)) == len(labels) and boxes <= 1
+
+
+def _place_keypoints(
+    shapes: Sequence[Shape], skeleton: Skeleton, complaints: list[Complaint]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Keypoints in the skeleton's order, and their scores where the shapes have any.
+
+    Examples
+    --------
+    >>> hidden, seen = {"flags": {"kp_visible": False}, "score": 0.5}, {}
+    >>> noses = [Shape(i, "nose", "point", np.full((1, 2), i), 0, keys) for i, keys in ((1, hidden), (2, seen))]
+    >>> complaints = []
+    >>> keypoints, scores = _place_keypoints(noses, Skeleton(("nose",)), complaints)
+    >>> keypoints.tolist(), scores, complaints[0].what
+    ([[2.0, 2.0, 2.0]], None, "'nose' stands twice in one group; the more visible one is taken")
+    """
+    places: dict[str, Shape] = {}
+    for shape in (shape for shape in shapes if shape.is_point):
+        other = places.get(shape.label)
+        if shape.label not in skeleton.names:
+            what = f"{shape.label!r} is no keypoint of its category; known: {', '.join(skeleton.names[:8])}"
+            complaints.append(Complaint(f"shape {shape.index}", what, "mend the label, or the category's outline"))
+            continue
+        if other is not None:
+            what = f"{shape.label!r} stands twice in one group; the more visible one is taken"
+            complaints.append(Complaint(f"shapes {other.index}, {shape.index}", what, "remove one", lost=False))
+        if other is None or visibility_of(shape.keys) > visibility_of(other.keys):
+            places[shape.label] = shape
+    points = np.zeros((skeleton.num_keypoints, 2))
+    seen, scores = np.zeros(skeleton.num_keypoints), np.full(skeleton.num_keypoints, np.nan)
+    for label, shape in places.items():
+        k = skeleton.names.index(label)
+        points[k], seen[k] = shape.points[0], visibility_of(shape.keys)
+        score = shape.keys.get("score")
+        scores[k] = score if isinstance(score, int | float) else math.nan
+    return keypoints_array(points, seen), None if np.isnan(scores).all() else scores
+
+
+def _box_of(outlines: Sequence[Shape], complaints: list[Complaint]) -> np.ndarray | None:
+    """Box that rectangles state, or a mask's.
+
+    Examples
+    --------
+    >>> corners = np.array([[8.0, 2], [3, 7]])
+    >>> _box_of([Shape(1, "mouse", "rectangle", corners, None, {})], []).tolist()
+    [3.0, 2.0, 8.0, 7.0]
+    """
+    boxes = [shape for shape in outlines if shape.kind in ("rectangle", "mask")]
+    if not boxes:
+        return None
+    if len(boxes) > 1:
+        where = f"shapes {', '.join(str(shape.index) for shape in boxes)}"
+        complaints.append(
+            Complaint(where, "several boxes of one instance; the box around all is taken", "keep one", lost=False)
+        )
+    for shape in (shape for shape in boxes if shape.kind == "mask"):
+        what = "of a mask only the box is read"
+        complaints.append(Complaint(f"shape {shape.index}", what, "draw a polygon to keep the outline", lost=False))
+    corners = np.concatenate([shape.points for shape in boxes])
+    return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+
+
+def outline_print(instance: Instance) -> list[float] | None:
+    """Bounds and area of what is drawn around an instance: tells whether it was edited after facts were written.
+
+    Examples
+    --------
+    >>> triangle = np.array([[0.0, 0], [4, 0], [4, 3]])
+    >>> outline_print(Instance("mouse", keypoints_array([[1, 1]], [2]), polygons=(triangle,)))
+    [0.0, 0.0, 4.0, 3.0, 6.0]
+    """
+    if instance.polygons:
+        corners = np.concatenate(instance.polygons)
+    elif instance.box_xyxy is not None:
+        corners = instance.box_xyxy.reshape(2, 2)
+    else:
+        return None
+    return [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist(), polygon_area(instance.polygons)]
+
+
+def _facts_of(shapes: Sequence[Shape], complaints: list[Complaint]) -> Mapping[str, Any]:
+    """What we once wrote about an instance into one of its shapes.
+
+    Examples
+    --------
+    >>> _facts_of([Shape(1, "nose", "point", np.zeros((1, 2)), 0, {FACTS: {"area": 3.0}})], [])
+    {'area': 3.0}
+    """
+    for shape in shapes:
+        facts = shape.keys.get(FACTS)
+        if isinstance(facts, Mapping):
+            return facts
+        if facts is not None:
+            what = f"{FACTS!r} must be a mapping, got {str(facts)[:40]}"
+            complaints.append(Complaint(f"shape {shape.index}", what, "remove that key", lost=False))
+    return {}
+
+
+def _apply_facts(instance: Instance, facts: Mapping[str, Any]) -> Instance:
+    """Add to an instance what its shapes cannot show; box and area only while the polygons are as they were.
+
+    Examples
+    --------
+    >>> square = np.array([[0.0, 0], [2, 0], [2, 2], [0, 2]])
+    >>> instance = Instance("mouse", keypoints_array([[1, 1]], [2]), polygons=(square,))
+    >>> facts = {"box_xyxy": [0, 0, 3, 3], "outline": [0, 0, 2, 2, 4], "is_crowd": True}
+    >>> changed = _apply_facts(instance, facts)
+    >>> changed.box_xyxy.tolist(), changed.is_crowd
+    ([0.0, 0.0, 3.0, 3.0], True)
+    >>> _apply_facts(instance, {**facts, "outline": [0, 0, 5, 2, 9]}).box_xyxy is None
+    True
+    """
+    changes = {key: facts[key] for key in ("is_crowd", "score", "track", "extra", "group") if key in facts}
+    if facts.get("keypoint_scores") is not None:
+        scores = np.array(facts["keypoint_scores"], np.float64)  # None, for NaN, becomes NaN
+        if scores.shape == instance.keypoints.shape[:1]:
+            changes["keypoint_scores"] = scores
+    drawn, stated = outline_print(instance), facts.get("outline")
+    if drawn == stated or (drawn and stated and np.allclose(stated, drawn, rtol=1e-6)):
+        changes |= {"area": facts["area"]} if "area" in facts else {}
+        changes |= {"box_xyxy": np.array(facts["box_xyxy"], np.float64)} if "box_xyxy" in facts else {}
+    return replace(instance, **changes)

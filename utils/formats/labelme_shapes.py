@@ -1,0 +1,171 @@
+"""Shapes of a LabelMe file, each by itself: checked, with its visibility and its outline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+OUTLINES = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}  # with the least number of points
+_CIRCLE_CORNERS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """One shape of a LabelMe file.
+
+    Parameters
+    ----------
+    index : int
+        Its place in the file, from 1.
+    label, kind : str
+        `label` and `shape_type`.
+    points : ndarray, shape (N, 2)
+        In pixels.
+    group : int or None
+        `group_id`.
+    keys : dict
+        All that the file says.
+
+    Examples
+    --------
+    >>> Shape(1, "nose", "point", np.zeros((1, 2)), None, {}).is_point
+    True
+    """
+
+    index: int
+    label: str
+    kind: str
+    points: np.ndarray
+    group: int | None
+    keys: Mapping[str, Any]
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it marks a place, not an outline.
+
+        Examples
+        --------
+        >>> Shape(1, "mouse", "rectangle", np.zeros((2, 2)), None, {}).is_point
+        False
+        """
+        return self.kind == "point"
+
+
+def parse_shape(index: int, keys: Any) -> Shape:
+    """Check one entry of `shapes`.
+
+    Raises
+    ------
+    ValueError
+        What is wrong with it.
+
+    Examples
+    --------
+    >>> parse_shape(1, {"label": "nose", "points": [[1, float("nan")]], "shape_type": "point"})
+    Traceback (most recent call last):
+        ...
+    ValueError: expected points as pairs of finite numbers, got [[1, nan]]
+    """
+    if not isinstance(keys, Mapping) or not isinstance(keys.get("label"), str | int):
+        raise ValueError("expected a shape with a label and points")
+    kind, group = str(keys.get("shape_type") or "polygon"), keys.get("group_id")
+    if kind != "point" and kind not in OUTLINES:
+        raise ValueError(f"a shape of type {kind!r} says nothing about keypoints")
+    if group is not None and not _is_whole(group):
+        raise ValueError(f"expected a whole number as group_id, got {group!r}")
+    points = _read_points(keys.get("points"))
+    least = OUTLINES.get(kind, 1)
+    if len(points) < least:
+        raise ValueError(f"a {kind} needs {least} points, got {len(points)}")
+    return Shape(index, str(keys["label"]), kind, points, None if group is None else int(group), keys)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, also one in quotes or with .0.
+
+    Examples
+    --------
+    >>> _is_whole(3), _is_whole("3"), _is_whole(3.0), _is_whole(True), _is_whole("a")
+    (True, True, True, False, False)
+    """
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer()) or str(value).isdecimal()
+
+
+def _read_points(value: Any) -> np.ndarray:
+    """Points of a shape.
+
+    Examples
+    --------
+    >>> _read_points([[1, 2], [3, 4]]).shape
+    (2, 2)
+    """
+    try:
+        points = np.array(value, np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    if points.ndim != 2 or points.shape[1:] != (2,) or not np.isfinite(points).all():
+        raise ValueError(f"expected points as pairs of finite numbers, got {str(value)[:60]}")
+    return points
+
+
+def visibility_of(keys: Mapping[str, Any]) -> int:
+    """Visibility of a point: 0 missing, 1 occluded, 2 visible.
+
+    Asked in this order: `flags.kp_visibility` and `flags.visibility` (0, 1, 2), `flags.kp_visible` (true 2, false 1), a
+    `description` that is a number; without any, 2.
+
+    Raises
+    ------
+    ValueError
+        If it is another number.
+
+    Examples
+    --------
+    >>> visibility_of({"flags": {"kp_visible": False}}), visibility_of({"description": "0"}), visibility_of({})
+    (1, 0, 2)
+    """
+    flags = keys["flags"] if isinstance(keys.get("flags"), Mapping) else {}
+    for stated in (flags.get("kp_visibility"), flags.get("visibility")):
+        if stated is not None:
+            return _visibility_number(stated)
+    if isinstance(flags.get("kp_visible"), bool):
+        return 2 if flags["kp_visible"] else 1
+    text = str(keys.get("description") or "").strip()
+    return _visibility_number(text) if _is_whole(text) else 2
+
+
+def _visibility_number(value: Any) -> int:
+    """A visibility that was written as a number.
+
+    Examples
+    --------
+    >>> _visibility_number(3)
+    Traceback (most recent call last):
+        ...
+    ValueError: expected visibility 0, 1 or 2, got 3
+    """
+    if not _is_whole(value) or int(value) not in (0, 1, 2):
+        raise ValueError(f"expected visibility 0, 1 or 2, got {value!r}")
+    return int(value)
+
+
+def polygon_of(shape: Shape) -> np.ndarray:
+    """Corners of a polygon, or of a circle given by its centre and a point on it.
+
+    Examples
+    --------
+    >>> circle = Shape(1, "ball", "circle", np.array([[5.0, 5], [8, 9]]), None, {})
+    >>> polygon = polygon_of(circle)
+    >>> len(polygon), polygon.min(axis=0).tolist(), polygon.max(axis=0).tolist()
+    (64, [0.0, 0.0], [10.0, 10.0])
+    """
+    if shape.kind != "circle":
+        return shape.points
+    centre, radius = shape.points[0], np.linalg.norm(shape.points[1] - shape.points[0])
+    angles = np.arange(_CIRCLE_CORNERS) * (2 * np.pi / _CIRCLE_CORNERS)
+    return centre + radius * np.column_stack([np.cos(angles), np.sin(angles)])

@@ -1,0 +1,225 @@
+"""Writing LabelMe files, each beside its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.files import write_bytes
+from utils.formats import specs
+from utils.formats.labelme_instances import FACTS, outline_print
+from utils.formats.picture_sizes import picture_size
+from utils.formats.pictures import new_names, place_picture
+from utils.formats.pose_sets import as_sets, check_target, count_lost, count_lost_facts, shared_skeletons, to_json
+from utils.formats.poses import OCCLUDED, Instance, PosePicture, PoseSet
+
+_OWN_FACTS = ("flags", "image_data", "found_by", "incomplete")
+VERSION = "5.5.0"  # of the file layout; LabelMe warns about another major version
+
+
+def write_labelme(poses: PoseSet | Mapping[str, PoseSet], folder: str | Path) -> list[Path]:
+    """Write a LabelMe data set: data.yaml, and in a folder for each split every picture with its JSON file beside it.
+
+    An instance becomes its polygons, else a rectangle, labelled with the category, and a point for each keypoint that
+    is not missing, joined by a group_id: the instance's own (COCO's annotation id) where the picture has it once. What
+    such shapes cannot show (area, crowd, track, scores, a box besides polygons) stands under the key "dinolith" of the
+    first shape, and what is known of the picture under that key of the file; LabelMe keeps both. Pictures are given a
+    second name (a hard link) where the system allows it, else copied.
+
+    Parameters
+    ----------
+    poses : PoseSet or dict of str to PoseSet
+        By split; one set is the split "all".
+    folder : str or Path
+        Where to write.
+
+    Returns
+    -------
+    list of Path
+        The specification first, then the JSON files.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> from utils.formats.poses import Skeleton, keypoints_array
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.png").write_bytes(b"pixels")
+    >>> mouse = Instance("mouse", keypoints_array([[1, 2]], [1]), group=12)
+    >>> picture = PosePicture("a", folder / "a.png", (4, 6), (mouse,))
+    >>> written = write_labelme(PoseSet([picture], {"mouse": Skeleton(("nose",))}), folder / "new")
+    >>> [path.relative_to(folder).as_posix() for path in written]
+    ['new/data.yaml', 'new/all/a.json']
+    >>> keys = json.loads(written[1].read_text())
+    >>> keys["imagePath"], [(shape["label"], shape["group_id"], shape["flags"]) for shape in keys["shapes"]]
+    ('a.png', [('nose', 12, {'kp_visible': False})])
+    """
+    folder, sets = Path(folder), as_sets(poses)
+    skeletons = shared_skeletons(sets)
+    images = {split: [folder / split / name for name in new_names(part.pictures)] for split, part in sets.items()}
+    labels = [image.with_suffix(".json") for part in images.values() for image in part]
+    planned = [*labels, *(image for part in images.values() for image in part)]
+    check_target(folder, sets, [folder / split for split in sets], planned)
+    for split, part in sets.items():
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for picture, image in zip(part.pictures, images[split], strict=True):
+            place_picture(picture, image)
+            write_bytes(image.with_suffix(".json"), to_json(_file_keys(picture, image.name, skeletons), indent=2))
+    keys = {"format": "labelme", "path": ".", **{split: split for split in sets}, **specs.spec_keys(skeletons)}
+    return [specs.write_spec(folder / "data.yaml", keys), *labels]
+
+
+def _file_keys(picture: PosePicture, name: str, skeletons: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of a LabelMe file.
+
+    Examples
+    --------
+    >>> _file_keys(PosePicture("a", Path("a.png"), (4, 6), ()), "a.png", {})["imageHeight"]
+    4
+    """
+    height, width = picture.size or picture_size(picture.path)
+    groups = _choose_groups(picture)
+    facts = {key: value for key, value in picture.extra.items() if key not in _OWN_FACTS}
+    return {
+        "version": VERSION,
+        "flags": picture.extra.get("flags", {}),
+        **({FACTS: facts} if facts else {}),
+        "shapes": [
+            shape
+            for instance, group in zip(picture.instances, groups, strict=True)
+            for shape in _shapes(instance, skeletons[instance.category].names, group)
+        ],
+        "imagePath": name,
+        "imageData": None,
+        "imageHeight": height,
+        "imageWidth": width,
+    }
+
+
+def _choose_groups(picture: PosePicture) -> list[int]:
+    """A group_id for each instance: its own where no other has it, else the next free one.
+
+    Examples
+    --------
+    >>> from utils.formats.poses import missing_keypoints
+    >>> animals = tuple(Instance("mouse", missing_keypoints(1), group=group) for group in (1, None, 1, 5))
+    >>> _choose_groups(PosePicture("a", Path("a.png"), (4, 6), animals))
+    [1, 0, 2, 5]
+    """
+    taken = {instance.group for instance in picture.instances}
+    given: set[int | None] = set()
+    groups: list[int] = []
+    for instance in picture.instances:
+        group = instance.group
+        if group is None or group in given:
+            group = next(number for number in range(2 * len(groups) + 2 + len(taken)) if number not in taken)
+            taken.add(group)
+        given.add(group)
+        groups.append(group)
+    return groups
+
+
+def _shapes(instance: Instance, names: tuple[str, ...], group: int) -> Iterator[dict[str, Any]]:
+    """Shapes of an instance; the first one carries what they do not show.
+
+    Examples
+    --------
+    >>> from utils.formats.poses import keypoints_array
+    >>> mouse = Instance("mouse", keypoints_array([[1, 2], [0, 0]], [2, 0]), np.array([0.0, 1, 4, 5]), area=9.0)
+    >>> [(shape["shape_type"], shape["points"]) for shape in _shapes(mouse, ("nose", "tail"), 3)]
+    [('rectangle', [[0.0, 1.0], [4.0, 5.0]]), ('point', [[1.0, 2.0]])]
+    """
+    shapes = [_shape(instance.category, "polygon", polygon, group) for polygon in instance.polygons]
+    if not shapes and instance.box_xyxy is not None:
+        shapes.append(_shape(instance.category, "rectangle", instance.box_xyxy.reshape(2, 2), group))
+    for k in np.flatnonzero(instance.keypoints[:, 2] > 0):
+        shape = _shape(names[k], "point", instance.keypoints[k : k + 1, :2], group)
+        shape["flags"] = {"kp_visible": bool(instance.keypoints[k, 2] != OCCLUDED)}
+        if instance.keypoint_scores is not None and np.isfinite(instance.keypoint_scores[k]):
+            shape["score"] = float(instance.keypoint_scores[k])
+        shapes.append(shape)
+    facts = _facts(instance, group)
+    if shapes and facts:
+        shapes[0][FACTS] = facts
+    yield from shapes
+
+
+def _shape(label: str, kind: str, points: np.ndarray, group: int) -> dict[str, Any]:
+    """One shape as LabelMe writes it.
+
+    Examples
+    --------
+    >>> _shape("nose", "point", np.array([[1.0, 2.0]]), 3)["points"]
+    [[1.0, 2.0]]
+    """
+    return {
+        "label": label,
+        "points": points.tolist(),
+        "group_id": group,
+        "description": "",
+        "shape_type": kind,
+        "flags": {},
+        "mask": None,
+    }
+
+
+def _facts(instance: Instance, group: int) -> dict[str, Any]:
+    """What the shapes of an instance do not show.
+
+    Examples
+    --------
+    >>> from utils.formats.poses import missing_keypoints
+    >>> _facts(Instance("mouse", missing_keypoints(1), np.array([0.0, 1, 4, 5]), area=9.0), 0)
+    {'area': 9.0, 'group': None, 'outline': [0.0, 1.0, 4.0, 5.0, 0.0]}
+    """
+    facts: dict[str, Any] = {}
+    if not instance.polygons and instance.box_xyxy is None:
+        facts["category"] = instance.category
+    if instance.polygons and instance.box_xyxy is not None:
+        facts["box_xyxy"] = instance.box_xyxy.tolist()
+    stated = {"area": instance.area, "score": instance.score, "track": instance.track}
+    facts |= {key: value for key, value in stated.items() if value is not None}
+    if instance.is_crowd:
+        facts["is_crowd"] = True
+    if instance.keypoint_scores is not None:
+        facts["keypoint_scores"] = [
+            score if np.isfinite(score) else None for score in instance.keypoint_scores.tolist()
+        ]
+    if instance.extra:
+        facts["extra"] = instance.extra
+    if instance.group != group:
+        facts["group"] = instance.group
+    if "area" in facts or "box_xyxy" in facts:
+        facts["outline"] = outline_print(instance)
+    return facts
+
+
+def unsupported(poses: PoseSet) -> list[str]:
+    """List what LabelMe cannot hold of a set.
+
+    Parameters
+    ----------
+    poses : PoseSet
+        What is to be written.
+
+    Returns
+    -------
+    list of str
+        Each with how many instances have it; empty when writing loses nothing.
+
+    Examples
+    --------
+    >>> from utils.formats.poses import missing_keypoints
+    >>> nothing = Instance("mouse", missing_keypoints(1))
+    >>> unsupported(PoseSet([PosePicture("a", Path("a.png"), (4, 6), (nothing,))], {}))
+    ['neither box, polygon nor keypoint (left out): 1 of 1 instances']
+    """
+    tests = {
+        "neither box, polygon nor keypoint (left out)": lambda i: (
+            i.box_xyxy is None and not i.polygons and not (i.keypoints[:, 2] > 0).any()
+        )
+    }
+    kept = {key for picture in poses.pictures for key in picture.extra} - {"incomplete"}
+    return [*count_lost(poses, tests), *count_lost_facts(poses, kept)]

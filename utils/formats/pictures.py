@@ -1,0 +1,286 @@
+"""Picture files that labels speak of: where they lie, their ids, their content, and copies of them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from utils.errors import DataError
+from utils.files import sync, write_bytes
+from utils.formats.poses import PosePicture
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a name ends as a picture's does.
+
+    Examples
+    --------
+    >>> is_picture("a.JPG"), is_picture("a.json")
+    (True, False)
+    """
+    return os.path.splitext(str(path))[1].lower() in PICTURE_SUFFIXES
+
+
+def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files with these suffixes in a folder and all folders inside, sorted, hidden ones left out.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("b.png", "a.PNG", ".c.png", "d.txt"):
+    ...     (folder / name).touch()
+    >>> [path.name for path in list_files(folder, PICTURE_SUFFIXES)]
+    ['a.PNG', 'b.png']
+    """
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:  # a link leads back up
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        wanted = (name for name in names if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes)
+        found += [Path(root, name) for name in wanted]
+    return sorted(found)
+
+
+def plain_path(text: str) -> str:
+    r"""Write a path of a label with slashes, whichever system it comes from.
+
+    Examples
+    --------
+    >>> plain_path("..\\images\\a.png")
+    '../images/a.png'
+    """
+    return text.strip().replace("\\", "/")
+
+
+def is_absolute(text: str) -> bool:
+    """Whether a path starts at a root, of this system or of Windows.
+
+    Examples
+    --------
+    >>> is_absolute("/data/a.png"), is_absolute("C:/data/a.png"), is_absolute("data/a.png")
+    (True, True, False)
+    """
+    return text.startswith("/") or re.match(r"[A-Za-z]:/", text) is not None
+
+
+def resolve_inside(where: str, text: str, folder: Path, root: Path) -> Path:
+    """Path that a label names, which must stay within the data root.
+
+    The check is one of words: links that the user has put into the root are the user's own.
+
+    Parameters
+    ----------
+    where : str
+        For the error: the file and what in it.
+    text : str
+        The path as written, absolute or relative to `folder`.
+    folder, root : Path
+        Where the label lies, and the data root.
+
+    Raises
+    ------
+    DataError
+        If the path leads out of the root.
+
+    Examples
+    --------
+    >>> resolve_inside("a.json", "../images/a.png", Path("/data/labels"), Path("/data")).as_posix()
+    '/data/images/a.png'
+    >>> resolve_inside("a.json: imagePath", "../../etc/x.png", Path("/data/labels"), Path("/data"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.json: imagePath: '../../etc/x.png' is outside of the data root /data; name a \
+picture inside, or give another root
+    """
+    plain = plain_path(text)
+    if is_absolute(plain):
+        joined = posixpath.normpath(plain)
+    else:
+        joined = posixpath.normpath(posixpath.join(folder.absolute().as_posix(), plain))
+    top = posixpath.normpath(root.absolute().as_posix())
+    if joined != top and not joined.startswith(top.rstrip("/") + "/"):
+        raise DataError(
+            f"{where}: {text!r} is outside of the data root {root}; name a picture inside, or give another root"
+        )
+    return Path(joined)
+
+
+def picture_ids(paths: Iterable[Path], root: Path) -> dict[Path, str]:
+    """Name pictures by their path relative to the root, without suffix where that tells them apart.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        All pictures of a data set, of every split.
+    root : Path
+        Data root; a picture elsewhere is named by its whole path.
+
+    Returns
+    -------
+    dict of Path to str
+
+    Examples
+    --------
+    >>> paths = [Path("/data/a/x.png"), Path("/data/a/y.png"), Path("/data/a/y.jpg"), Path("/other/z.png")]
+    >>> list(picture_ids(paths, Path("/data")).values())
+    ['a/x', 'a/y.png', 'a/y.jpg', 'other/z']
+    """
+    top = os.path.normpath(root.absolute())
+    names: dict[Path, str] = {}
+    counts: dict[str, int] = {}
+    for path in paths:
+        if path in names:
+            continue
+        relative = os.path.relpath(os.path.normpath(path.absolute()), top).replace(os.sep, "/")
+        names[path] = os.path.normpath(path.absolute()).lstrip("/") if relative.startswith("../") else relative
+        stem = os.path.splitext(names[path])[0]
+        counts[stem] = counts.get(stem, 0) + 1
+    stems = {path: os.path.splitext(name)[0] for path, name in names.items()}
+    return {path: stem if counts[stem] == 1 else names[path] for path, stem in stems.items()}
+
+
+def picture_bytes(picture: PosePicture) -> bytes:
+    """Encoded content of a picture: of its file, or of the LabelMe file that it is embedded in.
+
+    Parameters
+    ----------
+    picture : PosePicture
+        Embedded when `extra["image_data"]` is "embedded"; the data is read anew, so that a set stays small.
+
+    Returns
+    -------
+    bytes
+        For `cv2.imdecode`.
+
+    Raises
+    ------
+    DataError
+        If the file is gone, or the embedded data is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> _ = path.write_text('{"imageData": "cGl4ZWxz"}')
+    >>> picture_bytes(PosePicture("a", path, (4, 6), (), {"image_data": "embedded"}))
+    b'pixels'
+    """
+    if not picture.path.is_file():
+        raise DataError(f"{picture.path}: no such picture; put it there, or mend the label that names it")
+    if picture.extra.get("image_data") != "embedded":
+        return picture.path.read_bytes()
+    return decode_embedded(picture.path, json.loads(picture.path.read_text(encoding="utf-8-sig"))["imageData"])
+
+
+def decode_embedded(path: Path, text: str) -> bytes:
+    """Decode a picture that is written into a LabelMe file.
+
+    Raises
+    ------
+    DataError
+        If the text is not base64.
+
+    Examples
+    --------
+    >>> decode_embedded(Path("a.json"), "cGl4ZWxz")
+    b'pixels'
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"{path}: imageData is damaged ({error}); put the picture beside the file") from None
+
+
+def suffix_of(data: bytes) -> str:
+    r"""File suffix that encoded data should have.
+
+    Examples
+    --------
+    >>> suffix_of(b"\xff\xd8\xff")
+    '.jpg'
+    """
+    starts = {b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif", b"RIFF": ".webp"}
+    return next((suffix for start, suffix in starts.items() if data.startswith(start)), ".png")
+
+
+def place_picture(picture: PosePicture, target: Path) -> None:
+    """Put a picture into a data set: a second name of the same file where the system allows it, else a copy.
+
+    Parameters
+    ----------
+    picture : PosePicture
+        An embedded one becomes a file.
+    target : Path
+        New name; one that is there already is replaced.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.png").write_bytes(b"pixels")
+    >>> place_picture(PosePicture("a", folder / "a.png", (4, 6), ()), folder / "deep" / "b.png")
+    >>> (folder / "deep" / "b.png").read_bytes()
+    b'pixels'
+    """
+    if picture.extra.get("image_data") == "embedded":
+        write_bytes(target, picture_bytes(picture))
+        return
+    if target.exists() and target.samefile(picture.path):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    link = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        os.link(picture.path.resolve(), link)
+    except OSError:  # another disk, or a file that is not ours
+        write_bytes(target, picture_bytes(picture))
+        return
+    os.replace(link, target)
+    sync(target.parent)
+
+
+def picture_suffix(picture: PosePicture) -> str:
+    """Suffix of a picture's file, or the one that its embedded data should have.
+
+    Examples
+    --------
+    >>> picture_suffix(PosePicture("a", Path("a.PNG"), (4, 6), ()))
+    '.PNG'
+    """
+    return suffix_of(picture_bytes(picture)) if picture.extra.get("image_data") == "embedded" else picture.path.suffix
+
+
+def new_names(pictures: Sequence[PosePicture]) -> list[str]:
+    """File names for pictures in a new folder: their ids without the folders that all of them share.
+
+    No two have the same stem, because a label is found by it.
+
+    Examples
+    --------
+    >>> paths = {"images/train/a": "a.png", "images/train/b/c": "c.jpg", "images/train/a.jpg": "a.jpg"}
+    >>> new_names([PosePicture(id, Path(path), (4, 6), ()) for id, path in paths.items()])
+    ['a.png', 'b/c.jpg', 'a_jpg.jpg']
+    """
+    shared = posixpath.commonpath([posixpath.dirname(picture.id) for picture in pictures]) if pictures else ""
+    names, taken = [], set()
+    for picture in pictures:
+        stem, suffix = picture.id[len(shared) + 1 if shared else 0 :], picture_suffix(picture)
+        if suffix and stem.endswith(suffix):  # an id keeps its suffix where the stem alone was not unique
+            stem = f"{stem.removesuffix(suffix)}_{suffix[1:]}"
+        while stem in taken:
+            stem += "_"
+        taken.add(stem)
+        names.append(stem + suffix)
+    return names

@@ -1,0 +1,224 @@
+"""Which keypoint format a file or folder holds, by its content."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from utils.errors import DataError
+from utils.formats.pictures import list_files
+from utils.formats.poses import FORMATS
+from utils.formats.specs import read_yaml
+
+_PEEK = 2**16
+_YAML = (".yaml", ".yml")
+
+
+def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
+    """Find what to read, and its format.
+
+    In a folder the first of these counts: a specification file (YAML with `kpt_shape` or `format`), COCO files,
+    LabelMe files, DeepLabCut tables.
+
+    Parameters
+    ----------
+    path : Path
+        A file or folder that exists.
+    format : str
+        A format, or auto.
+
+    Returns
+    -------
+    tuple of Path and str
+        The file or folder to read, and its format.
+
+    Raises
+    ------
+    DataError
+        If the content is of no format, or a folder has several specification files.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "data.yaml").write_text("kpt_shape: [4, 3]")
+    >>> source, format = find_source(folder)
+    >>> source.name, format
+    ('data.yaml', 'yolo')
+    """
+    if path.is_dir():
+        return _find_in_folder(path, format)
+    found = format_of_file(path)
+    if format == "auto" and found is None:
+        raise DataError(
+            f"{path}: no known keypoint format; tried a specification (YAML with kpt_shape or format), "
+            "LabelMe and COCO (JSON), lists and indexes (txt, list, jsonl), DeepLabCut (csv)"
+        )
+    return path, found if format == "auto" and found is not None else format
+
+
+def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
+    """Find the specification file of a folder, or its label files.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.json").write_text('{"shapes": [], "imagePath": "a.png"}')
+    >>> _find_in_folder(folder, "auto")[1]
+    'labelme'
+    """
+    specs = _specs_of_folder(folder, format)
+    if specs:
+        return specs
+    if format != "auto":
+        if format == "yolo":
+            raise DataError(f"{folder}: no YAML with kpt_shape in it, so the number of keypoints is unknown; add one")
+        return folder, format
+    found = {format_of_file(file, certain=True) for file in list_files(folder, (".json", ".csv"))}
+    for candidate in ("coco", "labelme", "deeplabcut"):
+        if candidate in found:
+            return folder, candidate
+    raise DataError(
+        f"{folder}: no keypoint labels; tried a specification (YAML with kpt_shape or format), "
+        "COCO and LabelMe (JSON), DeepLabCut (csv)"
+    )
+
+
+def _specs_of_folder(folder: Path, format: str) -> tuple[Path, str] | None:
+    """The specification file of a folder that is of the format, if there is one.
+
+    Raises
+    ------
+    DataError
+        If there are several, and none is named data.yaml or dataset.yaml.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> _specs_of_folder(Path(tempfile.mkdtemp()), "auto") is None
+    True
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _YAML and not file.name.startswith("."))
+    found = {file: kind for file in files if (kind := format_of_file(file)) and format in ("auto", kind)}
+    usual = [file for file in found if file.stem in ("data", "dataset")]
+    if len(found) > 1 and len(usual) != 1:
+        raise DataError(f"{folder}: several specifications: {', '.join(file.name for file in found)}; name one of them")
+    return next(((file, found[file]) for file in usual or found), None)
+
+
+def format_of_file(path: Path, certain: bool = False) -> str | None:
+    r"""Format of a file by its content, or None.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    certain : bool
+        Whether a JSON file must look wholly like COCO's; else one sign is enough, and reading tells what is missing.
+
+    Raises
+    ------
+    DataError
+        If a specification names an unknown format.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "CollectedData.csv"
+    >>> _ = path.write_text("scorer,a,a\nbodyparts,nose,nose\ncoords,x,y\n")
+    >>> format_of_file(path)
+    'deeplabcut'
+    """
+    suffix = path.suffix.lower()
+    if suffix in _YAML:
+        return _format_of_spec(path)
+    if suffix == ".json":
+        return _format_of_json(path, certain)
+    if suffix in (".jsonl", ".txt", ".list"):
+        return _format_of_list(path)
+    if suffix == ".csv":
+        return "deeplabcut" if re.search(r"^bodyparts,", _peek(path), re.MULTILINE) else None
+    return None
+
+
+def _format_of_spec(path: Path) -> str | None:
+    """Format that a YAML file speaks of, or None where it is no specification.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "data.yaml"
+    >>> _ = path.write_text("format: lableme")
+    >>> _format_of_spec(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../data.yaml: format: expected one of yolo, labelme, coco, deeplabcut, got 'lableme'
+    """
+    keys = read_yaml(path)
+    stated = keys.get("format")
+    if stated is None:
+        return "yolo" if "kpt_shape" in keys else None
+    if stated not in FORMATS:
+        raise DataError(f"{path}: format: expected one of {', '.join(FORMATS)}, got {stated!r}")
+    return stated
+
+
+def _format_of_json(path: Path, certain: bool = False) -> str | None:
+    """Format of a JSON file by the words at its beginning and end, or None; a list may be one of COCO's results.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> _ = path.write_text('{"images": [], "annotations": []}')
+    >>> _format_of_json(path)
+    'coco'
+    >>> _ = path.write_text("[1, 2]")
+    >>> _format_of_json(path), _format_of_json(path, certain=True)
+    ('coco', None)
+    """
+    text = _peek(path)
+    if re.search(r'"shapes"\s*:\s*\[', text):
+        return "labelme"
+    signs = sum(f'"{word}"' in text for word in ("images", "annotations", "categories", "image_id"))
+    is_list = text.lstrip("\ufeff \n\r\t").startswith("[")
+    if certain:
+        return "coco" if signs >= 2 and not is_list else None
+    return "coco" if signs or is_list else None
+
+
+def _format_of_list(path: Path) -> str | None:
+    r"""Format of a list by its first line; a list of pictures is LabelMe's where JSON lies beside them.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "train.txt"
+    >>> _ = path.write_text("labels/a.json\n")
+    >>> _format_of_list(path)
+    'labelme'
+    """
+    line = next((line.strip() for line in _peek(path).splitlines() if line.strip()), "").replace("\\", "/")
+    if path.suffix.lower() == ".jsonl" or line.lower().endswith(".json"):
+        return "labelme"
+    return "labelme" if line and (path.parent / line).with_suffix(".json").is_file() else None
+
+
+def _peek(path: Path) -> str:
+    """Beginning and end of a text file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a"
+    >>> _ = path.write_text("begin" + " " * 200_000 + "end")
+    >>> text = _peek(path)
+    >>> text[:5], text[-3:], len(text) < 200_000
+    ('begin', 'end', True)
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(_PEEK)
+        size = stream.seek(0, 2)
+        stream.seek(max(_PEEK, size - _PEEK))
+        return (head + stream.read()).decode("utf-8", errors="replace")

@@ -1,0 +1,421 @@
+"""Specification files of pose data sets: where the splits lie, and which keypoints each category has."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import DataError, SettingsError
+from utils.files import write_bytes
+from utils.formats.poses import SPLITS, Problem, Skeleton, build_skeleton
+from utils.strict_yaml import read_sections
+
+NAME_KEYS = ("keypoint_names", "kpt_names", "kpt_labels")
+SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLIT_KEYS = (*SPLIT_WORDS, "all")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A specification file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    root : Path
+        Data root.
+    keys : dict
+        What the file says.
+
+    Examples
+    --------
+    >>> Spec(Path("data.yaml"), Path("."), {"train": "a", "valid": ["b", "c"], "test": None}).splits()
+    {'train': ['a'], 'val': ['b', 'c']}
+    """
+
+    path: Path
+    root: Path
+    keys: dict[str, Any]
+
+    def splits(self) -> dict[str, list[str]]:
+        """Sources of each split, as written.
+
+        Raises
+        ------
+        DataError
+            If there is none, or one is neither text nor a list of texts.
+
+        Examples
+        --------
+        >>> Spec(Path("data.yaml"), Path("."), {"train": 3}).splits()
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: data.yaml: train: expected a path or a list of paths, got 3
+        """
+        found: dict[str, list[str]] = {}
+        for key in (key for key in _SPLIT_KEYS if self.keys.get(key) is not None):
+            value = self.keys[key]
+            entries = [value] if isinstance(value, str) else value
+            if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+                raise DataError(f"{self.path}: {key}: expected a path or a list of paths, got {value!r}")
+            found.setdefault(SPLIT_WORDS.get(key, key), []).extend(entries)
+        if not found:
+            raise DataError(f"{self.path}: no split; give at least one of {', '.join(SPLITS)}")
+        return found
+
+
+def read_spec(path: Path, root: str | Path | None = None) -> Spec:
+    """Read a specification file.
+
+    Parameters
+    ----------
+    path : Path
+        YAML.
+    root : str or Path, optional
+        Data root in place of the one that the file names; `path` in the file is relative to the file.
+
+    Raises
+    ------
+    DataError
+        If it is not YAML, or its data root is no folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "data.yaml"
+    >>> _ = path.write_text("path: nowhere")
+    >>> read_spec(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../data.yaml: path: .../nowhere is no folder; write it relative to this file
+    """
+    keys = read_yaml(path)
+    if root is not None:
+        return Spec(path, Path(root), keys)
+    stated = keys.get("path") or "."
+    if not isinstance(stated, str):
+        raise DataError(f"{path}: path: expected a folder, got {stated!r}")
+    folder = Path(os.path.normpath(path.parent / stated.replace("\\", "/")))
+    if not folder.is_dir():
+        raise DataError(f"{path}: path: {folder} is no folder; write it relative to this file")
+    return Spec(path, folder, keys)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read the sections of a YAML file.
+
+    Raises
+    ------
+    DataError
+        If it is not text or not YAML.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "data.yaml"
+    >>> _ = path.write_text("names: {0: salmon}")
+    >>> read_yaml(path)
+    {'names': {0: 'salmon'}}
+    """
+    try:
+        return read_sections(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file in UTF-8") from None
+    except SettingsError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def find_misspelled(spec: Spec, known: Iterable[str]) -> list[Problem]:
+    """Keys that look like a known one but are not: they would be passed over.
+
+    Examples
+    --------
+    >>> spec = Spec(Path("data.yaml"), Path("."), {"kpt_shap": [4, 3], "download": "no"})
+    >>> [str(problem) for problem in find_misspelled(spec, ["kpt_shape"])]
+    ["data.yaml: unknown key 'kpt_shap'; did you mean 'kpt_shape'?"]
+    """
+    names = [*known, *_SPLIT_KEYS, *NAME_KEYS, "path", "format", "names", "nc", "flip_idx", "kpt_shape", "edges"]
+    found = []
+    for key in (key for key in map(str, spec.keys) if key not in names):
+        close = difflib.get_close_matches(key, names, 1, cutoff=0.8)
+        if close:
+            found.append(Problem(str(spec.path), f"unknown key {key!r}", f"did you mean {close[0]!r}?"))
+    return found
+
+
+def keypoint_shape(spec: Spec) -> tuple[int, int] | None:
+    """Number of keypoints and of values per keypoint, or None where the file does not say.
+
+    Raises
+    ------
+    DataError
+        If it is not [K, 2] or [K, 3].
+
+    Examples
+    --------
+    >>> keypoint_shape(Spec(Path("data.yaml"), Path("."), {"kpt_shape": [4]}))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: kpt_shape: expected [number of keypoints, 2 or 3], got [4]
+    """
+    shape = spec.keys.get("kpt_shape")
+    if shape is None:
+        return None
+    good = isinstance(shape, list) and len(shape) == 2 and all(type(value) is int for value in shape)
+    if not good or shape[0] < 1 or shape[1] not in (2, 3):
+        raise DataError(f"{spec.path}: kpt_shape: expected [number of keypoints, 2 or 3], got {shape!r}")
+    return shape[0], shape[1]
+
+
+def category_names(spec: Spec) -> list[str] | None:
+    """Names of the categories in order, or None where the file has none.
+
+    Raises
+    ------
+    DataError
+        If they are neither a list nor a mapping from 0 on, a name stands twice, or `nc` contradicts them.
+
+    Examples
+    --------
+    >>> category_names(Spec(Path("data.yaml"), Path("."), {"names": {1: "fish", 0: "crab"}}))
+    ['crab', 'fish']
+    """
+    stated, count = spec.keys.get("names"), spec.keys.get("nc")
+    if stated is None:
+        return [str(index) for index in range(count)] if isinstance(count, int) else None
+    names = _as_list(stated, f"{spec.path}: names")
+    if len(set(names)) < len(names):
+        raise DataError(f"{spec.path}: names: a name stands twice in {names}")
+    if isinstance(count, int) and count != len(names):
+        raise DataError(f"{spec.path}: nc is {count}, but there are {len(names)} names; mend one of them")
+    return names
+
+
+def _as_list(value: Any, where: str) -> list[str]:
+    """Names out of a list, or a mapping of indices from 0 on.
+
+    Raises
+    ------
+    DataError
+        If it is something else.
+
+    Examples
+    --------
+    >>> _as_list({"1": "b", 0: "a"}, "names")
+    ['a', 'b']
+    >>> _as_list({0: "a", 2: "b"}, "data.yaml: names")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: names: expected a list of names or a mapping from 0 to 1, got {0: 'a', 2: 'b'}
+    """
+    if isinstance(value, Mapping):
+        by_index = {int(key): entry for key, entry in value.items() if str(key).isdecimal()}
+        entries = [by_index.get(index) for index in range(len(value))]
+    else:
+        entries = list(value) if isinstance(value, list) else [None]
+    if any(not isinstance(entry, str | int | float) for entry in entries):
+        raise DataError(f"{where}: expected a list of names or a mapping from 0 to {len(entries) - 1}, got {value!r}")
+    return [str(entry) for entry in entries]
+
+
+def keypoint_names(spec: Spec, categories: Sequence[str]) -> dict[str, list[str]] | None:
+    """Keypoint names of each category, or None where the file has none.
+
+    `keypoint_names`, `kpt_names` and `kpt_labels` mean the same, each as a list, a mapping from index to name, or a
+    mapping from category (index or name) to a list.
+
+    Raises
+    ------
+    DataError
+        If they are written in another way, contradict each other or `kpt_shape`, or leave a category out.
+
+    Examples
+    --------
+    >>> spec = Spec(Path("data.yaml"), Path("."), {"kpt_names": {0: ["nose", "tail"]}, "kpt_shape": [2, 3]})
+    >>> keypoint_names(spec, ["mouse"])
+    {'mouse': ['nose', 'tail']}
+    """
+    stated = {key: spec.keys[key] for key in NAME_KEYS if spec.keys.get(key) is not None}
+    read = {key: _by_category(value, categories, f"{spec.path}: {key}") for key, value in stated.items()}
+    if not read:
+        return None
+    first, *others = read
+    for other in others:
+        if read[other] != read[first]:
+            raise DataError(f"{spec.path}: {first} and {other} name different keypoints; keep one of them")
+    shape = keypoint_shape(spec)
+    for category, names in read[first].items():
+        if shape is not None and len(names) != shape[0]:
+            raise DataError(
+                f"{spec.path}: kpt_shape says {shape[0]} keypoints, {first} has {len(names)} for {category!r}"
+            )
+    return read[first]
+
+
+def _by_category(value: Any, categories: Sequence[str], where: str) -> dict[str, list[str]]:
+    """Lists of names by category, from any of the three ways to write them.
+
+    Examples
+    --------
+    >>> _by_category(["nose", "tail"], ["mouse", "rat"], "data.yaml")
+    {'mouse': ['nose', 'tail'], 'rat': ['nose', 'tail']}
+    >>> _by_category({"rat": ["nose"], 0: ["tail"]}, ["mouse", "rat"], "data.yaml")
+    {'mouse': ['tail'], 'rat': ['nose']}
+    """
+    if not _is_per_category(value):
+        return {category: _as_list(value, where) for category in categories}
+    if len(value) > len(categories):
+        raise DataError(f"{where}: {len(value)} categories, but names has {len(categories)}: {', '.join(categories)}")
+    keyed = _pick(value, categories, where)
+    return {category: _as_list(keyed[category], where) for category in categories}
+
+
+def _is_per_category(value: Any) -> bool:
+    """Whether a value is a mapping of lists or mappings.
+
+    Examples
+    --------
+    >>> _is_per_category({0: ["nose"]}), _is_per_category({0: "nose"})
+    (True, False)
+    """
+    return isinstance(value, Mapping) and any(isinstance(entry, list | Mapping) for entry in value.values())
+
+
+def _pick(value: Mapping, categories: Sequence[str], where: str) -> dict[str, Any]:
+    """The entry of each category, by its name or index.
+
+    Raises
+    ------
+    DataError
+        If a category has none.
+
+    Examples
+    --------
+    >>> _pick({0: [1], "rat": [2]}, ["mouse", "rat"], "data.yaml")
+    {'mouse': [1], 'rat': [2]}
+    """
+    found = {}
+    for index, category in enumerate(categories):
+        keys = [key for key in (category, index, str(index)) if key in value]
+        if not keys:
+            raise DataError(f"{where}: nothing for category {category!r}; add an entry {index}")
+        found[category] = value[keys[0]]
+    return found
+
+
+def build_skeletons(spec: Spec, names: Mapping[str, Sequence[str]]) -> dict[str, Skeleton]:
+    """Skeletons of the categories, with `flip_idx` and `edges` of the file for all or for each.
+
+    Raises
+    ------
+    DataError
+        If a name stands twice, or `flip_idx` or `edges` do not fit the names.
+
+    Examples
+    --------
+    >>> spec = Spec(Path("data.yaml"), Path("."), {"flip_idx": [0, 2, 1]})
+    >>> build_skeletons(spec, {"mouse": ["nose", "eye", "ear"]})["mouse"].flip_idx
+    (0, 2, 1)
+    """
+    flips = _per_category(spec, "flip_idx", list(names))
+    edges = _per_category(spec, "edges", list(names))
+    return {
+        category: build_skeleton(f"{spec.path}: {category}", tuple(labels), flips[category], edges[category] or ())
+        for category, labels in names.items()
+    }
+
+
+def _per_category(spec: Spec, key: str, categories: Sequence[str]) -> dict[str, Any]:
+    """A list of the file, the same for all categories or one for each; None where it is absent or empty.
+
+    Raises
+    ------
+    DataError
+        If it is no list of whole numbers or of pairs of them.
+
+    Examples
+    --------
+    >>> spec = Spec(Path("data.yaml"), Path("."), {"flip_idx": {0: [1, 0]}})
+    >>> _per_category(spec, "flip_idx", ["mouse"])
+    {'mouse': [1, 0]}
+    """
+    value = spec.keys.get(key)
+    found = dict.fromkeys(categories, value)
+    if isinstance(value, Mapping):
+        found = _pick(value, categories, f"{spec.path}: {key}")
+    for entry in found.values():
+        items = entry or [] if isinstance(entry, list | None) else [None]
+        if key == "edges":
+            items = [end for pair in items for end in (pair if isinstance(pair, list) and len(pair) == 2 else [None])]
+        if any(type(item) is not int for item in items):
+            what = "pairs of keypoint indices" if key == "edges" else "a list of keypoint indices"
+            raise DataError(f"{spec.path}: {key}: expected {what} from 0, got {entry!r}")
+    return {category: entry or None for category, entry in found.items()}
+
+
+def spec_keys(skeletons: Mapping[str, Skeleton]) -> dict[str, Any]:
+    """What a specification file says about skeletons, so that reading it gives them back.
+
+    Parameters
+    ----------
+    skeletons : dict of str to Skeleton
+        By category.
+
+    Returns
+    -------
+    dict
+        names, kpt_shape where all have the same number, kpt_names, flip_idx, edges.
+
+    Examples
+    --------
+    >>> spec_keys({"mouse": Skeleton(("nose", "tail"))})
+    {'names': {0: 'mouse'}, 'kpt_shape': [2, 3], 'kpt_names': {0: ['nose', 'tail']}, 'flip_idx': [0, 1]}
+    """
+    numbered = dict(enumerate(skeletons.values()))
+    keys: dict[str, Any] = {"names": dict(enumerate(skeletons))}
+    counts = {skeleton.num_keypoints for skeleton in numbered.values()}
+    if len(counts) == 1 and counts != {0}:
+        keys["kpt_shape"] = [counts.pop(), 3]
+    keys["kpt_names"] = {index: list(skeleton.names) for index, skeleton in numbered.items()}
+    flips = {index: list(skeleton.flip_idx or range(skeleton.num_keypoints)) for index, skeleton in numbered.items()}
+    keys["flip_idx"] = flips[0] if len({tuple(flip) for flip in flips.values()}) == 1 else flips
+    if any(skeleton.edges for skeleton in numbered.values()):
+        keys["edges"] = {index: [list(edge) for edge in skeleton.edges] for index, skeleton in numbered.items()}
+    return keys
+
+
+def write_spec(path: Path, keys: Mapping[str, Any]) -> Path:
+    """Write a specification file, keys in the given order, short lists on one line.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = write_spec(Path(tempfile.mkdtemp()) / "data.yaml", {"path": ".", "kpt_shape": [4, 3]})
+    >>> path.read_text().splitlines()
+    ['path: .', 'kpt_shape: [4, 3]']
+    """
+    import yaml
+
+    text = yaml.safe_dump(dict(keys), sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000)
+    write_bytes(path, text.encode())
+    return path
+
+
+def split_of_name(name: str) -> str | None:
+    """Split that a file's name speaks of, or None.
+
+    Examples
+    --------
+    >>> [split_of_name(name) for name in ("annotations_valid.json", "person_keypoints_train2017.json", "trained.json")]
+    ['val', 'train', None]
+    """
+    words = "".join(char if char.isalpha() else " " for char in Path(name).stem.lower()).split()
+    found = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
+    return found[-1] if found else None
