@@ -972,8 +972,8 @@ def _validate_task(
     tree = {key: value for key, value in merge_sections(shared, own).items() if value is not None}
     kind = tree.get("kind", "segmentation")
     tree = merge_sections(KIND_DEFAULTS.get(kind, {}), tree)
-    for path in useless(kind, own):
-        errors[f"tasks.{name}.{path}: a task of kind {kind} has no use for it; drop it"] = None
+    for dead in useless(kind, own):
+        errors[f"tasks.{name}.{dead}: a task of kind {kind} has no use for it; drop it"] = None
     if kind not in kinds:
         hint = suggest(str(kind), kinds)
         errors[f"tasks.{name}.kind: unknown kind {kind!r}{hint} known: {', '.join(sorted(kinds))}"] = None

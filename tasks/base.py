@@ -611,8 +611,8 @@ class Task(ABC):
     # -- predictions
 
     @abstractmethod
-    def predictor(self) -> Predictor:
-        """Give what turns outputs into pieces."""
+    def predictor(self, views: Sequence[View] | None = None) -> Predictor:
+        """Give what turns outputs into pieces; `views` come for each sample, those of `prediction_views` when None."""
 
     def prediction_views(self) -> list[View]:
         """Views whose predictions are averaged."""

@@ -323,6 +323,8 @@ class PosePredictor(Predictor):
         >>> [piece.arrays["keypoints"].shape for piece in predictor.finish()]
         [(0, 1, 3)]
         """
+        if self.turned:
+            raise RuntimeError(f"{len(self.turned)} of {self.views} views of the last sample came")
         if self.frame is None:
             self.frame = getattr(self.item, "first_frame", 0)
         yield self._piece()

@@ -657,8 +657,8 @@ class KeypointsTask(FeatureTask):
 
     # -- predictions
 
-    def predictor(self) -> Predictor:
-        """Decoding of heatmaps.
+    def predictor(self, views: Sequence[View] | None = None) -> Predictor:
+        """Decoding of heatmaps, which come for each sample in all of the views.
 
         Examples
         --------
@@ -668,7 +668,7 @@ class KeypointsTask(FeatureTask):
         4.0
         """
         decoder = Decoder(self._spec().stride, self._flip_idx, self.settings.keypoints, self.grouping, self.data.most)
-        return PosePredictor(decoder, len(self.prediction_views()))
+        return PosePredictor(decoder, len(self.prediction_views() if views is None else views))
 
     def prediction_views(self) -> list[View]:
         """Views that test-time augmentation merges.

@@ -13,6 +13,7 @@ from tasks.base import Batch, Context, Item, Piece, Predictor, Sample, Task
 from tasks.phases.streams import read_ahead
 from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, stack_samples
 from utils import distributed
+from utils.augment import IDENTITY
 from utils.feature_store import FeatureStore
 
 
@@ -206,7 +207,7 @@ def score(
     by_id = {entry.item.id: entry for entry in prepared}
     groups = task.partition([entry.item for entry in prepared])
     for item in (item for group in distributed.share(groups) for item in group):
-        predictor = task.predictor()
+        predictor = task.predictor(None if store is None else [IDENTITY])  # stored samples come as they are
         if store is None:
             batches = live_batches(task, item, predictor, batch_size)
         else:

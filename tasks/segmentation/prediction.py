@@ -141,6 +141,8 @@ class DensePredictor(Predictor):
         >>> [piece.arrays["classes"].size for piece in predictor.finish()]
         [16, 16]
         """
+        if self.turned:
+            raise RuntimeError(f"{len(self.turned)} of {self.views} views of the last window came")
         for window in self.waiting:
             yield from self._skip(window)
         self.blender.finish()

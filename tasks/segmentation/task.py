@@ -806,8 +806,8 @@ class SegmentationTask(FeatureTask):
 
     # -- predictions
 
-    def predictor(self) -> Predictor:
-        """Blending of overlapping windows.
+    def predictor(self, views: Sequence[View] | None = None) -> Predictor:
+        """Blending of overlapping windows, each of which comes in all of the views.
 
         Examples
         --------
@@ -816,7 +816,8 @@ class SegmentationTask(FeatureTask):
         >>> example_task(tempfile.mkdtemp())[0].predictor().num_classes
         2
         """
-        return DensePredictor(len(self.classes), self.features.info.patch_size, len(self.prediction_views()))
+        number = len(self.prediction_views() if views is None else views)
+        return DensePredictor(len(self.classes), self.features.info.patch_size, number)
 
     def prediction_views(self) -> list[View]:
         """Views that test-time augmentation averages.

@@ -144,6 +144,8 @@ def test_a_picture_is_seen_unless_it_is_switched_off(name: str) -> None:
     changed = image.clone()
     changed[:, 3] = 255 - changed[:, 3]
     seeing = make_head(name, spec).eval()
+    assert torch.equal(seeing(maps, image)["heatmaps"], seeing(maps, changed)["heatmaps"])  # the features lead at first
+    nn.init.ones_(seeing.decoder.join.norm.weight)
     assert not torch.equal(seeing(maps, image)["heatmaps"], seeing(maps, changed)["heatmaps"])
     with pytest.raises(ValueError, match="needs the image"):
         seeing(maps)
@@ -284,7 +286,7 @@ def test_first_and_last_layers_are_left_to_adamw(name: str, options: dict[str, b
     last = {"conv": "classifier.weight", "multitask": "boxes.weight", "relational": "mask_embedding.2.weight"}[name]
     assert last in rest
     assert ("grouping.offsets.weight" in rest) == bool(options.get("grouping"))
-    assert any(key.startswith("decoder.detail.stem") for key in rest) == options.get("use_image", True)
+    assert any(key.startswith("decoder.join.detail.stem") for key in rest) == options.get("use_image", True)
     assert {kernel.name for kernel in hidden} >= {"decoder.stem.0.weight", "decoder.trunk.0.second.weight"}
 
 
@@ -292,7 +294,7 @@ def test_first_and_last_layers_are_left_to_adamw(name: str, options: dict[str, b
 def test_statistics_of_a_batch_are_never_used_and_parameters_are_counted(name: str) -> None:
     head = make_head(name, make_spec(), **full_options(name))
     assert not any("batchnorm" in type(module).__name__.lower() for module in head.modules())
-    assert list(head.buffers()) == list(head.decoder.detail.buffers())  # the normalisation of the picture
+    assert list(head.buffers()) == list(head.decoder.join.detail.buffers())  # the normalisation of the picture
     assert head.num_parameters == sum(parameter.numel() for parameter in head.parameters())
 
 

@@ -234,7 +234,7 @@ class MotionTask(FolderTask):
         assert len(batch.target["names"]) == len(outputs["shift"])
         return {"loss": (outputs["shift"] - batch.target["shift"]).square().sum()}
 
-    def predictor(self) -> Predictor:
+    def predictor(self, views=None) -> Predictor:
         return Bridging()
 
     def metric(self) -> Metric:
@@ -319,7 +319,7 @@ class CountTask(FolderTask):
             if self.truth(item) > SIDE * SIDE:
                 yield Finding(item.id, f"{self.truth(item)} of {SIDE * SIDE} pixels", "count again")
 
-    def predictor(self) -> Predictor:
+    def predictor(self, views=None) -> Predictor:
         return Counting(self.settings.model.head_options.get("threshold", 128))
 
     def metric(self) -> Metric:
@@ -433,7 +433,7 @@ class EchoTask(FolderTask):
     def loss(self, outputs: dict[str, Tensor], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         return {"loss": (outputs["maps"] - batch.target).square().sum()}
 
-    def predictor(self) -> Predictor:
+    def predictor(self, views=None) -> Predictor:
         return EchoPredictor()
 
     def metric(self) -> Metric:

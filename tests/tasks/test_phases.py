@@ -652,3 +652,13 @@ def test_settings_that_contradict_a_checkpoint_are_refused(tmp_path):
     other, _ = example_task(tmp_path, "prepare.tile_size=16", "model.head=unet")
     with pytest.raises(DataError, match=r"holds head 'linear', but model.head asks for 'unet'"):
         evaluate.run(other, context)
+
+
+def test_views_of_inference_do_not_change_the_validation_of_training(tmp_path):
+    """Validation sees stored pictures as they are, whatever inference is asked to average."""
+    scores = []
+    for name, changes in (("plain", []), ("averaged", ["inference.tta={horizontal_flip: true, vertical_flip: true}"])):
+        task, context = example_task(tmp_path / name, *changes)
+        prepare.run(task, context)
+        scores.append(train.run(task, context).metrics["mIoU"])
+    assert scores[0] == scores[1] > 0.25
