@@ -153,6 +153,7 @@ class FeatureTask(Task):
         Examples
         --------
         >>> import tempfile
+        >>> from tasks.base import Item
         >>> from tasks.example import example_task
         >>> task, context = example_task(tempfile.mkdtemp())
         >>> sample = Sample("a", Item("a", ()), {"image": np.zeros((8, 8, 3), np.uint8)})

@@ -236,7 +236,7 @@ class Objective:
         >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.zeros((1, 4), np.float32), 1.5)
         >>> batch = Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)})
         >>> sorted(objective.counts(objective.draw(batch, [truth])))
-        ['coordinate', 'dice', 'heatmap']
+        ['dice', 'heatmap']
         """
         maps = target["heatmaps"]
         shown = (maps.amax(dim=(-1, -2)) > 0).sum().double()
