@@ -140,9 +140,9 @@ def aligned_widths(channels: Sequence[int], options: KeypointOptions) -> list[in
 class MapNorm(nn.GroupNorm):
     """Group normalisation over a whole map, in groups of as many channels as the number of channels allows.
 
-    On fine grids it beats `ChannelNorm` here: most cells are background, and a cell that is normalised by itself cannot
-    be quiet. (Tracked keypoints of a mouse, 17 of them, 72 labelled frames, median error: 3.3 against 4.0 pixels.) On
-    the patch grid, where every cell has something to say, it is the other way round.
+    On the fine grid most cells are background, and a cell that is normalised by itself cannot be quiet: with
+    `ChannelNorm` throughout, the median error on 17 keypoints of a mouse was 4.0 pixels, with this 3.3 (72 labelled
+    frames, one seed).
 
     Parameters
     ----------
@@ -306,7 +306,7 @@ class FineClassifier(Classifier):
 
     Beside a bias of -4.6, bfloat16 counts in steps of 1/32.
 
-    The weights start as those of any layer: with the small ones of `Classifier` training is several times slower.
+    The weights start as those of any layer: with the small ones of `Classifier` it takes more than twice as many steps.
 
     Examples
     --------
