@@ -59,7 +59,7 @@ class DPTHead(SegmentationHead):
         super().__init__(spec, num_classes, options)
         widths = halving_widths(options.width, options.narrowest, len(spec.levels))
         self.pyramid = FusionPyramid(spec, widths, options.detail_width, options.depth)
-        self.norm = nn.Sequential(ChannelNorm(widths[-1]), nn.ReLU(inplace=True))
+        self.norm = nn.Sequential(ChannelNorm(widths[-1]), nn.ReLU())
         self.classifier = Classifier(widths[-1], num_classes)
 
     def forward(self, feature_maps: Sequence[Tensor], image: Tensor | None = None) -> dict[str, Tensor]:

@@ -168,7 +168,7 @@ class ConvNorm(nn.Sequential):
                 nn.Conv2d(channels_in, channels_in, kernel_size, stride, padding, groups=channels_in, bias=False),
                 nn.Conv2d(channels_in, channels_out, kernel_size=1, bias=False),
             )
-        super().__init__(convolution, ChannelNorm(channels_out), nn.ReLU(inplace=True))
+        super().__init__(convolution, ChannelNorm(channels_out), nn.ReLU())
 
 
 class ResidualUnit(nn.Module):

@@ -82,7 +82,7 @@ class LearnedUpsampling(nn.Module):
         super().__init__()
         self.quarters = nn.Conv2d(channels_in, 4 * channels_out, kernel_size=1, bias=False)
         self.mix = nn.Conv2d(channels_out, channels_out, 3, padding=1, groups=channels_out, bias=False)
-        self.norm = nn.Sequential(ChannelNorm(channels_out), nn.ReLU(inplace=True))
+        self.norm = nn.Sequential(ChannelNorm(channels_out), nn.ReLU())
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """Map of twice as many rows and columns.
@@ -138,7 +138,7 @@ class SegFormerHead(SegmentationHead):
             }
         )
         self.fuse = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(widths[0], widths[0], 1, bias=False), ChannelNorm(widths[0]), nn.ReLU(inplace=True)
+            nn.ReLU(), nn.Conv2d(widths[0], widths[0], 1, bias=False), ChannelNorm(widths[0]), nn.ReLU()
         )
         self.steps = nn.ModuleList(LearnedUpsampling(coarse, fine) for coarse, fine in pairwise(widths))
         self.dropout = nn.Dropout2d(options.dropout)
