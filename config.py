@@ -2,7 +2,7 @@
 
 One YAML file drives everything. Top-level sections are the defaults of every task; a section inside `tasks.NAME`
 overrides them key by key; without `tasks` the file is one task named `segmentation`. Precedence: command line >
-file > default. Nothing unknown gets in, and all errors of a file are reported at once.
+file > safe mode > profile > default. Nothing unknown gets in, and all errors of a file are reported at once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,19 @@ from utils.strict_yaml import UniqueKeyLoader, read_sections
 
 CONFIG_VARIABLE = "DINOV3SEG_CONFIG"
 TASK_NAME = re.compile(r"[\w-]+")
+PROFILES = Path(__file__).parent / "tasks"
 PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")
 
 KIND_DEFAULTS: dict[str, dict[str, Any]] = {"keypoints": {"model": {"head": "conv"}}}  # below all that a file says
+SAFE_MODE: dict[str, Any] = {  # what resources.safe_mode puts in place of defaults and profiles
+    "resources": {"omp_threads": max(1, (os.cpu_count() or 2) // 2), "interop_threads": 1},
+    "prepare": {"batch_size": 1},
+    "train": {"batch_size": 2, "num_workers": 0},
+    "inference": {"batch_size": 1},
+}
+SAFE_MODE_OF_KIND: dict[str, dict[str, Any]] = {"keypoints": {"keypoints": {"short_side": 378}}}
 NOT_FOR = {  # settings that a kind of task has no use for; shared sections may hold them for other tasks
-    "segmentation": ["keypoints"],
+    "segmentation": ["keypoints", "dataset.convert_to"],
     "keypoints": [
         *(
             f"dataset.{name}"
@@ -112,6 +120,11 @@ class ResourcesConfig(Section):
     interop_threads: Threads | None = Field(None, description="operations that may run side by side")
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "highest", description="float32 matrix products: highest is exact, high may use TF32 on a GPU"
+    )
+    safe_mode: bool = Field(
+        False,
+        description="for shared desktops: half of the processors, small batches and pictures, no workers, "
+        "wherever the file does not say otherwise",
     )
     deterministic: bool = Field(False, description="refuse operations whose result depends on timing")
     distributed: bool | Literal["auto"] = Field(
@@ -255,6 +268,25 @@ class SampleConfig(Section):
     seed: int = Field(7, ge=0, description="seed of the sample's landscape")
 
 
+class ConvertConfig(Section):
+    """A copy of the labels in another format.
+
+    Examples
+    --------
+    >>> ConvertConfig(format="coco", folder="mice_coco").layout
+    'annotations'
+    """
+
+    format: Literal["yolo", "labelme", "coco", "deeplabcut"] = Field(description="what other programs read")
+    folder: str = Field(description="where to write; empty, or a copy made earlier")
+    layout: Literal["annotations", "folders"] = Field(
+        "annotations", description="coco: annotations/ and images/, or train/ and valid/ with JPEGImages each"
+    )
+    mode: Literal["keypoints", "segmentation"] = Field(
+        "keypoints", description="coco: points, or only outlines (boxes where there is none)"
+    )
+
+
 class DatasetConfig(Section):
     """Pictures, labels and classes.
 
@@ -303,6 +335,9 @@ class DatasetConfig(Section):
     augmentations: AugmentationsConfig = AugmentationsConfig()
     splits: SplitsConfig = SplitsConfig()
     sample: SampleConfig = SampleConfig()
+    convert_to: ConvertConfig | None = Field(
+        None, description="prepare also writes the labels in another format, divided as the splits are"
+    )
 
 
 class ModelConfig(Section):
@@ -505,6 +540,9 @@ class KeypointsConfig(Section):
     format: Literal["auto", "yolo", "labelme", "coco", "deeplabcut"] = Field(
         "auto", description="of paths.label_path; auto looks at what is there"
     )
+    names_file: str | None = Field(
+        None, description="LabelMe: text file with the keypoints' names, one per line; null collects them from labels"
+    )
     category: str | None = Field(None, description="the kind of animal, where the labels hold several")
     instance_mode: Literal["whole", "per_instance"] = Field(
         "whole", description="whole: the picture as it is; per_instance: a crop of each animal"
@@ -621,6 +659,9 @@ class TaskConfig(Section):
     """
 
     kind: str = Field("segmentation", description="what the task makes of pictures")
+    profile: str | None = Field(
+        None, description="settings below those of the file: a name in tasks/<kind>/profiles, or a YAML file"
+    )
     resources: ResourcesConfig = ResourcesConfig()
     logging: LoggingConfig = LoggingConfig()
     paths: PathsConfig = PathsConfig()
@@ -971,7 +1012,6 @@ def _validate_task(
     """
     tree = {key: value for key, value in merge_sections(shared, own).items() if value is not None}
     kind = tree.get("kind", "segmentation")
-    tree = merge_sections(KIND_DEFAULTS.get(kind, {}), tree)
     for dead in useless(kind, own):
         errors[f"tasks.{name}.{dead}: a task of kind {kind} has no use for it; drop it"] = None
     if kind not in kinds:
@@ -979,12 +1019,90 @@ def _validate_task(
         errors[f"tasks.{name}.kind: unknown kind {kind!r}{hint} known: {', '.join(sorted(kinds))}"] = None
         return None
     try:
-        return TaskConfig.model_validate(tree)
+        return TaskConfig.model_validate(merge_sections(defaults_below(kind, tree), tree))
+    except SettingsError as error:
+        errors[str(error)] = None
+        return None
     except ValidationError as error:
         for line in explain_errors(error, TaskConfig):
             path = line.partition(":")[0].split(".")
             errors[f"tasks.{name}.{line}" if _holds(own, path) else line] = None
         return None
+
+
+def defaults_below(kind: str, tree: dict) -> dict:
+    """What lies below the settings of a file: the kind's defaults, its profile, and the safe mode.
+
+    Raises
+    ------
+    SettingsError
+        If the profile is unknown or cannot be used.
+
+    Examples
+    --------
+    >>> defaults_below("keypoints", {"profile": "small_data"})["train"]["patience"]
+    12
+    >>> defaults_below("segmentation", {"profile": "small_data"})
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: profile: unknown name 'small_data'; kind segmentation has none; or name a YAML file
+    """
+    below = KIND_DEFAULTS.get(kind, {})
+    if tree.get("profile") is not None:
+        below = merge_sections(below, read_profile(str(tree["profile"]), kind))
+    resources = tree.get("resources")
+    if isinstance(resources, dict) and resources.get("safe_mode") is True:
+        below = merge_sections(merge_sections(below, SAFE_MODE), SAFE_MODE_OF_KIND.get(kind, {}))
+    return below
+
+
+def read_profile(name: str, kind: str) -> dict:
+    """Read a profile and check that it can be used by itself.
+
+    Examples
+    --------
+    >>> sorted(read_profile("baseline", "keypoints"))
+    ['train']
+    """
+    folder = PROFILES / kind / "profiles"
+    path = Path(expand_path(name))
+    if path.suffix not in (".yml", ".yaml"):
+        path = folder / f"{name}.yml"
+        known = sorted(file.stem for file in folder.glob("*.yml"))
+        if name not in known:
+            there = f"{suggest(name, known)} known: {', '.join(known)}" if known else f"; kind {kind} has none"
+            raise SettingsError(f"profile: unknown name {name!r}{there}; or name a YAML file")
+    try:
+        tree = read_sections(path.read_text(encoding="utf-8"))
+        wrong = sorted({"kind", "profile", "tasks"} & set(tree)) + useless(kind, tree)
+        if wrong:
+            raise SettingsError(f"{wrong[0]}: a profile of kind {kind} cannot hold it; drop it")
+        TaskConfig.model_validate(merge_sections(KIND_DEFAULTS.get(kind, {}), tree))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"profile: {path}: cannot be read as text: {error}") from None
+    except ValidationError as error:
+        raise SettingsError("\n".join(f"{path}: {line}" for line in explain_errors(error, TaskConfig))) from None
+    except SettingsError as error:
+        raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+    return tree
+
+
+def safe_mode_in_force(config: TaskConfig) -> list[str]:
+    """Each setting that the safe mode decided, for the log.
+
+    Examples
+    --------
+    >>> config = parse_settings("{resources: {safe_mode: true}, prepare: {batch_size: 3}}").shared
+    >>> safe_mode_in_force(config)[-3:]
+    ['train.batch_size 2', 'train.num_workers 0', 'inference.batch_size 1']
+    """
+    if not config.resources.safe_mode:
+        return []
+    tree = merge_sections(SAFE_MODE, SAFE_MODE_OF_KIND.get(config.kind, {}))
+    pairs = [(section, key, value) for section, values in tree.items() for key, value in values.items()]
+    return [
+        f"{section}.{key} {value}" for section, key, value in pairs if getattr(getattr(config, section), key) == value
+    ]
 
 
 def useless(kind: str, own: dict) -> list[str]:

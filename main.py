@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import PHASES, Settings, expand_path, find_config, load_settings, schema
+from config import PHASES, Settings, expand_path, find_config, load_settings, safe_mode_in_force, schema
 from tasks import TASKS, load_task
 from utils.errors import DataError, DinolithError, LockedError, SettingsError
 from utils.files import FileLock, write_json
@@ -310,6 +310,8 @@ def run(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool
             VerbosityLogger(shared.logging.level, shared.logging.timestamps, file, quiet=not main_rank)
         )
         stack.enter_context(listening(log, "models", "tasks", "utils"))
+        if careful := safe_mode_in_force(shared):
+            log.info(f"safe mode: {', '.join(careful)}")
         stop = stack.enter_context(StopSignal(quiet=not main_rank))
         outcome = Outcome()
         code = guarded(lambda: work(settings, phases, only_check, log, stop, outcome), log, shared.train)

@@ -9,6 +9,7 @@ from config import TaskConfig, expand_path
 from utils.errors import DataError, SettingsError
 from utils.splits import made_from, write_list
 
+OTHER_PICTURES = "if the list is of other pictures, delete it, or give the task a name of its own (tasks: {NAME: ...})"
 MADE = ("train", "val")  # lists that prepare writes when they are absent
 
 

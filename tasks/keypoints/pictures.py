@@ -14,7 +14,7 @@ import numpy as np
 
 from config import TaskConfig
 from tasks.base import Finding, Item, Sample
-from tasks.splits import settle_lists, split_list
+from tasks.splits import OTHER_PICTURES, settle_lists, split_list
 from utils.crops import (
     box_of_points,
     box_of_polygon,
@@ -359,7 +359,8 @@ class PoseData:
         chosen = []
         for name in read_list(path):
             if name not in self.pictures:
-                raise DataError(f"{path}: no labelled picture {name!r}; {nearest(name, sorted(self.pictures))}")
+                known = nearest(name, sorted(self.pictures))
+                raise DataError(f"{path}: no labelled picture {name!r}; {known}; {OTHER_PICTURES}")
             chosen.append(self.pictures[name][1])
         return chosen
 

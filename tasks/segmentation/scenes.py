@@ -12,7 +12,7 @@ import numpy as np
 
 from config import TaskConfig, expand_path
 from tasks.base import Item, Sample
-from tasks.splits import settle_lists, split_list
+from tasks.splits import OTHER_PICTURES, settle_lists, split_list
 from utils.errors import DataError, SettingsError
 from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, label_counts, pair_labels
 from utils.raster_files import find_scenes, scene_ids
@@ -413,7 +413,8 @@ class SceneData:
         for line in read_list(path):
             place = parse_id(line, list(scenes), self.settings.prepare.tile_size)
             if place is None:
-                raise DataError(f"{path}: no picture for {line!r}; {nearest(line.partition('@')[0], list(scenes))}")
+                known = nearest(line.partition("@")[0], list(scenes))
+                raise DataError(f"{path}: no picture for {line!r}; {known}; {OTHER_PICTURES}")
             items.append(self._item(line, *place, scenes[place[0]], split))
         if split != "train":
             self._refuse_overlap(items, path)
