@@ -76,7 +76,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(
         prog="main.py",
-        usage="python main.py [CONFIG] [key.path=value ...] [--check] [--only TASK[.PHASE],...] [--schema]",
+        usage="python main.py [CONFIG] [key.path=value ...] [--check] [--only TASK[.PHASE],...] [--schema]\n"
+        "       python main.py [CONFIG] --new-config DATA PROFILE",
         description="Turn pictures into maps: runs the enabled phases of every task in the settings file CONFIG. "
         "Without CONFIG: $DINOV3SEG_CONFIG, then config.yml here or in a folder above.",
         epilog=EXIT_CODES,
@@ -92,6 +93,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--only", metavar="TASK[.PHASE],...", help="run only these; a phase named here need not be enabled"
     )
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of the settings, for editors")
+    parser.add_argument(
+        "--new-config",
+        nargs=2,
+        metavar=("DATA", "PROFILE"),
+        help="look at keypoint labels and write settings for them to CONFIG (config.yml); PROFILE may be none",
+    )
     return parser.parse_intermixed_args(list(arguments))
 
 
@@ -492,6 +499,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.schema:
         print(json.dumps(schema(), indent=2))
         return 0
+    if parsed.new_config:
+        return new_config(parsed.words, *parsed.new_config)
     settings, phases = None, {}
 
     def read() -> None:
@@ -505,6 +514,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code or settings is None:
         return code
     return guarded_run(settings, phases, parsed.check, log)
+
+
+def new_config(words: Sequence[str], data: str, profile: str) -> int:
+    """Write settings for somebody's labels; returns the exit code.
+
+    Examples
+    --------
+    >>> new_config(["new.yml"], "/no/such/labels", "none")
+    3
+    """
+    from tasks.keypoints.new_config import write_new_config
+
+    log = VerbosityLogger("info")
+
+    def write() -> None:
+        target, overrides = split_words(words)
+        if overrides:
+            raise SettingsError(f"{overrides[0]}: --new-config takes no overrides; change the file that it writes")
+        write_new_config(data, profile, target or "config.yml", log)
+
+    with listening(log, "tasks", "utils"):
+        return guarded(write, log)
 
 
 def guarded_run(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool, log: VerbosityLogger) -> int:

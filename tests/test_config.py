@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import config
-from config import find_config, load_settings, parse_settings, schema
+from config import TrainConfig, find_config, load_settings, parse_settings, schema
 from tasks import TASKS
 from utils.errors import SettingsError
 
@@ -143,3 +143,35 @@ def test_search_order(tmp_path, monkeypatch):
 
 def test_the_schema_names_every_section():
     assert set(config.PHASES) | {"tasks", "paths", "resources"} <= set(schema()["properties"])
+
+
+def test_command_line_beats_file_beats_safe_mode_beats_profile_beats_default(tmp_path):
+    (tmp_path / "own.yml").write_text(
+        "train: {epochs: 7, batch_size: 32, patience: 3, muon_lr: 0.5}\nverify: {workers: 3}"
+    )
+
+    def read(text: str, *overrides: str):
+        return parse_settings(text, overrides, ("keypoints",)).tasks["a"]
+
+    text = f"profile: {tmp_path}/own.yml\nresources: {{safe_mode: true}}\ntrain: {{patience: 4, muon_lr: 0.4}}"
+    task = read(text + "\ntasks: {a: {kind: keypoints}}", "train.muon_lr=0.3")
+    assert (task.train.muon_lr, task.train.patience, task.train.batch_size, task.train.epochs) == (0.3, 4, 2, 7)
+    assert (task.keypoints.short_side, task.train.weight_decay) == (378, TrainConfig().weight_decay)
+    own = read("tasks: {a: {kind: keypoints, profile: small_data, train: {patience: 5}}}")
+    assert (own.train.patience, own.train.batch_size) == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("train: {epochz: 3}", "own.yml: train.epochz: unknown key, did you mean 'epochs'?"),
+        ("kind: keypoints", "own.yml: kind: a profile of kind keypoints cannot hold it; drop it"),
+        ("train: {crop_size: 64}", "own.yml: train.crop_size: a profile of kind keypoints cannot hold it"),
+        (None, "own.yml: cannot be read as text"),
+    ],
+)
+def test_bad_profiles_are_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "own.yml").write_text(content)
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        parse_settings(f"profile: {tmp_path}/own.yml\ntasks: {{a: {{kind: keypoints}}}}", (), ("keypoints",))

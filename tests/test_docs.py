@@ -47,7 +47,7 @@ def default_of(path: str):
 def test_flags_of_the_old_system_are_settings_with_these_defaults():
     text = (ROOT / "docs" / "keypoints.md").read_text()
     rows = re.findall(r"^\| (`--.*?) \| `([\w.]+)`.*? \| `(.*?)` \|$", text, re.MULTILINE)
-    assert len(rows) == 44
+    assert len(rows) == 46
     for _, setting, default in rows:
         assert default_of(setting) == yaml.safe_load(default), setting
 

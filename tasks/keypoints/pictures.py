@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, read_p
 from utils.raster_files import find_scenes
 from utils.splits import nearest, read_list
 from utils.videos import VideoReader, is_video
+
+logger = logging.getLogger(__name__)
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 NUMBER_AT_END = re.compile(r"[\W_]*\d+$")
@@ -161,7 +164,10 @@ class PoseData:
             raise SettingsError(
                 "paths.label_path: not set; name the labels: a data.yaml, a COCO json, a LabelMe folder or a csv"
             )
-        found = read_poses(source, self.own.format, self.settings.paths.data_root)
+        names = None
+        if self.own.names_file is not None:
+            names = read_list(Path(self.settings.paths.locate(self.own.names_file)))
+        found = read_poses(source, self.own.format, self.settings.paths.data_root, names)
         named = {SPLIT_NAMES.get(split, "all"): part for split, part in found.items()}
         if len(named) != len(found):
             raise DataError(f"{source}: splits named {', '.join(found)}; name at most one each train, val and test")
@@ -201,6 +207,9 @@ class PoseData:
     def pictures(self) -> dict[str, tuple[str, PosePicture]]:
         """Every labelled picture by id, with the split that its source puts it in; animals of the chosen kind only.
 
+        Pictures of whose labels something could not be read are left out, since what is missing there would be
+        taught as "no animal here"; `verify` tells what to mend.
+
         Examples
         --------
         >>> import tempfile
@@ -209,12 +218,41 @@ class PoseData:
         ['train', 'val']
         """
         found: dict[str, tuple[str, PosePicture]] = {}
+        incomplete: list[str] = []
         for split, part in self.sets.items():
             for picture in part.pictures:
+                if picture.extra.get("incomplete"):
+                    incomplete.append(picture.id)
+                    continue
                 if picture.id in found:
                     raise DataError(f"{picture.path}: stands in {found[picture.id][0]} and in {split}; keep one")
                 found[picture.id] = split, replace(picture, instances=tuple(filter(self._counts, picture.instances)))
+        if incomplete:
+            told = f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read whole"
+            if not found:
+                raise DataError(f"{self.settings.paths.label_path}: all {told}; first: {next(self.problems())}")
+            logger.warning("%s; they are left out until that is mended, see the report of verify", told)
         return found
+
+    def split_sets(self) -> dict[str, PoseSet]:
+        """All labels, every kind of animal, divided as the splits are.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.keypoints.example import animals_example
+        >>> sets = animals_example(tempfile.mkdtemp())[0].data.split_sets()
+        >>> {split: len(part.pictures) for split, part in sets.items()}
+        {'train': 8, 'val': 4}
+        """
+        whole = {picture.id: picture for part in self.sets.values() for picture in part.pictures}
+        skeletons = {name: skeleton for part in self.sets.values() for name, skeleton in part.skeletons.items()}
+        divided = {}
+        for split in ("train", "val", "test"):
+            ids = [item.picture.id for item in self.items(split)]
+            if ids:
+                divided[split] = PoseSet([whole[id] for id in ids], skeletons)
+        return divided
 
     def _counts(self, animal: Instance) -> bool:
         """Whether an animal is of the kind that this task learns.

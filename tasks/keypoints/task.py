@@ -30,6 +30,7 @@ from utils.augment import IDENTITY, RandomColour, View, tta_views
 from utils.checkpoints import Checkpoint
 from utils.crops import drop_outside, move_boxes, move_keypoints, random_similarity, warp_picture
 from utils.errors import SettingsError
+from utils.formats.convert import convert_poses
 from utils.formats.poses import Instance, Skeleton
 from utils.tiling import Window
 from utils.videos import VideoReader, is_video
@@ -212,7 +213,7 @@ class KeypointsTask(FeatureTask):
                 )
 
     def settle(self) -> None:
-        """Make the sample and write the split lists.
+        """Make the sample, write the split lists, and the labels in another format where that is asked.
 
         Examples
         --------
@@ -224,6 +225,10 @@ class KeypointsTask(FeatureTask):
         if sample.enable:
             make_animals(expand_path(sample.folder), seed=sample.seed)
         self.data.settle_split()
+        wanted = self.settings.dataset.convert_to
+        if wanted is not None:
+            folder = expand_path(wanted.folder)
+            convert_poses(self.data.split_sets(), folder, wanted.format, wanted.layout, wanted.mode)
 
     # -- data
 

@@ -191,5 +191,5 @@ def balance(split: str, items: Sequence[PreparedItem]) -> list[str]:
         lines.append(f"{split}: " + ", ".join(f"{name} {100 * value / total:.1f} %" for name, value in counts.items()))
         absent = [name for name, value in counts.items() if value == 0]
         if absent:
-            lines.append(f"{split}: no pixel of {', '.join(absent)}; its score will not count")
+            lines.append(f"{split}: nothing is labelled {', '.join(absent)}; its score will not count")
     return lines

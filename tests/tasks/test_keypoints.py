@@ -221,3 +221,80 @@ def test_settings_without_use_are_refused(tmp_path):
     done = run(config)
     assert done.returncode == 2
     assert "tasks.animals.train.crop_size: a task of kind keypoints has no use for it" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut"])
+def test_prepare_converts_labels_once_and_divided_as_the_splits(tmp_path, format, caplog):
+    task, _ = animals_example(tmp_path, f"dataset.convert_to={{format: {format}, folder: {tmp_path}/copy}}")
+    caplog.set_level("INFO")
+    task.settle()
+    assert "converting to" in caplog.text
+    copied, whole = read_poses(tmp_path / "copy"), task.data.split_sets()
+    for split, part in whole.items():
+        theirs = {picture.path.stem: picture for picture in copied[split].pictures}
+        for picture in part.pictures:
+            ours = np.concatenate([animal.keypoints for animal in picture.instances])
+            found = np.concatenate([animal.keypoints for animal in theirs[picture.path.stem].instances])
+            seen = ours[:, 2] > 0
+            np.testing.assert_allclose(found[seen, :2], ours[seen, :2], rtol=1e-6)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("*")}
+    task.settle()
+    assert "holds these labels as" in caplog.text
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("*")}
+
+
+def test_coco_with_a_folder_per_split_has_what_other_programs_look_for(tmp_path):
+    asked = f"dataset.convert_to={{format: coco, layout: folders, mode: segmentation, folder: {tmp_path}/copy}}"
+    task, _ = animals_example(tmp_path, asked)
+    task.settle()
+    for name in (
+        "train/annotations.json",
+        "valid/annotations.json",
+        "annotations_train.json",
+        "annotations_valid.json",
+    ):
+        assert "keypoints" not in read_json(tmp_path / "copy" / name)["annotations"][0], name
+    assert len(list((tmp_path / "copy" / "train" / "JPEGImages").iterdir())) == 8
+    assert (tmp_path / "copy" / "data.yaml").exists()
+
+
+def test_a_picture_with_an_unreadable_row_teaches_nothing_until_it_is_mended(tmp_path, caplog):
+    from tasks.phases import verify
+    from utils.errors import DataError
+    from utils.formats.yolo import write_yolo
+
+    task, context = animals_example(tmp_path)
+    write_yolo(task.data.split_sets(), tmp_path / "yolo")
+    row = next((tmp_path / "yolo" / "labels" / "train").glob("*.txt"))
+    row.write_text(row.read_text().replace(" ", " nan ", 1))
+    paths = f"paths={{data_root: {tmp_path}/yolo, label_path: data.yaml, processed_dir: {tmp_path}/store2}}"
+    broken, context = animals_example(tmp_path, paths)
+    assert len(broken.items("train")) == len(task.items("train")) - 1
+    assert "left out until that is mended" in caplog.text
+    with pytest.raises(DataError, match="1 findings"):
+        verify.run(broken, context)
+
+
+def test_new_settings_are_written_after_a_look_and_never_over_others(tmp_path, capsys):
+    target, source = tmp_path / "new.yml", drawn_animals() / "annotations"
+    assert main.main([str(target), "--new-config", str(source), "small_data"]) == 0
+    assert "audit: 12 pictures, 0 of them without an animal" in capsys.readouterr().out
+    assert main.main([str(target), "--check"]) == 0
+    before = target.read_text()
+    assert main.main([str(target), "--new-config", str(source), "none"]) == 2
+    assert target.read_text() == before
+    assert main.main([str(tmp_path / "b.yml"), "--new-config", str(source), "smal"]) == 2
+    assert main.main([str(tmp_path / "b.yml"), "--new-config", str(tmp_path / "nothing"), "none"]) == 3
+    assert not (tmp_path / "b.yml").exists()
+
+
+@pytest.mark.parametrize("profile", ["baseline", "aggressive_s", "small_data"])
+def test_a_profile_trains(tmp_path, profile):
+    changed = [f"profile={profile}", "train={epochs: 1, batch_size: 4}", "dataset.augmentations.stored_variations=2"]
+    if profile == "baseline":
+        changed.pop()
+    task, context = animals_example(tmp_path, *changed)
+    from tasks.phases import load_phase
+
+    load_phase("prepare")(task, context)
+    assert load_phase("train")(task, context).metrics["weighted_PCK"] >= 0

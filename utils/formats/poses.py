@@ -426,7 +426,9 @@ class PoseSet:
         return sum(len(picture.instances) for picture in self.pictures)
 
 
-def read_poses(path: str | Path, format: str = "auto", root: str | Path | None = None) -> dict[str, PoseSet]:
+def read_poses(
+    path: str | Path, format: str = "auto", root: str | Path | None = None, keypoint_names: Sequence[str] | None = None
+) -> dict[str, PoseSet]:
     """Read labelled pictures of any format.
 
     Parameters
@@ -438,6 +440,8 @@ def read_poses(path: str | Path, format: str = "auto", root: str | Path | None =
     root : str or Path, optional
         Data root: picture ids are relative to it, and no label may point out of it. By default what the file says,
         else its own folder.
+    keypoint_names : sequence of str, optional
+        Of LabelMe, in place of those that the files name.
 
     Returns
     -------
@@ -466,6 +470,10 @@ def read_poses(path: str | Path, format: str = "auto", root: str | Path | None =
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a data set file or a folder")
     source, found = recognise.find_source(path, format)
+    if keypoint_names is not None:
+        if found != "labelme":
+            raise DataError(f"{path}: a file of {found} names its keypoints itself; drop keypoints.names_file")
+        return labelme.read_labelme(source, root, keypoint_names)
     readers = {
         "yolo": yolo.read_yolo,
         "labelme": labelme.read_labelme,

@@ -1,0 +1,123 @@
+"""A settings file for somebody's labels, after a look at them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from config import parse_settings, read_profile
+from tasks.keypoints.audit import audit_pictures
+from tasks.keypoints.pictures import PoseData, PoseItem, usable
+from tasks.keypoints.survey import suggestions, survey
+from utils.errors import DataError, SettingsError
+from utils.files import write_bytes
+from utils.logging import VerbosityLogger
+
+TEMPLATE = """\
+# Keypoints of {label}: {first}
+{advice}# Run: python main.py {target}
+paths:
+  data_root: {root}
+  label_path: {path}
+model:
+  backbone: embedded                      # better: facebook/dinov2-small, or the folder of downloaded weights
+prepare: {{enable: true}}
+verify: {{enable: true}}
+train: {{enable: true}}
+evaluate: {{enable: true}}
+inference: {{enable: false, input_tif: /path/to/video.mp4}}
+tasks:
+  {name}:
+    kind: keypoints
+{profile}    keypoints: {{short_side: {short_side}, formats: [csv, json]}}
+"""
+NO_PROFILE = "none"
+
+
+def write_new_config(source: str, profile: str, target: str | Path, log: VerbosityLogger) -> Path:
+    """Look at labels, tell what is found, and write settings that train on them.
+
+    Parameters
+    ----------
+    source : str
+        Labels in any format that is read.
+    profile : str
+        Name or file of a profile, or none.
+    target : str or Path
+        The settings file; must not be there.
+    log : VerbosityLogger
+        Gets the audit.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    SettingsError
+        If the file is there already, or the profile is unknown.
+    DataError
+        If no picture can be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.keypoints.example import drawn_animals
+    >>> target = Path(tempfile.mkdtemp()) / "foxes.yml"
+    >>> _ = write_new_config(str(drawn_animals() / "annotations"), "small_data", target, VerbosityLogger("error"))
+    >>> parse_settings(target.read_text(), (), ("keypoints",)).tasks["annotations"].train.patience
+    12
+    """
+    target, path = Path(target), Path(source).absolute()
+    if target.exists():
+        raise SettingsError(f"{target}: is there already; name another file, or remove it")
+    if profile != NO_PROFILE:
+        read_profile(profile, "keypoints")
+    data = labels_of(path)
+    pictures = [picture for _, picture in data.pictures.values()]
+    if not any(usable(picture) for picture in pictures):
+        raise DataError(f"{source}: {len(pictures)} pictures, but no keypoint is labelled in them; name other labels")
+    figures, advice = survey(data, pictures), suggestions(data, pictures)
+    for line in figures:
+        log.info(f"audit: {line}")
+    items = [PoseItem(picture.id, (picture.path,), picture, "train") for picture in pictures]
+    for finding in audit_pictures(items, data):
+        log.warning(f"audit: {finding}" if finding.blocks else f"audit: note: {finding}")
+    for line in advice:
+        log.info(f"audit: suggestion: {line}")
+    name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in path.stem)
+    text = TEMPLATE.format(
+        label=path.name,
+        path=json.dumps(path.name, ensure_ascii=False),
+        first=figures[0],
+        advice="".join(f"# {line}\n" for line in advice),
+        target=target,
+        root=json.dumps(str(path.parent), ensure_ascii=False),
+        name=name,
+        profile="" if profile == NO_PROFILE else f"    profile: {profile}\n",
+        short_side=data.own.short_side,
+    )
+    parse_settings(text, (), ("keypoints",))  # what is written can be used
+    write_bytes(target, text.encode())
+    log.info(f"wrote {target}; look at it, then: python main.py {target} --check")
+    return target
+
+
+def labels_of(path: Path) -> PoseData:
+    """Read labels with default settings.
+
+    Examples
+    --------
+    >>> from tasks.keypoints.example import drawn_animals
+    >>> labels_of(drawn_animals() / "annotations").skeleton.num_keypoints
+    7
+    """
+    tree = {
+        "paths": {"data_root": str(path.parent), "label_path": path.name},
+        "tasks": {"labels": {"kind": "keypoints"}},
+    }
+    settings = parse_settings(yaml.safe_dump(tree), (), ("keypoints",))
+    return PoseData("labels", settings.tasks["labels"], lambda: 14)

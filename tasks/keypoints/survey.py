@@ -1,0 +1,144 @@
+"""Figures of keypoint labels that a person can judge, and what they suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tasks.keypoints.audit import ambiguity
+from tasks.keypoints.pictures import PoseData, box_of, usable
+from utils.formats.poses import PosePicture, Skeleton
+from utils.left_right import body_axis, left_right_pairs
+
+SMALL_ANIMAL = 0.2  # of a picture's short side: below it, an animal has few cells of a whole picture
+RARE_POINT = 0.2  # share of the animals below which a keypoint is hardly learnt
+
+
+def survey(data: PoseData, pictures: Sequence[PosePicture]) -> list[str]:
+    r"""Count pictures, animals and points, measure animals, and judge left and right.
+
+    Parameters
+    ----------
+    data : PoseData
+        Whose skeleton names the points.
+    pictures : sequence of PosePicture
+        With their animals.
+
+    Returns
+    -------
+    list of str
+        A line each.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.keypoints.example import animals_example
+    >>> data = animals_example(tempfile.mkdtemp())[0].data
+    >>> print(*survey(data, [item.picture for item in data.items("val")]), sep="\\n")  # doctest: +ELLIPSIS
+    4 pictures, 0 of them without an animal; ... animals, at most ... in a picture
+    points labelled (of them hidden): snout ...
+    animals' boxes: median ... of the picture's short side, smallest ... (... x ... pixels)
+    left and right: pairs left_ear - right_ear, left_paw - right_paw; ... cannot be told apart across the body
+    """
+    numbers = [len(usable(picture)) for picture in pictures]
+    lines = [
+        f"{len(pictures)} pictures, {numbers.count(0)} of them without an animal; {sum(numbers)} animals, "
+        f"at most {max(numbers, default=0)} in a picture"
+    ]
+    if not sum(numbers):
+        return lines
+    flags = np.stack([animal.keypoints[:, 2] for picture in pictures for animal in usable(picture)])
+    counts = zip(data.skeleton.names, (flags > 0).sum(axis=0), (flags == 1).sum(axis=0), strict=True)
+    lines.append("points labelled (of them hidden): " + ", ".join(f"{n} {seen} ({hid})" for n, seen, hid in counts))
+    return [*lines, *_sizes(pictures), _sides(data.skeleton, pictures)]
+
+
+def _sizes(pictures: Sequence[PosePicture]) -> Iterator[str]:
+    """Say how large animals are in their pictures.
+
+    Examples
+    --------
+    >>> list(_sizes([]))
+    []
+    """
+    sides = animal_sizes(pictures)
+    if sides:
+        share, (height, width) = min(sides)
+        median = float(np.median([share for share, _ in sides]))
+        yield (
+            f"animals' boxes: median {median:.2f} of the picture's short side, smallest {share:.2f} "
+            f"({height:.0f} x {width:.0f} pixels)"
+        )
+
+
+def animal_sizes(pictures: Sequence[PosePicture]) -> list[tuple[float, tuple[float, float]]]:
+    """Measure each animal: longer side of its box over the picture's short side, and the box's height and width.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from utils.formats.poses import Instance
+    >>> fly = Instance("fly", np.array([[1.0, 2.0, 2.0]]), np.array([0.0, 0.0, 20.0, 10.0]))
+    >>> animal_sizes([PosePicture("a", Path("a.png"), (40, 60), (fly,))])
+    [(0.5, (10.0, 20.0))]
+    """
+    found = []
+    for picture in pictures:
+        for animal in usable(picture):
+            box = box_of(animal)
+            if box is not None and picture.size is not None:
+                width, height = (box[2:] - box[:2]).tolist()
+                found.append((max(height, width) / min(picture.size), (height, width)))
+    return found
+
+
+def _sides(skeleton: Skeleton, pictures: Sequence[PosePicture]) -> str:
+    """Say which keypoints are pairs, and how many cannot be told apart.
+
+    Examples
+    --------
+    >>> _sides(Skeleton(("head", "tail")), [])
+    'left and right: the labels do not say what a mirror exchanges (flip_idx), so pictures will not be mirrored'
+    """
+    if skeleton.flip_idx is None:
+        return (
+            "left and right: the labels do not say what a mirror exchanges (flip_idx), so pictures will not be mirrored"
+        )
+    pairs = left_right_pairs(skeleton.flip_idx).numpy()
+    named = ", ".join(f"{skeleton.names[left]} - {skeleton.names[right]}" for left, right in pairs) or "none"
+    axis = body_axis(skeleton.names)
+    if axis is None or not len(pairs):
+        return f"left and right: pairs {named}"
+    doubt = ambiguity([animal for picture in pictures for animal in usable(picture)], pairs, axis)
+    return f"left and right: pairs {named}; {100 * doubt:.0f} % of them cannot be told apart across the body"
+
+
+def suggestions(data: PoseData, pictures: Sequence[PosePicture]) -> list[str]:
+    """Give settings that the figures speak for.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.keypoints.example import animals_example
+    >>> data = animals_example(tempfile.mkdtemp())[0].data
+    >>> suggestions(data, [item.picture for item in data.items("val")])[0]
+    'few pictures (4): the profile small_data is made for them'
+    """
+    found, shares = [], [share for share, _ in animal_sizes(pictures)]
+    if len(pictures) <= 64:
+        found.append(f"few pictures ({len(pictures)}): the profile small_data is made for them")
+    if shares and np.median(shares) < SMALL_ANIMAL:
+        found.append(
+            "animals are small in their pictures: raise keypoints.short_side, or, where boxes of animals will be "
+            "known, set keypoints.instance_mode: per_instance"
+        )
+    animals = [animal for picture in pictures for animal in usable(picture)]
+    if animals:
+        share = np.mean([animal.keypoints[:, 2] > 0 for animal in animals], axis=0)
+        rare = [name for name, value in zip(data.skeleton.names, share, strict=True) if value < RARE_POINT]
+        if rare:
+            found.append(f"hardly labelled, so hardly learnt: {', '.join(rare)}; label more of them, or leave them out")
+    if data.skeleton.flip_idx is None:
+        found.append("name flip_idx in the labels, and mirrored pictures double the training data")
+    return found

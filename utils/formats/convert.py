@@ -1,0 +1,165 @@
+"""Conversion of labels: what was read in one format, written in another, with an account of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from utils.errors import DataError
+from utils.files import digest_json, file_stamp, read_json, write_json
+from utils.formats import coco_writer, deeplabcut_writer, labelme_writer, yolo
+from utils.formats.pose_sets import to_json
+from utils.formats.poses import PoseSet
+
+logger = logging.getLogger(__name__)
+
+STAMP = ".dinolith.json"  # what a finished copy was made from; a dot, so that readers and writers pass over it
+
+
+def describe(sets: Mapping[str, PoseSet]) -> list[str]:
+    """Count what there is, before anything is written.
+
+    Parameters
+    ----------
+    sets : dict of str to PoseSet
+        By split.
+
+    Returns
+    -------
+    list of str
+        A line for each split.
+
+    Examples
+    --------
+    >>> describe({"train": PoseSet([], {})})
+    ['train: 0 pictures, 0 instances, 0 visible and 0 hidden points']
+    """
+    lines = []
+    for split, part in sets.items():
+        seen = [flag for picture in part.pictures for i in picture.instances for flag in i.keypoints[:, 2].tolist()]
+        points = f"{seen.count(2.0)} visible and {seen.count(1.0)} hidden points"
+        lines.append(f"{split}: {len(part.pictures)} pictures, {part.num_instances} instances, {points}")
+    return lines
+
+
+def what_is_lost(sets: Mapping[str, PoseSet], format: str, mode: str = "keypoints") -> list[str]:
+    """List what a format cannot hold of labels.
+
+    Parameters
+    ----------
+    sets : dict of str to PoseSet
+        By split.
+    format : str
+        yolo, labelme, coco or deeplabcut.
+    mode : str
+        keypoints or segmentation; coco only.
+
+    Returns
+    -------
+    list of str
+        Empty where reading the copy gives the same labels.
+
+    Examples
+    --------
+    >>> from utils.formats.poses import Instance, PosePicture, Skeleton, keypoints_array
+    >>> fly = Instance("fly", keypoints_array([[1, 2]], [2]), is_crowd=True)
+    >>> poses = PoseSet([PosePicture("a", Path("a.png"), (4, 6), (fly,))], {"fly": Skeleton(("head",))})
+    >>> what_is_lost({"all": poses}, "yolo"), what_is_lost({"all": poses}, "coco")
+    (['all: no box (the tight box of the keypoints is written): 1', 'all: is_crowd: 1 of 1 instances'], [])
+    """
+    tests = {
+        "yolo": yolo.unsupported,
+        "labelme": labelme_writer.unsupported,
+        "coco": lambda part: coco_writer.unsupported(part, mode),
+        "deeplabcut": deeplabcut_writer.unsupported,
+    }
+    return [f"{split}: {line}" for split, part in sets.items() for line in tests[format](part)]
+
+
+def convert_poses(
+    sets: Mapping[str, PoseSet],
+    folder: str | Path,
+    format: str,
+    layout: str = "annotations",
+    mode: str = "keypoints",
+) -> list[Path]:
+    """Write labels in another format, telling first what there is and what will be lost; a finished copy stays.
+
+    Parameters
+    ----------
+    sets : dict of str to PoseSet
+        By split.
+    folder : str or Path
+        Where to write.
+    format : str
+        yolo, labelme, coco or deeplabcut.
+    layout, mode : str
+        Of coco, see `write_coco`.
+
+    Returns
+    -------
+    list of Path
+        The files with labels; none where the folder already holds a copy of these very labels.
+
+    Raises
+    ------
+    DataError
+        If there is no picture to write, or the folder holds something else.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.formats.poses import Instance, PosePicture, Skeleton, keypoints_array
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.png").write_bytes(b"pixels")
+    >>> fly = Instance("fly", keypoints_array([[1, 2]], [2]))
+    >>> sets = {"train": PoseSet([PosePicture("a", folder / "a.png", (4, 6), (fly,))], {"fly": Skeleton(("head",))})}
+    >>> [path.name for path in convert_poses(sets, folder / "new", "labelme")]
+    ['data.yaml', 'a.json']
+    >>> convert_poses(sets, folder / "new", "labelme")
+    []
+    """
+    folder = Path(folder)
+    if not any(part.pictures for part in sets.values()):
+        raise DataError(f"{folder}: nothing to convert: no labelled picture could be read; see the report of verify")
+    asked = {"format": format, "layout": layout, "mode": mode, "labels": digest_sets(sets)}
+    if (folder / STAMP).exists() and read_json(folder / STAMP) == asked:
+        logger.info("%s: holds these labels as %s already", folder, format)
+        return []
+    for line in describe(sets):
+        logger.info("converting to %s: %s", format, line)
+    for line in what_is_lost(sets, format, mode):
+        logger.warning("%s cannot hold: %s", format, line)
+    writers = {
+        "yolo": yolo.write_yolo,
+        "labelme": labelme_writer.write_labelme,
+        "coco": lambda poses, target: coco_writer.write_coco(poses, target, layout, mode),
+        "deeplabcut": deeplabcut_writer.write_deeplabcut,
+    }
+    (folder / STAMP).unlink(missing_ok=True)  # an interrupted copy is no finished one
+    written = writers[format](dict(sets), folder)
+    write_json(folder / STAMP, asked)
+    return written
+
+
+def digest_sets(sets: Mapping[str, PoseSet]) -> str:
+    """Digest labels and the stamps of their pictures, to know a copy that is still true.
+
+    Examples
+    --------
+    >>> digest_sets({"train": PoseSet([], {})}) == digest_sets({"val": PoseSet([], {})})
+    False
+    """
+    plain = {
+        split: [
+            [to_json(asdict(skeleton)).decode() for skeleton in part.skeletons.values()],
+            [
+                [to_json({**asdict(picture), "path": str(picture.path)}).decode(), file_stamp(picture.path)]
+                for picture in part.pictures
+            ],
+        ]
+        for split, part in sets.items()
+    }
+    return digest_json(plain)
