@@ -14,7 +14,7 @@ What is the same for every backbone, and tested:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -451,53 +451,6 @@ class Backbone(nn.Module):
         if not self._uses_norm:
             self.norm.requires_grad_(False)
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def tuned_state(self) -> dict[str, Tensor]:
-        """The weights that are being tuned, by name: what a checkpoint must hold beside the head.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from models.random_backbone import write_random_backbone
-        >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0])
-        >>> backbone.tuned_state()
-        {}
-        """
-        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
-
-    def load_tuned_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put tuned weights back.
-
-        Parameters
-        ----------
-        state : mapping of str to Tensor
-            From `tuned_state` of a backbone with the same digest.
-
-        Raises
-        ------
-        DataError
-            When a name or a shape is not this backbone's.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from models.random_backbone import write_random_backbone
-        >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0])
-        >>> backbone.load_tuned_state({"model.nose": torch.zeros(1)})
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: tuned weights of another backbone: model.nose has shape [1], expected none
-        """
-        parameters = dict(self.named_parameters())
-        for name, value in state.items():
-            expected = list(parameters[name].shape) if name in parameters else "none"
-            if list(value.shape) != expected:
-                raise DataError(
-                    f"tuned weights of another backbone: {name} has shape {list(value.shape)}, expected {expected}"
-                )
-        with torch.no_grad():
-            for name, value in state.items():
-                parameters[name].copy_(value)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Continue pictures to the patch grid and scale them as the weights expect.

@@ -167,26 +167,6 @@ class View:
         turns = other.quarter_turns + (-self.quarter_turns if other.flip else self.quarter_turns)
         return View(self.flip != other.flip, turns % 4)
 
-    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width after this view.
-
-        Parameters
-        ----------
-        size : (int, int)
-            Height and width before.
-
-        Returns
-        -------
-        (int, int)
-            Swapped by an odd number of quarter turns.
-
-        Examples
-        --------
-        >>> View.from_name("rot90").output_size((2, 3)), View.from_name("rot180").output_size((2, 3))
-        ((3, 2), (2, 3))
-        """
-        return (size[1], size[0]) if self.quarter_turns % 2 else (size[0], size[1])
-
     def vectors(self, vectors: Array) -> Array:
         """Turn differences of points, such as optical flow; where they are rooted is for `points` or `apply`.
 

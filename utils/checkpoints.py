@@ -332,43 +332,6 @@ def _check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> Any:
     return envelope["content"]
 
 
-def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Fill a module with exactly the tensors that it has, or leave it as it is.
-
-    Parameters
-    ----------
-    module : Module
-        Parameters and buffers are overwritten.
-    tensors : mapping of Tensor
-        As its `state_dict` names them.
-    where : str
-        The file or run that they come from, for the message.
-
-    Raises
-    ------
-    DataError
-        If a tensor is missing, left over or of another shape; all three are told.
-
-    Examples
-    --------
-    >>> tensors = {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}
-    >>> load_strict(nn.Linear(3, 2), tensors, "best")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: best does not fit this Linear: missing bias; unexpected extra; weight has shape (2, 4), ...
-    """
-    own = module.state_dict()
-    problems = [
-        _list_names("missing", [name for name in own if name not in tensors]),
-        _list_names("unexpected", [name for name in tensors if name not in own]),
-        *_describe_shapes(own, tensors),
-    ]
-    problems = [problem for problem in problems if problem]
-    if problems:
-        raise DataError(f"{where} does not fit this {type(module).__name__}: {'; '.join(problems)}")
-    module.load_state_dict(dict(tensors), strict=True)
-
-
 def _list_names(label: str, names: Sequence[str]) -> str:
     """Put a label before the first few names; nothing where there is no name.
 
@@ -379,21 +342,6 @@ def _list_names(label: str, names: Sequence[str]) -> str:
     """
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return f"{label} {', '.join(names[:NAMES_SHOWN])}{more}" if names else ""
-
-
-def _describe_shapes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Tell of the first few tensors whose shapes differ.
-
-    Examples
-    --------
-    >>> _describe_shapes({"a": torch.zeros(2)}, {"a": torch.zeros(3)})
-    ['a has shape (3,), expected (2,)']
-    """
-    differing = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
-    return [
-        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in differing[:NAMES_SHOWN]
-    ]
 
 
 def init_from(

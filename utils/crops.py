@@ -403,32 +403,6 @@ def move_keypoints(keypoints: np.ndarray, matrix: np.ndarray, flip_idx: Sequence
     return _swap_sides(move_points(keypoints, matrix), matrix, flip_idx)
 
 
-def keypoints_back(keypoints: np.ndarray, matrix: np.ndarray, flip_idx: Sequence[int] | None) -> np.ndarray:
-    """Undo `move_keypoints`: what looks like a left ear in a mirror is a right one.
-
-    Parameters
-    ----------
-    keypoints : ndarray, shape (..., K, 3)
-        x and y on the canvas, then v or a score.
-    matrix : ndarray, shape (3, 3)
-        From picture to canvas.
-    flip_idx : sequence of int, optional
-        As given to `move_keypoints`.
-
-    Returns
-    -------
-    ndarray of float64, shape (..., K, 3)
-        In pixels of the picture.
-
-    Examples
-    --------
-    >>> mirror = np.array([[-1.0, 0, 10], [0, 1, 0], [0, 0, 1]])
-    >>> keypoints_back(np.array([[2, 3, 1], [8, 3, 2]]), mirror, flip_idx=(1, 0)).tolist()
-    [[2.0, 3.0, 2.0], [8.0, 3.0, 1.0]]
-    """
-    return points_back(_swap_sides(keypoints, matrix, flip_idx), matrix)
-
-
 def _swap_sides(keypoints: np.ndarray, matrix: np.ndarray, flip_idx: Sequence[int] | None) -> np.ndarray:
     """Swap left and right where a matrix mirrors, and only there.
 

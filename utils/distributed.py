@@ -276,22 +276,6 @@ def _wire_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _reduce(values: Tensor, operation: Any) -> Tensor:
-    """Combine a tensor over all ranks, into a new tensor on the same device.
-
-    Examples
-    --------
-    >>> _reduce(torch.tensor([1, 2]), dist.ReduceOp.SUM).tolist()
-    [1, 2]
-    """
-    values = values.detach()
-    if world_size() == 1:
-        return values.clone()
-    on_wire = values.to(_wire_device(), copy=True).contiguous()
-    dist.all_reduce(on_wire, op=operation)
-    return on_wire.to(values.device)
-
-
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Sum a tensor over all ranks; a copy of it in a single process.
 
@@ -310,28 +294,12 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     >>> sum_over_ranks(torch.tensor([1, 2])).tolist()
     [1, 2]
     """
-    return _reduce(values, dist.ReduceOp.SUM)
-
-
-def max_over_ranks(values: Tensor) -> Tensor:
-    """Take the largest of each element over all ranks; a copy of the tensor in a single process.
-
-    Parameters
-    ----------
-    values : Tensor
-        Numbers, of the same shape and type on all ranks.
-
-    Returns
-    -------
-    Tensor
-        The maxima, equal on all ranks.
-
-    Examples
-    --------
-    >>> max_over_ranks(torch.tensor([1, 2])).tolist()
-    [1, 2]
-    """
-    return _reduce(values, dist.ReduceOp.MAX)
+    values = values.detach()
+    if world_size() == 1:
+        return values.clone()
+    on_wire = values.to(_wire_device(), copy=True).contiguous()
+    dist.all_reduce(on_wire)
+    return on_wire.to(values.device)
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -390,31 +358,6 @@ def differentiable_sum_over_ranks(values: Tensor) -> Tensor:
     [3.0, 3.0]
     """
     return values if world_size() == 1 else _SumOverRanks.apply(values)
-
-
-def global_mean(loss_sum: Tensor, count: Tensor) -> Tensor:
-    """Divide this rank's share of the loss by the count of all ranks; the ranks' results add up to the mean.
-
-    To be followed by `sum_gradients`. There is no factor for the number of ranks, as gradients are not averaged.
-
-    Parameters
-    ----------
-    loss_sum : Tensor, shape ()
-        Sum of the loss over this rank's targets; 0 (kept on the graph) when it has none.
-    count : Tensor, shape ()
-        Number of this rank's targets, of all micro-batches of an accumulated step.
-
-    Returns
-    -------
-    Tensor, shape ()
-        What to call `backward` on.
-
-    Examples
-    --------
-    >>> global_mean(torch.tensor(6.0), torch.tensor(4)).item()
-    1.5
-    """
-    return loss_sum / sum_over_ranks(count).clamp(min=1)
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
@@ -486,30 +429,6 @@ def _sum_bucket(parameters: Sequence[Tensor]) -> None:
         with torch.no_grad():
             gradient.copy_(part.view_as(gradient))
         weight.grad = gradient
-
-
-def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors with those of rank 0, in place.
-
-    Parameters
-    ----------
-    tensors : iterable of Tensor
-        Of the same shapes and types on all ranks, in the same order.
-
-    Examples
-    --------
-    >>> weight = torch.tensor([1.0, 2.0])
-    >>> broadcast_tensors([weight])
-    >>> weight.tolist()
-    [1.0, 2.0]
-    """
-    if world_size() == 1:
-        return
-    for tensor in tensors:
-        on_wire = tensor.detach().to(_wire_device(), copy=True).contiguous()
-        dist.broadcast(on_wire, src=0)
-        with torch.no_grad():
-            tensor.copy_(on_wire)
 
 
 def broadcast_object(value: Any = None) -> Any:

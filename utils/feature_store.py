@@ -44,7 +44,6 @@ from utils.shards import (
     SCALE_SUFFIX,
     VERSION,
     Field,
-    PackedRecord,
     Record,
     ShardError,
     check_key,
@@ -59,7 +58,6 @@ from utils.shards import (
     select_fields,
     select_public,
     show_field,
-    write_shard,
 )
 from utils.store_index import StoreIndex
 from utils.store_writer import StoreWriter
@@ -969,115 +967,6 @@ class FeatureStore:
         when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         note = {"file": name.partition("@")[0], **position, "reason": reason, "when": when}
         write_json(self.folder / "aside" / f"{name}.json", note)
-
-    def compact(self, keep: Iterable[str] | None = None, max_shard_bytes: int = 64 << 20) -> int:
-        """Give back the space of what is not used: set aside, stored twice, or not to be kept.
-
-        New shards are complete before old ones go, so an interruption loses nothing; room for one shard is needed.
-        What was set aside is deleted. Other processes that have the
-        store open must open it again.
-
-        Parameters
-        ----------
-        keep : iterable of str, optional
-            The records to keep; all that are in use by default.
-        max_shard_bytes : int
-            Size of the new shards.
-
-        Returns
-        -------
-        int
-            Bytes freed.
-
-        Raises
-        ------
-        DataError
-            If a record to be kept is damaged: verify and set it aside first.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> with store.writer() as writer:
-        ...     for value in range(4):
-        ...         writer.put(f"{value:08x}", {"x": np.full(1000, value)})
-        >>> freed = store.compact(keep=["00000002"])
-        >>> 24000 <= freed < 26000, store.keys(), store.read("00000002")["x"][0].item()
-        (True, ['00000002'], 2)
-        """
-        self.refresh()
-        before = self.size_bytes
-        wanted = self._index.records.keys() if keep is None else set(keep)
-        kept = {key: record for key, record in self._index.records.items() if key in wanted}
-        stale = [name for name in self._index.sizes if self._index.has_dead_records(name, kept)]
-        live: dict[str, list[Record]] = {name: [] for name in stale}
-        for record in kept.values():
-            if record.shard in live:
-                live[record.shard].append(record)
-        batch: list[PackedRecord] = []
-        emptied: list[str] = []
-        for name, records in live.items():
-            batch += [self._repack(record) for record in records]
-            emptied.append(name)
-            if sum(packed.data.size for packed in batch) >= max_shard_bytes:
-                self._replace_shards(emptied, batch)
-                batch, emptied = [], []
-        self._replace_shards(emptied, batch)
-        self.refresh()
-        return before - self.size_bytes
-
-    def _replace_shards(self, names: Iterable[str], batch: Sequence[PackedRecord]) -> None:
-        """Write what is left of some shards as one, then remove them.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.shards import pack_record
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> name = write_shard(store.folder / "shards", [pack_record("ab" * 8, {"x": np.zeros(1)}, {})])
-        >>> store._replace_shards([name], [pack_record("cd" * 8, {"x": np.zeros(1)}, {})])
-        >>> store.refresh(), store.keys()
-        (1, ['cdcdcdcdcdcdcdcd'])
-        """
-        if batch:
-            write_shard(self._shards, batch)
-        for name in names:
-            self._remove_shard(name)
-
-    def _repack(self, record: Record) -> PackedRecord:
-        """A stored record in the form in which it is written, after a look at its checksum.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> with store.writer() as writer:
-        ...     writer.put("ab" * 8, {"x": np.zeros(3, np.uint8)})
-        >>> store._repack(store._record("ab" * 8)).data.size
-        64
-        """
-        data = self._read_bytes(record).numpy().copy()
-        if compute_checksum(data) != record.checksum:
-            raise DataError(self._describe_damage(record))
-        return PackedRecord(record.key, record.layout, data, record.description)
-
-    def _remove_shard(self, name: str) -> None:
-        """Remove a shard and the notes that concern it.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> with store.writer() as writer:
-        ...     writer.put("ab" * 8, {"x": np.zeros(3)})
-        >>> store._remove_shard(store._record("ab" * 8).shard), store.refresh()
-        (None, 0)
-        """
-        self._process.files.close(name)
-        (self._shards / name).unlink(missing_ok=True)
-        for marker in self._index.aside:
-            if marker == f"{name}.json" or marker.startswith(f"{name}@"):
-                (self.folder / "aside" / marker).unlink(missing_ok=True)
 
     # -- manifests
 

@@ -24,40 +24,6 @@ _REACH_SIGMAS = 4.0  # a Gaussian is cut where it has fallen to 3e-4
 _HALF_DIAGONAL = 0.7072  # cells; a point is never farther from the nearest centre, so no disc is empty
 
 
-def radius_to_cells(radius_px: float, stride: float, zoom: float = 1.0, least_cells: float = 1.0) -> float:
-    """Turn a radius in pixels of the picture into output cells.
-
-    Parameters
-    ----------
-    radius_px : float
-        Radius, or sigma, in pixels of the original picture.
-    stride : float
-        Canvas pixels per cell.
-    zoom : float
-        Canvas pixels per pixel of the picture.
-    least_cells : float
-        The answer is never smaller: a spot much narrower than a cell teaches next to nothing.
-
-    Returns
-    -------
-    float
-        Radius in cells.
-
-    Raises
-    ------
-    ValueError
-        If a value is not above 0.
-
-    Examples
-    --------
-    >>> radius_to_cells(10, stride=4, zoom=0.5), radius_to_cells(5.5, stride=16, zoom=0.5)
-    (1.25, 1.0)
-    """
-    if min(radius_px, stride, zoom) <= 0:
-        raise ValueError(f"radius, stride and zoom must be above 0, got {radius_px}, {stride} and {zoom}")
-    return max(radius_px * zoom / stride, least_cells)
-
-
 # --- points on the grid ----------------------------------------------------------------------------------------------
 
 

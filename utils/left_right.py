@@ -17,10 +17,8 @@ from utils.errors import DataError
 from utils.heatmaps import points_on_grid
 from utils.peaks import raise_to_single
 
-MOST_ANCHORS = 4
 _FRONT = ("nose", "snout", "muzzle", "beak", "mouth", "head", "neck")
 _BACK = ("tailbase", "baseoftail", "roottail", "tailroot", "rootoftail", "tailstart", "tail", "abdomen", "rump")
-_ANCHORS = (*_FRONT[:2], "head", *_BACK[:6], "neck", "spine", "thorax", "tail", "abdomen", *_FRONT[2:5], "rump")
 _TINY = 1e-6  # cells; keeps the gradient of a length of 0 finite
 _CELL = 1.0  # a direction within less than a cell says nothing, and its gradient would drown all others
 
@@ -109,29 +107,6 @@ def _find_names(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
         exact = [index for index in rest if plain[index] == word]
         found += exact or [index for index in rest if plain[index].startswith(word)][:1]
     return found
-
-
-def orientation_anchors(names: Sequence[str]) -> tuple[int, ...]:
-    """Choose the keypoints that tell how an animal lies, by their names.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Names of the keypoints, in any spelling; those with a left or a right are no anchors.
-
-    Returns
-    -------
-    tuple of int
-        At most 4 indices by the priority of their names: nose, snout, head, tailbase and its kin, neck, spine, ...
-
-    Examples
-    --------
-    >>> orientation_anchors(("snout", "leftear", "rightear", "tailbase"))
-    (0, 3)
-    >>> orientation_anchors(("left_eye", "right_eye", "Tail_Base", "neck", "nose", "head", "tail tip"))
-    (4, 5, 2, 3)
-    """
-    return tuple(_find_names(names, _ANCHORS)[:MOST_ANCHORS])
 
 
 def body_axis(names: Sequence[str]) -> tuple[int, int] | None:

@@ -527,30 +527,6 @@ class ScoreHistogram:
         background, foreground = self.state.numpy().sum(axis=1)
         return _SCORES[metric](true, false, foreground - true, background - false)
 
-    def score_at(self, threshold: float, metric: str = "IoU") -> float:
-        """Score of one threshold, rounded to the nearest multiple of 1 / bins.
-
-        Parameters
-        ----------
-        threshold : float
-            Probability from which a pixel is foreground.
-        metric : str
-            As in `curve`.
-
-        Returns
-        -------
-        float
-            The score.
-
-        Examples
-        --------
-        >>> scores = ScoreHistogram(bins=4)
-        >>> scores.load_state(torch.tensor([[4, 0, 0, 1], [0, 1, 0, 2]]))
-        >>> scores.score_at(0.25), scores.score_at(0.75)
-        (0.75, 0.5)
-        """
-        return float(self.curve(metric)[min(round(threshold * self.bins), self.bins - 1)])
-
     def best_threshold(self, metric: str = "IoU") -> tuple[float, float]:
         """Threshold with the best score; of equal ones, the nearest to 0.5.
 

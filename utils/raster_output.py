@@ -276,27 +276,6 @@ class ClassRasterWriter:
         """
         return [target.path for target in self.targets]
 
-    def is_finished(self) -> bool:
-        """Whether the outputs stand there already, made with the same fingerprint and looks.
-
-        A work folder that a kill after the naming left behind is then removed.
-
-        Examples
-        --------
-        >>> ClassRasterWriter("/no.tif", height=1, width=1, class_names=["a"], palette=[[0, 0, 0]]).is_finished()
-        False
-        """
-        if not all(path.exists() for path in self.outputs):
-            return False
-        try:
-            with bounded_gdal(GDAL_PAM_ENABLED="NO"), open_silent(self.destination) as raster:
-                finished = raster.tags().get(OUTPUT_TAG) == self._output_key
-        except RasterioError:
-            return False  # something else stands under the name
-        if finished:
-            shutil.rmtree(self.work, ignore_errors=True)
-        return finished
-
     def missing_rows(self, rows: tuple[int, int] | None = None) -> list[tuple[int, int]]:
         """Ranges of rows that are still to be made.
 

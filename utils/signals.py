@@ -81,32 +81,6 @@ class StopSignal:
         if self.signum is not None:
             raise Interrupted(self.signum)
 
-    def agree(self) -> bool:
-        """Let all ranks know of a signal that any of them got, so that all stop at the same step.
-
-        Every rank has to call it at the same place: it is a collective.
-
-        Returns
-        -------
-        bool
-            Whether a signal has come; `check` then raises on every rank.
-
-        Examples
-        --------
-        >>> stop = StopSignal()
-        >>> stop.agree()
-        False
-        >>> stop.signum = signal.SIGTERM
-        >>> stop.agree()
-        True
-        """
-        import torch
-
-        from utils.distributed import max_over_ranks
-
-        self.signum = int(max_over_ranks(torch.tensor(self.signum or 0))) or None
-        return self.signum is not None
-
     def _note(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal: keep the first in mind, give way to the second.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 
 from utils.shards import Record, ShardError, read_shard
@@ -112,24 +111,3 @@ class StoreIndex:
         []
         """
         return [self.records[key], *self.duplicates.get(key, [])] if key in self.records else []
-
-    def has_dead_records(self, name: str, kept: Mapping[str, Record]) -> bool:
-        """Whether a shard holds a record that is not kept; a file that cannot be read is dead once set aside.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from utils.shards import pack_record, write_shard
-        >>> index = StoreIndex(Path(tempfile.mkdtemp()), frozenset())
-        >>> name = write_shard(index.shards, [pack_record("ab" * 8, {"x": np.zeros(1)}, {})])
-        >>> index.load(name)
-        >>> index.has_dead_records(name, {}), index.has_dead_records(name, index.records)
-        (True, False)
-        """
-        if self.is_aside(name):
-            return True
-        if name in self.unusable:
-            return False
-        records = read_shard(self.shards / name)
-        return any(record.key not in kept or kept[record.key].shard != name for record in records)

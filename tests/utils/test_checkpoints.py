@@ -13,7 +13,6 @@ from utils.checkpoints import (
     METADATA_KEY,
     init_from,
     load_checkpoint,
-    load_strict,
     load_training_state,
     pack_state,
     save_checkpoint,
@@ -123,21 +122,6 @@ def test_files_of_another_origin_are_told_apart(tmp_path, metadata, message):
     save_file({"a": torch.ones(1)}, path, metadata=metadata)
     with pytest.raises(DataError, match=message):
         load_checkpoint(path)
-
-
-def test_load_strict_fills_the_module_or_leaves_it_alone():
-    source, head = nn.Linear(3, 2), nn.Linear(3, 2)
-    load_strict(head, source.state_dict(), "best")
-    assert torch.equal(head.weight, source.weight)
-    with pytest.raises(DataError, match=r"best does not fit this Linear: weight has shape \(4, 3\), expected \(2, 3\)"):
-        load_strict(head, {"weight": torch.zeros(4, 3), "bias": torch.zeros(2)}, "best")
-    assert torch.equal(head.bias, source.bias)
-
-
-def test_load_strict_names_the_first_few_of_many():
-    names = {f"layer{index}.weight": torch.zeros(1) for index in range(8)}
-    with pytest.raises(DataError, match=r"missing weight, bias; unexpected layer0\.weight, .* and 3 more"):
-        load_strict(nn.Linear(3, 2), names, "best")
 
 
 class Head(nn.Module):

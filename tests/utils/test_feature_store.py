@@ -572,31 +572,6 @@ def test_a_plan_that_does_not_fit_is_refused_with_advice():
     Plan(0, 0, 0, "here").refuse_if_full()
 
 
-@pytest.mark.parametrize("max_shard_bytes", [1, 5000, 1 << 20])
-def test_compact_drops_what_is_dead_and_keeps_the_rest(store, max_shard_bytes):
-    keys = fill(store, 12, shape=(500,), max_shard_bytes=9000)
-    flip(store.folder / "shards" / store._record(keys[5]).shard, store._record(keys[5]).offset)
-    store.set_aside(keys[5], "flipped")
-    before = store.size_bytes
-    freed = store.compact([key for key in keys if key != keys[7]], max_shard_bytes)
-    assert freed == before - store.size_bytes > 0
-    kept = [key for key in keys if key not in (keys[5], keys[7])]
-    for opened in (store, FeatureStore(store.folder)):
-        assert opened.missing(keys) == [keys[5], keys[7]]
-        assert opened.read_batch(kept)["y"].flatten().tolist() == [0, 1, 2, 3, 4, 6, 8, 9, 10, 11]
-        assert not list(opened.verify())
-    assert store.compact() == 0
-    assert not list((store.folder / "aside").iterdir())
-
-
-def test_compact_refuses_to_copy_damage(store):
-    keys = fill(store, 3)
-    flip(shards_of(store)[0], store._record(keys[1]).offset)
-    with pytest.raises(DataError, match=f"record {keys[1]}: its checksum does not match"):
-        store.compact(keep=keys[:2])
-    assert store.refresh() == 3
-
-
 def test_manifests_come_back_and_notice_flipped_bits(store):
     value = {"samples": [["a", 0.1], None], "größe": 3}
     store.write_manifest("00ff00ff", [1])

@@ -16,7 +16,6 @@ from utils.heatmaps import (
     instance_mask_targets,
     keypoint_heatmaps,
     points_on_grid,
-    radius_to_cells,
     single_points,
     valid_cells,
 )
@@ -106,13 +105,6 @@ def test_no_instances_and_no_images_give_empty_maps() -> None:
 def test_unknown_shapes_and_sizes_are_refused(shape: str, size: float) -> None:
     with pytest.raises(ValueError, match="shape must be one of gaussian, circle and the size above 0"):
         keypoint_heatmaps(torch.zeros(1, 1, 1, 3), GRID, 4.0, size, shape)
-
-
-def test_radius_in_cells_never_vanishes() -> None:
-    assert radius_to_cells(8, 4.0, zoom=0.5) == 1.0
-    assert radius_to_cells(5.5, 16.0, zoom=0.4) == 1.0
-    with pytest.raises(ValueError, match="above 0"):
-        radius_to_cells(0, 4.0)
 
 
 # --- symmetry --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from utils.left_right import (
     body_axis,
     canonicalise_left_right,
     left_right_pairs,
-    orientation_anchors,
     pair_margin,
     pair_overlap,
     side_consistency,
@@ -54,20 +53,17 @@ def test_names_without_a_side_are_refused(names: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "anchors", "axis"),
+    ("names", "axis"),
     [
-        (("snout", "leftear", "rightear", "tailbase"), (0, 3), (0, 3)),
-        (("left_eye", "right_eye", "nose", "neck", "root_of_tail"), (2, 4, 3), (2, 4)),
-        (("snout", "head", "neck", "forelegL1", "tailbase", "tailtip"), (0, 1, 4, 2), (0, 4)),
-        (("nose_top", "tailBase_top", "nose_bot", "tailBase_bot"), (0, 1, 3), None),
-        (("p00", "p01"), (), None),
-        (("noseL", "noseR", "tail"), (2,), None),
+        (("snout", "leftear", "rightear", "tailbase"), (0, 3)),
+        (("left_eye", "right_eye", "nose", "neck", "root_of_tail"), (2, 4)),
+        (("snout", "head", "neck", "forelegL1", "tailbase", "tailtip"), (0, 4)),
+        (("nose_top", "tailBase_top", "nose_bot", "tailBase_bot"), None),
+        (("p00", "p01"), None),
+        (("noseL", "noseR", "tail"), None),
     ],
 )
-def test_anchors_and_axis_are_found_by_name(
-    names: tuple[str, ...], anchors: tuple[int, ...], axis: tuple[int, int] | None
-) -> None:
-    assert orientation_anchors(names) == anchors
+def test_axis_is_found_by_name(names: tuple[str, ...], axis: tuple[int, int] | None) -> None:
     assert body_axis(names) == axis
 
 

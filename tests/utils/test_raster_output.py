@@ -223,19 +223,6 @@ def test_new_colours_keep_the_strips(tmp_path):
     assert recoloured.resume_row() == STRIDE
 
 
-def test_a_finished_output_is_known_by_its_fingerprint(tmp_path):
-    path = tmp_path / "map.tif"
-    assert not make_writer(path).is_finished()
-    make_map(path)
-    make_writer(path).work.mkdir()  # as a kill between naming and tidying leaves it
-    assert make_writer(path).is_finished()
-    assert not make_writer(path).work.exists()
-    assert not make_writer(path, fingerprint={"checkpoint": "b"}).is_finished()
-    assert not make_writer(path, palette=np.zeros((4, 3))).is_finished()
-    path.write_bytes(b"something else")
-    assert not make_writer(path).is_finished()
-
-
 def test_a_damaged_strip_is_named_and_only_it_is_made_again(tmp_path, unbroken):
     writer = make_writer(tmp_path / "map.tif")
     write_rows(writer, (0, HEIGHT))
