@@ -48,6 +48,8 @@ def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
     """
     if path.is_dir():
         return _find_in_folder(path, format)
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        raise DataError(f"{path}: DeepLabCut's tables are read as csv; name the csv beside it (DeepLabCut writes both)")
     found = format_of_file(path)
     if format == "auto" and found is None:
         raise DataError(

@@ -223,3 +223,9 @@ def test_a_real_table_there_and_back(tmp_path):
     write_deeplabcut(poses, tmp_path / "new")
     assert unsupported(poses["all"]) == []
     assert find_differences(poses, read_poses(tmp_path / "new")) == []
+
+
+def test_a_table_in_hdf5_names_the_csv(tmp_path):
+    (tmp_path / "CollectedData_me.h5").write_bytes(b"\x89HDF")
+    with pytest.raises(DataError, match=r"CollectedData_me\.h5: DeepLabCut's tables are read as csv; name the csv"):
+        read_poses(tmp_path / "CollectedData_me.h5")
