@@ -529,8 +529,7 @@ class Task(ABC):
         """Turn a sample to a view, or vary it as this variation always does: prepare and training see the same."""
         if isinstance(view, View):
             return self.transform(sample, view)
-        seed = [self.settings.resources.seed, crc32(sample.id.encode()), view.index]
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng([crc32(sample.id.encode()), view.index])
         plain = [known for known in self.views("train") if isinstance(known, View)]
         turned = self.transform(sample, plain[int(generator.integers(len(plain)))])
         return self.augment(turned, generator)

@@ -132,7 +132,7 @@ class FeatureTask(Task):
         return views_of(settings.hflip, settings.vflip, settings.rotate90)
 
     def _stored_variations(self) -> list[Variation]:
-        """Random variations of training samples whose features are stored.
+        """Random variations of training samples whose features are stored; the same for every seed, to be shared.
 
         Examples
         --------
@@ -143,8 +143,7 @@ class FeatureTask(Task):
         [1, 2]
         """
         settings = self.settings.dataset.augmentations
-        what = [settings.model_dump(mode="json", exclude={"stored_variations"}), self.settings.resources.seed]
-        recipe = digest_json(what)[:8]
+        recipe = digest_json(settings.model_dump(mode="json", exclude={"stored_variations"}))[:8]
         return [Variation(index + 1, recipe) for index in range(settings.stored_variations)]
 
     def requests(self, sample: Sample) -> list[Request]:

@@ -183,6 +183,9 @@ def test_stored_variations_are_the_same_in_prepare_and_training(tmp_path):
     first, again = (task.lay_down(sample, views[-1]).arrays for _ in range(2))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first["image"], task.lay_down(sample, views[-2]).arrays["image"])
+    other, _ = animals_example(tmp_path, varied, "resources.seed=5")
+    assert other.views("train") == views
+    assert np.array_equal(other.lay_down(sample, views[-1]).arrays["image"], first["image"])
 
 
 def test_the_size_of_targets_follows_the_curriculum(tmp_path):
