@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from utils.errors import DataError, SettingsError
 from utils.files import read_json, write_json
 
 BEST, LAST, STATE = "best", "last", "state"
+CONFIG, RUN = "config.json", "run.json"  # the resolved settings; the fingerprint of the training that began here
 LATEST = "latest"  # the pointer to the run that goes on
 
 
@@ -45,10 +48,7 @@ def latest_run(name: str, settings: TaskConfig) -> Path | None:
 
 
 def open_run(name: str, settings: TaskConfig) -> Path:
-    """Choose the run's folder: the latest one while its settings stay the same, else a new one.
-
-    A run is continued when model, data and training are set as before, so that a rerun from cron resumes or finds
-    everything done; a change of these settings begins a new folder.
+    """Choose the folder of a call: the named run, the latest one, or a new one; `train` may move on to another.
 
     Parameters
     ----------
@@ -60,51 +60,135 @@ def open_run(name: str, settings: TaskConfig) -> Path:
     Returns
     -------
     Path
-        The folder; `config.json` in it holds the resolved settings.
+        The folder.
 
     Examples
     --------
     >>> import tempfile
-    >>> root = tempfile.mkdtemp()
-    >>> first = open_run("coral", TaskConfig(paths={"runs_root": root}))
-    >>> again = open_run("coral", TaskConfig(paths={"runs_root": root}, inference={"enable": True}))
-    >>> other = open_run("coral", TaskConfig(paths={"runs_root": root}, train={"epochs": 2}))
-    >>> first == again, first == other, latest_run("coral", TaskConfig(paths={"runs_root": root})) == other
-    (True, False, True)
+    >>> settings = TaskConfig(paths={"runs_root": tempfile.mkdtemp()})
+    >>> first = open_run("coral", settings)
+    >>> first == open_run("coral", settings) == latest_run("coral", settings)
+    True
     """
-    resolved = settings.model_dump(mode="json")
-    folder = latest_run(name, settings)
     if settings.paths.run_name:
         folder = task_folder(name, settings) / settings.paths.run_name
-    elif folder is None or _differs(read_json(folder / "config.json", {}), resolved):
-        folder = task_folder(name, settings) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        while folder.exists():  # two runs within one second
-            folder = folder.with_name(folder.name + "+")
-    write_json(folder / "config.json", resolved)
+    else:
+        folder = latest_run(name, settings) or new_folder(task_folder(name, settings))
+    if not (folder / CONFIG).exists():
+        write_json(folder / CONFIG, settings.model_dump(mode="json"))
     _point_to(folder)
     return folder
 
 
-def _differs(old: dict, new: dict) -> bool:
-    """Whether settings that make another training differ; those of other phases and of comfort do not count.
+def new_folder(parent: Path) -> Path:
+    """Name a folder by the time; it is not made.
 
     Examples
     --------
-    >>> base = TaskConfig().model_dump(mode="json")
-    >>> _differs(base, TaskConfig(evaluate={"enable": True}).model_dump(mode="json"))
-    False
-    >>> _differs(base, TaskConfig(model={"head": "linear"}).model_dump(mode="json"))
+    >>> new_folder(Path("runs/coral")).parent.as_posix()
+    'runs/coral'
+    """
+    folder = parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    while folder.exists():  # two runs within one second
+        folder = folder.with_name(folder.name + "+")
+    return folder
+
+
+def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[Path, str]:
+    """Find the run of a training: the one that began it, the current folder if no training is in it, or a new one.
+
+    So a rerun from cron resumes or finds everything done, other settings or other data never overwrite a model, and
+    who goes back to earlier settings goes back to their run.
+
+    Parameters
+    ----------
+    current : Path
+        The folder that the call began with.
+    settings : TaskConfig
+        For `config.json` of a run that begins.
+    fingerprint : str
+        Of the training.
+
+    Returns
+    -------
+    folder : Path
+        The run, which `latest` names now.
+    why : str
+        What differs from the current run, where it begins another; else empty.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> first = Path(tempfile.mkdtemp()) / "first"
+    >>> choose_run(first, TaskConfig(), "a") == (first, "")
+    True
+    >>> second, why = choose_run(first, TaskConfig(train={"epochs": 2}), "b")
+    >>> second == first, why
+    (False, 'train.epochs is 2, was 30')
+    >>> choose_run(second, TaskConfig(), "a") == (first, "")
     True
     """
-    comfort = {"enable", "resume", "save_minutes", "num_workers", "tensorboard", "workers"}
-    for section in ("kind", "dataset", "model", "prepare", "train"):
-        before, after = old.get(section), new[section]
-        if isinstance(after, dict) and isinstance(before, dict):
-            before = {key: value for key, value in before.items() if key not in comfort}
-            after = {key: value for key, value in after.items() if key not in comfort}
-        if before != after:
-            return True
-    return old.get("resources", {}).get("seed") != new["resources"]["seed"]
+    resolved = settings.model_dump(mode="json")
+    known = {path.parent: read_json(path, {}).get("training") for path in sorted(current.parent.glob(f"*/{RUN}"))}
+    known = {folder: training for folder, training in known.items() if not folder.is_symlink()}
+    same = [folder for folder, training in known.items() if training == fingerprint]
+    if same and not settings.paths.run_name:
+        _point_to(same[-1])
+        return same[-1], ""
+    folder, why = current, ""
+    if (current in known and known[current] != fingerprint) or (current not in known and _holds_training(current)):
+        why = what_differs(read_json(current / CONFIG, {}), resolved)
+        if not settings.paths.run_name:
+            folder = new_folder(current.parent)
+    write_json(folder / CONFIG, resolved)
+    write_json(folder / RUN, {"training": fingerprint})
+    _point_to(folder)
+    return folder, why
+
+
+def _holds_training(folder: Path) -> bool:
+    """Whether a training has left something in a folder.
+
+    Examples
+    --------
+    >>> _holds_training(Path("/no/run"))
+    False
+    """
+    return any((folder / "checkpoints").glob("*"))
+
+
+def what_differs(old: dict, new: dict, most: int = 3) -> str:
+    """Say how settings that shape a training changed.
+
+    Examples
+    --------
+    >>> what_differs({"train": {"epochs": 5, "enable": True}}, {"train": {"epochs": 7, "enable": False}})
+    'train.epochs is 7, was 5'
+    >>> what_differs({}, {})
+    'the pictures, labels or weights are others'
+    """
+    sections = ("kind", "profile", "dataset", "model", "prepare", "train", "keypoints")
+    before, after = (dict(_leaves({key: tree.get(key) for key in sections})) for tree in (old, new))
+    changed = [key for key in after if after[key] != before.get(key) and not key.endswith(".enable")]
+    if not changed:
+        return "the pictures, labels or weights are others"
+    told = [f"{key} is {after[key]}, was {before.get(key)}" for key in changed[:most]]
+    return "; ".join(told) + (f"; and {len(changed) - most} more" if len(changed) > most else "")
+
+
+def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings with their paths.
+
+    Examples
+    --------
+    >>> list(_leaves({"train": {"loss": {"ce_weight": 1.0}}}))
+    [('train.loss.ce_weight', 1.0)]
+    """
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _point_to(folder: Path) -> None:

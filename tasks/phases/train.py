@@ -23,7 +23,7 @@ from tasks.model import load_trained_state, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.streams import read_ahead
 from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, prepared_items
-from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, seed_everything
+from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
 from utils import distributed
 from utils.checkpoints import init_from, load_checkpoint, load_training_state, save_checkpoint, save_training_state
 from utils.errors import DataError, DinolithError, Interrupted
@@ -100,6 +100,11 @@ def run(task: Task, context: Context) -> PhaseResult:
     if not any(item.entries for item in val_items):
         raise DataError("train: the val split holds no labelled window; see paths.label_path and the split lists")
     fingerprint = training_fingerprint(task, train_items, val_items)
+    folder, why = distributed.run_on_main(lambda: _choose_run(task, context, fingerprint))
+    if why:
+        begins = "is a new run" if Path(folder) != context.folder else "begins anew"
+        context.log.info(f"train: {folder} {begins}, as {why}")
+    context.folder = Path(folder)  # the phases that follow look there
     finished = read_json(context.folder / "train.json", {})
     if finished.get("fingerprint") == fingerprint and checkpoint_path(context.folder, BEST).exists():
         context.log.info(f"train: {context.folder} holds this training, finished; nothing to do")
@@ -112,6 +117,21 @@ def run(task: Task, context: Context) -> PhaseResult:
         write_json(context.folder / "train.json", {"fingerprint": fingerprint, "metrics": metrics})
     distributed.barrier()
     return PhaseResult("done", metrics)
+
+
+def _choose_run(task: Task, context: Context, fingerprint: str) -> list[str]:
+    """Find the run's folder; as text, so that it travels to other ranks.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> _choose_run(task, context, "a") == [str(context.folder), ""]
+    True
+    """
+    folder, why = choose_run(context.folder, task.settings, fingerprint)
+    return [str(folder), why]
 
 
 def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
@@ -130,6 +150,7 @@ def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
         "resume",
         "save_minutes",
         "num_workers",
+        "val_batch_size",
         "tensorboard",
         "weights_dir",
         "processed_dir",

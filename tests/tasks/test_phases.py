@@ -47,7 +47,8 @@ def stopping_after(context: Context, steps: int) -> Context:
 
 
 def in_folder(context: Context, name: str) -> Context:
-    return replace(context, folder=context.folder.parent / name)
+    """A context among whose runs there is no other training."""
+    return replace(context, folder=context.folder.parent / name / "run")
 
 
 def spoken(folder: Path) -> tuple[Context, Path]:
@@ -148,8 +149,39 @@ def test_other_settings_do_not_continue_a_state(tmp_path):
     speaking, log = spoken(tmp_path)
     train.run(other, speaking)
     assert "resuming" not in log.read_text()
+    assert "is a new run, as train.adamw_lr is 0.003, was" in log.read_text()
+    assert speaking.folder != context.folder
     train.run(other, in_folder(context, "fresh"))
-    assert equal(weights_of(context, LAST), weights_of(in_folder(context, "fresh"), LAST))
+    assert equal(weights_of(speaking, LAST), weights_of(in_folder(context, "fresh"), LAST))
+
+
+def test_who_goes_back_to_earlier_settings_goes_back_to_their_run(tmp_path):
+    task, context = example_task(tmp_path, *SMALL)
+    prepare.run(task, context)
+    assert train.run(task, context).status == "done"
+    other, second = example_task(tmp_path, *SMALL, "train.adamw_lr=0.003")
+    assert train.run(other, second).status == "done"
+    kept = weights_of(context, BEST)
+    again, third = example_task(tmp_path, *SMALL, "prepare.batch_size=1", "train.val_batch_size=1")
+    third.folder = second.folder
+    assert train.run(again, third).status == "up to date"
+    assert third.folder == context.folder
+    assert (context.folder.parent / "latest").resolve() == context.folder.resolve()
+    assert equal(weights_of(context, BEST), kept)
+
+
+def test_other_labels_do_not_overwrite_the_model_of_the_first(tmp_path):
+    task, context = example_task(tmp_path, *SMALL)
+    prepare.run(task, context)
+    train.run(task, context)
+    kept = weights_of(context, BEST)
+    rewrite(next((tmp_path / "labels").iterdir()), lambda pixels: pixels.__ior__(1))
+    other, _ = example_task(tmp_path, *SMALL)
+    speaking, log = spoken(tmp_path)
+    prepare.run(other, speaking)
+    assert train.run(other, speaking).status == "done"
+    assert "is a new run, as the pictures, labels or weights are others" in log.read_text()
+    assert equal(weights_of(context, BEST), kept)
 
 
 @pytest.mark.parametrize("change", ["train.adamw_lr=0.003", "dataset.augmentations.brightness=0.5", "model.head=dpt"])
@@ -447,7 +479,7 @@ def test_a_start_from_another_run_names_the_rows_that_begin_anew(tmp_path):
     task, context = example_task(tmp_path, *SMALL)
     prepare.run(task, context)
     train.run(task, in_folder(context, "source"))
-    source = checkpoint_path(context.folder.parent / "source", BEST)
+    source = checkpoint_path(in_folder(context, "source").folder, BEST)
     classes = ("dataset.classes=[light, other]", "dataset.label_mapping={0: other, 1: light, 255: ignore}")
     other, _ = example_task(tmp_path, *SMALL, *classes, f"train.init_from={source}")
     prepare.run(other, context)
