@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from config import TaskConfig, expand_path
 from utils.errors import DataError, SettingsError
-from utils.splits import made_from, write_list
+from utils.files import digest_json
+from utils.splits import made_from, read_list, write_list
 
-OTHER_PICTURES = "if the list is of other pictures, delete it, or give the task a name of its own (tasks: {NAME: ...})"
+logger = logging.getLogger(__name__)
+
+OTHER_PICTURES = "run prepare, which draws its own lists anew, or mend a list of your own"
 MADE = ("train", "val")  # lists that prepare writes when they are absent
 
 
@@ -37,9 +41,15 @@ def split_list(name: str, settings: TaskConfig, split: str) -> Path | None:
 
 
 def settle_lists(
-    name: str, settings: TaskConfig, draw: Callable[[], tuple[Sequence[str], Sequence[str]]], how: str
+    name: str,
+    settings: TaskConfig,
+    draw: Callable[[], tuple[Sequence[str], Sequence[str]]],
+    how: str,
+    pictures: Collection[str],
 ) -> None:
-    """Write the lists of train and val when they are absent; refuse settings that contradict lists which are there.
+    """Write the lists of train and val when they are absent, or when prepare made them for other pictures or settings.
+
+    A list that the settings name, or that a person wrote or changed, stays as it is.
 
     Parameters
     ----------
@@ -51,11 +61,13 @@ def settle_lists(
         Gives the ids of train and of val.
     how : str
         How it draws, for the list's first line; holds "val_fraction <value>,".
+    pictures : collection of str
+        All that can be listed; an id is a picture's name, alone or before "@".
 
     Raises
     ------
     SettingsError
-        If a list is there and `train.val_fraction` is set to something else than it was made with.
+        If a list that stays is there and `train.val_fraction` is set to something else than it was made with.
     DataError
         If only one of the two lists is there.
 
@@ -63,23 +75,95 @@ def settle_lists(
     --------
     >>> import tempfile
     >>> settings = TaskConfig(paths={"splits_dir": tempfile.mkdtemp()})
-    >>> settle_lists("coral", settings, lambda: (["a", "b"], ["c"]), "seed 1, val_fraction 0.2,")
+    >>> settle_lists("coral", settings, lambda: (["a", "b"], ["c"]), "seed 1, val_fraction 0.2,", "abc")
+    >>> settle_lists("coral", settings, lambda: (["a", "b", "c"], ["d"]), "seed 1, val_fraction 0.2,", "abcd")
     >>> split_list("coral", settings, "val").read_text().splitlines()[1:]
-    ['c']
+    ['d']
     """
     paths = [path for path in (split_list(name, settings, split) for split in MADE) if path is not None]
     there = [path for path in paths if path.exists()]
-    fraction = f"val_fraction {settings.train.val_fraction:g},"
-    for path in there:
+    if 0 < len(there) < len(paths):
+        raise DataError(f"{there[0]} is there, but the other list of train and val is not; give both or neither")
+    wanted = f"{how.rstrip(',')}, {len(pictures)} pictures {digest_json(sorted(pictures))[:8]}"
+    if there and lists_stay(name, settings):
+        check_fraction(name, settings)
+        tell_unlisted(name, settings, pictures)
+        return
+    if there:
+        made = made_from(there[0])
+        if made == wanted:
+            return
+        logger.warning(
+            "%s: drawn anew, as it was made for other pictures or settings (%s; now %s)", there[0], made, wanted
+        )
+    for path, ids in zip(paths, draw(), strict=True):
+        write_list(path, ids, wanted)
+
+
+def lists_stay(name: str, settings: TaskConfig) -> bool:
+    """Whether lists are there that prepare must not draw anew: named ones, and those that a person wrote or changed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> settings = TaskConfig(paths={"splits_dir": tempfile.mkdtemp()})
+    >>> settle_lists("coral", settings, lambda: (["a"], ["b"]), "seed 1, val_fraction 0.2,", "ab")
+    >>> lists_stay("coral", settings)
+    False
+    >>> _ = split_list("coral", settings, "val").write_text("c")
+    >>> lists_stay("coral", settings)
+    True
+    """
+    paths = [path for path in (split_list(name, settings, split) for split in MADE) if path is not None]
+    splits = settings.dataset.splits
+    named = splits.train_list is not None or splits.val_list is not None
+    return all(path.exists() for path in paths) and (named or any(made_from(path) is None for path in paths))
+
+
+def check_fraction(name: str, settings: TaskConfig) -> None:
+    """Refuse a share of validation beside lists that say it already.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> settings = TaskConfig(paths={"splits_dir": tempfile.mkdtemp()}, train={"val_fraction": 0.5})
+    >>> for split in MADE:
+    ...     _ = split_list("coral", settings, split).write_text(split)
+    >>> check_fraction("coral", settings)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: train.val_fraction: ...coral_train.txt already says what is validated (written by ...
+    """
+    if "val_fraction" not in settings.train.model_fields_set:
+        return
+    for path in (split_list(name, settings, split) for split in MADE):
+        assert path is not None
         made = made_from(path)
-        if "val_fraction" in settings.train.model_fields_set and fraction not in (made or ""):
+        if f"val_fraction {settings.train.val_fraction:g}," not in (made or ""):
             raise SettingsError(
                 f"train.val_fraction: {path} already says what is validated ({made or 'written by hand'}); remove "
                 "val_fraction, or delete the list to have it drawn anew"
             )
-    if len(there) == len(paths):
-        return
-    if there:
-        raise DataError(f"{there[0]} is there, but the other list of train and val is not; give both or neither")
-    for path, ids in zip(paths, draw(), strict=True):
-        write_list(path, ids, how)
+
+
+def tell_unlisted(name: str, settings: TaskConfig, pictures: Collection[str]) -> None:
+    """Warn of labelled pictures that no list names: nothing is learnt from them.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> settings = TaskConfig(paths={"splits_dir": tempfile.mkdtemp()})
+    >>> settle_lists("coral", settings, lambda: (["a"], ["b"]), "seed 1, val_fraction 0.2,", "ab")
+    >>> tell_unlisted("coral", settings, ["a", "b"])
+    """
+    lists = (split_list(name, settings, split) for split in (*MADE, "test"))
+    ids = [entry for path in lists if path is not None and path.exists() for entry in read_list(path)]
+    listed = {*ids, *(entry.partition("@")[0] for entry in ids)}
+    missing = sorted(set(pictures) - listed)
+    if missing:
+        logger.warning(
+            "%d labelled pictures, such as %s, are in no split list, so nothing is learnt from them; add them to %s",
+            len(missing),
+            missing[0],
+            split_list(name, settings, "train"),
+        )

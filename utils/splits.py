@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import DataError
-from utils.files import write_bytes
+from utils.files import digest_json, write_bytes
 
 MADE_BY_PREPARE = "# made by prepare: "
+IDS = "; ids "  # before the digest of the list, which tells whether a person changed it
 
 
 def read_list(path: str | Path) -> list[str]:
@@ -61,7 +62,7 @@ def _read_text(path: str | Path) -> str:
 
 
 def made_from(path: str | Path) -> str | None:
-    """How prepare made a list, or None when a person wrote it.
+    """How prepare made a list, or None when a person wrote or changed it.
 
     Examples
     --------
@@ -70,9 +71,14 @@ def made_from(path: str | Path) -> str | None:
     >>> write_list(path, ["a"], "seed 1, val_fraction 0.2")
     >>> made_from(path)
     'seed 1, val_fraction 0.2'
+    >>> _ = path.write_text(path.read_text() + "b")
+    >>> made_from(path) is None
+    True
     """
     first = _read_text(path).partition("\n")[0]
-    return first.removeprefix(MADE_BY_PREPARE) if first.startswith(MADE_BY_PREPARE) else None
+    how, mark, digest = first.removeprefix(MADE_BY_PREPARE).rpartition(IDS)
+    made = first.startswith(MADE_BY_PREPARE) and mark and digest == digest_json(read_list(path))[:8]
+    return how if made else None
 
 
 def write_list(path: str | Path, ids: Iterable[str], how: str) -> None:
@@ -84,9 +90,10 @@ def write_list(path: str | Path, ids: Iterable[str], how: str) -> None:
     >>> path = Path(tempfile.mkdtemp()) / "val.txt"
     >>> write_list(path, ["a", "b"], "seed 1")
     >>> path.read_text().splitlines()
-    ['# made by prepare: seed 1', 'a', 'b']
+    ['# made by prepare: seed 1; ids 0473ef2d', 'a', 'b']
     """
-    text = "\n".join([MADE_BY_PREPARE + how, *ids]) + "\n"
+    ids = list(ids)
+    text = "\n".join([f"{MADE_BY_PREPARE}{how}{IDS}{digest_json(ids)[:8]}", *ids]) + "\n"
     write_bytes(path, text.encode())
 
 

@@ -348,6 +348,18 @@ class PoseData:
         named = getattr(self.settings.dataset.splits, f"{split}_list")
         return named is not None or (split != "test" and not {"train", "val"} <= set(self.sets))
 
+    def has_lists(self) -> bool:
+        """Whether lists, and not the labels, say which pictures train and which judge.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.keypoints.example import animals_example
+        >>> animals_example(tempfile.mkdtemp())[0].data.has_lists()
+        False
+        """
+        return self._has_lists("train") or self._has_lists("val")
+
     def is_split(self) -> bool:
         """Whether it is known which pictures train and which judge; else prepare writes the lists.
 
@@ -411,12 +423,12 @@ class PoseData:
         >>> from tasks.keypoints.example import animals_example
         >>> animals_example(tempfile.mkdtemp())[0].data.settle_split()
         """
-        if self._has_lists("train") or self._has_lists("val"):
+        if self.has_lists():
             how = (
                 f"seed {self.settings.resources.seed}, val_fraction {self.settings.train.val_fraction:g}, "
                 f"by {self.own.split_by}"
             )
-            settle_lists(self.name, self.settings, self._draw_split, how)
+            settle_lists(self.name, self.settings, self._draw_split, how, self.pictures)
 
     def _draw_split(self) -> tuple[list[str], list[str]]:
         """Choose groups of pictures for validation until their share is reached.

@@ -24,6 +24,7 @@ from tasks.keypoints.prediction import Decoder, PosePredictor
 from tasks.keypoints.rules import Decision, automatic_settings
 from tasks.keypoints.scoring import PRIMARY, KeypointMetric, report_scores
 from tasks.keypoints.sinks import PoseSink, gather_predictions
+from tasks.splits import lists_stay
 from utils import distributed
 from utils.animals import make_animals
 from utils.augment import IDENTITY, RandomColour, View, tta_views
@@ -160,7 +161,7 @@ class KeypointsTask(FeatureTask):
         >>> animals_example(tempfile.mkdtemp())[0]._split_sizes()
         '8 pictures to train on, 4 to validate'
         """
-        if not self.data.is_split():
+        if not self.data.is_split() or (self.data.has_lists() and not lists_stay(self.name, self.settings)):
             return f"{len(self.data.pictures)} pictures, which prepare will split"
         return f"{len(self.data.items('train'))} pictures to train on, {len(self.data.items('val'))} to validate"
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from config import TaskConfig, expand_path
 from tasks.base import Item, Sample
-from tasks.splits import OTHER_PICTURES, settle_lists, split_list
+from tasks.splits import OTHER_PICTURES, check_fraction, lists_stay, settle_lists, split_list
 from utils.errors import DataError, SettingsError
 from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, label_counts, pair_labels
 from utils.raster_files import find_scenes, scene_ids
@@ -543,7 +543,21 @@ class SceneData:
         >>> len(read_list(task.data.list_path("train")))
         2
         """
-        settle_lists(self.name, self.settings, self._draw_split, self._how())
+        settle_lists(self.name, self.settings, self._draw_split, self._how(), self.labelled_scenes())
+
+    def check_lists(self) -> None:
+        """Read the split lists that prepare will not draw anew.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> example_task(tempfile.mkdtemp())[0].data.check_lists()
+        """
+        if lists_stay(self.name, self.settings):
+            check_fraction(self.name, self.settings)
+            for split in ("train", "val", "test"):
+                self.items(split)
 
     def _how(self) -> str:
         """Say how the default split is made.

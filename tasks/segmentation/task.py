@@ -132,6 +132,7 @@ class SegmentationTask(FeatureTask):
             return [*lines, f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare makes it"]
         if {"prepare", "verify", "train"} & set(self.settings.enabled_phases):
             lines += self._check_scenes()
+            self.data.check_lists()
         if self.settings.inference.enable:
             lines += [f"inference: {item.id}, {item.area.height} x {item.area.width} pixels" for item in self._inputs()]
         return lines
@@ -166,11 +167,16 @@ class SegmentationTask(FeatureTask):
         ['2 labelled pictures']
         """
         scenes = self.data.labelled_scenes()
+        numbers: dict[int, Path] = {}
         for files in scenes.values():
             raise_first(check_scene(path) for path in files.paths)
             scene = self.data.scene(files.paths)
             assert files.label is not None
             self.data.labels(files.label).check(scene)
+            numbers.setdefault(scene.num_bands, files.paths[0])
+        if len(numbers) > 1:
+            said = ", ".join(f"{path} has {number}" for number, path in sorted(numbers.items()))
+            raise DataError(f"pictures differ in their bands: {said}; choose bands that all have in dataset.bands")
         without = f", {len(self.data.unlabelled)} without a label are left out" if self.data.unlabelled else ""
         return [f"{len(scenes)} labelled pictures{without}"]
 

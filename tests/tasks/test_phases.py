@@ -694,3 +694,40 @@ def test_views_of_inference_do_not_change_the_validation_of_training(tmp_path):
         prepare.run(task, context)
         scores.append(train.run(task, context).metrics["mIoU"])
     assert scores[0] == scores[1] > 0.25
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Split lists
+
+
+def lists_of(folder: Path) -> str:
+    return "".join((folder / "splits" / f"segmentation_{split}.txt").read_text() for split in ("train", "val"))
+
+
+def test_lists_of_other_pictures_are_drawn_anew_and_those_of_a_person_stay(tmp_path, caplog):
+    task, context = example_task(tmp_path, *SMALL)
+    prepare.run(task, context)
+    before = lists_of(tmp_path)
+    for kind in ("pictures", "labels"):
+        shutil.copy(tmp_path / kind / "scene_0.tif", tmp_path / kind / "new.tif")
+    more, _ = example_task(tmp_path, *SMALL)
+    prepare.run(more, context)
+    assert "drawn anew, as it was made for other pictures or settings" in caplog.text
+    assert "new" in lists_of(tmp_path)
+    assert "new" not in before
+    path = tmp_path / "splits" / "segmentation_train.txt"
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if "new" not in line))
+    val = path.with_name("segmentation_val.txt")
+    val.write_text("\n".join(line for line in val.read_text().splitlines() if "new" not in line) + "\nscene_0\n")
+    by_hand = lists_of(tmp_path)
+    example_task(tmp_path, *SMALL, "train={epochs: 1}")[0].data.settle_split()
+    assert lists_of(tmp_path) == by_hand
+    assert "1 labelled pictures, such as new, are in no split list" in caplog.text
+
+
+def test_another_tile_size_draws_the_ground_anew(tmp_path):
+    prepare.run(*example_task(tmp_path))
+    before = lists_of(tmp_path)
+    prepare.run(*example_task(tmp_path, "prepare.tile_size=16"))
+    assert "tiles of 16 pixels" in lists_of(tmp_path)
+    assert "tiles of 16 pixels" not in before
