@@ -321,10 +321,12 @@ class DatasetConfig(Section):
     label_layer: str | None = Field(None, description="layer of a vector file")
     label_attribute: str | None = Field(None, description="attribute of a vector file that holds the class")
     label_mapping: dict[str | int, str | int] | None = Field(
-        None, description="label value -> class name or index; '*' stands for every other value; 'ignore' leaves out"
+        None,
+        description="label value -> class name or index; '*' stands for every other value; 'ignore' leaves out; "
+        "attributes that are class names need no entry; in rasters 255 is unlabelled unless it is mapped",
     )
     label_colours: dict[str, list[int]] | None = Field(
-        None, description="class name -> [red, green, blue] of masks that are painted in colours"
+        None, description="class name -> [red, green, blue] of masks that are painted in colours; results take them too"
     )
     label_nodata: list[int] = Field([], description="label values that mean 'not labelled'")
     unlabelled: str = Field(
@@ -567,7 +569,9 @@ class KeypointsConfig(Section):
     )
     automatic_rules: bool = Field(True, description="let small or ambiguous data change defaults; each is logged")
     decoder: Literal["quadratic", "soft_argmax"] = Field("quadratic", description="from a heatmap to a point")
-    min_score: Fraction = Field(0.05, description="points and animals below this are left out of predictions")
+    min_score: Fraction = Field(
+        0.05, description="points below this are left out of predictions, and animals without a point above it"
+    )
     nms_radius: Positive = Field(3.0, description="cells between two peaks of one keypoint")
     tta_merge: Literal["mean", "max"] = Field("mean", description="how heatmaps of mirrored pictures are merged")
     thresholds: list[Positive] = Field([], description="PCK: pixels of the picture, beside 2, 4, 8 and 16")
@@ -635,7 +639,7 @@ class InferenceConfig(Section):
 
 
 class ExportConfig(Section):
-    """Hand a trained model over.
+    """Hand a trained model over (no kind of task has this phase yet; enabling it is refused).
 
     Examples
     --------
@@ -658,7 +662,7 @@ class TaskConfig(Section):
     ('train',)
     """
 
-    kind: str = Field("segmentation", description="what the task makes of pictures")
+    kind: str = Field("segmentation", description="what the task makes of pictures: segmentation or keypoints")
     profile: str | None = Field(
         None, description="settings below those of the file: a name in tasks/<kind>/profiles, or a YAML file"
     )
@@ -936,7 +940,7 @@ def parse_settings(
     """
     tree = read_sections(text)
     for override in overrides:
-        _apply_override(tree, override)
+        _override(tree, override)
     errors: dict[str, None] = {}  # a dictionary, because it keeps order and drops what two tasks repeat
     tasks = tree.pop("tasks", None)
     if tasks is None:
@@ -957,6 +961,23 @@ def parse_settings(
     if errors:
         raise SettingsError("\n".join(sorted(errors)))
     return Settings(validated, next(iter(validated.values())), path)
+
+
+def _override(tree: dict, override: str) -> None:
+    """Set one `key.path=value`, also in the tasks that set it for themselves: the command line comes first.
+
+    Examples
+    --------
+    >>> tree = {"model": {"head": "dpt"}, "tasks": {"quick": {"model": {"head": "linear"}}, "other": {}}}
+    >>> _override(tree, "model.head=unet")
+    >>> tree["model"], tree["tasks"]
+    ({'head': 'unet'}, {'quick': {'model': {'head': 'unet'}}, 'other': {}})
+    """
+    _apply_override(tree, override)
+    tasks = tree.get("tasks")
+    for own in tasks.values() if isinstance(tasks, dict) else ():
+        if isinstance(own, dict) and _holds(own, override.partition("=")[0].split(".")):
+            _apply_override(own, override)
 
 
 def _apply_override(tree: dict, override: str) -> None:

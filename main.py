@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from config import PHASES, Settings, expand_path, find_config, load_settings, safe_mode_in_force, schema
 from tasks import TASKS, load_task
@@ -22,9 +22,6 @@ from utils.errors import DataError, DinolithError, LockedError, SettingsError
 from utils.files import FileLock, write_json
 from utils.logging import TimedBlock, VerbosityLogger, listening
 from utils.signals import StopSignal
-
-if TYPE_CHECKING:
-    pass
 
 EXIT_CODES = """exit codes:
   0  done, or nothing to do          75  another run holds the lock
@@ -161,7 +158,8 @@ def choose_phases(settings: Settings, only: str | None) -> dict[str, tuple[str, 
             if phase not in possible:
                 raise SettingsError(
                     f"{name}.{phase}: a task of kind {settings.tasks[name].kind} has no phase {phase}; "
-                    f"it has {', '.join(possible)}; set {phase}.enable: false"
+                    f"it has {', '.join(possible)}; "
+                    + (f"leave it out of --only {only}" if only else f"set {phase}.enable: false")
                 )
         chosen[name] = phases
     return chosen
@@ -184,7 +182,8 @@ def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
     for entry in only.split(","):
         name, _, phase = entry.strip().partition(".")
         if name not in settings.tasks:
-            raise SettingsError(f"--only {entry}: unknown task {name!r}; known: {', '.join(settings.tasks)}")
+            hint = f"did you mean {next(iter(settings.tasks))}.{name}? known" if name in PHASES else "known"
+            raise SettingsError(f"--only {entry}: unknown task {name!r}; {hint}: {', '.join(settings.tasks)}")
         if phase and phase not in PHASES:
             raise SettingsError(f"--only {entry}: unknown phase {phase!r}; known: {', '.join(PHASES)}")
         if not phase:

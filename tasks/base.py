@@ -20,6 +20,7 @@ from tasks.runs import choose_device
 from utils.augment import IDENTITY, Variation, View
 from utils.errors import DataError
 from utils.files import file_stamp
+from utils.report import require_tensorboard
 from utils.tiling import Window
 
 if TYPE_CHECKING:
@@ -468,6 +469,8 @@ class Task(ABC):
         """Raise, before any task works, for what can be told without reading pictures; on all ranks."""
         for phase in phases:
             choose_device(self.settings.device(phase))
+        if "train" in phases and self.settings.train.tensorboard:
+            require_tensorboard()
 
     def settle(self) -> None:  # noqa: B027 - only some tasks have something to decide
         """Decide what is global before anything is read: sample, split lists, value scaling. Main rank only."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from utils.errors import DataError
 
@@ -22,6 +23,7 @@ OPEN_FILES = 32  # per thread
 # GDAL reads this once, at its first use in the process; a value that the user has set stands.
 os.environ.setdefault("GDAL_CACHEMAX", str(BLOCK_CACHE_MB))
 
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # photos have none; where it counts, it is checked
 for _name in ("rasterio._env", "rasterio._err", "tifffile"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # their errors reach the user as one DataError
 

@@ -7,9 +7,10 @@ while `listening`.
 from __future__ import annotations
 
 import logging as standard
+import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -64,6 +65,7 @@ class VerbosityLogger:
         self.level = level
         self.timestamps = timestamps
         self.quiet = quiet
+        self._deaf: list[IO[str]] = []  # streams that nobody reads any more
         self.open_bars = 0  # progress bars on the terminal that lines must not break
         self._file = None if file is None else _open_log(Path(file))
 
@@ -156,9 +158,26 @@ class VerbosityLogger:
         write = tqdm.write if self.open_bars else print
         for line in message.splitlines() or [""]:
             line = _format_line(label, line, datetime.now() if self.timestamps else None)
-            write(_printable(line, stream), file=stream)
             self._keep(line)
-        stream.flush()  # stdout into a pipe or a cron mail is otherwise silent for minutes
+            self._say(_printable(line, stream), write, stream)
+
+    def _say(self, line: str, write: Callable[..., None], stream: IO[str]) -> None:
+        """Print a line; when nobody reads the pipe any more (`... | head`), the work goes on without it.
+
+        Examples
+        --------
+        >>> VerbosityLogger()._say("[INFO] a", print, sys.stdout)
+        [INFO] a
+        """
+        if stream in self._deaf:
+            return
+        try:
+            write(line, file=stream)
+            stream.flush()  # stdout into a pipe or a cron mail is otherwise silent for minutes
+        except BrokenPipeError:
+            self._deaf.append(stream)
+            with suppress(OSError):  # what is left in its buffer would raise again when Python ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     def _keep(self, line: str) -> None:
         r"""Append a line to the file; a disk that is full ends the file, not the run.

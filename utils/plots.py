@@ -517,7 +517,8 @@ def _draw_curves(axes: Axes, positions: np.ndarray, curves: Mapping[str, np.ndar
     if title == "learning rate":
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     if 0 < len(curves) <= 20:
-        axes.legend(fontsize=7, ncols=1 + (len(curves) > 8))
+        beside = len(curves) > 8  # not upon the curves
+        axes.legend(fontsize=7, loc="upper left" if beside else "best", bbox_to_anchor=(1.0, 1.0) if beside else None)
 
 
 def plot_training(rows: Sequence[Mapping[str, Any]], path: str | Path, x: str = "epoch") -> None:
@@ -546,6 +547,7 @@ def plot_training(rows: Sequence[Mapping[str, Any]], path: str | Path, x: str = 
     for axes, (title, curves) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
         _draw_curves(axes, positions, curves, title)
         axes.set_xlabel(x)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     save_figure(figure, path)
 
 

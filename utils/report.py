@@ -11,6 +11,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -478,6 +479,25 @@ class CsvLog:
         write_bytes(self.path, _csv_text(self.columns, rows).encode())
 
 
+def require_tensorboard() -> None:
+    """Raise where TensorBoard is asked for and not installed.
+
+    Raises
+    ------
+    SettingsError
+        If the package is missing.
+
+    Examples
+    --------
+    >>> if find_spec("tensorboard"):
+    ...     require_tensorboard()
+    """
+    if find_spec("tensorboard") is None:
+        raise SettingsError(
+            "train.tensorboard: the package is missing; pip install tensorboard, or set train.tensorboard: false"
+        )
+
+
 def write_tensorboard(folder: str | Path, row: Mapping[str, Any], step: int) -> None:
     """Add the numbers of an epoch to TensorBoard's events.
 
@@ -507,12 +527,9 @@ def write_tensorboard(folder: str | Path, row: Mapping[str, Any], step: int) -> 
     ...     print("train.tensorboard: the package is missing; pip install tensorboard, or set train.tensorboard: false")
     train.tensorboard: the package is missing; pip install tensorboard, or set train.tensorboard: false
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise SettingsError(
-            "train.tensorboard: the package is missing; pip install tensorboard, or set train.tensorboard: false"
-        ) from None
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(str(folder)) as writer:
         for name, value in row.items():
             if isinstance(value, int | float):

@@ -136,10 +136,9 @@ class KeypointsTask(FeatureTask):
         >>> animals_example(tempfile.mkdtemp())[0].check()[1]
         '8 pictures to train on, 4 to validate, canvas 96 x 128 pixels, at most 3 animals each'
         """
-        sample = self.settings.dataset.sample
+        sample, info, data = self.settings.dataset.sample, self.features.info, self.data
         if sample.enable and not Path(expand_path(sample.folder)).exists():
             return [f"the sample is not in {sample.folder} yet; prepare makes it"]
-        info, data = self.features.info, self.data
         lines = [
             f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
             f"(patch {info.patch_size}, {self.features.precision}), {self.num_outputs} keypoints: "

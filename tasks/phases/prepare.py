@@ -354,16 +354,33 @@ class Preparation:
             ThreadPoolExecutor(workers, thread_name_prefix="plan") as pool,
         ):
             plans = read_ahead(self._plans(jobs, pool), depth=2 * self.batch_size * workers)
-            for opened, plan in progress(plans, total, "prepare", logger=self.context.log, every=50):
+            samples = self._closing_items(plans)
+            for opened, plan in progress(samples, total, "prepare", logger=self.context.log, every=50):
                 self.context.check_stop()
-                if plan is None:
-                    write_entries(self.store, opened.job.key, opened.entries)
-                else:
-                    opened.entries.append(self._take(plan.result(), finisher))
+                opened.entries.append(self._take(plan.result(), finisher))
             self._hand_over_samples(finisher)
             for group in list(self.pending):
                 self._compute(group, finisher)
         return self.written
+
+    def _closing_items(
+        self, plans: Iterator[tuple[OpenItem, Future[SamplePlan] | None]]
+    ) -> Iterator[tuple[OpenItem, Future[SamplePlan]]]:
+        """Give on the plans of samples; at the end of an item, write down what it has.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> list(Preparation(task, open_store(task.settings, "prepare"), {}, context)._closing_items(iter([])))
+        []
+        """
+        for opened, plan in plans:
+            if plan is None:
+                write_entries(self.store, opened.job.key, opened.entries)
+            else:
+                yield opened, plan
 
     def _plans(
         self, jobs: Sequence[Job], pool: ThreadPoolExecutor

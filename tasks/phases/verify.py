@@ -87,6 +87,7 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
         f"{len(keys)} records, {number} bad; {len(findings)} findings, {len(notes)} notes in pictures and labels"
     ]
     summary += [line for split, items in prepared.items() for line in balance(split, items)]
+    notes += [f"note: {line}" for split, items in prepared.items() for line in absent(split, items)]
     if bad:
         summary.append("the next prepare makes the bad records again, and only those")
     lines = [str(finding) for finding in bad] + findings + notes
@@ -170,6 +171,22 @@ def set_aside_bad_records(task: Task, store: FeatureStore, keys: Sequence[str], 
     return findings
 
 
+def count_labels(items: Sequence[PreparedItem]) -> Counter:
+    """Sum what prepare counted in each sample.
+
+    Examples
+    --------
+    >>> from tasks.base import Entry, Item
+    >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 0}})]
+    >>> count_labels([PreparedItem(Item("a", ()), entries)])
+    Counter({'field': 3, 'road': 0})
+    """
+    counts: Counter = Counter()
+    for entry in (entry for item in items for entry in item.entries):
+        counts.update(entry.facts.get("counts", {}))
+    return counts
+
+
 def balance(split: str, items: Sequence[PreparedItem]) -> list[str]:
     """Say how many windows a split has and how its classes are balanced.
 
@@ -178,18 +195,26 @@ def balance(split: str, items: Sequence[PreparedItem]) -> list[str]:
     >>> from tasks.base import Entry, Item
     >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 1}})]
     >>> balance("train", [PreparedItem(Item("a", ()), entries)])
-    ['train: 1 items, 1 windows', 'train: field 75.0 %, road 25.0 %']
+    ['train: items 1, windows 1', 'train: field 75.0 %, road 25.0 %']
     """
-    counts: Counter = Counter()
-    for item in items:
-        for entry in item.entries:
-            counts.update(entry.facts.get("counts", {}))
-    windows = sum(len(item.entries) for item in items)
-    lines = [f"{split}: {len(items)} items, {windows} windows"]
+    counts = count_labels(items)
+    lines = [f"{split}: items {len(items)}, windows {sum(len(item.entries) for item in items)}"]
     total = sum(counts.values())
     if total:
         lines.append(f"{split}: " + ", ".join(f"{name} {100 * value / total:.1f} %" for name, value in counts.items()))
-        absent = [name for name, value in counts.items() if value == 0]
-        if absent:
-            lines.append(f"{split}: nothing is labelled {', '.join(absent)}; its score will not count")
     return lines
+
+
+def absent(split: str, items: Sequence[PreparedItem]) -> list[str]:
+    """Name what a split holds nothing of.
+
+    Examples
+    --------
+    >>> from tasks.base import Entry, Item
+    >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 0}})]
+    >>> absent("train", [PreparedItem(Item("a", ()), entries)])
+    ['train: nothing is labelled road; it cannot be learnt']
+    """
+    missing = [name for name, value in count_labels(items).items() if value == 0]
+    consequence = "it cannot be learnt" if split == "train" else "it cannot be judged"
+    return [f"{split}: nothing is labelled {', '.join(missing)}; {consequence}"] if missing else []

@@ -346,11 +346,13 @@ class SceneData:
         2
         """
         dataset, number = self.settings.dataset, len(self.classes)
+        mapping = dataset.label_mapping or {}
         if is_vector(path):
+            known = {} if "*" in mapping else {name: name for name in self.classes}  # a class's name stands for it
             return VectorLabels(
                 path,
                 number,
-                mapping=dataset.label_mapping or {name: name for name in self.classes},
+                mapping={**known, **mapping},
                 class_names=self.classes,
                 layer=dataset.label_layer,
                 attribute=dataset.label_attribute,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -35,7 +36,7 @@ from tasks.segmentation.scenes import SceneData, SceneItem
 from tasks.segmentation.scoring import SegmentationMetric, report_scores
 from utils import distributed
 from utils.augment import RandomColour, RandomGeometry, View, tta_views
-from utils.checkpoints import Checkpoint
+from utils.checkpoints import Checkpoint, load_checkpoint
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json
 from utils.labels import IGNORE, label_counts
@@ -47,6 +48,8 @@ from utils.raster_output import ClassRasterWriter
 from utils.rasters import ValueScaling, estimate_scaling
 from utils.sample import make_sample
 from utils.tiling import Window, split_rows
+
+logger = logging.getLogger(__name__)
 
 DESCRIBED = frozenset(["classes", "tile_size", "scale", "bands", "scaling"])  # what `restore` needs beside the model
 DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
@@ -588,10 +591,59 @@ class SegmentationTask(FeatureTask):
         >>> task.class_weights.tolist()
         [1.0, 2.0]
         """
+        self._refuse_single_class(entries)
         if self.settings.train.loss.class_weights == "auto":
             self.class_weights = class_weights_from_counts(torch.from_numpy(self._counts(entries).sum(axis=0)))
         else:
             self.class_weights = self._listed_weights()
+
+    def _refuse_single_class(self, entries: Sequence[Entry]) -> None:
+        """Refuse to train on one class alone; warn of classes that have no pixel.
+
+        Raises
+        ------
+        DataError
+            If all labelled pixels of the training windows are of one class.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> entry = Entry("a", "00", {}, None, {"counts": {"dark": 3, "light": 0}})
+        >>> example_task(tempfile.mkdtemp())[0]._refuse_single_class([entry])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: train: all labelled pixels of the training windows are dark; ...
+        """
+        if not entries:
+            return
+        counts = self._counts(entries).sum(axis=0)
+        missing = [name for name, count in zip(self.classes, counts.tolist(), strict=True) if not count]
+        cure = "give the label's values in dataset.label_mapping, such as {0: background, 255: crab}"
+        if len(self.classes) > 1 and len(missing) == len(self.classes) - 1:
+            only = next(name for name in self.classes if name not in missing)
+            raise DataError(
+                f"train: all labelled pixels of the training windows are {only}; 255 counts as unlabelled; if the "
+                f"labels hold other classes, {cure}"
+            )
+        if missing:
+            logger.warning("train: no pixel of %s in the training windows, so it cannot be learnt", ", ".join(missing))
+
+    def _palette(self) -> np.ndarray:
+        """Colours of the classes in results, (C, 3): those of painted masks, else well-distinguished ones.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp(), "dataset.label_colours={light: [1, 2, 3]}")
+        >>> task._palette()[1].tolist()
+        [1, 2, 3]
+        """
+        palette = class_palette(len(self.classes)).copy()
+        for index, name in enumerate(self.classes):
+            palette[index] = (self.settings.dataset.label_colours or {}).get(name, palette[index])
+        return palette
 
     def _listed_weights(self) -> Tensor | None:
         """Class weights that the settings list; None when they list none.
@@ -893,7 +945,7 @@ class SegmentationTask(FeatureTask):
         arrays = self.data.read(item, shown)
         prediction[~arrays["valid"]] = IGNORE
         image = np.ascontiguousarray(arrays["image"][..., :3])
-        return draw_comparison(image, arrays.get("label"), prediction, class_palette(len(self.classes)), self.classes)
+        return draw_comparison(image, arrays.get("label"), prediction, self._palette(), self.classes)
 
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:
         """A class raster with the picture's georeference.
@@ -918,7 +970,7 @@ class SegmentationTask(FeatureTask):
             crs=scene.crs,
             transform=scene.transform,
             class_names=self.classes,
-            palette=class_palette(len(self.classes)),
+            palette=self._palette(),
             confidence=settings.confidence,
             format=settings.format,
             fingerprint=fingerprint,
@@ -987,6 +1039,8 @@ def class_names(settings: TaskConfig) -> list[str]:
     """
     names, number = settings.dataset.classes, settings.model.num_classes
     if names is None and number is None:
+        names = _classes_of_checkpoint(settings)
+    if names is None and number is None:
         raise SettingsError("dataset.classes: not set; name them, such as [field, road], or set model.num_classes")
     names = names or [f"class_{index}" for index in range(number or 0)]
     if len(names) > 254:
@@ -997,6 +1051,20 @@ def class_names(settings: TaskConfig) -> list[str]:
     if len(set(names)) != len(names) or "ignore" in names:
         raise SettingsError(f"dataset.classes: names must differ, and none may be 'ignore', got {names}")
     return names
+
+
+def _classes_of_checkpoint(settings: TaskConfig) -> list[str] | None:
+    """Classes of the checkpoint that is named for prediction, where nothing else is to be done.
+
+    Examples
+    --------
+    >>> _classes_of_checkpoint(TaskConfig()) is None
+    True
+    """
+    if {"prepare", "verify", "train"} & set(settings.enabled_phases):
+        return None
+    named = [getattr(settings, phase).checkpoint for phase in settings.enabled_phases]
+    return load_checkpoint(expand_path(named[0])).description.get("classes") if named and named[0] else None
 
 
 def read_scaling(value: Any, path: Path) -> ValueScaling:

@@ -333,3 +333,28 @@ def test_an_error_on_ranks_reaches_everybody_and_the_outcome(tmp_path, backbone)
     assert outcome(tmp_path) == (3, {})
     assert time.monotonic() - began < PATIENCE_S / 2, "no rank waits for the other"
     assert said.count("labels") >= 1
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(config, tmp_path):
+    command = f"{sys.executable} {ROOT / 'main.py'} {config} | head -2"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment(), cwd=ROOT, check=False)
+    assert len(done.stdout.splitlines()) == 2
+    assert "Traceback" not in done.stderr
+    assert read_json(tmp_path / "runs" / "status.json")["exit_code"] == 0
+
+
+def test_classes_come_from_the_checkpoint_where_nothing_else_is_asked(config, tmp_path):
+    assert run(config)[0] == 0
+    tree = yaml.safe_load(config.read_text())
+    checkpoint = tmp_path / "runs" / "segmentation" / "latest" / "checkpoints" / "best.safetensors"
+    picture = str(tmp_path / "pictures" / "scene_0.tif")
+    alone = {"paths": tree["paths"] | {"runs_root": str(tmp_path / "other")}, "resources": tree["resources"]}
+    alone["inference"] = {"enable": True, "input_tif": picture, "checkpoint": str(checkpoint)}
+    (tmp_path / "alone.yml").write_text(yaml.safe_dump(alone))
+    code, printed = run(tmp_path / "alone.yml")
+    assert code == 0, printed
+    maps = [
+        rasterio.open(tmp_path / root / "segmentation" / "latest" / "predictions" / "scene_0_classes.tif").read()
+        for root in ("runs", "other")
+    ]
+    assert np.array_equal(*maps)
