@@ -153,8 +153,8 @@ def is_current(entry: dict | None, expected: dict[str, Any]) -> bool:
     >>> is_current(None, {}), is_current({"fingerprint": {"item": "0"}, "files": []}, {"item": "0"})
     (False, True)
     """
-    if entry is None or entry["fingerprint"] != expected:
-        return False
+    if not isinstance(entry, dict) or entry.get("fingerprint") != expected or not isinstance(entry.get("files"), list):
+        return False  # also where a person changed the record
     return all(Path(stamp[0]).exists() and file_stamp(stamp[0]) == stamp for stamp in entry["files"])
 
 

@@ -18,6 +18,8 @@ NAME_KEYS = ("keypoint_names", "kpt_names", "kpt_labels")
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SPLIT_KEYS = (*SPLIT_WORDS, "all")
 
+MOST_KEYPOINTS = 1000  # of a skeleton; whole-body ones have 133
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -163,14 +165,15 @@ def keypoint_shape(spec: Spec) -> tuple[int, int] | None:
     >>> keypoint_shape(Spec(Path("data.yaml"), Path("."), {"kpt_shape": [4]}))
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: data.yaml: kpt_shape: expected [number of keypoints, 2 or 3], got [4]
+    utils.errors.DataError: data.yaml: kpt_shape: expected [number of keypoints up to 1000, 2 or 3], got [4]
     """
     shape = spec.keys.get("kpt_shape")
     if shape is None:
         return None
     good = isinstance(shape, list) and len(shape) == 2 and all(type(value) is int for value in shape)
-    if not good or shape[0] < 1 or shape[1] not in (2, 3):
-        raise DataError(f"{spec.path}: kpt_shape: expected [number of keypoints, 2 or 3], got {shape!r}")
+    if not good or not 1 <= shape[0] <= MOST_KEYPOINTS or shape[1] not in (2, 3):
+        number = f"number of keypoints up to {MOST_KEYPOINTS}"
+        raise DataError(f"{spec.path}: kpt_shape: expected [{number}, 2 or 3], got {shape!r}")
     return shape[0], shape[1]
 
 

@@ -134,7 +134,8 @@ def test_flip_idx_is_taken_or_inferred(data):
     ("keys", "reason"),
     [
         ("names: [mouse]", "no kpt_shape"),
-        ("kpt_shape: [2]", r"kpt_shape: expected \[number of keypoints, 2 or 3\]"),
+        ("kpt_shape: [1000000000, 3]", "kpt_shape: expected"),
+        ("kpt_shape: [2]", r"kpt_shape: expected \[number of keypoints up to 1000, 2 or 3\]"),
         ("kpt_shape: [2, 4]", "kpt_shape"),
         ("kpt_shape: two", "kpt_shape"),
         ("kpt_shape: [2, 3]\nkpt_names: [nose, nose]", "keypoint names must differ, but 'nose' stands twice"),
