@@ -5,7 +5,8 @@ r"""Accuracy of every head against simple rivals on the same windows, several se
 
 Rivals: a logistic regression on the pixels' colours, and one on the tokens of the chosen blocks (the linear probe).
 Each line gives the IoU of the last class on the scenes of val, its value with the threshold that is best on val
-(calibration), and the scenes of test, which are reported and not counted.
+(calibration), and the scenes of test, which are reported and not counted. With `inference.tta` in the settings, predictions
+are averaged over its views, which are then computed instead of read.
 """
 
 from __future__ import annotations
@@ -109,8 +110,8 @@ def make_task(settings: Settings, head: str, seed: int, log: VerbosityLogger) ->
 
 
 def measure(task: Any, model: nn.Module, splits: dict[str, list[PreparedItem]], context: Context) -> dict[str, Any]:
-    """Score a model on val (stored features) and test (computed ones)."""
-    store = open_store(task.settings, "train")
+    """Score a model on val (stored features, unless there are views to average) and test (computed ones)."""
+    store = open_store(task.settings, "train") if len(task.prediction_views()) == 1 else None
     with torch.no_grad():
         scores = score(task, model, splits["val"], store, "cpu", 8, context)
         scores["test"] = (
