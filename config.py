@@ -958,6 +958,7 @@ def parse_settings(
         config = _validate_task(str(name), tree, own, kinds, errors)
         if config is not None:
             validated[str(name)] = config
+    errors.update({line: None for line in shared_targets(validated)})
     if errors:
         raise SettingsError("\n".join(sorted(errors)))
     return Settings(validated, next(iter(validated.values())), path)
@@ -973,10 +974,13 @@ def _override(tree: dict, override: str) -> None:
     >>> tree["model"], tree["tasks"]
     ({'head': 'unet'}, {'quick': {'model': {'head': 'unet'}}, 'other': {}})
     """
+    tasks, path = tree.get("tasks"), override.partition("=")[0].split(".")
+    if path[0] == "tasks" and isinstance(tasks, dict) and len(path) > 1 and path[1] not in tasks:
+        hint = suggest(path[1], sorted(map(str, tasks)))
+        raise SettingsError(f"{override}: unknown task {path[1]!r}{hint} known: {', '.join(map(str, tasks))}")
     _apply_override(tree, override)
-    tasks = tree.get("tasks")
     for own in tasks.values() if isinstance(tasks, dict) else ():
-        if isinstance(own, dict) and _holds(own, override.partition("=")[0].split(".")):
+        if isinstance(own, dict) and _holds(own, path):
             _apply_override(own, override)
 
 
@@ -1033,6 +1037,9 @@ def _validate_task(
     """
     tree = {key: value for key, value in merge_sections(shared, own).items() if value is not None}
     kind = tree.get("kind", "segmentation")
+    if not isinstance(kind, str):
+        errors[f"tasks.{name}.kind: expected text, got {type(kind).__name__} {kind!r}"] = None
+        return None
     for dead in useless(kind, own):
         errors[f"tasks.{name}.{dead}: a task of kind {kind} has no use for it; drop it"] = None
     if kind not in kinds:
@@ -1124,6 +1131,30 @@ def safe_mode_in_force(config: TaskConfig) -> list[str]:
     return [
         f"{section}.{key} {value}" for section, key, value in pairs if getattr(getattr(config, section), key) == value
     ]
+
+
+def shared_targets(tasks: dict[str, TaskConfig]) -> list[str]:
+    """Find tasks that would write over each other's files.
+
+    Examples
+    --------
+    >>> inference = {"enable": True, "output_dir": "maps"}
+    >>> shared_targets({"a": TaskConfig(inference=inference), "b": TaskConfig(inference=inference)})
+    ['tasks.b.inference.output_dir: maps holds the results of task a too; give each task a folder of its own']
+    """
+    found, owners = [], {}  # type: ignore[var-annotated]
+    for name, task in tasks.items():
+        targets = []
+        if task.inference.enable:
+            targets += [(key, getattr(task.inference, key), "the results") for key in ("output_dir", "output_tif")]
+        weights = task.train.weights_dir and f"{task.train.weights_dir} ({task.model.head})"
+        targets += [("weights_dir", weights, "the weights")] if task.train.enable else []
+        for key, target, what in targets:
+            section = "train" if key == "weights_dir" else "inference"
+            if target and owners.setdefault((key, target), name) != name:
+                place = f"tasks.{name}.{section}.{key}: {target} holds {what} of task {owners[key, target]} too"
+                found.append(f"{place}; give each task a folder of its own")
+    return found
 
 
 def useless(kind: str, own: dict) -> list[str]:

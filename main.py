@@ -250,6 +250,8 @@ def run_task(
             with TimedBlock(f"{name}.{phase}", log) as block:
                 result = load_phase(phase)(task, context)
             outcome.add(name, phase, result.status, block.seconds, result.metrics)
+            if phase == "verify" and result.metrics.get("bad records") and "prepare" in phases:
+                load_phase("prepare")(task, context)  # makes again what was set aside, so that train finds it
 
 
 def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: VerbosityLogger) -> None:
@@ -309,6 +311,7 @@ def run(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool
         ranks = start(settings)
         stack.callback(ranks)
         from utils import distributed
+        from utils.metrics import nan_to_none
 
         main_rank = distributed.is_main()
         file = expand_path(shared.logging.file) if shared.logging.file and main_rank else None
@@ -324,7 +327,7 @@ def run(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool
         if main_rank and not only_check and code != LockedError.exit_code:
             rows = [{"phase": name, "status": status, "seconds": seconds} for name, status, seconds in outcome.rows]
             status = {"exit_code": code, "phases": rows, "scores": outcome.scores}
-            code = tell_status(Path(expand_path(shared.paths.runs_root)) / "status.json", status, log)
+            code = tell_status(Path(expand_path(shared.paths.runs_root)) / "status.json", nan_to_none(status), log)
     return code
 
 

@@ -5,8 +5,8 @@ r"""Accuracy of every head against simple rivals on the same windows, several se
 
 Rivals: a logistic regression on the pixels' colours, and one on the tokens of the chosen blocks (the linear probe).
 Each line gives the IoU of the last class on the scenes of val, its value with the threshold that is best on val
-(calibration), and the scenes of test, which are reported and not counted. With `inference.tta` in the settings, predictions
-are averaged over its views, which are then computed instead of read.
+(calibration), and the scenes of test, which are reported and not counted. With `inference.tta` set, predictions are
+averaged over its views, which are then computed instead of read.
 """
 
 from __future__ import annotations

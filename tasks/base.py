@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from config import expand_path
 from tasks.runs import choose_device
 from utils.augment import IDENTITY, Variation, View
-from utils.errors import DataError
+from utils.checkpoints import find_file
+from utils.errors import DataError, SettingsError
 from utils.files import file_stamp
 from utils.report import require_tensorboard
 from utils.tiling import Window
@@ -385,6 +387,46 @@ class Sink(ABC):
         """Finish the output and give its files; called once, after all ranks have flushed."""
 
 
+def check_checkpoint(named: str | None, made_first: bool) -> None:
+    """Refuse a checkpoint that is not there, unless training comes first and may make it.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+
+    Examples
+    --------
+    >>> check_checkpoint(None, False), check_checkpoint("runs/a/latest/checkpoints/best.safetensors", True)
+    (None, None)
+    >>> check_checkpoint("/no/such/best.safetensors", False)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: /no/such/best.safetensors: no such checkpoint, and none near it; train first or name another
+    """
+    if named and not made_first:
+        find_file(Path(expand_path(named)), "checkpoint")
+
+
+def check_folder(named: str | None) -> None:
+    """Refuse a file where results are to have a folder.
+
+    Raises
+    ------
+    SettingsError
+        If a file stands there.
+
+    Examples
+    --------
+    >>> check_folder(__file__)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: inference.output_dir: .../base.py is a file; name a folder
+    """
+    if named and Path(expand_path(named)).is_file():
+        raise SettingsError(f"inference.output_dir: {expand_path(named)} is a file; name a folder")
+
+
 @dataclass
 class Context:
     """What a phase needs beside its task.
@@ -471,6 +513,9 @@ class Task(ABC):
             choose_device(self.settings.device(phase))
         if "train" in phases and self.settings.train.tensorboard:
             require_tensorboard()
+        for phase in {"evaluate", "inference"} & set(phases):
+            check_checkpoint(getattr(self.settings, phase).checkpoint, "train" in phases)
+        check_folder(self.settings.inference.output_dir if "inference" in phases else None)
 
     def settle(self) -> None:  # noqa: B027 - only some tasks have something to decide
         """Decide what is global before anything is read: sample, split lists, value scaling. Main rank only."""

@@ -116,6 +116,11 @@ def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[P
     why : str
         What differs from the current run, where it begins another; else empty.
 
+    Raises
+    ------
+    SettingsError
+        If `paths.run_name` names a run that holds another training.
+
     Examples
     --------
     >>> import tempfile
@@ -138,8 +143,11 @@ def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[P
     folder, why = current, ""
     if (current in known and known[current] != fingerprint) or (current not in known and _holds_training(current)):
         why = what_differs(read_json(current / CONFIG, {}), resolved)
-        if not settings.paths.run_name:
-            folder = new_folder(current.parent)
+        if settings.paths.run_name:
+            raise SettingsError(
+                f"paths.run_name: {current} holds another training ({why}); choose another name, or move it away"
+            )
+        folder = new_folder(current.parent)
     write_json(folder / CONFIG, resolved)
     write_json(folder / RUN, {"training": fingerprint})
     _point_to(folder)

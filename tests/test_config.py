@@ -175,3 +175,32 @@ def test_bad_profiles_are_named(tmp_path, content, message):
         (tmp_path / "own.yml").write_text(content)
     with pytest.raises(SettingsError, match=re.escape(message)):
         parse_settings(f"profile: {tmp_path}/own.yml\ntasks: {{a: {{kind: keypoints}}}}", (), ("keypoints",))
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "message"),
+    [
+        ("tasks: {a: {kind: [segmentation]}}", None, "tasks.a.kind: expected text, got list"),
+        ("kind: {x: 1}", None, "kind: expected text, got dict"),
+        ("tasks: {quick: {}, slow: {}}", "tasks.quik.train.epochs=1", "unknown task 'quik', did you mean 'quick'?"),
+        (
+            "{inference: {enable: true, output_dir: out}, tasks: {a: {}, b: {}}}",
+            None,
+            "tasks.b.inference.output_dir: out holds the results of task a too",
+        ),
+        (
+            "{train: {enable: true, weights_dir: w}, tasks: {a: {}, b: {}}}",
+            None,
+            "tasks.b.train.weights_dir: w (dpt) holds the weights of task a too",
+        ),
+    ],
+)
+def test_settings_that_would_lose_or_misread_something_are_refused(text, override, message):
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        parse_settings(text, [override] if override else [], KINDS)
+
+
+def test_the_command_line_reaches_tasks_that_set_a_key_themselves():
+    text = "tasks: {quick: {kind: segmentation, model: {head: linear}}, other: {kind: segmentation}}"
+    settings = parse_settings(text, ["model.head=unet"], KINDS)
+    assert {name: task.model.head for name, task in settings.tasks.items()} == {"quick": "unet", "other": "unet"}

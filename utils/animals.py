@@ -17,13 +17,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from utils.errors import DataError
 from utils.files import atomic_path, digest_file, write_json
 from utils.fox_scenes import FPS, Scene, draw_chase, draw_scene, plan_scene
 from utils.foxes import EDGES, KEYPOINTS, hidden_keypoints, locate_keypoints
 from utils.grounds import GROUNDS
 from utils.limbs import Limb
-from utils.sample import is_whole
+from utils.sample import MARK, begin_sample, is_whole, unwritable
 from utils.videos import VideoWriter
 
 logger = logging.getLogger(__name__)
@@ -121,16 +120,15 @@ def make_animals(
     recipe |= {"train": train, "val": val, "frames": frames}
     if is_whole(animals.folder, recipe):
         return animals
+    targets = [animals.images, *animals.annotations.values(), animals.video]
+    begin_sample(animals.folder, recipe, [path.relative_to(animals.folder).as_posix() for path in targets])
     logger.info("drawing %d pictures and a video of foxes in %s", train + val, animals.folder)
     try:
         names = _write_animals(animals, seed, {"train": train, "val": val}, frames, size)
     except OSError as error:
-        raise DataError(
-            f"{animals.folder}: the sample could not be written ({error.strerror or error}); free space on this disk, "
-            "or name another folder in dataset.sample.folder"
-        ) from error
+        raise unwritable(animals.folder, error) from error
     digests = {name: digest_file(animals.folder / name) for name in sorted(names)}
-    write_json(animals.folder / "sample.json", {**recipe, "keypoints": list(KEYPOINTS), "files": digests})
+    write_json(animals.folder / MARK, {**recipe, "keypoints": list(KEYPOINTS), "files": digests})
     return animals
 
 

@@ -241,7 +241,7 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], Any, Path]:
     >>> _read(path.with_suffix(".pth"), "checkpoint")[2].name
     'a.safetensors'
     """
-    path = _find(path, kind)
+    path = find_file(path, kind)
     try:
         with safe_open(path, framework="pt") as stream:
             content = _check_metadata(path, stream.metadata() or {}, kind)
@@ -253,7 +253,7 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], Any, Path]:
     return tensors, content, path
 
 
-def _find(path: Path, kind: str) -> Path:
+def find_file(path: Path, kind: str) -> Path:
     r"""Choose the file to read, or say why there is none.
 
     Examples
@@ -261,7 +261,7 @@ def _find(path: Path, kind: str) -> Path:
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "old.pth"
     >>> _ = path.write_bytes(b"PK\x03\x04...")
-    >>> _find(path, "checkpoint")  # doctest: +ELLIPSIS
+    >>> find_file(path, "checkpoint")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     utils.errors.DataError: .../old.pth: a pickle (torch.save), which could run any program when loaded; ...

@@ -252,6 +252,18 @@ def listening(logger: VerbosityLogger, *names: str) -> Iterator[None]:
             source.propagate = propagate
 
 
+def _is_binary(path: Path) -> bool:
+    """Whether a file begins like none that people read.
+
+    Examples
+    --------
+    >>> _is_binary(Path(__file__))
+    False
+    """
+    with open(path, "rb") as stream:
+        return b"\0" in stream.read(4096)
+
+
 def _open_log(path: Path) -> IO[str]:
     r"""Open a log file for appending, line by line.
 
@@ -266,6 +278,8 @@ def _open_log(path: Path) -> IO[str]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and _is_binary(path):
+            raise SettingsError(f"logging.file: {path} is no text file; name a file of its own for the log")
         return open(path, "a", buffering=1, encoding="utf-8")
     except OSError as error:
         raise SettingsError(

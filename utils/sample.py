@@ -10,7 +10,7 @@ and one building site is left without a label.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ METRES_PER_PIXEL = 0.5
 ORIGIN = (612_000.0, 5_318_000.0)  # easting and northing of the first scene's outer corner
 SCENE_GAP_M = 100.0
 NODATA = 0
+MARK = "sample.json"  # what was drawn, with a digest of each file; begun before the first one
 VERSION = 1  # of what is drawn; raise it when the same seed gives other files
 SCENE_NAMES = ("scenes/north.tif", "scenes/south.tif", "unseen/east.tif")
 LABEL_NAMES = ("labels.gpkg", "labels.gpkg", "unseen/labels.gpkg")
@@ -162,17 +163,14 @@ def make_sample(folder: str | Path, seed: int = 7, size: tuple[int, int] = (768,
     recipe = {"version": VERSION, "seed": seed, "size": list(size)}
     if is_whole(sample.folder, recipe):
         return sample
+    begin_sample(sample.folder, recipe, [*SCENE_NAMES, *LABEL_NAMES])
     logger.info("drawing a sample of %d scenes in %s", len(SCENE_NAMES), sample.folder)
     try:
         _write_sample(sample.folder, seed, size)
-    except OSError as error:  # rasterio's own among them, which name neither file nor cause
-        reason = error.strerror or error.__cause__ or error
-        raise DataError(
-            f"{sample.folder}: the sample could not be written ({reason}); free space on this disk, or name another "
-            "folder in dataset.sample.folder"
-        ) from error
+    except OSError as error:
+        raise unwritable(sample.folder, error) from error
     digests = {name: digest_file(sample.folder / name) for name in sorted({*SCENE_NAMES, *LABEL_NAMES})}
-    write_json(sample.folder / "sample.json", {**recipe, "classes": list(CLASSES), "files": digests})
+    write_json(sample.folder / MARK, {**recipe, "classes": list(CLASSES), "files": digests})
     return sample
 
 
@@ -186,7 +184,7 @@ def is_whole(folder: Path, recipe: dict[str, Any]) -> bool:
     False
     """
     try:
-        written = read_json(folder / "sample.json", default={})
+        written = read_json(folder / MARK, default={})
     except ValueError:
         return False  # not JSON: something else wrote it, so make it anew
     if not isinstance(written, dict) or {key: written.get(key) for key in recipe} != recipe:
@@ -194,6 +192,51 @@ def is_whole(folder: Path, recipe: dict[str, Any]) -> bool:
     files = written.get("files", {})
     return bool(files) and all(
         (folder / name).is_file() and digest_file(folder / name) == digest for name, digest in files.items()
+    )
+
+
+def begin_sample(folder: Path, recipe: dict[str, Any], names: Iterable[str]) -> None:
+    """Refuse to draw over files of somebody else; mark the folder as the sample's before its first file.
+
+    Raises
+    ------
+    DataError
+        If a file or folder of the sample is there already, and no sample.json says that it is the sample's.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "labels.gpkg").write_text("of somebody")
+    >>> begin_sample(folder, {}, ["labels.gpkg"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../labels.gpkg: is there already, and not of the sample; name an empty folder in ...
+    """
+    taken = [folder / name for name in names if (folder / name).exists()]
+    if taken and not (folder / MARK).exists():
+        raise DataError(
+            f"{taken[0]}: is there already, and not of the sample; name an empty folder in dataset.sample.folder, or "
+            "set dataset.sample.enable: false to use your own data"
+        )
+    try:
+        write_json(folder / MARK, {**recipe, "files": {}})
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> DataError:
+    """The error of a sample that cannot be written.
+
+    Examples
+    --------
+    >>> print(unwritable(Path("a"), OSError(28, "No space left on device")))  # doctest: +ELLIPSIS
+    a: the sample could not be written (No space left on device); free space on this disk, or name another folder ...
+    """
+    reason = error.strerror or error.__cause__ or error  # rasterio's own name neither file nor cause
+    return DataError(
+        f"{folder}: the sample could not be written ({reason}); free space on this disk, or name another folder in "
+        "dataset.sample.folder"
     )
 
 

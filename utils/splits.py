@@ -56,7 +56,7 @@ def _read_text(path: str | Path) -> str:
     utils.errors.DataError: .../train.txt: not a text file in UTF-8; a split list holds one item id a line
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a text file in UTF-8; a split list holds one item id a line") from None
 

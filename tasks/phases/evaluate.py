@@ -16,6 +16,7 @@ from tasks.runs import choose_device, find_checkpoint
 from utils import distributed
 from utils.augment import IDENTITY
 from utils.checkpoints import Checkpoint, load_checkpoint
+from utils.errors import DataError, DinolithError
 from utils.feature_store import FeatureStore
 from utils.files import digest_file, digest_json, read_json, write_json
 from utils.metrics import nan_to_none
@@ -65,6 +66,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     if model is not None:
         model.to(device).eval()
     prepared, store = stored_or_live(task, settings.split)
+    if not prepared:
+        raise DataError(f"evaluate: the split {settings.split} names no picture; fill its list, or score another split")
     metrics = score(task, model, prepared, store, device, settings.batch_size, context)
     if distributed.is_main():
         task.report(metrics, folder, context.log)
@@ -97,8 +100,14 @@ def restore(
     path = find_checkpoint(named, context.folder, phase)
     checkpoint = load_checkpoint(path)
     context.log.info(f"{phase}: using {checkpoint.path}")
-    restored = type(task).restore(task.name, task.settings, checkpoint)
-    model = restored.build_model()
+    try:
+        restored = type(task).restore(task.name, task.settings, checkpoint)
+        model = restored.build_model()
+    except DinolithError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        said = f"its description cannot be used ({type(error).__name__}: {error})"
+        raise DataError(f"{path}: {said}; take another copy of the checkpoint, or train again") from error
     load_trained_state(model, checkpoint.tensors)
     return restored, model, checkpoint
 

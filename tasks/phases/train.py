@@ -102,8 +102,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     fingerprint = training_fingerprint(task, train_items, val_items)
     folder, why = distributed.run_on_main(lambda: _choose_run(task, context, fingerprint))
     if why:
-        begins = "is a new run" if Path(folder) != context.folder else "begins anew"
-        context.log.info(f"train: {folder} {begins}, as {why}")
+        context.log.info(f"train: {folder} is a new run, as {why}")
     context.folder = Path(folder)  # the phases that follow look there
     finished = read_json(context.folder / "train.json", {})
     if finished.get("fingerprint") == fingerprint and checkpoint_path(context.folder, BEST).exists():

@@ -358,3 +358,23 @@ def test_classes_come_from_the_checkpoint_where_nothing_else_is_asked(config, tm
         for root in ("runs", "other")
     ]
     assert np.array_equal(*maps)
+
+
+def test_flipped_bytes_that_verify_sets_aside_are_made_again_in_the_same_call(config, tmp_path):
+    assert run(config, "--only", "segmentation.prepare")[0] == 0
+    shard = max((tmp_path / "store" / "shards").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(shard.read_bytes())
+    data[-100] ^= 1
+    shard.write_bytes(data)
+    code, printed = run(config)
+    assert code == 0, printed
+    assert "does not match" in printed
+
+
+def test_a_log_file_never_goes_into_a_picture(config, tmp_path):
+    picture = tmp_path / "pictures" / "scene_0.tif"
+    before = picture.read_bytes()
+    code, printed = run(config, f"logging.file={picture}")
+    assert code == 2, printed
+    assert "is no text file" in printed
+    assert picture.read_bytes() == before

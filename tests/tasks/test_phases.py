@@ -24,8 +24,8 @@ from tasks.prepared import PreparedReader, Ticket, prepared_items
 from tasks.runs import BEST, LAST, checkpoint_path
 from tasks.segmentation.task import SegmentationTask
 from utils.augment import View
-from utils.checkpoints import load_checkpoint
-from utils.errors import DataError, DinolithError, Interrupted
+from utils.checkpoints import load_checkpoint, save_checkpoint
+from utils.errors import DataError, DinolithError, Interrupted, SettingsError
 from utils.feature_store import FeatureStore
 from utils.files import read_json
 from utils.logging import VerbosityLogger
@@ -731,3 +731,38 @@ def test_another_tile_size_draws_the_ground_anew(tmp_path):
     prepare.run(*example_task(tmp_path, "prepare.tile_size=16"))
     assert "tiles of 16 pixels" in lists_of(tmp_path)
     assert "tiles of 16 pixels" not in before
+
+
+def test_a_named_run_is_not_trained_over(tmp_path):
+    named = "paths.run_name=run"
+    task, context = example_task(tmp_path, *SMALL, named)
+    prepare.run(task, context)
+    train.run(task, context)
+    kept = weights_of(context, BEST)
+    other, _ = example_task(tmp_path, *SMALL, named, "train.epochs=3")
+    with pytest.raises(SettingsError, match=r"paths.run_name: .* holds another training \(train.epochs is 3"):
+        train.run(other, context)
+    assert equal(weights_of(context, BEST), kept)
+    assert train.run(task, context).status == "up to date"
+
+
+def test_labels_of_a_single_class_are_refused_with_the_cure(tmp_path):
+    task, context = example_task(tmp_path, *SMALL)
+    for path in (tmp_path / "labels").iterdir():
+        rewrite(path, lambda pixels: np.place(pixels, pixels == 1, 255))
+    prepare.run(task, context)
+    with pytest.raises(DataError, match=r"all labelled pixels .* are dark; 255 counts as unlabelled; .*label_mapping"):
+        train.run(task, context)
+
+
+def test_a_checkpoint_whose_description_was_changed_ends_in_one_line(tmp_path):
+    task, context = example_task(tmp_path, *SMALL)
+    prepare.run(task, context)
+    train.run(task, context)
+    tensors, described, _ = vars(load_checkpoint(checkpoint_path(context.folder, BEST))).values()
+    save_checkpoint(tmp_path / "odd.safetensors", tensors, {**described, "layers": "x", "tile_size": -5})
+    task.settings = task.settings.model_copy(
+        update={"evaluate": task.settings.evaluate.model_copy(update={"checkpoint": str(tmp_path / "odd.safetensors")})}
+    )
+    with pytest.raises(DataError):
+        evaluate.run(task, context)

@@ -318,10 +318,13 @@ def test_a_whole_sample_is_left_alone_and_a_broken_one_made_again(tmp_path: Path
 
 def test_an_interrupted_sample_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     animals = locate_animals(tmp_path)
-    animals.video.mkdir()  # the video cannot take its name, so the stamp is never written
+    animals.video.mkdir()
+    with pytest.raises(DataError, match=r"chase\.mp4: is there already, and not of the sample"):
+        make_animals(tmp_path, **SMALL)
+    (tmp_path / "sample.json").write_text("{}")  # so it is the sample's; but the video cannot take its name
     with pytest.raises(DataError, match="cannot be written"):
         make_animals(tmp_path, **SMALL)
-    assert not (tmp_path / "sample.json").exists()
+    assert json.loads((tmp_path / "sample.json").read_text())["files"] == {}
     animals.video.rmdir()
     make_animals(tmp_path, **SMALL)
     assert VideoReader(animals.video).count_frames() == 3

@@ -9,6 +9,7 @@ import shapely
 from rasterio.features import rasterize
 from rasterio.warp import transform as warp_points
 
+from utils.errors import DataError
 from utils.files import digest_file
 from utils.sample import (
     CLASSES,
@@ -146,6 +147,14 @@ def test_a_foreign_description_does_not_stop_the_sample(tmp_path, content):
     assert json.loads((tmp_path / "sample.json").read_text())["size"] == [128, 128]
 
 
+def test_files_of_somebody_else_are_not_drawn_over(tmp_path):
+    (tmp_path / "labels.gpkg").write_text("of somebody")
+    with pytest.raises(DataError, match=r"labels\.gpkg: is there already, and not of the sample"):
+        make_sample(tmp_path, size=(128, 128))
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.gpkg"]
+    assert (tmp_path / "labels.gpkg").read_text() == "of somebody"
+
+
 def test_an_interrupted_sample_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -153,7 +162,7 @@ def test_an_interrupted_sample_is_not_taken_for_a_whole_one(tmp_path, monkeypatc
     monkeypatch.setattr("utils.sample.write_labels", stop)
     with pytest.raises(KeyboardInterrupt):
         make_sample(tmp_path, size=(128, 128))
-    assert not (tmp_path / "sample.json").exists()
+    assert json.loads((tmp_path / "sample.json").read_text())["files"] == {}
     monkeypatch.undo()
     assert make_sample(tmp_path, size=(128, 128)).labels.exists()
 
