@@ -527,6 +527,26 @@ class _PolygonSink:
         return _to_map(geometries, self.transform)
 
 
+def is_polygons(path: str | Path, layer: str = "classes") -> bool:
+    """Whether a file is a GeoPackage that `write_polygons` has written: its layer has the fields of no other.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.gpkg"
+    >>> with closing(sqlite3.connect(path)) as base:
+    ...     _ = base.execute("create table classes (fid, class_index, class_name, area_px)")
+    >>> is_polygons(path), is_polygons(path, "mine"), is_polygons("/no/such.gpkg")
+    (True, False, False)
+    """
+    try:
+        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as base:
+            fields = {row[0] for row in base.execute("select name from pragma_table_info(?)", [layer])}
+    except sqlite3.Error:  # not there, or no database
+        return False
+    return {"class_index", "class_name", "area_px"} <= fields
+
+
 def _count_indexed(path: Path, layer: str) -> int:
     """Count the entries of a layer's spatial index; 0 when it cannot be read.
 

@@ -32,6 +32,14 @@ OUTPUT_TAG = "DINOLITH_OUTPUT"  # marks a file as a prediction and says what it 
 COMPRESSIONS = ("deflate", "zstd", "lzw", "none")
 CONFIDENCE_STEPS = 254  # confidence 1.0 is stored as 254; 255 stays free for nodata
 
+STYLE_HEAD = (  # the first lines of a style, by which a later run knows it for its own
+    "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>",
+    '<qgis version="3.22" styleCategories="Symbology">',
+    " <pipe>",
+    '  <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">',
+    "   <colorPalette>",
+)
+
 BLOCK = 512  # side of a tile in the files, in pixels
 _STRIP_VERSION = 1
 
@@ -129,6 +137,25 @@ def is_prediction(path: str | Path) -> bool:
             return OUTPUT_TAG in raster.tags()
     except RasterioError:
         return False
+
+
+def is_style(path: str | Path) -> bool:
+    """Whether a file is a layer style as `qgis_style` writes it, not one that somebody saved in QGIS.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.qml"
+    >>> _ = path.write_text(qgis_style(["a"], np.zeros((1, 3), np.uint8)))
+    >>> is_style(path)
+    True
+    >>> _ = path.write_text(path.read_text().replace("Symbology", "AllStyleCategories"))
+    >>> is_style(path)
+    False
+    """
+    head = "\n".join(STYLE_HEAD).encode()
+    with open(path, "rb") as stream:
+        return stream.read(len(head)) == head
 
 
 class ClassRasterWriter:
@@ -733,11 +760,4 @@ def qgis_style(class_names: Sequence[str], palette: np.ndarray) -> str:
         f'    <paletteEntry value="{index}" color="#{bytes(color).hex()}" label={quoteattr(name)} alpha="255"/>'
         for index, (name, color) in enumerate(zip(class_names, palette.tolist(), strict=True))
     ]
-    head = [
-        "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>",
-        '<qgis version="3.22" styleCategories="Symbology">',
-        " <pipe>",
-        '  <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">',
-        "   <colorPalette>",
-    ]
-    return "\n".join([*head, *entries, "   </colorPalette>", "  </rasterrenderer>", " </pipe>", "</qgis>", ""])
+    return "\n".join([*STYLE_HEAD, *entries, "   </colorPalette>", "  </rasterrenderer>", " </pipe>", "</qgis>", ""])

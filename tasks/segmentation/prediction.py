@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from models.base import fit_to_image
 from tasks.base import Item, Piece, Predictor, Sample, Sink
 from tasks.segmentation.scenes import SceneItem
 from utils.errors import SettingsError
-from utils.polygons import write_polygons
-from utils.raster_output import ClassRasterWriter, is_prediction
+from utils.polygons import is_polygons, write_polygons
+from utils.raster_output import ClassRasterWriter, is_prediction, is_style
 from utils.tiling import StripBlender, Window, decode_classes
 
 
@@ -173,8 +173,15 @@ class DensePredictor(Predictor):
             yield Piece(self.item, arrays, place)
 
 
-def refuse_foreign(path: Path) -> None:
-    """Refuse to write a prediction over a file that no inference has written, such as the picture itself.
+def refuse_foreign(path: Path, confidence: bool = False, polygons: bool = False) -> None:
+    """Refuse to write a prediction over files that no inference has written, such as the picture itself.
+
+    Parameters
+    ----------
+    path : Path
+        The class raster.
+    confidence, polygons : bool
+        Whether these files are written beside it.
 
     Raises
     ------
@@ -193,11 +200,32 @@ def refuse_foreign(path: Path) -> None:
         ...
     utils.errors.SettingsError: .../scene_0.tif: stands there already and is no result of inference; ...
     """
-    if path.exists() and not is_prediction(path):
-        raise SettingsError(
-            f"{path}: stands there already and is no result of inference; choose another inference.output_tif or "
-            "inference.output_dir, or move the file away"
-        )
+    for file, is_own in _written_beside(path, confidence, polygons).items():
+        if file.exists() and not is_own(file):
+            raise SettingsError(
+                f"{file}: stands there already and is no result of inference; choose another inference.output_tif or "
+                "inference.output_dir, or move the file away"
+            )
+
+
+def _written_beside(path: Path, confidence: bool, polygons: bool) -> dict[Path, Callable[[Path], bool]]:
+    """The files that a prediction becomes, with what knows each for a result of inference.
+
+    Examples
+    --------
+    >>> [file.name for file in _written_beside(Path("a.tif"), True, True)]
+    ['a.tif', 'a.qml', 'a_confidence.tif', 'a.gpkg']
+    >>> [file.name for file in _written_beside(Path("a.png"), False, False)]
+    ['a.png']
+    """
+    files: dict[Path, Callable[[Path], bool]] = {path: is_prediction}
+    if path.suffix.lower() != ".png":  # a style beside a map of ours is ours, also when QGIS has saved it since
+        files[path.with_suffix(".qml")] = lambda style: is_style(style) or is_prediction(path)
+    if confidence:
+        files[path.with_stem(f"{path.stem}_confidence")] = is_prediction
+    if polygons:
+        files[path.with_suffix(".gpkg")] = is_polygons
+    return files
 
 
 class RasterSink(Sink):

@@ -199,7 +199,7 @@ class SegmentationTask(FeatureTask):
         settings = self.settings.inference
         if settings.output_tif or settings.output_dir:
             for item in items:
-                refuse_foreign(self._destination(item, Path(expand_path(settings.output_dir or ""))))
+                self._destination(item, Path(expand_path(settings.output_dir or "")))
         return items
 
     def settle(self) -> None:
@@ -961,10 +961,8 @@ class SegmentationTask(FeatureTask):
         assert isinstance(item, SceneItem)
         settings = self.settings.inference
         scene = self.data.scene(item.sources)
-        destination = self._destination(item, folder)
-        refuse_foreign(destination)
         writer = ClassRasterWriter(
-            destination,
+            self._destination(item, folder),
             height=item.area.height,
             width=item.area.width,
             crs=scene.crs,
@@ -1004,7 +1002,7 @@ class SegmentationTask(FeatureTask):
         }
 
     def _destination(self, item: SceneItem, folder: Path) -> Path:
-        """Name of the class raster of an item.
+        """Name of the class raster of an item, where nothing stands but an earlier result.
 
         Examples
         --------
@@ -1014,10 +1012,11 @@ class SegmentationTask(FeatureTask):
         >>> task._destination(task.items("inference")[0], Path("out")).as_posix()
         'out/scene_0_classes.tif'
         """
-        named = self.settings.inference.output_tif
-        if named:
-            return Path(expand_path(named))
-        return folder / f"{item.id.replace('/', '_')}_classes.tif"
+        settings = self.settings.inference
+        named = settings.output_tif
+        path = Path(expand_path(named)) if named else folder / f"{item.id.replace('/', '_')}_classes.tif"
+        refuse_foreign(path, settings.confidence, settings.polygons.enable)
+        return path
 
 
 def class_names(settings: TaskConfig) -> list[str]:

@@ -267,6 +267,23 @@ def label_as_output(folder: Path, tree: Tree, trained: Path) -> None:
     tree["inference"]["output_tif"] = str(folder / "labels" / "scene_0.tif")
 
 
+def own_file_beside_the_map(folder: Path, tree: Tree, name: str) -> None:
+    (folder / name).write_bytes(b"mine")
+    tree["inference"] |= {"output_tif": str(folder / "area.tif"), "confidence": True, "polygons": {"enable": True}}
+
+
+def polygons_of_somebody(folder: Path, tree: Tree, trained: Path) -> None:
+    own_file_beside_the_map(folder, tree, "area.gpkg")
+
+
+def style_of_somebody(folder: Path, tree: Tree, trained: Path) -> None:
+    own_file_beside_the_map(folder, tree, "area.qml")
+
+
+def confidence_of_somebody(folder: Path, tree: Tree, trained: Path) -> None:
+    own_file_beside_the_map(folder, tree, "area_confidence.tif")
+
+
 MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     # settings: found before anything is written
     (unknown_key, 2, "train.epochz: unknown key, did you mean 'epochs'?"),
@@ -278,6 +295,9 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     (many_pictures_one_name, 2, "inference.output_tif: one name for 2 pictures"),
     (picture_as_output, 2, "new/scene.tif: stands there already and is no result of inference"),
     (label_as_output, 2, "labels/scene_0.tif: stands there already and is no result of inference"),
+    (polygons_of_somebody, 2, "area.gpkg: stands there already and is no result of inference"),
+    (style_of_somebody, 2, "area.qml: stands there already and is no result of inference"),
+    (confidence_of_somebody, 2, "area_confidence.tif: stands there already and is no result of inference"),
     # pictures
     (missing_file, 3, "gone.tif: no such file"),
     (empty_folder, 3, "no scene in"),
@@ -380,12 +400,14 @@ def test_a_store_on_a_full_disk_says_so_and_the_next_run_goes_on(tmp_path, capsy
 def test_a_result_of_inference_may_be_written_again(tmp_path, trained, capsys):
     tree = make_settings(tmp_path)
     only_inference(tree, checkpoint_of(trained), trained)
-    tree["inference"]["output_tif"] = str(tmp_path / "map.tif")
+    tree["inference"] |= {"output_tif": str(tmp_path / "map.tif"), "confidence": True, "polygons": {"enable": True}}
     assert call(tmp_path, tree, capsys)[0] == 0
     before = (tmp_path / "map.tif").stat().st_mtime_ns
     tree["inference"]["overlap"] = 0.5
     assert call(tmp_path, tree, capsys)[0] == 0
     assert (tmp_path / "map.tif").stat().st_mtime_ns > before
+    (tmp_path / "map.tif").unlink()  # what is left beside it is known by itself
+    assert call(tmp_path, tree, capsys)[0] == 0
 
 
 @pytest.mark.parametrize(
