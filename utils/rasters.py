@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -31,6 +32,19 @@ _CHUNK_PIXELS = 2**22  # source pixels that are resampled at a time
 _PALETTE_COLOURS = 3
 
 
+def value_kind(dtype: np.dtype) -> str:
+    """Name the kinds of values that do not share a scaling: 8-bit colours, counts of a sensor, and real numbers.
+
+    Examples
+    --------
+    >>> [value_kind(np.dtype(name)) for name in ("uint8", "uint16", "int16", "float32")]
+    ['8-bit', 'integer', 'integer', 'float']
+    """
+    if dtype.itemsize == 1:
+        return "8-bit"
+    return "float" if dtype.kind == "f" else "integer"
+
+
 @dataclass(frozen=True)
 class ValueScaling:
     """One linear map of values to 0..255 for a whole data set, band by band.
@@ -39,6 +53,8 @@ class ValueScaling:
     ----------
     low, high : tuple of float
         Values of each band that become 0 and 255; what lies beyond is clipped.
+    kind : str, optional
+        What the values were found in (see `value_kind`); None where the range was given, or in old checkpoints.
 
     Examples
     --------
@@ -48,6 +64,7 @@ class ValueScaling:
 
     low: tuple[float, ...]
     high: tuple[float, ...]
+    kind: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "low", tuple(float(value) for value in self.low))
@@ -69,9 +86,9 @@ class ValueScaling:
         Examples
         --------
         >>> ValueScaling.identity(2)
-        ValueScaling(low=(0.0, 0.0), high=(255.0, 255.0))
+        ValueScaling(low=(0.0, 0.0), high=(255.0, 255.0), kind='8-bit')
         """
-        return cls((0.0,) * num_bands, (255.0,) * num_bands)
+        return cls((0.0,) * num_bands, (255.0,) * num_bands, value_kind(np.dtype(np.uint8)))
 
     @property
     def is_identity(self) -> bool:
@@ -84,18 +101,18 @@ class ValueScaling:
         """
         return set(self.low) == {0.0} and set(self.high) == {255.0}
 
-    def to_json(self) -> dict[str, list[float]]:
+    def to_json(self) -> dict[str, Any]:
         """The scaling as plain lists, for a checkpoint or a store.
 
         Examples
         --------
         >>> ValueScaling((0,), (9,)).to_json()
-        {'low': [0.0], 'high': [9.0]}
+        {'low': [0.0], 'high': [9.0], 'kind': None}
         """
-        return {"low": list(self.low), "high": list(self.high)}
+        return {"low": list(self.low), "high": list(self.high), "kind": self.kind}
 
     @classmethod
-    def from_json(cls, value: dict[str, list[float]]) -> ValueScaling:
+    def from_json(cls, value: dict[str, Any]) -> ValueScaling:
         """The scaling that `to_json` gave.
 
         Examples
@@ -104,7 +121,7 @@ class ValueScaling:
         >>> ValueScaling.from_json(scaling.to_json()) == scaling
         True
         """
-        return cls(tuple(value["low"]), tuple(value["high"]))
+        return cls(tuple(value["low"]), tuple(value["high"]), value.get("kind"))
 
     def apply(self, values: np.ndarray, axis: int = -1) -> np.ndarray:
         """Scale values to 8 bits, rounded and clipped; what is no number becomes 0.
@@ -789,7 +806,7 @@ def estimate_scaling(
     >>> path = tempfile.mkdtemp() + "/a.tif"
     >>> write_raster(path, np.arange(-1, 101, dtype=np.int16).reshape(6, 17), nodata=-1)
     >>> estimate_scaling([RasterScene(path)], (10, 90)).to_json()
-    {'low': [10.0, 10.0, 10.0], 'high': [90.0, 90.0, 90.0]}
+    {'low': [10.0, 10.0, 10.0], 'high': [90.0, 90.0, 90.0], 'kind': 'integer'}
     """
     counts = {scene.num_bands for scene in scenes}
     if len(counts) != 1:
@@ -807,7 +824,28 @@ def estimate_scaling(
         raise SettingsError(f"percentiles: expected two shares with 0 <= low < high <= 100, got {tuple(percentiles)}")
     sample = _sample_values(scenes, np.random.default_rng(seed), max_windows, window_size)
     low, high = np.percentile(sample.astype(np.float64), percentiles, axis=0)
-    return ValueScaling(tuple(low), tuple(_above(a, b) for a, b in zip(low, high, strict=True)))
+    kinds = {value_kind(scene.dtype) for scene in scenes}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    return ValueScaling(tuple(low), tuple(_above(a, b) for a, b in zip(low, high, strict=True)), kind)
+
+
+def share_outside(scene: RasterScene, scaling: ValueScaling, *, windows: int = 8, size: int = 256) -> float:
+    """Share of a scene's values, in a few windows spread over it, that a scaling would clip to black or white.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.raster_files import write_raster
+    >>> path = tempfile.mkdtemp() + "/a.tif"
+    >>> write_raster(path, np.int16([[1, 2, 300, 400]]))
+    >>> share_outside(RasterScene(path), ValueScaling((0,) * 3, (350,) * 3))
+    0.25
+    """
+    samples = _sample_scene(scene, np.random.default_rng(0), windows, size)
+    if not samples:
+        return 0.0
+    values = np.concatenate(samples).astype(np.float64)
+    return float(np.mean((values < np.array(scaling.low)) | (values > np.array(scaling.high))))
 
 
 def _above(low: float, high: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,15 +17,18 @@ from tasks.splits import OTHER_PICTURES, check_fraction, lists_stay, settle_list
 from utils.errors import DataError, SettingsError
 from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, label_counts, pair_labels
 from utils.raster_files import find_scenes, scene_ids
-from utils.rasters import RasterScene, ValueScaling
+from utils.rasters import RasterScene, ValueScaling, share_outside, value_kind
 from utils.splits import nearest, read_list, stratified_choice
 from utils.tiling import Window, windows_for_rows
 from utils.vector_labels import VectorLabels
+
+logger = logging.getLogger(__name__)
 
 BLOCK = re.compile(r"^(?P<scene>.+)@y(?P<y0>\d+):(?P<y1>\d+),x(?P<x0>\d+):(?P<x1>\d+)$")
 TILE = re.compile(r"^(?P<scene>.+)_y(?P<y>\d+)_x(?P<x>\d+)$")
 MANY_PICTURES = 5  # from here on small pictures are not cut by the default split
 MOST_UNITS = 200_000  # more blocks of one scene are a mistake, and take hours to count
+MOST_OUTSIDE = 0.5  # share of values beyond all that training saw from which a picture is of another kind
 ENOUGH_UNITS = 20  # units that the default split would like to draw from
 
 
@@ -165,6 +169,7 @@ class SceneData:
         self.settings = settings
         self.classes = classes
         self.scaling: ValueScaling | None = None
+        self.trained_by: Path | None = None  # the checkpoint that the scaling comes from
         self._scenes: dict[tuple[Path, ...], RasterScene] = {}
         self._labels: dict[Path, LabelSource] = {}
         self._files: dict[str, SceneFiles] | None = None
@@ -282,6 +287,7 @@ class SceneData:
                 paths, bands=dataset.bands, scale=dataset.scale, max_pixels=dataset.max_pixels, scaling=self.scaling
             )
             self._refuse_other_bands(self._scenes[paths])
+            self._refuse_other_values(self._scenes[paths])
         return self._scenes[paths]
 
     def _refuse_other_bands(self, scene: RasterScene) -> None:
@@ -304,8 +310,50 @@ class SceneData:
                 f"{len(self.scaling.low)}; choose bands that all of them have in dataset.bands, or name another picture"
             )
 
-    def use_scaling(self, scaling: ValueScaling | None) -> None:
+    def _refuse_other_values(self, scene: RasterScene) -> None:
+        """Refuse a scene whose values the model cannot know, which would give a map of nothing.
+
+        Where 8-bit values were kept, every other type is refused. In other cases, a scene of which most values lie
+        beyond all that was seen in training is refused when its values are known to be of another kind, else told of.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> data = example_task(tempfile.mkdtemp())[0].data
+        >>> data.use_scaling(ValueScaling((0,) * 3, (1,) * 3, "float"), Path("best.safetensors"))
+        >>> data.scene(data.labelled_scenes()["scene_0"].paths)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: ...scene_0.tif: holds uint8, and ... lie outside 0 to 1, but the model was ...
+        """
+        scaling, kind = self.scaling, value_kind(scene.dtype)
+        if scaling is None or self.trained_by is None:
+            return
+        known = "8-bit values as they are" if scaling.kind == "8-bit" else f"{scaling.kind or 'other'} values"
+        trained = f"but the model was trained on {known} ({self.trained_by})"
+        cure = "convert it as the training pictures were, or train on pictures of its kind"
+        if scaling.kind == "8-bit" and kind != "8-bit":
+            raise DataError(f"{scene.paths[0]}: holds {scene.dtype}, {trained}; {cure}")
+        share = 0.0 if scaling.is_identity and kind == "8-bit" else share_outside(scene, scaling)
+        if share <= MOST_OUTSIDE:
+            return
+        span = f"{min(scaling.low):g} to {max(scaling.high):g}"
+        far = f"{share:.0%} of its values lie outside {span}"
+        said = f"{scene.paths[0]}: holds {scene.dtype}, and {far}, {trained}; {cure}"
+        if scaling.kind is not None and kind != scaling.kind:
+            raise DataError(said)
+        logger.warning(said)
+
+    def use_scaling(self, scaling: ValueScaling | None, trained_by: Path | None = None) -> None:
         """Read all scenes with this scaling of values from now on.
+
+        Parameters
+        ----------
+        scaling : ValueScaling, optional
+            What becomes 0 and 255.
+        trained_by : Path, optional
+            The checkpoint that it comes from: then scenes are checked for other values than the model knows.
 
         Examples
         --------
@@ -316,7 +364,7 @@ class SceneData:
         >>> data._scenes
         {}
         """
-        self.scaling = scaling
+        self.scaling, self.trained_by = scaling, trained_by
         self._scenes.clear()
 
     def labels(self, path: Path) -> LabelSource:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -45,7 +45,7 @@ from utils.mask_losses import mask_classification_counts, mask_classification_su
 from utils.plots import class_palette, draw_comparison
 from utils.raster_files import check_scene
 from utils.raster_output import ClassRasterWriter
-from utils.rasters import ValueScaling, estimate_scaling
+from utils.rasters import ValueScaling, estimate_scaling, value_kind
 from utils.sample import make_sample
 from utils.tiling import Window, split_rows
 
@@ -171,12 +171,16 @@ class SegmentationTask(FeatureTask):
         """
         scenes = self.data.labelled_scenes()
         numbers: dict[int, Path] = {}
+        kinds: dict[str, Path] = {}
         for files in scenes.values():
             raise_first(check_scene(path) for path in files.paths)
             scene = self.data.scene(files.paths)
             assert files.label is not None
             self.data.labels(files.label).check(scene)
             numbers.setdefault(scene.num_bands, files.paths[0])
+            kinds.setdefault(value_kind(scene.dtype), files.paths[0])
+        if self.settings.dataset.value_range is None:
+            refuse_mixed_values(kinds)
         if len(numbers) > 1:
             said = ", ".join(f"{path} has {number}" for number, path in sorted(numbers.items()))
             raise DataError(f"pictures differ in their bands: {said}; choose bands that all have in dataset.bands")
@@ -254,8 +258,8 @@ class SegmentationTask(FeatureTask):
             store.write_manifest(digest_json(what), known)
         self.use_scaling(ValueScaling.from_json(known))
 
-    def use_scaling(self, scaling: ValueScaling) -> None:
-        """Read all pictures with this scaling of values.
+    def use_scaling(self, scaling: ValueScaling, trained_by: Path | None = None) -> None:
+        """Read all pictures with this scaling of values, which may be that of a checkpoint.
 
         Examples
         --------
@@ -266,7 +270,7 @@ class SegmentationTask(FeatureTask):
         >>> task.data.scaling.high
         (255.0, 255.0, 255.0)
         """
-        self.data.use_scaling(scaling)
+        self.data.use_scaling(scaling, trained_by)
         self._scaling_known = True
 
     # -- data
@@ -425,7 +429,7 @@ class SegmentationTask(FeatureTask):
         return {
             "dataset": dataset,
             "classes": self.classes,
-            "scaling": self.data.scaling.to_json(),
+            "scaling": {"low": list(self.data.scaling.low), "high": list(self.data.scaling.high)},
             "features": self.features.recipe() if cached else None,
         }
 
@@ -541,7 +545,7 @@ class SegmentationTask(FeatureTask):
         prepare = settings.prepare.model_copy(update={"tile_size": said["tile_size"]})
         task = cls(name, settings.model_copy(update={"dataset": dataset, "prepare": prepare}))
         task.refuse_other_backbone(said, checkpoint.path)
-        task.use_scaling(read_scaling(said["scaling"], checkpoint.path))
+        task.use_scaling(read_scaling(said["scaling"], checkpoint.path), checkpoint.path)
         return task
 
     def sampling_weights(self, entries: Sequence[Entry]) -> np.ndarray | None:
@@ -1064,6 +1068,25 @@ def _classes_of_checkpoint(settings: TaskConfig) -> list[str] | None:
         return None
     named = [getattr(settings, phase).checkpoint for phase in settings.enabled_phases]
     return load_checkpoint(expand_path(named[0])).description.get("classes") if named and named[0] else None
+
+
+def refuse_mixed_values(kinds: Mapping[str, Path]) -> None:
+    """Refuse pictures of several kinds of values: one scaling of all makes those with the smaller values black.
+
+    Examples
+    --------
+    >>> refuse_mixed_values({"8-bit": Path("a.tif")})
+    >>> refuse_mixed_values({"8-bit": Path("a.tif"), "integer": Path("b.tif")})
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: pictures differ in their values: a.tif has 8-bit, b.tif has integer; one scaling ...
+    """
+    if len(kinds) > 1:
+        said = ", ".join(f"{path} has {kind}" for kind, path in sorted(kinds.items()))
+        raise DataError(
+            f"pictures differ in their values: {said}; one scaling for all would make the smaller ones black: convert "
+            "them to one type, or set dataset.value_range if their values mean the same"
+        )
 
 
 def read_scaling(value: Any, path: Path) -> ValueScaling:

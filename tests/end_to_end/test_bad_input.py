@@ -231,6 +231,17 @@ def other_bands(folder: Path, tree: Tree, trained: Path) -> None:
     tree["inference"]["input_tif"] = str(folder / "five.tif")
 
 
+def sixteen_bits_for_a_model_of_eight(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, checkpoint_of(trained), trained)
+    write_raster(folder / "deep.tif", np.full((64, 64, 3), 9000, np.uint16), **GROUND)
+    tree["inference"]["input_tif"] = str(folder / "deep.tif")
+
+
+def eight_and_sixteen_bits(folder: Path, tree: Tree, trained: Path) -> None:
+    (folder / "pictures" / "scene_0.tif").unlink()
+    write_raster(folder / "pictures" / "scene_0.tif", np.full((64, 64, 3), 9000, np.uint16), **GROUND)
+
+
 def list_without_validation(folder: Path, tree: Tree, trained: Path) -> None:
     del tree["train"]["val_fraction"]
     for name, ids in (("train", "scene_0\n"), ("val", "# nothing yet\n")):
@@ -304,6 +315,8 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     (truncated_tiff, 3, "scene_0.tif: truncated"),
     (huge_header, 3, "scene_0.png: 200000 x 200000 pixels"),
     (raster_without_crs, 3, "has no CRS; give the picture its CRS"),
+    (sixteen_bits_for_a_model_of_eight, 3, "deep.tif: holds uint16, but the model was trained on 8-bit values as they"),
+    (eight_and_sixteen_bits, 3, "scene_1.tif has 8-bit, "),
     (other_bands, 3, "five.tif: 5 bands to read, but the other pictures have 3"),
     # labels
     (labels_far_away, 3, "labels.geojson: no common ground"),

@@ -19,7 +19,7 @@ from utils.errors import DataError, SettingsError
 from utils.gdal import OPEN_FILES, close_files
 from utils.grids import apply_transform
 from utils.raster_files import check_scene, find_scenes, read_header, turn_upright, write_raster
-from utils.rasters import NEUTRAL_COLOUR, RasterScene, ValueScaling, estimate_scaling, reflect_index
+from utils.rasters import NEUTRAL_COLOUR, RasterScene, ValueScaling, estimate_scaling, reflect_index, share_outside
 from utils.tiling import Window
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -436,3 +436,22 @@ def test_half_scale_of_a_real_scene_is_gdals_average():
     means = full.reshape(3, 64, 2, 64, 2).mean(axis=(2, 4)).transpose(1, 2, 0)
     assert np.abs(image - means).max() <= 0.5
     assert read_header(path).tiled
+
+
+def test_a_scaling_keeps_what_kind_of_values_it_was_found_in(tmp_path):
+    for name, dtype in (("a", np.uint8), ("b", np.uint16), ("c", np.float32)):
+        write_raster(tmp_path / f"{name}.tif", np.arange(64, dtype=dtype).reshape(8, 8))
+    found = {name: estimate_scaling([RasterScene(tmp_path / f"{name}.tif")]) for name in "abc"}
+    assert [found[name].kind for name in "abc"] == ["8-bit", "integer", "float"]
+    assert ValueScaling.from_json(found["b"].to_json()).kind == "integer"
+    assert ValueScaling.from_json({"low": [0], "high": [9]}).kind is None  # a checkpoint from before
+    given = estimate_scaling([RasterScene(tmp_path / "a.tif")], value_range=(0, 255))
+    assert given.kind is None  # whoever gives the range answers for the values
+
+
+def test_the_share_outside_a_scaling_is_that_of_valid_values(tmp_path):
+    values = np.full((4, 4), 5, np.int16)
+    values[0] = -1
+    values[1] = 900
+    write_raster(tmp_path / "a.tif", values, nodata=-1)
+    assert share_outside(RasterScene(tmp_path / "a.tif"), ValueScaling((0,) * 3, (9,) * 3)) == pytest.approx(1 / 3)
