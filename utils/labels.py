@@ -23,7 +23,7 @@ from rasterio.crs import CRS
 
 from utils.errors import DataError, SettingsError
 from utils.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees, locate_affine, locate_pixels, overlap
-from utils.raster_files import DEFAULT_MAX_PIXELS, RASTER_SUFFIXES, RasterFile
+from utils.raster_files import DEFAULT_MAX_PIXELS, RASTER_SUFFIXES, RasterFile, walk_files
 from utils.rasters import RasterScene
 from utils.tiling import Window
 
@@ -785,7 +785,7 @@ def pair_labels(
     if not source.is_dir():
         raise DataError(f"{source}: no such file or folder for labels")
     own = {path.resolve() for path in scenes}
-    files = [path for path in sorted(source.rglob("*")) if path.is_file() and path.resolve() not in own]
+    files = [path for path in walk_files(source) if path.is_file() and path.resolve() not in own]
     find = _finder(files, pattern)
     found = {scene: _choose_label(scene, find(scene)) for scene in scenes}
     pairs = {scene: label for scene, label in found.items() if label is not None}

@@ -129,8 +129,51 @@ def _files_of_folder(folder: Path) -> list[Path]:
     >>> [str(path.relative_to(folder)) for path in _files_of_folder(folder)]
     ['deep/a.jp2']
     """
-    visible = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return sorted(path for path in visible if _has_raster_suffix(path) and path.is_file())
+    return [path for path in walk_files(folder) if _has_raster_suffix(path) and path.is_file()]
+
+
+def walk_files(folder: Path) -> list[Path]:
+    """Files in a folder and the folders inside, also linked ones, sorted; hidden ones left out, broken links not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "deep").mkdir()
+    >>> for name in ("deep/a.jp2", ".b.tif", "c.txt"):
+    ...     (folder / name).touch()
+    >>> (folder / "deep" / "up").symlink_to(folder)
+    >>> [str(path.relative_to(folder)) for path in walk_files(folder)]
+    ['c.txt', 'deep/a.jp2']
+    """
+    found: list[Path] = []
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:  # a link leads back up
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def broken_links(sources: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Links to rasters and pictures in folders that lead nowhere, so that `find_scenes` leaves them out.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "a.tif").symlink_to("gone.tif")
+    >>> [path.name for path in broken_links([folder])]
+    ['a.tif']
+    """
+    listed = [sources] if isinstance(sources, str | Path) else list(sources)
+    folders = [folder for folder in (Path(source).expanduser() for source in listed) if folder.is_dir()]
+    inside = (path for folder in folders for path in walk_files(folder))
+    return [path for path in inside if _has_raster_suffix(path) and not path.exists()]
 
 
 def _is_excluded(path: Path, exclude: Sequence[str | Path]) -> bool:

@@ -16,7 +16,7 @@ from tasks.base import Item, Sample
 from tasks.splits import OTHER_PICTURES, check_fraction, lists_stay, settle_lists, split_list
 from utils.errors import DataError, SettingsError
 from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, label_counts, pair_labels
-from utils.raster_files import find_scenes, scene_ids
+from utils.raster_files import broken_links, find_scenes, scene_ids
 from utils.rasters import RasterScene, ValueScaling, share_outside, value_kind
 from utils.splits import nearest, read_list, stratified_choice
 from utils.tiling import Window, windows_for_rows
@@ -173,6 +173,8 @@ class SceneData:
         self._scenes: dict[tuple[Path, ...], RasterScene] = {}
         self._labels: dict[Path, LabelSource] = {}
         self._files: dict[str, SceneFiles] | None = None
+        self.unlabelled: list[str] = []
+        self._groundless: list[str] = []
 
     # -- files
 
@@ -204,6 +206,28 @@ class SceneData:
                     f"paths.label_path: no label in {where} for any of {len(files)} pictures; {self._hint()}"
                 )
         return self._files
+
+    def left_out(self) -> str:
+        """Say which pictures no list can hold, and why; empty when there are none.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> Path(task.settings.paths.raw_images_dir, "scene_2.tif").symlink_to("gone.tif")
+        >>> task.data.left_out()
+        '1 pictures are left out: 1 links that lead nowhere, such as scene_2.tif'
+        """
+        source = self.settings.paths.resolve("raw_images_dir")
+        reasons = {
+            "without a label": self.unlabelled,
+            "without a pixel that is both valid and labelled": self._groundless,
+            "links that lead nowhere": [path.name for path in broken_links(source or [])],
+        }
+        said = [f"{len(names)} {why}, such as {names[0]}" for why, names in reasons.items() if names]
+        total = sum(map(len, reasons.values()))
+        return f"{total} pictures are left out: {'; '.join(said)}" if said else ""
 
     def _hint(self) -> str:
         """Say how labels are found.
@@ -645,6 +669,7 @@ class SceneData:
                 "no labelled pixel with valid ground in any picture; see paths.label_path, dataset.label_mapping and "
                 "the nodata of pictures and labels"
             )
+        self._groundless = sorted(set(self.labelled_scenes()) - {key for key, _ in units})
         generator = np.random.default_rng(self.settings.resources.seed)
         chosen = stratified_choice(counts, self.settings.train.val_fraction, generator)
         if not chosen.any():

@@ -224,6 +224,9 @@ class SegmentationTask(FeatureTask):
         self._check_scenes()
         self._use_scaling(make=True)
         self.data.settle_split()
+        left_out = self.data.left_out()
+        if left_out:
+            logger.warning(left_out)
 
     def _use_scaling(self, make: bool = False) -> None:
         """Take the global scaling of values from the store; estimate it first when it is not there.

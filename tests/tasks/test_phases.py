@@ -704,6 +704,23 @@ def lists_of(folder: Path) -> str:
     return "".join((folder / "splits" / f"segmentation_{split}.txt").read_text() for split in ("train", "val"))
 
 
+def test_pictures_that_are_left_out_are_told_in_one_line(tmp_path, caplog):
+    task, _ = example_task(tmp_path)
+    task.settle()
+    assert "left out" not in caplog.text
+    pictures, labels = tmp_path / "pictures", tmp_path / "labels"
+    shutil.copy(pictures / "scene_0.tif", pictures / "lonely.tif")
+    shutil.copy(pictures / "scene_0.tif", pictures / "unknown.tif")
+    with rasterio.open(labels / "scene_0.tif") as known:
+        profile = known.profile
+    with rasterio.open(labels / "unknown.tif", "w", **profile) as label:
+        label.write(np.full((1, 64, 64), 255, np.uint8))
+    task, _ = example_task(tmp_path)
+    task.settle()
+    (line,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert line.startswith("2 pictures are left out: 1 without a label, such as lonely; 1 without a pixel that is both")
+
+
 def test_lists_of_other_pictures_are_drawn_anew_and_those_of_a_person_stay(tmp_path, caplog):
     task, context = example_task(tmp_path, *SMALL)
     prepare.run(task, context)

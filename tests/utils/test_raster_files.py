@@ -14,7 +14,7 @@ import rasterio
 
 from utils import raster_files
 from utils.errors import DataError
-from utils.raster_files import check_scene, find_scenes, scene_ids, write_raster
+from utils.raster_files import broken_links, check_scene, find_scenes, scene_ids, write_raster
 from utils.rasters import RasterScene
 from utils.recent import Recent
 from utils.tiling import Window
@@ -44,6 +44,17 @@ def test_scenes_come_from_files_folders_globs_and_lists(tmp_path):
 def test_nothing_found_names_what_was_looked_for(tmp_path, name):
     with pytest.raises(DataError, match=r"none|\*\.tif"):
         find_scenes(tmp_path / name)
+
+
+def test_linked_folders_are_entered_once_and_links_that_lead_nowhere_are_told(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.tif").touch()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "pictures")
+    (tmp_path / "pictures" / "gone.tif").symlink_to(tmp_path / "nothing.tif")
+    assert find_scenes(tmp_path / "pictures") == [tmp_path / "pictures" / "linked" / "a.tif"]
+    assert broken_links(tmp_path / "pictures") == [tmp_path / "pictures" / "gone.tif"]
 
 
 def test_an_empty_folder_says_which_suffixes_count(tmp_path):
