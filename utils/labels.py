@@ -682,15 +682,25 @@ def _read_colours(colours: Mapping[Any, Any], num_classes: int, class_names: Seq
     ClassTable(classes={'0': 0, '255': 1}, other=None)
     >>> _read_colours({(0, 1, 0): "ignore"}, 2, ())
     ClassTable(classes={'256': 255}, other=None)
+    >>> _read_colours({"water": [0, 0, 9], "diver": [0, 0, 9]}, 2, ())
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: dataset.label_colours: diver and water have the same colour [0, 0, 9]; ...
     """
     names = tuple(class_names) or tuple(str(key) for key in colours if isinstance(key, str) and key != "ignore")
-    classes = {}
+    classes: dict[str, int] = {}
+    owners: dict[str, object] = {}
     for key, value in colours.items():
         colour, target = (value, key) if isinstance(key, str) else (key, value)
         if len(colour) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in colour):
             raise SettingsError(f"dataset.label_colours.{target}: expected three numbers 0 to 255, got {list(colour)}")
         code = colour[0] << 16 | colour[1] << 8 | colour[2]
         classes[str(code)] = class_index(target, num_classes, names, "dataset.label_colours")
+        if owners.setdefault(str(code), target) != target:  # the later one would take the pixels of both
+            raise SettingsError(
+                f"dataset.label_colours: {target} and {owners[str(code)]} have the same colour {list(colour)}; "
+                "give each class its own"
+            )
     return ClassTable(classes, None)
 
 

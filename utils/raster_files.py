@@ -25,7 +25,7 @@ from rasterio.crs import CRS
 from utils.errors import DataError
 from utils.files import atomic_path
 from utils.gdal import file_key, gdal_errors, open_raster
-from utils.grids import PixelGrid
+from utils.grids import MOST_DISTANT, PixelGrid
 from utils.recent import Recent
 from utils.tiling import Window
 
@@ -577,6 +577,7 @@ class RasterFile:
         """
         header = read_header(self.path)
         _guard_pixels(header, self.max_pixels)
+        _guard_place(header)
         return header
 
     def read(self, window: Window, bands: Sequence[int]) -> RawBlock:
@@ -639,6 +640,26 @@ def _guard_pixels(header: RasterHeader, max_pixels: int) -> None:
     raise DataError(
         f"{header.path}: {height} x {width} pixels (height x width), more than max_pixels {max_pixels} {why}; "
         "convert it to a tiled GeoTIFF (gdal_translate -of COG) or raise dataset.max_pixels"
+    )
+
+
+def _guard_place(header: RasterHeader) -> None:
+    """Refuse a georeference that is no place, on which every comparison with labels would be meaningless.
+
+    Examples
+    --------
+    >>> grid = PixelGrid(4, 6, None, Affine.scale(math.nan))
+    >>> _guard_place(RasterHeader("a.tif", "GTiff", grid, ("uint8",), (None,), (1, 6), False))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.tif: its geotransform (nan, 0, 0, 0, nan, 0) is no place: expected finite numbers ...
+    """
+    if header.grid.is_place:
+        return
+    numbers = ", ".join(f"{number:g}" for number in header.grid.transform[:6])
+    raise DataError(
+        f"{header.path}: its geotransform ({numbers}) is no place: expected finite numbers below {MOST_DISTANT:g}; "
+        "write it anew (gdal_edit.py -a_ullr) or take it away (gdal_edit.py -unsetgt)"
     )
 
 

@@ -237,6 +237,13 @@ def sixteen_bits_for_a_model_of_eight(folder: Path, tree: Tree, trained: Path) -
     tree["inference"]["input_tif"] = str(folder / "deep.tif")
 
 
+def picture_at_no_place(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, checkpoint_of(trained), trained)
+    nowhere = {"crs": "EPSG:32632", "transform": (float("nan"), 0, 500000, 0, -0.5, 5500000)}
+    write_raster(folder / "lost.tif", np.zeros((64, 64, 3), np.uint8), **nowhere)
+    tree["inference"] |= {"input_tif": str(folder / "lost.tif"), "polygons": {"enable": True}}
+
+
 def eight_and_sixteen_bits(folder: Path, tree: Tree, trained: Path) -> None:
     (folder / "pictures" / "scene_0.tif").unlink()
     write_raster(folder / "pictures" / "scene_0.tif", np.full((64, 64, 3), 9000, np.uint16), **GROUND)
@@ -278,6 +285,10 @@ def label_as_output(folder: Path, tree: Tree, trained: Path) -> None:
     tree["inference"]["output_tif"] = str(folder / "labels" / "scene_0.tif")
 
 
+def one_colour_for_two_classes(folder: Path, tree: Tree, trained: Path) -> None:
+    tree["dataset"]["label_colours"] = {"dark": [0, 0, 9], "light": [0, 0, 9]}
+
+
 def own_file_beside_the_map(folder: Path, tree: Tree, name: str) -> None:
     (folder / name).write_bytes(b"mine")
     tree["inference"] |= {"output_tif": str(folder / "area.tif"), "confidence": True, "polygons": {"enable": True}}
@@ -306,6 +317,7 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     (many_pictures_one_name, 2, "inference.output_tif: one name for 2 pictures"),
     (picture_as_output, 2, "new/scene.tif: stands there already and is no result of inference"),
     (label_as_output, 2, "labels/scene_0.tif: stands there already and is no result of inference"),
+    (one_colour_for_two_classes, 2, "dataset.label_colours: light and dark have the same colour [0, 0, 9]; give each"),
     (polygons_of_somebody, 2, "area.gpkg: stands there already and is no result of inference"),
     (style_of_somebody, 2, "area.qml: stands there already and is no result of inference"),
     (confidence_of_somebody, 2, "area_confidence.tif: stands there already and is no result of inference"),
@@ -316,6 +328,7 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     (huge_header, 3, "scene_0.png: 200000 x 200000 pixels"),
     (raster_without_crs, 3, "has no CRS; give the picture its CRS"),
     (sixteen_bits_for_a_model_of_eight, 3, "deep.tif: holds uint16, but the model was trained on 8-bit values as they"),
+    (picture_at_no_place, 3, "lost.tif: its geotransform (nan, 0, "),
     (eight_and_sixteen_bits, 3, "scene_1.tif has 8-bit, "),
     (other_bands, 3, "five.tif: 5 bands to read, but the other pictures have 3"),
     # labels

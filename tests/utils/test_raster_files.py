@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 
 from utils import raster_files
 from utils.errors import DataError
@@ -55,6 +56,15 @@ def test_linked_folders_are_entered_once_and_links_that_lead_nowhere_are_told(tm
     (tmp_path / "pictures" / "gone.tif").symlink_to(tmp_path / "nothing.tif")
     assert find_scenes(tmp_path / "pictures") == [tmp_path / "pictures" / "linked" / "a.tif"]
     assert broken_links(tmp_path / "pictures") == [tmp_path / "pictures" / "gone.tif"]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e300])
+def test_a_geotransform_that_is_no_place_is_refused(number, tmp_path):
+    write_raster(
+        tmp_path / "a.tif", np.zeros((4, 6), np.uint8), crs="EPSG:32631", transform=Affine(1, 0, number, 0, -1, 9)
+    )
+    (said,) = check_scene(tmp_path / "a.tif")
+    assert "is no place: expected finite numbers below 1e+12" in said
 
 
 def test_an_empty_folder_says_which_suffixes_count(tmp_path):
