@@ -185,6 +185,24 @@ def open_raster(path: str) -> rasterio.DatasetReader:
     return HANDLES.get(file_key(path), lambda: rasterio.open(path))
 
 
+def refuse_other_encoding(path: str) -> None:
+    r"""Refuse a path whose bytes are no UTF-8, which GDAL cannot be given.
+
+    Examples
+    --------
+    >>> refuse_other_encoding("gr\u00fcn.tif")
+    >>> refuse_other_encoding("gr\udcfcn.tif")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: gr\udcfcn.tif: its name is not UTF-8, which is expected; rename the file
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = path.encode(errors="backslashreplace").decode()
+        raise DataError(f"{shown}: its name is not UTF-8, which is expected; rename the file") from None
+
+
 def close_files(paths: Sequence[str] | None = None) -> None:
     """Close the rasters that this thread holds open: some, or all.
 

@@ -11,11 +11,12 @@ import functools
 import glob
 import math
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import rasterio
@@ -24,7 +25,7 @@ from rasterio.crs import CRS
 
 from utils.errors import DataError
 from utils.files import atomic_path
-from utils.gdal import file_key, gdal_errors, open_raster
+from utils.gdal import file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.grids import MOST_DISTANT, PixelGrid
 from utils.recent import Recent
 from utils.tiling import Window
@@ -346,6 +347,7 @@ def _read_header(key: tuple[str, int, int]) -> RasterHeader:
     path = key[0]
     if key[1] < 0 and not path.startswith("/vsi"):
         raise DataError(f"{path}: no such file")
+    refuse_other_encoding(path)  # before tifffile reads what GDAL cannot: the prediction would bear the same name
     try:
         with gdal_errors(path, "opened"):
             header = _header_of_dataset(path, open_raster(path))
@@ -758,22 +760,23 @@ def _decode_whole(header: RasterHeader) -> tuple[np.ndarray, np.ndarray | None]:
     if header.driver == "tifffile":
         return _decode_with_tifffile(header), None
     if header.driver == "PNG":
-        _check_png_end(header.path)
+        _check_png(header.path)
     stored = (header.grid.height, header.grid.width)[:: -1 if header.orientation > 4 else 1]
     values, hidden = _read_with_gdal(header, Window(0, 0, *stored), list(range(1, len(header.dtypes) + 1)))
     return turn_upright(values, header.orientation), hidden
 
 
-def _check_png_end(path: str) -> None:
-    """Refuse a truncated PNG, which GDAL reads without complaint.
+def _check_png(path: str) -> None:
+    """Refuse a truncated or damaged PNG, which GDAL reads without complaint.
 
     Examples
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.png"
     >>> write_raster(path, np.zeros((4, 6), np.uint8))
+    >>> _check_png(str(path))
     >>> _ = path.write_bytes(path.read_bytes()[:-12])
-    >>> _check_png_end(str(path))
+    >>> _check_png(str(path))
     Traceback (most recent call last):
         ...
     utils.errors.DataError: ...a.png: cannot be read (the PNG has no end); the file is truncated: ...
@@ -781,11 +784,41 @@ def _check_png_end(path: str) -> None:
     if not os.path.isfile(path):
         return
     with open(path, "rb") as stream:
-        stream.seek(max(0, os.path.getsize(path) - 4096))  # some programs append notes of their own
-        if b"IEND" not in stream.read():
-            raise DataError(
-                f"{path}: cannot be read (the PNG has no end); the file is truncated: copy or export it again"
-            )
+        stream.seek(8)  # the signature, by which GDAL knew it
+        end = b""
+        while end != b"IEND":  # some programs append notes of their own behind it
+            end = _check_png_chunk(stream, path)
+
+
+def _check_png_chunk(stream: BinaryIO, path: str) -> bytes:
+    r"""Read the next chunk of a PNG and give its type.
+
+    Examples
+    --------
+    >>> import io
+    >>> chunk = b"\0\0\0\1IDATx" + zlib.crc32(b"IDATx").to_bytes(4, "big")
+    >>> _check_png_chunk(io.BytesIO(chunk), "a.png")
+    b'IDAT'
+    >>> _check_png_chunk(io.BytesIO(chunk.replace(b"x", b"y")), "a.png")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.png: cannot be read (the PNG's part IDAT at byte 0 is damaged); copy or export it again
+    """
+    place = stream.tell()
+    head = stream.read(8)
+    length, kind = int.from_bytes(head[:4], "big"), head[4:]
+    if len(head) == 8 and length < 2**31:  # the format's bound; a wild length would ask for memory
+        checksum = zlib.crc32(kind)
+        while length > 0 and (part := stream.read(min(length, 2**20))):
+            checksum, length = zlib.crc32(part, checksum), length - len(part)
+        stored = stream.read(4)
+        if length == 0 and len(stored) == 4:
+            if checksum != int.from_bytes(stored, "big") and not kind[0] & 32:  # notes, in lower case, may be broken
+                name = ascii(kind.decode("latin1"))[1:-1]
+                reason = f"the PNG's part {name} at byte {place} is damaged"
+                raise DataError(f"{path}: cannot be read ({reason}); copy or export it again")
+            return kind
+    raise DataError(f"{path}: cannot be read (the PNG has no end); the file is truncated: copy or export it again")
 
 
 def _decode_with_tifffile(header: RasterHeader) -> np.ndarray:

@@ -15,6 +15,7 @@ from config import TaskConfig, expand_path
 from tasks.base import Item, Sample
 from tasks.splits import OTHER_PICTURES, check_fraction, lists_stay, settle_lists, split_list
 from utils.errors import DataError, SettingsError
+from utils.gdal import refuse_other_encoding
 from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, label_counts, pair_labels
 from utils.raster_files import broken_links, find_scenes, scene_ids
 from utils.rasters import RasterScene, ValueScaling, share_outside, value_kind
@@ -119,6 +120,26 @@ def block_id(scene_id: str, area: Window) -> str:
     'kampala@y0:1024,x512:768'
     """
     return f"{scene_id}@y{area.y}:{area.y + area.height},x{area.x}:{area.x + area.width}"
+
+
+def refuse_unlistable(names: Iterable[str]) -> None:
+    r"""Refuse pictures whose names a split list, which has one a line, would give back as others or not at all.
+
+    Examples
+    --------
+    >>> refuse_unlistable(["a b", "-x"])
+    >>> refuse_unlistable(["a\nb"])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: picture 'a\nb': expected a name in UTF-8 of one line, without blanks around it or # ...
+    """
+    for name in names:
+        refuse_other_encoding(name)
+        if name.strip() != name or name.splitlines() != [name] or name.startswith("#"):
+            raise DataError(
+                f"picture {name!r}: expected a name in UTF-8 of one line, without blanks around it or # before it, "
+                "as split lists have one name a line; rename the file"
+            )
 
 
 def parse_id(text: str, scenes: Sequence[str], tile: int) -> tuple[str, Window | None] | None:
@@ -266,12 +287,15 @@ class SceneData:
             missing = [name for name in names if not (folder / name).is_file()]
             if missing:
                 raise DataError(f"dataset.band_files: no {missing[0]} in {folder} (paths.raw_images_dir)")
+            refuse_unlistable([folder.name])
             return {folder.name: tuple(folder / name for name in names)}
         found = find_scenes(source)
         pattern = self.settings.dataset.label_pattern
         if pattern:  # labels may lie beside the pictures; their names tell them apart
             found = [path for path in found if not fnmatch(path.name, pattern.replace("{stem}", "*"))] or found
-        return {key: (path,) for key, path in scene_ids(found).items()}
+        groups = {key: (path,) for key, path in scene_ids(found).items()}
+        refuse_unlistable(groups)
+        return groups
 
     def _pair(self, pictures: Sequence[Path]) -> dict[Path, Path]:
         """Find the label of each picture.

@@ -289,6 +289,28 @@ def one_colour_for_two_classes(folder: Path, tree: Tree, trained: Path) -> None:
     tree["dataset"]["label_colours"] = {"dark": [0, 0, 9], "light": [0, 0, 9]}
 
 
+def rename_a_picture(folder: Path, name: str) -> None:
+    for place in ("pictures", "labels"):
+        (folder / place / "scene_0.tif").rename(folder / place / name)
+
+
+def name_of_two_lines(folder: Path, tree: Tree, trained: Path) -> None:
+    rename_a_picture(folder, "a\nb.tif")
+
+
+def name_that_begins_with_a_blank(folder: Path, tree: Tree, trained: Path) -> None:
+    rename_a_picture(folder, " a.tif")
+
+
+def name_that_is_no_utf8(folder: Path, tree: Tree, trained: Path) -> None:
+    rename_a_picture(folder, "gr\udcfcn.tif")
+
+
+def name_to_predict_that_is_no_utf8(folder: Path, tree: Tree, trained: Path) -> None:
+    (folder / "new" / "scene.tif").rename(folder / "new" / "gr\udcfcn.tif")
+    tree["inference"]["input_tif"] = str(folder / "new")
+
+
 def own_file_beside_the_map(folder: Path, tree: Tree, name: str) -> None:
     (folder / name).write_bytes(b"mine")
     tree["inference"] |= {"output_tif": str(folder / "area.tif"), "confidence": True, "polygons": {"enable": True}}
@@ -326,6 +348,10 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     (empty_folder, 3, "no scene in"),
     (truncated_tiff, 3, "scene_0.tif: truncated"),
     (huge_header, 3, "scene_0.png: 200000 x 200000 pixels"),
+    (name_of_two_lines, 3, "picture 'a\\nb': expected a name in UTF-8 of one line"),
+    (name_that_begins_with_a_blank, 3, "picture ' a': expected a name in UTF-8 of one line, without blanks around it"),
+    (name_that_is_no_utf8, 3, "gr\\udcfcn: its name is not UTF-8, which is expected; rename the file"),
+    (name_to_predict_that_is_no_utf8, 3, "gr\\udcfcn.tif: its name is not UTF-8, which is expected; rename the file"),
     (raster_without_crs, 3, "has no CRS; give the picture its CRS"),
     (sixteen_bits_for_a_model_of_eight, 3, "deep.tif: holds uint16, but the model was trained on 8-bit values as they"),
     (picture_at_no_place, 3, "lost.tif: its geotransform (nan, 0, "),

@@ -58,6 +58,18 @@ def test_linked_folders_are_entered_once_and_links_that_lead_nowhere_are_told(tm
     assert broken_links(tmp_path / "pictures") == [tmp_path / "pictures" / "gone.tif"]
 
 
+def test_a_png_with_a_hole_is_refused_though_it_has_an_end(tmp_path, generator):
+    write_raster(tmp_path / "a.png", generator.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    assert check_scene(tmp_path / "a.png") == []
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[3000:3400] = bytes(400)
+    (tmp_path / "b.png").write_bytes(content)
+    (said,) = check_scene(tmp_path / "b.png")
+    assert "b.png: cannot be read (the PNG's part IDAT at byte" in said
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes() + b"notes of a program")
+    assert check_scene(tmp_path / "c.png") == []
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e300])
 def test_a_geotransform_that_is_no_place_is_refused(number, tmp_path):
     write_raster(
