@@ -293,7 +293,7 @@ class SceneData:
         pattern = self.settings.dataset.label_pattern
         if pattern:  # labels may lie beside the pictures; their names tell them apart
             found = [path for path in found if not fnmatch(path.name, pattern.replace("{stem}", "*"))] or found
-        groups = {key: (path,) for key, path in scene_ids(found).items()}
+        groups: dict[str, tuple[Path, ...]] = {key: (path,) for key, path in scene_ids(found).items()}
         refuse_unlistable(groups)
         return groups
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from config import TaskConfig, expand_path
+from models.backbone import resolve_layers
 from models.base import SegmentationHead, fit_to_image
 from models.maskformer import MaskFormerHead
 from tasks.base import (
@@ -525,6 +526,8 @@ class SegmentationTask(FeatureTask):
             "scale": self.settings.dataset.scale,
             "bands": self.settings.dataset.bands,
             "scaling": self.data.scaling.to_json(),
+            "value_range": self.settings.dataset.value_range,
+            "percentiles": self.settings.dataset.percentiles,
         }
 
     @classmethod
@@ -542,12 +545,16 @@ class SegmentationTask(FeatureTask):
         'linear'
         """
         said = cls.check_description(checkpoint, DESCRIBED)
-        refuse_other(settings.dataset, "dataset", {"classes": said["classes"], "bands": said["bands"]}, checkpoint.path)
+        refuse_other_data(settings, said, checkpoint.path)
+        asked = settings.model
         settings = cls.restored_settings(settings, said, checkpoint.path)
         dataset = settings.dataset.model_copy(update={key: said[key] for key in ("classes", "scale", "bands")})
         prepare = settings.prepare.model_copy(update={"tile_size": said["tile_size"]})
         task = cls(name, settings.model_copy(update={"dataset": dataset, "prepare": prepare}))
         task.refuse_other_backbone(said, checkpoint.path)
+        known = resolve_layers(asked.layers or said["layers"], task.features.info.num_blocks)  # -1 is the last block
+        if list(known) != list(said["layers"]):
+            refuse_other(asked, "model", {"layers": said["layers"]}, checkpoint.path)
         task.use_scaling(read_scaling(said["scaling"], checkpoint.path), checkpoint.path)
         return task
 
@@ -1071,6 +1078,25 @@ def _classes_of_checkpoint(settings: TaskConfig) -> list[str] | None:
         return None
     named = [getattr(settings, phase).checkpoint for phase in settings.enabled_phases]
     return load_checkpoint(expand_path(named[0])).description.get("classes") if named and named[0] else None
+
+
+def refuse_other_data(settings: TaskConfig, said: dict[str, Any], path: Path) -> None:
+    """Refuse settings of pictures and classes that are given in the file and contradict a checkpoint.
+
+    Examples
+    --------
+    >>> said = {"classes": ["a", "b"], "bands": None, "scale": 1.0, "tile_size": 64}
+    >>> refuse_other_data(TaskConfig(model={"num_classes": 2}, dataset={"percentiles": [2, 98]}), said, Path("a"))
+    >>> refuse_other_data(TaskConfig(dataset={"scale": 0.5}), said, Path("a"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a: holds scale 1.0, but dataset.scale asks for 0.5; name the right checkpoint or drop it
+    """
+    keys = ("classes", "bands", "scale", "value_range", "percentiles")  # the last two are not in old checkpoints
+    refuse_other(settings.dataset, "dataset", {key: said[key] for key in keys if key in said}, path)
+    refuse_other(settings.prepare, "prepare", {"tile_size": said["tile_size"]}, path)
+    if settings.model.num_classes is not None:
+        refuse_other(settings.model, "model", {"num_classes": len(said["classes"])}, path)
 
 
 def refuse_mixed_values(kinds: Mapping[str, Path]) -> None:

@@ -172,6 +172,37 @@ def other_classes(folder: Path, tree: Tree, trained: Path) -> None:
     tree["dataset"]["classes"] = ["light", "dark"]
 
 
+def other_scale(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, checkpoint_of(trained), trained)
+    tree["dataset"]["scale"] = 0.5
+
+
+def other_percentiles(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, checkpoint_of(trained), trained)
+    tree["dataset"]["percentiles"] = [10, 90]
+
+
+def other_range_of_values(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, checkpoint_of(trained), trained)
+    tree["dataset"]["value_range"] = [0, 100]
+
+
+def other_tile_size(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, checkpoint_of(trained), trained)
+    tree["prepare"]["tile_size"] = 32
+
+
+def other_layers(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, checkpoint_of(trained), trained)
+    tree["model"]["layers"] = [0]
+
+
+def other_number_of_classes(folder: Path, tree: Tree, trained: Path) -> None:
+    only_inference(tree, checkpoint_of(trained), trained)
+    del tree["dataset"]["classes"]
+    tree["model"]["num_classes"] = 5
+
+
 def other_head(folder: Path, tree: Tree, trained: Path) -> None:
     only_inference(tree, checkpoint_of(trained), trained)
     tree["model"]["head"] = "dpt"
@@ -373,6 +404,12 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     # weights
     (pickled_backbone, 3, "only pickled weights (pytorch_model.bin)"),
     (other_classes, 3, "holds classes ['dark', 'light'], but dataset.classes asks for ['light', 'dark']"),
+    (other_scale, 3, "holds scale 1.0, but dataset.scale asks for 0.5"),
+    (other_percentiles, 3, "holds percentiles [1.0, 99.0], but dataset.percentiles asks for [10.0, 90.0]"),
+    (other_range_of_values, 3, "holds value_range None, but dataset.value_range asks for [0.0, 100.0]"),
+    (other_tile_size, 3, "holds tile_size 16, but prepare.tile_size asks for 32"),
+    (other_layers, 3, "holds layers [0, 1], but model.layers asks for [0]"),
+    (other_number_of_classes, 3, "holds num_classes 2, but model.num_classes asks for 5"),
     (other_head, 3, "holds head 'linear', but model.head asks for 'dpt'"),
     (truncated_checkpoint, 3, "best.safetensors: truncated or not a safetensors file"),
     (foreign_weights, 3, "without Dinolith's description"),
@@ -459,6 +496,14 @@ def test_a_result_of_inference_may_be_written_again(tmp_path, trained, capsys):
     assert call(tmp_path, tree, capsys)[0] == 0
     assert (tmp_path / "map.tif").stat().st_mtime_ns > before
     (tmp_path / "map.tif").unlink()  # what is left beside it is known by itself
+    assert call(tmp_path, tree, capsys)[0] == 0
+
+
+def test_layers_counted_from_the_end_are_those_of_the_checkpoint(tmp_path, trained, capsys):
+    tree = make_settings(tmp_path)
+    only_inference(tree, checkpoint_of(trained), trained)
+    tree["model"]["layers"] = [-2, -1]
+    tree["inference"]["output_tif"] = str(tmp_path / "map.tif")
     assert call(tmp_path, tree, capsys)[0] == 0
 
 
