@@ -14,6 +14,16 @@ import numpy as np
 
 from tasks.base import Piece, Sink
 from tasks.keypoints.pictures import PoseItem, decode_picture
+from tasks.keypoints.results import (
+    COCO_KEYS,
+    CSV_COLUMNS,
+    MADE_BY,
+    PREDICTIONS_COCO,
+    PREDICTIONS_CSV,
+    other_results,
+    result_path,
+    shared_results,
+)
 from utils.errors import DataError
 from utils.files import digest_json, read_json, sync, write_bytes, write_json
 from utils.formats.poses import Skeleton
@@ -145,16 +155,21 @@ class PoseSink(Sink):
         'a.json'
         """
         frames = self._lines()[1:]
-        path = self.folder / f"{self.item.id}.json"
-        picture = self.item.picture.path
-        write_json(path, {"source": str(picture), "keypoint_names": list(self.skeleton.names), "frames": frames})
-        files = [path]
-        if "labelme" in self.formats and not is_video(picture):
-            files.append(write_labelme_prediction(self.item, frames, self.skeleton, self.folder))
-        if "video" in self.formats and is_video(picture):
-            files.append(write_overlay(self.item, frames, self.skeleton, self.folder))
+        path, picture = result_path(self.item.id, self.folder), self.item.picture.path
+        others = other_results(self.item.id, picture, self.folder, self.formats)
+        content = {
+            **MADE_BY,  # with the list of the others before they are there: an interruption leaves none unclaimed
+            "files": [other.name for other in others],
+            "source": str(picture),
+            "keypoint_names": list(self.skeleton.names),
+            "frames": frames,
+        }
+        write_json(path, content)
+        write = write_overlay if is_video(picture) else write_labelme_prediction
+        for other in others:
+            write(self.item, frames, self.skeleton, other)
         self.partial.unlink(missing_ok=True)
-        return files
+        return [path, *others]
 
 
 def frame_to_json(piece: Piece) -> dict[str, Any]:
@@ -193,7 +208,7 @@ def pose_array(instance: dict[str, Any]) -> np.ndarray:
     return np.column_stack([np.array(points, float).reshape(-1, 2), instance["keypoint_scores"]])
 
 
-def write_labelme_prediction(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, folder: Path) -> Path:
+def write_labelme_prediction(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, path: Path) -> None:
     """Write a LabelMe file: a point for each keypoint and a small circle around it, grouped by animal.
 
     Examples
@@ -206,8 +221,9 @@ def write_labelme_prediction(item: PoseItem, frames: Sequence[dict], skeleton: S
     >>> write_bytes(folder / "a.png", cv2.imencode(".png", np.zeros((40, 60, 3), np.uint8))[1].tobytes())
     >>> item = PoseItem("a", (), PosePicture("a", folder / "a.png", None, ()), "inference")
     >>> animal = {"score": 0.5, "keypoints_xy": [[10.0, 20.0]], "keypoint_scores": [0.5]}
-    >>> path = write_labelme_prediction(item, [{"frame": 0, "instances": [animal]}], Skeleton(("nose",)), folder)
-    >>> [shape["shape_type"] for shape in read_json(path)["shapes"]]
+    >>> frames = [{"frame": 0, "instances": [animal]}]
+    >>> write_labelme_prediction(item, frames, Skeleton(("nose",)), folder / "b.json")
+    >>> [shape["shape_type"] for shape in read_json(folder / "b.json")["shapes"]]
     ['point', 'polygon']
     """
     height, width = decode_picture(item.picture).shape[:2]
@@ -220,20 +236,18 @@ def write_labelme_prediction(item: PoseItem, frames: Sequence[dict], skeleton: S
         if np.isfinite(row[0])
         for shape in labelme_shapes(name, row, group, radius)
     ]
-    path = folder / f"{item.id}.labelme.json"
     write_json(
         path,
         {
             "version": "5.5.0",
             "flags": {},
             "shapes": shapes,
-            "imagePath": os.path.relpath(item.picture.path, folder),
+            "imagePath": os.path.relpath(item.picture.path, path.parent),
             "imageData": None,
             "imageHeight": height,
             "imageWidth": width,
         },
     )
-    return path
 
 
 def labelme_shapes(name: str, row: np.ndarray, group: int, radius: float) -> Iterator[dict[str, Any]]:
@@ -253,7 +267,7 @@ def labelme_shapes(name: str, row: np.ndarray, group: int, radius: float) -> Ite
     yield {**common, "shape_type": "polygon", "points": circle.tolist()}
 
 
-def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, folder: Path) -> Path:
+def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, path: Path) -> None:
     """Draw the animals over each frame of a video.
 
     Examples
@@ -264,17 +278,16 @@ def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, fo
     >>> with VideoWriter(folder / "v.avi", (32, 48), 10.0) as video:
     ...     video.write(np.zeros((32, 48, 3), np.uint8))
     >>> item = PoseItem("v", (), PosePicture("v", folder / "v.avi", None, ()), "inference")
-    >>> VideoReader(write_overlay(item, [{"frame": 0, "instances": []}], Skeleton(("nose",)), folder)).count_frames()
+    >>> write_overlay(item, [{"frame": 0, "instances": []}], Skeleton(("nose",)), folder / "w.avi")
+    >>> VideoReader(folder / "w.avi").count_frames()
     1
     """
     reader = VideoReader(item.picture.path)
-    path = folder / f"{item.id}_overlay{item.picture.path.suffix}"
     found = {frame["frame"]: [pose_array(animal) for animal in frame["instances"]] for frame in frames}
     radius = mark_radius(reader.size, [])  # the same in all frames, or the marks would pulsate
     with VideoWriter(path, reader.size, reader.fps or DEFAULT_FPS) as video:
         for index, image in enumerate(reader.frames()):
             video.write(draw_poses(image, found.get(index, []), skeleton.edges, radius=radius))
-    return path
 
 
 def gather_predictions(
@@ -295,14 +308,11 @@ def gather_predictions(
     if not items or not {"csv", "coco"} & set(formats):
         return []
     rows = list(written_animals(items, folder))
-    files = []
     if "csv" in formats:
-        files.append(folder / "predictions.csv")
-        write_bytes(files[-1], "".join(csv_lines(rows, skeleton)).encode())
+        write_bytes(folder / PREDICTIONS_CSV, "".join(csv_lines(rows, skeleton)).encode())
     if "coco" in formats:
-        files.append(folder / "predictions_coco.json")
-        write_json(files[-1], [coco_result(*row) for row in rows])
-    return files
+        write_json(folder / PREDICTIONS_COCO, [coco_result(*row) for row in rows])
+    return shared_results(folder, formats)
 
 
 def written_animals(items: Sequence[PoseItem], folder: Path) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
@@ -314,7 +324,7 @@ def written_animals(items: Sequence[PoseItem], folder: Path) -> Iterator[tuple[s
     []
     """
     for item in items:
-        path = folder / f"{item.id}.json"
+        path = result_path(item.id, folder)
         known = read_json(path)
         if known is None:
             raise DataError(f"{path}: is gone since it was written; run inference again")
@@ -336,7 +346,7 @@ def csv_lines(rows: Sequence[tuple[str, int, int, dict[str, Any]]], skeleton: Sk
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     columns = [f"{name}_{part}" for name in skeleton.names for part in ("x", "y", "score")]
-    writer.writerow(["picture", "frame", "animal", "score", *columns])
+    writer.writerow([*CSV_COLUMNS, *columns])
     for name, frame, number, animal in rows:
         cells = [value if np.isfinite(value) else "" for value in pose_array(animal).reshape(-1).tolist()]
         writer.writerow([name, frame, number, animal["score"], *cells])
@@ -354,10 +364,4 @@ def coco_result(name: str, frame: int, number: int, animal: dict[str, Any]) -> d
     """
     pose = pose_array(animal)
     pose[np.isnan(pose[:, 0])] = 0
-    return {
-        "image_id": name,
-        "frame": frame,
-        "category_id": 1,
-        "keypoints": pose.reshape(-1).tolist(),
-        "score": animal["score"],
-    }
+    return dict(zip(COCO_KEYS, (name, frame, 1, pose.reshape(-1).tolist(), animal["score"]), strict=True))

@@ -21,6 +21,7 @@ from tasks.keypoints.drawing import draw_item
 from tasks.keypoints.objective import Objective, Target
 from tasks.keypoints.pictures import PoseData, PoseItem
 from tasks.keypoints.prediction import Decoder, PosePredictor
+from tasks.keypoints.results import refuse_double, refuse_foreign
 from tasks.keypoints.rules import Decision, automatic_settings
 from tasks.keypoints.scoring import PRIMARY, KeypointMetric, report_scores
 from tasks.keypoints.sinks import PoseSink, gather_predictions
@@ -185,7 +186,30 @@ class KeypointsTask(FeatureTask):
         if "train" in phases:
             self.check_head()
         if "inference" in phases:
-            distributed.run_on_main(lambda: self.data.items("inference") and None)
+            distributed.run_on_main(self._check_inputs)
+
+    def _check_inputs(self) -> None:
+        """Check what is to be predicted, and that its results replace no file of a person.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.keypoints.example import animals_example
+        >>> folder = tempfile.mkdtemp()
+        >>> task, _ = animals_example(folder, f"inference.output_dir={folder}/animals/images")
+        >>> task._check_inputs()
+        >>> _ = (Path(folder) / "animals/images/val_000.json").write_text("{}")
+        >>> task._check_inputs()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: .../val_000.json: stands there already and is no result of inference; ...
+        """
+        items, formats = self.data.items("inference"), self.settings.keypoints.formats
+        named = self.settings.inference.output_dir
+        folder = Path(expand_path(named)) if named else Path("predictions")  # in the run's folder all is ours
+        refuse_double(items, folder, formats)
+        if named:
+            refuse_foreign(items, folder, formats)
 
     def _check_views(self) -> None:
         """Refuse quarter turns of canvases that are not square.

@@ -301,3 +301,37 @@ def test_a_profile_trains(tmp_path, profile):
 
     load_phase("prepare")(task, context)
     assert load_phase("train")(task, context).metrics["weighted_PCK"] >= 0
+
+
+@pytest.mark.parametrize("name", ["val_000.json", "val_000.labelme.json", "predictions.csv", "predictions_coco.json"])
+def test_results_never_replace_a_persons_files(tmp_path, name):
+    from utils.errors import SettingsError
+
+    formats = "keypoints.formats=[csv, json, coco, labelme]"
+    task, _ = animals_example(tmp_path, formats, f"inference.output_dir={tmp_path}/animals/images")
+    task._check_inputs()
+    own = tmp_path / "animals" / "images" / name
+    own.write_text('{"shapes": [], "made_by": "me"}')
+    with pytest.raises(SettingsError, match=f"{name}: stands there already"):
+        task.check_early(["inference"])
+    assert own.read_text() == '{"shapes": [], "made_by": "me"}'
+
+
+def test_results_in_a_named_folder_are_replaced_by_later_runs(tmp_path):
+    out = tmp_path / "animals" / "images"
+    config = write_settings(tmp_path, inference={"output_dir": str(out), "input_tif": [str(out), "chase.mp4"]})
+    assert main.main([str(config), "train.epochs=1"]) == 0
+    assert {"chase_overlay.mp4", "val_000.labelme.json", "predictions.csv"} <= {path.name for path in out.iterdir()}
+    assert main.main([str(config), "train.epochs=1", "keypoints.min_score=0.1"]) == 0
+    (out / "val_001.json").unlink()  # what remains is no longer claimed by it
+    assert main.main([str(config), "train.epochs=1", "keypoints.min_score=0.2"]) == 2
+
+
+def test_results_that_would_share_a_name_are_refused(tmp_path):
+    from utils.errors import DataError
+
+    task, _ = animals_example(tmp_path, "keypoints.formats=[coco]", "inference.input_tif=images/predictions_coco.png")
+    images = tmp_path / "animals" / "images"
+    shutil.copy(images / "val_000.png", images / "predictions_coco.png")
+    with pytest.raises(DataError, match=r"predictions_coco.json is also that of all inputs together"):
+        task.check_early(["inference"])
