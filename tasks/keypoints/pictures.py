@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -181,6 +181,8 @@ class PoseData:
         ------
         SettingsError
             If the labels hold several skeletons and none is chosen.
+        DataError
+            If splits disagree on it.
 
         Examples
         --------
@@ -191,8 +193,8 @@ class PoseData:
         """
         if "skeleton" in self.fixed:
             return self.fixed["skeleton"]
-        known = {category: skeleton for part in self.sets.values() for category, skeleton in part.skeletons.items()}
         wanted = self.own.category
+        known = join_skeletons(self.sets, wanted)
         if wanted is not None and wanted not in known:
             raise SettingsError(f"keypoints.category: no {wanted!r} in the labels; {nearest(wanted, sorted(known))}")
         chosen = {skeleton.names: skeleton for name, skeleton in known.items() if wanted in (None, name)}
@@ -246,7 +248,7 @@ class PoseData:
         {'train': 8, 'val': 4}
         """
         whole = {picture.id: picture for part in self.sets.values() for picture in part.pictures}
-        skeletons = {name: skeleton for part in self.sets.values() for name, skeleton in part.skeletons.items()}
+        skeletons = join_skeletons(self.sets)
         divided = {}
         for split in ("train", "val", "test"):
             ids = [item.picture.id for item in self.items(split)]
@@ -617,6 +619,57 @@ class PoseData:
         for part in self.sets.values():
             for problem in part.problems:
                 yield Finding(problem.where, problem.what, problem.cure)
+
+
+def join_skeletons(sets: Mapping[str, PoseSet], wanted: str | None = None) -> dict[str, Skeleton]:
+    """Skeletons of all splits by category.
+
+    Raises
+    ------
+    DataError
+        If splits disagree on the wanted category, or on any where none is named: one would be read as the other.
+
+    Examples
+    --------
+    >>> sets = {split: PoseSet([], {"fox": Skeleton((split, "tail"))}) for split in ("train", "val")}
+    >>> list(join_skeletons(sets, "wolf"))
+    ['fox']
+    >>> join_skeletons(sets)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: category 'fox': keypoint 1 is 'train' in train and 'val' in val; give both splits the \
+same skeleton, or the category another name
+    """
+    found: dict[str, tuple[str, Skeleton]] = {}
+    for split, part in sets.items():
+        for name, skeleton in part.skeletons.items():
+            first, known = found.setdefault(name, (split, skeleton))
+            if skeleton != known and wanted in (None, name):
+                what = skeleton_difference(known, skeleton).format(first=first, second=split)
+                cure = "give both splits the same skeleton, or the category another name"
+                raise DataError(f"category {name!r}: {what}; {cure}")
+    return {name: skeleton for name, (_, skeleton) in found.items()}
+
+
+def skeleton_difference(first: Skeleton, second: Skeleton) -> str:
+    """Say what two skeletons differ in; `{first}` and `{second}` stand for where they are.
+
+    Examples
+    --------
+    >>> skeleton_difference(Skeleton(("a",)), Skeleton(("a", "b")))
+    '1 keypoints in {first} and 2 in {second}'
+    >>> skeleton_difference(Skeleton(("a", "b"), (1, 0)), Skeleton(("a", "b")))
+    'flip_idx is (1, 0) in {first} and None in {second}'
+    """
+    if first.num_keypoints != second.num_keypoints:
+        return f"{first.num_keypoints} keypoints in {{first}} and {second.num_keypoints} in {{second}}"
+    for index, (one, other) in enumerate(zip(first.names, second.names, strict=True), start=1):
+        if one != other:
+            quoted = [repr(name).replace("{", "{{").replace("}", "}}") for name in (one, other)]
+            return f"keypoint {index} is {quoted[0]} in {{first}} and {quoted[1]} in {{second}}"
+    if first.flip_idx != second.flip_idx:
+        return f"flip_idx is {first.flip_idx} in {{first}} and {second.flip_idx} in {{second}}"
+    return "the edges in {first} are others than in {second}"
 
 
 def decode_picture(picture: PosePicture) -> np.ndarray:

@@ -335,3 +335,39 @@ def test_results_that_would_share_a_name_are_refused(tmp_path):
     shutil.copy(images / "val_000.png", images / "predictions_coco.png")
     with pytest.raises(DataError, match=r"predictions_coco.json is also that of all inputs together"):
         task.check_early(["inference"])
+
+
+def change_labels(folder: Path, split: str, change) -> None:
+    """Let a function change the tree of a split's COCO file."""
+    path = folder / "animals" / "annotations" / f"{split}.json"
+    tree = read_json(path)
+    change(tree)
+    path.write_text(json.dumps(tree))
+
+
+def exchange_names(tree: dict) -> None:
+    names = tree["categories"][0]["keypoints"]
+    names[0], names[5] = names[5], names[0]
+
+
+def drop_keypoint(tree: dict) -> None:
+    tree["categories"][0] |= {"keypoints": tree["categories"][0]["keypoints"][:6], "skeleton": []}
+    tree["categories"][0].pop("flip_idx", None)
+    for animal in tree["annotations"]:
+        animal["keypoints"] = animal["keypoints"][:18]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (exchange_names, "keypoint 1 is 'snout' in train and .* in val"),
+        (drop_keypoint, "7 keypoints in train and 6 in"),
+    ],
+)
+def test_splits_that_disagree_on_a_category_are_refused(tmp_path, change, message):
+    from utils.errors import DataError
+
+    task, _ = animals_example(tmp_path)
+    change_labels(tmp_path, "val", change)
+    with pytest.raises(DataError, match=f"category 'fox': {message}"):
+        task.check_early(["prepare"])
