@@ -74,6 +74,8 @@ def read_coco(path: str | Path, root: str | Path | None = None) -> dict[str, Pos
     problems = specs.find_misspelled(sources.spec, _SPEC_KEYS) if sources.spec else []
     read = {split: _read_files(sources, split, problems) for split in sources.files}
     read = {split: files for split, files in read.items() if files}
+    if read:
+        _refuse_lost_split(sources, read, problems)
     if not read:
         raise DataError(f"{path}: no COCO keypoints; first: {problems[0]}")
     ids = picture_ids((image.path for files in read.values() for file in files for image in file.images), sources.root)
@@ -144,10 +146,33 @@ def _read_files(sources: Sources, split: str, problems: list[Problem]) -> list[_
         try:
             files.append(_read_file(sources, split, path))
         except DataError as error:
-            if sources.named or "outside of the data root" in str(error):
+            if sources.named or "outside of the data root" in str(error) or ": not JSON (" in str(error):
                 raise
             problems.append(Problem(str(path), str(error).removeprefix(f"{path}: "), "", None))
     return files
+
+
+def _refuse_lost_split(sources: Sources, read: Mapping[str, list[_File]], problems: Sequence[Problem]) -> None:
+    """Refuse a folder of whose train or val no file can be used, as the other split would be divided in its place.
+
+    Raises
+    ------
+    DataError
+        With the reason of the first of these files.
+
+    Examples
+    --------
+    >>> sources = Sources({"train": [Path("train.json")], "val": [Path("val.json")]}, Path("."), named=False)
+    >>> _refuse_lost_split(sources, {"val": []}, [Problem("train.json", "no category has keypoints")])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: train.json: no category has keypoints; no file of train can be used, mend it or move it away
+    """
+    for split in ("train", "val"):
+        if split in sources.files and split not in read:
+            names = {str(file) for file in sources.files[split]}
+            first = next(problem for problem in problems if problem.where in names)
+            raise DataError(f"{first}; no file of {split} can be used, mend it or move it away")
 
 
 def _read_file(sources: Sources, split: str, path: Path) -> _File:

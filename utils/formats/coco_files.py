@@ -72,8 +72,8 @@ def find_sources(path: Path, root: Path | None) -> Sources:
     if path.is_dir():
         groups = (
             list_files(path / "annotations", (".json",)),
-            sorted(path.glob("*.json")),
-            sorted(file for file in path.glob("*/*.json") if "annotations" in file.name),
+            sorted(path.glob("[!.]*.json")),
+            sorted(file for file in path.glob("[!.]*/[!.]*.json") if "annotations" in file.name),
         )
         found = next((files for files in map(_coco_files, groups) if files), [])
         if not found:
@@ -83,14 +83,35 @@ def find_sources(path: Path, root: Path | None) -> Sources:
 
 
 def _coco_files(files: Sequence[Path]) -> list[Path]:
-    """Those of some JSON files that look like COCO's.
+    """Those of some JSON files that look like COCO's; beside them, LabelMe's do not count.
+
+    Raises
+    ------
+    DataError
+        If another file beside COCO's is neither: an emptied train.json must not vanish from the data set.
 
     Examples
     --------
-    >>> _coco_files([])
-    []
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "val.json").write_text('{"images": []}'), (folder / "train.json").write_text("")
+    >>> _coco_files([folder / "val.json"]) == [folder / "val.json"]
+    True
+    >>> _coco_files(sorted(folder.iterdir()))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../train.json: expected a COCO file as val.json beside it is, got an empty file; ...
     """
-    return [file for file in files if format_of_file(file) == "coco"]
+    formats = {file: format_of_file(file) for file in files}
+    found = [file for file, format in formats.items() if format == "coco"]
+    others = [file for file, format in formats.items() if format is None]
+    if found and others:
+        got = "no images, annotations and categories" if others[0].stat().st_size else "an empty file"
+        raise DataError(
+            f"{others[0]}: expected a COCO file as {found[0].name} beside it is, got {got}; take another copy, or "
+            "move the file away if it holds no labels"
+        )
+    return found
 
 
 def _root_of_file(path: Path) -> Path:

@@ -235,6 +235,20 @@ def test_a_folder_with_other_files_reads_the_labels_and_reports_the_rest(coco, t
         read_poses(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "{}", '"labels"', "null", '{"images": [', '{"images": [], "annotations": []}', "[]"]
+)
+@pytest.mark.parametrize("place", [".", "annotations"])
+def test_a_split_of_a_folder_never_vanishes(coco, tmp_path, text, place):
+    coco(GOOD)
+    (tmp_path / place).mkdir(exist_ok=True)
+    shutil.move(tmp_path / "labels.json", tmp_path / place / "val.json")
+    assert list(read_poses(tmp_path)) == ["val"]
+    (tmp_path / place / "train.json").write_text(text)
+    with pytest.raises(DataError, match=r"train\.json: "):
+        read_poses(tmp_path)
+
+
 @pytest.fixture
 def spec(coco, tmp_path, draw_picture):
     """Write a specification of a COCO file whose picture lies in `photos`, and read it."""
