@@ -24,7 +24,7 @@ def audit_pictures(items: Sequence[PoseItem], data: PoseData) -> Iterator[Findin
     items : sequence of PoseItem
         The split.
     data : PoseData
-        Its labels; what readers skipped is told with the training split.
+        Its labels; what readers skipped is told with the first split that has pictures.
 
     Yields
     ------
@@ -39,7 +39,7 @@ def audit_pictures(items: Sequence[PoseItem], data: PoseData) -> Iterator[Findin
     >>> [finding.blocks for finding in audit_pictures(data.items("train"), data)]
     []
     """
-    if items and items[0].split == "train":
+    if items and items[0].split == data.first_split():
         yield from data.problems()
     for item in items:
         yield from audit_picture(item)

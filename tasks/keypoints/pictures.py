@@ -335,6 +335,8 @@ class PoseData:
         if split == "inference":
             return self._inference_items()
         chosen = self._listed(split) if self._has_lists(split) else self._own_split(split)
+        if split != "train":
+            self._refuse_overlap(split, chosen)
         return [PoseItem(picture.id, (picture.path,), picture, split) for picture in chosen]
 
     def _has_lists(self, split: str) -> bool:
@@ -415,6 +417,40 @@ class PoseData:
                 raise DataError(f"{path}: no labelled picture {name!r}; {known}; {OTHER_PICTURES}")
             chosen.append(self.pictures[name][1])
         return chosen
+
+    def _refuse_overlap(self, split: str, chosen: Sequence[PosePicture]) -> None:
+        """Refuse pictures that both train and judge.
+
+        Raises
+        ------
+        DataError
+            If there is one.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.keypoints.example import animals_example
+        >>> data = animals_example(tempfile.mkdtemp())[0].data
+        >>> data._refuse_overlap("val", data._own_split("val"))
+        >>> data._refuse_overlap("val", data._own_split("train"))
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: the labels' val: images/train_000 is of train too; scores on a picture that was \
+trained on mean nothing, so take it out of one of them
+        """
+        listed = self._has_lists("train")
+        path = split_list(self.name, self.settings, "train")
+        if listed and not (path and path.exists()):  # judging alone needs no list of train
+            return
+        training = {picture.id for picture in (self._listed("train") if listed else self._own_split("train"))}
+        for picture in chosen:
+            if picture.id in training:
+                named = split_list(self.name, self.settings, split) if self._has_lists(split) else None
+                where = named or f"the labels' {split}"
+                raise DataError(
+                    f"{where}: {picture.id} is of train too; scores on a picture that was trained on mean nothing, so "
+                    "take it out of one of them"
+                )
 
     def settle_split(self) -> None:
         """Write the split lists where the labels know no splits and nobody named lists.
@@ -619,6 +655,33 @@ class PoseData:
         for part in self.sets.values():
             for problem in part.problems:
                 yield Finding(problem.where, problem.what, problem.cure)
+
+    def warn_of_problems(self) -> None:
+        """Say once how much readers skipped or doubted, for those who do not run verify.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.keypoints.example import animals_example
+        >>> data = animals_example(tempfile.mkdtemp())[0].data
+        >>> data.warn_of_problems(), len(list(data.problems()))
+        (None, 0)
+        """
+        found = list(self.problems())
+        if found:
+            logger.warning("%d problems in the labels, which verify lists; the first: %s", len(found), found[0])
+
+    def first_split(self) -> str:
+        """The first split that has pictures: with it verify tells what readers skipped.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.keypoints.example import animals_example
+        >>> animals_example(tempfile.mkdtemp())[0].data.first_split()
+        'train'
+        """
+        return next((split for split in ("train", "val", "test") if self.items(split)), "train")
 
 
 def join_skeletons(sets: Mapping[str, PoseSet], wanted: str | None = None) -> dict[str, Skeleton]:

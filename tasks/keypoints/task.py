@@ -31,7 +31,7 @@ from utils.animals import make_animals
 from utils.augment import IDENTITY, RandomColour, View, tta_views
 from utils.checkpoints import Checkpoint
 from utils.crops import drop_outside, move_boxes, move_keypoints, random_similarity, warp_picture
-from utils.errors import SettingsError
+from utils.errors import DataError, SettingsError
 from utils.formats.convert import convert_poses
 from utils.formats.poses import Instance, Skeleton
 from utils.tiling import Window
@@ -182,6 +182,8 @@ class KeypointsTask(FeatureTask):
             return
         if {"prepare", "train"} & set(phases):
             self.data.skeleton  # noqa: B018 - reading the labels raises for what cannot be
+            if distributed.is_main():
+                self.data.warn_of_problems()
             self._check_views()
         if "train" in phases:
             self.check_head()
@@ -526,6 +528,11 @@ class KeypointsTask(FeatureTask):
     def learn_from(self, entries: Sequence[Entry]) -> None:
         """Apply the automatic rules, and count what is rare.
 
+        Raises
+        ------
+        DataError
+            If no sample has a labelled point.
+
         Examples
         --------
         >>> import tempfile
@@ -537,6 +544,11 @@ class KeypointsTask(FeatureTask):
         """
         self._apply_rules()
         shown = [sum(entry.facts["counts"][name] for entry in entries) for name in self.data.skeleton.names]
+        if entries and not sum(shown):
+            raise DataError(
+                f"{self.settings.paths.label_path}: no labelled keypoint in train: all {len(entries)} samples are "
+                "without one; label some animals, or see keypoints.category and the split lists"
+            )
         self.objective.learn(shown, len(entries))
 
     def training_views(self, stored: Sequence[str], progress: Progress) -> Sequence[str]:

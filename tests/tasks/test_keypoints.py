@@ -371,3 +371,38 @@ def test_splits_that_disagree_on_a_category_are_refused(tmp_path, change, messag
     change_labels(tmp_path, "val", change)
     with pytest.raises(DataError, match=f"category 'fox': {message}"):
         task.check_early(["prepare"])
+
+
+def test_what_readers_skip_is_told_once_with_verify_and_without(tmp_path, caplog):
+    task, _ = animals_example(tmp_path)
+    change_labels(tmp_path, "train", lambda tree: tree["images"].clear())
+    change_labels(tmp_path, "train", lambda tree: tree["annotations"].clear())
+    change_labels(tmp_path, "val", lambda tree: tree["annotations"][0].update(keypoints=[1, 2]))
+    task.check_early(["prepare", "verify"])
+    [line] = [record.message for record in caplog.records if "problems in the labels" in record.message]
+    assert line.startswith("1 problems in the labels, which verify lists; the first: ")
+    assert "expected 21 keypoint values" in line
+    found = [finding for split in ("train", "val", "test") for finding in task.audit(task.items(split))]
+    assert ["expected 21 keypoint values" in str(finding) for finding in found if finding.blocks] == [True]
+
+
+def test_training_without_a_labelled_keypoint_is_refused(tmp_path):
+    from tasks.phases import load_phase
+    from utils.errors import DataError
+
+    task, context = animals_example(tmp_path)
+    change_labels(tmp_path, "train", lambda tree: [animal.update(keypoints=[0] * 21) for animal in tree["annotations"]])
+    load_phase("prepare")(task, context)
+    with pytest.raises(DataError, match="no labelled keypoint in train: all 8 samples"):
+        load_phase("train")(task, context)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_pictures_that_train_and_judge_are_refused(tmp_path, split):
+    from utils.errors import DataError
+
+    (tmp_path / "a.txt").write_text("images/val_001\nimages/train_003\n")
+    task, _ = animals_example(tmp_path, f"dataset.splits.{split}_list={tmp_path}/a.txt")
+    assert len(task.items("train")) == 8
+    with pytest.raises(DataError, match=r"a\.txt: images/train_003 is of train too"):
+        task.items(split)
