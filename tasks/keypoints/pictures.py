@@ -29,6 +29,7 @@ from utils.crops import (
 )
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json, file_stamp
+from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import picture_bytes
 from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, read_poses
 from utils.raster_files import find_scenes
@@ -741,7 +742,7 @@ def decode_picture(picture: PosePicture) -> np.ndarray:
     Raises
     ------
     DataError
-        If it is no picture.
+        If it is no picture, or a larger one than can be worked on.
 
     Examples
     --------
@@ -751,7 +752,12 @@ def decode_picture(picture: PosePicture) -> np.ndarray:
     >>> decode_picture(PosePicture("a", path, None, ()))[0, 0].tolist()
     [0, 0, 9]
     """
-    decoded = cv2.imdecode(np.frombuffer(picture_bytes(picture), np.uint8), cv2.IMREAD_COLOR)
+    data = picture_bytes(picture)
+    picture_size(data, picture.path)  # before memory is taken for what its header claims
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # it has limits of its own on what a header may say
+        decoded = None
     if decoded is None:
         raise DataError(f"{picture.path}: cannot be decoded as a picture; is it cut off? take another copy")
     return np.ascontiguousarray(decoded[..., ::-1])

@@ -406,3 +406,35 @@ def test_pictures_that_train_and_judge_are_refused(tmp_path, split):
     assert len(task.items("train")) == 8
     with pytest.raises(DataError, match=r"a\.txt: images/train_003 is of train too"):
         task.items(split)
+
+
+def claimed_png(height: int, width: int) -> bytes:
+    """A small PNG whose header claims another size."""
+    import struct
+    import zlib
+
+    import cv2
+
+    data = cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes()
+    chunk = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a picture that can be read"),
+        (b"no picture", "not a picture that can be read"),
+        (claimed_png(60000, 60000), "60000 x 60000 pixels, expected at most 178956970"),
+        (claimed_png(4000, 6000)[:60], "cannot be decoded"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.png", "v.mp4"])
+def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, content, message, name):
+    from tasks.keypoints.pictures import decode_picture
+    from utils.errors import DataError
+    from utils.formats.poses import PosePicture
+
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: {message}"):
+        decode_picture(PosePicture("x", tmp_path / name, None, ()))

@@ -15,15 +15,18 @@ from utils.errors import DataError
 
 _SIZES_TIFF = {1: "B", 3: "H", 4: "I", 16: "Q"}  # type of a TIFF tag -> struct code
 _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
+MAX_PIXELS = 178_956_970  # a header may claim any size: a larger picture would fill the memory when it is decoded
 
 
-def picture_size(source: str | Path | bytes) -> tuple[int, int]:
+def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> tuple[int, int]:
     """Read (height, width) of a picture as it is displayed, from its header alone where the kind is known.
 
     Parameters
     ----------
     source : str, Path or bytes
         PNG, JPEG, BMP, TIFF and WebP take a few reads; another kind is decoded by OpenCV.
+    name : str or Path, optional
+        What errors call it.
 
     Returns
     -------
@@ -33,14 +36,14 @@ def picture_size(source: str | Path | bytes) -> tuple[int, int]:
     Raises
     ------
     DataError
-        If there is no such file, it is empty, no picture, or a picture without pixels.
+        If there is no such file, it is empty, no picture, a picture without pixels, or larger than `MAX_PIXELS`.
 
     Examples
     --------
     >>> picture_size(cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes())
     (4, 6)
     """
-    name = "picture" if isinstance(source, bytes) else str(source)
+    name = name or ("picture" if isinstance(source, bytes) else source)
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
             size = _size_of_stream(stream)
@@ -53,11 +56,16 @@ def picture_size(source: str | Path | bytes) -> tuple[int, int]:
     if size is None or min(size) < 1:
         what = "a picture without pixels" if size else "not a picture that can be read"
         raise DataError(f"{name}: {what}; take another copy, or remove it and its label")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise DataError(
+            f"{name}: {size[0]} x {size[1]} pixels, expected at most {MAX_PIXELS} in all; cut it into parts, or take "
+            "another copy if it is not that large"
+        )
     return size
 
 
 def _size_by_decoding(source: str | Path | bytes) -> tuple[int, int] | None:
-    """Size of a picture of any kind that OpenCV knows, or None.
+    """Size of a picture of any kind that OpenCV knows, or None, also for one that is too large for OpenCV.
 
     Examples
     --------
@@ -65,7 +73,10 @@ def _size_by_decoding(source: str | Path | bytes) -> tuple[int, int] | None:
     True
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:
+        pixels = None
     return None if pixels is None else (pixels.shape[0], pixels.shape[1])
 
 
