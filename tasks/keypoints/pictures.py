@@ -39,6 +39,7 @@ from utils.videos import VideoReader, is_video
 logger = logging.getLogger(__name__)
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+REACH = 3.0  # how many times as wide or high as its picture a box may be; a crop of a larger one shows nothing
 NUMBER_AT_END = re.compile(r"[\W_]*\d+$")
 
 
@@ -207,6 +208,27 @@ class PoseData:
         return next(iter(chosen.values()))
 
     @cached_property
+    def faults(self) -> dict[str, Finding]:
+        """What makes a box unusable, by picture; the first of each.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.keypoints.example import animals_example
+        >>> data = animals_example(tempfile.mkdtemp())[0].data
+        >>> data.sets["val"].pictures[1].instances[0].box_xyxy[2] = 1e300
+        >>> print(*data.faults.values())
+        images/val_001: animal 1: its box of 1e+300 x 42 pixels is more than 3 times as wide or high as the picture; \
+correct or remove it
+        """
+        found: dict[str, Finding] = {}
+        for picture in (picture for part in self.sets.values() for picture in part.pictures):
+            fault = next(box_faults(filter(self._counts, picture.instances), picture.size), None)
+            if fault is not None:
+                found.setdefault(picture.id, Finding(picture.id, fault, "correct or remove it"))
+        return found
+
+    @cached_property
     def pictures(self) -> dict[str, tuple[str, PosePicture]]:
         """Every labelled picture by id, with the split that its source puts it in; animals of the chosen kind only.
 
@@ -224,14 +246,14 @@ class PoseData:
         incomplete: list[str] = []
         for split, part in self.sets.items():
             for picture in part.pictures:
-                if picture.extra.get("incomplete"):
+                if picture.extra.get("incomplete") or picture.id in self.faults:
                     incomplete.append(picture.id)
                     continue
                 if picture.id in found:
                     raise DataError(f"{picture.path}: stands in {found[picture.id][0]} and in {split}; keep one")
                 found[picture.id] = split, replace(picture, instances=tuple(filter(self._counts, picture.instances)))
         if incomplete:
-            told = f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read whole"
+            told = f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read or used whole"
             if not found:
                 raise DataError(f"{self.settings.paths.label_path}: all {told}; first: {next(self.problems())}")
             logger.warning("%s; they are left out until that is mended, see the report of verify", told)
@@ -542,13 +564,16 @@ trained on mean nothing, so take it out of one of them
                 "keypoints.prompts: not set; per_instance needs to know where animals are: name a folder of LabelMe "
                 "files with a rectangle around each, or set keypoints.instance_mode: whole"
             )
-        boxes = {}
+        drawn = {}
         for part in read_poses(self.settings.paths.locate(named), "labelme").values():
-            boxes.update({Path(picture.id).name: picture.instances for picture in part.pictures})
-        missing = [name for name in found if not boxes.get(Path(name).name)]
+            drawn.update({Path(picture.id).name: picture for picture in part.pictures})
+        missing = [name for name in found if name not in drawn or not drawn[name].instances]
         if missing:
             raise DataError(f"keypoints.prompts: no rectangle for {found[missing[0]]} in {named}; draw one per animal")
-        return {name: boxes[Path(name).name] for name in found}
+        for name in found:
+            for fault in box_faults(drawn[name].instances, drawn[name].size):
+                raise DataError(f"keypoints.prompts: {named}: {name}: {fault}; correct or remove it")
+        return {name: drawn[name].instances for name in found}
 
     # -- samples
 
@@ -601,6 +626,8 @@ trained on mean nothing, so take it out of one of them
         if self.own.instance_mode == "whole":
             yield 0, whole_picture((size[0], size[1]), self.canvas), item.picture.instances
             return
+        for fault in box_faults(item.picture.instances, (size[0], size[1])):
+            raise DataError(f"{item.picture.path}: {fault}; correct or remove it")
         for index, animal in enumerate(item.picture.instances):
             box = box_of(animal)
             if box is not None and not animal.is_crowd:
@@ -656,6 +683,7 @@ trained on mean nothing, so take it out of one of them
         for part in self.sets.values():
             for problem in part.problems:
                 yield Finding(problem.where, problem.what, problem.cure)
+        yield from self.faults.values()
 
     def warn_of_problems(self) -> None:
         """Say once how much readers skipped or doubted, for those who do not run verify.
@@ -798,6 +826,34 @@ def box_of(animal: Instance) -> np.ndarray | None:
     if animal.polygons:
         return box_of_polygon(*animal.polygons)
     return box_of_points(animal.keypoints)
+
+
+def box_faults(animals: Iterable[Instance], size: tuple[int, int] | None) -> Iterator[str]:
+    """Say of each animal what makes its box unusable: it has no area, or is far larger than its picture.
+
+    Of an animal that has only points, they are what may reach too far: the box around them always has an area.
+
+    Examples
+    --------
+    >>> flat, wide = (Instance("fly", np.zeros((1, 3)), np.array(box)) for box in ([3.0, 4, 3, 9], [0.0, 0, 1e9, 5]))
+    >>> list(box_faults([flat, wide], (4, 6)))[0]
+    'animal 1: its box has no area (0 x 5 pixels)'
+    >>> list(box_faults([flat, wide], (4, 6)))[1]
+    'animal 2: its box of 1e+09 x 5 pixels is more than 3 times as wide or high as the picture'
+    >>> list(box_faults([Instance("fly", np.array([[2.0, 2.0, 2.0]]))], (4, 6)))
+    []
+    """
+    for index, animal in enumerate(animals, start=1):
+        is_drawn = animal.box_xyxy is not None or bool(animal.polygons)
+        box = box_of(animal) if is_drawn else box_of_points(animal.keypoints, margin=0, least=0)
+        if box is None:
+            continue
+        width, height = box[2:] - box[:2]
+        if is_drawn and not min(width, height) > 0:
+            yield f"animal {index}: its box has no area ({width:g} x {height:g} pixels)"
+        elif size is not None and not (width <= REACH * size[1] and height <= REACH * size[0]):
+            what = f"its box of {width:.4g} x {height:.4g} pixels"
+            yield f"animal {index}: {what} is more than {REACH:g} times as wide or high as the picture"
 
 
 def hide(valid: np.ndarray, box_xyxy: np.ndarray | None, matrix: np.ndarray) -> None:

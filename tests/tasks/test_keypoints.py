@@ -438,3 +438,51 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, content, message, n
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name}: {message}"):
         decode_picture(PosePicture("x", tmp_path / name, None, ()))
+
+
+WRONG_BOXES = {
+    "bbox": [{"bbox": [0, 0, 1e9, 1e9]}, {"bbox": [0, 0, 1e300, 20]}],
+    "outline": [
+        {"bbox": None, "segmentation": [[5, 5, 5, 5, 5, 5]]},
+        {"bbox": None, "segmentation": [[1, 5, 9, 5, 4, 5]]},
+    ],
+}
+
+
+@pytest.mark.parametrize("mode", ["whole", "per_instance"])
+@pytest.mark.parametrize("change", [change for changes in WRONG_BOXES.values() for change in changes])
+def test_boxes_without_area_or_end_are_findings_and_teach_nothing(tmp_path, caplog, mode, change):
+    from tasks.phases import load_phase, verify
+    from utils.errors import DataError
+
+    task, context = animals_example(tmp_path, f"keypoints.instance_mode={mode}")
+    change_labels(tmp_path, "train", lambda tree: tree["annotations"][0].update(change))
+    task.check_early(["prepare", "train"])
+    assert "1 problems in the labels" in caplog.text
+    assert len(task.items("train")) == 7
+    load_phase("prepare")(task, context)
+    with pytest.raises(DataError, match="1 findings"):
+        verify.run(task, context)
+    assert "animal 1: its box" in read_json(context.folder / "verify.json")["lines"][0]
+
+
+@pytest.mark.parametrize(
+    ("corners", "message"),
+    [
+        ([[10, 10], [10, 10]], "has no area"),
+        ([[10, 10], [90, 10]], "has no area"),
+        ([[0, 0], [1e9, 9]], "3 times as wide"),
+    ],
+)
+def test_prompts_without_area_or_end_are_refused_before_work(tmp_path, corners, message):
+    from utils.errors import DataError
+
+    asked = ("keypoints.instance_mode=per_instance", f"keypoints.prompts={tmp_path}/prompts")
+    task, _ = animals_example(tmp_path, *asked, "inference.input_tif=images/val_000.png")
+    (tmp_path / "prompts").mkdir()
+    shutil.copy(tmp_path / "animals" / "images" / "val_000.png", tmp_path / "prompts" / "val_000.png")
+    shape = {"label": "fox", "points": corners, "shape_type": "rectangle", "group_id": 1}
+    content = {"shapes": [shape], "imagePath": "val_000.png"}
+    (tmp_path / "prompts" / "val_000.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"keypoints.prompts: .*val_000: animal 1: its box .*{message}"):
+        task.check_early(["inference"])
