@@ -139,6 +139,10 @@ def _read_flips(where: str, entry: Mapping[str, Any], count: int) -> list[int] |
     --------
     >>> _read_flips("a.json", {"flip_pairs": [[1, 2]]}, 3)
     [0, 2, 1]
+    >>> _read_flips("a.json", {"flip_pairs": 5}, 3)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.json: flip_pairs: expected pairs of keypoint indices from 0, got 5
     """
     stated, pairs = entry.get("flip_idx"), entry.get("flip_pairs")
     if stated is not None:
@@ -147,6 +151,8 @@ def _read_flips(where: str, entry: Mapping[str, Any], count: int) -> list[int] |
         return stated
     if not pairs:
         return None
+    if not isinstance(pairs, list):
+        raise DataError(f"{where}: flip_pairs: expected pairs of keypoint indices from 0, got {str(pairs)[:60]}")
     flips = list(range(count))
     for pair in pairs:
         good = isinstance(pair, list) and len(pair) == 2 and all(type(k) is int and 0 <= k < count for k in pair)
@@ -249,7 +255,35 @@ def _numbers(value: Any, name: str) -> np.ndarray:
     flat = isinstance(value, list) and all(isinstance(item, int | float | None) for item in value)
     if not flat:
         raise ValueError(f"expected {name} as a list of numbers, got {str(value)[:60]}")
-    return np.array(value, np.float64)  # None becomes NaN
+    return as_floats(value)
+
+
+def as_floats(values: Sequence[float | None]) -> np.ndarray:
+    """Numbers of JSON as an array; None becomes NaN, a whole number that no float can hold infinity.
+
+    Examples
+    --------
+    >>> as_floats([1, None, 10**400, -(10**400)]).tolist()
+    [1.0, nan, inf, -inf]
+    """
+    try:
+        return np.array(values, np.float64)
+    except OverflowError:
+        return np.array([np.nan if value is None else as_float(value) for value in values], np.float64)
+
+
+def as_float(value: float) -> float:
+    """A number of JSON as a float; a whole number that none can hold is infinite.
+
+    Examples
+    --------
+    >>> as_float(3), as_float(-(10**400))
+    (3.0, -inf)
+    """
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _read_box(value: Any, parts: list[str]) -> np.ndarray | None:
@@ -282,7 +316,7 @@ def _read_four(value: Any) -> np.ndarray:
     """
     values = _numbers(value, "bbox")
     if values.shape != (4,) or not np.isfinite(values).all():
-        raise ValueError(f"expected bbox as 4 finite numbers (x, y, width, height), got {value}")
+        raise ValueError(f"expected bbox as 4 finite numbers (x, y, width, height), got {str(value)[:60]}")
     return values
 
 
@@ -297,7 +331,7 @@ def _read_polygons(value: Any, parts: list[str]) -> Iterable[np.ndarray]:
     """
     for index, item in enumerate(value if isinstance(value, list) else [], start=1):
         good = isinstance(item, list) and all(isinstance(number, int | float) for number in item)
-        corners = np.array(item if good else [], np.float64)
+        corners = as_floats(item if good else [])
         if len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
             parts.append(f"polygon {index} is no list of 3 or more points; it is left out")
         else:
@@ -316,8 +350,8 @@ def _read_number(keys: Mapping[str, Any], name: str, parts: list[str]) -> float 
     value = keys.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        parts.append(f"{name} is no finite number ({value!r}); it is left out")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(as_float(value)):
+        parts.append(f"{name} is no finite number ({repr(value)[:60]}); it is left out")
         return None
     return float(value)
 

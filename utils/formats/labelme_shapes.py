@@ -103,10 +103,14 @@ def _read_points(value: Any) -> np.ndarray:
     --------
     >>> _read_points([[1, 2], [3, 4]]).shape
     (2, 2)
+    >>> _read_points([[10**400, 2]])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: expected points as pairs of finite numbers, got [[1000...
     """
     try:
         points = np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: a whole number that no float can hold
         points = np.empty(0)
     if points.ndim != 2 or points.shape[1:] != (2,) or not np.isfinite(points).all():
         raise ValueError(f"expected points as pairs of finite numbers, got {str(value)[:60]}")

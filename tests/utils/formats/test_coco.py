@@ -163,6 +163,28 @@ def test_whole_body_files_are_refused_with_the_reason(coco, key):
         coco({**GOOD, key: [1, 2, 3]})
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keypoints": [10**400, 4, 2, 0, 0, 0]}, "expected finite keypoints, got NaN or infinity"),
+        ({"bbox": [1, 2, 10**400, 6]}, "expected bbox as 4 finite numbers"),
+        ({"segmentation": [[0, 0, 4, 0, 4, 10**400]]}, "polygon 1 is no list of 3 or more points"),
+        ({"area": -(10**400)}, "area is no finite number"),
+        ({"keypoint_scores": [10**400, 0.5, 0.5]}, "keypoint_scores has 3 values for 2 keypoints"),
+    ],
+)
+def test_whole_numbers_that_no_float_can_hold_are_problems(coco, change, message):
+    [problem] = coco({**GOOD, **change}, GOOD).problems
+    assert message in problem.what
+    assert len(problem.what) < 200
+
+
+@pytest.mark.parametrize("pairs", [5, "ab", {"0": 1}, True])
+def test_flip_pairs_that_are_no_pairs_are_refused(coco, pairs):
+    with pytest.raises(DataError, match="flip_pairs: expected pairs of keypoint indices from 0, got"):
+        coco(GOOD, category={"flip_pairs": pairs})
+
+
 @pytest.mark.parametrize("text", ["[]", "[1]", '[{"bbox": [1, 2, 3, 4], "score": 0.5, "image_id": 1}]'])
 def test_lists_of_detections_are_refused_with_the_reason(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
