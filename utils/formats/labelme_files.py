@@ -292,7 +292,7 @@ def find_picture(entry: Entry, keys: dict[str, Any], root: Path) -> tuple[Path |
     Raises
     ------
     DataError
-        If `imagePath` leads out of the root.
+        If `imagePath`, or the picture that an index names, lies outside of the root.
 
     Examples
     --------
@@ -300,7 +300,8 @@ def find_picture(entry: Entry, keys: dict[str, Any], root: Path) -> tuple[Path |
     (None, '')
     """
     if entry.picture is not None:
-        return entry.picture, "index"
+        where = f"{entry.where or entry.path}: image_path"
+        return resolve_inside(where, str(entry.picture.absolute()), entry.path.parent, root), "index"
     folder, stated = entry.path.parent, keys.get("imagePath")
     names = [entry.path.stem + suffix for end in PICTURE_SUFFIXES for suffix in (end, end.upper())]
     if isinstance(stated, str) and is_picture(stated):  # some files name themselves

@@ -217,6 +217,20 @@ def test_an_image_path_that_leaves_the_data_root_is_refused(label, tmp_path, tex
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["i.jsonl", "i.txt"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_an_index_that_leaves_the_data_root_is_refused(label, tmp_path, draw_picture, name, absolute):
+    label(point("nose"))
+    outside = draw_picture(tmp_path / "outside.png")
+    shutil.copy(tmp_path / "set" / "a.json", tmp_path / "outside.json")
+    text = str(outside) if absolute else "../outside.png"
+    line = text if name == "i.txt" else json.dumps({"json_path": "a.json", "image_path": text})
+    (tmp_path / "set" / name).write_text(line)
+    with pytest.raises(DataError, match=rf"{name}:1: image_path: .*outside.png' is outside of the data root"):
+        read_poses(tmp_path / "set" / name, root=tmp_path / "set")
+    assert read_poses(tmp_path / "set" / name, root=tmp_path)["all"].pictures[0].id == "outside"
+
+
 def test_a_wider_root_allows_pictures_beside_the_folder_of_labels(tmp_path, draw_picture):
     draw_picture(tmp_path / "images" / "a.png")
     (tmp_path / "labels").mkdir()
