@@ -174,7 +174,7 @@ def test_whole_body_files_are_refused_with_the_reason(coco, key):
     ],
 )
 def test_whole_numbers_that_no_float_can_hold_are_problems(coco, change, message):
-    [problem] = coco({**GOOD, **change}, GOOD).problems
+    [problem] = coco({**GOOD, **change}, {**GOOD, "id": 2}).problems
     assert message in problem.what
     assert len(problem.what) < 200
 
