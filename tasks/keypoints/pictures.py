@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from config import TaskConfig
 from tasks.base import Finding, Item, Sample
+from tasks.keypoints.results import is_overlay
 from tasks.splits import OTHER_PICTURES, settle_lists, split_list
 from utils.crops import (
     box_of_points,
@@ -901,12 +903,60 @@ def find_inputs(sources: Sequence[str]) -> dict[str, Path]:
         ...
     utils.errors.DataError: /no/such.png: no such file or folder
     """
-    videos = [Path(source) for source in sources if is_video(Path(source))]
-    others = [source for source in sources if not is_video(Path(source))]
-    paths = [*videos, *(find_scenes(others) if others else [])]
+    paths = dict.fromkeys(path for source in sources for path in inputs_of(source))
     found: dict[str, Path] = {}
     for path in paths:
         if path.stem in found:
             raise DataError(f"{path}: {found[path.stem]} has the same name, and so would its result; rename one")
         found[path.stem] = path
+    if not found:
+        raise DataError(f"no picture or video in {', '.join(map(str, sources)) or 'an empty list'}")
     return found
+
+
+def inputs_of(source: str) -> list[Path]:
+    """Videos and pictures that a file, a folder with all folders inside, or a glob stands for, videos first.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.keypoints.example import drawn_animals
+    >>> [path.name for path in inputs_of(str(drawn_animals()))][:2]
+    ['chase.mp4', 'train_000.png']
+    >>> inputs_of(tempfile.mkdtemp())  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: no scene in ...
+    """
+    path = Path(source).expanduser()
+    if is_video(path):  # named itself, so also one that inference drew
+        return [path]
+    hits = [Path(hit) for hit in glob.glob(str(path), recursive=True)] if glob.has_magic(str(path)) else []
+    videos = sorted({video for hit in hits or [path] for video in videos_at(hit)})
+    try:
+        pictures = find_scenes(source)
+    except DataError:
+        if not videos:
+            raise
+        pictures = []  # videos alone are an input too
+    return [*videos, *(picture for picture in pictures if not is_video(picture))]
+
+
+def videos_at(path: Path) -> Iterator[Path]:
+    """A video, or those of a folder with all folders inside; without hidden ones and those that inference drew.
+
+    Examples
+    --------
+    >>> from tasks.keypoints.example import drawn_animals
+    >>> [path.name for path in videos_at(drawn_animals())], list(videos_at(Path("no.mp4")))
+    (['chase.mp4'], [])
+    """
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        hidden = any(part.startswith(".") for part in file.parts[len(path.parts) :])
+        if not hidden and is_video(file) and not is_overlay(file):
+            yield file

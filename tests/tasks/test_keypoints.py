@@ -486,3 +486,20 @@ def test_prompts_without_area_or_end_are_refused_before_work(tmp_path, corners, 
     (tmp_path / "prompts" / "val_000.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=f"keypoints.prompts: .*val_000: animal 1: its box .*{message}"):
         task.check_early(["inference"])
+
+
+def test_videos_in_folders_and_globs_are_inputs(tmp_path):
+    from tasks.keypoints.pictures import find_inputs
+
+    video, picture = drawn_animals() / "chase.mp4", drawn_animals() / "images" / "val_000.png"
+    (tmp_path / "deep" / ".hidden").mkdir(parents=True)
+    for target in ("deep/chase.mp4", "deep/.hidden/b.mp4", "chase_overlay.mp4", "other_overlay.mp4"):
+        shutil.copy(video, tmp_path / target)
+    (tmp_path / "chase.json").write_text('{"made_by": "dinolith", "files": ["chase_overlay.mp4"]}')
+    assert list(find_inputs([f"{tmp_path}/deep"])) == ["chase"]  # without a picture
+    assert list(find_inputs([str(tmp_path)])) == ["chase", "other_overlay"]
+    shutil.copy(picture, tmp_path / "deep" / "val_000.png")
+    assert list(find_inputs([str(tmp_path)])) == ["chase", "other_overlay", "val_000"]
+    assert list(find_inputs([f"{tmp_path}/d*"])) == ["chase", "val_000"]
+    assert list(find_inputs([f"{tmp_path}/*.mp4"])) == ["other_overlay"]
+    assert list(find_inputs([f"{tmp_path}/deep/*", f"{tmp_path}/deep/chase.mp4"])) == ["chase", "val_000"]
