@@ -121,7 +121,10 @@ class ValueScaling:
         >>> ValueScaling.from_json(scaling.to_json()) == scaling
         True
         """
-        return cls(tuple(value["low"]), tuple(value["high"]), value.get("kind"))
+        read = cls(tuple(value["low"]), tuple(value["high"]), value.get("kind"))
+        if "kind" not in value and read.is_identity:  # from before kinds were kept: 0 and 255 came of 8-bit files
+            return cls.identity(len(read.low))
+        return read
 
     def apply(self, values: np.ndarray, axis: int = -1) -> np.ndarray:
         """Scale values to 8 bits, rounded and clipped; what is no number becomes 0.

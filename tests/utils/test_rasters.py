@@ -445,6 +445,7 @@ def test_a_scaling_keeps_what_kind_of_values_it_was_found_in(tmp_path):
     assert [found[name].kind for name in "abc"] == ["8-bit", "integer", "float"]
     assert ValueScaling.from_json(found["b"].to_json()).kind == "integer"
     assert ValueScaling.from_json({"low": [0], "high": [9]}).kind is None  # a checkpoint from before
+    assert ValueScaling.from_json({"low": [0], "high": [255]}).kind == "8-bit"
     given = estimate_scaling([RasterScene(tmp_path / "a.tif")], value_range=(0, 255))
     assert given.kind is None  # whoever gives the range answers for the values
 
