@@ -800,7 +800,7 @@ class FeatureStore:
         Examples
         --------
         >>> import tempfile
-        >>> from utils.shards import pack_record
+        >>> from utils.shards import pack_record, write_shard
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> name = write_shard(store.folder / "shards", [pack_record("ab" * 8, {"x": np.zeros(1)}, {})])
         >>> store.adopt(name), store.keys()

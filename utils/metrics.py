@@ -403,8 +403,6 @@ class ScoreHistogram:
     >>> scores.update(np.array([0.1, 0.2, 0.3, 0.9]), np.array([0, 0, 1, 1], np.uint8))
     >>> scores.best_threshold("IoU")  # the default of 0.5 misses one of the two
     (0.25, 1.0)
-    >>> scores.score_at(0.5, "IoU")
-    0.5
     """
 
     def __init__(self, bins: int = 256, foreground: int = 1, ignore_index: int = IGNORE_INDEX):

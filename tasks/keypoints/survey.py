@@ -35,7 +35,7 @@ def survey(data: PoseData, pictures: Sequence[PosePicture]) -> list[str]:
     >>> import tempfile
     >>> from tasks.keypoints.example import animals_example
     >>> data = animals_example(tempfile.mkdtemp())[0].data
-    >>> print(*survey(data, [item.picture for item in data.items("val")]), sep="\\n")  # doctest: +ELLIPSIS
+    >>> print(*survey(data, [item.picture for item in data.items("val")]), sep="\n")  # doctest: +ELLIPSIS
     4 pictures, 0 of them without an animal; ... animals, at most ... in a picture
     points labelled (of them hidden): snout ...
     animals' boxes: median ... of the picture's short side, smallest ... (... x ... pixels)
