@@ -23,6 +23,7 @@ from utils.strict_yaml import UniqueKeyLoader, read_sections
 
 CONFIG_VARIABLE = "DINOV3SEG_CONFIG"
 TASK_NAME = re.compile(r"[\w-]+")
+ONLY_TASK = "segmentation"  # the name of the one task of a file without `tasks`
 PROFILES = Path(__file__).parent / "tasks"
 PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")
 
@@ -944,7 +945,7 @@ def parse_settings(
     errors: dict[str, None] = {}  # a dictionary, because it keeps order and drops what two tasks repeat
     tasks = tree.pop("tasks", None)
     if tasks is None:
-        tasks = {"segmentation": {}}
+        tasks = {ONLY_TASK: {}}
         kind = str(tree.get("kind", "segmentation"))
         errors.update(
             {f"{path}: a task of kind {kind} has no use for it; drop it": None for path in useless(kind, tree)}
@@ -975,9 +976,9 @@ def _override(tree: dict, override: str) -> None:
     ({'head': 'unet'}, {'quick': {'model': {'head': 'unet'}}, 'other': {}})
     """
     tasks, path = tree.get("tasks"), override.partition("=")[0].split(".")
-    if path[0] == "tasks" and isinstance(tasks, dict) and len(path) > 1 and path[1] not in tasks:
-        hint = suggest(path[1], sorted(map(str, tasks)))
-        raise SettingsError(f"{override}: unknown task {path[1]!r}{hint} known: {', '.join(map(str, tasks))}")
+    known = list(map(str, tasks)) if isinstance(tasks, dict) else [ONLY_TASK]
+    if path[0] == "tasks" and len(path) > 1 and path[1] not in known:
+        raise SettingsError(f"{override}: unknown task {path[1]!r}{suggest(path[1], known)} known: {', '.join(known)}")
     _apply_override(tree, override)
     for own in tasks.values() if isinstance(tasks, dict) else ():
         if isinstance(own, dict) and _holds(own, path):
@@ -1142,7 +1143,8 @@ def shared_targets(tasks: dict[str, TaskConfig]) -> list[str]:
     >>> shared_targets({"a": TaskConfig(inference=inference), "b": TaskConfig(inference=inference)})
     ['tasks.b.inference.output_dir: maps holds the results of task a too; give each task a folder of its own']
     """
-    found, owners = [], {}  # type: ignore[var-annotated]
+    found: list[str] = []
+    owners: dict[tuple[str, str], str] = {}
     for name, task in tasks.items():
         targets = []
         if task.inference.enable:

@@ -182,6 +182,7 @@ def test_bad_profiles_are_named(tmp_path, content, message):
     [
         ("tasks: {a: {kind: [segmentation]}}", None, "tasks.a.kind: expected text, got list"),
         ("kind: {x: 1}", None, "kind: expected text, got dict"),
+        ("train: {epochs: 3}", "tasks.x.train.epochs=1", "unknown task 'x'; known: segmentation"),
         ("tasks: {quick: {}, slow: {}}", "tasks.quik.train.epochs=1", "unknown task 'quik', did you mean 'quick'?"),
         (
             "{inference: {enable: true, output_dir: out}, tasks: {a: {}, b: {}}}",
