@@ -246,12 +246,14 @@ def run_task(
         distributed.run_on_main(lambda: stack.enter_context(lock) and None)
         context = Context(log, shared_run(name, config), stop.check, lambda: stop.signum)
         task = load_task(config.kind)(name, config)
-        for phase in phases:
+        queue = list(phases)
+        while queue:
+            phase = queue.pop(0)
             with TimedBlock(f"{name}.{phase}", log) as block:
                 result = load_phase(phase)(task, context)
             outcome.add(name, phase, result.status, block.seconds, result.metrics)
-            if phase == "verify" and result.metrics.get("bad records") and "prepare" in phases:
-                load_phase("prepare")(task, context)  # makes again what was set aside, so that train finds it
+            if result.metrics.get("bad records") and "prepare" in phases:
+                queue.insert(0, "prepare")  # makes again what verify set aside, so that train finds it
 
 
 def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: VerbosityLogger) -> None:
