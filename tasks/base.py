@@ -513,7 +513,7 @@ class Task(ABC):
             choose_device(self.settings.device(phase))
         if "train" in phases and self.settings.train.tensorboard:
             require_tensorboard()
-        for phase in {"evaluate", "inference"} & set(phases):
+        for phase in (name for name in ("evaluate", "inference") if name in phases):
             check_checkpoint(getattr(self.settings, phase).checkpoint, "train" in phases)
         check_folder(self.settings.inference.output_dir if "inference" in phases else None)
 
