@@ -625,7 +625,9 @@ class InferenceConfig(Section):
     """
 
     enable: bool = Field(False, description="run this phase")
-    input_tif: str | list[str] | None = Field(None, description="pictures: file, folder, glob, or a list of them")
+    input_tif: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="pictures: file, folder, glob, or a list of them"
+    )
     output_tif: str | None = Field(None, description="name of the result, for one picture")
     output_dir: str | None = Field(None, description="folder of the results, <stem>_classes.tif each; null: the run's")
     checkpoint: str | None = Field(None, description="null: the best one of this task's latest run")

@@ -39,7 +39,7 @@ HEADS: dict[str, dict[str, type[Head]]] = {
 }
 
 
-def choose(options: Mapping[str, Choice], name: str, kind: str) -> Choice:
+def choose(options: Mapping[str, Choice], name: str, kind: str, setting: str) -> Choice:
     """Look up a name; when it is not there, say what is.
 
     Parameters
@@ -50,6 +50,8 @@ def choose(options: Mapping[str, Choice], name: str, kind: str) -> Choice:
         What was asked for.
     kind : str
         What the options are, for the message.
+    setting : str
+        Where the name was given, for the message.
 
     Returns
     -------
@@ -63,13 +65,13 @@ def choose(options: Mapping[str, Choice], name: str, kind: str) -> Choice:
 
     Examples
     --------
-    >>> choose({"linear": 1, "unet": 2}, "liner", kind="head")
+    >>> choose({"linear": 1, "unet": 2}, "liner", kind="head", setting="model.head")
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: unknown head 'liner'; known: linear, unet
+    utils.errors.SettingsError: model.head: unknown head 'liner'; known: linear, unet
     """
     if name not in options:
-        raise SettingsError(f"unknown {kind} {name!r}; known: {', '.join(sorted(options))}")
+        raise SettingsError(f"{setting}: unknown {kind} {name!r}; known: {', '.join(sorted(options))}")
     return options[name]
 
 
@@ -140,8 +142,8 @@ def build_head(task_kind: str, name: str, spec: FeatureSpec, num_outputs: int, o
         ...
     utils.errors.SettingsError: model.head: 'linear' takes 3 image channels, got 4; extra bands go to: dpt, ...
     """
-    heads = choose(HEADS, task_kind, kind="kind of task with a head")
-    head_class = choose(heads, name, kind="head")
+    heads = choose(HEADS, task_kind, kind="kind of task with a head", setting="kind")
+    head_class = choose(heads, name, kind="head", setting="model.head")
     if spec.image_channels > 3 and not head_class.needs_image:
         takers = sorted(other for other, candidate in heads.items() if candidate.needs_image)
         raise SettingsError(

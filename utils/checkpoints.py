@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from utils.errors import DataError
-from utils.files import atomic_path, write_json
+from utils.files import atomic_path, digest_array, digest_json, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "dinolith"
 # what torch.save and pickle.dump write: a zip archive, or a pickle of protocol 2 to 5
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -103,7 +103,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises
     ------
     DataError
-        If there is no such file, or it is a pickle, truncated, not a checkpoint of ours, or of another format version.
+        If there is no such file, or it is a pickle, truncated, damaged, not a checkpoint of ours, or of another format.
 
     Examples
     --------
@@ -199,10 +199,11 @@ def _write(path: Path, tensors: Mapping[str, Tensor], kind: str, content: Any) -
     >>> _read(path, "checkpoint")[1]
     {'b': 1}
     """
-    text = json.dumps({"version": FORMAT_VERSION, "kind": kind, "content": content})
+    own = _own_storage(tensors)
+    text = json.dumps({"version": FORMAT_VERSION, "kind": kind, "digest": digest_tensors(own), "content": content})
     try:
         with atomic_path(path) as temporary:
-            save_file(_own_storage(tensors), temporary, metadata={"format": "pt", METADATA_KEY: text})
+            save_file(own, temporary, metadata={"format": "pt", METADATA_KEY: text})
     except (SafetensorError, OSError) as error:
         raise DataError(
             f"{path}: cannot be written ({error}); free space on this disk or choose another folder"
@@ -244,13 +245,45 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], Any, Path]:
     path = find_file(path, kind)
     try:
         with safe_open(path, framework="pt") as stream:
-            content = _check_metadata(path, stream.metadata() or {}, kind)
+            envelope = _check_metadata(path, stream.metadata() or {}, kind)
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dictionary)
     except (SafetensorError, OSError) as error:
         raise DataError(
             f"{path}: truncated or not a safetensors file ({error}); remove it and train again, or take another copy"
         ) from None
-    return tensors, content, path
+    if digest_tensors(tensors) != envelope.get("digest"):
+        raise DataError(
+            f"{path}: its tensors are not those that were written: the file is damaged; remove it and train again, or "
+            "take another copy"
+        )
+    return tensors, envelope["content"], path
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hash tensors on the CPU with their names, so that a flipped byte is noticed.
+
+    Examples
+    --------
+    >>> digest_tensors({"a": torch.ones(2)}) == digest_tensors({"b": torch.ones(2)})
+    False
+    """
+    return digest_json(
+        {
+            name: [str(tensor.dtype), list(tensor.shape), digest_array(_as_bytes(tensor))]
+            for name, tensor in tensors.items()
+        }
+    )
+
+
+def _as_bytes(tensor: Tensor) -> np.ndarray:
+    """A contiguous tensor's memory as bytes; NumPy knows no bfloat16.
+
+    Examples
+    --------
+    >>> _as_bytes(torch.ones(1, dtype=torch.bfloat16)).tolist()
+    [128, 63]
+    """
+    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 def find_file(path: Path, kind: str) -> Path:
@@ -304,12 +337,13 @@ def _describe_candidates(path: Path) -> str:
     return f"did you mean {', '.join(difflib.get_close_matches(path.name, names, n=NAMES_SHOWN, cutoff=0.0))}?"
 
 
-def _check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> Any:
-    """Take the JSON content out of a file's metadata, or say why it is not what was expected.
+def _check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> dict[str, Any]:
+    """Take the JSON envelope out of a file's metadata, or say why it is not what was expected.
 
     Examples
     --------
-    >>> _check_metadata(Path("a"), {"dinolith": '{"version": 1, "kind": "checkpoint", "content": [2]}'}, "checkpoint")
+    >>> text = '{"version": 2, "kind": "checkpoint", "content": [2]}'
+    >>> _check_metadata(Path("a"), {"dinolith": text}, "checkpoint")["content"]
     [2]
     """
     if METADATA_KEY not in metadata:
@@ -329,7 +363,7 @@ def _check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> Any:
         )
     if found != kind:
         raise DataError(f"{path}: expected a {kind}, got a {found}; name the other file")
-    return envelope["content"]
+    return envelope
 
 
 def _list_names(label: str, names: Sequence[str]) -> str:

@@ -378,10 +378,10 @@ def test_foreign_maps_are_refused() -> None:
 
 
 def test_wrong_names_and_options_are_told_all_at_once() -> None:
-    with pytest.raises(SettingsError, match="unknown head 'upernet'; known: dpt, linear, maskformer"):
+    with pytest.raises(SettingsError, match=r"model\.head: unknown head 'upernet'; known: dpt, linear, maskformer"):
         build_head("segmentation", "upernet", make_spec(), 2, {})
-    with pytest.raises(SettingsError, match="unknown kind of colour 'mauve'; known: red"):
-        choose({"red": 1}, "mauve", kind="kind of colour")
+    with pytest.raises(SettingsError, match="paint: unknown kind of colour 'mauve'; known: red"):
+        choose({"red": 1}, "mauve", kind="kind of colour", setting="paint")
     with pytest.raises(SettingsError) as caught:
         read_head_options({"widht": 8, "depth": "2", "narrowest": 0}, HEADS["segmentation"]["dpt"].Options)
     lines = str(caught.value).splitlines()

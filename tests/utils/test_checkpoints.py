@@ -107,14 +107,22 @@ def test_a_truncated_checkpoint_is_told(checkpoint, length):
         load_checkpoint(checkpoint)
 
 
+def test_a_flipped_byte_is_noticed(checkpoint):
+    content = bytearray(checkpoint.read_bytes())
+    content[-1] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(DataError, match=r"unet_best\.safetensors: its tensors are not those that were written"):
+        load_checkpoint(checkpoint)
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
         (None, "without Dinolith's description"),
-        ({METADATA_KEY: '{"version": 9, "kind": "checkpoint", "content": {}}'}, "format version 9, .* reads version 1"),
-        ({METADATA_KEY: '{"version": 1, "ki'}, "its description is damaged"),
+        ({METADATA_KEY: '{"version": 9, "kind": "checkpoint", "content": {}}'}, "format version 9, .* reads version 2"),
+        ({METADATA_KEY: '{"version": 2, "ki'}, "its description is damaged"),
         ({METADATA_KEY: "[]"}, "its description is damaged"),
-        ({METADATA_KEY: '{"version": 1, "kind": "training state", "content": {}}'}, "got a training state"),
+        ({METADATA_KEY: '{"version": 2, "kind": "training state", "content": {}}'}, "got a training state"),
     ],
 )
 def test_files_of_another_origin_are_told_apart(tmp_path, metadata, message):
