@@ -42,40 +42,13 @@ def _known_cells(target: Tensor, valid: Tensor | None, labelled: Tensor | None) 
 # --- heatmaps --------------------------------------------------------------------------------------------------------
 
 
-def positive_sums(target: Tensor, valid: Tensor | None = None, labelled: Tensor | None = None) -> Tensor:
-    """Sum what each keypoint's maps hold of the keypoint and of its absence, to be added over a training set.
-
-    Parameters
-    ----------
-    target : Tensor, shape (B, K, h, w)
-        Values 0 to 1.
-    valid : Tensor of bool, shape (B, 1, h, w), optional
-        Cells with a picture; all of them when None.
-    labelled : Tensor of bool, shape (B, K), optional
-        Maps of which the labels say something; all of them when None.
-
-    Returns
-    -------
-    Tensor of float64, shape (2, K)
-        Sum of the targets, and of 1 - target.
-
-    Examples
-    --------
-    >>> positive_sums(torch.tensor([[[[1.0, 0.5, 0.0, 0.0]]]])).tolist()
-    [[1.5], [2.5]]
-    """
-    known = _known_cells(target, valid, labelled).double()
-    positive = (known * target).sum(dim=(0, 2, 3))
-    return torch.stack([positive, known.sum(dim=(0, 2, 3)) - positive])
-
-
 def positive_weights(sums: Tensor, most: float = 50.0) -> Tensor:
     """Choose how much the cells of a keypoint weigh against its empty ground.
 
     Parameters
     ----------
     sums : Tensor, shape (2, K)
-        What `positive_sums` gave, added over the training set, so that no weight depends on a batch.
+        Sums of each keypoint's targets, and of 1 - target, over the training set: no weight depends on a batch.
     most : float
         Largest weight.
 
@@ -200,7 +173,7 @@ def heatmap_sums(
     Returns
     -------
     dict of str to Tensor of shape ()
-        "heatmap" and "dice", as far as they have a factor; divide each by its `heatmap_counts`.
+        "heatmap" and "dice", as far as they have a factor; sums, to be divided by what all ranks count.
 
     Raises
     ------
@@ -231,43 +204,6 @@ def heatmap_sums(
     if dice_weight:
         sums["dice"] = dice_weight * _soft_dice_sum(logits, target, known, eps)
     return sums
-
-
-def heatmap_counts(
-    target: Tensor,
-    *,
-    valid: Tensor | None = None,
-    labelled: Tensor | None = None,
-    heatmap_weight: float = 1.0,
-    dice_weight: float = 0.5,
-    balance: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """Give the divisor of each term of `heatmap_sums`: summed weights of cells, and maps that show their keypoint.
-
-    Parameters
-    ----------
-    target, valid, labelled, heatmap_weight, dice_weight, balance
-        As there.
-
-    Returns
-    -------
-    dict of str to Tensor of float64, shape ()
-        The same names as `heatmap_sums` gives.
-
-    Examples
-    --------
-    >>> target = torch.tensor([[[[1.0, 0.5]], [[0.0, 0.0]]]])
-    >>> counts = heatmap_counts(target, balance=torch.tensor([3.0, 9.0]))
-    >>> {name: count.item() for name, count in counts.items()}  # 3 + 2 + 1 + 1
-    {'heatmap': 7.0, 'dice': 1.0}
-    """
-    known = _known_cells(target, valid, labelled)
-    counts: dict[str, Tensor] = {}
-    if heatmap_weight:
-        counts["heatmap"] = _cell_weights(target, known, balance).sum(dtype=torch.float64)
-    if dice_weight:
-        counts["dice"] = ((target * known).sum(dim=(2, 3)) > 0).sum().double()
-    return counts
 
 
 # --- coordinates -----------------------------------------------------------------------------------------------------
