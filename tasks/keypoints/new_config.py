@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,7 @@ from tasks.keypoints.pictures import PoseData, PoseItem, usable
 from tasks.keypoints.survey import suggestions, survey
 from utils.errors import DataError, SettingsError
 from utils.files import write_bytes
+from utils.formats.poses import PosePicture
 from utils.logging import VerbosityLogger
 
 TEMPLATE = """\
@@ -81,6 +83,28 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
     if not any(usable(picture) for picture in pictures):
         raise DataError(f"{source}: {len(pictures)} pictures, but no keypoint is labelled in them; name other labels")
     figures, advice = survey(data, pictures), suggestions(data, pictures)
+    _tell(figures, advice, data, pictures, log)
+    text = _settings_text(path, profile, target, figures[0], advice, data.own.short_side)
+    parse_settings(text, (), ("keypoints",))  # what is written can be used
+    write_bytes(target, text.encode())
+    log.info(f"wrote {target}; look at it, then: python main.py {target} --check")
+    return target
+
+
+def _tell(
+    figures: Sequence[str], advice: Sequence[str], data: PoseData, pictures: Sequence[PosePicture], log: VerbosityLogger
+) -> None:
+    """Log what was found in labels, what is wrong with them and what may be done.
+
+    Examples
+    --------
+    >>> from tasks.keypoints.example import drawn_animals
+    >>> from unittest.mock import Mock
+    >>> log = Mock()
+    >>> _tell(["8 pictures"], ["label more"], labels_of(drawn_animals() / "annotations"), [], log)
+    >>> [call.args[0] for call in log.info.call_args_list]
+    ['audit: 8 pictures', 'audit: suggestion: label more']
+    """
     for line in figures:
         log.info(f"audit: {line}")
     items = [PoseItem(picture.id, (picture.path,), picture, "train") for picture in pictures]
@@ -88,22 +112,28 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
         log.warning(f"audit: {finding}" if finding.blocks else f"audit: note: {finding}")
     for line in advice:
         log.info(f"audit: suggestion: {line}")
-    name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in path.stem)
-    text = TEMPLATE.format(
+
+
+def _settings_text(path: Path, profile: str, target: Path, first: str, advice: Sequence[str], short_side: int) -> str:
+    """The settings file, with what was found as a comment.
+
+    Examples
+    --------
+    >>> text = _settings_text(Path("/data/my mice.json"), NO_PROFILE, Path("mice.yml"), "8 pictures", [], 364)
+    >>> parse_settings(text, (), ("keypoints",)).tasks["my_mice"].keypoints.short_side
+    364
+    """
+    return TEMPLATE.format(
         label=path.name,
         path=json.dumps(path.name, ensure_ascii=False),
-        first=figures[0],
+        first=first,
         advice="".join(f"# {line}\n" for line in advice),
         target=target,
         root=json.dumps(str(path.parent), ensure_ascii=False),
-        name=name,
+        name="".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in path.stem),
         profile="" if profile == NO_PROFILE else f"    profile: {profile}\n",
-        short_side=data.own.short_side,
+        short_side=short_side,
     )
-    parse_settings(text, (), ("keypoints",))  # what is written can be used
-    write_bytes(target, text.encode())
-    log.info(f"wrote {target}; look at it, then: python main.py {target} --check")
-    return target
 
 
 def labels_of(path: Path) -> PoseData:
