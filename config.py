@@ -27,7 +27,13 @@ ONLY_TASK = "segmentation"  # the name of the one task of a file without `tasks`
 PROFILES = Path(__file__).parent / "tasks"
 PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")
 
-KIND_DEFAULTS: dict[str, dict[str, Any]] = {"keypoints": {"model": {"head": "conv"}}}  # below all that a file says
+KIND_DEFAULTS: dict[str, dict[str, Any]] = {  # below all that a file says
+    "distill": {
+        "model": {"head": "vit"},
+        "train": {"adamw_lr": 1.0e-3, "ema_decay": 0.999, "val_fraction": 0.05},
+    },
+    "keypoints": {"model": {"head": "conv"}},
+}
 SAFE_MODE: dict[str, Any] = {  # what resources.safe_mode puts in place of defaults and profiles
     "resources": {"omp_threads": max(1, (os.cpu_count() or 2) // 2), "interop_threads": 1},
     "prepare": {"batch_size": 1},
@@ -36,8 +42,43 @@ SAFE_MODE: dict[str, Any] = {  # what resources.safe_mode puts in place of defau
 }
 SAFE_MODE_OF_KIND: dict[str, dict[str, Any]] = {"keypoints": {"keypoints": {"short_side": 378}}}
 NOT_FOR = {  # settings that a kind of task has no use for; shared sections may hold them for other tasks
-    "segmentation": ["keypoints", "dataset.convert_to"],
+    "segmentation": ["keypoints", "distill", "dataset.convert_to"],
+    "distill": [
+        "keypoints",
+        "paths.label_path",
+        *(
+            f"dataset.{name}"
+            for name in (
+                "classes",
+                "bands",
+                "band_files",
+                "scale",
+                "label_pattern",
+                "label_layer",
+                "label_attribute",
+                "label_mapping",
+                "label_colours",
+                "label_nodata",
+                "unlabelled",
+                "line_width",
+                "max_windows",
+                "sample",
+                "convert_to",
+                "splits.block_tiles",
+                "augmentations.scale_range",
+                "augmentations.rotation_degrees",
+            )
+        ),
+        "model.num_classes",
+        "model.freeze",
+        "prepare.tile_size",
+        "prepare.overlap",
+        "train.loss",
+        "train.sampling",
+        "train.crop_size",
+    ],
     "keypoints": [
+        "distill",
         *(
             f"dataset.{name}"
             for name in (
@@ -641,8 +682,104 @@ class InferenceConfig(Section):
     polygons: PolygonsConfig = PolygonsConfig()
 
 
+class DistillLossConfig(Section):
+    """Weights of the loss terms of a student, all on the teacher's maps with standardised channels.
+
+    Examples
+    --------
+    >>> DistillLossConfig().relation
+    0.0
+    """
+
+    cosine: NonNegative = Field(1.0, description="1 - cosine between the vectors of a cell")
+    smooth_l1: NonNegative = Field(1.0, description="smooth L1 distance of their channels")
+    relation: NonNegative = Field(0.0, description="squared difference of the cosines between any two cells of a crop")
+
+
+class ProbeConfig(Section):
+    """A labelled segmentation task on which linear classifiers of teacher, student and a random student are compared.
+
+    Examples
+    --------
+    >>> ProbeConfig(config="docs/configs/geo_buildings.yml").overrides
+    []
+    """
+
+    config: str = Field(description="settings file of that task; its pictures, labels, windows and splits are used")
+    overrides: list[str] = Field([], description="settings to change in it, such as paths.data_root=/data")
+
+
+class SourceConfig(Section):
+    """Where pictures came from, for the model card.
+
+    Examples
+    --------
+    >>> SourceConfig(name="reef photos", licence="CC BY 4.0").pictures is None
+    True
+    """
+
+    name: str = Field(description="what the pictures are and who gave them")
+    licence: str = Field(description="their licence")
+    pictures: Count | None = Field(None, description="how many")
+
+
+class CardConfig(Section):
+    """What the model card of an exported student says beyond what is measured.
+
+    Examples
+    --------
+    >>> CardConfig(licence="apache-2.0").sources
+    []
+    """
+
+    sources: list[SourceConfig] = Field([], description="the sets of pictures; none: the names in raw_images_dir")
+    licence: str | None = Field(None, description="licence of the exported weights; null: the teacher's")
+
+
+class DistillConfig(Section):
+    """What only tasks of kind distill have.
+
+    Examples
+    --------
+    >>> DistillConfig().crop
+    320
+    """
+
+    crop: Side = Field(320, description="side of a crop in pixels; a multiple of the student's patch")
+    zooms: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [1.0, 0.5], min_length=1, description="scales of the pictures: at 0.5 a crop covers twice its side"
+    )
+    crops: Count = Field(
+        4,
+        description="most crops of each photo, video frame and block of a raster, at each zoom; so 300 photos give "
+        "1200 at one zoom, and so does a raster of 35,000 x 35,000 pixels in 300 blocks",
+    )
+    block: Side | None = Field(
+        None,
+        description="side of the blocks into which large pictures are cut, in pixels; a block trains or judges as a "
+        "whole. null: 2048, less while there would be under 20 items",
+    )
+    frame_step: Count = Field(50, description="from one frame of a video that is used to the next")
+    max_frames: Count | None = Field(None, description="frames of each video that may be used, from its beginning")
+    exclude: list[str] = Field([], description="files, folders and name patterns in raw_images_dir to leave out")
+    bands: dict[str, list[Count]] = Field(
+        {}, description="name pattern -> the bands that are red, green and blue; other rasters give their first three"
+    )
+    stacks: list[list[str]] = Field(
+        [], description="further pictures whose red, green and blue are three files: [[B04.tif, B03.tif, B02.tif]]"
+    )
+    student_scales: list[Annotated[float, Field(ge=0.25, le=4)]] = Field(
+        [0.8, 1.0, 1.2], min_length=1, description="sizes at which the student sees a crop in training, by turns"
+    )
+    loss: DistillLossConfig = DistillLossConfig()
+    probe: ProbeConfig | None = Field(
+        None, description="section config, overrides: a segmentation task on which evaluate compares linear probes"
+    )
+    card: CardConfig = CardConfig()
+
+
 class ExportConfig(Section):
-    """Hand a trained model over (no kind of task has this phase yet; enabling it is refused).
+    """Hand a trained model over (kind distill: a folder for model.backbone; other kinds have no such phase yet).
 
     Examples
     --------
@@ -665,7 +802,9 @@ class TaskConfig(Section):
     ('train',)
     """
 
-    kind: str = Field("segmentation", description="what the task makes of pictures: segmentation or keypoints")
+    kind: str = Field(
+        "segmentation", description="what the task makes of pictures: segmentation, keypoints, or distill"
+    )
     profile: str | None = Field(
         None, description="settings below those of the file: a name in tasks/<kind>/profiles, or a YAML file"
     )
@@ -681,6 +820,7 @@ class TaskConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     export: ExportConfig = ExportConfig()
     keypoints: KeypointsConfig = KeypointsConfig()
+    distill: DistillConfig = DistillConfig()
 
     @property
     def enabled_phases(self) -> tuple[str, ...]:
@@ -810,6 +950,9 @@ class TaskConfig(Section):
             yield f"inference.output_tif: expected a name that ends with .tif or .png, got {output!r}"
         if self.evaluate.enable and self.evaluate.split == "test" and self.dataset.splits.test_list is None:
             yield "evaluate.split: test, but dataset.splits.test_list names no list; name one, or score val"
+        terms = self.distill.loss
+        if terms.cosine == terms.smooth_l1 == terms.relation == 0:
+            yield "distill.loss: all weights are 0, so there is nothing to learn from; raise one"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from models.maskformer import MaskFormerHead
 from models.multitask import MultitaskHead
 from models.relational import RelationalHead
 from models.segformer import SegFormerHead
+from models.student import ConvNextStudent, VitStudent
 from models.unet import UNetHead
 from models.unet_v2 import UNetV2Head
 from utils.errors import SettingsError
@@ -23,6 +24,10 @@ from utils.setting_errors import explain_errors
 Choice = TypeVar("Choice")
 
 HEADS: dict[str, dict[str, type[Head]]] = {
+    "distill": {
+        "convnext": ConvNextStudent,
+        "vit": VitStudent,
+    },
     "keypoints": {
         "conv": ConvHead,
         "multitask": MultitaskHead,
@@ -118,7 +123,7 @@ def build_head(task_kind: str, name: str, spec: FeatureSpec, num_outputs: int, o
     spec : FeatureSpec
         What the head will be given.
     num_outputs : int
-        Classes of a segmentation head, keypoints of a keypoint head.
+        Classes of a segmentation head, keypoints of a keypoint head, maps of the teacher for a student.
     options : mapping
         What stands under `model.head_options`.
 

@@ -489,13 +489,16 @@ class Backbone(nn.Module):
                 images = images.index_select(axis, reflected_indices(images.shape[axis], length, self.device))
         return torch.addcmul(self.shift, images.float(), self.scale)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, stretch: Tensor | None = None) -> list[Tensor]:
         """Compute the feature maps of the chosen blocks.
 
         Parameters
         ----------
         images : Tensor, shape (B, 3, H, W)
             uint8, or floating point on a scale from 0 to 255; B may be 0.
+        stretch : Tensor, shape (B, 2), optional
+            For training: by how much the rotary positions of each picture are stretched down and across. None leaves
+            them, as do backbones without rotary positions.
 
         Returns
         -------
@@ -521,15 +524,15 @@ class Backbone(nn.Module):
             return [
                 pixels.new_zeros(0, channels, *grid) for channels, grid in zip(self.info.channels, grids, strict=True)
             ]
-        compute = self._compute_vit_maps if FAMILIES[self.info.family].is_vit else self._compute_stage_maps
+        is_vit = FAMILIES[self.info.family].is_vit
         with (
             torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision_in_use == "bf16"),
         ):
-            maps = compute(pixels)
+            maps = self._compute_vit_maps(pixels, stretch) if is_vit else self._compute_stage_maps(pixels)
         return [maps[index] for index in self.info.layers]
 
-    def _compute_vit_maps(self, pixels: Tensor) -> dict[int, Tensor]:
+    def _compute_vit_maps(self, pixels: Tensor, stretch: Tensor | None = None) -> dict[int, Tensor]:
         """Run the blocks of a ViT, keeping only the states that are asked for.
 
         Examples
@@ -543,7 +546,7 @@ class Backbone(nn.Module):
         grid = (pixels.shape[2] // self.info.patch_size, pixels.shape[3] // self.info.patch_size)
         context = {}
         if hasattr(self.model, "rope_embeddings"):
-            context["position_embeddings"] = self.model.rope_embeddings(pixels)  # type: ignore[operator]
+            context["position_embeddings"] = self._rotations(pixels, grid, stretch)
         tokens = self.model.embeddings(pixels)  # type: ignore[operator]
         maps = {}
         for index, block in enumerate(self.blocks):
@@ -551,6 +554,31 @@ class Backbone(nn.Module):
             if index in self.info.layers:
                 maps[index] = self._tokens_to_map(tokens, grid)
         return maps
+
+    def _rotations(self, pixels: Tensor, patch_grid: tuple[int, int], stretch: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary positions.
+
+        Transformers draws its stretch for a whole batch and from the generator that everything shares; here it is
+        given, one for each picture, so that the gradient of a batch does not depend on how ranks share it.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from models.random_backbone import write_random_backbone
+        >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp(), "dinov3_vit", patch_size=4)), [0])
+        >>> pixels = torch.zeros(1, 3, 8, 12)
+        >>> plain, stretched = (backbone._rotations(pixels, (2, 3), by) for by in (None, torch.ones(1, 2)))
+        >>> [torch.equal(a, b[0, 0]) for a, b in zip(plain, stretched, strict=True)], stretched[0].shape
+        ([True, True], torch.Size([1, 1, 6, 4]))
+        """
+        rope: Any = self.model.rope_embeddings
+        if stretch is None:
+            return rope(pixels)
+        down, across = ((torch.arange(cells, device=pixels.device) + 0.5) / cells * 2 - 1 for cells in patch_grid)
+        places = torch.stack(torch.meshgrid(down, across, indexing="ij"), dim=-1).flatten(0, 1)  # (N, 2)
+        angles = 2 * torch.pi * (places * stretch[:, None])[..., None] * rope.inv_freq
+        angles = angles.flatten(2).tile(2)[:, None]  # (B, 1, N, channels of a head)
+        return angles.cos(), angles.sin()
 
     def _tokens_to_map(self, tokens: Tensor, patch_grid: tuple[int, int]) -> Tensor:
         """Norm the patch tokens and lay them out as a map; the tokens before them (CLS, registers) are dropped.

@@ -175,7 +175,7 @@ def what_differs(old: dict, new: dict, most: int = 3) -> str:
     >>> what_differs({}, {})
     'the pictures, labels or weights are others'
     """
-    sections = ("kind", "profile", "dataset", "model", "prepare", "train", "keypoints")
+    sections = ("kind", "profile", "dataset", "model", "prepare", "train", "keypoints", "distill")
     before, after = (dict(_leaves({key: tree.get(key) for key in sections})) for tree in (old, new))
     changed = [key for key in after if after[key] != before.get(key) and not key.endswith(".enable")]
     if not changed:

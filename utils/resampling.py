@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 RESAMPLING = ("auto", "nearest", "area", "bilinear", "cubic")
@@ -173,3 +174,31 @@ def resample(
     if not (share == 1).all():
         sums = np.divide(sums, share, out=np.zeros_like(sums), where=kept)
     return sums, kept
+
+
+def resize_picture(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring an 8-bit picture to another size: means of the covered ground where it shrinks, else bilinearly.
+
+    Parameters
+    ----------
+    image : uint8 array, shape (H, W, C)
+        The picture; it is left as it is.
+    size : (int, int)
+        Height and width wanted.
+
+    Returns
+    -------
+    uint8 array, shape (height, width, C)
+        The picture itself where the size is right already.
+
+    Examples
+    --------
+    >>> image = np.array([[[0], [4], [8], [16]], [[0], [4], [8], [16]]], np.uint8)
+    >>> resize_picture(image, (1, 2))[..., 0].tolist()
+    [[2, 12]]
+    """
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized.reshape(*size, image.shape[2])  # OpenCV drops an axis of one channel

@@ -1,0 +1,574 @@
+"""Students: small backbones in the layouts of transformers that learn the feature maps of a teacher.
+
+What is trained is a `models.backbone.Backbone`, so that the maps of a student are those that everybody sees who loads
+its folder, and one linear layer per block that speaks the teacher's channels and is left behind in the end.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.backbone import Backbone, BackboneInfo, resolve_layers
+from models.base import FeatureSpec, Head, HeadOptions
+from models.weights import FAMILIES, build_config, quiet_transformers
+from utils.errors import SettingsError
+
+
+class StudentOptions(HeadOptions):
+    """Settings that all students share.
+
+    Examples
+    --------
+    >>> StudentOptions(layers=[2, 5]).layers
+    [2, 5]
+    """
+
+    layers: list[int] | None = Field(
+        None,
+        min_length=1,
+        description="blocks of the student that learn those of the teacher, in their order; null: evenly, to the last",
+    )
+
+
+class VitOptions(StudentOptions):
+    """Settings of the `vit` student.
+
+    Examples
+    --------
+    >>> VitOptions().width
+    256
+    """
+
+    width: int = Field(256, ge=4, description="channels")
+    depth: int = Field(6, ge=1, description="blocks")
+    heads: int = Field(4, ge=1, description="attention heads; width / heads must be a multiple of 4")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden layer of a block, as a multiple of the width")
+    registers: int = Field(4, ge=0, description="register tokens")
+    patch_size: int = Field(16, ge=1, description="pixels per patch side")
+    layer_scale: float = Field(1.0, gt=0, description="start of the layer scales; 1 is right for so few blocks")
+    rope_theta: float = Field(100.0, gt=0, description="base of the rotary positions")
+    position_rescale: float = Field(
+        2.0, ge=1, description="in training, positions are stretched at random by up to this factor or its inverse"
+    )
+    position_jitter: float = Field(1.1, ge=1, description="the same, down and across apart")
+
+
+class ConvNextOptions(StudentOptions):
+    """Settings of the `convnext` student.
+
+    Examples
+    --------
+    >>> ConvNextOptions().widths
+    [48, 96, 192, 384]
+    """
+
+    widths: list[int] = Field([48, 96, 192, 384], min_length=4, max_length=4, description="channels of the four stages")
+    depths: list[int] = Field([2, 2, 6, 2], min_length=4, max_length=4, description="layers of the four stages")
+    layer_scale: float = Field(1.0, gt=0, description="start of the layer scales")
+
+
+class Projection(nn.Conv2d):
+    """A linear layer from a student's channels to a teacher's, which knows how the teacher's are standardised.
+
+    Mean and deviation are buffers beside the weights, so that they travel with the checkpoint.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Of the student and of the teacher.
+
+    Examples
+    --------
+    >>> projection = Projection(4, 2)
+    >>> projection.know(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+    >>> projection.standardize(torch.tensor([3.0, 6.0]).view(1, 2, 1, 1)).flatten().tolist()
+    [1.0, 1.0]
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=1)
+        self.register_buffer("mean", torch.zeros(out_channels))
+        self.register_buffer("deviation", torch.ones(out_channels))
+
+    def know(self, mean: Tensor, deviation: Tensor) -> None:
+        """Take what was measured of the teacher.
+
+        Examples
+        --------
+        >>> projection = Projection(4, 2)
+        >>> projection.know(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+        >>> projection.mean.tolist()
+        [1.0, 2.0]
+        """
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+
+    def standardize(self, feature_map: Tensor) -> Tensor:
+        """Bring a teacher's map (B, C, h, w) to mean 0 and deviation 1 in every channel.
+
+        Examples
+        --------
+        >>> Projection(4, 2).standardize(torch.ones(1, 2, 3, 4)).shape
+        torch.Size([1, 2, 3, 4])
+        """
+        return (feature_map.float() - self.mean[:, None, None]) / self.deviation[:, None, None]
+
+    def restore(self, standard: Tensor) -> Tensor:
+        """Give a standardised map (B, C, h, w) the teacher's own means and deviations again.
+
+        Examples
+        --------
+        >>> projection = Projection(4, 1)
+        >>> projection.know(torch.tensor([5.0]), torch.tensor([2.0]))
+        >>> projection.restore(torch.ones(1, 1, 1, 1)).item()
+        7.0
+        """
+        return standard * self.deviation[:, None, None] + self.mean[:, None, None]
+
+
+def fit_grid(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
+    """Bring a map to another grid of the same ground, bilinearly; where cells become fewer, all of them count.
+
+    Examples
+    --------
+    >>> fit_grid(torch.tensor([[[[0.0, 4.0]]]]), (1, 4)).flatten().tolist()
+    [0.0, 1.0, 3.0, 4.0]
+    """
+    if tuple(feature_map.shape[-2:]) == tuple(grid):
+        return feature_map
+    fewer = feature_map.shape[-2] > grid[0] or feature_map.shape[-1] > grid[1]
+    return F.interpolate(feature_map, size=tuple(grid), mode="bilinear", antialias=fewer, align_corners=False)
+
+
+def even_blocks(count: int, depth: int) -> list[int]:
+    """Choose blocks at even distances, the last one among them.
+
+    Raises
+    ------
+    SettingsError
+        If there are fewer blocks than wanted.
+
+    Examples
+    --------
+    >>> even_blocks(4, 6), even_blocks(1, 6)
+    ([1, 2, 4, 5], [5])
+    >>> even_blocks(3, 2)
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: model.layers: 3 blocks of the teacher to learn, but the student has 2; name fewer, ...
+    """
+    if count > depth:
+        raise SettingsError(
+            f"model.layers: {count} blocks of the teacher to learn, but the student has {depth}; name fewer, or give "
+            "the student more in model.head_options"
+        )
+    return [int((index + 1) * depth / count + 0.5) - 1 for index in range(count)]
+
+
+class Student(Head):
+    """Base of all students: a trained backbone and a projection per block of the teacher.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        The maps of the teacher that are to be learnt, and the normalisation, which the student takes over.
+    num_outputs : int
+        How many maps; one for each of the specification's.
+    options : StudentOptions
+        Its size.
+
+    Raises
+    ------
+    SettingsError
+        If the student has too few blocks, or its last one would learn nothing.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((8, 8), (14, 14), 14, 3, (0.5,) * 3, (0.25,) * 3)
+    >>> student = VitStudent(spec, 2, VitOptions(width=16, depth=3, heads=2))
+    >>> student.backbone.info.layers, student.backbone.info.mean, len(student.projections)
+    ((1, 2), (0.5, 0.5, 0.5), 2)
+    >>> VitStudent(spec, 2, VitOptions(width=16, depth=3, heads=2, layers=[0, 1]))
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: model.head_options.layers: [0, 1] leaves out the last of 3 blocks, which would learn ...
+    """
+
+    family: ClassVar[str]
+    needs_image: ClassVar[bool] = True
+    output_layers: ClassVar[tuple[str, ...]] = ("projections",)
+    Options: ClassVar[type[HeadOptions]] = StudentOptions
+
+    def __init__(self, spec: FeatureSpec, num_outputs: int, options: StudentOptions):
+        super().__init__(spec, num_outputs, options)
+        import transformers
+
+        self.config = self.make_config()
+        channels, strides, patch_size = self.geometry()
+        layers = self._choose_layers(options.layers, num_outputs, len(channels))
+        info = BackboneInfo(
+            id="student",
+            family=self.family,
+            digest="",
+            licence="",
+            patch_size=patch_size,
+            layers=layers,
+            channels=tuple(channels[index] for index in layers),
+            strides=tuple(strides[index] for index in layers),
+            mean=(spec.mean[0], spec.mean[1], spec.mean[2]),
+            std=(spec.std[0], spec.std[1], spec.std[2]),
+            num_blocks=len(channels),
+        )
+        with quiet_transformers():
+            model_class = getattr(transformers, f"{FAMILIES[self.family].prefix}Model")
+            model = model_class(build_config(Path("student"), self.family, self.config))
+        self.backbone = Backbone(model, info)
+        self.backbone.unfreeze(True)
+        pairs = zip(info.channels, spec.channels, strict=True)
+        self.projections = nn.ModuleList(Projection(own, teacher) for own, teacher in pairs)
+
+    @staticmethod
+    def _choose_layers(named: Sequence[int] | None, count: int, depth: int) -> tuple[int, ...]:
+        """Decide which blocks of the student learn.
+
+        Examples
+        --------
+        >>> Student._choose_layers(None, 2, 6), Student._choose_layers([0, -1], 2, 6)
+        ((2, 5), (0, 5))
+        >>> Student._choose_layers([5], 2, 6)
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: model.head_options.layers: 1 blocks for 2 of the teacher; name one for each
+        """
+        layers = resolve_layers(even_blocks(count, depth) if named is None else named, depth)
+        if len(layers) != count:
+            raise SettingsError(
+                f"model.head_options.layers: {len(layers)} blocks for {count} of the teacher; name one for each"
+            )
+        if depth - 1 not in layers:
+            raise SettingsError(
+                f"model.head_options.layers: {list(layers)} leaves out the last of {depth} blocks, which would learn "
+                "nothing; name it, or make the student smaller"
+            )
+        return layers
+
+    @abstractmethod
+    def make_config(self) -> dict[str, Any]:
+        """Give the content of `config.json`."""
+
+    @abstractmethod
+    def geometry(self) -> tuple[list[int], list[int], int]:
+        """Give channels and stride of every block, and what sides of pictures are multiples of."""
+
+    def draw_stretch(self, generator: np.random.Generator) -> list[float]:
+        """Draw by how much the positions of one picture are stretched, down and across.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (32,), 32, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> student = ConvNextStudent(spec, 1, ConvNextOptions(widths=[4, 4, 8, 8], depths=[1, 1, 1, 1]))
+        >>> student.draw_stretch(np.random.default_rng(0))
+        [1.0, 1.0]
+        """
+        return [1.0, 1.0]
+
+    def compute_in(self, precision: str) -> None:
+        """Choose the arithmetic of the backbone, "bf16" or "fp32"; weights are float32 either way.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (16,), 16, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> student = VitStudent(spec, 1, VitOptions(width=8, depth=1, heads=2))
+        >>> student.compute_in("bf16")
+        >>> student.backbone.precision_in_use
+        'bf16'
+        """
+        self.backbone.info = replace(self.backbone.info, precision_in_use=precision)
+
+    def forward(
+        self, feature_maps: Sequence[Tensor], image: Tensor, stretch: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Predict the teacher's maps from the picture.
+
+        Parameters
+        ----------
+        feature_maps : sequence of Tensor, shape (B, C_i, h_i, w_i)
+            The teacher's; only their grids are looked at.
+        image : Tensor, shape (B, 3, H, W)
+            uint8, or floating point on a scale from 0 to 255.
+        stretch : Tensor, shape (B, 2), optional
+            Of positions, while training.
+
+        Returns
+        -------
+        dict of Tensor
+            ``"predicted_0"`` and so on, each of the shape of its map, standardised.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((6, 4), (4, 8), 8, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> student = VitStudent(spec, 2, VitOptions(width=8, depth=2, heads=2, patch_size=4))
+        >>> found = student([torch.zeros(1, 6, 2, 4), torch.zeros(1, 4, 1, 2)], torch.zeros(1, 3, 8, 16))
+        >>> {name: tuple(predicted.shape) for name, predicted in found.items()}
+        {'predicted_0': (1, 6, 2, 4), 'predicted_1': (1, 4, 1, 2)}
+        """
+        own = self.backbone(image, stretch)
+        parts = zip(own, self.projections, feature_maps, strict=True)
+        fitted = [fit_grid(projection(feature_map), target.shape[-2:]) for feature_map, projection, target in parts]
+        return {f"predicted_{index}": predicted for index, predicted in enumerate(fitted)}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The backbone's weights by their names, rounded to float16, without what only training needs.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (16,), 16, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> tensors = VitStudent(spec, 1, VitOptions(width=8, depth=1, heads=2)).tensors()
+        >>> tensors["norm.weight"].dtype, any("projection" in name for name in tensors)
+        (dtype('float16'), False)
+        """
+        named = self.backbone.model.named_parameters()
+        return {name: parameter.detach().cpu().to(torch.float16).numpy() for name, parameter in named}
+
+
+class VitStudent(Student):
+    """A transformer in the layout of DINOv3: patches, registers, rotary positions, layer scale.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        The teacher's maps.
+    num_outputs : int
+        How many.
+    options : VitOptions
+        Its size.
+
+    References
+    ----------
+    Simeoni et al., 2025 (arXiv:2508.10104): the layout, and the rescaling and jitter of positions. Drawn once per
+    picture here, not per batch, so that gradients do not depend on how a batch is shared.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((384,) * 4, (14,) * 4, 14, 3, (0.5,) * 3, (0.5,) * 3)
+    >>> student = VitStudent(spec, 4, VitOptions())
+    >>> 9e6 < sum(array.nbytes for array in student.tensors().values()) < 12e6
+    True
+    """
+
+    family: ClassVar[str] = "dinov3_vit"
+    Options: ClassVar[type[HeadOptions]] = VitOptions
+    input_layers: ClassVar[tuple[str, ...]] = ("backbone.model.embeddings",)
+    options: VitOptions
+
+    def make_config(self) -> dict[str, Any]:
+        """Content of `config.json`.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (16,), 16, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> VitStudent(spec, 1, VitOptions(width=8, depth=1, heads=2)).make_config()["intermediate_size"]
+        32
+        >>> VitStudent(spec, 1, VitOptions(width=8, depth=1, heads=4))
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: model.head_options.heads: 4 heads share 8 channels; each needs a multiple of 4
+        """
+        own = self.options
+        if own.width % (4 * own.heads):  # rotary positions turn pairs of channels, down and across
+            raise SettingsError(
+                f"model.head_options.heads: {own.heads} heads share {own.width} channels; each needs a multiple of 4"
+            )
+        return {
+            "architectures": ["DINOv3ViTModel"],
+            "model_type": self.family,
+            "hidden_size": own.width,
+            "intermediate_size": round(own.width * own.mlp_ratio),
+            "num_hidden_layers": own.depth,
+            "num_attention_heads": own.heads,
+            "num_register_tokens": own.registers,
+            "patch_size": own.patch_size,
+            "image_size": 20 * own.patch_size,
+            "num_channels": 3,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-05,
+            "use_gated_mlp": False,
+            "rope_theta": own.rope_theta,
+            "layerscale_value": own.layer_scale,
+            "pos_embed_rescale": own.position_rescale,
+            "pos_embed_jitter": own.position_jitter,
+            "attention_dropout": 0.0,
+            "drop_path_rate": 0.0,
+        }
+
+    def geometry(self) -> tuple[list[int], list[int], int]:
+        """Channels and strides of the blocks, and the patch size.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (16,), 16, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> VitStudent(spec, 1, VitOptions(width=8, depth=1, heads=2)).geometry()
+        ([8], [16], 16)
+        """
+        own = self.options
+        return [own.width] * own.depth, [own.patch_size] * own.depth, own.patch_size
+
+    def draw_stretch(self, generator: np.random.Generator) -> list[float]:
+        """Log-uniform factors: one for both axes, and one for each.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (16,), 16, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> student = VitStudent(spec, 1, VitOptions(width=8, depth=1, heads=2, position_jitter=1.0))
+        >>> down, across = student.draw_stretch(np.random.default_rng(0))
+        >>> down == across, 0.5 <= down <= 2
+        (True, True)
+        """
+        both, down, across = generator.uniform(-1, 1, 3)
+        rescale, jitter = self.options.position_rescale, self.options.position_jitter
+        return [float(rescale**both * jitter**down), float(rescale**both * jitter**across)]
+
+
+class ConvNextStudent(Student):
+    """A convolutional student in the layout of DINOv3's ConvNeXt: four stages, of strides 4, 8, 16 and 32.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        The teacher's maps.
+    num_outputs : int
+        How many; at most four.
+    options : ConvNextOptions
+        Its size.
+
+    References
+    ----------
+    Liu et al., 2022 (arXiv:2201.03545).
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((384,) * 4, (14,) * 4, 14, 3, (0.5,) * 3, (0.5,) * 3)
+    >>> student = ConvNextStudent(spec, 4, ConvNextOptions())
+    >>> 8e6 < sum(array.nbytes for array in student.tensors().values()) < 12e6
+    True
+    """
+
+    family: ClassVar[str] = "dinov3_convnext"
+    Options: ClassVar[type[HeadOptions]] = ConvNextOptions
+    input_layers: ClassVar[tuple[str, ...]] = ("backbone.model.model.stages.0.downsample_layers",)
+    options: ConvNextOptions
+
+    def make_config(self) -> dict[str, Any]:
+        """Content of `config.json`.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (32,), 32, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> student = ConvNextStudent(spec, 1, ConvNextOptions(widths=[4, 4, 8, 8], depths=[1, 1, 1, 1]))
+        >>> student.make_config()["hidden_sizes"]
+        [4, 4, 8, 8]
+        """
+        return {
+            "architectures": ["DINOv3ConvNextModel"],
+            "model_type": self.family,
+            "hidden_sizes": self.options.widths,
+            "depths": self.options.depths,
+            "num_channels": 3,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-06,
+            "layer_scale_init_value": self.options.layer_scale,
+            "drop_path_rate": 0.0,
+        }
+
+    def geometry(self) -> tuple[list[int], list[int], int]:
+        """Channels and strides of the stages, and the stride of the last.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (32,), 32, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> ConvNextStudent(spec, 1, ConvNextOptions(widths=[4, 4, 8, 8], depths=[1, 1, 1, 1])).geometry()
+        ([4, 4, 8, 8], [4, 8, 16, 32], 32)
+        """
+        return list(self.options.widths), [4, 8, 16, 32], 32
+
+
+def count_multiply_adds(family: str, config: Mapping[str, Any] | Any, image_size: Sequence[int]) -> int:
+    """Count the multiplications with an addition that a backbone needs for one picture.
+
+    Counted are the embedding of patches, the projections and products of attention, and the hidden layers; not norms,
+    activations and softmax, which are a few percent. Twice as many are its FLOPs.
+
+    Parameters
+    ----------
+    family : str
+        One of `models.weights.FAMILIES`.
+    config : mapping or configuration of transformers
+        What `config.json` says.
+    image_size : sequence of two int
+        Height and width, which are continued to whole patches.
+
+    Returns
+    -------
+    int
+        Of all blocks.
+
+    Examples
+    --------
+    >>> small = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14}
+    >>> round(count_multiply_adds("dinov2", small, (224, 224)) / 1e9, 2)
+    6.12
+    """
+    if isinstance(config, Mapping):
+        config = build_config(Path("student"), family, config)
+    count = _count_vit if FAMILIES[family].is_vit else _count_convnext
+    return count(config, image_size)
+
+
+def _count_vit(config: Any, image_size: Sequence[int]) -> int:
+    """Multiply-adds of a transformer.
+
+    Examples
+    --------
+    >>> tiny = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "patch_size": 2, "mlp_ratio": 2}
+    >>> _count_vit(build_config(Path("a"), "dinov2", tiny), (2, 4))  # 2 patches and CLS: 96 + 192 + 72 + 192
+    552
+    """
+    width, side = config.hidden_size, config.patch_size
+    patches = -(-image_size[0] // side) * -(-image_size[1] // side)
+    tokens = patches + 1 + getattr(config, "num_register_tokens", 0)
+    hidden = getattr(config, "intermediate_size", None) or int(width * config.mlp_ratio)
+    matrices = 3 if getattr(config, "use_gated_mlp", False) or getattr(config, "use_swiglu_ffn", False) else 2
+    block = 4 * tokens * width**2 + 2 * tokens**2 * width + matrices * tokens * width * hidden
+    return patches * 3 * side**2 * width + config.num_hidden_layers * block
+
+
+def _count_convnext(config: Any, image_size: Sequence[int]) -> int:
+    """Multiply-adds of a ConvNeXt.
+
+    Examples
+    --------
+    >>> tiny = {"hidden_sizes": [1, 1, 1, 1], "depths": [1, 0, 0, 0]}
+    >>> _count_convnext(build_config(Path("a"), "dinov3_convnext", tiny), (32, 32))  # 64 cells of 48 + 57, and 84
+    6804
+    """
+    total, before = 0, 3
+    for stage, (width, layers) in enumerate(zip(config.hidden_sizes, config.depths, strict=True)):
+        stride = 4 * 2**stage
+        cells = -(-image_size[0] // 32) * -(-image_size[1] // 32) * (32 // stride) ** 2
+        kernel = 16 if stage == 0 else 4
+        total += cells * (kernel * before * width + layers * (49 * width + 8 * width**2))
+        before = width
+    return total
