@@ -153,12 +153,13 @@ def choose_phases(settings: Settings, only: str | None) -> dict[str, tuple[str, 
             continue
         named = wanted[name]
         phases = settings.tasks[name].enabled_phases if named is None else tuple(p for p in PHASES if p in named)
-        possible = load_task(settings.tasks[name].kind).phases
+        task = load_task(settings.tasks[name].kind)
         for phase in phases:
-            if phase not in possible:
+            if phase not in task.phases:
+                instead = f"{task.absent[phase]}; " if phase in task.absent else ""
                 raise SettingsError(
                     f"{name}.{phase}: a task of kind {settings.tasks[name].kind} has no phase {phase}; "
-                    f"it has {', '.join(possible)}; "
+                    f"it has {', '.join(task.phases)}; {instead}"
                     + (f"leave it out of --only {only}" if only else f"set {phase}.enable: false")
                 )
         chosen[name] = phases

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from config import Settings, load_settings
 from models import HEADS
@@ -28,72 +27,12 @@ from tasks.base import Batch, Context, Task, open_store
 from tasks.model import load_trained_state
 from tasks.phases import load_phase
 from tasks.phases.prediction import score
-from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, prepared_items
+from tasks.prepared import PreparedItem, PreparedReader, prepared_items
+from tasks.probe import fit_probe
 from tasks.runs import BEST, checkpoint_path, set_up_machine
 from utils.checkpoints import load_checkpoint
 from utils.logging import VerbosityLogger
 from utils.report import format_table
-
-
-class Probe(nn.Module):
-    """A linear classifier on standardised tokens of all blocks, or on colours; logits on the patch grid."""
-
-    def __init__(self, mean: Tensor, std: Tensor, num_classes: int, on_colours: bool):
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-        self.on_colours = on_colours
-        self.linear = nn.Linear(len(mean), num_classes)
-        nn.init.zeros_(self.linear.weight)
-
-    def vectors(self, batch: Batch) -> Tensor:
-        """Give what is classified, (B, C, h, w)."""
-        if self.on_colours:
-            return batch.arrays["image"][:, :3].float()
-        assert batch.feature_maps is not None
-        return torch.cat([feature_map.float() for feature_map in batch.feature_maps], dim=1)
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Classify every cell."""
-        vectors = (self.vectors(batch) - self.mean[:, None, None]) / self.std[:, None, None]
-        return {"logits": functional.conv2d(vectors, self.linear.weight[:, :, None, None], self.linear.bias)}
-
-
-def collect(task: Any, reader: PreparedReader, on_colours: bool, most: int = 200_000) -> tuple[Tensor, Tensor]:
-    """Gather vectors (N, C) and classes (N,) of the training windows; a cell has the class at its centre."""
-    vectors, classes = [], []
-    generator = torch.Generator().manual_seed(0)
-    for tickets in batched([Ticket(position) for position in range(len(reader.entries))], 8):
-        batch = reader.read(tickets)
-        grid = (
-            batch.arrays["image"].float() if on_colours else torch.cat([m.float() for m in batch.feature_maps], dim=1)
-        )
-        label = functional.interpolate(
-            batch.arrays["label"][:, None].float(), size=grid.shape[-2:], mode="nearest-exact"
-        )
-        known = label[:, 0] != 255
-        flat = grid.permute(0, 2, 3, 1)[known]
-        chosen = torch.randperm(len(flat), generator=generator)[: most * len(tickets) // len(reader.entries)]
-        vectors.append(flat[chosen])
-        classes.append(label[:, 0][known][chosen].long())
-    return torch.cat(vectors), torch.cat(classes)
-
-
-def fit_probe(task: Any, reader: PreparedReader, on_colours: bool) -> Probe:
-    """Fit a logistic regression with L-BFGS and a little weight decay."""
-    vectors, classes = collect(task, reader, on_colours)
-    probe = Probe(vectors.mean(dim=0), vectors.std(dim=0) + 1e-6, len(task.classes), on_colours)
-    standard = (vectors - probe.mean) / probe.std
-    optimizer = torch.optim.LBFGS(probe.linear.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(probe.linear(standard), classes) + 1e-4 * probe.linear.weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return probe.eval()
 
 
 def make_task(settings: Settings, head: str, seed: int, log: VerbosityLogger) -> tuple[Task, Context]:

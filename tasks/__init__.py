@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tasks.base import Task
 
 TASKS = {
+    "distill": "tasks.distill:DistillTask",
     "keypoints": "tasks.keypoints:KeypointsTask",
     "segmentation": "tasks.segmentation:SegmentationTask",
 }
@@ -31,7 +32,7 @@ def load_task(kind: str) -> type[Task]:
     >>> load_task("segmentatoin")
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: unknown kind 'segmentatoin'; known: keypoints, segmentation
+    utils.errors.SettingsError: unknown kind 'segmentatoin'; known: distill, keypoints, segmentation
     """
     if kind not in TASKS:
         raise SettingsError(f"unknown kind {kind!r}; known: {', '.join(sorted(TASKS))}")

@@ -6,7 +6,7 @@ The phases in `tasks/phases` are written once against `Task` and `Predictor`; no
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -489,6 +489,7 @@ class Task(ABC):
 
     kind: ClassVar[str]
     phases: ClassVar[tuple[str, ...]]
+    absent: ClassVar[Mapping[str, str]] = {}  # phases that one may look for -> what to do in their place
     primary: ClassVar[str]  # the metric that chooses the best checkpoint; larger is better
 
     def __init__(self, name: str, settings: TaskConfig):
@@ -668,6 +669,14 @@ class Task(ABC):
     @abstractmethod
     def metric(self) -> Metric:
         """Give an empty score."""
+
+    def appraisal(self) -> dict[str, Any]:
+        """Say what `appraise` depends on beside model and split."""
+        return {}
+
+    def appraise(self, model: nn.Module | None, context: Context) -> dict[str, Any]:
+        """Give evaluate further scores, which need more than the split; all ranks call it together."""
+        return {}
 
     def report(self, metrics: dict[str, Any], folder: Path, log: VerbosityLogger) -> None:
         """Print tables and draw plots of scores."""

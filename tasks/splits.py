@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from config import TaskConfig, expand_path
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json
+from utils.gdal import refuse_other_encoding
 from utils.splits import made_from, read_list, write_list
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,26 @@ def split_list(name: str, settings: TaskConfig, split: str) -> Path | None:
     if named:
         return Path(expand_path(named))
     return Path(expand_path(settings.paths.splits_dir)) / f"{name}_{split}.txt" if split in MADE else None
+
+
+def refuse_unlistable(names: Iterable[str]) -> None:
+    r"""Refuse pictures whose names a split list, which has one a line, would give back as others or not at all.
+
+    Examples
+    --------
+    >>> refuse_unlistable(["a b", "-x"])
+    >>> refuse_unlistable(["a\nb"])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: picture 'a\nb': expected a name in UTF-8 of one line, without blanks around it or # ...
+    """
+    for name in names:
+        refuse_other_encoding(name)
+        if name.strip() != name or name.splitlines() != [name] or name.startswith("#"):
+            raise DataError(
+                f"picture {name!r}: expected a name in UTF-8 of one line, without blanks around it or # before it, "
+                "as split lists have one name a line; rename the file"
+            )
 
 
 def settle_lists(

@@ -34,7 +34,7 @@ def valid_cells(valid: Tensor, grid: Sequence[int]) -> Tensor:
     >>> valid_cells(torch.tensor([[[True, True, True, False]]]), (1, 2)).tolist()
     [[[True, False]]]
     """
-    return F.adaptive_avg_pool2d(valid[:, None].float(), tuple(grid))[:, 0] > 0.5
+    return F.adaptive_avg_pool2d(valid[:, None].float(), (grid[0], grid[1]))[:, 0] > 0.5
 
 
 def distill_counts(valid: Tensor, grids: Sequence[Sequence[int]], terms: Collection[str]) -> dict[str, Tensor]:

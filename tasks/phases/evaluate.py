@@ -69,6 +69,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     if not prepared:
         raise DataError(f"evaluate: the split {settings.split} names no picture; fill its list, or score another split")
     metrics = score(task, model, prepared, store, device, settings.batch_size, context)
+    metrics.update(task.appraise(model, context))
     if distributed.is_main():
         task.report(metrics, folder, context.log)
         draw_pictures(task, model, prepared, folder, context)
@@ -133,6 +134,7 @@ def evaluation_fingerprint(task: Task, checkpoint: Checkpoint | None) -> str:
             "views": [view.name for view in task.prediction_views()],
             "pictures": task.settings.evaluate.pictures,
             "split": split,
+            **task.appraisal(),
         }
     )
 

@@ -13,9 +13,15 @@ import numpy as np
 
 from config import TaskConfig, expand_path
 from tasks.base import Item, Sample
-from tasks.splits import OTHER_PICTURES, check_fraction, lists_stay, settle_lists, split_list
+from tasks.splits import (
+    OTHER_PICTURES,
+    check_fraction,
+    lists_stay,
+    refuse_unlistable,
+    settle_lists,
+    split_list,
+)
 from utils.errors import DataError, SettingsError
-from utils.gdal import refuse_other_encoding
 from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, label_counts, pair_labels
 from utils.raster_files import broken_links, find_scenes, scene_ids
 from utils.rasters import RasterScene, ValueScaling, share_outside, value_kind
@@ -120,26 +126,6 @@ def block_id(scene_id: str, area: Window) -> str:
     'kampala@y0:1024,x512:768'
     """
     return f"{scene_id}@y{area.y}:{area.y + area.height},x{area.x}:{area.x + area.width}"
-
-
-def refuse_unlistable(names: Iterable[str]) -> None:
-    r"""Refuse pictures whose names a split list, which has one a line, would give back as others or not at all.
-
-    Examples
-    --------
-    >>> refuse_unlistable(["a b", "-x"])
-    >>> refuse_unlistable(["a\nb"])
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: picture 'a\nb': expected a name in UTF-8 of one line, without blanks around it or # ...
-    """
-    for name in names:
-        refuse_other_encoding(name)
-        if name.strip() != name or name.splitlines() != [name] or name.startswith("#"):
-            raise DataError(
-                f"picture {name!r}: expected a name in UTF-8 of one line, without blanks around it or # before it, "
-                "as split lists have one name a line; rename the file"
-            )
 
 
 def parse_id(text: str, scenes: Sequence[str], tile: int) -> tuple[str, Window | None] | None:

@@ -1,0 +1,5 @@
+"""Distillation: a small backbone learns the feature maps of a large one from pictures without labels."""
+
+from tasks.distill.task import DistillTask
+
+__all__ = ["DistillTask"]

@@ -1,0 +1,179 @@
+"""What a student is worth: linear probes of teacher, student and a random student on a labelled task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from config import ProbeConfig, TaskConfig, expand_path, load_settings
+from models.backbone import BackboneInfo
+from models.random_backbone import write_backbone_folder
+from models.student import Student
+from tasks import TASKS, load_task
+from tasks.base import Context, open_store
+from tasks.prepared import PreparedReader, prepared_items
+from tasks.probe import fit_probe
+from tasks.runs import choose_device
+from utils import distributed
+from utils.errors import SettingsError
+from utils.files import digest_json
+
+PROBED = "segmentation"
+MOST_CELLS = 50_000  # of each probe: 1536 channels of so many take 300 MB
+SIDE_BY_SIDE = 4  # windows per forward
+
+
+def read_probe(probe: ProbeConfig) -> TaskConfig:
+    """Read the settings of the labelled task.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such file, or no segmentation task in it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "probe.yml"
+    >>> _ = path.write_text("dataset: {classes: [field, road]}")
+    >>> read_probe(ProbeConfig(config=str(path), overrides=["prepare.tile_size=64"])).prepare.tile_size
+    64
+    >>> _ = path.write_text("kind: keypoints")
+    >>> read_probe(ProbeConfig(config=str(path)))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: distill.probe.config: .../probe.yml holds no task of kind segmentation
+    """
+    path = Path(expand_path(probe.config))
+    if not path.is_file():
+        raise SettingsError(f"distill.probe.config: {path}: no such settings file")
+    tasks = load_settings(path, probe.overrides, tuple(TASKS)).tasks.values()
+    found = next((task for task in tasks if task.kind == PROBED), None)
+    if found is None:
+        raise SettingsError(f"distill.probe.config: {path} holds no task of kind {PROBED}")
+    return found
+
+
+def probe_recipe(probe: ProbeConfig) -> dict[str, Any]:
+    """What the probes' scores depend on beside the models.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "probe.yml"
+    >>> _ = path.write_text("dataset: {classes: [field, road]}")
+    >>> plain, finer = (ProbeConfig(config=str(path), overrides=more) for more in ([], ["prepare.tile_size=64"]))
+    >>> probe_recipe(plain) == probe_recipe(finer)
+    False
+    """
+    return {"probe": digest_json(read_probe(probe).model_dump(mode="json", include={"paths", "dataset", "prepare"}))}
+
+
+def compare_probes(
+    settings: TaskConfig,
+    probe: ProbeConfig,
+    teacher: BackboneInfo,
+    student: Student,
+    fresh: Student,
+    context: Context,
+) -> dict[str, float]:
+    """Fit a probe to each of three backbones and score it; all see the same windows.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        Of the distillation.
+    probe : ProbeConfig
+        The labelled task.
+    teacher : BackboneInfo
+        The teacher and its blocks.
+    student, fresh : Student
+        As trained, and as it began.
+    context : Context
+        Where to write, and whether to stop.
+
+    Returns
+    -------
+    dict of float
+        mIoU of `teacher`, `student` and `random`, and which share of the gap from random to teacher is `closed`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.distill.example import student_example
+    >>> from tasks.example import SETTINGS, tiny_backbone, write_pictures
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_pictures(folder)
+    >>> _ = (folder / "probe.yml").write_text(SETTINGS.format(folder=folder, backbone=tiny_backbone()))
+    >>> task, context = student_example(folder / "student", f"distill.probe.config={folder}/probe.yml")
+    >>> sorted(task.appraise(task.build_model(), context)["probe"])
+    ['closed', 'random', 'student', 'teacher']
+    """
+    labelled = read_probe(probe)
+    folder = context.folder / "probe"
+    backbones: dict[str, tuple[str, Sequence[int]]] = {"teacher": (teacher.id, teacher.layers)}
+    for name, one in (("student", student), ("random", fresh)):
+        if distributed.is_main():
+            normalization = (one.backbone.info.mean, one.backbone.info.std)
+            write_backbone_folder(folder / name, one.config, one.tensors(), normalization)
+        backbones[name] = (str(folder / name), one.backbone.info.layers)
+    distributed.barrier()
+    scores = {}
+    for name, (source, layers) in backbones.items():
+        scores[name] = score_probe(probe_settings(settings, labelled, source, layers, folder), context)
+        context.log.info(f"probe: {name}: mIoU {scores[name]:.4f}")
+    gap = scores["teacher"] - scores["random"]
+    closed = (scores["student"] - scores["random"]) / gap if gap > 0 else float("nan")
+    return {**scores, "closed": closed}
+
+
+def probe_settings(
+    settings: TaskConfig, labelled: TaskConfig, source: str, layers: Sequence[int], folder: Path
+) -> TaskConfig:
+    """Settings of the labelled task with another backbone; what it writes goes where the distillation writes.
+
+    Examples
+    --------
+    >>> made = probe_settings(TaskConfig(), TaskConfig(prepare={"tile_size": 64}), "a", [1], Path("probe"))
+    >>> made.model.backbone, made.model.layers, made.prepare.tile_size, made.paths.splits_dir
+    ('a', [1], 64, 'probe')
+    """
+    model: dict[str, Any] = {"backbone": source, "layers": list(layers), "dino_channels": None}
+    model |= {"precision": settings.model.precision, "head": "linear", "head_options": {}, "freeze": True}
+    paths = {"processed_dir": str(settings.processed_dir("train")), "splits_dir": str(folder)}
+    plain = labelled.dataset.augmentations.model_copy(update={"enable": False})
+    return labelled.model_copy(
+        update={
+            "resources": settings.resources,
+            "model": labelled.model.model_copy(update=model),
+            "paths": labelled.paths.model_copy(update=paths),
+            "dataset": labelled.dataset.model_copy(update={"augmentations": plain}),
+            "prepare": labelled.prepare.model_copy(update={"processed_dir": None, "device": settings.prepare.device}),
+            "train": labelled.train.model_copy(update={"processed_dir": None, "features": "cached", "crop_size": None}),
+        }
+    )
+
+
+def score_probe(settings: TaskConfig, context: Context) -> float:
+    """Prepare the labelled windows for a backbone, fit a probe to those of train, and give its mIoU on those of val.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> 0.5 < score_probe(task.settings, context) <= 1
+    True
+    """
+    from tasks.phases import load_phase
+    from tasks.phases.prediction import score
+
+    task = load_task(settings.kind)("probe", settings)
+    load_phase("prepare")(task, replace(context, folder=context.folder / "probe"))
+    store = open_store(settings, "train")
+    train, val = (prepared_items(task, store, split, "probe") for split in ("train", "val"))
+    fitted = fit_probe(task, PreparedReader(task, store, train), most=MOST_CELLS)
+    device = choose_device(settings.device("evaluate"))
+    return float(score(task, fitted.to(device), val, store, device, SIDE_BY_SIDE, context)[task.primary])

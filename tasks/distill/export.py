@@ -1,0 +1,321 @@
+"""The folder that a student leaves in: weights, configuration, and a model card that tells where it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from config import CardConfig, TaskConfig
+from models.backbone import BackboneInfo, load_backbone
+from models.random_backbone import write_backbone_folder
+from models.student import Student, count_multiply_adds
+from models.weights import find_backbone_folder, read_json_object
+from tasks.distill.scoring import closed_gap
+from utils.checkpoints import Checkpoint
+from utils.errors import DataError, DinolithError
+from utils.files import read_json
+from utils.report import format_table, read_csv
+
+FILES = ("README.md", "config.json", "model.safetensors", "preprocessor_config.json")
+SIDES = (224, 518)  # pixels of the pictures for which the card tells the cost
+MOST_DIFFERENCE = 0.01  # of maps from rounded weights, relative to their size: float16 keeps three digits
+
+
+def export_student(
+    settings: TaskConfig, teacher: BackboneInfo, student: Student, folder: Path, checkpoint: Checkpoint
+) -> list[Path]:
+    """Write a student as a folder that `model.backbone` accepts, and see that it loads and gives the same maps.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        Of the distillation.
+    teacher : BackboneInfo
+        Whom it learnt from.
+    student : Student
+        As it was trained.
+    folder : Path
+        Where to; files of others there are an error.
+    checkpoint : Checkpoint
+        Beside which the run's results are.
+
+    Returns
+    -------
+    list of Path
+        The files. The same run gives the same bytes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.distill.example import student_example
+    >>> task, context = student_example(tempfile.mkdtemp())
+    >>> checkpoint = Checkpoint({}, {}, context.folder / "checkpoints/best.safetensors")
+    >>> folder, student = context.folder / "export", task.build_model().student
+    >>> paths = export_student(task.settings, task.features.info, student, folder, checkpoint)
+    >>> load_backbone(str(folder), [0, 1]).info.licence
+    'unknown'
+    """
+    refuse_foreign(folder)
+    normalization = (student.backbone.info.mean, student.backbone.info.std)
+    card = write_card(settings, teacher, student, checkpoint)
+    write_backbone_folder(folder, student.config, student.tensors(), normalization, card)
+    difference = largest_difference(student, folder)
+    if not difference < MOST_DIFFERENCE:
+        raise DinolithError(
+            f"export: {folder} gives maps that differ from the student's by {difference:.3g} of their size; train with "
+            "a smaller train.muon_lr, as these weights do not survive float16"
+        )
+    return [folder / name for name in FILES]
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder with files that no export writes, or whose backbone is none that a student can be.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> refuse_foreign(folder)
+    >>> (folder / "thesis.tex").touch()
+    >>> refuse_foreign(folder)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../thesis.tex: is no part of an exported backbone; name another folder in export.output_dir
+    """
+    others = sorted(path for path in folder.iterdir() if path.name not in FILES) if folder.is_dir() else []
+    if others:
+        raise DataError(f"{others[0]}: is no part of an exported backbone; name another folder in export.output_dir")
+
+
+def largest_difference(student: Student, folder: Path) -> float:
+    """Compare the maps of an exported folder with the student's on a picture of noise, relative to their size.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.distill.example import student_example
+    >>> student = student_example(tempfile.mkdtemp())[0].build_model().student
+    >>> info = student.backbone.info
+    >>> folder = write_backbone_folder(tempfile.mkdtemp(), student.config, student.tensors(), (info.mean, info.std))
+    >>> 0 <= largest_difference(student, folder) < 0.01
+    True
+    """
+    info = student.backbone.info
+    side = 4 * info.patch_size
+    noise = np.random.default_rng(0).integers(0, 256, (1, 3, side, 2 * side), dtype=np.uint8)
+    images = torch.from_numpy(noise)
+    loaded = load_backbone(str(folder), info.layers, device=student.backbone.device, precision=info.precision_in_use)
+    with torch.no_grad():
+        pairs = list(zip(loaded(images), student.backbone(images), strict=True))
+    return max(float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12)) for ours, theirs in pairs)
+
+
+# --- the card --------------------------------------------------------------------------------------------------------
+
+
+def write_card(settings: TaskConfig, teacher: BackboneInfo, student: Student, checkpoint: Checkpoint) -> str:
+    """Tell what a student is, whom and what it learnt from, and how well.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.distill.example import student_example
+    >>> task, context = student_example(tempfile.mkdtemp(), "distill.card.licence=apache-2.0")
+    >>> checkpoint = Checkpoint({}, {"epoch": 1}, context.folder / "checkpoints/best.safetensors")
+    >>> card = write_card(task.settings, task.features.info, task.build_model().student, checkpoint)
+    >>> card.splitlines()[1], [line[3:] for line in card.splitlines() if line.startswith("## ")]
+    ('license: apache-2.0', ['What it is', 'Licence', 'Pictures', 'Training', 'How well'])
+    """
+    licence = settings.distill.card.licence or teacher.licence
+    run = checkpoint.path.parent.parent
+    parts = [
+        f"---\nlicense: {licence}\nlibrary_name: transformers\npipeline_tag: image-feature-extraction\n---",
+        "# A small backbone, distilled",
+        f"It reproduces the dense features of {public_name(teacher.id)} at a fraction of the cost. Made by Dinolith, "
+        "task of kind distill. Name this folder in `model.backbone`.",
+        "## What it is",
+        describe_student(teacher, student),
+        "## Licence",
+        f"The weights: {licence}. The teacher, {public_name(teacher.id)} (digest {teacher.digest}): {teacher.licence}. "
+        "The pictures that it learnt from have licences of their own, below.",
+        "## Pictures",
+        describe_pictures(settings.distill.card, settings.paths.raw_images_dir),
+        "## Training",
+        describe_training(settings, student, checkpoint, run),
+        "## How well",
+        describe_scores(checkpoint, run),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def public_name(source: str) -> str:
+    """Name a backbone or file without the place where it lies on this machine.
+
+    Examples
+    --------
+    >>> public_name("/data/models/dinov2-small"), public_name("facebook/dinov2-small")
+    ('dinov2-small', 'facebook/dinov2-small')
+    """
+    path = Path(source)
+    return path.name if path.is_absolute() or source.startswith((".", "~", "$")) else source
+
+
+def describe_student(teacher: BackboneInfo, student: Student) -> str:
+    """Table of architecture, size and cost.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.distill.example import student_example
+    >>> task, _ = student_example(tempfile.mkdtemp())
+    >>> "| parameters | 0.01 M" in describe_student(task.features.info, task.build_model().student)
+    True
+    """
+    info, config = student.backbone.info, student.config
+    size = sum(parameter.numel() for parameter in student.backbone.model.parameters())
+    shape = {key: value for key, value in config.items() if key in SHAPE}
+    rows = [
+        ["architecture", f"{info.family}: " + ", ".join(f"{SHAPE[key]} {value}" for key, value in shape.items())],
+        ["parameters", f"{size / 1e6:.2f} M, {2 * size / 1e6:.1f} MB in float16"],
+    ]
+    folder = find_backbone_folder(teacher.id)
+    theirs = read_json_object(folder / "config.json")
+    for side in SIDES:
+        own = count_multiply_adds(info.family, config, (side, side))
+        other = count_multiply_adds(teacher.family, theirs, (side, side))
+        cost = f"{own / 1e9:.2f} G multiply-adds, {other / own:.1f} times fewer than the teacher's {other / 1e9:.2f} G"
+        rows.append([f"cost at {side} x {side} pixels", cost])
+    blocks = ", ".join(f"{own} as {other}" for own, other in zip(info.layers, teacher.layers, strict=True))
+    rows.append(["blocks that learnt those of the teacher", blocks])
+    rows.append(["normalisation", f"mean {list(info.mean)}, deviation {list(info.std)}"])
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+SHAPE = {
+    "patch_size": "patch",
+    "hidden_size": "width",
+    "num_hidden_layers": "blocks",
+    "num_attention_heads": "heads",
+    "intermediate_size": "hidden layer",
+    "num_register_tokens": "registers",
+    "hidden_sizes": "widths",
+    "depths": "layers",
+}
+
+
+def describe_pictures(card: CardConfig, sources: str | list[str] | None) -> str:
+    """Table of the sets of pictures, or the names of their folders where nobody told more.
+
+    Examples
+    --------
+    >>> print(describe_pictures(CardConfig(), ["/home/me/reef", "dives/*.jpg"]))
+    From: reef, dives/*.jpg. Nobody told more of them.
+    >>> told = CardConfig(sources=[{"name": "reef", "licence": "CC BY 4.0", "pictures": 30}])
+    >>> describe_pictures(told, None).splitlines()[-1]
+    '| reef | CC BY 4.0 | 30 |'
+    """
+    if card.sources:
+        rows = [f"| {source.name} | {source.licence} | {source.pictures or ''} |" for source in card.sources]
+        return "\n".join(["| set | licence | pictures |", "|---|---|---|", *rows])
+    listed = [sources] if isinstance(sources, str) else sources or []
+    return f"From: {', '.join(map(public_name, listed)) or 'pictures that were not named'}. Nobody told more of them."
+
+
+def describe_training(settings: TaskConfig, student: Student, checkpoint: Checkpoint, run: Path) -> str:
+    """Settings, time and loss of every epoch.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.distill.example import student_example
+    >>> task, context = student_example(tempfile.mkdtemp())
+    >>> checkpoint = Checkpoint({}, {"epoch": 1}, context.folder / "checkpoints/best.safetensors")
+    >>> describe_training(task.settings, task.build_model().student, checkpoint, context.folder).splitlines()[0]
+    'Seed 1337, 1 epochs of which epoch 1 was kept, batches of 4, crops of 32 pixels at zooms 1, 0.5, seen at 0.8, ...'
+    """
+    own, train = settings.distill, settings.train
+    zooms, scales = (", ".join(f"{value:g}" for value in values) for values in (own.zooms, own.student_scales))
+    terms = ", ".join(f"{name} {weight:g}" for name, weight in own.loss if weight)
+    text = (
+        f"Seed {settings.resources.seed}, {train.epochs} epochs of which epoch {checkpoint.description.get('epoch')} "
+        f"was kept, batches of {train.batch_size}, crops of {own.crop} pixels at zooms {zooms}, seen at {scales} of "
+        f"their size; {train.optimizer} (rates {train.muon_lr:g} and {train.adamw_lr:g}), moving average "
+        f"{train.ema_decay:g}, loss {terms}.\n{describe_time(run)}"
+    )
+    path = run / "results.csv"
+    if not path.is_file():
+        return text
+    rows = [[row.get(name, "") for name in CURVE] for row in read_csv(path)]
+    return f"{text}\n\n{format_table([name.replace('_', ' ') for name in CURVE], _rounded(rows))}"
+
+
+CURVE = ("epoch", "train_loss", "mean_cosine", "explained_variance")
+
+
+def _rounded(rows: list[list[str]]) -> list[list[Any]]:
+    """Turn cells of a csv file into numbers of a few digits.
+
+    Examples
+    --------
+    >>> _rounded([["1", "0.123456", ""]])
+    [['1', '0.1235', '']]
+    """
+    return [[row[0], *(f"{float(cell):.4f}" if cell else "" for cell in row[1:])] for row in rows]
+
+
+def describe_time(run: Path) -> str:
+    """How long training took, from the times of the files that its beginning and its end left.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> run = Path(tempfile.mkdtemp())
+    >>> describe_time(run)
+    'How long it took was not recorded.'
+    >>> for name, moment in (("run.json", 0), ("train.json", 5400)):
+    ...     (run / name).touch()
+    ...     os.utime(run / name, (moment, moment))
+    >>> describe_time(run)
+    'From its beginning to its end it took 1.5 hours, interruptions included.'
+    """
+    began, ended = run / "run.json", run / "train.json"
+    if not (began.is_file() and ended.is_file()):
+        return "How long it took was not recorded."
+    hours = max(ended.stat().st_mtime - began.stat().st_mtime, 0) / 3600
+    return f"From its beginning to its end it took {hours:.1f} hours, interruptions included."
+
+
+def describe_scores(checkpoint: Checkpoint, run: Path) -> str:
+    """Scores of each block and of the linear probe, where evaluate told them; else those of training.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> checkpoint = Checkpoint({}, {"metrics": {"mean_cosine": 0.5}}, Path("best.safetensors"))
+    >>> describe_scores(checkpoint, Path(tempfile.mkdtemp()))
+    'Mean cosine with the teacher on crops that it did not train on: 0.5000. Evaluate was not run.'
+    """
+    found = sorted(run.glob("evaluate_*/metrics.json"))
+    known = {path.parent.name.removeprefix("evaluate_"): read_json(path, {}) for path in found}
+    told = known.get("val") or next(iter(known.values()), None)
+    if told is None:
+        value = checkpoint.description.get("metrics", {}).get("mean_cosine", float("nan"))
+        return f"Mean cosine with the teacher on crops that it did not train on: {value:.4f}. Evaluate was not run."
+    metrics = told["metrics"]
+    rows = [
+        [block, *(scores[name] for name in ("cosine", "raw_cosine", "explained_variance"))]
+        for block, scores in metrics["per_block"].items()
+    ]
+    header = ["teacher's block", "cosine", "cosine, raw channels", "explained variance"]
+    text = f"On the crops of the split {told['split']}, with standardised channels:\n\n{format_table(header, rows)}"
+    probe = metrics.get("probe")
+    if not probe:
+        return text
+    return (
+        f"{text}\n\nLinear probe on a labelled task, mIoU: teacher {probe['teacher']:.4f}, this student "
+        f"{probe['student']:.4f}, a random one of its shape {probe['random']:.4f}; {closed_gap(probe['closed'])} of "
+        "the gap is closed."
+    )
