@@ -1,0 +1,546 @@
+"""Distillation through main.py on drawn pictures with a tiny teacher: scores, ranks, resumption, export, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import main
+from config import load_settings
+from models.backbone import load_backbone
+from models.random_backbone import write_random_backbone
+from tasks import TASKS
+from tasks.base import Context, Progress, open_store
+from tasks.distill import DistillTask
+from tasks.distill.example import SETTINGS, draw_blots, drawn_pictures, student_example
+from tasks.example import SETTINGS as LABELLED
+from tasks.example import tiny_backbone, write_pictures
+from tasks.phases import evaluate, prepare, train
+from tasks.phases.prediction import score
+from tasks.prepared import PreparedReader, Ticket, prepared_items
+from tasks.runs import BEST, LAST
+from utils.checkpoints import load_checkpoint
+from utils.errors import DataError, Interrupted, SettingsError
+from utils.files import read_json
+from utils.logging import VerbosityLogger
+from utils.raster_files import write_raster
+from utils.splits import read_list
+from utils.tiling import Window
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT.parent / "shared" / "data"
+
+
+def write_settings(folder: Path, **changes: dict) -> Path:
+    """The example's settings as a file, with every phase and a probe, beside the example's pictures."""
+    shutil.copytree(drawn_pictures(), folder / "pictures", dirs_exist_ok=True)
+    write_pictures(folder / "labelled")
+    (folder / "labelled.yml").write_text(LABELLED.format(folder=folder / "labelled", backbone=tiny_backbone()))
+    tree = yaml.safe_load(SETTINGS.format(folder=folder, backbone=tiny_backbone()))
+    # Muon orthogonalises in bfloat16, which turns the rounding of a sum over ranks into differences that show
+    tree["train"] |= {"epochs": 12, "optimizer": "adamw", "adamw_lr": 0.01, "ema_decay": 0.9}
+    tree["dataset"] = {"augmentations": {"enable": True, "stored_views": 2}}
+    tree["distill"] |= {"probe": {"config": str(folder / "labelled.yml")}, "loss": {"relation": 0.5}}
+    for phase in ("verify", "evaluate", "export"):
+        tree.setdefault(phase, {})["enable"] = True
+    for section, values in changes.items():
+        tree.setdefault(section, {}).update(values)
+    path = folder / "config.yml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def run(*arguments: str | Path, ranks: int = 0) -> subprocess.CompletedProcess:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks else []
+    command = [sys.executable, *launcher, str(ROOT / "main.py"), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder in which all phases have run, in a process of their own."""
+    folder = tmp_path_factory.mktemp("student")
+    done = run(write_settings(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def latest(folder: Path) -> Path:
+    return folder / "runs" / "student" / "latest"
+
+
+def metrics_of(folder: Path) -> dict:
+    return read_json(latest(folder) / "evaluate_val" / "metrics.json")["metrics"]
+
+
+def task_of(folder: Path, *overrides: str) -> DistillTask:
+    settings = load_settings(folder / "config.yml", overrides, tuple(TASKS)).tasks["student"]
+    return DistillTask("student", settings)
+
+
+def context_of(folder: Path) -> Context:
+    return Context(VerbosityLogger("error"), folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The whole chain
+
+
+def test_a_student_learns_what_a_random_one_does_not_know(finished):
+    found = metrics_of(finished)
+    task = task_of(finished)
+    store = open_store(task.settings, "train")
+    val = prepared_items(task, store, "val", "test")
+    fresh = score(task, task.build_model().eval(), val, store, "cpu", 4, context_of(finished))
+    assert abs(fresh["mean_cosine"]) < 0.2
+    assert found["mean_cosine"] > fresh["mean_cosine"] + 0.25
+    assert found["explained_variance"] > 0.1 > fresh["explained_variance"]
+    for name, scores in found["per_block"].items():
+        assert scores["cosine"] > fresh["per_block"][name]["cosine"] + 0.2, name
+        assert -1 <= scores["raw_cosine"] <= 1
+
+
+def test_training_and_evaluate_give_the_same_score(finished):
+    trained = read_json(latest(finished) / "train.json")["metrics"]["mean_cosine"]
+    assert trained == pytest.approx(metrics_of(finished)["mean_cosine"], abs=1e-9)
+
+
+def test_stored_maps_and_computed_ones_give_the_same_score(finished):
+    task = task_of(finished)
+    store = open_store(task.settings, "train")
+    restored, model, _ = evaluate.restore(task, None, context_of(latest(finished).resolve()), "evaluate")
+    val = prepared_items(task, store, "val", "test")
+    live = score(restored, model.eval(), val, None, "cpu", 4, context_of(finished))
+    assert live["mean_cosine"] == pytest.approx(metrics_of(finished)["mean_cosine"], abs=1e-6)
+
+
+def test_the_probe_names_three_models_and_pictures_are_drawn(finished):
+    probe = metrics_of(finished)["probe"]
+    assert set(probe) == {"teacher", "student", "random", "closed"}
+    assert all(0 < probe[name] <= 1 for name in ("teacher", "student", "random"))
+    folder = latest(finished) / "evaluate_val"
+    assert (folder / "blocks.csv").read_text().startswith("block,cosine")
+    assert len(list(folder.glob("*.png"))) == 2
+
+
+def test_a_second_run_does_nothing_and_another_probe_scores_again(finished):
+    assert main.main([str(finished / "config.yml"), "--only", "student.prepare,student.train,student.evaluate"]) == 0
+    phases = {row["phase"]: row["status"] for row in read_json(finished / "runs" / "status.json")["phases"]}
+    assert set(phases.values()) == {"up to date"}
+    changed = evaluate.evaluation_fingerprint(task_of(finished, "distill.probe.overrides=[prepare.tile_size=16]"), None)
+    assert changed != evaluate.evaluation_fingerprint(task_of(finished), None)
+
+
+def test_two_ranks_give_the_weights_and_scores_of_one(finished, tmp_path):
+    done = run(write_settings(tmp_path, resources={"distributed": True, "dist_backend": "gloo"}), ranks=2)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    one, two = (load_checkpoint(latest(folder) / "checkpoints" / "last.safetensors") for folder in (finished, tmp_path))
+    assert set(one.tensors) == set(two.tensors)
+    for name, tensor in one.tensors.items():
+        torch.testing.assert_close(two.tensors[name], tensor, atol=1e-3, rtol=1e-2)
+    assert metrics_of(tmp_path)["cells"] == metrics_of(finished)["cells"]
+    for name in ("mean_cosine", "raw_cosine", "explained_variance"):
+        assert metrics_of(tmp_path)[name] == pytest.approx(metrics_of(finished)[name], abs=1e-3), name
+
+
+def stopping_after(context: Context, steps: int) -> Context:
+    """A context that asks to stop when so many steps were begun."""
+    asked = iter(range(steps))
+    return replace(context, stop_requested=lambda: None if next(asked, None) is not None else 15)
+
+
+def test_a_resumed_training_ends_bitwise_as_an_unbroken_one(tmp_path):
+    folder = tmp_path
+    write_settings(folder, train={"epochs": 3, "optimizer": "muon"})
+    whole, cut = context_of(folder / "whole" / "run"), context_of(folder / "cut" / "run")
+    prepare.run(task_of(folder), whole)
+    train.run(task_of(folder), whole)
+    for steps in (3, 11, 2):
+        with pytest.raises(Interrupted):
+            train.run(task_of(folder), stopping_after(cut, steps))
+    assert train.run(task_of(folder), cut).status == "done"
+    for name in (BEST, LAST):
+        one, two = (load_checkpoint(where.folder / "checkpoints" / f"{name}.safetensors") for where in (whole, cut))
+        assert all(torch.equal(one.tensors[key], two.tensors[key]) for key in one.tensors), name
+        assert len(one.tensors) > 20
+    assert (whole.folder / "results.csv").read_text() == (cut.folder / "results.csv").read_text()
+
+
+def test_shares_of_a_batch_have_the_gradient_of_the_whole(finished):
+    """What ranks and micro-batches rely on: sums over counts of all, sizes and stretches drawn for each crop."""
+    task = task_of(finished)
+    store = open_store(task.settings, "train")
+    prepared = prepared_items(task, store, "train", "test")
+    task.learn_from([entry for item in prepared for entry in item.entries])
+    reader = PreparedReader(task, store, prepared)
+    tickets = [
+        Ticket(position, view) for position, view in ((0, "identity"), (7, "hflip"), (12, "identity"), (3, "hflip"))
+    ]
+    tickets = [
+        ticket if ticket.view in reader.entries[ticket.position].records else Ticket(ticket.position)
+        for ticket in tickets
+    ]
+    model = task.build_model().train()
+    whole = reader.read(tickets, Progress(2, 9))
+    assert len(set(whole.target["scale"].tolist())) > 1, "several sizes, or this shows nothing"
+    counts = task.loss_counts(whole)
+
+    def gradient(parts: list[list[Ticket]]) -> torch.Tensor:
+        model.zero_grad()
+        for part in parts:
+            batch = reader.read(part, Progress(2, 9))
+            sums = task.loss(model(batch), batch, Progress(2, 9))
+            torch.stack([sums[name] / counts[name] for name in sums]).sum().backward()
+        return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+
+    together = gradient([tickets])
+    for parts in ([tickets[:1], tickets[1:]], [tickets[:2], tickets[2:], []]):
+        torch.testing.assert_close(gradient(parts), together, atol=1e-5, rtol=1e-3)
+
+
+def test_another_epoch_draws_other_sizes_and_the_same_epoch_the_same(finished):
+    task = task_of(finished)
+    store = open_store(task.settings, "train")
+    reader = PreparedReader(task, store, prepared_items(task, store, "train", "test"))
+    tickets = [Ticket(position) for position in range(12)]
+    drawn = [reader.read(tickets, Progress(epoch, 9)).target for epoch in (0, 0, 1)]
+    assert torch.equal(drawn[0]["stretch"], drawn[1]["stretch"])
+    assert torch.equal(drawn[0]["scale"], drawn[1]["scale"])
+    assert not torch.equal(drawn[0]["scale"], drawn[2]["scale"])
+    assert len(set(drawn[0]["stretch"][:, 0].tolist())) == len(tickets)
+
+
+def test_channels_are_standardised_as_measured(finished):
+    task = task_of(finished)
+    store = open_store(task.settings, "train")
+    prepared = prepared_items(task, store, "train", "test")
+    task.learn_from([entry for item in prepared for entry in item.entries])
+    reader = PreparedReader(task, store, prepared)
+    model = task.build_model().train()
+    targets = [model(reader.read([Ticket(position)]))["target_1"] for position in range(len(reader.entries))]
+    joined = torch.cat([target.transpose(0, 1).flatten(1) for target in targets], dim=1)
+    torch.testing.assert_close(joined.mean(dim=1), torch.zeros(8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(joined.std(dim=1), torch.ones(8), atol=1e-2, rtol=0)
+    kept = load_checkpoint(latest(finished) / "checkpoints" / "best.safetensors").tensors
+    torch.testing.assert_close(kept["student.projections.1.mean"], model.projections[1].mean)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Export
+
+
+def test_an_exported_student_is_a_backbone_that_gives_the_students_maps(finished):
+    folder = latest(finished) / "export"
+    backbone = load_backbone(str(folder), [0, 1], precision="fp32")
+    _, model, _ = evaluate.restore(task_of(finished), None, context_of(latest(finished).resolve()), "export")
+    images = torch.from_numpy(np.random.default_rng(5).integers(0, 256, (2, 3, 48, 40), dtype=np.uint8))
+    with torch.no_grad():
+        pairs = list(zip(backbone(images), model.student.backbone(images), strict=True))
+    for ours, theirs in pairs:
+        assert float((ours - theirs).norm() / theirs.norm()) < 5e-3
+
+
+def test_a_model_card_tells_where_a_student_comes_from_and_no_path_of_this_machine(finished):
+    card = (latest(finished) / "export" / "README.md").read_text()
+    for word in ("parameters", "multiply-adds", "digest", "licence", "Seed 1337", "| 12 ", "Linear probe", "explained"):
+        assert word in card, word
+    assert str(finished) not in card
+    assert str(Path(tiny_backbone()).parent) not in card
+
+
+def test_an_export_is_the_same_byte_for_byte(finished, tmp_path):
+    for name in ("one", "two"):
+        path = finished / "config.yml"
+        assert main.main([str(path), "--only", "student.export", f"export.output_dir={tmp_path / name}"]) == 0
+    for name in ("README.md", "config.json", "model.safetensors", "preprocessor_config.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_an_export_spares_files_of_others(finished, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert main.main([str(finished / "config.yml"), "--only", "student.export", f"export.output_dir={tmp_path}"]) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def windows_of(task: DistillTask, split: str) -> dict[str, list[Window]]:
+    """Ground of each picture, in its own pixels, that the crops of a split lie in."""
+    found: dict[str, list[Window]] = {}
+    for item in task.data.items(split):
+        found.setdefault(item.picture.name, []).append(item.area)
+    return found
+
+
+def test_a_single_large_raster_is_divided_into_ground_that_trains_and_ground_that_judges(tmp_path):
+    write_raster(tmp_path / "pictures" / "big.tif", draw_blots(512, 640, seed=3))
+    task, _ = student_example(
+        tmp_path, "distill={block: null, crop: 32, crops: 3}", f"paths.raw_images_dir={tmp_path}/pictures/big.tif"
+    )
+    task.settle()
+    train_ground, val_ground = windows_of(task, "train")["big"], windows_of(task, "val")["big"]
+    assert len(train_ground) + len(val_ground) >= 20
+    assert not any(one.intersection(other) for one in train_ground for other in val_ground)
+    assert sum(area.height * area.width for area in train_ground + val_ground) == 512 * 640
+    for item in task.data.items("train")[:4]:
+        samples = list(task.samples(item))
+        assert len(samples) == task.count_samples(item)
+        for sample in (sample for sample in samples if sample.id.startswith(f"{item.id}/1_")):
+            place = sample.id.rpartition("/1_")[2]
+            y, x = (int(part[1:]) for part in place.split("_"))
+            assert Window(y, x, 32, 32).intersection(item.area) == Window(y, x, 32, 32), "no pixel of a neighbour"
+
+
+def test_frames_that_judge_are_others_than_those_that_train(tmp_path):
+    task, _ = student_example(tmp_path, f"paths.raw_images_dir={tmp_path}/pictures/clip.mp4", "distill.frame_step=1")
+    task.settle()
+    frames = {
+        split: {frame for item in task.data.items(split) for frame, _ in task.data._frames(item)}
+        for split in ("train", "val")
+    }
+    assert frames["train"] | frames["val"] == set(range(12))
+    assert not frames["train"] & frames["val"]
+    short, _ = student_example(tmp_path, "distill={max_frames: 5, frame_step: 1, crop: 32}")
+    assert max(item.frames[1] for item in short.data.units.values() if item.frames) == 5
+
+
+def test_crops_lie_where_the_items_name_alone_puts_them(tmp_path):
+    first, second = (student_example(tmp_path, f"resources.seed={seed}")[0] for seed in (1, 2))
+    item = first.data.units["scene"]
+    ids = [sample.id for sample in first.samples(item)]
+    assert ids == [sample.id for sample in second.samples(item)]
+    assert ids == [sample.id for sample in first.samples(item)]
+    assert len(ids) > 4
+    other = replace(item, id="scene_b")
+    assert [name.partition("/")[2] for name in ids] != [sample.id.partition("/")[2] for sample in first.samples(other)]
+
+
+def test_crops_without_data_are_left_out_and_others_are_looked_for(tmp_path):
+    picture = draw_blots(256, 256, seed=1)
+    picture[:, :128] = 0
+    write_raster(tmp_path / "half.tif", picture, nodata=0)
+    task, _ = student_example(
+        tmp_path, f"paths.raw_images_dir={tmp_path}/half.tif", "distill={crop: 32, zooms: [1.0], crops: 8, block: 256}"
+    )
+    samples = list(task.samples(task.data.units["half"]))
+    assert len(samples) == 8
+    assert all(sample.arrays["valid"].mean() > 0.7 for sample in samples)
+
+
+def test_a_zoom_averages_ground(tmp_path):
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[::2] = 200
+    write_raster(tmp_path / "stripes.tif", picture)
+    task, _ = student_example(
+        tmp_path, f"paths.raw_images_dir={tmp_path}/stripes.tif", "distill={crop: 32, zooms: [0.5], block: 64}"
+    )
+    [sample] = task.samples(task.data.units["stripes"])
+    assert set(sample.arrays["image"].ravel().tolist()) == {100}
+
+
+def test_values_of_a_sensor_become_8_bits_and_three_files_one_picture(tmp_path):
+    generator = np.random.default_rng(0)
+    for index, name in enumerate(("red", "green", "blue")):
+        values = (generator.integers(0, 3000, (64, 64)) + 1000 * index).astype(np.uint16)
+        write_raster(tmp_path / "bands" / f"{name}.tif", values)
+    stack = [f"{tmp_path}/bands/{name}.tif" for name in ("red", "green", "blue")]
+    changes = {"crop": 32, "zooms": [1.0], "block": 64, "stacks": [stack]}
+    task, _ = student_example(tmp_path, f"distill={json.dumps(changes)}", "paths.raw_images_dir=null")
+    [(name, item)] = task.data.units.items()
+    images = np.stack([sample.arrays["image"] for sample in task.samples(item)])
+    assert images.shape[1:] == (32, 32, 3)
+    assert images.dtype == np.uint8
+    assert 100 < images[..., 0].mean() < 155, "each band is spread over its own values"
+    assert 100 < images[..., 2].mean() < 155
+    assert images.std() > 50
+
+
+def test_small_pictures_are_enlarged_to_a_crop_or_left_out_and_told(tmp_path, caplog):
+    write_raster(tmp_path / "some" / "half.png", draw_blots(20, 40, seed=1))
+    write_raster(tmp_path / "some" / "tiny.png", draw_blots(12, 40, seed=1))
+    write_raster(tmp_path / "some" / "full.png", draw_blots(40, 40, seed=2))
+    task, _ = student_example(tmp_path, f"paths.raw_images_dir={tmp_path}/some")
+    task.settle()
+    assert sorted(task.data.pictures) == ["full", "half"]
+    assert "1 pictures, such as tiny, are smaller than half of distill.crop" in caplog.text
+    assert next(task.samples(task.data.units["half"])).arrays["image"].shape == (32, 32, 3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Other teachers and students, online features
+
+
+@pytest.mark.parametrize("student", ["vit", "convnext"])
+@pytest.mark.parametrize("family", ["dinov3_vit", "dinov3_convnext"])
+def test_any_student_learns_from_any_family(family, student, tmp_path):
+    teacher = write_random_backbone(tmp_path / "teacher", family, width=8, depth=2, patch_size=16)
+    options = {
+        "vit": {"width": 16, "depth": 2, "heads": 2, "patch_size": 16},
+        "convnext": {"widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    }
+    model = {
+        "head": student,
+        "head_options": options[student],
+        "backbone": str(teacher),
+        "layers": [0, -1],
+        "precision": "fp32",
+    }
+    task, context = student_example(
+        tmp_path, f"model={json.dumps(model)}", "train.epochs=2", "distill.student_scales=[1.0, 2.0]"
+    )
+    prepare.run(task, context)
+    first, second = [row["train_loss"] for row in rows_of(train_and_read(task, context))]
+    assert float(second) < float(first)
+    assert task.teacher_side == 32
+
+
+def train_and_read(task: DistillTask, context: Context) -> Path:
+    train.run(task, context)
+    return context.folder / "results.csv"
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    from utils.report import read_csv
+
+    return read_csv(path)
+
+
+def test_features_that_are_computed_online_are_varied_for_both(tmp_path):
+    varied = "dataset.augmentations={enable: true, brightness: 0.5, contrast: 0.3}"
+    task, context = student_example(tmp_path, "train={features: online, epochs: 2, val_fraction: 0.2}", varied)
+    prepare.run(task, context)
+    store = open_store(task.settings, "train")
+    prepared = prepared_items(task, store, "train", "test")
+    reader = PreparedReader(task, store, prepared)
+    early, late = (reader.read([Ticket(0)], Progress(epoch, 2)) for epoch in (0, 1))
+    assert early.feature_maps is None
+    assert not torch.equal(early.arrays["image"], late.arrays["image"])
+    task.learn_from([entry for item in prepared for entry in item.entries])
+    assert len(task.statistics) == 2
+    model = task.build_model().train()
+    assert not torch.allclose(model(early)["target_1"], model(late)["target_1"]), "the teacher sees the variation"
+    assert np.isfinite(train.run(task, context).metrics["mean_cosine"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.layers=[0, 5]"], "layers: block 5 does not exist; there are 2 blocks"),
+        (["distill.crop=36"], "distill.crop: 36 is no multiple of 8, the patch of the student; take 32 or 40"),
+        (["distill.probe.config=/no/such.yml"], "distill.probe.config: /no/such.yml: no such settings file"),
+        (["paths.raw_images_dir=/no/such/folder"], "/no/such/folder: no such file or folder"),
+        (["paths.raw_images_dir=null"], "paths.raw_images_dir: not set; name pictures and videos"),
+        (["model.head=dpt"], "unknown head 'dpt'; known: convnext, vit"),
+        (["model.head_options.depth=1"], "2 blocks of the teacher to learn, but the student has 1"),
+        (["distill.loss={cosine: 0, smooth_l1: 0}"], "distill.loss: all weights are 0"),
+        (["inference.enable=true"], "export it and name the folder in model.backbone"),
+        (["tasks.student.dataset.classes=[a]"], "dataset.classes: a task of kind distill has no use for it"),
+        (["distill.stacks=[[a.tif, b.tif]]"], "three files make a picture"),
+    ],
+)
+def test_what_cannot_work_is_told_before_work(overrides, message, finished, tmp_path, capfd):
+    shutil.copy(finished / "config.yml", tmp_path / "config.yml")
+    words = [f"paths.runs_root={tmp_path}/runs", "train.epochs=1"]
+    code = main.main([str(tmp_path / "config.yml"), *words, *overrides])
+    told = capfd.readouterr()
+    assert code in (SettingsError.exit_code, DataError.exit_code)
+    assert message in told.out + told.err
+    assert not list((tmp_path / "runs").rglob("results.csv"))
+
+
+def test_an_empty_folder_and_pictures_that_are_all_too_small_are_told(tmp_path):
+    (tmp_path / "empty").mkdir()
+    task, _ = student_example(tmp_path, f"paths.raw_images_dir={tmp_path}/empty")
+    with pytest.raises(DataError, match="no scene in"):
+        task.check_early(["prepare"])
+    task, _ = student_example(tmp_path, "distill={crop: 512}")
+    with pytest.raises(DataError, match=r"all 5 pictures are smaller than half of distill\.crop"):
+        task.settle()
+
+
+def test_a_picture_alone_that_cannot_be_divided_is_told(tmp_path):
+    task, _ = student_example(tmp_path, f"paths.raw_images_dir={tmp_path}/pictures/photo_0.png", "distill.block=64")
+    with pytest.raises(DataError, match=r"only one item \(photo_0\)"):
+        task.settle()
+
+
+def test_what_trains_must_not_judge(tmp_path):
+    task, _ = student_example(tmp_path)
+    task.settle()
+    folder = tmp_path / "splits"
+    (folder / "student_val.txt").write_text("clip\n")
+    with pytest.raises(DataError, match=r"clip@f\d+:\d+ is in the train list too"):
+        task.items("val")
+
+
+def test_a_damaged_picture_is_a_finding_of_verify(tmp_path):
+    task, _ = student_example(tmp_path)
+    path = tmp_path / "pictures" / "photo_1.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    [finding] = task.audit(task.data.units.values())
+    assert finding.where == "photo_1"
+    assert finding.blocks
+
+
+def test_a_checkpoint_of_another_kind_or_crop_is_refused(finished):
+    path = latest(finished) / "checkpoints" / "best.safetensors"
+    with pytest.raises(DataError, match=r"holds crop 32, but distill\.crop asks for 64"):
+        evaluate.restore(task_of(finished, "distill.crop=64"), str(path), context_of(finished), "evaluate")
+    settings = load_settings(finished / "labelled.yml", (), tuple(TASKS)).tasks["segmentation"]
+    from tasks.segmentation import SegmentationTask
+
+    with pytest.raises(DataError, match="a checkpoint of 'distill', not of 'segmentation'"):
+        evaluate.restore(SegmentationTask("a", settings), str(path), context_of(finished), "evaluate")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The committed settings
+
+
+def embedded_task(*overrides: str) -> DistillTask:
+    words = [f"paths.data_root={DATA}", *overrides]
+    settings = load_settings(ROOT / "docs" / "configs" / "distill_embedded.yml", words, tuple(TASKS)).tasks["embedded"]
+    return DistillTask("embedded", settings)
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not in {DATA}")
+def test_the_shipped_backbone_learns_from_no_picture_that_judges(tmp_path):
+    data = embedded_task(f"paths.processed_dir={tmp_path}").data
+    sources = {path.resolve() for paths in data.find_groups().values() for path in paths}
+    assert len(sources) > 200
+    judged = set()
+    for name in ("kp_openfield", "kp_mirror_mouse"):
+        for picture in read_json(DATA / name / "annotations" / "val.json")["images"]:
+            judged.add((DATA / name / "images" / picture["file_name"]).resolve())
+    for split in ("val", "test"):
+        for scene in read_list(ROOT / "splits" / f"geo_buildings_{split}.txt"):
+            judged.add((DATA / "geo_buildings" / "scenes" / f"{scene}.tif").resolve())
+    assert len(judged) == 24 + 18 + 3
+    assert all(path.exists() for path in judged)
+    assert not sources & judged
+    forbidden = ("kp_salmon", "kp_mousepose_formats", "kp_bee", "mot_text", "labelme_examples", "photo_coco")
+    assert not [path for path in sources if set(forbidden) & set(path.parts)]
+    assert not [path for path in sources if path.stem.endswith("_mask") or {"mask", "masks"} & set(path.parts)]
+    for name in ("kp_openfield", "kp_mirror_mouse"):
+        assert not [path for path in sources if name in path.parts and path.suffix == ".mp4"], (
+            "its val frames are in it"
+        )
+    assert max(item.frames[1] for item in data.units.values() if item.frames) <= 800, "later frames of the flies judge"
