@@ -1287,19 +1287,24 @@ def shared_targets(tasks: dict[str, TaskConfig]) -> list[str]:
     >>> inference = {"enable": True, "output_dir": "maps"}
     >>> shared_targets({"a": TaskConfig(inference=inference), "b": TaskConfig(inference=inference)})
     ['tasks.b.inference.output_dir: maps holds the results of task a too; give each task a folder of its own']
+    >>> export = {"enable": True, "output_dir": "models/mine"}
+    >>> shared_targets({"a": TaskConfig(export=export), "b": TaskConfig(export=export)})
+    ['tasks.b.export.output_dir: models/mine holds the export of task a too; give each task a folder of its own']
     """
     found: list[str] = []
     owners: dict[tuple[str, str], str] = {}
     for name, task in tasks.items():
-        targets = []
+        targets: list[tuple[str, str, str | None, str]] = []
         if task.inference.enable:
-            targets += [(key, getattr(task.inference, key), "the results") for key in ("output_dir", "output_tif")]
+            results = ((key, getattr(task.inference, key)) for key in ("output_dir", "output_tif"))
+            targets += [("inference", key, target, "the results") for key, target in results]
         weights = task.train.weights_dir and f"{task.train.weights_dir} ({task.model.head})"
-        targets += [("weights_dir", weights, "the weights")] if task.train.enable else []
-        for key, target, what in targets:
-            section = "train" if key == "weights_dir" else "inference"
-            if target and owners.setdefault((key, target), name) != name:
-                place = f"tasks.{name}.{section}.{key}: {target} holds {what} of task {owners[key, target]} too"
+        targets += [("train", "weights_dir", weights, "the weights")] if task.train.enable else []
+        targets += [("export", "output_dir", task.export.output_dir, "the export")] if task.export.enable else []
+        for section, key, target, what in targets:
+            kind = key if section == "inference" else section
+            if target and owners.setdefault((kind, target), name) != name:
+                place = f"tasks.{name}.{section}.{key}: {target} holds {what} of task {owners[kind, target]} too"
                 found.append(f"{place}; give each task a folder of its own")
     return found
 
