@@ -752,7 +752,7 @@ class DistillConfig(Section):
     crops: Count = Field(
         4,
         description="most crops of each photo, video frame and block of a raster, at each zoom; so 300 photos give "
-        "1200 at one zoom, and so does a raster of 35,000 x 35,000 pixels in 300 blocks",
+        "1200 at one zoom, and a raster of 60,000 x 60,000 pixels, which is 900 blocks, 3600",
     )
     block: Side | None = Field(
         None,

@@ -275,6 +275,9 @@ def describe_time(run: Path) -> str:
     >>> run = Path(tempfile.mkdtemp())
     >>> describe_time(run)
     'How long it took was not recorded.'
+    >>> (run / "run.json").touch()
+    >>> describe_time(run)
+    'It had not come to its end when this was written.'
     >>> for name, moment in (("run.json", 0), ("train.json", 5400)):
     ...     (run / name).touch()
     ...     os.utime(run / name, (moment, moment))
@@ -282,8 +285,10 @@ def describe_time(run: Path) -> str:
     'From its beginning to its end it took 1.5 hours, interruptions included.'
     """
     began, ended = run / "run.json", run / "train.json"
-    if not (began.is_file() and ended.is_file()):
+    if not began.is_file():
         return "How long it took was not recorded."
+    if not ended.is_file():
+        return "It had not come to its end when this was written."
     hours = max(ended.stat().st_mtime - began.stat().st_mtime, 0) / 3600
     return f"From its beginning to its end it took {hours:.1f} hours, interruptions included."
 

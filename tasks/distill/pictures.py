@@ -34,6 +34,7 @@ MANY_PICTURES = 5  # from here on pictures of up to four blocks are not cut
 ENOUGH_ITEMS = 20  # items that the default split would like to draw from
 STRETCHES = 10  # into which a video is divided, so that other frames judge than train
 MOST_ENLARGED = 2.0  # how much a small picture may be scaled up to fill a crop
+MARGIN = 2  # pixels
 CELL = 16  # pixels: the grain in which it is told how much of a crop holds nothing
 MOST_INVALID = 0.25  # share of cells without data from which a crop is left out
 TRIES = 4  # places that are looked at for each crop wanted, where many hold nothing
@@ -275,10 +276,10 @@ class CropData:
         plain = scene.dtype == np.uint8
         self._scalings[paths] = None if plain else estimate_scaling([scene], dataset.percentiles, dataset.value_range)
 
-    def scales(self, size: tuple[int, int]) -> list[float]:
+    def scales(self, size: tuple[int, int], margin: int = 0) -> list[float]:
         """Scales at which crops of ground of this size are taken; none where it is too small.
 
-        What is smaller than a crop at a zoom is scaled to fill one, if it fills half of it already.
+        What is smaller than a crop (and a margin) at a zoom is scaled to fill one, if it fills half of it already.
 
         Examples
         --------
@@ -288,13 +289,27 @@ class CropData:
         >>> [data.scales((64, side)) for side in (64, 40, 20, 8)]
         [[1.0, 0.5], [1.0, 0.8], [1.6], []]
         """
-        crop, short = self.own.crop, min(size)
+        needed, short = self.own.crop + margin, min(size)
         found: list[float] = []
         for zoom in self.own.zooms:
-            fills = short * zoom / crop
+            fills = short * zoom / needed
             if fills * MOST_ENLARGED >= 1:
-                found.append(zoom if fills >= 1 else crop / short)
+                found.append(zoom if fills >= 1 else needed / short)
         return list(dict.fromkeys(found))
+
+    def _scales_of(self, item: CropItem) -> list[float]:
+        """Scales of an item's crops. Blocks need a margin, as their edges fall between the pixels of another scale.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.distill.example import student_example
+        >>> data = student_example(tempfile.mkdtemp())[0].data
+        >>> data._scales_of(data.units["scene"]), data._scales_of(data._cut(data.pictures["scene"], 40)[0])
+        ([1.0, 0.5], [1.0625])
+        """
+        whole = (item.area.height, item.area.width) == item.picture.size
+        return self.scales((item.area.height, item.area.width), 0 if whole else MARGIN)
 
     # -- items
 
@@ -358,7 +373,7 @@ class CropData:
             CropItem(f"{picture.name}@y{y0}:{y1},x{x0}:{x1}", picture.paths, picture, Window(y0, x0, y1 - y0, x1 - x0))
             for y0, y1 in even_parts(height, -(-height // side))
             for x0, x1 in even_parts(width, -(-width // side))
-            if self.scales((y1 - y0, x1 - x0))
+            if self.scales((y1 - y0, x1 - x0), MARGIN)
         ]
 
     def items(self, split: str) -> list[CropItem]:
@@ -475,7 +490,7 @@ class CropData:
         [6, 5]
         """
         total = 0
-        for scale in self.scales((item.area.height, item.area.width)):
+        for scale in self._scales_of(item):
             fit = math.floor(item.area.height * scale / self.own.crop) * math.floor(
                 item.area.width * scale / self.own.crop
             )
@@ -494,7 +509,7 @@ class CropData:
         >>> samples[0].id, {name: array.shape for name, array in samples[0].arrays.items()}
         ('scene/1_y64_x32', {'image': (32, 32, 3), 'valid': (32, 32)})
         """
-        scales = self.scales((item.area.height, item.area.width))
+        scales = self._scales_of(item)
         if item.frames is None:
             self._know_scaling(item.picture.paths)
             for scale in scales:
@@ -537,10 +552,7 @@ class CropData:
         """
         scene = self._open(item.picture.paths, scale)
         down, across = scene.height / item.picture.size[0], scene.width / item.picture.size[1]
-        top, left = (
-            math.ceil(item.area.y * down),
-            math.ceil(item.area.x * across),
-        )  # no pixel of a neighbour is averaged
+        top, left = math.ceil(item.area.y * down), math.ceil(item.area.x * across)  # no neighbour's pixel is averaged
         height = math.floor((item.area.y + item.area.height) * down) - top
         width = math.floor((item.area.x + item.area.width) * across) - left
         taken = 0

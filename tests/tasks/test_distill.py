@@ -295,13 +295,35 @@ def test_a_single_large_raster_is_divided_into_ground_that_trains_and_ground_tha
     assert len(train_ground) + len(val_ground) >= 20
     assert not any(one.intersection(other) for one in train_ground for other in val_ground)
     assert sum(area.height * area.width for area in train_ground + val_ground) == 512 * 640
-    for item in task.data.items("train")[:4]:
+    for item in task.data.items("train"):
         samples = list(task.samples(item))
         assert len(samples) == task.count_samples(item)
         for sample in (sample for sample in samples if sample.id.startswith(f"{item.id}/1_")):
             place = sample.id.rpartition("/1_")[2]
             y, x = (int(part[1:]) for part in place.split("_"))
             assert Window(y, x, 32, 32).intersection(item.area) == Window(y, x, 32, 32), "no pixel of a neighbour"
+
+
+def test_no_scale_averages_pixels_of_a_neighbouring_block(tmp_path):
+    """Blocks of one colour each: a crop that shows two colours has looked over the edge."""
+    task, _ = student_example(
+        tmp_path,
+        f"paths.raw_images_dir={tmp_path}/quilt.tif",
+        "distill={crop: 32, crops: 4, block: 67, zooms: [1.0, 0.71, 0.5, 0.33]}",
+    )
+    write_raster(tmp_path / "quilt.tif", np.zeros((400, 460, 3), np.uint8))
+    picture = np.zeros((400, 460, 3), np.uint8)
+    areas = [item.area for item in task.data.units.values()]
+    for index, area in enumerate(areas):
+        picture[area.rows, area.columns] = (10 + 5 * index, 255 - 5 * index, 40 + 90 * (index % 3))
+    write_raster(tmp_path / "quilt.tif", picture)
+    scales = set()
+    for item in task.data.units.values():
+        for sample in task.samples(item):
+            scales.add(sample.id.rpartition("/")[2].partition("_")[0])
+            assert len(np.unique(sample.arrays["image"].reshape(-1, 3), axis=0)) == 1, sample.id
+    assert len(areas) == 42
+    assert len(scales) >= 3
 
 
 def test_frames_that_judge_are_others_than_those_that_train(tmp_path):

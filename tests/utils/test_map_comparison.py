@@ -59,8 +59,8 @@ def test_cells_without_data_count_in_nothing():
 def test_blocks_count_the_same_whatever_their_grids():
     valid = torch.ones(1, 16, 16, dtype=torch.bool)
     coarse, fine = maps(0, 1, 5, 2, 2), maps(1, 1, 5, 8, 8)
-    found = means([-coarse, fine], [coarse, fine], valid)
-    assert found["cosine"] == pytest.approx(1.0, abs=1e-5), "one block is opposite (2), the other exact (0)"
+    for predicted in ([-coarse, fine], [coarse, -fine]):  # one block is opposite (2), the other exact (0)
+        assert means(predicted, [coarse, fine], valid)["cosine"] == pytest.approx(1.0, abs=1e-5)
 
 
 def test_shares_of_a_batch_add_up():
