@@ -93,6 +93,8 @@ def refuse_foreign(folder: Path) -> None:
 def largest_difference(student: Student, folder: Path) -> float:
     """Compare the maps of an exported folder with the student's on a picture of noise, relative to their size.
 
+    Both compute in float32, so that only the rounding of the weights shows.
+
     Examples
     --------
     >>> import tempfile
@@ -107,9 +109,11 @@ def largest_difference(student: Student, folder: Path) -> float:
     side = 4 * info.patch_size
     noise = np.random.default_rng(0).integers(0, 256, (1, 3, side, 2 * side), dtype=np.uint8)
     images = torch.from_numpy(noise)
-    loaded = load_backbone(str(folder), info.layers, device=student.backbone.device, precision=info.precision_in_use)
+    loaded = load_backbone(str(folder), info.layers, device=student.backbone.device, precision="fp32")
+    student.compute_in("fp32")
     with torch.no_grad():
         pairs = list(zip(loaded(images), student.backbone(images), strict=True))
+    student.compute_in(info.precision_in_use)
     return max(float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12)) for ours, theirs in pairs)
 
 
