@@ -30,7 +30,7 @@ PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")
 KIND_DEFAULTS: dict[str, dict[str, Any]] = {  # below all that a file says
     "distill": {
         "model": {"head": "vit"},
-        "train": {"adamw_lr": 1.0e-3, "ema_decay": 0.999, "val_fraction": 0.05},
+        "train": {"adamw_lr": 1.0e-3, "ema_decay": 0.999},
     },
     "keypoints": {"model": {"head": "conv"}},
 }

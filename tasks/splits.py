@@ -168,7 +168,7 @@ def check_fraction(name: str, settings: TaskConfig) -> None:
 
 
 def tell_unlisted(name: str, settings: TaskConfig, pictures: Collection[str]) -> None:
-    """Warn of labelled pictures that no list names: nothing is learnt from them.
+    """Warn of pictures that no list names: nothing is learnt from them.
 
     Examples
     --------
@@ -183,7 +183,7 @@ def tell_unlisted(name: str, settings: TaskConfig, pictures: Collection[str]) ->
     missing = sorted(set(pictures) - listed)
     if missing:
         logger.warning(
-            "%d labelled pictures, such as %s, are in no split list, so nothing is learnt from them; add them to %s",
+            "%d pictures, such as %s, are in no split list, so nothing is learnt from them; add them to %s",
             len(missing),
             missing[0],
             split_list(name, settings, "train"),

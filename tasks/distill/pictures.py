@@ -445,8 +445,8 @@ class CropData:
         seed, fraction = self.settings.resources.seed, self.settings.train.val_fraction
         own = self.own
         how = f"seed {seed}, val_fraction {fraction:g}, crops of {own.crop} pixels, blocks of {self._block_side()}"
-        how += f", a frame in {own.frame_step}"
-        settle_lists(self.name, self.settings, self._draw_split, how, list(self.units))
+        how += f", a frame in {own.frame_step}, items {digest_json(sorted(self.units))[:8]}"
+        settle_lists(self.name, self.settings, self._draw_split, how, list(self.pictures))
         if self.too_small:
             logger.warning(
                 "%d pictures, such as %s, are smaller than half of distill.crop (%d pixels) and are left out",

@@ -512,6 +512,29 @@ def test_what_trains_must_not_judge(tmp_path):
         task.items("val")
 
 
+def test_lists_of_a_person_may_name_pictures_and_those_of_prepare_follow_the_items(tmp_path, caplog):
+    task, _ = student_example(tmp_path)
+    task.settle()
+    lists = [tmp_path / "splits" / f"student_{split}.txt" for split in ("train", "val")]
+    drawn = lists[0].read_text()
+    other, _ = student_example(tmp_path, "distill.frame_step=3")
+    other.settle()
+    assert lists[0].read_text() != drawn, "drawn anew, as the stretches of the video are others"
+    assert len(other.items("train")) + len(other.items("val")) == len(other.data.units)
+    caplog.clear()
+    # who writes lists leaves val_fraction out
+    other, _ = student_example(tmp_path, "distill.frame_step=3", "train={enable: true, epochs: 1, batch_size: 4}")
+    lists[0].write_text("clip\nscene\nphoto_0\n")
+    lists[1].write_text("photo_1\nphoto_2\n")
+    other.settle()
+    assert "no split list" not in caplog.text
+    assert [item.id for item in other.items("val")] == ["photo_1", "photo_2"]
+    assert len(other.items("train")) == 4 + 2
+    lists[1].write_text("photo_1\n")
+    other.settle()
+    assert "1 pictures, such as photo_2, are in no split list" in caplog.text
+
+
 def test_a_damaged_picture_is_a_finding_of_verify(tmp_path):
     task, _ = student_example(tmp_path)
     path = tmp_path / "pictures" / "photo_1.png"

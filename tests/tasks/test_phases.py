@@ -739,7 +739,7 @@ def test_lists_of_other_pictures_are_drawn_anew_and_those_of_a_person_stay(tmp_p
     by_hand = lists_of(tmp_path)
     example_task(tmp_path, *SMALL, "train={epochs: 1}")[0].data.settle_split()
     assert lists_of(tmp_path) == by_hand
-    assert "1 labelled pictures, such as new, are in no split list" in caplog.text
+    assert "1 pictures, such as new, are in no split list" in caplog.text
 
 
 def test_another_tile_size_draws_the_ground_anew(tmp_path):
