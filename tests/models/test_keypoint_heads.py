@@ -57,7 +57,12 @@ def make_input(
 
 
 def full_options(name: str) -> dict[str, object]:
-    return {"grouping": True, "feature_align_dim": "auto", **({"anchors": [0, 2]} if name == "relational" else {})}
+    return {
+        "grouping": True,
+        "use_image": True,
+        "feature_align_dim": "auto",
+        **({"anchors": [0, 2]} if name == "relational" else {}),
+    }
 
 
 @pytest.mark.parametrize("image_size", [(33, 57), (1, 1), (32, 64)])
@@ -138,20 +143,20 @@ def test_an_empty_batch_passes_and_contributes_zero(name: str, merge: str, use_i
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_picture_is_seen_unless_it_is_switched_off(name: str) -> None:
+def test_a_picture_is_seen_where_it_is_asked_for(name: str) -> None:
     spec = make_spec(extra_bands=1)
     maps, image = make_input(spec, 1)
     changed = image.clone()
     changed[:, 3] = 255 - changed[:, 3]
-    seeing = make_head(name, spec).eval()
+    seeing = make_head(name, spec, use_image=True).eval()
     assert torch.equal(seeing(maps, image)["heatmaps"], seeing(maps, changed)["heatmaps"])  # the features lead at first
     nn.init.ones_(seeing.decoder.join.norm.weight)
     assert not torch.equal(seeing(maps, image)["heatmaps"], seeing(maps, changed)["heatmaps"])
     with pytest.raises(ValueError, match="needs the image"):
         seeing(maps)
     with pytest.raises(SettingsError, match=r"head_options\.use_image: false leaves 1 extra bands unseen"):
-        make_head(name, spec, use_image=False)
-    blind = make_head(name, make_spec(), use_image=False).eval()
+        make_head(name, spec)
+    blind = make_head(name, make_spec()).eval()
     assert not blind.sees_image
     assert torch.equal(blind(maps)["heatmaps"], blind(maps, image[:, :3])["heatmaps"])
 
@@ -218,7 +223,7 @@ def draw_gaussians(points: Tensor, size: tuple[int, int], sigma: float = 1.0) ->
 def test_the_place_within_a_patch_is_read_from_the_picture() -> None:
     """Features that are the same for every place of the dot in its patch leave the picture to tell it."""
     spec = FeatureSpec((4,), (16,), 16, 3, (0.5,) * 3, (0.25,) * 3)
-    head = make_head("conv", spec, num_keypoints=1)
+    head = make_head("conv", spec, num_keypoints=1, use_image=True)
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
 
@@ -278,7 +283,7 @@ def test_dropout_acts_while_training_only(name: str) -> None:
     assert torch.equal(head.eval()(maps, image)["heatmaps"], head(maps, image)["heatmaps"])
 
 
-@pytest.mark.parametrize("options", [{}, {"grouping": True}, {"use_image": False}])
+@pytest.mark.parametrize("options", [{}, {"grouping": True}, {"use_image": True}])
 @pytest.mark.parametrize("name", NAMES)
 def test_first_and_last_layers_are_left_to_adamw(name: str, options: dict[str, bool]) -> None:
     head = make_head(name, make_spec(), **options)
@@ -286,7 +291,7 @@ def test_first_and_last_layers_are_left_to_adamw(name: str, options: dict[str, b
     last = {"conv": "classifier.weight", "multitask": "boxes.weight", "relational": "mask_embedding.2.weight"}[name]
     assert last in rest
     assert ("grouping.offsets.weight" in rest) == bool(options.get("grouping"))
-    assert any(key.startswith("decoder.join.detail.stem") for key in rest) == options.get("use_image", True)
+    assert any(key.startswith("decoder.join.detail.stem") for key in rest) == options.get("use_image", False)
     assert {kernel.name for kernel in hidden} >= {"decoder.stem.0.weight", "decoder.trunk.0.second.weight"}
 
 
@@ -371,7 +376,7 @@ def test_normalized_blocks_do_not_know_their_scale() -> None:
 
 def test_maps_of_a_pyramid_are_pooled_to_the_patch_grid_and_join_at_their_own() -> None:
     spec = make_spec("convnext")
-    head = make_head("conv", spec, use_image=False).eval()
+    head = make_head("conv", spec).eval()
     maps, _ = make_input(spec, 1, (64, 96))
     checkered = [feature_map.clone() for feature_map in maps]
     checkered[0][:, :, ::2, ::2] += 5  # the same mean for every patch: only the fine grid can tell these cells
