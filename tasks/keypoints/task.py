@@ -140,6 +140,9 @@ class KeypointsTask(FeatureTask):
         sample, info, data = self.settings.dataset.sample, self.features.info, self.data
         if sample.enable and not Path(expand_path(sample.folder)).exists():
             return [f"the sample is not in {sample.folder} yet; prepare makes it"]
+        wanted = self.settings.dataset.convert_to
+        if wanted is not None and not self.num_outputs:
+            return [f"{self._split_sizes()}, no keypoint in them; prepare only writes the labels as {wanted.format}"]
         lines = [
             f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
             f"(patch {info.patch_size}, {self.features.precision}), {self.num_outputs} keypoints: "
@@ -181,7 +184,7 @@ class KeypointsTask(FeatureTask):
         if self.settings.dataset.sample.enable and not self.restored:  # the sample is made by prepare
             return
         if {"prepare", "train"} & set(phases):
-            self.data.skeleton  # noqa: B018 - reading the labels raises for what cannot be
+            self._refuse_pointless(phases)
             if distributed.is_main():
                 self.data.warn_of_problems()
             self._check_views()
@@ -189,6 +192,34 @@ class KeypointsTask(FeatureTask):
             self.check_head()
         if "inference" in phases:
             distributed.run_on_main(self._check_inputs)
+
+    def _refuse_pointless(self, phases: Sequence[str]) -> None:
+        """Refuse labels without a keypoint, unless they are only to be written in another format.
+
+        Raises
+        ------
+        DataError
+            If there is nothing to learn, or the labels cannot be read.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.keypoints.example import animals_example
+        >>> task, _ = animals_example(tempfile.mkdtemp())
+        >>> task._refuse_pointless(["train"])
+        >>> task.data.skeleton = Skeleton(())
+        >>> task._refuse_pointless(["train"])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: annotations: no keypoint is labelled, only boxes and outlines; label points, or let ...
+        """
+        if self.data.skeleton.num_keypoints:
+            return
+        if self.settings.dataset.convert_to is None or set(phases) - {"prepare", "verify"}:
+            raise DataError(
+                f"{self.settings.paths.label_path}: no keypoint is labelled, only boxes and outlines; label points, or "
+                "let prepare alone write them in another format (dataset.convert_to)"
+            )
 
     def _check_inputs(self) -> None:
         """Check what is to be predicted, and that its results replace no file of a person.
@@ -259,7 +290,7 @@ class KeypointsTask(FeatureTask):
     # -- data
 
     def items(self, split: str) -> list[Item]:
-        """Pictures of a split, or pictures and videos to predict.
+        """Pictures of a split, none where no keypoint is labelled, or pictures and videos to predict.
 
         Examples
         --------
@@ -268,7 +299,7 @@ class KeypointsTask(FeatureTask):
         >>> len(animals_example(tempfile.mkdtemp())[0].items("val"))
         4
         """
-        return list(self.data.items(split))
+        return list(self.data.items(split)) if split == "inference" or self.num_outputs else []
 
     def continue_from(self, item: Item, resume: int) -> Item:
         """Keep the frames of a video that are still to predict.

@@ -261,6 +261,35 @@ def test_coco_with_a_folder_per_split_has_what_other_programs_look_for(tmp_path)
     assert (tmp_path / "copy" / "data.yaml").exists()
 
 
+def test_outlines_without_points_are_written_in_another_format_and_not_learnt(tmp_path):
+    import cv2
+
+    shape = {"label": "cup", "shape_type": "polygon", "points": [[2, 3], [20, 3], [20, 15]], "group_id": None}
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((24, 32, 3), 40 * number, np.uint8))
+        said = {"imagePath": f"{number}.png", "shapes": [shape], "imageHeight": 24, "imageWidth": 32}
+        (tmp_path / f"{number}.json").write_text(json.dumps(said))
+    places = {"processed_dir": "store", "runs_root": "runs", "splits_dir": "splits"}
+    tree = {
+        "paths": {"data_root": str(tmp_path), "label_path": "."}
+        | {name: f"{tmp_path}/out/{place}" for name, place in places.items()},
+        "dataset": {"convert_to": {"format": "coco", "mode": "segmentation", "folder": f"{tmp_path}/out/coco"}},
+        "prepare": {"enable": True},
+        "train": {"val_fraction": 0.3},
+        "tasks": {"cups": {"kind": "keypoints", "keypoints": {"format": "labelme"}}},
+    }
+    path = tmp_path / "cups.yml"
+    path.write_text(yaml.safe_dump(tree))
+    done = run(path)
+    assert done.returncode == 0, done.stderr
+    [cup] = read_json(tmp_path / "out" / "coco" / "annotations" / "val.json")["annotations"]
+    assert cup["segmentation"] == [[2, 3, 20, 3, 20, 15]]
+    refused = run(path, "train.enable=true")
+    assert refused.returncode == 3
+    assert refused.stderr.count("\n") == 1
+    assert "no keypoint is labelled, only boxes and outlines" in refused.stderr
+
+
 def test_a_picture_with_an_unreadable_row_teaches_nothing_until_it_is_mended(tmp_path, caplog):
     from tasks.phases import verify
     from utils.errors import DataError
