@@ -11,6 +11,7 @@ from torch import nn
 from tasks.base import Context, PhaseResult, Task, open_store
 from tasks.model import load_trained_state
 from tasks.phases.prediction import live_batches, predict_item, score
+from tasks.phases.streams import closed_in_the_end
 from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
 from tasks.runs import choose_device, find_checkpoint
 from utils import distributed
@@ -197,8 +198,8 @@ def draw_item(task: Task, model: nn.Module | None, prepared: PreparedItem, conte
     device = next(model.parameters()).device if model is not None else "cpu"
     predictor = task.predictor()
     batches = live_batches(task, prepared.item, predictor, task.settings.evaluate.batch_size)
-    pieces = predict_item(model, predictor, prepared.item, batches, device, context)
-    return task.draw(prepared.item, pieces)
+    with closed_in_the_end(predict_item(model, predictor, prepared.item, batches, device, context)) as pieces:
+        return task.draw(prepared.item, pieces)
 
 
 def safe_name(text: str) -> str:

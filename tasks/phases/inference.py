@@ -13,6 +13,7 @@ from config import expand_path
 from tasks.base import Context, Item, PhaseResult, Task
 from tasks.phases.evaluate import restore
 from tasks.phases.prediction import live_batches, predict_item
+from tasks.phases.streams import closed_in_the_end
 from tasks.runs import choose_device
 from utils import distributed
 from utils.checkpoints import Checkpoint
@@ -184,8 +185,9 @@ def predict(
     total = task.count_samples(item) * len(task.prediction_views())
     with Progress(total, f"inference {item.id}", context.log, every=50) as counter:
         counted = count_batches(batches, counter)
-        for piece in predict_item(model, predictor, item, counted, device, context, resume):
-            sink.append(piece)
+        with closed_in_the_end(predict_item(model, predictor, item, counted, device, context, resume)) as pieces:
+            for piece in pieces:
+                sink.append(piece)
     sink.flush()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.base import Batch, Context, Item, Piece, Predictor, Sample, Task
-from tasks.phases.streams import read_ahead
+from tasks.phases.streams import closed_in_the_end, read_ahead
 from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, stack_samples
 from utils import distributed
 from utils.augment import IDENTITY
@@ -125,8 +125,9 @@ def predict_item(
         computed = read_ahead(apply_model(model, read_ahead(batches, depth=2), device, context), depth=1)
     else:
         computed = apply_model(model, batches, device, context)
-    for samples, outputs in computed:
-        yield from predictor.push(samples, outputs)
+    with closed_in_the_end(computed):
+        for samples, outputs in computed:
+            yield from predictor.push(samples, outputs)
     yield from predictor.finish()
 
 
@@ -147,13 +148,14 @@ def apply_model(
     >>> list(apply_model(doubled, batches, "cpu", example_context(Path("run"))))
     [([], {'logits': tensor([2.])}), ([], None)]
     """
-    for samples, batch in batches:
-        context.check_stop()
-        outputs: dict[str, Tensor] | None = None
-        if batch is not None and model is not None:
-            with torch.no_grad():  # holds for the thread that it is said in
-                outputs = model(batch.to(device))
-        yield samples, outputs
+    with closed_in_the_end(batches):
+        for samples, batch in batches:
+            context.check_stop()
+            outputs: dict[str, Tensor] | None = None
+            if batch is not None and model is not None:
+                with torch.no_grad():  # holds for the thread that it is said in
+                    outputs = model(batch.to(device))
+            yield samples, outputs
 
 
 def score(
@@ -212,8 +214,9 @@ def score(
             batches = live_batches(task, item, predictor, batch_size)
         else:
             batches = stored_batches(task, by_id[item.id], store, predictor, batch_size)
-        for piece in predict_item(model, predictor, item, batches, device, context):
-            metric.update(piece, task.truth(item, piece.window))
+        with closed_in_the_end(predict_item(model, predictor, item, batches, device, context)) as pieces:
+            for piece in pieces:
+                metric.update(piece, task.truth(item, piece.window))
     merged = task.metric()
     for state in distributed.gather_objects(metric.state()):
         merged.merge(state)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tasks.base import Context, Entry, Item, PhaseResult, Producer, Request, Sample, Task, open_store
-from tasks.phases.streams import read_ahead
+from tasks.phases.streams import closed_in_the_end, read_ahead
 from tasks.prepared import is_complete, manifest_key, read_entries, write_entries
 from utils import distributed
 from utils.augment import Variation, View
@@ -352,8 +352,8 @@ class Preparation:
             self.store.writer() as writer,
             Finisher(writer) as finisher,
             ThreadPoolExecutor(workers, thread_name_prefix="plan") as pool,
+            closed_in_the_end(read_ahead(self._plans(jobs, pool), depth=2 * self.batch_size * workers)) as plans,
         ):
-            plans = read_ahead(self._plans(jobs, pool), depth=2 * self.batch_size * workers)
             samples = self._closing_items(plans)
             for opened, plan in progress(samples, total, "prepare", logger=self.context.log, every=50):
                 self.context.check_stop()

@@ -21,7 +21,7 @@ from torch import Tensor
 from tasks.base import Batch, Context, PhaseResult, Progress, Task, open_store
 from tasks.model import load_trained_state, trained_state
 from tasks.phases.prediction import score
-from tasks.phases.streams import read_ahead
+from tasks.phases.streams import closed_in_the_end, read_ahead
 from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, prepared_items
 from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
 from utils import distributed
@@ -337,15 +337,16 @@ class Training:
         waited, began = 0.0, time.perf_counter()
         bar = progress(loaded, len(steps), f"epoch {self.epoch + 1}", logger=self.context.log, every=len(steps) + 1)
         mark = time.perf_counter()
-        for step, batches in bar:
-            waited += time.perf_counter() - mark
-            due = (step.index + 1) % LOG_EVERY == 0 or step.index + 1 == self.steps_per_epoch
-            stop, loss, scores = self._take_step(batches, curriculum, with_scores=due)
-            self.step_in_epoch = step.index + 1
-            if due:
-                self._log_step(step, loss, scores, waited, time.perf_counter() - began)
-            self._save_if_due(stop)
-            mark = time.perf_counter()
+        with closed_in_the_end(loaded):
+            for step, batches in bar:
+                waited += time.perf_counter() - mark
+                due = (step.index + 1) % LOG_EVERY == 0 or step.index + 1 == self.steps_per_epoch
+                stop, loss, scores = self._take_step(batches, curriculum, with_scores=due)
+                self.step_in_epoch = step.index + 1
+                if due:
+                    self._log_step(step, loss, scores, waited, time.perf_counter() - began)
+                self._save_if_due(stop)
+                mark = time.perf_counter()
 
     def _steps(self) -> list[Step]:
         """Plan an epoch: the same on every rank, a function of seed and epoch.
