@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 import main
 from models.random_backbone import write_random_backbone
 from tasks.example import SETTINGS, tiny_backbone, write_pictures
+from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.raster_files import write_raster
 from utils.vector_labels import write_features
 
@@ -219,11 +218,16 @@ def foreign_weights(folder: Path, tree: Tree, trained: Path) -> None:
 
 
 def weights_that_are_no_numbers(folder: Path, tree: Tree, trained: Path) -> None:
-    with safe_open(checkpoint_of(trained), "pt") as stream:
-        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dictionary)
-        metadata = stream.metadata()
-    next(value for value in tensors.values() if value.is_floating_point()).fill_(float("nan"))
-    save_file(tensors, folder / "best.safetensors", metadata)
+    checkpoint = load_checkpoint(checkpoint_of(trained))
+    next(value for value in checkpoint.tensors.values() if value.is_floating_point()).fill_(float("nan"))
+    save_checkpoint(folder / "best.safetensors", checkpoint.tensors, checkpoint.description)
+    only_inference(tree, folder / "best.safetensors", trained)
+
+
+def checkpoint_with_a_flipped_byte(folder: Path, tree: Tree, trained: Path) -> None:
+    content = bytearray(checkpoint_of(trained).read_bytes())
+    content[-1] ^= 1
+    (folder / "best.safetensors").write_bytes(content)
     only_inference(tree, folder / "best.safetensors", trained)
 
 
@@ -414,6 +418,7 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     (truncated_checkpoint, 3, "best.safetensors: truncated or not a safetensors file"),
     (foreign_weights, 3, "without Dinolith's description"),
     (weights_that_are_no_numbers, 3, "weights hold NaN or infinity"),
+    (checkpoint_with_a_flipped_byte, 3, "best.safetensors: its tensors are not those that were written"),
     (other_backbone, 3, "give that backbone in model.backbone"),
     (pickled_checkpoint, 3, "a pickle (torch.save), which could run any program when loaded"),
 ]

@@ -26,7 +26,7 @@ def maps(seed: int, *shape: int) -> torch.Tensor:
 def means(predicted: list[torch.Tensor], target: list[torch.Tensor], valid: torch.Tensor) -> dict[str, float]:
     counts = distill_counts(valid, [tuple(one.shape[-2:]) for one in target], TERMS)
     sums = distill_sums(predicted, target, valid, TERMS)
-    return {name: float(sums[name] / counts[name]) for name in TERMS}
+    return {name: float(sums[name].detach() / counts[name]) for name in TERMS}
 
 
 def test_means_are_those_of_the_formulas():
