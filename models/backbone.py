@@ -187,6 +187,29 @@ def resolve_precision(precision: str, device: torch.device | str) -> str:
     return precision
 
 
+def even_blocks(count: int, num_blocks: int) -> list[int]:
+    """Choose blocks (or stages) at even distances, the last one among them.
+
+    Parameters
+    ----------
+    count : int
+        How many; at most `num_blocks`.
+    num_blocks : int
+        Blocks that there are.
+
+    Returns
+    -------
+    list of int
+        Ascending, from 0.
+
+    Examples
+    --------
+    >>> even_blocks(4, 12), even_blocks(4, 6), even_blocks(1, 6)
+    ([2, 5, 8, 11], [1, 2, 4, 5], [5])
+    """
+    return [int((index + 1) * num_blocks / count + 0.5) - 1 for index in range(count)]
+
+
 def resolve_layers(layers: Sequence[int], num_blocks: int) -> tuple[int, ...]:
     """Turn block indices, some of them perhaps from the end, into indices from 0.
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.backbone import Backbone, BackboneInfo, resolve_layers
+from models.backbone import Backbone, BackboneInfo, even_blocks, resolve_layers
 from models.base import FeatureSpec, Head, HeadOptions
 from models.weights import FAMILIES, build_config, quiet_transformers
 from utils.errors import SettingsError
@@ -153,31 +153,6 @@ def fit_grid(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
     return F.interpolate(feature_map, size=tuple(grid), mode="bilinear", antialias=fewer, align_corners=False)
 
 
-def even_blocks(count: int, depth: int) -> list[int]:
-    """Choose blocks at even distances, the last one among them.
-
-    Raises
-    ------
-    SettingsError
-        If there are fewer blocks than wanted.
-
-    Examples
-    --------
-    >>> even_blocks(4, 6), even_blocks(1, 6)
-    ([1, 2, 4, 5], [5])
-    >>> even_blocks(3, 2)
-    Traceback (most recent call last):
-        ...
-    utils.errors.SettingsError: model.layers: 3 blocks of the teacher to learn, but the student has 2; name fewer, ...
-    """
-    if count > depth:
-        raise SettingsError(
-            f"model.layers: {count} blocks of the teacher to learn, but the student has {depth}; name fewer, or give "
-            "the student more in model.head_options"
-        )
-    return [int((index + 1) * depth / count + 0.5) - 1 for index in range(count)]
-
-
 class Student(Head):
     """Base of all students: a trained backbone and a projection per block of the teacher.
 
@@ -253,6 +228,11 @@ class Student(Head):
             ...
         utils.errors.SettingsError: model.head_options.layers: 1 blocks for 2 of the teacher; name one for each
         """
+        if named is None and count > depth:
+            raise SettingsError(
+                f"model.layers: {count} blocks of the teacher to learn, but the student has {depth}; name fewer, or "
+                "give the student more in model.head_options"
+            )
         layers = resolve_layers(even_blocks(count, depth) if named is None else named, depth)
         if len(layers) != count:
             raise SettingsError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from config import ModelConfig
-from models.backbone import Backbone, BackboneInfo, load_backbone, resolve_precision
+from models.backbone import Backbone, BackboneInfo, even_blocks, load_backbone, resolve_precision
 from models.weights import find_backbone_folder
 from utils import distributed
 from utils.errors import DataError, SettingsError
@@ -283,8 +283,7 @@ def even_layers(source: str) -> list[int]:
     number = config.get("num_hidden_layers") or len(config.get("depths", ()))
     if not isinstance(number, int) or number < 1:
         raise DataError(f"{path}: does not say how many blocks there are; is this a DINO model?")
-    chosen = min(4, number)
-    return [round((index + 1) * number / chosen) - 1 for index in range(chosen)]
+    return even_blocks(min(4, number), number)
 
 
 def round_like_store(feature_map: Tensor, store_dtype: str) -> Tensor:

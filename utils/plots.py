@@ -25,17 +25,8 @@ if TYPE_CHECKING:
 IGNORE_INDEX = 255
 _FONT, _FONT_SCALE, _LINE_HEIGHT = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 22  # pixels
 WRONG = (230, 0, 60)
-SCORE_WORDS = (
-    "iou",
-    "acc",
-    "dice",
-    "precision",
-    "score",
-    "pck",
-    "oks",
-    "cosine",
-    "variance",
-)  # of columns that one panel shows
+# Columns whose names hold one of these are shares of one, which fit one panel.
+SCORE_WORDS = ("iou", "acc", "dice", "precision", "score", "pck", "oks", "cosine", "variance")
 
 # Okabe and Ito, 2008, "Color Universal Design": told apart with any common kind of colour vision. Black is left out,
 # because it reads as "no data" on a map.

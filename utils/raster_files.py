@@ -75,7 +75,7 @@ def find_scenes(sources: str | Path | Sequence[str | Path], exclude: Sequence[st
     """
     listed = [sources] if isinstance(sources, str | Path) else list(sources)
     found = [path for source in listed for path in _expand_source(source)]
-    scenes = [path for path in dict.fromkeys(found) if not _is_excluded(path, exclude)]
+    scenes = [path for path in dict.fromkeys(found) if not is_excluded(path, exclude)]
     if not scenes:
         where = ", ".join(str(source) for source in listed) or "an empty list"
         left_out = f" ({len(found)} left out by {[str(entry) for entry in exclude]})" if found else ""
@@ -177,12 +177,12 @@ def broken_links(sources: str | Path | Sequence[str | Path]) -> list[Path]:
     return [path for path in inside if _has_raster_suffix(path) and not path.exists()]
 
 
-def _is_excluded(path: Path, exclude: Sequence[str | Path]) -> bool:
+def is_excluded(path: Path, exclude: Sequence[str | Path]) -> bool:
     """Whether a file is named by, lies in, or matches one of the entries.
 
     Examples
     --------
-    >>> _is_excluded(Path("/data/labels/a.tif"), ["/data/labels"]), _is_excluded(Path("/data/a.tif"), ["b*"])
+    >>> is_excluded(Path("/data/labels/a.tif"), ["/data/labels"]), is_excluded(Path("/data/a.tif"), ["b*"])
     (True, False)
     """
     for entry in map(str, exclude):

@@ -97,7 +97,7 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:
     looks_boolean = str(value).lower() in ("on", "off", "yes", "no") and "bool" in detail["type"]
     hint = " (write true or false)" if looks_boolean else ""
     if detail["type"] in ("too_short", "too_long"):
-        return f"{path}: expected {_say_length(detail)}, got {value!r}"
+        return f"{path}: expected {_say_length(detail)}, got {type(value).__name__} {value!r}"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{path}: expected {_EXPECTED.get(detail['type'], message)}, got {type(value).__name__} {value!r}{hint}"
 
@@ -108,10 +108,10 @@ def _say_length(detail: Any) -> str:
     Examples
     --------
     >>> _say_length({"type": "too_short", "ctx": {"min_length": 2}})
-    'at least 2 entries'
+    'a list of at least 2 entries'
     """
     least, most = detail["ctx"].get("min_length"), detail["ctx"].get("max_length")
-    number = f"at least {least}" if detail["type"] == "too_short" else f"at most {most}"
+    number = f"a list of at least {least}" if detail["type"] == "too_short" else f"a list of at most {most}"
     return number + (" entry" if number.endswith(" 1") else " entries")
 
 

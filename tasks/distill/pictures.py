@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,8 @@ from tasks.base import Item, Sample, open_store
 from tasks.splits import OTHER_PICTURES, refuse_unlistable, settle_lists, split_list
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json, file_stamp
-from utils.raster_files import find_scenes, scene_ids, walk_files
+from utils.inputs import find_inputs
+from utils.raster_files import scene_ids
 from utils.rasters import RasterScene, ValueScaling, estimate_scaling
 from utils.resampling import resize_picture
 from utils.splits import nearest, read_list
@@ -599,52 +599,6 @@ class CropData:
         """
         window = Window(*place, self.own.crop, self.own.crop)
         return Sample(name, item, {"image": image, "valid": valid}, window)
-
-
-def find_inputs(sources: Sequence[str], exclude: Sequence[str]) -> list[Path]:
-    """Pictures and videos in files, folders (with all folders inside) and globs, each once, sorted by path.
-
-    Raises
-    ------
-    DataError
-        If a source does not exist, or there is nothing in it.
-
-    Examples
-    --------
-    >>> from tasks.distill.example import drawn_pictures
-    >>> [path.name for path in find_inputs([str(drawn_pictures())], ["photo_[01]*"])]
-    ['clip.mp4', 'photo_2.png', 'scene.tif']
-    >>> find_inputs(["/no/such/folder"], [])
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: /no/such/folder: no such file or folder
-    """
-    found: dict[Path, None] = {}
-    for source in sources:
-        videos = [path for path in videos_of(source) if not any(fnmatch(path.name, entry) for entry in exclude)]
-        try:
-            pictures = [path for path in find_scenes(source, exclude) if not is_video(path)]
-        except DataError:
-            if not videos:
-                raise
-            pictures = []  # videos alone are an input too
-        found.update(dict.fromkeys(sorted([*videos, *pictures])))
-    return list(found)
-
-
-def videos_of(source: str) -> list[Path]:
-    """Videos that a file, a folder or a glob stands for.
-
-    Examples
-    --------
-    >>> from tasks.distill.example import drawn_pictures
-    >>> [path.name for path in videos_of(str(drawn_pictures() / "*.mp4"))]
-    ['clip.mp4']
-    """
-    path = Path(source).expanduser()
-    hits = [Path(hit) for hit in glob.glob(str(path), recursive=True)] if glob.has_magic(str(path)) else [path]
-    files = [file for hit in hits for file in (walk_files(hit) if hit.is_dir() else [hit])]
-    return sorted({file for file in files if is_video(file)})
 
 
 def refuse_stack(stack: Sequence[Path]) -> None:

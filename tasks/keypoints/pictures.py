@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ from utils.files import digest_json, file_stamp
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import picture_bytes
 from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, read_poses
-from utils.raster_files import find_scenes
+from utils.inputs import find_inputs
 from utils.splits import nearest, read_list
 from utils.videos import VideoReader, is_video
 
@@ -535,7 +534,7 @@ trained on mean nothing, so take it out of one of them
                 "inference.input_tif: not set; name what to predict: pictures, videos, folders, globs or a list of them"
             )
         sources = [self.settings.paths.locate(entry) for entry in ([named] if isinstance(named, str) else named)]
-        found = find_inputs(sources)
+        found = name_inputs(find_inputs(sources, is_result=is_overlay))
         prompts = self._prompts(found) if self.own.instance_mode == "per_instance" else {}
         return [
             PoseItem(name, (path,), PosePicture(name, path, None, prompts.get(name, ())), "inference")
@@ -888,75 +887,24 @@ def group_of(picture: PosePicture, split_by: str) -> str:
     return NUMBER_AT_END.sub("", picture.id) if split_by == "stem" else picture.id
 
 
-def find_inputs(sources: Sequence[str]) -> dict[str, Path]:
-    """Find pictures and videos by id.
+def name_inputs(paths: Sequence[Path]) -> dict[str, Path]:
+    """Give inputs their ids, which are also the names of their results.
 
     Raises
     ------
     DataError
-        If nothing is found, or two inputs share a name.
+        If there are none, or two share a name.
 
     Examples
     --------
-    >>> find_inputs(["/no/such.png"])
+    >>> name_inputs([Path("day1/fox.png"), Path("day2/fox.mp4")])
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: /no/such.png: no such file or folder
+    utils.errors.DataError: day2/fox.mp4: day1/fox.png has the same name, and so would its result; rename one
     """
-    paths = dict.fromkeys(path for source in sources for path in inputs_of(source))
     found: dict[str, Path] = {}
     for path in paths:
         if path.stem in found:
             raise DataError(f"{path}: {found[path.stem]} has the same name, and so would its result; rename one")
         found[path.stem] = path
-    if not found:
-        raise DataError(f"no picture or video in {', '.join(map(str, sources)) or 'an empty list'}")
     return found
-
-
-def inputs_of(source: str) -> list[Path]:
-    """Videos and pictures that a file, a folder with all folders inside, or a glob stands for, videos first.
-
-    Raises
-    ------
-    DataError
-        If there is none.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from tasks.keypoints.example import drawn_animals
-    >>> [path.name for path in inputs_of(str(drawn_animals()))][:2]
-    ['chase.mp4', 'train_000.png']
-    >>> inputs_of(tempfile.mkdtemp())  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: no scene in ...
-    """
-    path = Path(source).expanduser()
-    if is_video(path):  # named itself, so also one that inference drew
-        return [path]
-    hits = [Path(hit) for hit in glob.glob(str(path), recursive=True)] if glob.has_magic(str(path)) else []
-    videos = sorted({video for hit in hits or [path] for video in videos_at(hit)})
-    try:
-        pictures = find_scenes(source)
-    except DataError:
-        if not videos:
-            raise
-        pictures = []  # videos alone are an input too
-    return [*videos, *(picture for picture in pictures if not is_video(picture))]
-
-
-def videos_at(path: Path) -> Iterator[Path]:
-    """A video, or those of a folder with all folders inside; without hidden ones and those that inference drew.
-
-    Examples
-    --------
-    >>> from tasks.keypoints.example import drawn_animals
-    >>> [path.name for path in videos_at(drawn_animals())], list(videos_at(Path("no.mp4")))
-    (['chase.mp4'], [])
-    """
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        hidden = any(part.startswith(".") for part in file.parts[len(path.parts) :])
-        if not hidden and is_video(file) and not is_overlay(file):
-            yield file

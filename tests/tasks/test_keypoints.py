@@ -518,17 +518,23 @@ def test_prompts_without_area_or_end_are_refused_before_work(tmp_path, corners, 
 
 
 def test_videos_in_folders_and_globs_are_inputs(tmp_path):
-    from tasks.keypoints.pictures import find_inputs
+    from tasks.keypoints.results import is_overlay
+    from utils.inputs import find_inputs
+
+    def names(*sources):
+        paths = [f"{tmp_path}/{source}" for source in sources]
+        return [path.stem for path in find_inputs(paths, is_result=is_overlay)]
 
     video, picture = drawn_animals() / "chase.mp4", drawn_animals() / "images" / "val_000.png"
     (tmp_path / "deep" / ".hidden").mkdir(parents=True)
     for target in ("deep/chase.mp4", "deep/.hidden/b.mp4", "chase_overlay.mp4", "other_overlay.mp4"):
         shutil.copy(video, tmp_path / target)
     (tmp_path / "chase.json").write_text('{"made_by": "dinolith", "files": ["chase_overlay.mp4"]}')
-    assert list(find_inputs([f"{tmp_path}/deep"])) == ["chase"]  # without a picture
-    assert list(find_inputs([str(tmp_path)])) == ["chase", "other_overlay"]
+    assert names("deep") == ["chase"]  # without a picture
+    assert names("") == ["chase", "other_overlay"]
     shutil.copy(picture, tmp_path / "deep" / "val_000.png")
-    assert list(find_inputs([str(tmp_path)])) == ["chase", "other_overlay", "val_000"]
-    assert list(find_inputs([f"{tmp_path}/d*"])) == ["chase", "val_000"]
-    assert list(find_inputs([f"{tmp_path}/*.mp4"])) == ["other_overlay"]
-    assert list(find_inputs([f"{tmp_path}/deep/*", f"{tmp_path}/deep/chase.mp4"])) == ["chase", "val_000"]
+    assert names("") == ["chase", "other_overlay", "val_000"]
+    assert names("d*") == ["chase", "val_000"]
+    assert names("*.mp4") == ["other_overlay"]
+    assert names("deep/*", "deep/chase.mp4") == ["chase", "val_000"]
+    assert names("chase_overlay.mp4") == ["chase_overlay"]  # named itself
