@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,23 @@ def test_the_size_of_targets_follows_the_curriculum(tmp_path):
         for epoch in range(3)
     ]
     assert spots[0] > 1.5 * spots[1] > 2 * spots[2] > 0
+
+
+def test_what_reads_ahead_sees_the_curriculum(tmp_path, monkeypatch):
+    from tasks.keypoints import KeypointsTask
+
+    seen = set()
+    encode = KeypointsTask.encode
+
+    def spy(task, sample, progress):
+        target = encode(task, sample, progress)
+        seen.add((threading.current_thread() is threading.main_thread(), target.sigma))
+        return target
+
+    monkeypatch.setattr(KeypointsTask, "encode", spy)
+    settings = write_settings(tmp_path, keypoints={"sigma": 3.0, "sigma_end": 1.0}, train={"num_workers": 2})
+    assert main.main([str(settings), "train.epochs=3", "--only", "animals.prepare,animals.train"]) == 0
+    assert {(False, 3.0), (False, 2.0), (False, 1.0)} <= seen
 
 
 @pytest.mark.parametrize(
