@@ -734,6 +734,7 @@ class CardConfig(Section):
 
     sources: list[SourceConfig] = Field([], description="the sets of pictures; none: the names in raw_images_dir")
     licence: str | None = Field(None, description="licence of the exported weights; null: the teacher's")
+    origin: str | None = Field(None, description="where the teacher's weights come from, with their licences")
 
 
 class DistillConfig(Section):

@@ -133,8 +133,8 @@ def write_card(settings: TaskConfig, teacher: BackboneInfo, student: Student, ch
     >>> card.splitlines()[1], [line[3:] for line in card.splitlines() if line.startswith("## ")]
     ('license: apache-2.0', ['What it is', 'Licence', 'Pictures', 'Training', 'How well'])
     """
-    licence = settings.distill.card.licence or teacher.licence
     run = checkpoint.path.parent.parent
+    licence = settings.distill.card.licence or teacher.licence
     parts = [
         f"---\nlicense: {licence}\nlibrary_name: transformers\npipeline_tag: image-feature-extraction\n---",
         "# A small backbone, distilled",
@@ -143,8 +143,7 @@ def write_card(settings: TaskConfig, teacher: BackboneInfo, student: Student, ch
         "## What it is",
         describe_student(teacher, student),
         "## Licence",
-        f"The weights: {licence}. The teacher, {public_name(teacher.id)} (digest {teacher.digest}): {teacher.licence}. "
-        "The pictures that it learnt from have licences of their own, below.",
+        describe_licence(settings.distill.card, teacher),
         "## Pictures",
         describe_pictures(settings.distill.card, settings.paths.raw_images_dir),
         "## Training",
@@ -153,6 +152,26 @@ def write_card(settings: TaskConfig, teacher: BackboneInfo, student: Student, ch
         describe_scores(checkpoint, run),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def describe_licence(card: CardConfig, teacher: BackboneInfo) -> str:
+    """Tell under which licence the weights are, and those of what they were made from.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.distill.example import student_example
+    >>> teacher = student_example(tempfile.mkdtemp())[0].features.info
+    >>> card = CardConfig(licence="apache-2.0", origin="drawn at random")
+    >>> text = describe_licence(card, teacher)
+    >>> text.startswith("The weights: apache-2.0. The teacher, "), f"(digest {teacher.digest}): drawn at" in text
+    (True, True)
+    """
+    return (
+        f"The weights: {card.licence or teacher.licence}. The teacher, {public_name(teacher.id)} (digest "
+        f"{teacher.digest}): {card.origin or teacher.licence}. The pictures that it learnt from have licences of their "
+        "own, below."
+    )
 
 
 def public_name(source: str) -> str:
