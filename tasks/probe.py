@@ -81,7 +81,9 @@ def cell_vectors(batch: Batch, on_colours: bool) -> Tensor:
     )
 
 
-def collect_cells(reader: PreparedReader, on_colours: bool = False, most: int = MOST_CELLS) -> tuple[Tensor, Tensor]:
+def collect_cells(
+    reader: PreparedReader, on_colours: bool = False, most: int = MOST_CELLS, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Gather vectors (N, C) and classes (N,) of prepared windows; a cell has the class at its centre.
 
     Parameters
@@ -92,6 +94,8 @@ def collect_cells(reader: PreparedReader, on_colours: bool = False, most: int = 
         Whether colours are wanted in place of maps.
     most : int
         Cells to keep, chosen at random, the same for every backbone with the same grid.
+    seed : int
+        Of the choice.
 
     Examples
     --------
@@ -102,7 +106,7 @@ def collect_cells(reader: PreparedReader, on_colours: bool = False, most: int = 
     [(60, 16), (60,)]
     """
     vectors, classes = [], []
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     for tickets in batched([Ticket(position) for position in range(len(reader.entries))], READ_AT_ONCE):
         batch = reader.read(tickets)
         grid = cell_vectors(batch, on_colours)
@@ -117,7 +121,9 @@ def collect_cells(reader: PreparedReader, on_colours: bool = False, most: int = 
     return torch.cat(vectors), torch.cat(classes)
 
 
-def fit_probe(task: Any, reader: PreparedReader, on_colours: bool = False, most: int = MOST_CELLS) -> Probe:
+def fit_probe(
+    task: Any, reader: PreparedReader, on_colours: bool = False, most: int = MOST_CELLS, seed: int = 0
+) -> Probe:
     """Fit a logistic regression with L-BFGS and a little weight decay.
 
     Parameters
@@ -130,6 +136,8 @@ def fit_probe(task: Any, reader: PreparedReader, on_colours: bool = False, most:
         Whether colours are classified in place of maps.
     most : int
         Cells to fit to.
+    seed : int
+        Of their choice.
 
     Examples
     --------
@@ -141,7 +149,7 @@ def fit_probe(task: Any, reader: PreparedReader, on_colours: bool = False, most:
     >>> float((probe(batch)["logits"].argmax(dim=1) == batch.arrays["label"]).float().mean())
     1.0
     """
-    vectors, classes = collect_cells(reader, on_colours, most)
+    vectors, classes = collect_cells(reader, on_colours, most, seed)
     probe = Probe(vectors.mean(dim=0), vectors.std(dim=0) + 1e-6, len(task.classes), on_colours)
     standard = (vectors - probe.mean) / probe.std
     optimizer = torch.optim.LBFGS(probe.linear.parameters(), max_iter=100, line_search_fn="strong_wolfe")

@@ -1,0 +1,114 @@
+r"""What a small backbone is worth: how much of the way from a random one of its shape to its teacher it goes.
+
+    python -m benchmarks.student --student models/embedded --teacher /models/dinov2-small --seeds 1 2 3 \
+        --maps docs/configs/geo_buildings.yml paths.data_root=/data/geo_buildings \
+        --pose docs/configs/kp_openfield.yml paths.data_root=/data/kp_openfield train.epochs=20
+
+Maps: a linear probe of the tokens of four even blocks, fitted to the training windows, scored on val. Pose: the
+settings' head, trained with each backbone alike. A seed chooses the random weights, the cells that the probe is
+fitted to, and how the head begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import accuracy, pose_accuracy
+from config import Settings, load_settings
+from models.random_backbone import write_backbone_folder
+from models.weights import FAMILIES, build_config, find_backbone_folder, quiet_transformers
+from tasks import TASKS
+from tasks.base import open_store
+from tasks.phases import load_phase
+from tasks.phases.prediction import score
+from tasks.prepared import PreparedReader, prepared_items
+from tasks.probe import fit_probe
+from tasks.runs import set_up_machine
+from utils.logging import VerbosityLogger
+from utils.report import format_table
+
+LOG = VerbosityLogger("error")
+POSE_SCORES = ("PCK@4px", "PCK@8px", "PCK@16px")
+
+
+def write_random_twin(student: str, folder: Path, seed: int) -> str:
+    """Write a backbone of the student's shape with the weights that a training begins with."""
+    import transformers
+
+    source = find_backbone_folder(student)
+    config = json.loads((source / "config.json").read_text())
+    normalization = json.loads((source / "preprocessor_config.json").read_text())
+    family = str(config["model_type"])
+    torch.manual_seed(seed)
+    with quiet_transformers():
+        model = getattr(transformers, f"{FAMILIES[family].prefix}Model")(build_config(source, family, config))
+    weights = {name: parameter.detach().half().numpy() for name, parameter in model.named_parameters()}
+    spread = (normalization["image_mean"], normalization["image_std"])
+    return str(write_backbone_folder(folder / f"random_{seed}", config, weights, spread))
+
+
+def with_backbone(words: Sequence[str], source: str) -> Settings:
+    """Read settings, a file and overrides, with another backbone and four even blocks of it."""
+    chosen = [f"model.backbone={source}", "model.layers=null", "model.dino_channels=null"]
+    return load_settings(words[0], [*words[1:], *chosen], tuple(TASKS))
+
+
+def measure_maps(words: Sequence[str], source: str, seed: int) -> list[float]:
+    """Fit a linear probe; gives mIoU on val and the IoU of the last class."""
+    settings = with_backbone([*words, "dataset.augmentations.enable=false"], source)
+    set_up_machine(settings.shared.resources)
+    task, context = accuracy.make_task(settings, "linear", seed, LOG)
+    load_phase("prepare")(task, context)
+    store = open_store(task.settings, "train")
+    train, val = (prepared_items(task, store, split, "student") for split in ("train", "val"))
+    probe = fit_probe(task, PreparedReader(task, store, train), seed=seed)
+    with torch.no_grad():
+        scores = score(task, probe, val, store, "cpu", 8, context)
+    return [scores["mIoU"], scores["per_class"][task.classes[-1]]["IoU"]]  # type: ignore[attr-defined]
+
+
+def measure_pose(words: Sequence[str], source: str, seed: int, name: str) -> list[float]:
+    """Train the head of the settings; gives PCK on val."""
+    settings = with_backbone([*words, f"paths.runs_root={tempfile.mkdtemp(prefix=f'{name}_{seed}_')}"], source)
+    set_up_machine(settings.shared.resources)
+    head = next(iter(settings.tasks.values())).model.head
+    assert head is not None
+    return pose_accuracy.measure(settings, head, seed, LOG)[1 : 1 + len(POSE_SCORES)]
+
+
+def main() -> None:
+    """Measure the teacher, the student and its random twin with every seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--student", required=True)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--maps", nargs="+", default=[], metavar="WORD", help="settings file and overrides")
+    parser.add_argument("--pose", nargs="+", default=[], metavar="WORD", help="settings file and overrides")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    options = parser.parse_args()
+    header = ["mIoU", "IoU"] * bool(options.maps) + list(POSE_SCORES) * bool(options.pose)
+    if not header:
+        parser.error("name settings after --maps, --pose or both")
+    found: dict[str, list[list[float]]] = {"random": [], "student": [], "teacher": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in options.seeds:
+            twin = write_random_twin(options.student, Path(folder), seed)
+            for name, source in (("random", twin), ("student", options.student), ("teacher", options.teacher)):
+                values = measure_maps(options.maps, source, seed) if options.maps else []
+                values += measure_pose(options.pose, source, seed, name) if options.pose else []
+                found[name].append(values)
+                print(f"{name}, seed {seed}:", *(f"{value:.4f}" for value in values), flush=True)
+    means = {name: np.mean(values, axis=0) for name, values in found.items()}
+    rows = [[f"{name}, mean", *means[name].tolist()] for name in found]
+    closed = (means["student"] - means["random"]) / (means["teacher"] - means["random"])
+    print(format_table(["Backbone", *header], [*rows, ["share of the gap closed", *closed.tolist()]]))
+
+
+if __name__ == "__main__":
+    main()
