@@ -69,8 +69,9 @@ class FeatureService:
         4
         """
         if self._info is None:
-            stamps = distributed.run_on_main(self._stamps)
-            key = digest_json({"backbone": stamps, "layers": self.settings.layers})
+            key = distributed.run_on_main(
+                lambda: digest_json({"backbone": self._stamps(), "layers": self._asked_layers()})
+            )
             known = self.store.read_manifest(key)
             if known is None:
                 known = _as_json(self.backbone.info)
@@ -94,6 +95,19 @@ class FeatureService:
         """
         folder = find_backbone_folder(self.settings.backbone)
         return [file_stamp(path) for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
+
+    def _asked_layers(self) -> list[int]:
+        """The settings' layers; four even ones when none are named.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp(), "model.layers=null")
+        >>> task.features._asked_layers()
+        [0, 1]
+        """
+        return self.settings.layers or even_layers(self.settings.backbone)
 
     def _check_width(self) -> None:
         """Compare `model.dino_channels` with the backbone.
@@ -133,7 +147,7 @@ class FeatureService:
         return self._backbone
 
     def _load(self) -> Backbone:
-        """Load the backbone with the settings' layers; four even ones when none are named.
+        """Load the backbone with the layers that are asked for.
 
         Examples
         --------
@@ -146,7 +160,7 @@ class FeatureService:
         settings = self.settings
         return load_backbone(
             settings.backbone,
-            settings.layers or even_layers(settings.backbone),
+            self._asked_layers(),
             device=self.device,
             precision=self.precision,
             attention=settings.attention,
