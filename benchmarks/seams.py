@@ -113,6 +113,8 @@ def share_of_difference(first: np.ndarray, second: np.ndarray, margin: int) -> f
     inner = slice(margin, -margin or None)
     first, second = first[inner, inner], second[inner, inner]
     known = (first != 255) & (second != 255)
+    if not known.any():
+        raise SystemExit(f"no pixel lies {margin} pixels, a window, from the edge; lower inference.tile_size")
     return float((first != second)[known].mean())
 
 
