@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from utils.errors import SettingsError
 from utils.setting_errors import explain_errors, suggest
-from utils.strict_yaml import UniqueKeyLoader, read_sections
+from utils.strict_yaml import UniqueKeyLoader, hint_of_quotes, read_sections
 
 CONFIG_VARIABLE = "DINOV3SEG_CONFIG"
 TASK_NAME = re.compile(r"[\w-]+")
@@ -1152,7 +1152,8 @@ def _apply_override(tree: dict, override: str) -> None:
     try:
         tree[key] = yaml.load(value, UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{override}: the value is not valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = str(getattr(error, "problem", error))
+        raise SettingsError(f"{override}: the value is not valid YAML: {problem}{hint_of_quotes(problem)}") from None
 
 
 def merge_sections(base: dict, own: dict) -> dict:

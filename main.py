@@ -10,8 +10,8 @@ import errno
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         prog="main.py",
         usage="python main.py [CONFIG] [key.path=value ...] [--check] [--only TASK[.PHASE],...] [--schema]\n"
         "       python main.py [CONFIG] --new-config DATA PROFILE",
-        description="Turn pictures into maps: runs the enabled phases of every task in the settings file CONFIG. "
-        "Without CONFIG: $DINOV3SEG_CONFIG, then config.yml here or in a folder above.",
+        description="Turn pictures into maps and keypoints: runs the enabled phases of every task in the settings file "
+        "CONFIG. Without CONFIG: $DINOV3SEG_CONFIG, then config.yml here or in a folder above.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -224,6 +224,28 @@ def order_tasks(settings: Settings) -> list[str]:
     return ordered
 
 
+@contextmanager
+def about_task(name: str, settings: Settings) -> Iterator[None]:
+    """Let errors of settings or data say which task they are about, where there are several.
+
+    Examples
+    --------
+    >>> from config import parse_settings
+    >>> settings = parse_settings("tasks: {coral: {}, fish: {}}")
+    >>> def fail():
+    ...     with about_task("fish", settings):
+    ...         raise DataError("reef.tif: truncated")
+    >>> guarded(fail, VerbosityLogger("error"))
+    3
+    """
+    try:
+        yield
+    except (SettingsError, DataError) as error:
+        if len(settings.tasks) > 1:
+            error.task = name
+        raise
+
+
 def run_task(
     name: str, settings: Settings, phases: Sequence[str], log: VerbosityLogger, stop: StopSignal, outcome: Outcome
 ) -> None:
@@ -269,7 +291,9 @@ def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: Verbosity
     for name, chosen in phases.items():
         config = settings.tasks[name]
         log.info(f"{name}: {config.kind}: {', '.join(chosen) or 'no phase is enabled'}")
-        if chosen:
+        if not chosen:
+            continue
+        with about_task(name, settings):
             task = load_task(config.kind)(name, config)
             task.check_early(chosen)
             for line in task.check():
@@ -392,10 +416,12 @@ def work(
         log.info("no phase is enabled; set enable: true in a section such as prepare or train")
     for name, chosen in phases.items():
         if chosen:
-            load_task(settings.tasks[name].kind)(name, settings.tasks[name]).check_early(chosen)
+            with about_task(name, settings):
+                load_task(settings.tasks[name].kind)(name, settings.tasks[name]).check_early(chosen)
     try:
         for name, chosen in phases.items():
-            run_task(name, settings, chosen, log, stop, outcome)
+            with about_task(name, settings):
+                run_task(name, settings, chosen, log, stop, outcome)
     finally:
         close(outcome, log)
 
@@ -414,7 +440,7 @@ def guarded(function: Callable[[], Any], log: VerbosityLogger, train: Any = None
         function()
     except DinolithError as error:
         for line in str(error).splitlines():
-            log.error(line)
+            log.error(f"{error.task}: {line}" if error.task else line)
         return error.exit_code
     except KeyboardInterrupt:
         log.error("interrupted; stopped at once, what was saved before stays")

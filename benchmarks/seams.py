@@ -114,7 +114,7 @@ def share_of_difference(first: np.ndarray, second: np.ndarray, margin: int) -> f
     first, second = first[inner, inner], second[inner, inner]
     known = (first != 255) & (second != 255)
     if not known.any():
-        raise SystemExit(f"no pixel lies {margin} pixels, a window, from the edge; lower inference.tile_size")
+        raise SystemExit(f"no pixel with data lies {margin} pixels, a window, from the edge; lower inference.tile_size")
     return float((first != second)[known].mean())
 
 

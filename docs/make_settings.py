@@ -17,7 +17,8 @@ HEAD = """# Settings
 
 Every setting, with its default. This page is made by `python -m docs.make_settings`; a test compares it with the code.
 `python main.py --schema` prints the same as a JSON schema for editors. On the command line a setting is written with
-its path: `python main.py config.yml train.epochs=5 model.head=linear`.
+its path: `python main.py config.yml train.epochs=5 model.head=linear`; it holds for all tasks of the file, or for one,
+as in `tasks.segmentation.model.head=linear`.
 """
 
 

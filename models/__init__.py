@@ -113,6 +113,27 @@ def read_head_options(given: Mapping[str, Any], options_class: type[HeadOptions]
         raise SettingsError("\n".join(explain_errors(error, options_class, "model.head_options"))) from None
 
 
+def find_head(task_kind: str, name: str) -> type[Head]:
+    """Find the class of a head.
+
+    Raises
+    ------
+    SettingsError
+        If there is none of that name for that kind of task.
+
+    Examples
+    --------
+    >>> find_head("segmentation", "linear").__name__
+    'LinearHead'
+    >>> find_head("keypoints", "unet")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: model.head: unknown head 'unet'...
+    """
+    heads = choose(HEADS, task_kind, kind="kind of task with a head", setting="kind")
+    return choose(heads, name, kind="head", setting="model.head")
+
+
 def build_head(task_kind: str, name: str, spec: FeatureSpec, num_outputs: int, options: Mapping[str, Any]) -> Head:
     """Build a head from the settings.
 
@@ -147,10 +168,9 @@ def build_head(task_kind: str, name: str, spec: FeatureSpec, num_outputs: int, o
         ...
     utils.errors.SettingsError: model.head: 'linear' takes 3 image channels, got 4; extra bands go to: dpt, ...
     """
-    heads = choose(HEADS, task_kind, kind="kind of task with a head", setting="kind")
-    head_class = choose(heads, name, kind="head", setting="model.head")
+    head_class = find_head(task_kind, name)
     if spec.image_channels > 3 and not head_class.needs_image:
-        takers = sorted(other for other, candidate in heads.items() if candidate.needs_image)
+        takers = sorted(other for other, candidate in HEADS[task_kind].items() if candidate.needs_image)
         raise SettingsError(
             f"model.head: {name!r} takes 3 image channels, got {spec.image_channels}; "
             f"extra bands go to: {', '.join(takers)}; or choose three in dataset.bands"

@@ -202,11 +202,18 @@ def even_blocks(count: int, num_blocks: int) -> list[int]:
     list of int
         Ascending, from 0.
 
+    Raises
+    ------
+    ValueError
+        If there are fewer.
+
     Examples
     --------
     >>> even_blocks(4, 12), even_blocks(4, 6), even_blocks(1, 6)
     ([2, 5, 8, 11], [1, 2, 4, 5], [5])
     """
+    if not 1 <= count <= num_blocks:
+        raise ValueError(f"expected 1 to {num_blocks} of {num_blocks} blocks, got {count}")
     return [int((index + 1) * num_blocks / count + 0.5) - 1 for index in range(count)]
 
 

@@ -219,6 +219,11 @@ class Student(Head):
     def _choose_layers(named: Sequence[int] | None, count: int, depth: int) -> tuple[int, ...]:
         """Decide which blocks of the student learn.
 
+        Raises
+        ------
+        SettingsError
+            If there are too few, or the last one would learn nothing.
+
         Examples
         --------
         >>> Student._choose_layers(None, 2, 6), Student._choose_layers([0, -1], 2, 6)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from config import TaskConfig
+from config import TaskConfig, expand_path
 from models import build_head
 from models.base import FeatureSpec, Head
 from tasks.base import Producer, Request, Sample, Task, open_store
@@ -21,7 +21,7 @@ from tasks.model import FeatureModel
 from tasks.runs import choose_device
 from utils.augment import IDENTITY, Variation, View, views_of
 from utils.checkpoints import Checkpoint
-from utils.errors import DataError
+from utils.errors import DataError, SettingsError
 from utils.files import digest_json
 
 DESCRIBED = frozenset(  # what `describe_model` writes and `restored_settings` needs
@@ -358,6 +358,29 @@ class FeatureTask(Task):
             raise DataError(
                 f"{path}: was trained on the backbone {known['id']} with digest {known['digest']}, but {source} has "
                 f"{self.features.info.digest}; give that backbone in model.backbone"
+            )
+
+
+def refuse_unused_sample(settings: TaskConfig, name: str) -> None:
+    """Refuse to draw the sample for somebody whose pictures or labels, `paths.<name>`, are elsewhere.
+
+    Examples
+    --------
+    >>> drawn = {"sample": {"enable": True, "folder": "data/sample"}}
+    >>> refuse_unused_sample(TaskConfig(dataset=drawn, paths={"label_path": "data/sample/labels.gpkg"}), "label_path")
+    >>> refuse_unused_sample(TaskConfig(dataset=drawn, paths={"label_path": "reef.gpkg"}), "label_path")
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: dataset.sample.enable: true, but paths.label_path is reef.gpkg, outside \
+dataset.sample.folder (data/sample); set it to false to use your own
+    """
+    sample, named = settings.dataset.sample, settings.paths.resolve(name)
+    folder = Path(expand_path(sample.folder)).resolve()
+    for source in [named] if isinstance(named, str) else named or []:
+        if sample.enable and not Path(source).resolve().is_relative_to(folder):
+            raise SettingsError(
+                f"dataset.sample.enable: true, but paths.{name} is {source}, outside dataset.sample.folder "
+                f"({sample.folder}); set it to false to use your own"
             )
 
 

@@ -15,6 +15,7 @@ class DinolithError(Exception):
     """
 
     exit_code = 4
+    task = ""  # the task that it is about, where there are several
 
 
 class SettingsError(DinolithError, ValueError):

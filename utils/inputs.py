@@ -28,7 +28,7 @@ def find_inputs(
     Returns
     -------
     list of Path
-        Sources in the order given; of each the videos, sorted, then the pictures, sorted.
+        Sources in the order given; of each the videos, sorted, then the pictures as `find_scenes` lists them.
 
     Raises
     ------
@@ -69,7 +69,8 @@ def _inputs_of(source: str, exclude: Sequence[str], is_result: Callable[[Path], 
     path = Path(source).expanduser()
     if is_video(path) and not is_excluded(path, exclude):
         return [path]
-    hits = [Path(hit) for hit in glob.glob(str(path), recursive=True)] if glob.has_magic(str(path)) else [path]
+    is_pattern = glob.has_magic(str(path)) and not path.exists()
+    hits = [Path(hit) for hit in glob.glob(str(path), recursive=True)] if is_pattern else [path]
     files = {file for hit in hits for file in (walk_files(hit) if hit.is_dir() else [hit])}
     videos = sorted(file for file in files if is_video(file) and not is_excluded(file, exclude) and not is_result(file))
     try:
@@ -78,4 +79,7 @@ def _inputs_of(source: str, exclude: Sequence[str], is_result: Callable[[Path], 
         if not videos:
             raise
         pictures = []  # videos alone are an input too
-    return [*videos, *(picture for picture in pictures if not is_video(picture))]
+    found = [*videos, *(picture for picture in pictures if not is_video(picture))]
+    if not found:
+        raise DataError(f"{source}: only videos that were drawn here; name one itself to take it as an input")
+    return found

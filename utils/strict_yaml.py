@@ -66,6 +66,19 @@ def _use_yaml_1_2_scalars(loader: type[yaml.SafeLoader]) -> None:
 _use_yaml_1_2_scalars(UniqueKeyLoader)
 
 
+def hint_of_quotes(problem: str) -> str:
+    """Say how to write what YAML takes for signs of its own, such as the star of a glob.
+
+    Examples
+    --------
+    >>> hint_of_quotes("expected alphabetic or numeric character, but found '.'")
+    '; put names with * [ ] { } in quotes'
+    >>> hint_of_quotes("found a tab")
+    ''
+    """
+    return "; put names with * [ ] { } in quotes" if "expected" in problem else ""
+
+
 def read_sections(text: str) -> dict:
     """Parse YAML text into nested dictionaries.
 
@@ -82,7 +95,7 @@ def read_sections(text: str) -> dict:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         problem = " ".join(str(getattr(error, "problem", error)).split())  # one line, whatever the library says
-        raise SettingsError(f"{where}not valid YAML: {problem}") from None
+        raise SettingsError(f"{where}not valid YAML: {problem}{hint_of_quotes(problem)}") from None
     except RecursionError:
         raise SettingsError("not valid YAML: lists or sections are nested too deeply") from None
     if tree is None:

@@ -143,7 +143,7 @@ def write_card(settings: TaskConfig, teacher: BackboneInfo, student: Student, ch
         "## What it is",
         describe_student(teacher, student),
         "## Licence",
-        describe_licence(settings.distill.card, teacher),
+        describe_licence(licence, settings.distill.card, teacher),
         "## Pictures",
         describe_pictures(settings.distill.card, settings.paths.raw_images_dir),
         "## Training",
@@ -154,7 +154,7 @@ def write_card(settings: TaskConfig, teacher: BackboneInfo, student: Student, ch
     return "\n\n".join(parts) + "\n"
 
 
-def describe_licence(card: CardConfig, teacher: BackboneInfo) -> str:
+def describe_licence(licence: str, card: CardConfig, teacher: BackboneInfo) -> str:
     """Tell under which licence the weights are, and those of what they were made from.
 
     Examples
@@ -162,13 +162,12 @@ def describe_licence(card: CardConfig, teacher: BackboneInfo) -> str:
     >>> import tempfile
     >>> from tasks.distill.example import student_example
     >>> teacher = student_example(tempfile.mkdtemp())[0].features.info
-    >>> card = CardConfig(licence="apache-2.0", origin="drawn at random")
-    >>> text = describe_licence(card, teacher)
+    >>> text = describe_licence("apache-2.0", CardConfig(origin="drawn at random"), teacher)
     >>> text.startswith("The weights: apache-2.0. The teacher, "), f"(digest {teacher.digest}): drawn at" in text
     (True, True)
     """
     return (
-        f"The weights: {card.licence or teacher.licence}. The teacher, {public_name(teacher.id)} (digest "
+        f"The weights: {licence}. The teacher, {public_name(teacher.id)} (digest "
         f"{teacher.digest}): {card.origin or teacher.licence}. The pictures that it learnt from have licences of their "
         "own, below."
     )

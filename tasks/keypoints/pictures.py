@@ -893,7 +893,7 @@ def name_inputs(paths: Sequence[Path]) -> dict[str, Path]:
     Raises
     ------
     DataError
-        If there are none, or two share a name.
+        If two share a name.
 
     Examples
     --------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from utils.files import digest_json, read_json, sync, write_bytes, write_json
 from utils.formats.poses import Skeleton
 from utils.pose_drawing import draw_poses, mark_radius
 from utils.videos import VideoReader, VideoWriter, is_video
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_FPS = 25.0  # of an overlay, when the video does not say its own
 
@@ -308,6 +311,12 @@ def gather_predictions(
     if not items or not {"csv", "coco"} & set(formats):
         return []
     rows = list(written_animals(items, folder))
+    if not rows:
+        logger.warning(
+            "no animal was found in any of %d pictures and videos: every score is below keypoints.min_score; "
+            "lower it, or train longer",
+            len(items),
+        )
     if "csv" in formats:
         write_bytes(folder / PREDICTIONS_CSV, "".join(csv_lines(rows, skeleton)).encode())
     if "coco" in formats:

@@ -13,9 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from config import TaskConfig, expand_path
+from models import find_head, read_head_options
 from models.base import KeypointHead
 from tasks.base import Batch, Entry, Finding, Item, Metric, Piece, Predictor, Progress, Sample, Sink, Task
-from tasks.feature_task import FeatureTask, refuse_other
+from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.keypoints.audit import audit_pictures
 from tasks.keypoints.drawing import draw_item
 from tasks.keypoints.objective import Objective, Target
@@ -181,7 +182,11 @@ class KeypointsTask(FeatureTask):
         utils.errors.DataError: /no.png: no such file or folder
         """
         super().check_early(phases)
+        if "prepare" in phases:
+            refuse_unused_sample(self.settings, "label_path")
         if self.settings.dataset.sample.enable and not self.restored:  # the sample is made by prepare
+            model = self.settings.model
+            read_head_options(model.head_options, find_head(self.kind, model.head).Options)
             return
         if {"prepare", "train"} & set(phases):
             self._refuse_pointless(phases)

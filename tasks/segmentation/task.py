@@ -31,7 +31,7 @@ from tasks.base import (
     Task,
     open_store,
 )
-from tasks.feature_task import FeatureTask, refuse_other
+from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.segmentation.prediction import DensePredictor, RasterSink, refuse_foreign
 from tasks.segmentation.scenes import SceneData, SceneItem
 from tasks.segmentation.scoring import SegmentationMetric, report_scores
@@ -154,6 +154,8 @@ class SegmentationTask(FeatureTask):
         utils.errors.SettingsError: model.head_options.width: expected greater than 0, got int 0
         """
         super().check_early(phases)
+        if "prepare" in phases:
+            refuse_unused_sample(self.settings, "raw_images_dir")
         if "train" in phases:
             self._listed_weights()
             self.check_head()

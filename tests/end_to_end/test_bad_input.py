@@ -457,6 +457,7 @@ def test_a_mistake_gives_one_line_and_its_exit_code(mistake, code, words, traine
         ("paths: {raw_images_dir: ''}\n", "paths.raw_images_dir: expected text that is not empty"),
         ("model: {layers: []}\n", "model.layers: expected a list of at least 1 entry, got list []"),
         ("train: {loss: {class_weights: atuo}}\n", "class_weights: expected 'auto' or a list, got str 'atuo'"),
+        ("paths: {raw_images_dir: *.tif}\n", "; put names with * [ ] { } in quotes"),
         ("\0\0", "not valid YAML: unacceptable character"),
     ],
 )
@@ -465,6 +466,22 @@ def test_what_is_no_settings_file_says_where_it_goes_wrong(text, words, tmp_path
     assert (code, len(errors)) == (2, 1), said
     assert words in errors[0]
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_error_says_which_of_several_tasks_it_is_about(tmp_path, capsys):
+    tree = make_settings(tmp_path) | {"tasks": {"coral": {}, "fish": {"model": {"head": "conv"}}}}
+    code, errors, said = call(tmp_path, yaml.safe_dump(tree), capsys)
+    assert (code, len(errors)) == (2, 1), said
+    assert "fish: model.head: unknown head 'conv'" in errors[0]
+
+
+def test_the_sample_is_not_drawn_for_somebody_with_own_pictures(tmp_path, capsys):
+    tree = make_settings(tmp_path)
+    tree.setdefault("dataset", {})["sample"] = {"enable": True, "folder": str(tmp_path / "sample")}
+    code, errors, said = call(tmp_path, yaml.safe_dump(tree), capsys)
+    assert (code, len(errors)) == (2, 1), said
+    assert "dataset.sample.enable: true, but paths.raw_images_dir is" in errors[0]
+    assert not (tmp_path / "sample").exists()
 
 
 def test_an_empty_only_is_a_mistake_not_everything(tmp_path, capsys):

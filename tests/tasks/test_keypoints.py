@@ -23,6 +23,7 @@ from tasks.keypoints.sinks import pose_array
 from tasks.prepared import stack_samples
 from utils.augment import View, views_of
 from utils.checkpoints import load_checkpoint
+from utils.errors import DataError, SettingsError
 from utils.files import read_json
 from utils.formats.poses import read_poses
 from utils.pose_metrics import PoseScores
@@ -310,7 +311,6 @@ def test_outlines_without_points_are_written_in_another_format_and_not_learnt(tm
 
 def test_a_picture_with_an_unreadable_row_teaches_nothing_until_it_is_mended(tmp_path, caplog):
     from tasks.phases import verify
-    from utils.errors import DataError
     from utils.formats.yolo import write_yolo
 
     task, context = animals_example(tmp_path)
@@ -352,8 +352,6 @@ def test_a_profile_trains(tmp_path, profile):
 
 @pytest.mark.parametrize("name", ["val_000.json", "val_000.labelme.json", "predictions.csv", "predictions_coco.json"])
 def test_results_never_replace_a_persons_files(tmp_path, name):
-    from utils.errors import SettingsError
-
     formats = "keypoints.formats=[csv, json, coco, labelme]"
     task, _ = animals_example(tmp_path, formats, f"inference.output_dir={tmp_path}/animals/images")
     task._check_inputs()
@@ -375,8 +373,6 @@ def test_results_in_a_named_folder_are_replaced_by_later_runs(tmp_path):
 
 
 def test_results_that_would_share_a_name_are_refused(tmp_path):
-    from utils.errors import DataError
-
     task, _ = animals_example(tmp_path, "keypoints.formats=[coco]", "inference.input_tif=images/predictions_coco.png")
     images = tmp_path / "animals" / "images"
     shutil.copy(images / "val_000.png", images / "predictions_coco.png")
@@ -412,8 +408,6 @@ def drop_keypoint(tree: dict) -> None:
     ],
 )
 def test_splits_that_disagree_on_a_category_are_refused(tmp_path, change, message):
-    from utils.errors import DataError
-
     task, _ = animals_example(tmp_path)
     change_labels(tmp_path, "val", change)
     with pytest.raises(DataError, match=f"category 'fox': {message}"):
@@ -435,7 +429,6 @@ def test_what_readers_skip_is_told_once_with_verify_and_without(tmp_path, caplog
 
 def test_training_without_a_labelled_keypoint_is_refused(tmp_path):
     from tasks.phases import load_phase
-    from utils.errors import DataError
 
     task, context = animals_example(tmp_path)
     change_labels(tmp_path, "train", lambda tree: [animal.update(keypoints=[0] * 21) for animal in tree["annotations"]])
@@ -446,8 +439,6 @@ def test_training_without_a_labelled_keypoint_is_refused(tmp_path):
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_pictures_that_train_and_judge_are_refused(tmp_path, split):
-    from utils.errors import DataError
-
     (tmp_path / "a.txt").write_text("images/val_001\nimages/train_003\n")
     task, _ = animals_example(tmp_path, f"dataset.splits.{split}_list={tmp_path}/a.txt")
     assert len(task.items("train")) == 8
@@ -479,7 +470,6 @@ def claimed_png(height: int, width: int) -> bytes:
 @pytest.mark.parametrize("name", ["x.png", "v.mp4"])
 def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, content, message, name):
     from tasks.keypoints.pictures import decode_picture
-    from utils.errors import DataError
     from utils.formats.poses import PosePicture
 
     (tmp_path / name).write_bytes(content)
@@ -500,7 +490,6 @@ WRONG_BOXES = {
 @pytest.mark.parametrize("change", [change for changes in WRONG_BOXES.values() for change in changes])
 def test_boxes_without_area_or_end_are_findings_and_teach_nothing(tmp_path, caplog, mode, change):
     from tasks.phases import load_phase, verify
-    from utils.errors import DataError
 
     task, context = animals_example(tmp_path, f"keypoints.instance_mode={mode}")
     change_labels(tmp_path, "train", lambda tree: tree["annotations"][0].update(change))
@@ -522,8 +511,6 @@ def test_boxes_without_area_or_end_are_findings_and_teach_nothing(tmp_path, capl
     ],
 )
 def test_prompts_without_area_or_end_are_refused_before_work(tmp_path, corners, message):
-    from utils.errors import DataError
-
     asked = ("keypoints.instance_mode=per_instance", f"keypoints.prompts={tmp_path}/prompts")
     task, _ = animals_example(tmp_path, *asked, "inference.input_tif=images/val_000.png")
     (tmp_path / "prompts").mkdir()
@@ -556,3 +543,16 @@ def test_videos_in_folders_and_globs_are_inputs(tmp_path):
     assert names("*.mp4") == ["other_overlay"]
     assert names("deep/*", "deep/chase.mp4") == ["chase", "val_000"]
     assert names("chase_overlay.mp4") == ["chase_overlay"]  # named itself
+    (tmp_path / "day[1]").mkdir()
+    shutil.copy(video, tmp_path / "day[1]" / "hunt.mp4")
+    assert names("day[1]") == ["hunt"]  # a folder of that name, no pattern
+    (tmp_path / "other_overlay.mp4").unlink()
+    with pytest.raises(DataError, match="only videos that were drawn here"):
+        names("*.mp4")
+
+
+def test_a_head_that_is_none_is_refused_before_the_sample_is_drawn(tmp_path):
+    drawn = f"dataset.sample={{enable: true, folder: {tmp_path}/animals}}"
+    task, _ = animals_example(tmp_path, "model.head=linear", drawn)
+    with pytest.raises(SettingsError, match=r"model\.head: unknown head 'linear'; known: conv"):
+        task.check_early(["prepare", "train"])

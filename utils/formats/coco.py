@@ -286,7 +286,8 @@ def _add_image(file: _File, index: int, keys: Any, folders: Sequence[Path], root
     file.image_ids.add(keys["id"])
     path = find_image(where, keys["file_name"], folders, root)
     if path is None:
-        missing.append(Problem(where, f"no such picture: {keys['file_name']}", "put it there, or give image_root"))
+        cure = "put it there; paths.data_root is where pictures are looked for"
+        missing.append(Problem(where, f"no such picture: {keys['file_name']}", cure))
         return
     try:
         size = picture_size(path)
