@@ -490,16 +490,16 @@ trained on mean nothing, so take it out of one of them
                 f"seed {self.settings.resources.seed}, val_fraction {self.settings.train.val_fraction:g}, "
                 f"by {self.own.split_by}"
             )
-            settle_lists(self.name, self.settings, self._draw_split, how, self.pictures)
+            settle_lists(self.name, self.settings, self.draw_split, how, self.pictures)
 
-    def _draw_split(self) -> tuple[list[str], list[str]]:
+    def draw_split(self) -> tuple[list[str], list[str]]:
         """Choose groups of pictures for validation until their share is reached.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.keypoints.example import animals_example
-        >>> [len(part) for part in animals_example(tempfile.mkdtemp())[0].data._draw_split()]
+        >>> [len(part) for part in animals_example(tempfile.mkdtemp())[0].data.draw_split()]
         [10, 2]
         """
         groups: dict[str, list[str]] = {}

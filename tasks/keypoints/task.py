@@ -166,7 +166,8 @@ class KeypointsTask(FeatureTask):
         '8 pictures to train on, 4 to validate'
         """
         if not self.data.is_split() or (self.data.has_lists() and not lists_stay(self.name, self.settings)):
-            return f"{len(self.data.pictures)} pictures, which prepare will split"
+            train, val = self.data.draw_split()
+            return f"{len(train)} pictures to train on, {len(val)} to validate, once prepare has split them"
         return f"{len(self.data.items('train'))} pictures to train on, {len(self.data.items('val'))} to validate"
 
     def check_early(self, phases: Sequence[str]) -> None:

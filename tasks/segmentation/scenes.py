@@ -37,6 +37,10 @@ MANY_PICTURES = 5  # from here on small pictures are not cut by the default spli
 MOST_UNITS = 200_000  # more blocks of one scene are a mistake, and take hours to count
 MOST_OUTSIDE = 0.5  # share of values beyond all that training saw from which a picture is of another kind
 ENOUGH_UNITS = 20  # units that the default split would like to draw from
+ONE_BLOCK = (
+    "only one block of labelled ground: too little to keep some for validation; take a smaller prepare.tile_size, or "
+    "write the split lists yourself"
+)
 
 
 @dataclass(frozen=True)
@@ -630,7 +634,7 @@ class SceneData:
         settle_lists(self.name, self.settings, self._draw_split, self._how(), self.labelled_scenes())
 
     def check_lists(self) -> None:
-        """Read the split lists that prepare will not draw anew.
+        """Read the split lists that prepare will not draw anew, or see whether there is ground to draw from.
 
         Examples
         --------
@@ -642,6 +646,8 @@ class SceneData:
             check_fraction(self.name, self.settings)
             for split in ("train", "val", "test"):
                 self.items(split)
+        elif sum(len(self._units(files)) for files in self.labelled_scenes().values()) < 2:
+            raise DataError(ONE_BLOCK)
 
     def _how(self) -> str:
         """Say how the default split is made.
@@ -683,10 +689,7 @@ class SceneData:
         generator = np.random.default_rng(self.settings.resources.seed)
         chosen = stratified_choice(counts, self.settings.train.val_fraction, generator)
         if not chosen.any():
-            raise DataError(
-                "only one block of labelled ground: too little to keep some for validation; take a smaller "
-                "prepare.tile_size, or write the split lists yourself"
-            )
+            raise DataError(ONE_BLOCK)
         names = [self._unit_name(key, area) for key, area in units]
         train = [name for name, held in zip(names, chosen, strict=True) if not held]
         return train, [name for name, held in zip(names, chosen, strict=True) if held]

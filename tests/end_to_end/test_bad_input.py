@@ -484,6 +484,15 @@ def test_the_sample_is_not_drawn_for_somebody_with_own_pictures(tmp_path, capsys
     assert not (tmp_path / "sample").exists()
 
 
+def test_check_says_what_prepare_would_say_of_the_split(tmp_path, capsys):
+    tree = make_settings(tmp_path)
+    tree["prepare"] |= {"tile_size": 2048}
+    tree["paths"]["raw_images_dir"] = str(next(Path(tree["paths"]["raw_images_dir"]).iterdir()))
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(tree))
+    assert main.main([str(tmp_path / "config.yml"), "--check"]) == 3
+    assert "only one block of labelled ground" in capsys.readouterr().err
+
+
 def test_an_empty_only_is_a_mistake_not_everything(tmp_path, capsys):
     (tmp_path / "config.yml").write_text(yaml.safe_dump(make_settings(tmp_path)))
     assert main.main([str(tmp_path / "config.yml"), "--only", ""]) == 2
