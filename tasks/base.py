@@ -491,6 +491,7 @@ class Task(ABC):
     phases: ClassVar[tuple[str, ...]]
     absent: ClassVar[Mapping[str, str]] = {}  # phases that one may look for -> what to do in their place
     primary: ClassVar[str]  # the metric that chooses the best checkpoint; larger is better
+    plotted: ClassVar[tuple[str, ...]] = ()  # scores that training.png shows; none: all
 
     def __init__(self, name: str, settings: TaskConfig):
         self.name = name

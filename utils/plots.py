@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -522,7 +522,9 @@ def _draw_curves(axes: Axes, positions: np.ndarray, curves: Mapping[str, np.ndar
         axes.legend(fontsize=7, loc="upper left" if beside else "best", bbox_to_anchor=(1.0, 1.0) if beside else None)
 
 
-def plot_training(rows: Sequence[Mapping[str, Any]], path: str | Path, x: str = "epoch") -> None:
+def plot_training(
+    rows: Sequence[Mapping[str, Any]], path: str | Path, x: str = "epoch", scores: Collection[str] = ()
+) -> None:
     """Plot a training: losses, scores, IoU per class and learning rates, each in a panel of its own.
 
     Parameters
@@ -533,6 +535,8 @@ def plot_training(rows: Sequence[Mapping[str, Any]], path: str | Path, x: str = 
         The picture.
     x : str
         Column of the horizontal axis; the number of the row where it is missing.
+    scores : collection of str
+        Columns of the panel of scores; empty for all.
 
     Examples
     --------
@@ -543,6 +547,8 @@ def plot_training(rows: Sequence[Mapping[str, Any]], path: str | Path, x: str = 
     (350, 1000, 3)
     """
     groups = _group_columns(rows) or {"no epoch yet": {}}
+    if scores and "score" in groups:
+        groups["score"] = {name: values for name, values in groups["score"].items() if name in scores}
     positions = np.array([_number(row.get(x, index)) for index, row in enumerate(rows)])
     figure = new_figure(5 * len(groups), 3.5)
     for axes, (title, curves) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):

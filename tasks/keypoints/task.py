@@ -65,6 +65,15 @@ class KeypointsTask(FeatureTask):
     kind = "keypoints"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "weighted_PCK"
+    plotted: ClassVar[tuple[str, ...]] = (
+        "weighted_PCK",
+        "PCK@2px",
+        "PCK@4px",
+        "PCK@8px",
+        "PCK@16px",
+        "OKS_AP",
+        "OKS_AR",
+    )
 
     def __init__(self, name: str, settings: TaskConfig):
         super().__init__(name, settings)

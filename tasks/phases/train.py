@@ -628,7 +628,7 @@ class Training:
             return
         self.csv.append(row)
         if self.epoch == self.settings.epochs or self.epoch % 10 == 0:
-            plot_training(self.csv.rows(), self.context.folder / "training.png")
+            plot_training(self.csv.rows(), self.context.folder / "training.png", scores=self.task.plotted)
         if self.settings.tensorboard:
             from utils.report import write_tensorboard
 
