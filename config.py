@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +23,6 @@ from utils.strict_yaml import UniqueKeyLoader, hint_of_quotes, read_sections
 
 CONFIG_VARIABLE = "DINOV3SEG_CONFIG"
 TASK_NAME = re.compile(r"[\w-]+")
-ONLY_TASK = "segmentation"  # the name of the one task of a file without `tasks`
 PROFILES = Path(__file__).parent / "tasks"
 PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")
 
@@ -1091,8 +1090,8 @@ def parse_settings(
     errors: dict[str, None] = {}  # a dictionary, because it keeps order and drops what two tasks repeat
     tasks = tree.pop("tasks", None)
     if tasks is None:
-        tasks = {ONLY_TASK: {}}
         kind = str(tree.get("kind", "segmentation"))
+        tasks = {only_task(tree): {}}
         errors.update(
             {f"{path}: a task of kind {kind} has no use for it; drop it": None for path in useless(kind, tree)}
         )
@@ -1111,6 +1110,18 @@ def parse_settings(
     return Settings(validated, next(iter(validated.values())), path)
 
 
+def only_task(tree: Mapping[str, Any]) -> str:
+    """Name the one task of a file without `tasks`, and so its runs: as its kind.
+
+    Examples
+    --------
+    >>> only_task({}), only_task({"kind": "keypoints"}), only_task({"kind": ["keypoints"]})
+    ('segmentation', 'keypoints', 'segmentation')
+    """
+    kind = tree.get("kind", "segmentation")
+    return kind if isinstance(kind, str) and TASK_NAME.fullmatch(kind) else "segmentation"
+
+
 def _override(tree: dict, override: str) -> None:
     """Set one `key.path=value`, also in the tasks that set it for themselves: the command line comes first.
 
@@ -1122,7 +1133,7 @@ def _override(tree: dict, override: str) -> None:
     ({'head': 'unet'}, {'quick': {'model': {'head': 'unet'}}, 'other': {}})
     """
     tasks, path = tree.get("tasks"), override.partition("=")[0].split(".")
-    known = list(map(str, tasks)) if isinstance(tasks, dict) else [ONLY_TASK]
+    known = list(map(str, tasks)) if isinstance(tasks, dict) else [only_task(tree)]
     if path[0] == "tasks" and len(path) > 1 and path[1] not in known:
         raise SettingsError(f"{override}: unknown task {path[1]!r}{suggest(path[1], known)} known: {', '.join(known)}")
     _apply_override(tree, override)
