@@ -123,4 +123,5 @@ def test_with_mirrored_views_a_mirrored_picture_gives_the_mirrored_map(trained, 
 @pytest.mark.parametrize(("level", "expected"), [(65, 0), (195, 1)])
 def test_a_picture_of_one_colour_becomes_a_map_of_one_class(trained, level, expected):
     classes = map_of(trained, np.full((3, SIDE, SIDE), level, np.uint8))
-    assert (classes == expected).mean() > 0.999
+    assert (classes[1:-1, 1:-1] == expected).all()
+    assert (classes == expected).mean() > 0.995  # a head's convolutions see zeros beyond the outermost row
