@@ -330,7 +330,8 @@ class Training:
         """
         self.model.train()
         curriculum = self.task.curriculum(self.epoch, self.settings.epochs)
-        steps = self._steps()[self.step_in_epoch :]
+        first = self.step_in_epoch
+        steps = self._steps()[first:]
         loaded: Iterator[tuple[Step, list[Batch]]] = ((step, self._load_step(step, curriculum)) for step in steps)
         if self.settings.num_workers > 0:
             loaded = read_ahead(loaded, depth=2 * self.settings.num_workers)
@@ -344,7 +345,8 @@ class Training:
                 stop, loss, scores = self._take_step(batches, curriculum, with_scores=due)
                 self.step_in_epoch = step.index + 1
                 if due:
-                    self._log_step(step, loss, scores, waited, time.perf_counter() - began)
+                    taken = step.index + 1 - first  # since the training was resumed
+                    self._log_step(step, loss, scores, waited / taken, (time.perf_counter() - began) / taken)
                 self._save_if_due(stop)
                 mark = time.perf_counter()
 
@@ -485,8 +487,8 @@ class Training:
         terms = [weights[name] * value / counts[name].clamp(min=1).to(value.dtype) for name, value in sums.items()]
         return torch.stack(terms).sum()
 
-    def _log_step(self, step: Step, loss: float, scores: dict, waited: float, elapsed: float) -> None:
-        """Say where training stands.
+    def _log_step(self, step: Step, loss: float, scores: dict, waited: float, seconds: float) -> None:
+        """Say where training stands; a step takes so many seconds, of which it waits so long for data.
 
         Examples
         --------
@@ -494,14 +496,13 @@ class Training:
         >>> from tasks.example import training_example
         >>> training_example(tempfile.mkdtemp())._log_step(Step(0, []), 0.5, {"pixel_accuracy": (3, 4)}, 0.1, 1.0)
         """
-        taken = max(step.index + 1, 1)
-        ahead = (self.settings.epochs - self.epoch) * self.steps_per_epoch - taken
+        batch = step.index + 1
+        ahead = (self.settings.epochs - self.epoch) * self.steps_per_epoch - batch
         rates = ", ".join(f"{group['lr']:.2e}" for group in self.optimizer.param_groups)
         said = "".join(f"  {name} {total / max(count, 1):.4f}" for name, (total, count) in scores.items())
         self.context.log.info(
-            f"epoch {self.epoch + 1}/{self.settings.epochs}  batch {taken}/{self.steps_per_epoch}  lr {rates}  "
-            f"eta {format_duration(ahead * elapsed / taken)}  time {elapsed / taken:.3f} s  "
-            f"data {waited / taken:.3f} s  loss {loss:.4f}{said}"
+            f"epoch {self.epoch + 1}/{self.settings.epochs}  batch {batch}/{self.steps_per_epoch}  lr {rates}  "
+            f"eta {format_duration(ahead * seconds)}  time {seconds:.3f} s  data {waited:.3f} s  loss {loss:.4f}{said}"
         )
 
     # -- between epochs
