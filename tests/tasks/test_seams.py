@@ -37,7 +37,7 @@ class PlainAverage(DensePredictor):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[SegmentationTask, nn.Module, Path]:
     folder = tmp_path_factory.mktemp("seams")
-    model = ("model.backbone=embedded", "model.layers=null", "model.head=unet")
+    model = ("model.backbone=embedded", "model.layers=[1, 2, 3, 5]", "model.head=unet")
     task, context = example_task(folder, "train.epochs=5", f"prepare.tile_size={TILE}", *model)
     prepare.run(task, context)
     assert train.run(task, context).metrics["mIoU"] > 0.9
@@ -124,4 +124,4 @@ def test_with_mirrored_views_a_mirrored_picture_gives_the_mirrored_map(trained, 
 def test_a_picture_of_one_colour_becomes_a_map_of_one_class(trained, level, expected):
     classes = map_of(trained, np.full((3, SIDE, SIDE), level, np.uint8))
     assert (classes[1:-1, 1:-1] == expected).all()
-    assert (classes == expected).mean() > 0.995  # a head's convolutions see zeros beyond the outermost row
+    assert (classes == expected).mean() > 0.999
