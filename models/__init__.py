@@ -15,7 +15,7 @@ from models.maskformer import MaskFormerHead
 from models.multitask import MultitaskHead
 from models.relational import RelationalHead
 from models.segformer import SegFormerHead
-from models.student import ConvNextStudent, VitStudent
+from models.student import ConvNextStudent, Dinov2Student, VitStudent
 from models.unet import UNetHead
 from models.unet_v2 import UNetV2Head
 from utils.errors import SettingsError
@@ -26,6 +26,7 @@ Choice = TypeVar("Choice")
 HEADS: dict[str, dict[str, type[Head]]] = {
     "distill": {
         "convnext": ConvNextStudent,
+        "dinov2": Dinov2Student,
         "vit": VitStudent,
     },
     "keypoints": {

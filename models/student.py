@@ -18,9 +18,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.backbone import Backbone, BackboneInfo, even_blocks, resolve_layers
+from models.backbone import Backbone, BackboneInfo, resolve_layers
 from models.base import FeatureSpec, Head, HeadOptions
-from models.weights import FAMILIES, build_config, quiet_transformers
+from models.inheritance import choose_blocks, inherit_weights
+from models.weights import (
+    FAMILIES,
+    build_config,
+    find_backbone_folder,
+    quiet_transformers,
+    read_json_object,
+)
 from utils.errors import SettingsError
 
 
@@ -36,12 +43,35 @@ class StudentOptions(HeadOptions):
     layers: list[int] | None = Field(
         None,
         min_length=1,
-        description="blocks of the student that learn those of the teacher, in their order; null: evenly, to the last",
+        description="which block of the student learns each of the teacher's; one may learn several; null: evenly, "
+        "to the last",
     )
 
 
-class VitOptions(StudentOptions):
-    """Settings of the `vit` student.
+class TransformerOptions(StudentOptions):
+    """Settings that students of one width share.
+
+    Examples
+    --------
+    >>> TransformerOptions(width=384, depth=3, heads=6, inherit=[0, 1, 2]).patch_size
+    16
+    """
+
+    width: int = Field(256, ge=4, description="channels")
+    depth: int = Field(6, ge=1, description="blocks")
+    heads: int = Field(4, ge=1, description="attention heads, which share the width evenly")
+    patch_size: int = Field(16, ge=1, description="pixels per patch side")
+    layer_scale: float = Field(1.0, gt=0, description="start of the layer scales; 1 is right for so few blocks")
+    inherit: list[int] | None = Field(
+        None,
+        min_length=1,
+        description="block of the teacher with whose weights each block of the student begins, and all that stands "
+        "before and behind blocks with it; null: random weights",
+    )
+
+
+class VitOptions(TransformerOptions):
+    """Settings of the `vit` student; each head has a multiple of four channels.
 
     Examples
     --------
@@ -49,18 +79,29 @@ class VitOptions(StudentOptions):
     256
     """
 
-    width: int = Field(256, ge=4, description="channels")
-    depth: int = Field(6, ge=1, description="blocks")
-    heads: int = Field(4, ge=1, description="attention heads; width / heads must be a multiple of 4")
     mlp_ratio: float = Field(4.0, gt=0, description="hidden layer of a block, as a multiple of the width")
     registers: int = Field(4, ge=0, description="register tokens")
-    patch_size: int = Field(16, ge=1, description="pixels per patch side")
-    layer_scale: float = Field(1.0, gt=0, description="start of the layer scales; 1 is right for so few blocks")
     rope_theta: float = Field(100.0, gt=0, description="base of the rotary positions")
     position_rescale: float = Field(
         2.0, ge=1, description="in training, positions are stretched at random by up to this factor or its inverse"
     )
     position_jitter: float = Field(1.1, ge=1, description="the same, down and across apart")
+
+
+class Dinov2Options(TransformerOptions):
+    """Settings of the `dinov2` student, by default three blocks as wide as ViT-S.
+
+    Examples
+    --------
+    >>> Dinov2Options().width, Dinov2Options().positions
+    (384, 24)
+    """
+
+    width: int = Field(384, ge=4, description="channels")
+    depth: int = Field(3, ge=1, description="blocks")
+    heads: int = Field(6, ge=1, description="attention heads, which share the width evenly")
+    mlp_ratio: int = Field(4, ge=1, description="hidden layer of a block, as a multiple of the width")
+    positions: int = Field(24, ge=1, description="side of the grid of learnt positions, in patches; others are between")
 
 
 class ConvNextOptions(StudentOptions):
@@ -116,6 +157,20 @@ class Projection(nn.Conv2d):
         self.mean.copy_(mean)
         self.deviation.copy_(deviation)
 
+    def start_with(self, weight: Tensor, bias: Tensor) -> None:
+        """Begin with this weight (out, in) and bias (out,).
+
+        Examples
+        --------
+        >>> projection = Projection(1, 2)
+        >>> projection.start_with(torch.tensor([[1.0], [2.0]]), torch.zeros(2))
+        >>> projection(torch.full((1, 1, 1, 1), 3.0)).flatten().tolist()
+        [3.0, 6.0]
+        """
+        with torch.no_grad():
+            self.weight.copy_(weight[..., None, None])
+            self.bias.copy_(bias)  # type: ignore[union-attr]
+
     def standardize(self, feature_map: Tensor) -> Tensor:
         """Bring a teacher's map (B, C, h, w) to mean 0 and deviation 1 in every channel.
 
@@ -153,6 +208,52 @@ def fit_grid(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
     return F.interpolate(feature_map, size=tuple(grid), mode="bilinear", antialias=fewer, align_corners=False)
 
 
+def choose_learners(named: Sequence[int] | None, count: int, depth: int) -> tuple[int, ...]:
+    """Decide which block of a student learns each of the teacher's blocks.
+
+    Parameters
+    ----------
+    named : sequence of int, optional
+        Blocks of the student, one for each of the teacher's, negative from the end; None spreads them evenly.
+    count : int
+        Blocks of the teacher to learn.
+    depth : int
+        Blocks of the student.
+
+    Returns
+    -------
+    tuple of int
+        Blocks of the student, from 0; one may stand there more than once.
+
+    Raises
+    ------
+    SettingsError
+        If there are not as many, one does not exist, or the last one of the student would learn nothing.
+
+    Examples
+    --------
+    >>> choose_learners(None, 2, 6), choose_learners(None, 4, 3), choose_learners([0, -1], 2, 6)
+    ((2, 5), (0, 1, 2, 2), (0, 5))
+    >>> choose_learners([5], 2, 6)
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: model.head_options.layers: 1 blocks for 2 of the teacher; name one for each
+    """
+    if named is None:
+        return tuple(-(-(index + 1) * depth // count) - 1 for index in range(count))
+    learners = tuple(resolve_layers([layer], depth)[0] for layer in named)
+    if len(learners) != count:
+        raise SettingsError(
+            f"model.head_options.layers: {len(learners)} blocks for {count} of the teacher; name one for each"
+        )
+    if depth - 1 not in learners:
+        raise SettingsError(
+            f"model.head_options.layers: {list(learners)} leaves out the last of {depth} blocks, which would learn "
+            "nothing; name it, or make the student smaller"
+        )
+    return learners
+
+
 class Student(Head):
     """Base of all students: a trained backbone and a projection per block of the teacher.
 
@@ -168,13 +269,13 @@ class Student(Head):
     Raises
     ------
     SettingsError
-        If the student has too few blocks, or its last one would learn nothing.
+        If a block is named that does not exist, or the last one would learn nothing.
 
     Examples
     --------
     >>> spec = FeatureSpec((8, 8), (14, 14), 14, 3, (0.5,) * 3, (0.25,) * 3)
     >>> student = VitStudent(spec, 2, VitOptions(width=16, depth=3, heads=2))
-    >>> student.backbone.info.layers, student.backbone.info.mean, len(student.projections)
+    >>> student.learners, student.backbone.info.mean, len(student.projections)
     ((1, 2), (0.5, 0.5, 0.5), 2)
     >>> VitStudent(spec, 2, VitOptions(width=16, depth=3, heads=2, layers=[0, 1]))
     Traceback (most recent call last):
@@ -193,7 +294,8 @@ class Student(Head):
 
         self.config = self.make_config()
         channels, strides, patch_size = self.geometry()
-        layers = self._choose_layers(options.layers, num_outputs, len(channels))
+        self.learners = choose_learners(options.layers, num_outputs, len(channels))
+        layers = tuple(sorted(set(self.learners)))
         info = BackboneInfo(
             id="student",
             family=self.family,
@@ -212,43 +314,8 @@ class Student(Head):
             model = model_class(build_config(Path("student"), self.family, self.config))
         self.backbone = Backbone(model, info)
         self.backbone.unfreeze(True)
-        pairs = zip(info.channels, spec.channels, strict=True)
-        self.projections = nn.ModuleList(Projection(own, teacher) for own, teacher in pairs)
-
-    @staticmethod
-    def _choose_layers(named: Sequence[int] | None, count: int, depth: int) -> tuple[int, ...]:
-        """Decide which blocks of the student learn.
-
-        Raises
-        ------
-        SettingsError
-            If there are too few, or the last one would learn nothing.
-
-        Examples
-        --------
-        >>> Student._choose_layers(None, 2, 6), Student._choose_layers([0, -1], 2, 6)
-        ((2, 5), (0, 5))
-        >>> Student._choose_layers([5], 2, 6)
-        Traceback (most recent call last):
-            ...
-        utils.errors.SettingsError: model.head_options.layers: 1 blocks for 2 of the teacher; name one for each
-        """
-        if named is None and count > depth:
-            raise SettingsError(
-                f"model.layers: {count} blocks of the teacher to learn, but the student has {depth}; name fewer, or "
-                "give the student more in model.head_options"
-            )
-        layers = resolve_layers(even_blocks(count, depth) if named is None else named, depth)
-        if len(layers) != count:
-            raise SettingsError(
-                f"model.head_options.layers: {len(layers)} blocks for {count} of the teacher; name one for each"
-            )
-        if depth - 1 not in layers:
-            raise SettingsError(
-                f"model.head_options.layers: {list(layers)} leaves out the last of {depth} blocks, which would learn "
-                "nothing; name it, or make the student smaller"
-            )
-        return layers
+        pairs = zip(self.learners, spec.channels, strict=True)
+        self.projections = nn.ModuleList(Projection(channels[own], teacher) for own, teacher in pairs)
 
     @abstractmethod
     def make_config(self) -> dict[str, Any]:
@@ -310,9 +377,9 @@ class Student(Head):
         >>> {name: tuple(predicted.shape) for name, predicted in found.items()}
         {'predicted_0': (1, 6, 2, 4), 'predicted_1': (1, 4, 1, 2)}
         """
-        own = self.backbone(image, stretch)
-        parts = zip(own, self.projections, feature_maps, strict=True)
-        fitted = [fit_grid(projection(feature_map), target.shape[-2:]) for feature_map, projection, target in parts]
+        own = dict(zip(self.backbone.info.layers, self.backbone(image, stretch), strict=True))
+        parts = zip(self.learners, self.projections, feature_maps, strict=True)
+        fitted = [fit_grid(projection(own[layer]), target.shape[-2:]) for layer, projection, target in parts]
         return {f"predicted_{index}": predicted for index, predicted in enumerate(fitted)}
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -329,7 +396,121 @@ class Student(Head):
         return {name: parameter.detach().cpu().to(torch.float16).numpy() for name, parameter in named}
 
 
-class VitStudent(Student):
+class TransformerStudent(Student):
+    """Base of the students that may begin as blocks of their teacher.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        The teacher's maps.
+    num_outputs : int
+        How many.
+    options : TransformerOptions
+        Its size.
+
+    Raises
+    ------
+    SettingsError
+        If `inherit` does not name one block of the teacher for each of the student's.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
+    >>> Dinov2Student(spec, 1, Dinov2Options(width=8, depth=2, heads=2, inherit=[0]))
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: model.head_options.inherit: 1 blocks of the teacher for 2 of the student; name one ...
+    """
+
+    options: TransformerOptions
+
+    def __init__(self, spec: FeatureSpec, num_outputs: int, options: TransformerOptions):
+        if options.inherit is not None and len(options.inherit) != options.depth:
+            raise SettingsError(
+                f"model.head_options.inherit: {len(options.inherit)} blocks of the teacher for {options.depth} of the "
+                "student; name one for each"
+            )
+        super().__init__(spec, num_outputs, options)
+
+    def geometry(self) -> tuple[list[int], list[int], int]:
+        """Channels and strides of the blocks, and the patch size.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (16,), 16, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> VitStudent(spec, 1, VitOptions(width=8, depth=1, heads=2)).geometry()
+        ([8], [16], 16)
+        """
+        own = self.options
+        return [own.width] * own.depth, [own.patch_size] * own.depth, own.patch_size
+
+    def refuse_heads(self, multiple: int) -> None:
+        """Raise unless each head has a multiple of so many channels.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (16,), 16, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> VitStudent(spec, 1, VitOptions(width=8, depth=1, heads=4))
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: model.head_options.heads: 4 heads share 8 channels; each needs a multiple of 4
+        """
+        if self.options.width % (multiple * self.options.heads):
+            raise SettingsError(
+                f"model.head_options.heads: {self.options.heads} heads share {self.options.width} channels; each "
+                f"needs a multiple of {multiple}"
+            )
+
+    def check_teacher(self, teacher: BackboneInfo) -> None:
+        """Raise where `inherit` asks for what the teacher does not have, without loading its weights.
+
+        Raises
+        ------
+        SettingsError
+            As `begin_as` would.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from models.backbone import load_backbone
+        >>> from models.random_backbone import write_random_backbone
+        >>> teacher = load_backbone(str(write_random_backbone(tempfile.mkdtemp(), width=8, heads=2)), [-1]).info
+        >>> spec = FeatureSpec((8,), (4,), 4, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> Dinov2Student(spec, 1, Dinov2Options(width=8, depth=1, heads=1, inherit=[0])).check_teacher(teacher)
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: model.head_options.heads: 1, but the teacher, whose weights `inherit` takes, has 2
+        """
+        if self.options.inherit is not None:
+            folder = find_backbone_folder(teacher.id)
+            config = build_config(folder, teacher.family, read_json_object(folder / "config.json"))
+            choose_blocks(self.backbone, teacher, config, self.options.inherit)
+
+    def begin_as(self, teacher: Backbone) -> None:
+        """Take over weights of the teacher, where `inherit` asks for it.
+
+        Raises
+        ------
+        SettingsError
+            If the teacher is built otherwise, or does not have the blocks.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from models.backbone import load_backbone
+        >>> from models.random_backbone import write_random_backbone
+        >>> teacher = load_backbone(str(write_random_backbone(tempfile.mkdtemp(), width=8, depth=3, heads=2)), [2])
+        >>> spec = FeatureSpec((8,), (4,), 4, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> student = Dinov2Student(spec, 1, Dinov2Options(width=8, depth=1, heads=2, mlp_ratio=2, inherit=[2]))
+        >>> student.begin_as(teacher)
+        >>> torch.equal(student.backbone.blocks[0].norm1.weight, teacher.blocks[2].norm1.weight)
+        True
+        """
+        if self.options.inherit is not None:
+            inherit_weights(self.backbone, teacher, self.options.inherit)
+
+
+class VitStudent(TransformerStudent):
     """A transformer in the layout of DINOv3: patches, registers, rotary positions, layer scale.
 
     Parameters
@@ -367,16 +548,9 @@ class VitStudent(Student):
         >>> spec = FeatureSpec((8,), (16,), 16, 3, (0.5,) * 3, (0.5,) * 3)
         >>> VitStudent(spec, 1, VitOptions(width=8, depth=1, heads=2)).make_config()["intermediate_size"]
         32
-        >>> VitStudent(spec, 1, VitOptions(width=8, depth=1, heads=4))
-        Traceback (most recent call last):
-            ...
-        utils.errors.SettingsError: model.head_options.heads: 4 heads share 8 channels; each needs a multiple of 4
         """
         own = self.options
-        if own.width % (4 * own.heads):  # rotary positions turn pairs of channels, down and across
-            raise SettingsError(
-                f"model.head_options.heads: {own.heads} heads share {own.width} channels; each needs a multiple of 4"
-            )
+        self.refuse_heads(multiple=4)  # rotary positions turn pairs of channels, down and across
         return {
             "architectures": ["DINOv3ViTModel"],
             "model_type": self.family,
@@ -399,18 +573,6 @@ class VitStudent(Student):
             "drop_path_rate": 0.0,
         }
 
-    def geometry(self) -> tuple[list[int], list[int], int]:
-        """Channels and strides of the blocks, and the patch size.
-
-        Examples
-        --------
-        >>> spec = FeatureSpec((8,), (16,), 16, 3, (0.5,) * 3, (0.5,) * 3)
-        >>> VitStudent(spec, 1, VitOptions(width=8, depth=1, heads=2)).geometry()
-        ([8], [16], 16)
-        """
-        own = self.options
-        return [own.width] * own.depth, [own.patch_size] * own.depth, own.patch_size
-
     def draw_stretch(self, generator: np.random.Generator) -> list[float]:
         """Log-uniform factors: one for both axes, and one for each.
 
@@ -425,6 +587,67 @@ class VitStudent(Student):
         both, down, across = generator.uniform(-1, 1, 3)
         rescale, jitter = self.options.position_rescale, self.options.position_jitter
         return [float(rescale**both * jitter**down), float(rescale**both * jitter**across)]
+
+
+class Dinov2Student(TransformerStudent):
+    """A transformer in the layout of DINOv2: patches, learnt positions, layer scale.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        The teacher's maps.
+    num_outputs : int
+        How many.
+    options : Dinov2Options
+        Its size.
+
+    References
+    ----------
+    Oquab et al., 2023 (arXiv:2304.07193).
+
+    Examples
+    --------
+    >>> spec = FeatureSpec((384,) * 4, (14,) * 4, 14, 3, (0.5,) * 3, (0.5,) * 3)
+    >>> student = Dinov2Student(spec, 4, Dinov2Options())
+    >>> 9e6 < sum(array.nbytes for array in student.tensors().values()) < 12e6
+    True
+    """
+
+    family: ClassVar[str] = "dinov2"
+    Options: ClassVar[type[HeadOptions]] = Dinov2Options
+    input_layers: ClassVar[tuple[str, ...]] = ("backbone.model.embeddings",)
+    options: Dinov2Options
+
+    def make_config(self) -> dict[str, Any]:
+        """Content of `config.json`.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (16,), 16, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> config = Dinov2Student(spec, 1, Dinov2Options(width=8, depth=1, heads=2)).make_config()
+        >>> config["image_size"], config["mlp_ratio"]
+        (384, 4)
+        """
+        own = self.options
+        self.refuse_heads(multiple=1)
+        return {
+            "architectures": ["Dinov2Model"],
+            "model_type": self.family,
+            "hidden_size": own.width,
+            "mlp_ratio": own.mlp_ratio,
+            "num_hidden_layers": own.depth,
+            "num_attention_heads": own.heads,
+            "patch_size": own.patch_size,
+            "image_size": own.positions * own.patch_size,
+            "num_channels": 3,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-06,
+            "use_swiglu_ffn": False,
+            "layerscale_value": own.layer_scale,
+            "attention_probs_dropout_prob": 0.0,
+            "hidden_dropout_prob": 0.0,
+            "drop_path_rate": 0.0,
+        }
 
 
 class ConvNextStudent(Student):

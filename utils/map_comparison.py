@@ -190,6 +190,60 @@ class ChannelStatistics:
         return mean, variance.sqrt().clamp(min=1e-3)
 
 
+class LinearFit:
+    """Least squares from the vectors of one map to those of another on the same grid, from maps that come in turn.
+
+    Examples
+    --------
+    >>> fit, own = LinearFit(), torch.randn(2, 4, 5)
+    >>> fit.update(own, torch.stack([own[0] + 2 * own[1], 3 - own[0]]))
+    >>> weight, bias = fit.solve(ridge=0.0)
+    >>> [[round(value, 4) + 0.0 for value in row] for row in weight.tolist()]
+    [[1.0, 2.0], [-1.0, 0.0]]
+    >>> [round(value, 4) + 0.0 for value in bias.tolist()]
+    [0.0, 3.0]
+    """
+
+    def __init__(self) -> None:
+        self.products: Tensor | float = 0.0
+        self.crossed: Tensor | float = 0.0
+
+    def update(self, own: Tensor, target: Tensor) -> None:
+        """Count the cells of two maps, (C, h, w) and (D, h, w).
+
+        Examples
+        --------
+        >>> fit = LinearFit()
+        >>> fit.update(torch.zeros(2, 3, 4), torch.zeros(5, 3, 4))
+        >>> fit.products.shape, fit.crossed.shape
+        (torch.Size([3, 3]), torch.Size([3, 5]))
+        """
+        vectors = own.double().flatten(1)
+        vectors = torch.cat([vectors, torch.ones_like(vectors[:1])])
+        self.products = self.products + vectors @ vectors.T
+        self.crossed = self.crossed + vectors @ target.double().flatten(1).T
+
+    def solve(self, ridge: float = 1e-3) -> tuple[Tensor, Tensor]:
+        """Weight (D, C) and bias (D,); `ridge` is a share of the mean variance of the vectors, and spares the bias.
+
+        Examples
+        --------
+        >>> fit = LinearFit()
+        >>> fit.update(torch.ones(1, 2, 2), torch.full((1, 2, 2), 4.0))
+        >>> [round(value.item(), 3) for value in fit.solve()]  # a channel that never changes explains nothing
+        [0.0, 4.0]
+        """
+        assert isinstance(self.products, Tensor), "no map was counted"
+        assert isinstance(self.crossed, Tensor), "no map was counted"
+        count = self.products[-1, -1]
+        mean, target_mean = self.products[:-1, -1] / count, self.crossed[-1] / count
+        covariance = self.products[:-1, :-1] / count - mean.outer(mean)
+        level = ridge * covariance.diagonal().mean().clamp(min=1e-12)
+        crossed = self.crossed[:-1] / count - mean.outer(target_mean)
+        weight = torch.linalg.solve(covariance + level * torch.eye(len(mean), dtype=mean.dtype), crossed).T
+        return weight, target_mean - weight @ mean
+
+
 @dataclass
 class MapScores:
     """How well maps of one block are predicted: sums over cells.

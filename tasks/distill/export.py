@@ -210,7 +210,7 @@ def describe_student(teacher: BackboneInfo, student: Student) -> str:
         other = count_multiply_adds(teacher.family, theirs, (side, side))
         cost = f"{own / 1e9:.2f} G multiply-adds, {other / own:.1f} times fewer than the teacher's {other / 1e9:.2f} G"
         rows.append([f"cost at {side} x {side} pixels", cost])
-    blocks = ", ".join(f"{own} as {other}" for own, other in zip(info.layers, teacher.layers, strict=True))
+    blocks = ", ".join(f"{own} as {other}" for own, other in zip(student.learners, teacher.layers, strict=True))
     rows.append(["blocks that learnt those of the teacher", blocks])
     rows.append(["normalisation", f"mean {list(info.mean)}, deviation {list(info.std)}"])
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.student import Projection, Student
+from models.student import Projection, Student, fit_grid
 from tasks.base import Batch
 from tasks.features import FeatureService
+from utils.map_comparison import LinearFit
 from utils.resampling import resize_picture
 
 
@@ -120,6 +122,43 @@ class DistillModel(nn.Module):
                 order.append(chosen)
         back = torch.argsort(torch.cat(order))
         return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def fit_projections(student: Student, records: Iterable[tuple[Tensor, Sequence[Tensor]]]) -> list[list[Any]]:
+    """Find the projections with which a student, as it is, comes nearest to its teacher: least squares over records.
+
+    Parameters
+    ----------
+    student : Student
+        Whose projections know the teacher's channels.
+    records : iterable of (Tensor, sequence of Tensor)
+        Crops (H, W, 3), uint8, and the teacher's maps (C, h, w) of each.
+
+    Returns
+    -------
+    list of [weight, bias]
+        Of each projection, as nested lists, which may travel between ranks.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.distill.example import student_example
+    >>> task, _ = student_example(tempfile.mkdtemp())
+    >>> image = next(task.samples(task.data.units["scene"])).arrays["image"]
+    >>> found = fit_projections(task.make_student(), [(torch.from_numpy(image.copy()), [torch.ones(8, 4, 4)] * 2)])
+    >>> len(found), [round(value, 4) for value in found[1][1][:2]]  # a constant is left to the bias
+    (2, [1.0, 1.0])
+    """
+    fits = [LinearFit() for _ in student.learners]
+    layers = student.backbone.info.layers
+    with torch.no_grad():
+        for image, maps in records:
+            picture = image[..., :3].permute(2, 0, 1)[None].to(student.backbone.device)
+            own = dict(zip(layers, student.backbone(picture), strict=True))
+            for fit, learner, projection, target in zip(fits, student.learners, student.projections, maps, strict=True):
+                standard = projection.standardize(target[None].to(picture.device))  # type: ignore[operator]
+                fit.update(fit_grid(own[learner], target.shape[-2:])[0].float(), standard[0])
+    return [[part.float().tolist() for part in fit.solve()] for fit in fits]
 
 
 def scale_pictures(image: Tensor, scale: float, multiple: int) -> Tensor:

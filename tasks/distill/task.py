@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from config import TaskConfig, expand_path
 from models.backbone import resolve_precision
-from models.student import Student
+from models.student import Student, TransformerStudent
 from models.weights import FAMILIES
 from tasks.base import (
     Batch,
@@ -34,7 +34,7 @@ from tasks.base import (
 )
 from tasks.distill.comparison import compare_probes, probe_recipe, read_probe
 from tasks.distill.export import export_student
-from tasks.distill.model import DistillModel, teacher_pictures
+from tasks.distill.model import DistillModel, fit_projections, teacher_pictures
 from tasks.distill.pictures import CropData, CropItem
 from tasks.distill.scoring import StudentMetric, StudentPredictor, draw_maps, report_scores
 from tasks.feature_task import FeatureTask, refuse_other
@@ -84,6 +84,7 @@ class DistillTask(FeatureTask):
         super().__init__(name, settings)
         self.data = CropData(name, settings)
         self.statistics: list[tuple[Tensor, Tensor]] | None = None
+        self._measured: list[Entry] = []
 
     @property
     def num_outputs(self) -> int:
@@ -182,6 +183,8 @@ class DistillTask(FeatureTask):
         """
         super().check_early(phases)
         self.teacher_side  # noqa: B018 - raises for a teacher, student or crop that cannot be
+        if isinstance(self._student, TransformerStudent):
+            self._student.check_teacher(self.features.info)
         if {"prepare", "train"} & set(phases):
             distributed.run_on_main(lambda: self.data.find_groups() and None)
         if "evaluate" in phases and self.settings.distill.probe is not None:
@@ -412,7 +415,34 @@ class DistillTask(FeatureTask):
         model = DistillModel(self.features, student, self.teacher_side, self.settings.distill.student_scales)
         for projection, known in zip(model.projections, self.statistics or [], strict=self.statistics is not None):
             projection.know(*known)
+        if self.statistics is not None and isinstance(student, TransformerStudent) and student.options.inherit:
+            self._begin_as_teacher(student)  # only where a training begins
         return model
+
+    def _begin_as_teacher(self, student: TransformerStudent) -> None:
+        """Give a student blocks of the teacher, and the projections that serve it best as it is.
+
+        With random projections the first gradients would destroy what was inherited, before the projections are of use
+        (Kumar et al., 2022, arXiv:2202.10054).
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.distill.example import student_example
+        >>> from tasks.phases import prepare
+        >>> from tasks.prepared import prepared_items
+        >>> options = "{width: 8, depth: 1, heads: 2, mlp_ratio: 2, patch_size: 8, inherit: [1]}"
+        >>> task, context = student_example(tempfile.mkdtemp(), "model.head=dinov2", f"model.head_options={options}")
+        >>> _ = prepare.run(task, context)
+        >>> task.learn_from(prepared_items(task, open_store(task.settings, "train"), "train", "train")[0].entries)
+        >>> student = task.build_model().student
+        >>> torch.equal(student.backbone.blocks[0].norm1.weight, task.features.backbone.blocks[1].norm1.weight)
+        True
+        """
+        student.begin_as(self.features.backbone)
+        found = distributed.run_on_main(lambda: fit_projections(student, self._measured_records()))
+        for projection, (weight, bias) in zip(student.projections, found, strict=True):
+            projection.start_with(torch.tensor(weight), torch.tensor(bias))  # type: ignore[operator]
 
     def learn_from(self, entries: Sequence[Entry]) -> None:
         """Measure the channels of the teacher's maps over training crops; rank 0 does it for all.
@@ -428,10 +458,12 @@ class DistillTask(FeatureTask):
         """
         if not entries:
             return
-        measured = distributed.run_on_main(lambda: self._measure(entries))
+        count = min(len(entries), MEASURED_RECORDS)
+        self._measured = [entries[index * len(entries) // count] for index in range(count)]
+        measured = distributed.run_on_main(self._measure)
         self.statistics = [(torch.tensor(mean), torch.tensor(deviation)) for mean, deviation in measured]
 
-    def _measure(self, entries: Sequence[Entry]) -> list[list[list[float]]]:
+    def _measure(self) -> list[list[list[float]]]:
         """Mean and deviation of each channel of each map, over evenly chosen crops.
 
         Examples
@@ -442,24 +474,36 @@ class DistillTask(FeatureTask):
         >>> from tasks.prepared import prepared_items
         >>> task, context = student_example(tempfile.mkdtemp())
         >>> _ = prepare.run(task, context)
-        >>> prepared = prepared_items(task, open_store(task.settings, "train"), "train", "train")
-        >>> [[len(values) for values in found] for found in task._measure(prepared[0].entries)]
+        >>> task.learn_from(prepared_items(task, open_store(task.settings, "train"), "train", "train")[0].entries)
+        >>> [[len(values) for values in found] for found in task._measure()]
         [[8, 8], [8, 8]]
         """
-        store = open_store(self.settings, "train")
-        count = min(len(entries), MEASURED_RECORDS)
         statistics = [ChannelStatistics() for _ in range(self.num_outputs)]
-        for index in range(count):
-            entry = entries[index * len(entries) // count]
+        for _, maps in self._measured_records():
+            for known, feature_map in zip(statistics, maps, strict=True):
+                known.update(feature_map)
+        return [[values.float().tolist() for values in known.compute()] for known in statistics]
+
+    def _measured_records(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Crops (H, W, 3) that were chosen for measuring, and the teacher's maps (C, h, w) of each.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.distill.example import student_example
+        >>> list(student_example(tempfile.mkdtemp())[0]._measured_records())
+        []
+        """
+        store = open_store(self.settings, "train")
+        for entry in self._measured:
+            image = np.asarray(store.read(entry.sample_key)["image"])
             key = entry.records.get(IDENTITY.name, {}).get(BACKBONE)
             if key is None:
-                picture = torch.from_numpy(self._teacher_picture(np.asarray(store.read(entry.sample_key)["image"])))
-                maps = [found[0] for found in self.features.maps(picture.permute(2, 0, 1)[None])]
+                picture = torch.from_numpy(self._teacher_picture(image))
+                maps = [found[0].cpu() for found in self.features.maps(picture.permute(2, 0, 1)[None])]
             else:
                 maps = [found[0] for found in store.read_batch([key], map_names(store.describe(key))).values()]
-            for known, feature_map in zip(statistics, maps, strict=True):
-                known.update(feature_map.cpu())
-        return [[values.float().tolist() for values in known.compute()] for known in statistics]
+            yield torch.from_numpy(image), maps
 
     def encode(self, sample: Sample, progress: Progress) -> dict[str, Any]:
         """Draw the size at which the student sees a crop, and the stretch of its positions, for this epoch.

@@ -22,6 +22,7 @@ VIT_SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads":
 SMALL: dict[str, dict[str, Any]] = {
     "vit": {"width": 16, "depth": 2, "heads": 2, "registers": 1, "patch_size": 8},
     "convnext": {"widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    "dinov2": {"width": 16, "depth": 2, "heads": 2, "patch_size": 8, "positions": 5},
 }
 SPEC = FeatureSpec((6, 10), (14, 14), 14, 3, *IMAGENET)
 
@@ -157,7 +158,6 @@ def test_the_precision_of_a_student_can_be_chosen_and_its_weights_stay_exact():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": 1}, "2 blocks of the teacher to learn, but the student has 1"),
         ({"layers": [0]}, "1 blocks for 2 of the teacher"),
         ({"depth": 3, "layers": [0, 1]}, "leaves out the last of 3 blocks"),
         ({"layers": [0, 7]}, "block 7 does not exist"),
