@@ -65,8 +65,10 @@ def _distances(votes: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(distances), distances, np.inf)
 
 
-def _assign(votes: np.ndarray, distances: np.ndarray, reach: float) -> np.ndarray:
-    """Give each centre at most one peak of each keypoint, so that score times nearness is largest in all.
+def _assign(votes: np.ndarray, distances: np.ndarray, trust: np.ndarray, reach: float) -> np.ndarray:
+    """Give each centre at most one peak of each keypoint, so that scores of both times nearness are largest in all.
+
+    Without the scores of centres a weak one, such as noise beside a strong one, would take the points nearest to it.
 
     Parameters
     ----------
@@ -74,6 +76,8 @@ def _assign(votes: np.ndarray, distances: np.ndarray, reach: float) -> np.ndarra
         As `_collect_votes` gives them.
     distances : ndarray, shape (M, C)
         Of votes from centres.
+    trust : ndarray, shape (C,)
+        Scores of the centres.
     reach : float
         Nearness falls from 1 to 0 at this distance.
 
@@ -85,10 +89,12 @@ def _assign(votes: np.ndarray, distances: np.ndarray, reach: float) -> np.ndarra
     Examples
     --------
     >>> votes = np.array([[0, 0, 0.9, 0, 0, 0], [0, 0, 0.8, 0, 0, 0], [0, 0, 0.5, 0, 0, 1.0]])
-    >>> _assign(votes, np.array([[1.0, 9.0], [0.0, 4.0], [6.0, 5.0]]), reach=5.0).tolist()
+    >>> _assign(votes, np.array([[1.0, 9.0], [0.0, 4.0], [6.0, 5.0]]), np.ones(2), reach=5.0).tolist()
     [0, 1, -1]
+    >>> _assign(votes[2:], np.array([[2.0, 1.0]]), np.array([0.9, 0.1]), reach=5.0).tolist()
+    [0]
     """
-    gains = np.nan_to_num(votes[:, [_SCORE]]) * np.maximum(1 - distances / reach, 0)
+    gains = np.nan_to_num(votes[:, [_SCORE]]) * trust * np.maximum(1 - distances / reach, 0)
     owners = np.full(len(votes), -1)
     for keypoint in np.unique(votes[:, _KEYPOINT]):
         rows = np.flatnonzero(votes[:, _KEYPOINT] == keypoint)
@@ -160,9 +166,9 @@ def group_peaks(
 ) -> tuple[Tensor, Tensor]:
     """Group the peaks of one image into animals.
 
-    Each keypoint's peaks are assigned to centres one to one, so that the sum of score times nearness of (peak + offset)
-    to the centre is largest; nearness falls to 0 at `max_distance_cells`. What is left over near a centre is dropped.
-    What is left over with no centre within reach makes up an animal of its own only where at least half of all
+    Each keypoint's peaks are assigned to centres one to one, so that the sum of both scores times nearness of (peak +
+    offset) to the centre is largest; nearness falls to 0 at `max_distance_cells`. What is left over near a centre is
+    dropped. What is left over with no centre within reach makes up an animal of its own only where at least half of all
     keypoints, and two at least, point to the same place: so a missed centre loses no animal, and a stray peak makes
     none.
 
@@ -216,7 +222,7 @@ def group_peaks(
         raise ValueError(f"offsets must have shape (2 * {num_keypoints}, h, w), got {tuple(offsets.shape)}")
     votes = _collect_votes(peaks, offsets)
     distances = _distances(votes, centres.points.double().cpu().numpy())
-    owners = _assign(votes, distances, max_distance_cells)
+    owners = _assign(votes, distances, centres.scores.double().cpu().numpy(), max_distance_cells)
     lonely = (owners < 0) & (distances > max_distance_cells).all(axis=1)
     animals = [votes[owners == centre] for centre in range(distances.shape[1])]
     unseen = _find_unseen(votes[lonely], num_keypoints, max_distance_cells)

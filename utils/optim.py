@@ -967,7 +967,8 @@ class EarlyStopping:
     Parameters
     ----------
     patience : int, optional
-        Evaluations without an improvement after which to stop; None: never.
+        Evaluations without an improvement after which to stop; None: never. As long as a score was never above 0
+        nothing has been found yet, and nothing is waited for: that is a slow start, not an end.
     delta : float
         An improvement is more than this. Small gains add up, as they are measured from the last improvement.
     mode : str
@@ -985,6 +986,8 @@ class EarlyStopping:
     [True, False, True, False, False]
     >>> stopping.should_stop, stopping.best
     (True, 0.75)
+    >>> [stopping.update(value) for stopping in [EarlyStopping(patience=1)] for value in (0.0, 0.0, 0.0, 0.25)]
+    [True, False, False, True]
     """
 
     def __init__(self, patience: int | None = 10, delta: float = 0.0, mode: str = "max"):
@@ -1023,7 +1026,8 @@ class EarlyStopping:
         improved = not math.isnan(value) and gain > self.delta
         if improved:
             self.best = float(value)
-        self.waited = 0 if improved else self.waited + 1
+        begun = self.best is not None and (self.mode == "min" or self.best != 0)
+        self.waited = 0 if improved or not begun else self.waited + 1
         return improved
 
     @property

@@ -47,7 +47,7 @@ from utils.peaks import soft_argmax
 
 CENTRE_SIGMA = 3.0  # cells; a centre need not be found to the pixel
 BOX_RADIUS = 2.0  # cells around a centre that answer for its box
-OFFSET_SCALE = 0.05  # offsets are tens of cells long; at full weight they would drown the heatmaps
+OFFSET_SCALE = 0.2  # offsets are tens of cells long; at full weight they would drown the heatmaps
 TEMPERATURE = 0.5  # of the soft-argmax: below 1, or the many cells of empty ground would pull it to the middle
 
 

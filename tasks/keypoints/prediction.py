@@ -12,6 +12,7 @@ from torch import Tensor
 
 from config import KeypointsConfig
 from tasks.base import Item, Piece, Predictor, Sample
+from tasks.keypoints.objective import CENTRE_SIGMA
 from utils.crops import points_back
 from utils.grouping import group_peaks
 from utils.peaks import Peaks, all_peaks, best_peaks
@@ -143,7 +144,7 @@ class Decoder:
         """
         own = self.settings
         points = all_peaks(heatmaps, own.nms_radius, 2 * self.most, own.min_score)
-        middles = all_peaks(centres, own.nms_radius, 2 * self.most, own.min_score)
+        middles = all_peaks(centres, 2 * CENTRE_SIGMA, 2 * self.most, own.min_score)  # nearer ones are taught as one
         reach = max(heatmaps.shape[-2:]) * CENTRE_REACH
         found = []
         for index, peaks in enumerate(points):

@@ -102,14 +102,26 @@ def test_stray_peaks_change_nothing_when_they_point_elsewhere_or_are_weaker() ->
     assert_same_animals(group_peaks(noisy, centres, offsets, most_instances=20, max_distance_cells=REACH)[0], truth)
 
 
-def test_the_assignment_has_the_largest_sum_of_score_times_nearness() -> None:
+def test_a_weak_centre_beside_a_strong_one_takes_no_points_though_they_vote_nearer_to_it() -> None:
+    truth = make_animals(3, 5, seed=26)
+    peaks, centres, offsets = detect(truth)
+    aside = torch.tensor([2.0, 0.0])
+    offsets.view(5, 2, *GRID)[1::2] += aside.view(2, 1, 1)  # every other keypoint votes for the weak centres exactly
+    scores = torch.cat([centres.scores, 0.2 * centres.scores])
+    both = Peaks(torch.cat([centres.points, centres.points + aside]), scores, scores)
+    instances, _ = group_peaks(peaks, both, offsets, most_instances=20, max_distance_cells=REACH)
+    assert_same_animals(instances, truth)
+
+
+def test_the_assignment_has_the_largest_sum_of_scores_times_nearness() -> None:
     generator = torch.Generator().manual_seed(24)
     points, centres = torch.rand(4, 2, generator=generator) * 6, torch.rand(3, 2, generator=generator) * 6
     scores = torch.rand(4, generator=generator) + 0.1
     cells = points.long() + 0.5
     gains = scores.unsqueeze(1) * (1 - torch.cdist(cells, centres) / 5).clamp(min=0)
-    best = max(sum(gains[p, c] for c, p in enumerate(order)) for order in itertools.permutations(range(4), 3))
     trust = torch.tensor([1.0, 0.9, 0.8])  # tells which centre an instance came from
+    gains = gains * trust
+    best = max(sum(gains[p, c] for c, p in enumerate(order)) for order in itertools.permutations(range(4), 3))
     grouped, totals = group_peaks(
         [Peaks(points, scores, scores)],
         Peaks(centres, trust, trust),

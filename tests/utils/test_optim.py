@@ -477,6 +477,16 @@ def test_early_stopping_in_both_directions(mode, sign):
     assert stopping.best == sign * 0.61
 
 
+def test_a_slow_start_is_not_an_end():
+    """Keypoints score 0 until the first peak is sure enough: patience that ran from there stopped before anything."""
+    stopping = EarlyStopping(patience=2)
+    for value in (math.nan, 0.0, 0.0, math.nan, 0.0, 0.0):
+        stopping.update(value)
+        assert not stopping.should_stop
+    assert [stopping.update(value) for value in (0.1, 0.0, 0.1)] == [True, False, False]
+    assert stopping.should_stop
+
+
 def test_nan_is_no_first_best_and_infinity_is_no_gain_over_itself():
     stopping = EarlyStopping(patience=3)
     assert [stopping.update(value) for value in (math.nan, 0.0, math.inf, math.inf)] == [False, True, True, False]
