@@ -705,9 +705,9 @@ def describe_backbone(
 
     Examples
     --------
-    >>> info = describe_backbone("embedded", [-1, 2])
+    >>> info = describe_backbone("embedded", [-1, 0])
     >>> info.layers, info.strides, info.padded((100, 16))
-    ((5, 2), (16, 16), (112, 16))
+    ((2, 0), (16, 16), (112, 16))
     """
     if attention not in ATTENTIONS:
         raise SettingsError(f"unknown attention {attention!r}; known: {', '.join(ATTENTIONS)}")

@@ -295,7 +295,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Examples
     --------
     >>> read_json_object(EMBEDDED_FOLDER / "config.json")["model_type"]
-    'dinov3_vit'
+    'dinov2'
     """
     if not path.is_file():
         raise DataError(f"{path.parent}: expected {path.name}, found none; is this a folder of a DINO model?")

@@ -290,7 +290,7 @@ def even_layers(source: str) -> list[int]:
     Examples
     --------
     >>> even_layers("embedded")
-    [1, 2, 4, 5]
+    [0, 1, 2]
     """
     path = find_backbone_folder(source) / "config.json"
     config = read_json(path, {})

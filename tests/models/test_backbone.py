@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 from models.backbone import describe_backbone, has_bfloat16, load_backbone
-from models.make_embedded import write_embedded
+from models.local_backbone import write_local_backbone
 from models.random_backbone import write_random_backbone
+from models.student import count_multiply_adds
 from models.weights import EMBEDDED_FOLDER, FAMILIES, IMAGENET, quiet_transformers
 from utils.errors import SettingsError
 
@@ -20,6 +22,11 @@ VITS = sorted(name for name, family in FAMILIES.items() if family.is_vit)
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("backbones")
     return {name: write_random_backbone(root / name, name, width=16, depth=3, heads=2) for name in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    return str(write_local_backbone(tmp_path_factory.mktemp("local")))
 
 
 def make_images(batch, height, width, seed=0):
@@ -257,22 +264,28 @@ def test_describing_and_loading_agree(folders, family):
 # ---------------------------------------------------------------------------------------------- the embedded backbone
 
 
-def test_the_script_makes_the_embedded_files_byte_for_byte(tmp_path):
-    write_embedded(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in EMBEDDED_FOLDER.iterdir())
-    for path in tmp_path.iterdir():
-        assert path.read_bytes() == (EMBEDDED_FOLDER / path.name).read_bytes(), path.name
+def test_the_embedded_backbone_is_small_says_where_it_comes_from_and_loads():
+    assert (EMBEDDED_FOLDER / "model.safetensors").stat().st_size < 12_000_000
+    card = (EMBEDDED_FOLDER / "README.md").read_text()
+    assert all(part in card for part in ("apache-2.0", "dinov2-small", "OpenAerialMap", "| epoch | train loss |"))
+    assert not re.search(r"/(work|tmp|home)/", card), "a path of the machine that made it"
+    info = load_backbone("embedded", [0, 1, 2]).info
+    assert (info.id, info.licence, info.patch_size, info.channels) == ("embedded", "apache-2.0", 16, (384, 384, 384))
 
 
-def test_the_embedded_backbone_is_small_says_so_and_loads():
-    assert (EMBEDDED_FOLDER / "model.safetensors").stat().st_size < 2_000_000
-    assert "never trained" in (EMBEDDED_FOLDER / "README.md").read_text()
-    info = load_backbone("embedded", [1, 3, 5]).info
-    assert (info.id, info.licence, info.patch_size, info.channels) == ("embedded", "apache-2.0", 16, (128, 128, 128))
+def test_the_embedded_backbone_is_five_times_cheaper_than_its_teacher():
+    teacher = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14, "mlp_ratio": 4}
+    own = json.loads((EMBEDDED_FOLDER / "config.json").read_text())
+    for side in (224, 518):
+        theirs = count_multiply_adds("dinov2", teacher, (side, side))
+        assert theirs >= 5 * count_multiply_adds(own["model_type"], own, (side, side))
 
 
-def test_embedded_features_do_not_depend_on_place_but_on_what_is_near():
-    backbone = load_backbone("embedded", [5], precision="fp32")
+# ------------------------------------------------------------------------------- the backbone that looks no farther
+
+
+def test_local_features_do_not_depend_on_place_but_on_what_is_near(local):
+    backbone = load_backbone(local, [5], precision="fp32")
     even = backbone(torch.full((1, 3, 128, 192), 90.0))[0]
     assert even.std(dim=(2, 3)).max() < 0.02
     image = torch.full((1, 3, 160, 160), 90.0)
@@ -281,8 +294,8 @@ def test_embedded_features_do_not_depend_on_place_but_on_what_is_near():
     assert change[5, 5] > 2 * change[5, 6] > 10 * change[0, 0]
 
 
-def test_colour_can_be_read_linearly_from_every_embedded_block():
-    backbone = load_backbone("embedded", range(6), precision="fp32")
+def test_colour_can_be_read_linearly_from_every_local_block(local):
+    backbone = load_backbone(local, range(6), precision="fp32")
     colours = torch.randint(40, 216, (3, 12, 16), generator=torch.Generator().manual_seed(0)).float()
     noise = 20 * torch.randn(3, 192, 256, generator=torch.Generator().manual_seed(1))
     image = colours.repeat_interleave(16, 1).repeat_interleave(16, 2) + noise
@@ -292,6 +305,12 @@ def test_colour_can_be_read_linearly_from_every_embedded_block():
         weights = torch.linalg.lstsq(tokens[:150].double(), target[:150].double()).solution
         error = tokens[150:].double() @ weights - target[150:]
         assert 1 - error.var() / target[150:].var() > 0.5
+
+
+def test_the_local_backbone_is_the_same_byte_for_byte(local, tmp_path):
+    write_local_backbone(tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (Path(local) / path.name).read_bytes(), path.name
 
 
 # --------------------------------------------------------------------------------------------------- trained weights

@@ -1,7 +1,9 @@
-"""Make `models/embedded`, the small backbone that ships with the project: `python -m models.make_embedded`.
+"""A backbone that sees what lies around a patch and nothing else: where a map must not show how it was cut.
 
-It is a DINOv3 ViT whose weights were never trained. They are not plain noise either: each part is drawn from a seed
-around a structure that keeps what a patch looks like readable and adds what lies around it.
+A trained transformer looks at its whole window, so that a moved window changes its map a little, whatever is done when
+windows are put together. This one, a DINOv3 ViT whose weights were never trained, is without that: what still moves is
+a fault of the tiling. Each of its parts is drawn from a seed around a structure that keeps what a patch looks like
+readable and adds what lies around it.
 
 - Patch embedding: the lowest two-dimensional cosines of brightness and of two colour differences, an orthonormal basis
   brought to about equal variance for natural pictures (whose amplitude falls with frequency: Field, 1987) and turned by
@@ -14,13 +16,11 @@ around a structure that keeps what a patch looks like readable and adds what lie
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
 from models.random_backbone import write_backbone_folder
-from models.weights import EMBEDDED_FOLDER
 
 SEED = 7
 PATCH_SIZE = 16
@@ -65,36 +65,6 @@ CONFIG = {
     "attention_dropout": 0.0,
     "drop_path_rate": 0.0,
 }
-
-CARD = f"""---
-license: apache-2.0
-library_name: transformers
-pipeline_tag: image-feature-extraction
----
-# Embedded backbone (untrained)
-
-**This model was never trained.** It ships with Dinolith so that every command runs at once, offline and on a CPU. Use
-it to try things out and to test; for results take trained weights (DINOv3 or DINOv2), by id or folder.
-
-| | |
-|---|---|
-| architecture | DINOv3 ViT: patch {PATCH_SIZE}, width {WIDTH}, {DEPTH} blocks, {HEADS} heads, hidden layer {HIDDEN}, \
-rotary positions, {REGISTERS} registers |
-| weights | drawn from seed {SEED} by `models/make_embedded.py`, float16, under 2 MB |
-| training data | none |
-| normalisation | ImageNet mean and standard deviation |
-| licence | Apache-2.0, as the project |
-
-The weights are random around a fixed structure: patches enter as two-dimensional cosines of brightness and colour
-differences, attention is a smooth window around each patch with another width in every head, and all other matrices are
-random rotations. So a linear classifier can read colour, texture and their surroundings, and nothing about objects.
-
-On the project's own drawn sample, trained on two scenes and scored on the third, a linear classifier of blocks 0, 1, 3
-and 5 has mIoU 0.63; with a plain random ViT of the same shape 0.54, with blocks 2, 5, 8 and 11 of a trained DINOv2
-ViT-S/14 0.77. A few scale factors of the structure were chosen on that sample.
-
-`python -m models.make_embedded` writes the files again, byte for byte.
-"""
 
 
 def draw_rotation(generator: np.random.Generator, rows: int, columns: int) -> np.ndarray:
@@ -283,7 +253,7 @@ def build_block(
 
 
 def build_weights(seed: int = SEED) -> dict[str, np.ndarray]:
-    """All weights of the embedded backbone, by their name in transformers.
+    """All weights, by their name in transformers.
 
     Parameters
     ----------
@@ -321,8 +291,8 @@ def build_weights(seed: int = SEED) -> dict[str, np.ndarray]:
     return {name: weight.astype(np.float16) for name, weight in weights.items()}
 
 
-def write_embedded(folder: str | Path = EMBEDDED_FOLDER, seed: int = SEED) -> Path:
-    """Write the embedded backbone: configuration, weights, preprocessor file and model card.
+def write_local_backbone(folder: str | Path, seed: int = SEED) -> Path:
+    """Write the backbone: configuration, weights and preprocessor file.
 
     Parameters
     ----------
@@ -334,38 +304,12 @@ def write_embedded(folder: str | Path = EMBEDDED_FOLDER, seed: int = SEED) -> Pa
     Returns
     -------
     Path
-        The folder.
+        The folder, which `model.backbone` accepts.
 
     Examples
     --------
     >>> import tempfile
-    >>> folder = write_embedded(tempfile.mkdtemp())
-    >>> (folder / "model.safetensors").read_bytes() == (EMBEDDED_FOLDER / "model.safetensors").read_bytes()
-    True
+    >>> sorted(path.name for path in write_local_backbone(tempfile.mkdtemp()).iterdir())
+    ['config.json', 'model.safetensors', 'preprocessor_config.json']
     """
-    return write_backbone_folder(folder, CONFIG, build_weights(seed), card=CARD)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Write the embedded backbone where the command line says.
-
-    Parameters
-    ----------
-    arguments : list of str, optional
-        Of the command line.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> main([str(folder)])
-    >>> sorted(path.name for path in folder.iterdir())
-    ['README.md', 'config.json', 'model.safetensors', 'preprocessor_config.json']
-    """
-    parser = argparse.ArgumentParser(prog="python -m models.make_embedded", description="Write the untrained backbone.")
-    parser.add_argument("folder", nargs="?", default=EMBEDDED_FOLDER, type=Path, help="default: %(default)s")
-    write_embedded(parser.parse_args(arguments).folder)
-
-
-if __name__ == "__main__":
-    main()
+    return write_backbone_folder(folder, CONFIG, build_weights(seed))
