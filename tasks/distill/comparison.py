@@ -13,6 +13,7 @@ from models.random_backbone import write_backbone_folder
 from models.student import Student
 from tasks import TASKS, load_task
 from tasks.base import Context, open_store
+from tasks.features import even_layers
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.probe import fit_probe
 from tasks.runs import choose_device
@@ -90,7 +91,7 @@ def compare_probes(
     teacher : BackboneInfo
         The teacher and its blocks.
     student, fresh : Student
-        As trained, and as it began.
+        As trained, and of random weights.
     context : Context
         Where to write, and whether to stop.
 
@@ -118,8 +119,9 @@ def compare_probes(
         if distributed.is_main():
             normalization = (one.backbone.info.mean, one.backbone.info.std)
             write_backbone_folder(folder / name, one.config, one.tensors(), normalization)
-        backbones[name] = (str(folder / name), one.backbone.info.layers)
     distributed.barrier()
+    for name in ("student", "random"):  # the blocks that whoever names the folder gets, not only those that learnt
+        backbones[name] = (str(folder / name), even_layers(str(folder / name)))
     scores = {}
     for name, (source, layers) in backbones.items():
         scores[name] = score_probe(probe_settings(settings, labelled, source, layers, folder), context)
