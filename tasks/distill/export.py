@@ -212,6 +212,9 @@ def describe_student(teacher: BackboneInfo, student: Student) -> str:
         rows.append([f"cost at {side} x {side} pixels", cost])
     blocks = ", ".join(f"{own} as {other}" for own, other in zip(student.learners, teacher.layers, strict=True))
     rows.append(["blocks that learnt those of the teacher", blocks])
+    inherited = getattr(student.options, "inherit", None)
+    began = f"blocks {', '.join(map(str, inherited))} of the teacher" if inherited else "random weights"
+    rows.append(["began as", began])
     rows.append(["normalisation", f"mean {list(info.mean)}, deviation {list(info.std)}"])
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
@@ -260,11 +263,12 @@ def describe_training(settings: TaskConfig, student: Student, checkpoint: Checkp
     """
     own, train = settings.distill, settings.train
     zooms, scales = (", ".join(f"{value:g}" for value in values) for values in (own.zooms, own.student_scales))
+    rates = f"{train.adamw_lr:g}" if train.optimizer == "adamw" else f"{train.muon_lr:g} and {train.adamw_lr:g}"
     terms = ", ".join(f"{name} {weight:g}" for name, weight in own.loss if weight)
     text = (
         f"Seed {settings.resources.seed}, {train.epochs} epochs of which epoch {checkpoint.description.get('epoch')} "
         f"was kept, batches of {train.batch_size}, crops of {own.crop} pixels at zooms {zooms}, seen at {scales} of "
-        f"their size; {train.optimizer} (rates {train.muon_lr:g} and {train.adamw_lr:g}), moving average "
+        f"their size; {train.optimizer} (rate {rates}), moving average "
         f"{train.ema_decay:g}, loss {terms}.\n{describe_time(run)}"
     )
     path = run / "results.csv"
