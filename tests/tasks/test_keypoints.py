@@ -138,6 +138,21 @@ def test_training_in_two_pieces_gives_bitwise_the_weights_of_one(finished, tmp_p
     assert all(torch.equal(tensor, pieces[name]) for name, tensor in whole.items())
 
 
+def test_two_maxima_of_one_blurred_centre_make_one_animal():
+    """Centres are taught as Gaussians of three cells: two maxima nearer than two of them are noise, not two animals."""
+    decoder = Decoder(4.0, (0, 1), KeypointsConfig(), True, 5)
+    maps = {name: torch.full((1, channels, 40, 60), -9.0) for name, channels in (("heatmaps", 2), ("centre", 1))}
+    maps["offsets"] = torch.zeros(1, 4, 40, 60)
+    maps["heatmaps"][0, 0, 10, 6], maps["heatmaps"][0, 1, 10, 18] = 3.0, 3.0
+    maps["offsets"][0, 0, 10, 6], maps["offsets"][0, 2, 10, 18] = 4.0, -4.0  # they vote for cells 10 and 14
+    maps["centre"][0, 0, 10, 10], maps["centre"][0, 0, 10, 14] = 2.0, 2.2
+    [[animal]] = decoder.decode(maps)
+    assert np.isfinite(animal.keypoints).all()
+    maps["centre"][0, 0, 10, 10], maps["centre"][0, 0, 10, 3] = -9.0, 2.0  # eleven cells apart they are two
+    maps["offsets"][0, 0, 10, 6] = -3.0
+    assert len(decoder.decode(maps)[0]) == 2
+
+
 def test_maps_of_views_are_laid_back_upon_each_other():
     """A map drawn for each view of a picture merges to the plain picture's map: cells, sides and vectors."""
     generator = torch.Generator().manual_seed(0)
