@@ -167,6 +167,8 @@ class PoseData:
             raise SettingsError(
                 "paths.label_path: not set; name the labels: a data.yaml, a COCO json, a LabelMe folder or a csv"
             )
+        if not Path(source).exists():
+            raise DataError(f"paths.label_path: {source}: no such file or folder; give a data set file or a folder")
         names = None
         if self.own.names_file is not None:
             names = read_list(Path(self.settings.paths.locate(self.own.names_file)))
@@ -534,7 +536,10 @@ trained on mean nothing, so take it out of one of them
                 "inference.input_tif: not set; name what to predict: pictures, videos, folders, globs or a list of them"
             )
         sources = [self.settings.paths.locate(entry) for entry in ([named] if isinstance(named, str) else named)]
-        found = name_inputs(find_inputs(sources, is_result=is_overlay))
+        try:
+            found = name_inputs(find_inputs(sources, is_result=is_overlay))
+        except DataError as error:
+            raise DataError(f"inference.input_tif: {error}") from error
         prompts = self._prompts(found) if self.own.instance_mode == "per_instance" else {}
         return [
             PoseItem(name, (path,), PosePicture(name, path, None, prompts.get(name, ())), "inference")
