@@ -396,7 +396,7 @@ class ModelConfig(Section):
     layers: list[int] | None = Field(
         None,
         min_length=1,
-        description="blocks whose maps the head sees, from 0, negative from the end; null: four, even, or all where there are fewer",
+        description="blocks whose maps the head sees, from 0, negative from the end; null: four, even, or all of fewer",
     )
     head: str = Field("dpt", description="name in the registry of heads")
     head_options: dict[str, Any] = Field({}, description="options of the head; see its file")
