@@ -189,7 +189,7 @@ class KeypointsTask(FeatureTask):
         >>> animals_example(tempfile.mkdtemp(), "inference.input_tif=/no.png")[0].check_early(["inference"])
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: /no.png: no such file or folder
+        utils.errors.DataError: inference.input_tif: /no.png: no such file or folder
         """
         super().check_early(phases)
         if "prepare" in phases:
