@@ -115,8 +115,10 @@ def main() -> None:
     means = {name: np.mean(values, axis=0) for name, values in found.items()}
     rows = [[f"{name}, mean", *means[name].tolist()] for name in found]
     if len(found) == len(BACKBONES):
-        gap = means["teacher"] - means["random"]
-        closed = np.where(gap != 0, (means["student"] - means["random"]) / np.where(gap != 0, gap, 1), np.nan)
+        better = np.array([-1 if "error" in name else 1 for name in header])
+        gap = better * (means["teacher"] - means["random"])
+        won = better * (means["student"] - means["random"])
+        closed = np.where(gap > 0, won / np.where(gap > 0, gap, 1), np.nan)  # a random one that is ahead leaves no gap
         rows.append(["share of the gap closed", *closed.tolist()])
     print(format_table(["Backbone", *header], rows))
 
