@@ -146,9 +146,11 @@ def choose_phases(settings: Settings, only: str | None) -> dict[str, tuple[str, 
     >>> choose_phases(settings, None), choose_phases(settings, "b.evaluate,a")
     ({'a': ('train',), 'b': ()}, {'a': ('train',), 'b': ('evaluate',)})
     """
+    from tasks.references import order_tasks
+
     wanted = parse_only(settings, only) if only is not None else {name: None for name in settings.tasks}
     chosen: dict[str, tuple[str, ...]] = {}
-    for name in order_tasks(settings):
+    for name in order_tasks(settings.tasks):
         if name not in wanted:
             continue
         named = wanted[name]
@@ -194,36 +196,6 @@ def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
     return wanted
 
 
-def order_tasks(settings: Settings) -> list[str]:
-    """Sort tasks so that each comes after those it reads from.
-
-    Examples
-    --------
-    >>> from config import parse_settings
-    >>> text = "tasks: {fine: {train: {enable: true, init_from: coarse}}, coarse: {}}"
-    >>> order_tasks(parse_settings(text))
-    ['coarse', 'fine']
-    >>> text = "tasks: {a: {train: {enable: true, init_from: b}}, b: {train: {enable: true, init_from: a}}}"
-    >>> order_tasks(parse_settings(text))
-    Traceback (most recent call last):
-        ...
-    utils.errors.SettingsError: tasks need each other in a circle: a -> b -> a
-    """
-    ordered: list[str] = []
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise SettingsError(f"tasks need each other in a circle: {' -> '.join([*path[path.index(name) :], name])}")
-        if name not in ordered and name in settings.tasks:
-            for needed in load_task(settings.tasks[name].kind).needed_by(settings.tasks[name]):
-                visit(needed, (*path, name))
-            ordered.append(name)
-
-    for name in settings.tasks:
-        visit(name, ())
-    return ordered
-
-
 @contextmanager
 def about_task(name: str, settings: Settings) -> Iterator[None]:
     """Let errors of settings or data say which task they are about, where there are several.
@@ -260,10 +232,11 @@ def run_task(
         return
     from tasks.base import Context
     from tasks.phases import load_phase
-    from tasks.runs import resolve_start, shared_run, task_folder
+    from tasks.references import resolve_references
+    from tasks.runs import shared_run, task_folder
     from utils import distributed
 
-    config = resolve_start(settings.tasks[name], settings.tasks)
+    config = resolve_references(settings.tasks[name], settings.tasks)
     with ExitStack() as stack:
         lock = FileLock(task_folder(name, config) / ".lock")
         distributed.run_on_main(lambda: stack.enter_context(lock) and None)
@@ -295,7 +268,7 @@ def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: Verbosity
             continue
         with about_task(name, settings):
             task = load_task(config.kind)(name, config)
-            task.check_early(chosen)
+            task.preflight(chosen)
             for line in task.check():
                 log.info(f"{name}: {line}")
     log.info("check: the settings can be used")
@@ -417,7 +390,7 @@ def work(
     for name, chosen in phases.items():
         if chosen:
             with about_task(name, settings):
-                load_task(settings.tasks[name].kind)(name, settings.tasks[name]).check_early(chosen)
+                load_task(settings.tasks[name].kind)(name, settings.tasks[name]).preflight(chosen)
     try:
         for name, chosen in phases.items():
             with about_task(name, settings):

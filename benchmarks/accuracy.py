@@ -102,7 +102,7 @@ def main() -> None:
     load_phase("prepare")(task, context)
     store = open_store(task.settings, "train")
     splits = {split: prepared_items(task, store, split, "accuracy") for split in ("train", "val")}
-    splits["test"] = [PreparedItem(item, []) for item in task.items("test")]
+    splits["test"] = [PreparedItem(item, []) for item in task.source.items("test")]
     reader = PreparedReader(task, store, splits["train"])
     rows = []
     for name, on_colours in (("colours, logistic regression", True), ("linear probe of the blocks", False)):

@@ -83,7 +83,7 @@ class TimeBench:
         assert isinstance(model, nn.Module)
         assert restored.features.backbone is not None  # loaded now, not inside the clock
         self.task, self.model = restored, model.eval()
-        item = self.task.items("inference")[0]
+        item = self.task.source.items("inference")[0]
         read = live_batches(self.task, item, self.task.predictor(), options.batch_size)
         self.batches = [batch for _, batch in read if batch is not None]
         self.windows = sum(len(batch) for batch in self.batches)

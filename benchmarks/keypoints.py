@@ -71,7 +71,7 @@ def make_training(folder: Path, backbone: str, head: str, features: str) -> Trai
     prepare.run(task, context)
     store = open_store(task.settings, "train")
     train, val = (prepared_items(task, store, split, "benchmark") for split in ("train", "val"))
-    task.learn_from([entry for item in train for entry in item.entries])
+    task.objective.fit_statistics([entry for item in train for entry in item.entries])
     if features == "online":
         assert task.features.backbone is not None  # loaded now, not in the first epoch
     return Training(task, context, store, train, val, "benchmark")
@@ -107,7 +107,7 @@ class VideoBench:
         self.restored = inference.restore(*self.new_run(str(path)), "inference")
         self.task, self.model = self.restored[0], self.restored[1]
         assert self.task.features.backbone is not None  # type: ignore[attr-defined]
-        item = self.task.items("inference")[0]
+        item = self.task.source.items("inference")[0]
         read = live_batches(self.task, item, self.task.predictor(), task.settings.inference.batch_size)
         self.images = [batch.arrays["image"] for _, batch in read if batch is not None]
         self.frames = sum(len(images) for images in self.images)

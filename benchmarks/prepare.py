@@ -57,12 +57,12 @@ class Bench:
         rows = -(-options.windows // options.columns)
         write_scene(folder, rows * SIDE, options.columns * SIDE)
         task = self.task()
-        task.settle()
+        task.source.prepare_data()
         self.samples = [(split, sample) for split in prepare.SPLITS for sample in self.read(task, split)]
         self.pictures = [
-            np.ascontiguousarray(task.transform(sample, view).arrays["image"])
+            np.ascontiguousarray(task.source.transform(sample, view).arrays["image"])
             for split, sample in self.samples
-            for view in task.views(split)
+            for view in task.source.views(split)
         ]
         self.backbone = self.load()
 
@@ -77,8 +77,8 @@ class Bench:
     @staticmethod
     def read(task: SegmentationTask, split: str) -> Iterator[Sample]:
         """All windows of a split."""
-        for item in task.items(split):
-            yield from task.samples(item)
+        for item in task.source.items(split):
+            yield from task.source.samples(item)
 
     def load(self) -> Backbone:
         """The backbone as prepare loads it."""
@@ -106,16 +106,18 @@ class Bench:
 def part_times(bench: Bench) -> dict[str, float]:
     """Milliseconds per record of each part of the phase, alone, in one thread."""
     task, count = bench.ready_task(), len(bench.pictures)
-    task.settle()
+    task.source.prepare_data()
     maps = bench.backbone(next(bench.batches())[:1])
     reads, first = len(bench.samples), bench.samples[0][1]
     records = encode_all(task, maps, count)
     store = FeatureStore(bench.folder / "parts")
-    view = task.views("train")[-1]
+    view = task.source.views("train")[-1]
     parts: dict[str, Callable[[], object]] = {
         "read": lambda: [list(bench.read(task, split)) for split in prepare.SPLITS],
         "digest of the sample": lambda: [digest_array(a) for a in first.arrays.values() for _ in range(reads)],
-        "turn to a view, contiguous": lambda: [task.requests(task.transform(first, view)) for _ in range(count)],
+        "turn to a view, contiguous": lambda: [
+            task.source.requests(task.source.transform(first, view)) for _ in range(count)
+        ],
         "encode": lambda: encode_all(task, maps, count),
         "write and fsync": lambda: write_all(store, records),
     }

@@ -34,7 +34,7 @@ from tasks import TASKS
 from tasks.base import Context, Item
 from tasks.phases import inference, prepare, train
 from tasks.phases.prediction import live_batches, predict_item
-from tasks.segmentation.prediction import DensePredictor
+from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask
 from utils.logging import VerbosityLogger
@@ -83,7 +83,7 @@ class Mapper:
 
     def item(self, task: SegmentationTask) -> SceneItem:
         """The first picture to predict."""
-        item = task.items("inference")[0]
+        item = task.source.items("inference")[0]
         assert isinstance(item, SceneItem)
         return item
 

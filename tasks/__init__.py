@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from utils.errors import SettingsError
 
 if TYPE_CHECKING:
-    from tasks.base import Task
+    from tasks.task import Task
 
 TASKS = {
     "distill": "tasks.distill:DistillTask",

@@ -6,28 +6,21 @@ The phases in `tasks/phases` are written once against `Task` and `Predictor`; no
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
-from zlib import crc32
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from config import expand_path
-from tasks.runs import choose_device
-from utils.augment import IDENTITY, Variation, View
-from utils.checkpoints import find_file
-from utils.errors import DataError, SettingsError
+from utils.augment import IDENTITY, View
 from utils.files import file_stamp
-from utils.report import require_tensorboard
 from utils.tiling import Window
 
 if TYPE_CHECKING:
     from config import TaskConfig
-    from utils.checkpoints import Checkpoint
     from utils.feature_store import FeatureStore
     from utils.logging import VerbosityLogger
 
@@ -387,46 +380,6 @@ class Sink(ABC):
         """Finish the output and give its files; called once, after all ranks have flushed."""
 
 
-def check_checkpoint(named: str | None, made_first: bool) -> None:
-    """Refuse a checkpoint that is not there, unless training comes first and may make it.
-
-    Raises
-    ------
-    DataError
-        If there is none.
-
-    Examples
-    --------
-    >>> check_checkpoint(None, False), check_checkpoint("runs/a/latest/checkpoints/best.safetensors", True)
-    (None, None)
-    >>> check_checkpoint("/no/such/best.safetensors", False)
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: /no/such/best.safetensors: no such checkpoint, and none near it; train first or name another
-    """
-    if named and not made_first:
-        find_file(Path(expand_path(named)), "checkpoint")
-
-
-def check_folder(named: str | None) -> None:
-    """Refuse a file where results are to have a folder.
-
-    Raises
-    ------
-    SettingsError
-        If a file stands there.
-
-    Examples
-    --------
-    >>> check_folder(__file__)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.SettingsError: inference.output_dir: .../base.py is a file; name a folder
-    """
-    if named and Path(expand_path(named)).is_file():
-        raise SettingsError(f"inference.output_dir: {expand_path(named)} is a file; name a folder")
-
-
 @dataclass
 class Context:
     """What a phase needs beside its task.
@@ -474,232 +427,6 @@ class PhaseResult:
 
     status: str
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-class Task(ABC):
-    """One kind of job. Phases call these methods and nothing else.
-
-    Parameters
-    ----------
-    name : str
-        The task's name in the settings.
-    settings : TaskConfig
-        All of its settings.
-    """
-
-    kind: ClassVar[str]
-    phases: ClassVar[tuple[str, ...]]
-    absent: ClassVar[Mapping[str, str]] = {}  # phases that one may look for -> what to do in their place
-    primary: ClassVar[str]  # the metric that chooses the best checkpoint; larger is better
-    plotted: ClassVar[tuple[str, ...]] = ()  # scores that training.png shows; none: all
-
-    def __init__(self, name: str, settings: TaskConfig):
-        self.name = name
-        self.settings = settings
-
-    # -- before work starts
-
-    @classmethod
-    def needed_by(cls, settings: TaskConfig) -> list[str]:
-        """Names of other tasks that a task with these settings reads from."""
-        start = settings.train.init_from
-        return [start] if start else []
-
-    @abstractmethod
-    def check(self) -> list[str]:
-        """Raise for settings, data or weights that cannot work; give lines that tell the plan."""
-
-    def check_early(self, phases: Sequence[str]) -> None:
-        """Raise, before any task works, for what can be told without reading pictures; on all ranks."""
-        for phase in phases:
-            choose_device(self.settings.device(phase))
-        if "train" in phases and self.settings.train.tensorboard:
-            require_tensorboard()
-        for phase in (name for name in ("evaluate", "inference") if name in phases):
-            check_checkpoint(getattr(self.settings, phase).checkpoint, "train" in phases)
-        check_folder(self.settings.inference.output_dir if "inference" in phases else None)
-
-    def settle(self) -> None:  # noqa: B027 - only some tasks have something to decide
-        """Decide what is global before anything is read: sample, split lists, value scaling. Main rank only."""
-
-    # -- data
-
-    @abstractmethod
-    def items(self, split: str) -> list[Item]:
-        """Pictures and labels of `train`, `val`, `test` or `inference`."""
-
-    def partition(self, items: Sequence[Item]) -> list[list[Item]]:
-        """Group what must stay together and in order; ranks take whole groups."""
-        return [[item] for item in items]
-
-    def continue_from(self, item: Item, resume: int) -> Item:
-        """Keep of an item what is still to predict after an interruption."""
-        return item
-
-    @abstractmethod
-    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
-        """Read what a model sees of an item, in order."""
-
-    def count_samples(self, item: Item) -> int:
-        """Say how many samples an item has at most, without reading it."""
-        return 1
-
-    @abstractmethod
-    def truth(self, item: Item, window: Window | None = None) -> Any:
-        """Read the truth in the item's own pixels, by piece."""
-
-    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
-        """Check labels and pictures: what is wrong, where, how to mend it."""
-        yield from ()
-
-    def facts(self, sample: Sample) -> dict[str, Any]:
-        """Say what later phases want to know of a sample without reading it."""
-        return {}
-
-    # -- stored records
-
-    def recipe(self) -> dict[str, Any]:
-        """Everything in the settings and weights that a prepared item depends on."""
-        return {}
-
-    def views(self, split: str) -> Sequence[View | Variation]:
-        """Views and random variations of each sample that are stored."""
-        return [IDENTITY]
-
-    def transform(self, sample: Sample, view: View, generator: np.random.Generator | None = None) -> Sample:
-        """Turn all of a sample together: pictures, labels, points, vectors."""
-        arrays = {name: view.apply(array, axes=(0, 1)) for name, array in sample.arrays.items()}
-        return sample.with_arrays(arrays, view=sample.view.compose(view))
-
-    def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
-        """Vary a training sample at random."""
-        return sample
-
-    def lay_down(self, sample: Sample, view: View | Variation) -> Sample:
-        """Turn a sample to a view, or vary it as this variation always does: prepare and training see the same."""
-        if isinstance(view, View):
-            return self.transform(sample, view)
-        generator = np.random.default_rng([crc32(sample.id.encode()), view.index])
-        plain = [known for known in self.views("train") if isinstance(known, View)]
-        turned = self.transform(sample, plain[int(generator.integers(len(plain)))])
-        return self.augment(turned, generator)
-
-    def requests(self, sample: Sample) -> list[Request]:
-        """Say what to compute and store for a sample."""
-        return []
-
-    def producers(self) -> dict[str, Producer]:
-        """Give what computes requests, by name; loads weights, so it is called only when there is work."""
-        return {}
-
-    def record_bytes(self) -> int:
-        """Size of the stored records of one sample and view, about."""
-        return 0
-
-    def sample_bytes(self) -> int:
-        """Size of the stored arrays of one sample, about."""
-        return 0
-
-    # -- training
-
-    def build_model(self) -> nn.Module:
-        """Give a module that maps a `Batch` to named outputs; only its trainable part is saved."""
-        raise TypeError(f"{self.kind} has nothing to train")
-
-    def describe(self) -> dict[str, Any]:
-        """Say in a checkpoint all that evaluate, inference and export need."""
-        return {"kind": self.kind}
-
-    @classmethod
-    def restore(cls, name: str, settings: TaskConfig, checkpoint: Checkpoint) -> Task:
-        """Make the task again as it was when the checkpoint was written."""
-        found = checkpoint.description.get("kind")
-        if found != cls.kind:
-            raise DataError(f"{checkpoint.path}: a checkpoint of {found!r}, not of {cls.kind!r}; name the right one")
-        return cls(name, settings)
-
-    def training_views(self, stored: Sequence[str], progress: Progress) -> Sequence[str]:
-        """Choose among the views of a training sample those that may come in this epoch."""
-        return stored
-
-    def curriculum(self, epoch: int, epochs: int) -> Progress:
-        """Say what changes over the epochs."""
-        return Progress(epoch, epochs)
-
-    def sampling_weights(self, entries: Sequence[Entry]) -> np.ndarray | None:
-        """How often each training sample comes; None: once per epoch each."""
-        return None
-
-    def learn_from(self, entries: Sequence[Entry]) -> None:  # noqa: B027 - only some tasks need it
-        """Take from the training entries what the loss needs, such as class weights."""
-
-    def encode(self, sample: Sample, progress: Progress) -> Any:
-        """Make the loss's target of one sample, or None when `collate` makes it of the whole batch."""
-        return None
-
-    def collate(self, batch: Batch, targets: Sequence[Any]) -> Batch:
-        """Put the targets of a batch together."""
-        return batch
-
-    def loss_weights(self) -> dict[str, float]:
-        """Weight of each loss term."""
-        return {"loss": 1.0}
-
-    def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Give the divisor of each loss term, from the targets alone."""
-        raise TypeError(f"{self.kind} has nothing to train")
-
-    def loss(self, outputs: dict[str, Tensor], batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Give the sum of each loss term."""
-        raise TypeError(f"{self.kind} has nothing to train")
-
-    def training_scores(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, tuple[float, float]]:
-        """Give sums and counts of scores that are logged while training."""
-        return {}
-
-    # -- predictions
-
-    @abstractmethod
-    def predictor(self, views: Sequence[View] | None = None) -> Predictor:
-        """Give what turns outputs into pieces; `views` come for each sample, those of `prediction_views` when None."""
-
-    def prediction_views(self) -> list[View]:
-        """Views whose predictions are averaged."""
-        return [IDENTITY]
-
-    @abstractmethod
-    def metric(self) -> Metric:
-        """Give an empty score."""
-
-    def appraisal(self) -> dict[str, Any]:
-        """Say what `appraise` depends on beside model and split."""
-        return {}
-
-    def appraise(self, model: nn.Module | None, context: Context) -> dict[str, Any]:
-        """Give evaluate further scores, which need more than the split; all ranks call it together."""
-        return {}
-
-    def report(self, metrics: dict[str, Any], folder: Path, log: VerbosityLogger) -> None:
-        """Print tables and draw plots of scores."""
-        for name, value in metrics.items():
-            if isinstance(value, float):
-                log.info(f"{name} {value:.4f}")
-
-    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
-        """Draw an item with what was predicted of it and its truth, (H, W, 3) uint8."""
-        return None
-
-    def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:
-        """Give what writes an item's prediction."""
-        raise TypeError(f"{self.kind} writes no predictions")
-
-    def conclude(self, items: Sequence[Item], folder: Path) -> list[Path]:
-        """Write what is about all items of an inference together, once each is complete."""
-        return []
-
-    def export(self, model: nn.Module | None, folder: Path, checkpoint: Checkpoint | None) -> list[Path]:
-        """Write what leaves the house."""
-        raise TypeError(f"{self.kind} exports nothing")
 
 
 def open_store(settings: TaskConfig, phase: str, threads: int = 2) -> FeatureStore:

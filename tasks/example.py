@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import rasterio
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from tasks.prepared import PreparedItem
     from tasks.segmentation.task import SegmentationTask
     from utils.feature_store import FeatureStore
+
+Made = TypeVar("Made")
 
 SETTINGS = """
 resources: {{omp_threads: 1}}
@@ -46,7 +52,7 @@ def example_task(folder: str | Path, *overrides: str) -> tuple[SegmentationTask,
     --------
     >>> import tempfile
     >>> task, context = example_task(tempfile.mkdtemp())
-    >>> len(task.data.labelled_scenes())
+    >>> len(task.source.scenes.labelled())
     2
     """
     from tasks.segmentation.task import SegmentationTask
@@ -57,6 +63,31 @@ def example_task(folder: str | Path, *overrides: str) -> tuple[SegmentationTask,
     text = SETTINGS.format(folder=folder, backbone=tiny_backbone())
     settings = parse_settings(text, overrides).tasks["segmentation"]
     return SegmentationTask("segmentation", settings), example_context(folder / "run")
+
+
+def scene_task(*overrides: str) -> SegmentationTask:
+    """Make `example_task` in a temporary folder of its own, removed when the process ends.
+
+    Examples
+    --------
+    >>> scene_task("train.epochs=3").settings.train.epochs
+    3
+    """
+    return in_temporary_folder(example_task, *overrides)
+
+
+def in_temporary_folder(make: Callable[..., tuple[Made, Context]], *overrides: str) -> Made:
+    """Make a task of an example whose files go when the process ends.
+
+    Examples
+    --------
+    >>> in_temporary_folder(example_task).name
+    'segmentation'
+    """
+    folder = tempfile.mkdtemp()
+    task, _ = make(folder, *overrides)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return task
 
 
 def example_context(folder: Path) -> Context:
@@ -158,8 +189,6 @@ def tiny_backbone() -> str:
     >>> (Path(tiny_backbone()) / "config.json").exists()
     True
     """
-    import tempfile
-
     from models.random_backbone import write_random_backbone
 
     folder = tempfile.mkdtemp(prefix="tiny-backbone-")

@@ -1,28 +1,28 @@
-"""What tasks share that train a head on the features of a backbone."""
+"""What tasks have in common whose model is a head on the maps of the frozen backbone."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
+from typing_extensions import override
 
 from config import TaskConfig, expand_path
 from models import build_head
 from models.base import FeatureSpec, Head
-from tasks.base import Producer, Request, Sample, Task, open_store
+from tasks.base import open_store
 from tasks.features import FeatureService
 from tasks.model import FeatureModel
 from tasks.runs import choose_device
-from utils.augment import IDENTITY, Variation, View, views_of
+from tasks.source import FeatureSource
+from tasks.task import Task
+from utils.augment import View, tta_views
 from utils.checkpoints import Checkpoint
 from utils.errors import DataError, SettingsError
-from utils.files import digest_json
 
 DESCRIBED = frozenset(  # what `describe_model` writes and `restored_settings` needs
     [
@@ -41,167 +41,45 @@ DESCRIBED = frozenset(  # what `describe_model` writes and `restored_settings` n
 
 
 class FeatureTask(Task):
-    """A task whose samples have an `image`, whose model is a head on the maps of a backbone.
+    """A task with a head on stored or live maps of the backbone.
 
-    Parameters
+    Attributes
     ----------
-    name : str
-        The task's name in the settings.
-    settings : TaskConfig
-        All of its settings.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from tasks.example import example_task
-    >>> task, context = example_task(tempfile.mkdtemp())
-    >>> isinstance(task, FeatureTask), task.num_outputs, task.sample_size()
-    (True, 2, (32, 32))
+    features : FeatureService
+        The backbone, its maps and their records.
+    source : FeatureSource
+        The items, samples and labels.
     """
 
-    @property
-    @abstractmethod
-    def num_outputs(self) -> int:
-        """Classes or keypoints: channels of the head's answer."""
-
-    @abstractmethod
-    def sample_size(self) -> tuple[int, int]:
-        """Height and width of a sample."""
-
-    def image_channels(self) -> int:
-        """Channels of a sample's picture.
-
-        Examples
-        --------
-        >>> from tasks.keypoints import KeypointsTask
-        >>> KeypointsTask("animals", TaskConfig(kind="keypoints")).image_channels()
-        3
-        """
-        return 3
-
-    # -- features
+    source: FeatureSource
 
     @cached_property
     def features(self) -> FeatureService:
-        """The backbone, loaded when it is needed.
+        """The backbone with its store; weights are loaded when they are needed.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0].features.store_dtype
+        >>> from tasks.example import scene_task
+        >>> scene_task().features.store_dtype
         'fp16'
         """
         device = choose_device(self.settings.device("prepare"))
         store = open_store(self.settings, "prepare")
         return FeatureService(self.settings.model, store, self.settings.prepare.store_dtype, device)
 
-    def views(self, split: str) -> Sequence[View | Variation]:
-        """Stored views of training samples; validation is stored as it is.
+    @override
+    def setup(self) -> None:
+        self.features.setup()
 
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, _ = example_task(tempfile.mkdtemp(), "dataset.augmentations={enable: true, stored_views: 3}")
-        >>> [view.name for view in task.views("train")][0], len(task.views("train")), len(task.views("val"))
-        ('identity', 3, 1)
-        """
-        settings = self.settings.dataset.augmentations
-        if split != "train" or not settings.enable:
-            return [IDENTITY]
-        group = self.view_group()
-        if self.settings.train.features == "online":
-            return group
-        number = min(settings.stored_views, len(group))
-        spread = [group[round(index * len(group) / number)] for index in range(number)]  # the same for every seed
-        return [*spread, *self._stored_variations()]
-
-    def view_group(self) -> list[View]:
-        """Views that the settings allow a training picture to take.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, _ = example_task(tempfile.mkdtemp(), "dataset.augmentations={enable: true, rotate90: false}")
-        >>> [view.name for view in task.view_group()]
-        ['identity', 'rot180', 'hflip', 'vflip']
-        """
-        settings = self.settings.dataset.augmentations
-        return views_of(settings.hflip, settings.vflip, settings.rotate90)
-
-    def _stored_variations(self) -> list[Variation]:
-        """Random variations of training samples whose features are stored; the same for every seed, to be shared.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> changed = "dataset.augmentations={enable: true, brightness: 0.2, stored_variations: 2}"
-        >>> [variation.index for variation in example_task(tempfile.mkdtemp(), changed)[0]._stored_variations()]
-        [1, 2]
-        """
-        settings = self.settings.dataset.augmentations
-        recipe = digest_json(settings.model_dump(mode="json", exclude={"stored_variations"}))[:8]
-        return [Variation(index + 1, recipe) for index in range(settings.stored_variations)]
-
-    def requests(self, sample: Sample) -> list[Request]:
-        """Features of the sample's colours, unless they are computed online.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.base import Item
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
-        >>> sample = Sample("a", Item("a", ()), {"image": np.zeros((8, 8, 3), np.uint8)})
-        >>> [request.producer for request in task.requests(sample)]
-        ['backbone']
-        """
-        if self.settings.train.features == "online":
-            return []
-        colours = np.ascontiguousarray(sample.arrays["image"][..., :3])
-        return [Request("backbone", self.features.key(colours), colours)]
-
-    def producers(self) -> dict[str, Producer]:
-        """The backbone.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> list(example_task(tempfile.mkdtemp())[0].producers())
-        ['backbone']
-        """
-        return {"backbone": self.features.produce}
-
-    def record_bytes(self) -> int:
-        """Size of the features of one sample.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0].record_bytes()
-        2048
-        """
-        if self.settings.train.features == "online":
-            return 0
-        return self.features.record_bytes(self.sample_size())
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Give how many classes or keypoints the head has."""
 
     # -- model
 
+    @override
     def build_model(self) -> nn.Module:
-        """The head on the backbone's features.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> type(example_task(tempfile.mkdtemp())[0].build_model().head).__name__
-        'DPTHead'
-        """
         model = self.settings.model
         generator_state = torch.get_rng_state()
         torch.manual_seed(self.settings.resources.seed)  # the same first weights on every rank
@@ -215,63 +93,72 @@ class FeatureTask(Task):
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp(), "model.head_options={width: 0}")[0].check_head()
+        >>> from tasks.example import scene_task
+        >>> scene_task("model.head_options={width: 0}").check_head()
         Traceback (most recent call last):
             ...
         utils.errors.SettingsError: model.head_options.width: expected greater than 0, got int 0
         """
-        self._spec()  # may load the backbone, whose weights must be real
-        with torch.device("meta"):  # shapes only
-            self.make_head()
+        self.features.setup()
+        self.head_shapes()
+
+    def head_shapes(self) -> Head:
+        """Make the head without memory for its weights, for its stride and the like.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> next(scene_task().head_shapes().parameters()).device.type
+        'meta'
+        """
+        self.spec()  # may load the backbone, whose weights must be real
+        with torch.device("meta"):
+            return self.make_head()
 
     def make_head(self) -> Head:
         """Make the head that the settings name.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0].make_head().stride
+        >>> from tasks.example import scene_task
+        >>> scene_task().make_head().stride
         4.0
         """
         model = self.settings.model
-        return build_head(self.kind, model.head, self._spec(), self.num_outputs, self.head_options())
+        return build_head(self.kind, model.head, self.spec(), self.num_outputs, self.head_options())
 
     def head_options(self) -> dict[str, Any]:
         """Options of the head: those of the settings, and what the task decides itself.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp(), "model.head_options={width: 16}")[0].head_options()
+        >>> from tasks.example import scene_task
+        >>> scene_task("model.head_options={width: 16}").head_options()
         {'width': 16}
         """
         return self.settings.model.head_options
 
-    def _spec(self) -> FeatureSpec:
+    def spec(self) -> FeatureSpec:
         """What the head is told of the features and pictures.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0]._spec().patch_size
+        >>> from tasks.example import scene_task
+        >>> scene_task().spec().patch_size
         4
         """
         info = self.features.info
-        return FeatureSpec(info.channels, info.strides, info.patch_size, self.image_channels(), info.mean, info.std)
+        return FeatureSpec(
+            info.channels, info.strides, info.patch_size, self.source.image_channels(), info.mean, info.std
+        )
 
     def describe_model(self) -> dict[str, Any]:
         """What a checkpoint must say of backbone and head.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> DESCRIBED <= set(task.describe_model())
         True
         """
@@ -325,9 +212,8 @@ class FeatureTask(Task):
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> said = {**task.describe_model(), "layers": [1]}
         >>> FeatureTask.restored_settings(task.settings, said, Path("a")).model.layers
         [1]
@@ -345,20 +231,27 @@ class FeatureTask(Task):
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> task.refuse_other_backbone({"backbone": {"id": "x", "digest": "y"}}, Path("a"))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
         utils.errors.DataError: a: was trained on the backbone x with digest y, but ...
         """
         known, source = said["backbone"], self.settings.model.backbone
+        self.features.setup()
         if self.features.info.digest != known["digest"]:
             raise DataError(
                 f"{path}: was trained on the backbone {known['id']} with digest {known['digest']}, but {source} has "
                 f"{self.features.info.digest}; give that backbone in model.backbone"
             )
+
+    # -- predictions
+
+    @override
+    def prediction_views(self) -> list[View]:
+        tta = self.settings.inference.tta
+        return tta_views(tta.horizontal_flip, tta.vertical_flip, tta.quarter_turns)
 
 
 def refuse_unused_sample(settings: TaskConfig, name: str) -> None:

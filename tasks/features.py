@@ -38,9 +38,8 @@ class FeatureService:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.example import example_task
-    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> from tasks.example import scene_task
+    >>> task = scene_task()
     >>> task.features.info.layers, task.features.info.channels
     ((0, 1), (8, 8))
     """
@@ -54,32 +53,48 @@ class FeatureService:
         self._backbone: Backbone | None = None
         self._info: BackboneInfo | None = None
 
+    def setup(self) -> None:
+        """Find out what the backbone is, once for all ranks: rank 0 alone asks the hub; a collective.
+
+        Loading the weights is none, as ranks without work skip it; where the files are known it is not needed.
+
+        Raises
+        ------
+        SettingsError
+            If `model.dino_channels` is not the backbone's width.
+        """
+        if self._info is not None:
+            return
+        key = distributed.run_on_main(lambda: digest_json({"backbone": self._stamps(), "layers": self._asked_layers()}))
+        values = self.store.read_manifest(key)
+        if values is None:
+            values = _as_json(self.backbone.info)
+            distributed.barrier()
+            if distributed.is_main():
+                self.store.write_manifest(key, values)
+        self._info = _from_json(values)
+        self._check_width()
+
     @property
     def info(self) -> BackboneInfo:
         """What the backbone is, without loading it where its files are known.
 
-        The first call is a collective, so that one rank asks the hub; loading is none, as ranks without work skip it.
+        Raises
+        ------
+        RuntimeError
+            If several ranks run and `setup` was not called: finding out is a collective.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
-        >>> task.features.info.patch_size
+        >>> from tasks.example import scene_task
+        >>> scene_task().features.info.patch_size
         4
         """
         if self._info is None:
-            key = distributed.run_on_main(
-                lambda: digest_json({"backbone": self._stamps(), "layers": self._asked_layers()})
-            )
-            known = self.store.read_manifest(key)
-            if known is None:
-                known = _as_json(self.backbone.info)
-                distributed.barrier()
-                if distributed.is_main():
-                    self.store.write_manifest(key, known)
-            self._info = _from_json(known)
-            self._check_width()
+            if distributed.world_size() > 1:
+                raise RuntimeError("the backbone is not known yet; call setup() on all ranks first")
+            self.setup()
+        assert self._info is not None
         return self._info
 
     def _stamps(self) -> list:
@@ -87,9 +102,8 @@ class FeatureService:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> len(task.features._stamps()) >= 2
         True
         """
@@ -101,9 +115,8 @@ class FeatureService:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp(), "model.layers=null")
+        >>> from tasks.example import scene_task
+        >>> task = scene_task("model.layers=null")
         >>> task.features._asked_layers()
         [0, 1]
         """
@@ -114,9 +127,8 @@ class FeatureService:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp(), "model.dino_channels=9")
+        >>> from tasks.example import scene_task
+        >>> task = scene_task("model.dino_channels=9")
         >>> task.features.info
         Traceback (most recent call last):
             ...
@@ -136,9 +148,8 @@ class FeatureService:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> task.features.backbone.training
         False
         """
@@ -151,9 +162,8 @@ class FeatureService:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> task.features._load().info.num_blocks
         2
         """
@@ -172,9 +182,8 @@ class FeatureService:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> any(p.requires_grad for p in task.features.finetuned(1).parameters())
         True
         """
@@ -187,9 +196,8 @@ class FeatureService:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> task.features.recipe()["layers"]
         [0, 1]
         """
@@ -215,9 +223,8 @@ class FeatureService:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> dark, light = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8, 3), np.uint8)
         >>> task.features.key(dark) == task.features.key(light)
         False
@@ -240,9 +247,8 @@ class FeatureService:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> [tuple(m.shape) for m in task.features.maps(torch.zeros(1, 3, 8, 12, dtype=torch.uint8))]
         [(1, 8, 2, 3), (1, 8, 2, 3)]
         """
@@ -255,9 +261,8 @@ class FeatureService:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> [sorted(record) for record in task.features.produce([np.zeros((8, 12, 3), np.uint8)])]
         [['map_0', 'map_1']]
         """
@@ -273,9 +278,8 @@ class FeatureService:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> task.features.record_bytes((8, 12))
         192
         """
@@ -317,9 +321,8 @@ def _as_json(info: BackboneInfo) -> dict[str, Any]:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.example import example_task
-    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> from tasks.example import scene_task
+    >>> task = scene_task()
     >>> _from_json(_as_json(task.features.info)) == task.features.info
     True
     """
@@ -331,9 +334,8 @@ def _from_json(values: dict[str, Any]) -> BackboneInfo:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.example import example_task
-    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> from tasks.example import scene_task
+    >>> task = scene_task()
     >>> _from_json(_as_json(task.features.info)).layers
     (0, 1)
     """

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.base import Batch, Entry, Item, Progress, Sample, Task
+from tasks.base import Batch, Entry, Item, Progress, Sample
+from tasks.source import Source
+from tasks.task import Task
 from utils.augment import IDENTITY, Variation, View, laid_down_as
 from utils.data import Entry as StoredEntry
 from utils.data import PrecomputedDataset, map_names
@@ -119,7 +121,7 @@ def prepared_items(task: Task, store: FeatureStore, split: str, where: str) -> l
     Returns
     -------
     list of PreparedItem
-        In the order of `task.items(split)`.
+        In the order of `task.source.items(split)`.
 
     Raises
     ------
@@ -131,16 +133,16 @@ def prepared_items(task: Task, store: FeatureStore, split: str, where: str) -> l
     >>> import tempfile
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
-    >>> task.settle()
+    >>> task.source.prepare_data()
     >>> store = FeatureStore(task.settings.processed_dir("train"))
     >>> prepared_items(task, store, "val", "train")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     utils.errors.DataError: train: 1 of 1 val items are not prepared (first: ...); run prepare...
     """
-    recipe, views = task.recipe(), task.views(split)
+    recipe, views = task.source.cache_key(), task.source.views(split)
     prepared, missing = [], []
-    for item in task.items(split):
+    for item in task.source.items(split):
         entries = read_entries(store, manifest_key(recipe, item, views))
         if is_complete(store, entries):
             prepared.append(PreparedItem(item, entries or []))
@@ -185,7 +187,9 @@ class PreparedReader:
         self.entries = [entry for item in prepared for entry in item.entries]
         self.dataset = PrecomputedDataset(store, [_stored_entry(entry) for entry in self.entries], use_features=False)
         self.features = PrecomputedDataset(store, [_stored_entry(entry) for entry in self.entries])
-        self.task_turns = type(task).transform is not Task.transform  # it knows more than pictures, such as points
+        self.task_turns = (
+            type(task.source).transform is not Source.transform
+        )  # it knows more than pictures, such as points
         self.generator_seed = task.settings.resources.seed
 
     def read(self, tickets: Sequence[Ticket], progress: Progress | None = None) -> Batch:
@@ -210,8 +214,8 @@ class PreparedReader:
         online = progress is not None and self.task.settings.train.features == "online"
         batch = self._read_online(wanted, progress) if online and progress else self._read_cached(wanted)
         if progress is not None:
-            targets = [self.task.encode(sample, progress) for sample in self.samples(batch)]
-            batch = self.task.collate(batch, targets)
+            targets = [self.task.objective.encode(sample, progress) for sample in self.samples(batch)]
+            batch = self.task.objective.collate(batch, targets)
         return batch if tickets else _emptied(batch)
 
     def _read_cached(self, tickets: Sequence[Ticket]) -> Batch:
@@ -282,7 +286,9 @@ class PreparedReader:
         arrays = {name: array for name, array in read.items() if isinstance(array, Tensor)}
         plain = Batch([self._bare_sample(Ticket(ticket.position)) for ticket in tickets], arrays)
         views = [laid_down_as(ticket.view) for ticket in tickets]
-        return [self.task.lay_down(sample, view) for sample, view in zip(self.samples(plain), views, strict=True)]
+        return [
+            self.task.source.apply_view(sample, view) for sample, view in zip(self.samples(plain), views, strict=True)
+        ]
 
     def _other_records(self, tickets: Sequence[Ticket]) -> dict[str, Tensor]:
         """Read the records of producers other than the backbone, named producer_array.
@@ -319,7 +325,7 @@ class PreparedReader:
             size = picture_size(sample.arrays)
             own = {name: channels_last(array[index], size) for name, array in others.items()}
             generator = np.random.default_rng([self.generator_seed, progress.epoch, ticket.position])
-            varied.append(self.task.augment(sample.with_arrays({**sample.arrays, **own}), generator))
+            varied.append(self.task.source.augment(sample.with_arrays({**sample.arrays, **own}), generator))
         return stack_samples(varied)
 
     def _bare_sample(self, ticket: Ticket) -> Sample:

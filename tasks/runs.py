@@ -325,24 +325,3 @@ def shared_run(name: str, settings: TaskConfig) -> Path:
     True
     """
     return Path(distributed.run_on_main(lambda: str(open_run(name, settings))))
-
-
-def resolve_start(settings: TaskConfig, tasks: dict[str, TaskConfig]) -> TaskConfig:
-    """Replace the name of a task in `train.init_from` by the best checkpoint of its latest run.
-
-    Raises
-    ------
-    DataError
-        If that task has no checkpoint yet.
-
-    Examples
-    --------
-    >>> resolve_start(TaskConfig(train={"init_from": "a.safetensors"}), {}).train.init_from
-    'a.safetensors'
-    """
-    start = settings.train.init_from
-    if start is None or start not in tasks:
-        return settings
-    folder = latest_run(start, tasks[start]) or task_folder(start, tasks[start])
-    path = find_checkpoint(None, folder, "train.init_from")
-    return settings.model_copy(update={"train": settings.train.model_copy(update={"init_from": str(path)})})

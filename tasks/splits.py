@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 OTHER_PICTURES = "run prepare, which draws its own lists anew, or mend a list of your own"
 MADE = ("train", "val")  # lists that prepare writes when they are absent
+LIST_SPLITS = (*MADE, "test")
 
 
 def split_list(name: str, settings: TaskConfig, split: str) -> Path | None:

@@ -109,7 +109,7 @@ def compare_probes(
     >>> write_pictures(folder)
     >>> _ = (folder / "probe.yml").write_text(SETTINGS.format(folder=folder, backbone=tiny_backbone()))
     >>> task, context = student_example(folder / "student", f"distill.probe.config={folder}/probe.yml")
-    >>> sorted(task.appraise(task.build_model(), context)["probe"])
+    >>> sorted(task.output.extra_metrics(task.build_model(), context)["probe"])
     ['closed', 'random', 'student', 'teacher']
     """
     labelled = read_probe(probe)

@@ -14,7 +14,7 @@ import numpy as np
 
 from config import parse_settings
 from tasks.base import Batch, Context, Progress
-from tasks.example import example_context, tiny_backbone
+from tasks.example import example_context, in_temporary_folder, tiny_backbone
 from utils.raster_files import write_raster
 from utils.videos import VideoWriter
 
@@ -40,7 +40,7 @@ def student_example(folder: str | Path, *overrides: str) -> tuple[DistillTask, C
     Examples
     --------
     >>> import tempfile
-    >>> task, context = student_example(tempfile.mkdtemp())
+    >>> task = student_task()
     >>> task.kind, task.primary
     ('distill', 'mean_cosine')
     """
@@ -51,6 +51,17 @@ def student_example(folder: str | Path, *overrides: str) -> tuple[DistillTask, C
     text = SETTINGS.format(folder=folder, backbone=tiny_backbone())
     settings = parse_settings(text, overrides, ("distill", "segmentation")).tasks["student"]
     return DistillTask("student", settings), example_context(folder / "run")
+
+
+def student_task(*overrides: str) -> DistillTask:
+    """Make `student_example` in a temporary folder of its own, removed when the process ends.
+
+    Examples
+    --------
+    >>> student_task("distill.crop=48").source.sample_size()
+    (48, 48)
+    """
+    return in_temporary_folder(student_example, *overrides)
 
 
 def student_batch(folder: str | Path, *overrides: str) -> tuple[DistillTask, Batch]:
@@ -65,8 +76,8 @@ def student_batch(folder: str | Path, *overrides: str) -> tuple[DistillTask, Bat
     from tasks.prepared import stack_samples
 
     task, _ = student_example(folder, *overrides)
-    sample = next(task.samples(task.data.units["scene"]))
-    return task, task.collate(stack_samples([sample]), [task.encode(sample, Progress())])
+    sample = next(task.source.samples(task.source.units["scene"]))
+    return task, task.objective.collate(stack_samples([sample]), [task.objective.encode(sample, Progress())])
 
 
 @cache

@@ -13,7 +13,7 @@ from models.backbone import BackboneInfo, load_backbone
 from models.random_backbone import write_backbone_folder
 from models.student import Student, count_multiply_adds
 from models.weights import find_backbone_folder, read_json_object
-from tasks.distill.scoring import closed_gap
+from tasks.distill.metric import closed_gap
 from utils.checkpoints import Checkpoint
 from utils.errors import DataError, DinolithError
 from utils.files import read_json

@@ -87,9 +87,8 @@ class DistillModel(nn.Module):
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.distill.example import student_example
-        >>> len(student_example(tempfile.mkdtemp())[0].build_model().projections)
+        >>> from tasks.distill.example import student_task
+        >>> len(student_task().build_model().projections)
         2
         """
         return list(self.student.projections)  # type: ignore[arg-type]
@@ -141,10 +140,9 @@ def fit_projections(student: Student, records: Iterable[tuple[Tensor, Sequence[T
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.distill.example import student_example
-    >>> task, _ = student_example(tempfile.mkdtemp())
-    >>> image = next(task.samples(task.data.units["scene"])).arrays["image"]
+    >>> from tasks.distill.example import student_task
+    >>> task = student_task()
+    >>> image = next(task.source.samples(task.source.units["scene"])).arrays["image"]
     >>> found = fit_projections(task.make_student(), [(torch.from_numpy(image.copy()), [torch.ones(8, 4, 4)] * 2)])
     >>> len(found), [round(value, 4) for value in found[1][1][:2]]  # a constant is left to the bias
     (2, [1.0, 1.0])

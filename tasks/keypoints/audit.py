@@ -7,24 +7,24 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tasks.base import Finding
-from tasks.keypoints.pictures import PoseData, PoseItem, box_of, decode_picture
+from tasks.keypoints.items import PoseItem, box_of, decode_picture
 from utils.errors import DataError
-from utils.formats.poses import Instance
+from utils.formats.poses import Instance, Skeleton
 from utils.left_right import body_axis, left_right_pairs
 
 CLEAR_SIDE = 0.05  # of the body axis: how far left and right must lie apart across it to be told apart
 OUTSIDE = 2.0  # pixels by which a point may leave its picture: hands that click at the edge
 
 
-def audit_pictures(items: Sequence[PoseItem], data: PoseData) -> Iterator[Finding]:
+def audit_pictures(items: Sequence[PoseItem], skeleton: Skeleton) -> Iterator[Finding]:
     """Check pictures and labels of a split.
 
     Parameters
     ----------
     items : sequence of PoseItem
         The split.
-    data : PoseData
-        Its labels; what readers skipped is told with the first split that has pictures.
+    skeleton : Skeleton
+        The keypoints.
 
     Yields
     ------
@@ -33,17 +33,14 @@ def audit_pictures(items: Sequence[PoseItem], data: PoseData) -> Iterator[Findin
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.keypoints.example import animals_example
-    >>> data = animals_example(tempfile.mkdtemp())[0].data
-    >>> [finding.blocks for finding in audit_pictures(data.items("train"), data)]
+    >>> from tasks.keypoints.example import pose_task
+    >>> source = pose_task().source
+    >>> [finding.blocks for finding in audit_pictures(source.items("train"), source.labels.skeleton)]
     []
     """
-    if items and items[0].split == data.first_split():
-        yield from data.problems()
     for item in items:
         yield from audit_picture(item)
-    yield from audit_sides(items, data)
+    yield from audit_sides(items, skeleton)
 
 
 def audit_picture(item: PoseItem) -> Iterator[Finding]:
@@ -51,9 +48,8 @@ def audit_picture(item: PoseItem) -> Iterator[Finding]:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.keypoints.example import animals_example
-    >>> item = animals_example(tempfile.mkdtemp())[0].data.items("val")[0]
+    >>> from tasks.keypoints.example import pose_task
+    >>> item = pose_task().source.items("val")[0]
     >>> item.picture.instances[0].keypoints[0, 0] = 999.0
     >>> print(*audit_picture(item))  # doctest: +ELLIPSIS
     images/val_000: 1 points lie outside the picture of 192 x 256 pixels; ...
@@ -88,20 +84,19 @@ def count_outside(points: np.ndarray, size: tuple[int, int]) -> int:
     return int(far.any(axis=1).sum())
 
 
-def audit_sides(items: Sequence[PoseItem], data: PoseData) -> Iterator[Finding]:
+def audit_sides(items: Sequence[PoseItem], skeleton: Skeleton) -> Iterator[Finding]:
     """Note animals whose left and right cannot be told apart across their body, or seem to be exchanged.
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.keypoints.example import animals_example
-    >>> data = animals_example(tempfile.mkdtemp())[0].data
-    >>> list(audit_sides(data.items("val"), data))
+    >>> from tasks.keypoints.example import pose_task
+    >>> source = pose_task().source
+    >>> list(audit_sides(source.items("val"), source.labels.skeleton))
     []
     """
-    if data.skeleton.flip_idx is None or (axis := body_axis(data.skeleton.names)) is None:
+    if skeleton.flip_idx is None or (axis := body_axis(skeleton.names)) is None:
         return
-    pairs = left_right_pairs(data.skeleton.flip_idx).numpy()
+    pairs = left_right_pairs(skeleton.flip_idx).numpy()
     names = [(item.id, index) for item in items for index, _ in enumerate(item.picture.instances)]
     animals = [animal for item in items for animal in item.picture.instances]
     if not animals:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from config import parse_settings
 from tasks.base import Batch, Context, Progress
-from tasks.example import example_context, tiny_backbone
+from tasks.example import example_context, in_temporary_folder, tiny_backbone
 from utils.animals import make_animals
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def animals_example(folder: str | Path, *overrides: str) -> tuple[KeypointsTask,
     Examples
     --------
     >>> import tempfile
-    >>> task, context = animals_example(tempfile.mkdtemp())
+    >>> task = pose_task()
     >>> task.kind, task.primary
     ('keypoints', 'weighted_PCK')
     """
@@ -64,6 +64,17 @@ def drawn_animals() -> Path:
     return folder
 
 
+def pose_task(*overrides: str) -> KeypointsTask:
+    """Make `animals_example` in a temporary folder of its own, removed when the process ends.
+
+    Examples
+    --------
+    >>> pose_task("keypoints.short_side=112").source.sample_size()
+    (112, 152)
+    """
+    return in_temporary_folder(animals_example, *overrides)
+
+
 def animals_batch(folder: str | Path) -> tuple[KeypointsTask, Batch]:
     """The example and a batch of one training sample with its target.
 
@@ -76,5 +87,5 @@ def animals_batch(folder: str | Path) -> tuple[KeypointsTask, Batch]:
     from tasks.prepared import stack_samples
 
     task, _ = animals_example(folder)
-    sample = next(task.samples(task.items("train")[0]))
-    return task, task.collate(stack_samples([sample]), [task.encode(sample, Progress())])
+    sample = next(task.source.samples(task.source.items("train")[0]))
+    return task, task.objective.collate(stack_samples([sample]), [task.objective.encode(sample, Progress())])

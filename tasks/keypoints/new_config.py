@@ -10,7 +10,8 @@ import yaml
 
 from config import parse_settings, read_profile
 from tasks.keypoints.audit import audit_pictures
-from tasks.keypoints.pictures import PoseData, PoseItem, usable
+from tasks.keypoints.items import PoseItem, usable
+from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.survey import suggestions, survey
 from utils.errors import DataError, SettingsError
 from utils.files import write_bytes
@@ -78,13 +79,13 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
         raise SettingsError(f"{target}: is there already; name another file, or remove it")
     if profile != NO_PROFILE:
         read_profile(profile, "keypoints")
-    data = labels_of(path)
-    pictures = [picture for _, picture in data.pictures.values()]
+    labels = labels_of(path)
+    pictures = [picture for _, picture in labels.pictures.values()]
     if not any(usable(picture) for picture in pictures):
         raise DataError(f"{source}: {len(pictures)} pictures, but no keypoint is labelled in them; name other labels")
-    figures, advice = survey(data, pictures), suggestions(data, pictures)
-    _tell(figures, advice, data, pictures, log)
-    text = _settings_text(path, profile, target, figures[0], advice, data.own.short_side)
+    figures, advice = survey(labels.skeleton, pictures), suggestions(labels.skeleton, pictures)
+    _tell(figures, advice, labels, pictures, log)
+    text = _settings_text(path, profile, target, figures[0], advice, labels.own.short_side)
     parse_settings(text, (), ("keypoints",))  # what is written can be used
     write_bytes(target, text.encode())
     log.info(f"wrote {target}; look at it, then: python main.py {target} --check")
@@ -92,7 +93,11 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
 
 
 def _tell(
-    figures: Sequence[str], advice: Sequence[str], data: PoseData, pictures: Sequence[PosePicture], log: VerbosityLogger
+    figures: Sequence[str],
+    advice: Sequence[str],
+    labels: PoseLabels,
+    pictures: Sequence[PosePicture],
+    log: VerbosityLogger,
 ) -> None:
     """Log what was found in labels, what is wrong with them and what may be done.
 
@@ -108,7 +113,7 @@ def _tell(
     for line in figures:
         log.info(f"audit: {line}")
     items = [PoseItem(picture.id, (picture.path,), picture, "train") for picture in pictures]
-    for finding in audit_pictures(items, data):
+    for finding in (*labels.problems(), *audit_pictures(items, labels.skeleton)):
         log.warning(f"audit: {finding}" if finding.blocks else f"audit: note: {finding}")
     for line in advice:
         log.info(f"audit: suggestion: {line}")
@@ -136,7 +141,7 @@ def _settings_text(path: Path, profile: str, target: Path, first: str, advice: S
     )
 
 
-def labels_of(path: Path) -> PoseData:
+def labels_of(path: Path) -> PoseLabels:
     """Read labels with default settings.
 
     Examples
@@ -150,4 +155,4 @@ def labels_of(path: Path) -> PoseData:
         "tasks": {"labels": {"kind": "keypoints"}},
     }
     settings = parse_settings(yaml.safe_dump(tree), (), ("keypoints",))
-    return PoseData("labels", settings.tasks["labels"], lambda: 14)
+    return PoseLabels(settings.tasks["labels"], lambda: 14)

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from config import TaskConfig
-from tasks.base import Batch, Progress, Sample
-from utils.errors import SettingsError
+from tasks.base import Batch, Entry, Progress, Sample
+from tasks.objective import Objective
+from utils.augment import IDENTITY
+from utils.errors import DataError, SettingsError
 from utils.formats.poses import Skeleton
 from utils.heatmaps import (
     box_targets,
@@ -75,7 +78,7 @@ class Target:
     sigma: float
 
 
-class Objective:
+class KeypointsObjective(Objective):
     """Targets and losses of keypoints.
 
     Parameters
@@ -94,7 +97,7 @@ class Objective:
     Examples
     --------
     >>> settings = TaskConfig(kind="keypoints")
-    >>> Objective(settings, Skeleton(("left", "right"), (1, 0)), (28, 56), 3.5, False).grid
+    >>> KeypointsObjective(settings, Skeleton(("left", "right"), (1, 0)), (28, 56), 3.5, False).grid
     (8, 16)
     """
 
@@ -102,6 +105,7 @@ class Objective:
         self, settings: TaskConfig, skeleton: Skeleton, canvas: tuple[int, int], stride: float, grouping: bool
     ):
         self.own = settings.keypoints
+        self.label_path = settings.paths.label_path
         self.weight = settings.keypoints.loss
         self.multitask = settings.model.head == "multitask"
         self.skeleton, self.canvas, self.stride, self.grouping = skeleton, canvas, stride, grouping
@@ -110,17 +114,8 @@ class Objective:
         self.axis = body_axis(skeleton.names)
         self.balance: Tensor | None = None
 
+    @override
     def encode(self, sample: Sample, progress: Progress) -> Target:
-        """The truth of a sample, with left and right named by the body axis where the settings ask for it.
-
-        Examples
-        --------
-        >>> from tasks.base import Item
-        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
-        >>> arrays = {"keypoints": np.ones((1, 1, 3), np.float32), "boxes": np.zeros((1, 4), np.float32)}
-        >>> objective.encode(Sample("a", Item("a", ()), arrays), Progress()).keypoints.tolist()
-        [[[1.0, 1.0, 1.0]]]
-        """
         last = self.own.sigma if self.own.sigma_end is None else self.own.sigma_end
         done = progress.epoch / max(progress.epochs - 1, 1)
         keypoints = torch.from_numpy(sample.arrays["keypoints"])
@@ -134,7 +129,7 @@ class Objective:
         Examples
         --------
         >>> skeleton = Skeleton(("nose", "left_ear", "right_ear", "tail"), (0, 2, 1, 3))
-        >>> objective = Objective(TaskConfig(kind="keypoints"), skeleton, (28, 56), 3.5, False)
+        >>> objective = KeypointsObjective(TaskConfig(kind="keypoints"), skeleton, (28, 56), 3.5, False)
         >>> points = torch.tensor([[[10.0, 10, 2], [12, 14, 2], [12, 6, 2], [20, 10, 2]]])
         >>> objective._canonical(points)[0, 1].tolist()
         [12.0, 14.0, 2.0]
@@ -147,38 +142,40 @@ class Objective:
         pairs = left_right_pairs(self.skeleton.flip_idx, self.skeleton.names)
         return canonicalise_left_right(keypoints, pairs, self.axis)
 
-    def learn(self, shown: Sequence[int], samples: int) -> None:
-        """Take from the training split how rare each keypoint's cells are, where the settings ask for a balance.
-
-        Parameters
-        ----------
-        shown : sequence of int, length K
-            Labelled points of each keypoint in all samples.
-        samples : int
-            Their number.
-
-        Examples
-        --------
-        >>> settings = TaskConfig(kind="keypoints", keypoints={"loss": {"balance": True}})
-        >>> objective = Objective(settings, Skeleton(("a",)), (28, 56), 3.5, False)
-        >>> objective.learn([10], 10)
-        >>> round(float(objective.balance[0]), 1)
-        8.1
-        """
+    @override
+    def fit_statistics(self, entries: Sequence[Entry]) -> None:
+        labelled = [sum(entry.facts["counts"][name] for entry in entries) for name in self.skeleton.names]
+        if entries and not sum(labelled):
+            raise DataError(
+                f"{self.label_path}: no labelled keypoint in train: all {len(entries)} samples are "
+                "without one; label some animals, or see keypoints.category and the split lists"
+            )
         if self.weight.balance:
             spot = 2 * np.pi * self.own.sigma**2  # what a Gaussian of height 1 sums up to
-            positive = torch.tensor(shown, dtype=torch.float64) * spot
-            self.balance = positive_weights(torch.stack([positive, samples * self.grid[0] * self.grid[1] - positive]))
+            positive = torch.tensor(labelled, dtype=torch.float64) * spot
+            cells = len(entries) * self.grid[0] * self.grid[1]
+            self.balance = positive_weights(torch.stack([positive, cells - positive]))
 
-    def draw(self, batch: Batch, targets: Sequence[Target]) -> dict[str, Any]:
-        """Draw the target maps of a batch.
+    @override
+    def training_views(self, stored: Sequence[str], progress: Progress) -> Sequence[str]:
+        own = self.own
+        varied = own.augment_from <= progress.fraction < own.augment_until or own.augment_until == 1
+        return stored if varied else [IDENTITY.name]
+
+    @override
+    def collate(self, batch: Batch, targets: Sequence[Target]) -> Batch:
+        batch.target = self.draw_targets(batch.arrays["valid"], targets)
+        return batch
+
+    def draw_targets(self, valid: Tensor, targets: Sequence[Target]) -> dict[str, Any]:
+        """Draw the target maps of samples with valid pixels (B, H, W).
 
         Examples
         --------
-        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective = KeypointsObjective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
         >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.zeros((1, 4), np.float32), 1.5)
-        >>> batch = Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)})
-        >>> float(objective.draw(batch, [truth])["heatmaps"].max())
+        >>> valid = torch.ones(1, 28, 56, dtype=torch.bool)
+        >>> float(objective.draw_targets(valid, [truth])["heatmaps"].max())
         1.0
         """
         keypoints = torch.from_numpy(np.stack([target.keypoints for target in targets]))
@@ -186,7 +183,7 @@ class Objective:
         place = (self.grid, self.stride)
         drawn: dict[str, Any] = {
             "keypoints": keypoints,
-            "valid": valid_cells(batch.arrays["valid"], *place),
+            "valid": valid_cells(valid, *place),
             "heatmaps": keypoint_heatmaps(keypoints, *place, targets[0].sigma, self.own.mask_type),
         }
         if self.grouping:
@@ -199,15 +196,8 @@ class Objective:
             drawn["instance_mask"] = instance_mask_targets(boxes, *place)
         return drawn
 
+    @override
     def weights(self) -> dict[str, float]:
-        """Weight of each term.
-
-        Examples
-        --------
-        >>> settings = TaskConfig(kind="keypoints", keypoints={"loss": {"dice_weight": 0.1}})
-        >>> Objective(settings, Skeleton(("a",)), (28, 56), 3.5, False).weights()["dice"]
-        0.1
-        """
         weight = self.weight
         return {
             "heatmap": weight.heatmap_weight,
@@ -224,20 +214,10 @@ class Objective:
             "side": weight.side_weight,
         }
 
-    def counts(self, target: dict[str, Any]) -> dict[str, Tensor]:
-        """Divisor of each term that the settings ask for, from the targets alone.
-
-        Heatmaps are divided by the spots that they hold, not by their cells: then a keypoint weighs the same on a
-        large canvas as on a small one.
-
-        Examples
-        --------
-        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
-        >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.zeros((1, 4), np.float32), 1.5)
-        >>> batch = Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)})
-        >>> sorted(objective.counts(objective.draw(batch, [truth])))
-        ['dice', 'heatmap']
-        """
+    @override
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        target = batch.target
+        # heatmaps are divided by the spots that they hold: a keypoint weighs the same on a large and a small canvas
         maps = target["heatmaps"]
         shown = (maps.amax(dim=(-1, -2)) > 0).sum().double()
         counts = {"heatmap": maps.sum(dtype=torch.float64), "dice": shown}
@@ -256,18 +236,9 @@ class Objective:
         weights = self.weights()
         return {name: count for name, count in counts.items() if weights[name] > 0}
 
-    def sums(self, outputs: dict[str, Tensor], target: dict[str, Any], progress: Progress) -> dict[str, Tensor]:
-        """Sum of each term of `counts`.
-
-        Examples
-        --------
-        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
-        >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.zeros((1, 4), np.float32), 1.5)
-        >>> target = objective.draw(Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)}), [truth])
-        >>> sums = objective.sums({"heatmaps": torch.zeros(1, 1, 8, 16)}, target, Progress())
-        >>> sorted(sums) == sorted(objective.counts(target))
-        True
-        """
+    @override
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        target = batch.target
         logits, valid, weight = outputs["heatmaps"], target["valid"], self.weight
         kind = weight.heatmap
         wanted = self.weights()
@@ -299,9 +270,9 @@ class Objective:
         Examples
         --------
         >>> settings = TaskConfig(kind="keypoints", model={"head": "multitask"})
-        >>> objective = Objective(settings, Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective = KeypointsObjective(settings, Skeleton(("a",)), (28, 56), 3.5, False)
         >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.array([[4.0, 4, 20, 20]], np.float32), 1.5)
-        >>> target = objective.draw(Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)}), [truth])
+        >>> target = objective.draw_targets(torch.ones(1, 28, 56, dtype=torch.bool), [truth])
         >>> maps = {name: torch.zeros(1, 1, 8, 16) for name in ("objectness", "instance_mask")}
         >>> maps["boxes"] = torch.ones(1, 4, 8, 16)
         >>> sums = objective._auxiliary(maps, target, Progress(5, 20))
@@ -323,7 +294,7 @@ class Objective:
 
         Examples
         --------
-        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective = KeypointsObjective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
         >>> objective._pairs_of({"keypoints": torch.zeros(2, 1, 1, 3)}).shape
         torch.Size([2, 0])
         """
@@ -339,7 +310,7 @@ class Objective:
         Examples
         --------
         >>> settings = TaskConfig(kind="keypoints", keypoints={"loss": {"pair_weight": 0.1}})
-        >>> objective = Objective(settings, Skeleton(("l_ear", "r_ear"), (1, 0)), (28, 56), 3.5, False)
+        >>> objective = KeypointsObjective(settings, Skeleton(("l_ear", "r_ear"), (1, 0)), (28, 56), 3.5, False)
         >>> points = torch.tensor([[[[4.0, 4.0, 2.0], [40.0, 20.0, 2.0]]]])
         >>> sorted(objective._regularisers(torch.zeros(1, 2, 8, 16), {"keypoints": points}, Progress(9, 9)))
         ['pair_margin', 'pair_overlap']

@@ -12,7 +12,7 @@ from utils.files import read_json
 from utils.videos import is_video
 
 if TYPE_CHECKING:
-    from tasks.keypoints.pictures import PoseItem
+    from tasks.keypoints.items import PoseItem
 
 MADE_BY = {"made_by": "dinolith"}  # in the JSON of each picture: its file, and those it lists, are ours to replace
 CSV_COLUMNS = ("picture", "frame", "animal", "score")
@@ -66,7 +66,7 @@ def refuse_double(items: Sequence[PoseItem], folder: Path, formats: Sequence[str
 
     Examples
     --------
-    >>> from tasks.keypoints.pictures import PoseItem
+    >>> from tasks.keypoints.items import PoseItem
     >>> from utils.formats.poses import PosePicture
     >>> items = [PoseItem(name, (), PosePicture(name, Path(name + ".png"), None, ()), "inference")
     ...     for name in ("a", "predictions_coco")]
@@ -98,7 +98,7 @@ def refuse_foreign(items: Sequence[PoseItem], folder: Path, formats: Sequence[st
     Examples
     --------
     >>> import tempfile
-    >>> from tasks.keypoints.pictures import PoseItem
+    >>> from tasks.keypoints.items import PoseItem
     >>> from utils.formats.poses import PosePicture
     >>> folder = Path(tempfile.mkdtemp())
     >>> item = PoseItem("a", (), PosePicture("a", folder / "a.png", None, ()), "inference")
@@ -107,7 +107,7 @@ def refuse_foreign(items: Sequence[PoseItem], folder: Path, formats: Sequence[st
     >>> refuse_foreign([item], folder, ["csv"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: .../a.json: stands there already and is no result of inference; choose another ...
+    utils.errors.SettingsError: .../a.json: already exists and was not written by inference; choose another ...
     """
     own = [path for path in shared_results(folder, formats) if path.exists() and not is_shared_result(path)]
     for item in items:
@@ -118,7 +118,7 @@ def refuse_foreign(items: Sequence[PoseItem], folder: Path, formats: Sequence[st
         own += [other for other in others if other.exists() and other.name not in (record or {}).get("files", [])]
     if own:
         raise SettingsError(
-            f"{own[0]}: stands there already and is no result of inference; choose another inference.output_dir, or "
+            f"{own[0]}: already exists and was not written by inference; choose another inference.output_dir, or "
             f"move the file away{f' ({len(own) - 1} more are like it)' if len(own) > 1 else ''}"
         )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from config import TaskConfig
 from tasks.keypoints.audit import ambiguity
-from tasks.keypoints.pictures import PoseData, usable
+from tasks.keypoints.items import usable
+from utils.formats.poses import PosePicture, Skeleton
 from utils.left_right import body_axis, left_right_pairs
 
 SMALL = 64  # training pictures
@@ -45,15 +47,17 @@ class Decision:
         return f"rule {self.rule}: {self.setting} = {self.value}, as {self.reason}"
 
 
-def decide(settings: TaskConfig, data: PoseData) -> list[Decision]:
+def decide(settings: TaskConfig, pictures: Sequence[PosePicture], skeleton: Skeleton) -> list[Decision]:
     """Find the rules that hold for the training pictures.
 
     Parameters
     ----------
     settings : TaskConfig
         Unchanged by this.
-    data : PoseData
-        The labels.
+    pictures : sequence of PosePicture
+        Those of the training split.
+    skeleton : Skeleton
+        The keypoints.
 
     Returns
     -------
@@ -62,17 +66,14 @@ def decide(settings: TaskConfig, data: PoseData) -> list[Decision]:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.keypoints.example import animals_example
-    >>> task, context = animals_example(tempfile.mkdtemp())
-    >>> decide(task.settings, task.data)
+    >>> from tasks.keypoints.example import pose_task
+    >>> task = pose_task()
+    >>> decide(task.settings, [], task.labels.skeleton)
     []
     """
-    train = [item.picture for item in data.items("train")]
-    skeleton = data.skeleton
     axis, doubt = body_axis(skeleton.names), 0.0
     if skeleton.flip_idx is not None and axis is not None:
-        animals = [animal for picture in train for animal in usable(picture)]
+        animals = [animal for picture in pictures for animal in usable(picture)]
         doubt = ambiguity(animals, left_right_pairs(skeleton.flip_idx).numpy(), axis)
     found = []
     if skeleton.flip_idx is None:
@@ -84,8 +85,8 @@ def decide(settings: TaskConfig, data: PoseData) -> list[Decision]:
             Decision("ambiguous_data", f"keypoints.loss.{name}", 0.0, share) for name in ("pair_weight", "side_weight")
         ]
         found.append(Decision("ambiguous_data", "dataset.augmentations.hflip", False, share))
-        if len(train) <= SMALL:
-            share += f", and there are {len(train)} training pictures"
+        if len(pictures) <= SMALL:
+            share += f", and there are {len(pictures)} training pictures"
             found.append(Decision("ambiguous_data", "keypoints.canonicalise", True, share))
     return [decision for decision in found if changes(settings, decision)]
 
@@ -134,19 +135,20 @@ def with_setting(section: Any, path: list[str], value: Any) -> Any:
     return section.model_copy(update={key: with_setting(getattr(section, key), rest, value) if rest else value})
 
 
-def automatic_settings(settings: TaskConfig, data: PoseData) -> tuple[TaskConfig, list[Decision]]:
+def automatic_settings(
+    settings: TaskConfig, pictures: Sequence[PosePicture], skeleton: Skeleton
+) -> tuple[TaskConfig, list[Decision]]:
     """Apply the rules that hold.
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.keypoints.example import animals_example
-    >>> task, context = animals_example(tempfile.mkdtemp())
-    >>> settings, decisions = automatic_settings(task.settings, task.data)
+    >>> from tasks.keypoints.example import pose_task
+    >>> task = pose_task()
+    >>> settings, decisions = automatic_settings(task.settings, [], task.labels.skeleton)
     >>> settings == task.settings, decisions
     (True, [])
     """
-    decisions = decide(settings, data)
+    decisions = decide(settings, pictures, skeleton)
     for decision in decisions:
         settings = with_setting(settings, decision.setting.split("."), decision.value)
     return settings, decisions

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from typing_extensions import override
 
 from tasks.base import Piece, Sink
-from tasks.keypoints.pictures import PoseItem, decode_picture
+from tasks.keypoints.items import PoseItem, decode_picture
 from tasks.keypoints.results import (
     COCO_KEYS,
     CSV_COLUMNS,
@@ -75,21 +76,8 @@ class PoseSink(Sink):
         self.partial = folder / f".{item.id}.part.jsonl"
         self.file: TextIO | None = None
 
+    @override
     def append(self, piece: Piece) -> None:
-        """Write a frame's line.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.formats.poses import PosePicture
-        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
-        >>> sink = PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})
-        >>> nothing = {"frame": 0, "keypoints": np.zeros((0, 1, 3)), "scores": np.zeros(0), "spread": np.zeros((0, 1))}
-        >>> sink.append(Piece(item, nothing))
-        >>> sink.flush()
-        >>> sink.resume_point()
-        1
-        """
         if self.file is None:
             kept = self._lines() or [{"made_from": self.header}]
             write_bytes(self.partial, "".join(json.dumps(line) + "\n" for line in kept).encode())
@@ -117,46 +105,20 @@ class PoseSink(Sink):
                 break
         return lines if lines and lines[0] == {"made_from": self.header} else []
 
+    @override
     def resume_point(self) -> int | None:
-        """Number of frames that are done.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.formats.poses import PosePicture
-        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
-        >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).resume_point() is None
-        True
-        """
         lines = self._lines()
         return len(lines) - 1 if len(lines) > 1 else None
 
+    @override
     def flush(self) -> None:
-        """Make the frames durable.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.formats.poses import PosePicture
-        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
-        >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).flush()
-        """
         if self.file is not None:
             self.file.close()
             self.file = None
             sync(self.partial)
 
+    @override
     def close(self) -> list[Path]:
-        """Write the files of this picture or video; the JSON always, as others are made from it.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.formats.poses import PosePicture
-        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
-        >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).close()[0].name
-        'a.json'
-        """
         frames = self._lines()[1:]
         path, picture = result_path(self.item.id, self.folder), self.item.picture.path
         others = other_results(self.item.id, picture, self.folder, self.formats)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tasks.keypoints.audit import ambiguity
-from tasks.keypoints.pictures import PoseData, box_of, usable
+from tasks.keypoints.items import box_of, usable
 from utils.formats.poses import PosePicture, Skeleton
 from utils.left_right import body_axis, left_right_pairs
 
@@ -15,13 +15,13 @@ SMALL_ANIMAL = 0.2  # of a picture's short side: below it, an animal has few cel
 RARE_POINT = 0.2  # share of the animals below which a keypoint is hardly learnt
 
 
-def survey(data: PoseData, pictures: Sequence[PosePicture]) -> list[str]:
+def survey(skeleton: Skeleton, pictures: Sequence[PosePicture]) -> list[str]:
     r"""Count pictures, animals and points, measure animals, and judge left and right.
 
     Parameters
     ----------
-    data : PoseData
-        Whose skeleton names the points.
+    skeleton : Skeleton
+        Names the points.
     pictures : sequence of PosePicture
         With their animals.
 
@@ -32,10 +32,10 @@ def survey(data: PoseData, pictures: Sequence[PosePicture]) -> list[str]:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.keypoints.example import animals_example
-    >>> data = animals_example(tempfile.mkdtemp())[0].data
-    >>> print(*survey(data, [item.picture for item in data.items("val")]), sep="\n")  # doctest: +ELLIPSIS
+    >>> from tasks.keypoints.example import pose_task
+    >>> source = pose_task().source
+    >>> pictures = [item.picture for item in source.items("val")]
+    >>> print(*survey(source.labels.skeleton, pictures), sep="\n")  # doctest: +ELLIPSIS
     4 pictures, 0 of them without an animal; ... animals, at most ... in a picture
     points labelled (of them hidden): snout ...
     animals' boxes: median ... of the picture's short side, smallest ... (... x ... pixels)
@@ -49,9 +49,9 @@ def survey(data: PoseData, pictures: Sequence[PosePicture]) -> list[str]:
     if not sum(numbers):
         return lines
     flags = np.stack([animal.keypoints[:, 2] for picture in pictures for animal in usable(picture)])
-    counts = zip(data.skeleton.names, (flags > 0).sum(axis=0), (flags == 1).sum(axis=0), strict=True)
+    counts = zip(skeleton.names, (flags > 0).sum(axis=0), (flags == 1).sum(axis=0), strict=True)
     lines.append("points labelled (of them hidden): " + ", ".join(f"{n} {seen} ({hid})" for n, seen, hid in counts))
-    return [*lines, *_sizes(pictures), _sides(data.skeleton, pictures)]
+    return [*lines, *_sizes(pictures), _sides(skeleton, pictures)]
 
 
 def _sizes(pictures: Sequence[PosePicture]) -> Iterator[str]:
@@ -114,15 +114,14 @@ def _sides(skeleton: Skeleton, pictures: Sequence[PosePicture]) -> str:
     return f"left and right: pairs {named}; {100 * doubt:.0f} % of them cannot be told apart across the body"
 
 
-def suggestions(data: PoseData, pictures: Sequence[PosePicture]) -> list[str]:
+def suggestions(skeleton: Skeleton, pictures: Sequence[PosePicture]) -> list[str]:
     """Give settings that the figures speak for.
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.keypoints.example import animals_example
-    >>> data = animals_example(tempfile.mkdtemp())[0].data
-    >>> suggestions(data, [item.picture for item in data.items("val")])[0]
+    >>> from tasks.keypoints.example import pose_task
+    >>> source = pose_task().source
+    >>> suggestions(source.labels.skeleton, [item.picture for item in source.items("val")])[0]
     'few pictures (4): the profile small_data is made for them'
     """
     found, shares = [], [share for share, _ in animal_sizes(pictures)]
@@ -136,9 +135,9 @@ def suggestions(data: PoseData, pictures: Sequence[PosePicture]) -> list[str]:
     animals = [animal for picture in pictures for animal in usable(picture)]
     if animals:
         share = np.mean([animal.keypoints[:, 2] > 0 for animal in animals], axis=0)
-        rare = [name for name, value in zip(data.skeleton.names, share, strict=True) if value < RARE_POINT]
+        rare = [name for name, value in zip(skeleton.names, share, strict=True) if value < RARE_POINT]
         if rare:
             found.append(f"hardly labelled, so hardly learnt: {', '.join(rare)}; label more of them, or leave them out")
-    if data.skeleton.flip_idx is None:
+    if skeleton.flip_idx is None:
         found.append("name flip_idx in the labels, and mirrored pictures double the training data")
     return found

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from tasks.base import Context, PhaseResult, Task, open_store
+from tasks.base import Context, PhaseResult, open_store
 from tasks.model import load_trained_state
 from tasks.phases.prediction import live_batches, predict_item, score
 from tasks.phases.streams import closed_in_the_end
 from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
 from tasks.runs import choose_device, find_checkpoint
+from tasks.task import Task
 from utils import distributed
 from utils.augment import IDENTITY
 from utils.checkpoints import Checkpoint, load_checkpoint
@@ -70,9 +71,9 @@ def run(task: Task, context: Context) -> PhaseResult:
     if not prepared:
         raise DataError(f"evaluate: the split {settings.split} names no picture; fill its list, or score another split")
     metrics = score(task, model, prepared, store, device, settings.batch_size, context)
-    metrics.update(task.appraise(model, context))
+    metrics.update(task.output.extra_metrics(model, context))
     if distributed.is_main():
-        task.report(metrics, folder, context.log)
+        task.output.report(metrics, folder, context.log)
         draw_pictures(task, model, prepared, folder, context)
         plain = nan_to_none(metrics)  # JSON knows no NaN
         write_json(folder / "metrics.json", {"fingerprint": fingerprint, "split": settings.split, "metrics": plain})
@@ -98,12 +99,14 @@ def restore(
     utils.errors.DataError: evaluate: no checkpoint in ...; run train first, or name one in evaluate.checkpoint
     """
     if "train" not in task.phases:
+        task.setup()
         return task, None, None
     path = find_checkpoint(named, context.folder, phase)
     checkpoint = load_checkpoint(path)
     context.log.info(f"{phase}: using {checkpoint.path}")
     try:
-        restored = type(task).restore(task.name, task.settings, checkpoint)
+        restored = type(task).from_checkpoint(task.name, task.settings, checkpoint)
+        restored.setup()
         model = restored.build_model()
     except DinolithError:
         raise
@@ -122,7 +125,7 @@ def evaluation_fingerprint(task: Task, checkpoint: Checkpoint | None) -> str:
     >>> import tempfile
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
-    >>> task.settle()
+    >>> task.source.prepare_data()
     >>> len(evaluation_fingerprint(task, None))
     32
     """
@@ -130,12 +133,12 @@ def evaluation_fingerprint(task: Task, checkpoint: Checkpoint | None) -> str:
     return digest_json(
         {
             "checkpoint": digest_file(checkpoint.path) if checkpoint else None,
-            "items": [item.stamp() for item in task.items(split)],
-            "recipe": task.recipe(),
+            "items": [item.stamp() for item in task.source.items(split)],
+            "recipe": task.source.cache_key(),
             "views": [view.name for view in task.prediction_views()],
             "pictures": task.settings.evaluate.pictures,
             "split": split,
-            **task.appraisal(),
+            **task.output.extra_metrics_key(),
         }
     )
 
@@ -152,8 +155,8 @@ def stored_or_live(task: Task, split: str) -> tuple[list[PreparedItem], FeatureS
     (True, False)
     """
     store = open_store(task.settings, "train")
-    recipe, views = task.recipe(), task.views(split)
-    items = task.items(split)
+    recipe, views = task.source.cache_key(), task.source.views(split)
+    items = task.source.items(split)
     found = [read_entries(store, manifest_key(recipe, item, views)) for item in items]
     plain = task.prediction_views() == [IDENTITY] and task.settings.train.features == "cached"
     prepared = [PreparedItem(item, entries or []) for item, entries in zip(items, found, strict=True)]
@@ -199,7 +202,7 @@ def draw_item(task: Task, model: nn.Module | None, prepared: PreparedItem, conte
     predictor = task.predictor()
     batches = live_batches(task, prepared.item, predictor, task.settings.evaluate.batch_size)
     with closed_in_the_end(predict_item(model, predictor, prepared.item, batches, device, context)) as pieces:
-        return task.draw(prepared.item, pieces)
+        return task.output.draw(prepared.item, pieces)
 
 
 def safe_name(text: str) -> str:

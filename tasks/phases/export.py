@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from config import expand_path
-from tasks.base import Context, PhaseResult, Task
+from tasks.base import Context, PhaseResult
 from tasks.phases.evaluate import restore
+from tasks.task import Task
 from utils import distributed
 
 
@@ -39,7 +40,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     task, model, checkpoint = restore(task, settings.checkpoint, context, "export")
     folder = Path(expand_path(settings.output_dir)) if settings.output_dir else context.folder / "export"
     if distributed.is_main():
-        for path in task.export(model, folder, checkpoint):
+        for path in task.output.export(model, folder, checkpoint):
             context.log.info(f"export: {path}")
     distributed.barrier()
     return PhaseResult("done")

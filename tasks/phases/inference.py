@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from config import expand_path
-from tasks.base import Context, Item, PhaseResult, Task
+from tasks.base import Context, Item, PhaseResult
 from tasks.phases.evaluate import restore
 from tasks.phases.prediction import live_batches, predict_item
 from tasks.phases.streams import closed_in_the_end
 from tasks.runs import choose_device
+from tasks.task import Task
 from utils import distributed
 from utils.checkpoints import Checkpoint
 from utils.errors import DataError
@@ -56,7 +57,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     """
     settings = task.settings.inference
     task, model, checkpoint = restore(task, settings.checkpoint, context, "inference")
-    items = task.items("inference")
+    items = task.source.items("inference")
     if not items:
         raise DataError("inference: no input; name pictures in inference.input_tif")
     folder = output_folder(task, context)
@@ -71,14 +72,14 @@ def run(task: Task, context: Context) -> PhaseResult:
     device = choose_device(task.settings.device("inference"))
     if model is not None:
         model.to(device).eval()
-    groups = task.partition(todo)
+    groups = task.source.partition(todo)
     for group in distributed.share(groups):
         for item in group:
             predict(task, model, item, folder, prints[item.id], device, context)
     distributed.barrier()
     if distributed.is_main():
         finish(task, todo, folder, prints, done, context)
-        for path in task.conclude(items, folder):
+        for path in task.output.write_summary(items, folder):
             context.log.info(f"inference: {path}")
     distributed.barrier()
     return PhaseResult("done", {"outputs": float(len(todo))})
@@ -118,7 +119,7 @@ def fingerprint(task: Task, item: Item, checkpoint: Checkpoint | None) -> dict[s
     >>> import tempfile
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
-    >>> sorted(fingerprint(task, task.items("inference")[0], None))
+    >>> sorted(fingerprint(task, task.source.items("inference")[0], None))
     ['checkpoint', 'item', 'settings']
     """
     harmless = {"enable", "checkpoint", "input_tif", "batch_size", "device"}
@@ -169,20 +170,20 @@ def predict(
     >>> import tempfile
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
-    >>> task.settle()
-    >>> item = task.items("inference")[0]
+    >>> task.source.prepare_data()
+    >>> item = task.source.items("inference")[0]
     >>> predict(task, task.build_model().eval(), item, context.folder, {}, "cpu", context)
-    >>> task.sink(item, context.folder, {}).resume_point()
+    >>> task.output.sink(item, context.folder, {}).resume_point()
     64
     """
-    sink = task.sink(item, folder, made_from)
+    sink = task.output.sink(item, folder, made_from)
     resume = sink.resume_point()
     if resume:
         context.log.info(f"inference: {item.id}: resuming at {resume}")
-        item = task.continue_from(item, resume)
+        item = task.source.continue_from(item, resume)
     predictor = task.predictor()
     batches = live_batches(task, item, predictor, task.settings.inference.batch_size)
-    total = task.count_samples(item) * len(task.prediction_views())
+    total = task.source.count_samples(item) * len(task.prediction_views())
     with Progress(total, f"inference {item.id}", context.log, every=50) as counter:
         counted = count_batches(batches, counter)
         with closed_in_the_end(predict_item(model, predictor, item, counted, device, context, resume)) as pieces:
@@ -219,7 +220,7 @@ def finish(task: Task, items: Sequence[Item], folder: Path, prints: dict, done: 
     {}
     """
     for item in items:
-        files = task.sink(item, folder, prints[item.id]).close()
+        files = task.output.sink(item, folder, prints[item.id]).close()
         done[item.id] = {"fingerprint": prints[item.id], "files": [file_stamp(path) for path in files]}
         for path in files:
             context.log.info(f"inference: {path}")

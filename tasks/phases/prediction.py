@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Batch, Context, Item, Piece, Predictor, Sample, Task
+from tasks.base import Batch, Context, Item, Piece, Predictor, Sample
 from tasks.phases.streams import closed_in_the_end, read_ahead
 from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, stack_samples
+from tasks.task import Task
 from utils import distributed
 from utils.augment import IDENTITY
 from utils.feature_store import FeatureStore
@@ -34,13 +35,13 @@ def live_batches(
     >>> import tempfile
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
-    >>> task.settle()
-    >>> item = task.items("val")[0]
+    >>> task.source.prepare_data()
+    >>> item = task.source.items("val")[0]
     >>> [len(samples) for samples, batch in live_batches(task, item, task.predictor(), 4)]
     [4, 4, 1]
     """
     views = task.prediction_views()
-    samples = (task.transform(sample, view) for sample in task.samples(item) for view in views)
+    samples = (task.source.transform(sample, view) for sample in task.source.samples(item) for view in views)
     if not predictor.batched:
         for sample in samples:  # whether the next sample is wanted may depend on what this one gave
             yield ([sample], stack_samples([sample]) if predictor.wants(sample) else None)
@@ -113,8 +114,8 @@ def predict_item(
     >>> import tempfile
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
-    >>> task.settle()
-    >>> item, predictor = task.items("val")[0], task.predictor()
+    >>> task.source.prepare_data()
+    >>> item, predictor = task.source.items("val")[0], task.predictor()
     >>> batches = live_batches(task, item, predictor, 4)
     >>> pieces = predict_item(task.build_model().eval(), predictor, item, batches, "cpu", context)
     >>> sum(piece.arrays["classes"].size for piece in pieces)
@@ -205,9 +206,9 @@ def score(
     >>> stored["mIoU"] == live["mIoU"], stored["support"]
     (True, 6144)
     """
-    metric = task.metric()
+    metric = task.output.metric()
     by_id = {entry.item.id: entry for entry in prepared}
-    groups = task.partition([entry.item for entry in prepared])
+    groups = task.source.partition([entry.item for entry in prepared])
     for item in (item for group in distributed.share(groups) for item in group):
         predictor = task.predictor(None if store is None else [IDENTITY])  # stored samples come as they are
         if store is None:
@@ -216,8 +217,8 @@ def score(
             batches = stored_batches(task, by_id[item.id], store, predictor, batch_size)
         with closed_in_the_end(predict_item(model, predictor, item, batches, device, context)) as pieces:
             for piece in pieces:
-                metric.update(piece, task.truth(item, piece.window))
-    merged = task.metric()
+                metric.update(piece, task.source.truth(item, piece.window))
+    merged = task.output.metric()
     for state in distributed.gather_objects(metric.state()):
         merged.merge(state)
     return merged.compute()

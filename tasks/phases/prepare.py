@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from tasks.base import Context, Entry, Item, PhaseResult, Producer, Request, Sample, Task, open_store
+from tasks.base import Context, Entry, Item, PhaseResult, Producer, Request, Sample, open_store
 from tasks.phases.streams import closed_in_the_end, read_ahead
 from tasks.prepared import is_complete, manifest_key, read_entries, write_entries
+from tasks.task import Task
 from utils import distributed
 from utils.augment import Variation, View
 from utils.feature_store import FeatureStore, Plan, record_key
@@ -91,14 +92,15 @@ def run(task: Task, context: Context) -> PhaseResult:
     >>> run(task, context).status, run(task, context).status
     ('done', 'up to date')
     """
-    distributed.run_on_main(task.settle)
+    distributed.run_on_main(task.source.prepare_data)
+    task.setup()
     store = open_store(task.settings, "prepare")
     jobs = missing_jobs(task, store)
     distributed.barrier()  # before any rank writes, so that all ranks found the same jobs
     if not jobs:
         context.log.info(f"prepare: all items are in {store.folder}; nothing to do")
         return PhaseResult("up to date")
-    producers = task.producers()
+    producers = task.source.producers()
     distributed.run_on_main(announce_plan, task, store, jobs, context)
     made = Preparation(task, store, producers, context).run(distributed.share(jobs))
     total = int(distributed.sum_over_ranks(torch.tensor(made)))
@@ -114,15 +116,15 @@ def missing_jobs(task: Task, store: FeatureStore) -> list[Job]:
     >>> import tempfile
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
-    >>> task.settle()
+    >>> task.source.prepare_data()
     >>> [job.split for job in missing_jobs(task, open_store(task.settings, "prepare"))]
     ['train', 'train', 'val']
     """
-    recipe = task.recipe()
+    recipe = task.source.cache_key()
     jobs = []
     for split in SPLITS:
-        views = task.views(split)
-        for group in task.partition(task.items(split)):
+        views = task.source.views(split)
+        for group in task.source.partition(task.source.items(split)):
             for item in group:
                 key = manifest_key(recipe, item, views)
                 if not is_complete(store, read_entries(store, key)):
@@ -140,9 +142,9 @@ def announce_plan(task: Task, store: FeatureStore, jobs: Sequence[Job], context:
     >>> task, context = example_task(tempfile.mkdtemp())
     >>> announce_plan(task, open_store(task.settings, "prepare"), [], context)
     """
-    samples = sum(task.count_samples(job.item) for job in jobs)
-    records = sum(task.count_samples(job.item) * len(job.views) for job in jobs)
-    needed = samples * task.sample_bytes() + records * task.record_bytes()
+    samples = sum(task.source.count_samples(job.item) for job in jobs)
+    records = sum(task.source.count_samples(job.item) * len(job.views) for job in jobs)
+    needed = samples * task.source.sample_bytes() + records * task.source.record_bytes()
     plan = Plan(samples + records, needed, shutil.disk_usage(store.folder).free, str(store.folder))
     context.log.info(f"prepare: plan: {len(jobs)} items, at most {samples} windows in {records} views; {plan}")
     plan.refuse_if_full(int(task.settings.prepare.reserve_gb * 1e9))
@@ -281,14 +283,14 @@ def make_plan(task: Task, sample: Sample, views: Sequence[View | Variation]) -> 
     >>> from tasks.example import example_task
     >>> from utils.augment import IDENTITY
     >>> task, context = example_task(tempfile.mkdtemp())
-    >>> task.settle()
-    >>> plan = make_plan(task, next(task.samples(task.items("train")[0])), [IDENTITY])
+    >>> task.source.prepare_data()
+    >>> plan = make_plan(task, next(task.source.samples(task.source.items("train")[0])), [IDENTITY])
     >>> plan.entry.window, list(plan.requests), plan.facts
     ([0, 0, 32, 32], ['identity'], {'counts': {'dark': 1024, 'light': 0}})
     """
     digests = {name: digest_array(array) for name, array in sample.arrays.items()}
-    requests = {view.name: task.requests(task.lay_down(sample, view)) for view in views}
-    return SamplePlan(sample, record_key(kind="sample", arrays=digests), requests, task.facts(sample))
+    requests = {view.name: task.source.requests(task.source.apply_view(sample, view)) for view in views}
+    return SamplePlan(sample, record_key(kind="sample", arrays=digests), requests, task.source.sample_stats(sample))
 
 
 class Preparation:
@@ -312,9 +314,9 @@ class Preparation:
     >>> import tempfile
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
-    >>> task.settle()
+    >>> task.source.prepare_data()
     >>> store = open_store(task.settings, "prepare")
-    >>> Preparation(task, store, task.producers(), context).run(missing_jobs(task, store))
+    >>> Preparation(task, store, task.source.producers(), context).run(missing_jobs(task, store))
     30
     """
 
@@ -347,7 +349,7 @@ class Preparation:
         0
         """
         workers = max(self.task.settings.prepare.workers, 1)
-        total = sum(self.task.count_samples(job.item) for job in jobs)
+        total = sum(self.task.source.count_samples(job.item) for job in jobs)
         with (
             self.store.writer() as writer,
             Finisher(writer) as finisher,
@@ -392,7 +394,7 @@ class Preparation:
         >>> import tempfile
         >>> from tasks.example import example_task
         >>> task, context = example_task(tempfile.mkdtemp())
-        >>> task.settle()
+        >>> task.source.prepare_data()
         >>> store = open_store(task.settings, "prepare")
         >>> work = Preparation(task, store, {}, context)
         >>> with ThreadPoolExecutor(1) as pool:
@@ -402,7 +404,7 @@ class Preparation:
         """
         for job in jobs:
             opened = OpenItem(job)
-            for sample in self.task.samples(job.item):
+            for sample in self.task.source.samples(job.item):
                 yield opened, pool.submit(make_plan, self.task, sample, job.views)
             yield opened, None
 

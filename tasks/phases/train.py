@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.base import Batch, Context, PhaseResult, Progress, Task, open_store
+from tasks.base import Batch, Context, PhaseResult, Progress, open_store
 from tasks.model import load_trained_state, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.streams import closed_in_the_end, read_ahead
 from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, prepared_items
 from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
+from tasks.task import Task
 from utils import distributed
 from utils.checkpoints import init_from, load_checkpoint, load_training_state, save_checkpoint, save_training_state
 from utils.errors import DataError, DinolithError, Interrupted
@@ -92,6 +93,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     >>> sorted(run(task, context).metrics), run(task, context).status
     (['mIoU'], 'up to date')
     """
+    task.setup()
     store = open_store(task.settings, "train")
     train_items = prepared_items(task, store, "train", "train")
     val_items = prepared_items(task, store, "val", "train")
@@ -109,7 +111,7 @@ def run(task: Task, context: Context) -> PhaseResult:
         context.log.info(f"train: {context.folder} holds this training, finished; nothing to do")
         return PhaseResult("up to date", finished["metrics"])
     seed_everything(task.settings.resources)
-    task.learn_from([entry for item in train_items for entry in item.entries])
+    task.objective.fit_statistics([entry for item in train_items for entry in item.entries])
     training = Training(task, context, store, train_items, val_items, fingerprint)
     metrics = training.run()
     if distributed.is_main():
@@ -206,7 +208,7 @@ class Training:
         self.val_items, self.fingerprint = val_items, fingerprint
         self.device = choose_device(task.settings.device("train"))
         self.reader = PreparedReader(task, store, train_items)
-        self.weights = task.sampling_weights(self.reader.entries)
+        self.weights = task.objective.sampling_weights(self.reader.entries)
         self.model = task.build_model().to(self.device)
         self.optimizer = build_optimizer(
             self.model,
@@ -329,7 +331,7 @@ class Training:
         (2, True)
         """
         self.model.train()
-        curriculum = self.task.curriculum(self.epoch, self.settings.epochs)
+        curriculum = self.task.objective.curriculum(self.epoch, self.settings.epochs)
         first = self.step_in_epoch
         steps = self._steps()[first:]
         loaded: Iterator[tuple[Step, list[Batch]]] = ((step, self._load_step(step, curriculum)) for step in steps)
@@ -367,11 +369,11 @@ class Training:
             order = generator.permutation(len(entries))
         else:
             order = generator.choice(len(entries), len(entries), p=self.weights / self.weights.sum())
-        curriculum = self.task.curriculum(self.epoch, self.settings.epochs)
+        curriculum = self.task.objective.curriculum(self.epoch, self.settings.epochs)
         tickets = []
         for position in order.tolist():
             stored = sorted(entries[position].records) if self.settings.features == "cached" else self._online_views()
-            views = self.task.training_views(stored, curriculum)
+            views = self.task.objective.training_views(stored, curriculum)
             tickets.append(Ticket(position, views[int(generator.integers(len(views)))]))
         micro = list(batched(tickets, self.settings.batch_size))
         grouped = [
@@ -389,7 +391,7 @@ class Training:
         >>> training_example(tempfile.mkdtemp())._online_views()
         ['identity']
         """
-        return [view.name for view in self.task.views("train")]
+        return [view.name for view in self.task.source.views("train")]
 
     def _load_step(self, step: Step, curriculum: Progress) -> list[Batch]:
         """Read this rank's share of each micro-batch of a step.
@@ -435,11 +437,11 @@ class Training:
         scores: dict[str, tuple[float, float]] = {}
         for batch in batches:
             outputs = self.model(batch)
-            loss = self._weighted(self.task.loss(outputs, batch, curriculum), counts)
+            loss = self._weighted(self.task.objective.loss(outputs, batch, curriculum), counts)
             loss.backward()
             total += loss.detach()
             if with_scores:
-                scores = self.task.training_scores(outputs, batch)
+                scores = self.task.objective.scores(outputs, batch)
         loss_value = float(distributed.sum_over_ranks(total))
         if self.guard.update(loss_value):
             parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -465,7 +467,7 @@ class Training:
         """
         summed: dict[str, Tensor] = {}
         for batch in batches:
-            for name, count in self.task.loss_counts(batch).items():
+            for name, count in self.task.objective.counts(batch).items():
                 summed[name] = summed.get(name, 0) + count.to(self.device, torch.float64)
         wish = torch.tensor(float(self.context.stop_requested() is not None), dtype=torch.float64, device=self.device)
         names = sorted(summed)
@@ -483,7 +485,7 @@ class Training:
         >>> training._weighted({"ce": torch.tensor(6.0)}, {"ce": torch.tensor(4.0)}).item()
         1.5
         """
-        weights = self.task.loss_weights()
+        weights = self.task.objective.weights()
         terms = [weights[name] * value / counts[name].clamp(min=1).to(value.dtype) for name, value in sums.items()]
         return torch.stack(terms).sum()
 

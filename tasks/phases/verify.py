@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tasks.base import Context, Finding, PhaseResult, Task, open_store
+from tasks.base import Context, Finding, PhaseResult, open_store
 from tasks.phases.prepare import SPLITS
 from tasks.prepared import PreparedItem, manifest_key, read_entries
+from tasks.task import Task
 from utils import distributed
 from utils.errors import DataError
 from utils.feature_store import FeatureStore
@@ -45,7 +46,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     >>> run(task, context).metrics
     {'records': 30.0, 'bad records': 0.0, 'findings': 0.0}
     """
-    task.recipe()  # on every rank, as the first call may ask all of them
+    task.setup()
     report = distributed.run_on_main(lambda: check_everything(task, context))
     for line in report["lines"]:
         context.log.warning(f"verify: {line}")
@@ -68,7 +69,7 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     >>> import tempfile
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
-    >>> task.settle()
+    >>> task.source.prepare_data()
     >>> check_everything(task, context)["records"]
     0
     """
@@ -80,7 +81,7 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     )
     bad = broken + list(set_aside_bad_records(task, store, keys, context))
     number = len(store.missing(keys))
-    found = [finding for split in SPLITS for finding in task.audit(task.items(split))]
+    found = [finding for split in SPLITS for finding in task.source.audit(task.source.items(split))]
     findings = [str(finding) for finding in found if finding.blocks]
     notes = [f"note: {finding}" for finding in found if not finding.blocks]
     summary = [
@@ -113,9 +114,9 @@ def known_items(task: Task, store: FeatureStore, split: str) -> list[PreparedIte
     >>> len(known_items(task, store, "train"))
     2
     """
-    recipe, views = task.recipe(), task.views(split)
+    recipe, views = task.source.cache_key(), task.source.views(split)
     found = []
-    for item in task.items(split):
+    for item in task.source.items(split):
         entries = read_entries(store, manifest_key(recipe, item, views))
         if entries is not None:
             found.append(PreparedItem(item, entries))

@@ -1,31 +1,25 @@
-"""Scenes and photos for segmentation: items, their split, and the windows that are read of them."""
+"""Pictures and labels for segmentation: files, pairs, one scaling of values, and the windows that are read of them."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from config import TaskConfig, expand_path
-from tasks.base import Item, Sample
-from tasks.splits import (
-    OTHER_PICTURES,
-    check_fraction,
-    lists_stay,
-    refuse_unlistable,
-    settle_lists,
-    split_list,
-)
+from config import TaskConfig
+from tasks.base import Item, open_store
+from tasks.splits import refuse_unlistable
 from utils.errors import DataError, SettingsError
-from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, label_counts, pair_labels
-from utils.raster_files import broken_links, find_scenes, scene_ids
-from utils.rasters import RasterScene, ValueScaling, share_outside, value_kind
-from utils.splits import nearest, read_list, stratified_choice
+from utils.files import digest_json
+from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, pair_labels
+from utils.raster_files import broken_links, check_scene, find_scenes, scene_ids
+from utils.rasters import RasterScene, ValueScaling, estimate_scaling, share_outside, value_kind
 from utils.tiling import Window, windows_for_rows
 from utils.vector_labels import VectorLabels
 
@@ -33,14 +27,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK = re.compile(r"^(?P<scene>.+)@y(?P<y0>\d+):(?P<y1>\d+),x(?P<x0>\d+):(?P<x1>\d+)$")
 TILE = re.compile(r"^(?P<scene>.+)_y(?P<y>\d+)_x(?P<x>\d+)$")
-MANY_PICTURES = 5  # from here on small pictures are not cut by the default split
-MOST_UNITS = 200_000  # more blocks of one scene are a mistake, and take hours to count
 MOST_OUTSIDE = 0.5  # share of values beyond all that training saw from which a picture is of another kind
-ENOUGH_UNITS = 20  # units that the default split would like to draw from
-ONE_BLOCK = (
-    "only one block of labelled ground: too little to keep some for validation; take a smaller prepare.tile_size, or "
-    "write the split lists yourself"
-)
 
 
 @dataclass(frozen=True)
@@ -154,29 +141,24 @@ def parse_id(text: str, scenes: Sequence[str], tile: int) -> tuple[str, Window |
     return None
 
 
-class SceneData:
-    """Everything that is read from disk for segmentation.
+class SceneReader:
+    """Opens pictures and their labels, all with one scaling of values.
 
     Parameters
     ----------
-    name : str
-        The task, for the names of split lists.
     settings : TaskConfig
-        Paths, data set and window sizes.
+        Paths and data set.
     classes : list of str
         Class names.
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.example import example_task
-    >>> task, context = example_task(tempfile.mkdtemp())
-    >>> sorted(task.data.labelled_scenes())
+    >>> from tasks.example import scene_task
+    >>> sorted(scene_task().source.scenes.labelled())
     ['scene_0', 'scene_1']
     """
 
-    def __init__(self, name: str, settings: TaskConfig, classes: list[str]):
-        self.name = name
+    def __init__(self, settings: TaskConfig, classes: list[str]):
         self.settings = settings
         self.classes = classes
         self.scaling: ValueScaling | None = None
@@ -185,11 +167,10 @@ class SceneData:
         self._labels: dict[Path, LabelSource] = {}
         self._files: dict[str, SceneFiles] | None = None
         self.unlabelled: list[str] = []
-        self._groundless: list[str] = []
 
     # -- files
 
-    def labelled_scenes(self) -> dict[str, SceneFiles]:
+    def labelled(self) -> dict[str, SceneFiles]:
         """Scenes of `paths.raw_images_dir` that have a label, by id.
 
         Raises
@@ -199,10 +180,9 @@ class SceneData:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
-        >>> task.data.labelled_scenes()["scene_0"].label.name
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
+        >>> task.source.scenes.labelled()["scene_0"].label.name
         'scene_0.tif'
         """
         if self._files is None:
@@ -212,59 +192,32 @@ class SceneData:
             self._files = {key: scene for key, scene in files.items() if scene.label is not None}
             self.unlabelled = sorted(set(files) - set(self._files))
             if not self._files:
-                where = self.settings.paths.resolve("label_path")
-                raise DataError(
-                    f"paths.label_path: no label in {where} for any of {len(files)} pictures; {self._hint()}"
-                )
+                where, pattern = self.settings.paths.resolve("label_path"), self.settings.dataset.label_pattern
+                by_stem = "labels are paired by stem; for other names set dataset.label_pattern"
+                hint = f"no file matches {pattern!r}" if pattern else by_stem
+                raise DataError(f"paths.label_path: no label in {where} for any of {len(files)} pictures; {hint}")
         return self._files
 
-    def left_out(self) -> str:
-        """Say which pictures no list can hold, and why; empty when there are none.
+    def broken_links(self) -> list[str]:
+        """Give the names of links among the pictures that lead nowhere.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
         >>> Path(task.settings.paths.raw_images_dir, "scene_2.tif").symlink_to("gone.tif")
-        >>> task.data.left_out()
-        '1 pictures are left out: 1 links that lead nowhere, such as scene_2.tif'
+        >>> task.source.scenes.broken_links()
+        ['scene_2.tif']
         """
-        source = self.settings.paths.resolve("raw_images_dir")
-        reasons = {
-            "without a label": self.unlabelled,
-            "without a pixel that is both valid and labelled": self._groundless,
-            "links that lead nowhere": [path.name for path in broken_links(source or [])],
-        }
-        said = [f"{len(names)} {why}, such as {names[0]}" for why, names in reasons.items() if names]
-        total = sum(map(len, reasons.values()))
-        return f"{total} pictures are left out: {'; '.join(said)}" if said else ""
-
-    def _hint(self) -> str:
-        """Say how labels are found.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0].data._hint()
-        'labels are paired by stem; for other names set dataset.label_pattern'
-        """
-        pattern = self.settings.dataset.label_pattern
-        return (
-            f"no file matches {pattern!r}"
-            if pattern
-            else "labels are paired by stem; for other names set dataset.label_pattern"
-        )
+        return [path.name for path in broken_links(self.settings.paths.resolve("raw_images_dir") or [])]
 
     def _find_groups(self) -> dict[str, tuple[Path, ...]]:
         """Files of each scene: one, or one per band.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> [len(paths) for paths in example_task(tempfile.mkdtemp())[0].data._find_groups().values()]
+        >>> from tasks.example import scene_task
+        >>> [len(paths) for paths in scene_task().source.scenes._find_groups().values()]
         [1, 1]
         """
         paths = self.settings.paths
@@ -292,10 +245,9 @@ class SceneData:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> data._pair([])
+        >>> from tasks.example import scene_task
+        >>> scenes = scene_task().source.scenes
+        >>> scenes._pair([])
         {}
         """
         source = self.settings.paths.resolve("label_path")
@@ -313,10 +265,9 @@ class SceneData:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> data.scene(data.labelled_scenes()["scene_0"].paths).height
+        >>> from tasks.example import scene_task
+        >>> scenes = scene_task().source.scenes
+        >>> scenes.scene(scenes.labelled()["scene_0"].paths).height
         64
         """
         if paths not in self._scenes:
@@ -333,11 +284,10 @@ class SceneData:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> data.use_scaling(ValueScaling((0,) * 5, (255,) * 5))
-        >>> data.scene(data.labelled_scenes()["scene_0"].paths)  # doctest: +ELLIPSIS
+        >>> from tasks.example import scene_task
+        >>> scenes = scene_task().source.scenes
+        >>> scenes.use_scaling(ValueScaling((0,) * 5, (255,) * 5))
+        >>> scenes.scene(scenes.labelled()["scene_0"].paths)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
         utils.errors.DataError: ...scene_0.tif: 3 bands to read, but the other pictures have 5; ...
@@ -356,11 +306,10 @@ class SceneData:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> data.use_scaling(ValueScaling((0,) * 3, (1,) * 3, "float"), Path("best.safetensors"))
-        >>> data.scene(data.labelled_scenes()["scene_0"].paths)  # doctest: +ELLIPSIS
+        >>> from tasks.example import scene_task
+        >>> scenes = scene_task().source.scenes
+        >>> scenes.use_scaling(ValueScaling((0,) * 3, (1,) * 3, "float"), Path("best.safetensors"))
+        >>> scenes.scene(scenes.labelled()["scene_0"].paths)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
         utils.errors.DataError: ...scene_0.tif: holds uint8, and ... lie outside 0 to 1, but the model was ...
@@ -383,6 +332,8 @@ class SceneData:
             raise DataError(said)
         logger.warning(said)
 
+    # -- the scaling of values
+
     def use_scaling(self, scaling: ValueScaling | None, trained_by: Path | None = None) -> None:
         """Read all scenes with this scaling of values from now on.
 
@@ -395,25 +346,58 @@ class SceneData:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> data.use_scaling(None)
-        >>> data._scenes
+        >>> from tasks.example import scene_task
+        >>> scenes = scene_task().source.scenes
+        >>> scenes.use_scaling(None)
+        >>> scenes._scenes
         {}
         """
         self.scaling, self.trained_by = scaling, trained_by
         self._scenes.clear()
+
+    def find_scaling(self, make: bool = False) -> None:
+        """Take the global scaling of values from the store; estimate it first when it is not there.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
+        >>> scenes = task.source.scenes
+        >>> scenes.find_scaling(make=True)
+        >>> scenes.scaling.low
+        (0.0, 0.0, 0.0)
+        """
+        if self.scaling is not None:
+            return
+        scenes = self.labelled()
+        dataset = self.settings.dataset
+        what = {
+            "scaling": [[path.stat().st_size, path.stat().st_mtime_ns] for f in scenes.values() for path in f.paths],
+            "names": sorted(scenes),
+            "bands": dataset.bands,
+            "range": dataset.value_range,
+            "percentiles": dataset.percentiles,
+        }
+        store = open_store(self.settings, "prepare")
+        known = store.read_manifest(digest_json(what))
+        if known is None:
+            if not make:
+                raise DataError("the scaling of values is not known yet; run prepare (set prepare.enable: true)")
+            opened = [self.scene(files.paths) for files in scenes.values()]
+            known = estimate_scaling(opened, dataset.percentiles, dataset.value_range).to_json()
+            store.write_manifest(digest_json(what), known)
+        self.use_scaling(ValueScaling.from_json(known))
+
+    # -- labels
 
     def labels(self, path: Path) -> LabelSource:
         """Open a label as the settings say.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> type(data.labels(data.labelled_scenes()["scene_0"].label)).__name__
+        >>> from tasks.example import scene_task
+        >>> scenes = scene_task().source.scenes
+        >>> type(scenes.labels(scenes.labelled()["scene_0"].label)).__name__
         'RasterLabels'
         """
         if path not in self._labels:
@@ -425,10 +409,9 @@ class SceneData:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> data._open_labels(data.labelled_scenes()["scene_0"].label).num_classes
+        >>> from tasks.example import scene_task
+        >>> scenes = scene_task().source.scenes
+        >>> scenes._open_labels(scenes.labelled()["scene_0"].label).num_classes
         2
         """
         dataset, number = self.settings.dataset, len(self.classes)
@@ -455,329 +438,32 @@ class SceneData:
             max_pixels=dataset.max_pixels,
         )
 
-    def class_index(self, name: str, where: str) -> int:
-        """Index of a class that a setting names.
-
-        Raises
-        ------
-        SettingsError
-            If there is no such class.
+    def check(self) -> list[str]:
+        """Check every scene and label by header, and tell how many there are.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> data.class_index("light", "inference.polygons.skip")
-        1
+        >>> from tasks.example import scene_task
+        >>> scene_task().source.scenes.check()
+        ['2 labelled pictures']
         """
-        if name not in self.classes:
-            raise SettingsError(f"{where}: no class {name!r}; {nearest(name, self.classes)}")
-        return self.classes.index(name)
-
-    # -- items
-
-    def items(self, split: str) -> list[SceneItem]:
-        """Items of a split list, or the pictures to predict.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
-        >>> task.settle()
-        >>> [item.id for item in task.data.items("val")]
-        ['scene_0']
-        """
-        if split == "inference":
-            return self._inference_items()
-        path = self.list_path(split)
-        if path is None:
-            return []
-        if not path.exists():
-            raise DataError(f"{path}: no such split list; run prepare, which writes it, or write it yourself")
-        scenes = self.labelled_scenes()
-        items = []
-        for line in read_list(path):
-            place = parse_id(line, list(scenes), self.settings.prepare.tile_size)
-            if place is None:
-                known = nearest(line.partition("@")[0], list(scenes))
-                raise DataError(f"{path}: no picture for {line!r}; {known}; {OTHER_PICTURES}")
-            items.append(self._item(line, *place, scenes[place[0]], split))
-        if split != "train":
-            self._refuse_overlap(items, path)
-        return items
-
-    def _item(self, name: str, scene_id: str, area: Window | None, files: SceneFiles, split: str) -> SceneItem:
-        """Make an item; validation is cut as inference is, so that their numbers agree.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> data._item("scene_0", "scene_0", None, data.labelled_scenes()["scene_0"], "train").area
-        Window(y=0, x=0, height=64, width=64)
-        """
-        scene = self.scene(files.paths)
-        whole = Window(0, 0, scene.height, scene.width)
-        area = whole if area is None else area.intersection(whole)
-        if area is None:
-            raise DataError(
-                f"{self.list_path(split)}: {name} lies outside its scene of {scene.height} x {scene.width} pixels; the "
-                "list was made with another dataset.scale or another picture; delete it to have it written anew"
-            )
-        settings = self.settings
-        tile = settings.prepare.tile_size
-        overlap = settings.prepare.overlap if split == "train" else settings.inference.overlap
-        if split == "inference" and settings.inference.tile_size:
-            tile = settings.inference.tile_size
-        stride = max(round(tile * (1 - overlap)), 1)
-        return SceneItem(name, files.sources, scene_id, area, tile, stride, (0, area.height), split)
-
-    def _inference_items(self) -> list[SceneItem]:
-        """Items of the pictures to predict.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> [item.id for item in example_task(tempfile.mkdtemp())[0].data._inference_items()]
-        ['scene_0']
-        """
-        named = self.settings.inference.input_tif
-        if named is None:
-            raise SettingsError(
-                "inference.input_tif: not set; name the pictures to predict: file, folder, glob or list"
-            )
-        sources = [self.settings.paths.locate(entry) for entry in ([named] if isinstance(named, str) else named)]
-        names = self.settings.dataset.band_files
-        if names and len(sources) == 1 and Path(sources[0]).is_dir():
-            groups = {Path(sources[0]).name: tuple(Path(sources[0]) / name for name in names)}
-        else:
-            found = scene_ids(find_scenes(sources))
-            groups = {key: (path,) for key, path in found.items() if path.resolve() not in self._results_of(found)}
-        if self.settings.inference.output_tif and len(groups) > 1:
-            raise SettingsError(
-                f"inference.output_tif: one name for {len(groups)} pictures; set inference.output_dir in its place"
-            )
-        return [self._item(key, key, None, SceneFiles(paths, None), "inference") for key, paths in groups.items()]
-
-    def _results_of(self, names: Iterable[str]) -> set[Path]:
-        """Files that the predictions of pictures become in a named folder, which may be that of the pictures.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp(), "inference.output_dir=/maps")
-        >>> sorted(path.name for path in task.data._results_of(["east"]))
-        ['east_classes.tif', 'east_classes_confidence.tif', 'east_confidence.tif']
-        """
-        named = self.settings.inference.output_dir
-        if named is None:
-            return set()
-        folder = Path(expand_path(named)).resolve()
-        endings = ("_classes", "_confidence", "_classes_confidence")
-        return {folder / f"{name.replace('/', '_')}{ending}.tif" for name in names for ending in endings}
-
-    def _refuse_overlap(self, items: Sequence[SceneItem], path: Path) -> None:
-        """Refuse ground that both trains and judges.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
-        >>> task.settle()
-        >>> task.data._refuse_overlap(task.data.items("train"), Path("val.txt"))  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: val.txt: scene_1... overlaps scene_1... of the train list; ...
-        """
-        training = self.items("train")
-        for item in items:
-            for other in training:
-                if item.scene_id == other.scene_id and item.area.intersection(other.area):
-                    raise DataError(
-                        f"{path}: {item.id} overlaps {other.id} of the train list; scores on ground that was trained "
-                        "on mean nothing, so take it out of one of the lists"
-                    )
-
-    # -- the default split
-
-    def list_path(self, split: str) -> Path | None:
-        """The file of a split: the named one, or the one that prepare writes.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
-        >>> task.data.list_path("train").name
-        'segmentation_train.txt'
-        """
-        return split_list(self.name, self.settings, split)
-
-    def settle_split(self) -> None:
-        """Write the split lists that are absent; see `tasks.splits.settle_lists`.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
-        >>> task.data.settle_split()
-        >>> len(read_list(task.data.list_path("train")))
-        2
-        """
-        settle_lists(self.name, self.settings, self._draw_split, self._how(), self.labelled_scenes())
-
-    def check_lists(self) -> None:
-        """Read the split lists that prepare will not draw anew, or see whether there is ground to draw from.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0].data.check_lists()
-        """
-        if lists_stay(self.name, self.settings):
-            check_fraction(self.name, self.settings)
-            for split in ("train", "val", "test"):
-                self.items(split)
-        elif sum(len(self._units(files)) for files in self.labelled_scenes().values()) < 2:
-            raise DataError(ONE_BLOCK)
-
-    def _how(self) -> str:
-        """Say how the default split is made.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0].data._how()
-        'seed 1337, val_fraction 0.34, tiles of 32 pixels, scale 1, blocks of 2 tiles'
-        """
-        settings = self.settings
-        blocks = settings.dataset.splits.block_tiles or "auto"
-        return (
-            f"seed {settings.resources.seed}, val_fraction {settings.train.val_fraction:g}, "
-            f"tiles of {settings.prepare.tile_size} pixels, scale {settings.dataset.scale:g}, blocks of {blocks} tiles"
-        )
-
-    def _draw_split(self) -> tuple[list[str], list[str]]:
-        """Choose the ground of validation by spatial blocks, seeded and balanced over the classes.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> [len(ids) for ids in example_task(tempfile.mkdtemp())[0].data._draw_split()]
-        [2, 1]
-        """
-        units = [(key, area) for key, files in self.labelled_scenes().items() for area in self._units(files)]
-        counts = np.array([self._count(key, area) for key, area in units])
-        keep = counts.sum(axis=1) > 0
-        units, counts = [unit for unit, kept in zip(units, keep, strict=True) if kept], counts[keep]
-        if not units:
-            raise DataError(
-                "no labelled pixel with valid ground in any picture; see paths.label_path, dataset.label_mapping and "
-                "the nodata of pictures and labels"
-            )
-        self._groundless = sorted(set(self.labelled_scenes()) - {key for key, _ in units})
-        generator = np.random.default_rng(self.settings.resources.seed)
-        chosen = stratified_choice(counts, self.settings.train.val_fraction, generator)
-        if not chosen.any():
-            raise DataError(ONE_BLOCK)
-        names = [self._unit_name(key, area) for key, area in units]
-        train = [name for name, held in zip(names, chosen, strict=True) if not held]
-        return train, [name for name, held in zip(names, chosen, strict=True) if held]
-
-    def _unit_name(self, scene_id: str, area: Window) -> str:
-        """Name a unit of the split: the scene itself when it is not cut.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp())[0].data._unit_name("scene_0", Window(0, 0, 64, 64))
-        'scene_0'
-        """
-        scene = self.scene(self.labelled_scenes()[scene_id].paths)
-        whole = (area.height, area.width) == (scene.height, scene.width)
-        return scene_id if whole else block_id(scene_id, area)
-
-    def _units(self, files: SceneFiles) -> list[Window]:
-        """Blocks of a scene that the default split keeps together.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> data._units(data.labelled_scenes()["scene_1"])
-        [Window(y=0, x=0, height=64, width=64), Window(y=0, x=64, height=64, width=32)]
-        """
-        scene, tile = self.scene(files.paths), self.settings.prepare.tile_size
-        blocks = scene.height * scene.width / (tile * self._block_tiles()) ** 2
-        if blocks > MOST_UNITS:
-            raise DataError(
-                f"{files.paths[0]}: {scene.height} x {scene.width} pixels are {blocks:,.0f} blocks to draw a split "
-                "from; take a larger prepare.tile_size or dataset.splits.block_tiles, or write the split lists yourself"
-            )
-        small = scene.height * scene.width <= 4 * tile * tile
-        if small and len(self.labelled_scenes()) >= MANY_PICTURES:
-            return [Window(0, 0, scene.height, scene.width)]
-        side = tile * self._block_tiles()
-        return [
-            Window(y, x, min(side, scene.height - y), min(side, scene.width - x))
-            for y in range(0, scene.height, side)
-            for x in range(0, scene.width, side)
-        ]
-
-    def _block_tiles(self) -> int:
-        """Side of a block in tiles: the largest that still gives enough blocks to draw from.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp(), "dataset.splits.block_tiles=null")[0].data._block_tiles()
-        1
-        """
-        fixed = self.settings.dataset.splits.block_tiles
-        if fixed:
-            return fixed
-        scenes = [self.scene(files.paths) for files in self.labelled_scenes().values()]
-        tiles = sum(scene.height * scene.width for scene in scenes) / self.settings.prepare.tile_size**2
-        return next((side for side in (8, 4, 2) if tiles / side**2 >= ENOUGH_UNITS), 1)
-
-    def _count(self, scene_id: str, area: Window) -> np.ndarray:
-        """Count the labelled valid pixels of each class in a block.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> data = example_task(tempfile.mkdtemp())[0].data
-        >>> data._count("scene_0", Window(0, 0, 64, 64)).tolist()
-        [1984, 1984]
-        """
-        item = SceneItem(
-            scene_id,
-            self.labelled_scenes()[scene_id].sources,
-            scene_id,
-            area,
-            self.settings.prepare.tile_size,
-            self.settings.prepare.tile_size,
-            (0, area.height),
-        )
-        counts = np.zeros(len(self.classes), np.int64)
-        for window in item.windows():
-            label = self.read(item, window)["label"]
-            counts += label_counts(label, len(self.classes))
-        return counts
+        scenes = self.labelled()
+        numbers: dict[int, Path] = {}
+        kinds: dict[str, Path] = {}
+        for files in scenes.values():
+            raise_first(check_scene(path) for path in files.paths)
+            scene = self.scene(files.paths)
+            assert files.label is not None
+            self.labels(files.label).check(scene)
+            numbers.setdefault(scene.num_bands, files.paths[0])
+            kinds.setdefault(value_kind(scene.dtype), files.paths[0])
+        if self.settings.dataset.value_range is None:
+            refuse_mixed_values(kinds)
+        if len(numbers) > 1:
+            said = ", ".join(f"{path} has {number}" for number, path in sorted(numbers.items()))
+            raise DataError(f"pictures differ in their bands: {said}; choose bands that all have in dataset.bands")
+        without = f", {len(self.unlabelled)} without a label are left out" if self.unlabelled else ""
+        return [f"{len(scenes)} labelled pictures{without}"]
 
     # -- windows
 
@@ -799,12 +485,11 @@ class SceneData:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
-        >>> task.settle()
-        >>> item = task.data.items("val")[0]
-        >>> arrays = task.data.read(item, Window(48, 0, 32, 32))
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
+        >>> task.source.prepare_data()
+        >>> item = task.source.items("val")[0]
+        >>> arrays = task.source.scenes.read(item, Window(48, 0, 32, 32))
         >>> arrays["image"].shape, int(arrays["valid"].sum()), int((arrays["label"] == 255).sum())
         ((32, 32, 3), 512, 576)
         """
@@ -830,11 +515,10 @@ class SceneData:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
-        >>> task.settle()
-        >>> task.data._files_of(task.data.items("inference")[0]).label is None
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
+        >>> task.source.prepare_data()
+        >>> task.source.scenes._files_of(task.source.items("inference")[0]).label is None
         True
         """
         labelled = self._files.get(item.scene_id) if self._files else None
@@ -842,21 +526,52 @@ class SceneData:
             return labelled
         return SceneFiles(item.sources, None)
 
-    def samples(self, item: SceneItem) -> Iterator[Sample]:
-        """Read the windows of an item that hold something: labelled pixels, or valid ones where there are no labels.
 
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> task, context = example_task(tempfile.mkdtemp())
-        >>> task.settle()
-        >>> [sample.id for sample in task.data.samples(task.data.items("train")[0])][:2]
-        ['scene_1@y0:64,x0:64/y0_x0', 'scene_1@y0:64,x0:64/y0_x32']
-        """
-        limit = self.settings.dataset.max_windows
-        for window in item.windows()[:limit]:
-            arrays = self.read(item, window)
-            content = arrays["label"] != IGNORE if "label" in arrays else arrays["valid"]
-            if content.any():
-                yield Sample(f"{item.id}/y{window.y}_x{window.x}", item, arrays, window)
+def refuse_mixed_values(kinds: Mapping[str, Path]) -> None:
+    """Refuse pictures of several kinds of values: one scaling of all makes those with the smaller values black.
+
+    Examples
+    --------
+    >>> refuse_mixed_values({"8-bit": Path("a.tif")})
+    >>> refuse_mixed_values({"8-bit": Path("a.tif"), "integer": Path("b.tif")})
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: pictures differ in their values: a.tif has 8-bit, b.tif has integer; one scaling ...
+    """
+    if len(kinds) > 1:
+        said = ", ".join(f"{path} has {kind}" for kind, path in sorted(kinds.items()))
+        raise DataError(
+            f"pictures differ in their values: {said}; one scaling for all would make the smaller ones black: convert "
+            "them to one type, or set dataset.value_range if their values mean the same"
+        )
+
+
+def read_scaling(value: Any, path: Path) -> ValueScaling:
+    """Read the scaling of values that a checkpoint holds.
+
+    Examples
+    --------
+    >>> read_scaling({"low": 3}, Path("best.safetensors"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: best.safetensors: its scaling of values is damaged ({'low': 3}); take another copy
+    """
+    try:
+        return ValueScaling.from_json(value)
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{path}: its scaling of values is damaged ({value}); take another copy") from None
+
+
+def raise_first(problems: Iterable[Iterable[Any]]) -> None:
+    """Raise the first problem of several checks.
+
+    Examples
+    --------
+    >>> raise_first([[], ["a.tif: truncated"]])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.tif: truncated
+    """
+    for found in problems:
+        for problem in found:
+            raise DataError(str(problem))

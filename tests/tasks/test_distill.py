@@ -182,7 +182,7 @@ def test_shares_of_a_batch_have_the_gradient_of_the_whole(finished):
     task = task_of(finished)
     store = open_store(task.settings, "train")
     prepared = prepared_items(task, store, "train", "test")
-    task.learn_from([entry for item in prepared for entry in item.entries])
+    task.objective.fit_statistics([entry for item in prepared for entry in item.entries])
     reader = PreparedReader(task, store, prepared)
     tickets = [
         Ticket(position, view) for position, view in ((0, "identity"), (7, "hflip"), (12, "identity"), (3, "hflip"))
@@ -194,13 +194,13 @@ def test_shares_of_a_batch_have_the_gradient_of_the_whole(finished):
     model = task.build_model().train()
     whole = reader.read(tickets, Progress(2, 9))
     assert len(set(whole.target["scale"].tolist())) > 1, "several sizes, or this shows nothing"
-    counts = task.loss_counts(whole)
+    counts = task.objective.counts(whole)
 
     def gradient(parts: list[list[Ticket]]) -> torch.Tensor:
         model.zero_grad()
         for part in parts:
             batch = reader.read(part, Progress(2, 9))
-            sums = task.loss(model(batch), batch, Progress(2, 9))
+            sums = task.objective.loss(model(batch), batch, Progress(2, 9))
             torch.stack([sums[name] / counts[name] for name in sums]).sum().backward()
         return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
@@ -225,7 +225,7 @@ def test_channels_are_standardised_as_measured(finished):
     task = task_of(finished)
     store = open_store(task.settings, "train")
     prepared = prepared_items(task, store, "train", "test")
-    task.learn_from([entry for item in prepared for entry in item.entries])
+    task.objective.fit_statistics([entry for item in prepared for entry in item.entries])
     reader = PreparedReader(task, store, prepared)
     model = task.build_model().train()
     targets = [model(reader.read([Ticket(position)]))["target_1"] for position in range(len(reader.entries))]
@@ -280,7 +280,7 @@ def test_an_export_spares_files_of_others(finished, tmp_path):
 def windows_of(task: DistillTask, split: str) -> dict[str, list[Window]]:
     """Ground of each picture, in its own pixels, that the crops of a split lie in."""
     found: dict[str, list[Window]] = {}
-    for item in task.data.items(split):
+    for item in task.source.items(split):
         found.setdefault(item.picture.name, []).append(item.area)
     return found
 
@@ -290,14 +290,14 @@ def test_a_single_large_raster_is_divided_into_ground_that_trains_and_ground_tha
     task, _ = student_example(
         tmp_path, "distill={block: null, crop: 32, crops: 3}", f"paths.raw_images_dir={tmp_path}/pictures/big.tif"
     )
-    task.settle()
+    task.source.prepare_data()
     train_ground, val_ground = windows_of(task, "train")["big"], windows_of(task, "val")["big"]
     assert len(train_ground) + len(val_ground) >= 20
     assert not any(one.intersection(other) for one in train_ground for other in val_ground)
     assert sum(area.height * area.width for area in train_ground + val_ground) == 512 * 640
-    for item in task.data.items("train"):
-        samples = list(task.samples(item))
-        assert len(samples) == task.count_samples(item)
+    for item in task.source.items("train"):
+        samples = list(task.source.samples(item))
+        assert len(samples) == task.source.count_samples(item)
         for sample in (sample for sample in samples if sample.id.startswith(f"{item.id}/1_")):
             place = sample.id.rpartition("/1_")[2]
             y, x = (int(part[1:]) for part in place.split("_"))
@@ -313,13 +313,13 @@ def test_no_scale_averages_pixels_of_a_neighbouring_block(tmp_path):
     )
     write_raster(tmp_path / "quilt.tif", np.zeros((400, 460, 3), np.uint8))
     picture = np.zeros((400, 460, 3), np.uint8)
-    areas = [item.area for item in task.data.units.values()]
+    areas = [item.area for item in task.source.units.values()]
     for index, area in enumerate(areas):
         picture[area.rows, area.columns] = (10 + 5 * index, 255 - 5 * index, 40 + 90 * (index % 3))
     write_raster(tmp_path / "quilt.tif", picture)
     scales = set()
-    for item in task.data.units.values():
-        for sample in task.samples(item):
+    for item in task.source.units.values():
+        for sample in task.source.samples(item):
             scales.add(sample.id.rpartition("/")[2].partition("_")[0])
             assert len(np.unique(sample.arrays["image"].reshape(-1, 3), axis=0)) == 1, sample.id
     assert len(areas) == 42
@@ -328,26 +328,28 @@ def test_no_scale_averages_pixels_of_a_neighbouring_block(tmp_path):
 
 def test_frames_that_judge_are_others_than_those_that_train(tmp_path):
     task, _ = student_example(tmp_path, f"paths.raw_images_dir={tmp_path}/pictures/clip.mp4", "distill.frame_step=1")
-    task.settle()
+    task.source.prepare_data()
     frames = {
-        split: {frame for item in task.data.items(split) for frame, _ in task.data._frames(item)}
+        split: {frame for item in task.source.items(split) for frame, _ in task.source._frames(item)}
         for split in ("train", "val")
     }
     assert frames["train"] | frames["val"] == set(range(12))
     assert not frames["train"] & frames["val"]
     short, _ = student_example(tmp_path, "distill={max_frames: 5, frame_step: 1, crop: 32}")
-    assert max(item.frames[1] for item in short.data.units.values() if item.frames) == 5
+    assert max(item.frames[1] for item in short.source.units.values() if item.frames) == 5
 
 
 def test_crops_lie_where_the_items_name_alone_puts_them(tmp_path):
     first, second = (student_example(tmp_path, f"resources.seed={seed}")[0] for seed in (1, 2))
-    item = first.data.units["scene"]
-    ids = [sample.id for sample in first.samples(item)]
+    item = first.source.units["scene"]
+    ids = [sample.id for sample in first.source.samples(item)]
     assert ids == [sample.id for sample in second.samples(item)]
-    assert ids == [sample.id for sample in first.samples(item)]
+    assert ids == [sample.id for sample in first.source.samples(item)]
     assert len(ids) > 4
     other = replace(item, id="scene_b")
-    assert [name.partition("/")[2] for name in ids] != [sample.id.partition("/")[2] for sample in first.samples(other)]
+    assert [name.partition("/")[2] for name in ids] != [
+        sample.id.partition("/")[2] for sample in first.source.samples(other)
+    ]
 
 
 def test_crops_without_data_are_left_out_and_others_are_looked_for(tmp_path):
@@ -357,7 +359,7 @@ def test_crops_without_data_are_left_out_and_others_are_looked_for(tmp_path):
     task, _ = student_example(
         tmp_path, f"paths.raw_images_dir={tmp_path}/half.tif", "distill={crop: 32, zooms: [1.0], crops: 8, block: 256}"
     )
-    samples = list(task.samples(task.data.units["half"]))
+    samples = list(task.source.samples(task.source.units["half"]))
     assert len(samples) == 8
     assert all(sample.arrays["valid"].mean() > 0.7 for sample in samples)
 
@@ -369,7 +371,7 @@ def test_a_zoom_averages_ground(tmp_path):
     task, _ = student_example(
         tmp_path, f"paths.raw_images_dir={tmp_path}/stripes.tif", "distill={crop: 32, zooms: [0.5], block: 64}"
     )
-    [sample] = task.samples(task.data.units["stripes"])
+    [sample] = task.source.samples(task.source.units["stripes"])
     assert set(sample.arrays["image"].ravel().tolist()) == {100}
 
 
@@ -381,8 +383,8 @@ def test_values_of_a_sensor_become_8_bits_and_three_files_one_picture(tmp_path):
     stack = [f"{tmp_path}/bands/{name}.tif" for name in ("red", "green", "blue")]
     changes = {"crop": 32, "zooms": [1.0], "block": 64, "stacks": [stack]}
     task, _ = student_example(tmp_path, f"distill={json.dumps(changes)}", "paths.raw_images_dir=null")
-    [(name, item)] = task.data.units.items()
-    images = np.stack([sample.arrays["image"] for sample in task.samples(item)])
+    [(name, item)] = task.source.units.items()
+    images = np.stack([sample.arrays["image"] for sample in task.source.samples(item)])
     assert images.shape[1:] == (32, 32, 3)
     assert images.dtype == np.uint8
     assert 100 < images[..., 0].mean() < 155, "each band is spread over its own values"
@@ -395,10 +397,10 @@ def test_small_pictures_are_enlarged_to_a_crop_or_left_out_and_told(tmp_path, ca
     write_raster(tmp_path / "some" / "tiny.png", draw_blots(12, 40, seed=1))
     write_raster(tmp_path / "some" / "full.png", draw_blots(40, 40, seed=2))
     task, _ = student_example(tmp_path, f"paths.raw_images_dir={tmp_path}/some")
-    task.settle()
-    assert sorted(task.data.pictures) == ["full", "half"]
+    task.source.prepare_data()
+    assert sorted(task.source.files.pictures) == ["full", "half"]
     assert "1 pictures, such as tiny, are smaller than half of distill.crop" in caplog.text
-    assert next(task.samples(task.data.units["half"])).arrays["image"].shape == (32, 32, 3)
+    assert next(task.source.samples(task.source.units["half"])).arrays["image"].shape == (32, 32, 3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -488,7 +490,7 @@ def test_features_that_are_computed_online_are_varied_for_both(tmp_path):
     early, late = (reader.read([Ticket(0)], Progress(epoch, 2)) for epoch in (0, 1))
     assert early.feature_maps is None
     assert not torch.equal(early.arrays["image"], late.arrays["image"])
-    task.learn_from([entry for item in prepared for entry in item.entries])
+    task.objective.fit_statistics([entry for item in prepared for entry in item.entries])
     assert len(task.statistics) == 2
     model = task.build_model().train()
     assert not torch.allclose(model(early)["target_1"], model(late)["target_1"]), "the teacher sees the variation"
@@ -530,47 +532,47 @@ def test_an_empty_folder_and_pictures_that_are_all_too_small_are_told(tmp_path):
     (tmp_path / "empty").mkdir()
     task, _ = student_example(tmp_path, f"paths.raw_images_dir={tmp_path}/empty")
     with pytest.raises(DataError, match="no scene in"):
-        task.check_early(["prepare"])
+        task.preflight(["prepare"])
     task, _ = student_example(tmp_path, "distill={crop: 512}")
     with pytest.raises(DataError, match=r"all 5 pictures are smaller than half of distill\.crop"):
-        task.settle()
+        task.source.prepare_data()
 
 
 def test_a_picture_alone_that_cannot_be_divided_is_told(tmp_path):
     task, _ = student_example(tmp_path, f"paths.raw_images_dir={tmp_path}/pictures/photo_0.png", "distill.block=64")
     with pytest.raises(DataError, match=r"only one item \(photo_0\)"):
-        task.settle()
+        task.source.prepare_data()
 
 
 def test_what_trains_must_not_judge(tmp_path):
     task, _ = student_example(tmp_path)
-    task.settle()
+    task.source.prepare_data()
     folder = tmp_path / "splits"
     (folder / "student_val.txt").write_text("clip\n")
     with pytest.raises(DataError, match=r"clip@f\d+:\d+ is in the train list too"):
-        task.items("val")
+        task.source.items("val")
 
 
 def test_lists_of_a_person_may_name_pictures_and_those_of_prepare_follow_the_items(tmp_path, caplog):
     task, _ = student_example(tmp_path)
-    task.settle()
+    task.source.prepare_data()
     lists = [tmp_path / "splits" / f"student_{split}.txt" for split in ("train", "val")]
     drawn = lists[0].read_text()
     other, _ = student_example(tmp_path, "distill.frame_step=3")
-    other.settle()
+    other.source.prepare_data()
     assert lists[0].read_text() != drawn, "drawn anew, as the stretches of the video are others"
-    assert len(other.items("train")) + len(other.items("val")) == len(other.data.units)
+    assert len(other.source.items("train")) + len(other.source.items("val")) == len(other.source.units)
     caplog.clear()
     # who writes lists leaves val_fraction out
     other, _ = student_example(tmp_path, "distill.frame_step=3", "train={enable: true, epochs: 1, batch_size: 4}")
     lists[0].write_text("clip\nscene\nphoto_0\n")
     lists[1].write_text("photo_1\nphoto_2\n")
-    other.settle()
+    other.source.prepare_data()
     assert "no split list" not in caplog.text
-    assert [item.id for item in other.items("val")] == ["photo_1", "photo_2"]
-    assert len(other.items("train")) == 4 + 2
+    assert [item.id for item in other.source.items("val")] == ["photo_1", "photo_2"]
+    assert len(other.source.items("train")) == 4 + 2
     lists[1].write_text("photo_1\n")
-    other.settle()
+    other.source.prepare_data()
     assert "1 pictures, such as photo_2, are in no split list" in caplog.text
 
 
@@ -578,7 +580,7 @@ def test_a_damaged_picture_is_a_finding_of_verify(tmp_path):
     task, _ = student_example(tmp_path)
     path = tmp_path / "pictures" / "photo_1.png"
     path.write_bytes(path.read_bytes()[:-200])
-    [finding] = task.audit(task.data.units.values())
+    [finding] = task.source.audit(task.source.units.values())
     assert finding.where == "photo_1"
     assert finding.blocks
 

@@ -34,12 +34,15 @@ from tasks.base import (
     Request,
     Sample,
     Sink,
-    Task,
     open_store,
 )
+from tasks.objective import Objective
+from tasks.output import Output
 from tasks.phases import evaluate, inference
 from tasks.phases.prediction import live_batches, stored_batches
 from tasks.prepared import PreparedReader, Ticket, prepared_items
+from tasks.source import Source
+from tasks.task import Task
 from utils.augment import IDENTITY, View
 from utils.errors import DataError, Interrupted
 from utils.feature_store import record_key
@@ -50,10 +53,10 @@ HFLIP = View.from_name("hflip")
 SIDE = 16  # pixels of every picture of these tests
 
 
-class FolderTask(Task):
-    """What the three have in common: pictures are arrays in `<raw_images_dir>/<split>/`."""
+class FolderTask(Source, Output, Task):
+    """What the three have in common: pictures are arrays in `<raw_images_dir>/<split>/`; one object is all parts."""
 
-    uses_backbone = False
+    source = output = property(lambda self: self)
 
     def check(self):
         return [f"{len(self.items('train'))} to train on"]
@@ -71,7 +74,7 @@ class FolderTask(Task):
     def item(self, path: Path) -> Item:
         return Item(path.stem, (path,))
 
-    def recipe(self):
+    def cache_key(self):
         return {"kind": self.kind}
 
     def build_model(self) -> nn.Module:
@@ -80,6 +83,12 @@ class FolderTask(Task):
 
     def outputs(self, item: Item, folder: Path) -> list[Path]:
         return [folder / f"{item.id}.json"]
+
+
+class LearningTask(FolderTask, Objective):
+    """A task that trains a model."""
+
+    objective = property(lambda self: self)
 
 
 class SquaredErrors(Metric):
@@ -183,7 +192,7 @@ class MotionSink(Sink):
         return [self.final]
 
 
-class MotionTask(FolderTask):
+class MotionTask(LearningTask):
     """How far the picture moved from one frame of a video to the next."""
 
     kind = "motion"
@@ -227,7 +236,7 @@ class MotionTask(FolderTask):
         batch.target = {"shift": torch.stack(list(targets)), "names": [sample.id for sample in batch.samples]}
         return batch
 
-    def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
         return {"loss": torch.tensor(batch.target["shift"].numel())}
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, progress: Progress) -> dict[str, Tensor]:
@@ -387,7 +396,7 @@ class EchoModel(nn.Module):
         return {"maps": self.convolution(batch.arrays["image"].float() / 128 - 1)}
 
 
-class EchoTask(FolderTask):
+class EchoTask(LearningTask):
     """Learn what another network makes of a picture."""
 
     kind = "echo"
@@ -427,7 +436,7 @@ class EchoTask(FolderTask):
         batch.target = batch.arrays["teacher_maps"]
         return batch
 
-    def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
         return {"loss": torch.tensor(batch.target.numel())}
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, progress: Progress) -> dict[str, Tensor]:
@@ -556,7 +565,7 @@ def test_the_stateful_predictor_skips_frames_in_every_phase(run_once):
     scores = read_json(context.folder / "evaluate_val" / "metrics.json")["metrics"]
     assert scores["bridged"] == 0.25
     lines = read_json(context.folder / "predictions" / "video_6.json")
-    truth = task.truth(task.items("inference")[0])
+    truth = task.source.truth(task.source.items("inference")[0])
     assert [line["frame"] for line in lines if line["bridged"]] == [3, 7, 11]
     assert np.abs(np.array([line["shift"] for line in lines]) - truth).max() < 1
 
@@ -613,7 +622,7 @@ def test_stored_views_turn_vectors_as_the_task_says(tmp_path):
 
 def test_a_video_stays_together(tmp_path):
     task, _ = build("motion", write_config("motion", tmp_path))
-    groups = task.partition(task.items("train"))
+    groups = task.source.partition(task.source.items("train"))
     assert [[item.id for item in group] for group in groups] == [[f"video_{seed}"] for seed in range(5)]
     assert all(len(group[0].sources) == 14 for group in groups), "13 frames and their labels"
 
@@ -626,10 +635,10 @@ def test_a_rank_without_work_gets_a_batch_of_nested_targets_without_rows(tmp_pat
     reader = PreparedReader(task, store, prepared_items(task, store, "train", "test"))
     batch = reader.read([], Progress()).to("cpu")
     model = task.build_model()
-    loss = task.loss(model(batch), batch, Progress())["loss"]
+    loss = task.objective.loss(model(batch), batch, Progress())["loss"]
     loss.backward()
     assert loss.item() == 0
-    assert int(task.loss_counts(batch)["loss"]) == 0
+    assert int(task.objective.counts(batch)["loss"]) == 0
     assert model.read.weight.grad.abs().max() == 0
 
 
@@ -650,7 +659,7 @@ def test_a_batched_predictor_can_refuse_samples(tmp_path):
     predictor = task.predictor()
     seen = [
         (sample.id, batch is not None)
-        for item in task.items("val")[:2]
+        for item in task.source.items("val")[:2]
         for samples, batch in live_batches(task, item, predictor, 8)
         for sample in samples
     ]
@@ -674,7 +683,7 @@ def test_a_teachers_maps_are_those_of_the_view_and_are_made_once(tmp_path):
     assert producers.count("teacher") == 6 * 2 + 2
     reader = PreparedReader(task, store, prepared_items(task, store, "train", "test"))
     plain, turned = reader.read([Ticket(2)], Progress()), reader.read([Ticket(2, "hflip")], Progress())
-    [taught] = task.teach([np.load(task.items("train")[2].sources[0])[:, ::-1].copy()])
+    [taught] = task.teach([np.load(task.source.items("train")[2].sources[0])[:, ::-1].copy()])
     assert torch.allclose(turned.target[0], taught["maps"], atol=1e-6)
     assert not torch.allclose(turned.target, plain.target.flip(-1), atol=0.1), "maps are never flipped"
 

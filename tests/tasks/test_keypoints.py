@@ -18,7 +18,7 @@ import yaml
 import main
 from config import KeypointsConfig
 from tasks.keypoints.example import SETTINGS, animals_example, drawn_animals
-from tasks.keypoints.prediction import Decoder
+from tasks.keypoints.predictor import Decoder
 from tasks.keypoints.sinks import pose_array
 from tasks.prepared import stack_samples
 from utils.augment import View, views_of
@@ -123,7 +123,7 @@ def test_training_in_two_pieces_gives_bitwise_the_weights_of_one(finished, tmp_p
         task = KeypointsTask("animals", settings)
         store = open_store(settings, "train")
         train, val = (prepared_items(task, store, split, "test") for split in ("train", "val"))
-        task.learn_from([entry for item in train for entry in item.entries])
+        task.objective.fit_statistics([entry for item in train for entry in item.entries])
         context = Context(VerbosityLogger("error"), folder)
         return Training(task, context, store, train, val, training_fingerprint(task, train, val))
 
@@ -179,14 +179,14 @@ def test_maps_of_views_are_laid_back_upon_each_other():
 @pytest.mark.parametrize("view", [View(True, 0), View(False, 2), View(True, 2)])
 def test_picture_and_points_move_together_and_back(view, tmp_path):
     task, _ = animals_example(tmp_path)
-    sample = next(task.samples(task.items("train")[0]))
-    moved = task.transform(sample, view)
-    order = list(task._flip_idx) if view.flip else list(range(7))
+    sample = next(task.source.samples(task.source.items("train")[0]))
+    moved = task.source.transform(sample, view)
+    order = list(task.labels.mirror_swap) if view.flip else list(range(7))
     before, after = sample.arrays["keypoints"], moved.arrays["keypoints"][:, order]
     seen = before[..., 2] > 0
     np.testing.assert_allclose(after[seen][:, :2], view.points(before[seen][:, :2], (96, 128)), atol=1e-3)
     assert np.array_equal(moved.arrays["image"], view.apply(sample.arrays["image"]))
-    back = task.transform(moved, view.invert())
+    back = task.source.transform(moved, view.invert())
     np.testing.assert_allclose(back.arrays["keypoints"], sample.arrays["keypoints"], atol=1e-3)
     assert np.array_equal(back.arrays["image"], sample.arrays["image"])
 
@@ -194,41 +194,45 @@ def test_picture_and_points_move_together_and_back(view, tmp_path):
 def test_stored_variations_are_the_same_in_prepare_and_training(tmp_path):
     varied = "dataset.augmentations={enable: true, rotate90: false, stored_variations: 2, rotation_degrees: 20.0}"
     task, _ = animals_example(tmp_path, varied)
-    sample = next(task.samples(task.items("train")[0]))
-    views = task.views("train")
+    sample = next(task.source.samples(task.source.items("train")[0]))
+    views = task.source.views("train")
     assert len(views) == 6
-    first, again = (task.lay_down(sample, views[-1]).arrays for _ in range(2))
+    first, again = (task.source.apply_view(sample, views[-1]).arrays for _ in range(2))
     assert all(np.array_equal(first[name], again[name]) for name in first)
-    assert not np.array_equal(first["image"], task.lay_down(sample, views[-2]).arrays["image"])
+    assert not np.array_equal(first["image"], task.source.apply_view(sample, views[-2]).arrays["image"])
     other, _ = animals_example(tmp_path, varied, "resources.seed=5")
-    assert other.views("train") == views
-    assert np.array_equal(other.lay_down(sample, views[-1]).arrays["image"], first["image"])
+    assert other.source.views("train") == views
+    assert np.array_equal(other.source.apply_view(sample, views[-1]).arrays["image"], first["image"])
 
 
 def test_the_size_of_targets_follows_the_curriculum(tmp_path):
     from tasks.base import Progress
 
     task, _ = animals_example(tmp_path, "keypoints={short_side: 96, sigma: 3.0, sigma_end: 1.0}")
-    sample = next(task.samples(task.items("train")[0]))
+    sample = next(task.source.samples(task.source.items("train")[0]))
     spots = [
-        float(task.collate(stack_samples([sample]), [task.encode(sample, Progress(epoch, 3))]).target["heatmaps"].sum())
+        float(
+            task.objective.collate(stack_samples([sample]), [task.objective.encode(sample, Progress(epoch, 3))])
+            .target["heatmaps"]
+            .sum()
+        )
         for epoch in range(3)
     ]
     assert spots[0] > 1.5 * spots[1] > 2 * spots[2] > 0
 
 
 def test_what_reads_ahead_sees_the_curriculum(tmp_path, monkeypatch):
-    from tasks.keypoints import KeypointsTask
+    from tasks.keypoints.objective import KeypointsObjective
 
     seen = set()
-    encode = KeypointsTask.encode
+    encode = KeypointsObjective.encode
 
-    def spy(task, sample, progress):
-        target = encode(task, sample, progress)
+    def spy(objective, sample, progress):
+        target = encode(objective, sample, progress)
         seen.add((threading.current_thread() is threading.main_thread(), target.sigma))
         return target
 
-    monkeypatch.setattr(KeypointsTask, "encode", spy)
+    monkeypatch.setattr(KeypointsObjective, "encode", spy)
     settings = write_settings(tmp_path, keypoints={"sigma": 3.0, "sigma_end": 1.0}, train={"num_workers": 2})
     assert main.main([str(settings), "train.epochs=3", "--only", "animals.prepare,animals.train"]) == 0
     assert {(False, 3.0), (False, 2.0), (False, 1.0)} <= seen
@@ -264,9 +268,9 @@ def test_settings_without_use_are_refused(tmp_path):
 def test_prepare_converts_labels_once_and_divided_as_the_splits(tmp_path, format, caplog):
     task, _ = animals_example(tmp_path, f"dataset.convert_to={{format: {format}, folder: {tmp_path}/copy}}")
     caplog.set_level("INFO")
-    task.settle()
+    task.source.prepare_data()
     assert "converting to" in caplog.text
-    copied, whole = read_poses(tmp_path / "copy"), task.data.split_sets()
+    copied, whole = read_poses(tmp_path / "copy"), task.source.split_sets()
     for split, part in whole.items():
         theirs = {picture.path.stem: picture for picture in copied[split].pictures}
         for picture in part.pictures:
@@ -275,7 +279,7 @@ def test_prepare_converts_labels_once_and_divided_as_the_splits(tmp_path, format
             seen = ours[:, 2] > 0
             np.testing.assert_allclose(found[seen, :2], ours[seen, :2], rtol=1e-6)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("*")}
-    task.settle()
+    task.source.prepare_data()
     assert "holds these labels as" in caplog.text
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("*")}
 
@@ -283,7 +287,7 @@ def test_prepare_converts_labels_once_and_divided_as_the_splits(tmp_path, format
 def test_coco_with_a_folder_per_split_has_what_other_programs_look_for(tmp_path):
     asked = f"dataset.convert_to={{format: coco, layout: folders, mode: segmentation, folder: {tmp_path}/copy}}"
     task, _ = animals_example(tmp_path, asked)
-    task.settle()
+    task.source.prepare_data()
     for name in (
         "train/annotations.json",
         "valid/annotations.json",
@@ -329,12 +333,12 @@ def test_a_picture_with_an_unreadable_row_teaches_nothing_until_it_is_mended(tmp
     from utils.formats.yolo import write_yolo
 
     task, context = animals_example(tmp_path)
-    write_yolo(task.data.split_sets(), tmp_path / "yolo")
+    write_yolo(task.source.split_sets(), tmp_path / "yolo")
     row = next((tmp_path / "yolo" / "labels" / "train").glob("*.txt"))
     row.write_text(row.read_text().replace(" ", " nan ", 1))
     paths = f"paths={{data_root: {tmp_path}/yolo, label_path: data.yaml, processed_dir: {tmp_path}/store2}}"
     broken, context = animals_example(tmp_path, paths)
-    assert len(broken.items("train")) == len(task.items("train")) - 1
+    assert len(broken.source.items("train")) == len(task.source.items("train")) - 1
     assert "left out until that is mended" in caplog.text
     with pytest.raises(DataError, match="1 findings"):
         verify.run(broken, context)
@@ -372,8 +376,8 @@ def test_results_never_replace_a_persons_files(tmp_path, name):
     task._check_inputs()
     own = tmp_path / "animals" / "images" / name
     own.write_text('{"shapes": [], "made_by": "me"}')
-    with pytest.raises(SettingsError, match=f"{name}: stands there already"):
-        task.check_early(["inference"])
+    with pytest.raises(SettingsError, match=f"{name}: already exists"):
+        task.preflight(["inference"])
     assert own.read_text() == '{"shapes": [], "made_by": "me"}'
 
 
@@ -392,7 +396,7 @@ def test_results_that_would_share_a_name_are_refused(tmp_path):
     images = tmp_path / "animals" / "images"
     shutil.copy(images / "val_000.png", images / "predictions_coco.png")
     with pytest.raises(DataError, match=r"predictions_coco.json is also that of all inputs together"):
-        task.check_early(["inference"])
+        task.preflight(["inference"])
 
 
 def change_labels(folder: Path, split: str, change) -> None:
@@ -426,7 +430,7 @@ def test_splits_that_disagree_on_a_category_are_refused(tmp_path, change, messag
     task, _ = animals_example(tmp_path)
     change_labels(tmp_path, "val", change)
     with pytest.raises(DataError, match=f"category 'fox': {message}"):
-        task.check_early(["prepare"])
+        task.preflight(["prepare"])
 
 
 def test_what_readers_skip_is_told_once_with_verify_and_without(tmp_path, caplog):
@@ -434,11 +438,11 @@ def test_what_readers_skip_is_told_once_with_verify_and_without(tmp_path, caplog
     change_labels(tmp_path, "train", lambda tree: tree["images"].clear())
     change_labels(tmp_path, "train", lambda tree: tree["annotations"].clear())
     change_labels(tmp_path, "val", lambda tree: tree["annotations"][0].update(keypoints=[1, 2]))
-    task.check_early(["prepare", "verify"])
+    task.preflight(["prepare", "verify"])
     [line] = [record.message for record in caplog.records if "problems in the labels" in record.message]
     assert line.startswith("1 problems in the labels, which verify lists; the first: ")
     assert "expected 21 keypoint values" in line
-    found = [finding for split in ("train", "val", "test") for finding in task.audit(task.items(split))]
+    found = [finding for split in ("train", "val", "test") for finding in task.source.audit(task.source.items(split))]
     assert ["expected 21 keypoint values" in str(finding) for finding in found if finding.blocks] == [True]
 
 
@@ -456,9 +460,9 @@ def test_training_without_a_labelled_keypoint_is_refused(tmp_path):
 def test_pictures_that_train_and_judge_are_refused(tmp_path, split):
     (tmp_path / "a.txt").write_text("images/val_001\nimages/train_003\n")
     task, _ = animals_example(tmp_path, f"dataset.splits.{split}_list={tmp_path}/a.txt")
-    assert len(task.items("train")) == 8
-    with pytest.raises(DataError, match=r"a\.txt: images/train_003 is of train too"):
-        task.items(split)
+    assert len(task.source.items("train")) == 8
+    with pytest.raises(DataError, match=r"a\.txt: images/train_003 is in the train split too"):
+        task.source.items(split)
 
 
 def claimed_png(height: int, width: int) -> bytes:
@@ -484,7 +488,8 @@ def claimed_png(height: int, width: int) -> bytes:
 )
 @pytest.mark.parametrize("name", ["x.png", "v.mp4"])
 def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, content, message, name):
-    from tasks.keypoints.pictures import decode_picture
+    from tasks.keypoints.items import decode_picture
+
     from utils.formats.poses import PosePicture
 
     (tmp_path / name).write_bytes(content)
@@ -508,9 +513,9 @@ def test_boxes_without_area_or_end_are_findings_and_teach_nothing(tmp_path, capl
 
     task, context = animals_example(tmp_path, f"keypoints.instance_mode={mode}")
     change_labels(tmp_path, "train", lambda tree: tree["annotations"][0].update(change))
-    task.check_early(["prepare", "train"])
+    task.preflight(["prepare", "train"])
     assert "1 problems in the labels" in caplog.text
-    assert len(task.items("train")) == 7
+    assert len(task.source.items("train")) == 7
     load_phase("prepare")(task, context)
     with pytest.raises(DataError, match="1 findings"):
         verify.run(task, context)
@@ -534,7 +539,7 @@ def test_prompts_without_area_or_end_are_refused_before_work(tmp_path, corners, 
     content = {"shapes": [shape], "imagePath": "val_000.png"}
     (tmp_path / "prompts" / "val_000.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=f"keypoints.prompts: .*val_000: animal 1: its box .*{message}"):
-        task.check_early(["inference"])
+        task.preflight(["inference"])
 
 
 def test_videos_in_folders_and_globs_are_inputs(tmp_path):
@@ -570,4 +575,4 @@ def test_a_head_that_is_none_is_refused_before_the_sample_is_drawn(tmp_path):
     drawn = f"dataset.sample={{enable: true, folder: {tmp_path}/animals}}"
     task, _ = animals_example(tmp_path, "model.head=linear", drawn)
     with pytest.raises(SettingsError, match=r"model\.head: unknown head 'linear'; known: conv"):
-        task.check_early(["prepare", "train"])
+        task.preflight(["prepare", "train"])

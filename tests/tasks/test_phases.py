@@ -223,10 +223,13 @@ def test_a_truncated_state_says_what_to_do(tmp_path):
 def test_a_batch_from_the_store_equals_one_computed_on_the_fly(dtype, tmp_path):
     task, store, prepared = prepared_example(tmp_path, f"prepare.store_dtype={dtype}", VIEWS)
     reader = PreparedReader(task, store, prepared)
-    view = task.views("train")[1]
+    view = task.source.views("train")[1]
     for name in ("identity", view.name):
         stored = reader.read([Ticket(0, name), Ticket(1, name)], Progress())
-        samples = [task.transform(sample, View.from_name(name)) for sample in list(task.samples(prepared[0].item))[:2]]
+        samples = [
+            task.source.transform(sample, View.from_name(name))
+            for sample in list(task.source.samples(prepared[0].item))[:2]
+        ]
         for field in ("image", "label", "valid"):
             live = np.stack([sample.arrays[field] for sample in samples])
             live = live.transpose(0, 3, 1, 2) if field == "image" else live
@@ -300,7 +303,7 @@ def test_a_rank_without_windows_adds_nothing(head, tmp_path):
     alone, _ = training._global_counts(full)
     assert {name: float(value) for name, value in counts.items()} == {n: float(v) for n, v in alone.items()}
     training.optimizer.zero_grad()
-    loss = training._weighted(training.task.loss(training.model(empty), empty, Progress()), counts)
+    loss = training._weighted(training.task.objective.loss(training.model(empty), empty, Progress()), counts)
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in training.model.parameters())
@@ -324,7 +327,9 @@ def test_a_changed_label_is_read_again_and_its_features_are_not_computed_again(t
         train.run(task, context)
     assert prepare.run(task, context).status == "done"
     assert producers_of(tmp_path, keys_of(tmp_path) - before) == {"sample": 1}, "one window shows the pixel"
-    windows = [sample for item in task.items("train") + task.items("val") for sample in task.samples(item)]
+    windows = [
+        sample for item in task.source.items("train") + task.source.items("val") for sample in task.source.samples(item)
+    ]
     assert sum(int(sample.arrays["label"][0, 0] == 1 and sample.window.x == 0) for sample in windows) >= 1
     assert train.run(task, context).status == "done"
 
@@ -515,7 +520,7 @@ def test_automatic_class_weights_follow_the_pixels_of_the_training_windows(tmp_p
     steady = (*SMALL, "train.schedule=constant")
     task, context = example_task(tmp_path, *steady, "train.loss.class_weights=auto")
     prepare.run(task, context)
-    labels = [sample.arrays["label"] for item in task.items("train") for sample in task.samples(item)]
+    labels = [sample.arrays["label"] for item in task.source.items("train") for sample in task.source.samples(item)]
     counts = np.bincount(np.concatenate([label.ravel() for label in labels]), minlength=256)[:2]
     assert counts.min() > 0
     assert train.run(task, context).status == "done"
@@ -546,7 +551,7 @@ def test_online_windows_are_cropped_with_their_labels_anew_in_each_epoch(tmp_pat
     task, store, prepared = prepared_example(tmp_path, online, "dataset.augmentations.enable=true")
     assert set(producers_of(tmp_path, keys_of(tmp_path))) == {"sample"}, "no features are stored"
     reader = PreparedReader(task, store, prepared)
-    tickets = [Ticket(position, view.name) for position in range(6) for view in task.views("train")]
+    tickets = [Ticket(position, view.name) for position in range(6) for view in task.source.views("train")]
     batch = reader.read(tickets, Progress(0))
     assert batch.feature_maps is None
     assert batch.arrays["image"].shape == (48, 3, 12, 12)
@@ -706,7 +711,7 @@ def lists_of(folder: Path) -> str:
 
 def test_pictures_that_are_left_out_are_told_in_one_line(tmp_path, caplog):
     task, _ = example_task(tmp_path)
-    task.settle()
+    task.source.prepare_data()
     assert "left out" not in caplog.text
     pictures, labels = tmp_path / "pictures", tmp_path / "labels"
     shutil.copy(pictures / "scene_0.tif", pictures / "lonely.tif")
@@ -716,7 +721,7 @@ def test_pictures_that_are_left_out_are_told_in_one_line(tmp_path, caplog):
     with rasterio.open(labels / "unknown.tif", "w", **profile) as label:
         label.write(np.full((1, 64, 64), 255, np.uint8))
     task, _ = example_task(tmp_path)
-    task.settle()
+    task.source.prepare_data()
     (line,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert line.startswith("2 pictures are left out: 1 without a label, such as lonely; 1 without a pixel that is both")
 

@@ -17,7 +17,7 @@ from tasks.base import Context, Item
 from tasks.example import example_context, example_task
 from tasks.phases import evaluate, prepare, train
 from tasks.phases.prediction import live_batches, predict_item
-from tasks.segmentation.prediction import DensePredictor
+from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.task import SegmentationTask
 from utils.tiling import StripBlender, Window
 
@@ -75,8 +75,8 @@ def map_of(trained, image: np.ndarray, *, at: tuple[int, int] = (0, 0), plain: b
         raster.write(image)
     settings = task.settings.inference.model_copy(update={"input_tif": str(path), **changes})
     task = SegmentationTask(task.name, task.settings.model_copy(update={"inference": settings}))
-    task.use_scaling(trained[0].data.scaling)
-    [item] = task.items("inference")
+    task.source.scenes.use_scaling(trained[0].source.scenes.scaling)
+    [item] = task.source.items("inference")
     area = Window(*at, SIDE - at[0], SIDE - at[1])
     classes = np.full((SIDE, SIDE), 255, np.uint8)
     for window, found in predict(task, model, replace(item, area=area, rows=(0, area.height)), plain, folder):

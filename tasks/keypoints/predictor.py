@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from config import KeypointsConfig
 from tasks.base import Item, Piece, Predictor, Sample
@@ -250,33 +251,15 @@ class PosePredictor(Predictor):
         self.decoder = decoder
         self.views = views
 
+    @override
     def start(self, item: Item, resume: int | None = None) -> None:
-        """Begin an item.
-
-        Examples
-        --------
-        >>> predictor = PosePredictor(Decoder(4.0, (0,), KeypointsConfig(), False, 1), views=1)
-        >>> predictor.start(Item("a", ()))
-        >>> predictor.frame, predictor.animals
-        (None, [])
-        """
         self.item = item
         self.turned: list[tuple[Sample, dict[str, Tensor]]] = []
         self.frame: int | None = None
         self.animals: list[Animal] = []
 
+    @override
     def push(self, samples: Sequence[Sample], outputs: dict[str, Tensor] | None) -> Iterator[Piece]:
-        """Decode a batch; give the frames that it completes.
-
-        Examples
-        --------
-        >>> predictor = PosePredictor(Decoder(4.0, (0,), KeypointsConfig(), False, 1), views=1)
-        >>> predictor.start(Item("a", ()))
-        >>> arrays = [{"matrix": np.eye(3), "place": np.array([frame, 0])} for frame in (0, 1)]
-        >>> samples = [Sample("a", Item("a", ()), each) for each in arrays]
-        >>> [piece.arrays["frame"] for piece in predictor.push(samples, {"heatmaps": torch.zeros(2, 1, 3, 5)})]
-        [0]
-        """
         if outputs is None or not samples:
             return
         complete: list[tuple[Sample, dict[str, Tensor]]] = []
@@ -314,16 +297,8 @@ class PosePredictor(Predictor):
             Animal(points_back(found.keypoints, matrix), found.score, found.spread / zoom) for found in animals
         ]
 
+    @override
     def finish(self) -> Iterator[Piece]:
-        """Give the last frame.
-
-        Examples
-        --------
-        >>> predictor = PosePredictor(Decoder(4.0, (0,), KeypointsConfig(), False, 1), views=1)
-        >>> predictor.start(Item("a", ()))
-        >>> [piece.arrays["keypoints"].shape for piece in predictor.finish()]
-        [(0, 1, 3)]
-        """
         if self.turned:
             raise RuntimeError(f"{len(self.turned)} of {self.views} views of the last sample came")
         if self.frame is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from tasks.base import Metric, Piece
 from tasks.segmentation.scenes import SceneItem
@@ -45,56 +46,28 @@ class SegmentationMetric(Metric):
         self.scenes: dict[str, ConfusionMatrix] = {}
         self.histogram = ScoreHistogram() if len(self.classes) == 2 else None
 
+    @override
     def update(self, piece: Piece, truth: np.ndarray) -> None:
-        """Count a block.
-
-        Examples
-        --------
-        >>> metric = SegmentationMetric(["a", "b", "c"])
-        >>> metric.scenes
-        {}
-        """
         scene = piece.item.scene_id if isinstance(piece.item, SceneItem) else piece.item.id
         matrix = self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes)))
         matrix.update(piece.arrays["classes"], truth)
         if self.histogram is not None:
             self.histogram.update(piece.arrays["foreground"], truth)
 
+    @override
     def state(self) -> dict[str, Any]:
-        """Counts as nested lists.
-
-        Examples
-        --------
-        >>> SegmentationMetric(["a", "b", "c"]).state()
-        {'scenes': {}, 'histogram': None}
-        """
         scenes = {scene: matrix.state.tolist() for scene, matrix in self.scenes.items()}
         return {"scenes": scenes, "histogram": None if self.histogram is None else self.histogram.state.tolist()}
 
+    @override
     def merge(self, state: dict[str, Any]) -> None:
-        """Add counts.
-
-        Examples
-        --------
-        >>> metric = SegmentationMetric(["a", "b", "c"])
-        >>> metric.merge({"scenes": {"s": [[1, 0, 0], [0, 2, 0], [0, 0, 3]]}, "histogram": None})
-        >>> metric.compute()["aAcc"]
-        1.0
-        """
         for scene, counts in state["scenes"].items():
             self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes))).state += torch.tensor(counts)
         if self.histogram is not None and state["histogram"] is not None:
             self.histogram.state += torch.tensor(state["histogram"])
 
+    @override
     def compute(self) -> dict[str, Any]:
-        """Scores of all scenes together, of each class and of each scene.
-
-        Examples
-        --------
-        >>> scores = SegmentationMetric(["a", "b", "c"]).compute()
-        >>> scores["support"], scores["per_scene"]
-        (0, {})
-        """
         total = ConfusionMatrix(len(self.classes))
         for scene in sorted(self.scenes):
             total.merge(self.scenes[scene])

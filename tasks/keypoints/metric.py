@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from config import KeypointsConfig
 from tasks.base import Metric, Piece
 from utils.formats.poses import Instance, Skeleton
@@ -46,54 +48,23 @@ class KeypointMetric(Metric):
             skeleton.num_keypoints, skeleton.flip_idx, settings.oks_sigmas, more_px=settings.thresholds
         )
 
+    @override
     def update(self, piece: Piece, truth: Sequence[Instance]) -> None:
-        """Count the animals of a picture.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from tasks.base import Item
-        >>> metric = KeypointMetric(Skeleton(("nose",)), KeypointsConfig())
-        >>> nothing = {"frame": 0, "keypoints": np.zeros((0, 1, 3)), "scores": np.zeros(0)}
-        >>> metric.update(Piece(Item("a", ()), nothing), [Instance("fly", np.array([[0.0, 4.0, 2.0]]))])
-        >>> metric.compute()["missed"]
-        1
-        """
         true = [TruthPose(animal.keypoints, animal.box_xyxy, animal.area, animal.is_crowd) for animal in truth]
         pairs = zip(piece.arrays["keypoints"], piece.arrays["scores"], strict=True)
         found = [PredictedPose(keypoints, float(score)) for keypoints, score in pairs]
         self.scores.update(true, found, f"{piece.item.id}#{piece.arrays['frame']}")
 
+    @override
     def state(self) -> Any:
-        """Give the pictures as plain lists.
-
-        Examples
-        --------
-        >>> bool(KeypointMetric(Skeleton(("nose",)), KeypointsConfig()).state())
-        True
-        """
         return self.scores.state()
 
+    @override
     def merge(self, state: Any) -> None:
-        """Add another rank's pictures.
-
-        Examples
-        --------
-        >>> metric = KeypointMetric(Skeleton(("nose",)), KeypointsConfig())
-        >>> metric.merge(KeypointMetric(Skeleton(("nose",)), KeypointsConfig()).state())
-        >>> metric.compute()["pictures"]
-        0
-        """
         self.scores.merge(state)
 
+    @override
     def compute(self) -> dict[str, Any]:
-        """Give all scores; `negative_error` is larger where the mean error is smaller.
-
-        Examples
-        --------
-        >>> sorted(set(PRIMARY.values()) - set(KeypointMetric(Skeleton(("a",)), KeypointsConfig()).compute()))
-        []
-        """
         found = self.scores.compute()
         return {**found, "negative_error": -found["mean_error_px"]}
 

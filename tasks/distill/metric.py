@@ -2,90 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
+from typing_extensions import override
 
-from tasks.base import Item, Metric, Piece, Predictor, Sample
+from tasks.base import Metric, Piece
 from utils.logging import VerbosityLogger
-from utils.map_comparison import MapScores, score_map, valid_cells
+from utils.map_comparison import MapScores
 from utils.plots import side_by_side, with_title
 from utils.report import format_table, write_csv
 
 COLUMNS = ("cosine", "raw_cosine", "explained_variance")
 SHOWN_SIDE = 320  # pixels of a panel
-
-
-class StudentPredictor(Predictor):
-    """Compares what comes out for each crop with its targets, and keeps the sums.
-
-    Parameters
-    ----------
-    num_blocks : int
-        Blocks of the teacher.
-
-    Examples
-    --------
-    >>> StudentPredictor(2).num_blocks
-    2
-    """
-
-    def __init__(self, num_blocks: int):
-        self.num_blocks = num_blocks
-        self.item: Item | None = None
-
-    def start(self, item: Item, resume: int | None = None) -> None:
-        """Begin an item.
-
-        Examples
-        --------
-        >>> predictor = StudentPredictor(1)
-        >>> predictor.start(Item("a", ()))
-        >>> predictor.item.id
-        'a'
-        """
-        self.item = item
-
-    def push(self, samples: Sequence[Sample], outputs: dict[str, Tensor] | None) -> Iterator[Piece]:
-        """Give a piece for each crop: its sums, and the maps of the last block to draw.
-
-        Examples
-        --------
-        >>> predictor = StudentPredictor(1)
-        >>> predictor.start(Item("a", ()))
-        >>> arrays = {"image": np.zeros((4, 4, 3), np.uint8), "valid": np.ones((4, 4), bool)}
-        >>> names = ("predicted_0", "target_0", "raw_predicted_0", "raw_target_0")
-        >>> outputs = {name: torch.ones(1, 4, 2, 2) for name in names}
-        >>> [piece] = predictor.push([Sample("a", predictor.item, arrays)], outputs)
-        >>> piece.arrays["scores"][0].cosine, piece.arrays["target"].shape
-        (4.0, (4, 2, 2))
-        """
-        assert self.item is not None and outputs is not None  # noqa: PT018 - one state, not two facts
-        last = self.num_blocks - 1
-        for row, sample in enumerate(samples):
-            valid = torch.from_numpy(np.ascontiguousarray(sample.arrays["valid"])).bool()[None]
-            scores = []
-            for index in range(self.num_blocks):
-                own, wanted = outputs[f"predicted_{index}"][row].cpu(), outputs[f"target_{index}"][row].cpu()
-                raw = (outputs[f"raw_predicted_{index}"][row].cpu(), outputs[f"raw_target_{index}"][row].cpu())
-                scores.append(score_map(own, wanted, raw, valid_cells(valid, wanted.shape[-2:])[0]))
-            shown = {name: outputs[f"{name}_{last}"][row].float().cpu().numpy() for name in ("predicted", "target")}
-            yield Piece(self.item, {"scores": scores, "image": sample.arrays["image"], **shown}, sample.window)
-
-    def finish(self) -> Iterator[Piece]:
-        """Nothing is left: each crop was finished at once.
-
-        Examples
-        --------
-        >>> list(StudentPredictor(1).finish())
-        []
-        """
-        yield from ()
 
 
 class StudentMetric(Metric):
@@ -98,6 +30,7 @@ class StudentMetric(Metric):
 
     Examples
     --------
+    >>> from tasks.base import Item
     >>> metric = StudentMetric([3])
     >>> metric.update(Piece(Item("a", ()), {"scores": [MapScores(2, 1.0, 2.0, 1.0, 6.0, np.array([2.0]))]}), None)
     >>> metric.compute()["mean_cosine"], metric.compute()["per_block"]
@@ -108,50 +41,22 @@ class StudentMetric(Metric):
         self.layers = list(layers)
         self.blocks = [MapScores() for _ in self.layers]
 
+    @override
     def update(self, piece: Piece, truth: Any) -> None:
-        """Count a crop; its truth came with it.
-
-        Examples
-        --------
-        >>> metric = StudentMetric([3])
-        >>> metric.update(Piece(Item("a", ()), {"scores": [MapScores(2, 1.0, 2.0, 1.0, 6.0, np.array([2.0]))]}), None)
-        >>> metric.blocks[0].cells
-        2
-        """
         for block, found in zip(self.blocks, piece.arrays["scores"], strict=True):
             block.add(found)
 
+    @override
     def state(self) -> list[dict[str, Any]]:
-        """Sums of each block.
-
-        Examples
-        --------
-        >>> StudentMetric([3]).state()[0]["cells"]
-        0
-        """
         return [block.state() for block in self.blocks]
 
+    @override
     def merge(self, state: list[dict[str, Any]]) -> None:
-        """Add another rank's sums.
-
-        Examples
-        --------
-        >>> metric = StudentMetric([3])
-        >>> metric.merge([MapScores(2, 1.0, 2.0, 1.0, 6.0, np.array([2.0])).state()])
-        >>> metric.compute()["explained_variance"]
-        0.75
-        """
         for block, found in zip(self.blocks, state, strict=True):
             block.add(MapScores.from_state(found))
 
+    @override
     def compute(self) -> dict[str, Any]:
-        """Scores of each block, and their means.
-
-        Examples
-        --------
-        >>> sorted(StudentMetric([3]).compute())
-        ['cells', 'explained_variance', 'mean_cosine', 'per_block', 'raw_cosine']
-        """
         per_block = {str(layer): block.compute() for layer, block in zip(self.layers, self.blocks, strict=True)}
         means = {name: float(np.mean([scores[name] for scores in per_block.values()])) for name in COLUMNS}
         return {

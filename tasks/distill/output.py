@@ -1,0 +1,80 @@
+"""What distillation hands to people: scores of the student, maps in colours, and the exported folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from typing_extensions import override
+
+from config import TaskConfig
+from tasks.base import Context, Item, Metric, Piece
+from tasks.distill.comparison import compare_probes, probe_recipe
+from tasks.distill.export import export_student
+from tasks.distill.metric import StudentMetric, draw_maps, report_scores
+from tasks.distill.model import DistillModel
+from tasks.features import FeatureService
+from tasks.output import Output
+from utils.checkpoints import Checkpoint
+
+
+class DistillOutput(Output):
+    """How near the student is to its teacher, and the student as a folder that `model.backbone` accepts.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        The probe and the card.
+    features : FeatureService
+        The teacher.
+    build_model : callable
+        Makes a student that has learnt nothing, to compare with.
+
+    Examples
+    --------
+    >>> from tasks.distill.example import student_task
+    >>> student_task().output.extra_metrics_key()
+    {}
+    """
+
+    def __init__(self, settings: TaskConfig, features: FeatureService, build_model: Callable[[], nn.Module]):
+        self.settings, self.features, self.build_model = settings, features, build_model
+
+    @override
+    def metric(self) -> Metric:
+        return StudentMetric(self.features.info.layers)
+
+    @override
+    def extra_metrics_key(self) -> dict[str, Any]:
+        probe = self.settings.distill.probe
+        return {} if probe is None else probe_recipe(probe)
+
+    @override
+    def extra_metrics(self, model: nn.Module | None, context: Context) -> dict[str, Any]:
+        probe = self.settings.distill.probe
+        if probe is None:
+            return {}
+        assert isinstance(model, DistillModel)
+        fresh = self.build_model()
+        assert isinstance(fresh, DistillModel)
+        return {
+            "probe": compare_probes(self.settings, probe, self.features.info, model.student, fresh.student, context)
+        }
+
+    @override
+    def report(self, metrics: dict[str, Any], folder: Path, log: Any) -> None:
+        report_scores(metrics, folder, log)
+
+    @override
+    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
+        piece = next(iter(pieces), None)
+        return None if piece is None else draw_maps(*(piece.arrays[name] for name in ("image", "target", "predicted")))
+
+    @override
+    def export(self, model: nn.Module | None, folder: Path, checkpoint: Checkpoint | None) -> list[Path]:
+        assert isinstance(model, DistillModel)
+        assert checkpoint is not None
+        return export_student(self.settings, self.features.info, model.student, folder, checkpoint)

@@ -1,0 +1,432 @@
+"""Items of distillation: pictures, blocks of rasters and stretches of videos, and the crops that are cut of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from typing_extensions import override
+
+from config import TaskConfig
+from tasks.base import Finding, Item, Sample
+from tasks.distill.model import teacher_pictures
+from tasks.distill.pictures import CropItem, Picture, PictureReader
+from tasks.features import FeatureService
+from tasks.source import ListedSource
+from utils.augment import RandomColour
+from utils.errors import DataError
+from utils.files import digest_json
+from utils.resampling import resize_picture
+from utils.tiling import Window
+from utils.videos import VideoReader
+
+logger = logging.getLogger(__name__)
+
+LARGEST_BLOCK = 2048  # pixels
+MANY_PICTURES = 5  # from here on pictures of up to four blocks are not cut
+ENOUGH_ITEMS = 20  # items that the default split would like to draw from
+STRETCHES = 10  # into which a video is divided, so that frames of training and validation lie apart
+MARGIN = 2  # pixels
+CELL = 16  # pixels: the grain in which the share of a crop that holds nothing is measured
+MOST_INVALID = 0.25  # share of cells without data from which a crop is left out
+TRIES = 4  # places that are looked at for each crop, where many hold nothing
+
+
+class CropSource(ListedSource):
+    """Square crops of pictures, rasters and videos, at several zooms.
+
+    Parameters
+    ----------
+    name, settings, features
+        As for `FeatureSource`.
+    teacher_side : callable
+        Gives the side in pixels of the crop that the teacher sees.
+
+    Examples
+    --------
+    >>> from tasks.distill.example import student_task
+    >>> source = student_task().source
+    >>> source.sample_size(), source.backbone_size()
+    ((32, 32), (16, 16))
+    """
+
+    def __init__(self, name: str, settings: TaskConfig, features: FeatureService, teacher_side: Callable[[], int]):
+        super().__init__(name, settings, features)
+        self.own = settings.distill
+        self.files = PictureReader(settings)
+        self.teacher_side = teacher_side
+
+    # -- items
+
+    @override
+    def prepare_data(self) -> None:
+        self.write_splits()
+        too_small = self.files.too_small
+        if too_small:
+            logger.warning(
+                "%d pictures, such as %s, are smaller than half of distill.crop (%d pixels) and are left out",
+                len(too_small),
+                too_small[0],
+                self.own.crop,
+            )
+
+    @override
+    def names(self) -> list[str]:
+        return list(self.files.pictures)
+
+    @override
+    def named(self, name: str, split: str) -> list[Item]:
+        if name in self.units:
+            return [self.units[name]]
+        return [item for item in self.units.values() if item.picture.name == name]
+
+    @override
+    def items(self, split: str) -> list[Item]:
+        return [] if split == "inference" else list({item.id: item for item in super().items(split)}.values())
+
+    @override
+    def input_items(self, sources: list[str]) -> list[Item]:
+        raise TypeError("distillation has no inference")
+
+    @override
+    def split_recipe(self) -> str:
+        seed, fraction, own = self.settings.resources.seed, self.settings.train.val_fraction, self.own
+        crops = f"crops of {own.crop} pixels, blocks of {self._block_side()}, a frame in {own.frame_step}"
+        return f"seed {seed}, val_fraction {fraction:g}, {crops}, items {digest_json(sorted(self.units))[:8]}"
+
+    @override
+    def draw_split(self) -> tuple[list[str], list[str]]:
+        ids = sorted(self.units)
+        if len(ids) < 2:
+            raise DataError(
+                f"only one item ({ids[0]}): too little to keep some for validation; take a smaller distill.block, or "
+                "name more pictures"
+            )
+        order = np.random.default_rng(self.settings.resources.seed).permutation(len(ids))
+        number = min(max(round(self.settings.train.val_fraction * len(ids)), 1), len(ids) - 1)
+        val = {ids[index] for index in order[:number]}
+        return [name for name in ids if name not in val], sorted(val)
+
+    @cached_property
+    def units(self) -> dict[str, CropItem]:
+        """All items by id.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> list(student_task().source.units)[:2]
+        ['clip@f0:2', 'clip@f2:4']
+        """
+        side = self._block_side()
+        return {item.id: item for picture in self.files.pictures.values() for item in self._cut(picture, side)}
+
+    def _block_side(self) -> int:
+        """Side of the blocks of large pictures: the largest that gives enough items to draw a split from.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> student_task("distill.block=null").source._block_side()
+        32
+        """
+        if self.own.block:
+            return max(self.own.block, self.own.crop)
+        side = LARGEST_BLOCK
+        while side // 2 >= self.own.crop:
+            if sum(len(self._cut(picture, side)) for picture in self.files.pictures.values()) >= ENOUGH_ITEMS:
+                break
+            side //= 2
+        return max(side, self.own.crop)
+
+    def _cut(self, picture: Picture, side: int) -> list[CropItem]:
+        """Divide a picture into even blocks, or a video into stretches.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> source = student_task().source
+        >>> [item.id for item in source._cut(source.files.pictures["scene"], 64)]
+        ['scene']
+        >>> [item.id for item in source._cut(source.files.pictures["scene"], 40)][:2]
+        ['scene@y0:32,x0:32', 'scene@y0:32,x32:64']
+        """
+        height, width = picture.size
+        whole = Window(0, 0, height, width)
+        if picture.frames:
+            return [
+                CropItem(f"{picture.name}@f{first}:{stop}", picture.paths, picture, whole, (first, stop))
+                for first, stop in stretches(picture.frames, self.own.frame_step)
+            ]
+        most = side * side * (4 if len(self.files.pictures) >= MANY_PICTURES else 1)
+        if height * width <= most:
+            return [CropItem(picture.name, picture.paths, picture, whole)]
+        return [
+            CropItem(f"{picture.name}@y{y0}:{y1},x{x0}:{x1}", picture.paths, picture, Window(y0, x0, y1 - y0, x1 - x0))
+            for y0, y1 in even_parts(height, -(-height // side))
+            for x0, x1 in even_parts(width, -(-width // side))
+            if self.files.scales((y1 - y0, x1 - x0), MARGIN)
+        ]
+
+    # -- crops
+
+    @override
+    def count_samples(self, item: Item) -> int:
+        assert isinstance(item, CropItem)
+        total = 0
+        for scale in self._scales_of(item):
+            fit = math.floor(item.area.height * scale / self.own.crop) * math.floor(
+                item.area.width * scale / self.own.crop
+            )
+            total += min(max(fit, 1), self.own.crops)
+        return total * (len(range(*item.frames, self.own.frame_step)) if item.frames else 1)
+
+    @override
+    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
+        assert isinstance(item, CropItem)
+        scales = self._scales_of(item)
+        if item.frames is None:
+            self.files.find_scaling(item.picture.paths)
+            for scale in scales:
+                yield from self._cut_scene(item, scale)
+        else:
+            for frame, image in self._frames(item):
+                for scale in scales:
+                    yield from self._cut_frame(item, frame, image, scale)
+
+    def _scales_of(self, item: CropItem) -> list[float]:
+        """Scales of an item's crops. Blocks need a margin, as their edges fall between the pixels of another scale.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> source = student_task().source
+        >>> block = source._cut(source.files.pictures["scene"], 40)[0]
+        >>> source._scales_of(source.units["scene"]), source._scales_of(block)
+        ([1.0, 0.5], [1.0625])
+        """
+        whole = (item.area.height, item.area.width) == item.picture.size
+        return self.files.scales((item.area.height, item.area.width), 0 if whole else MARGIN)
+
+    def _frames(self, item: CropItem) -> Iterator[tuple[int, np.ndarray]]:
+        """The frames of a stretch that are used.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> source = student_task().source
+        >>> [(frame, image.shape) for frame, image in source._frames(source.units["clip@f2:4"])]
+        [(2, (64, 96, 3))]
+        """
+        assert item.frames is not None
+        first, stop = item.frames
+        with VideoReader(item.picture.paths[0]) as video:
+            for frame, image in enumerate(video.frames(first), start=first):
+                if frame >= stop:
+                    return
+                if frame % self.own.frame_step == 0:
+                    yield frame, image
+
+    def _cut_scene(self, item: CropItem, scale: float) -> Iterator[Sample]:
+        """Crops of a raster or photo at one scale.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> source = student_task().source
+        >>> [sample.id for sample in source._cut_scene(source.units["scene"], 0.5)]
+        ['scene/0.5_y11_x0', 'scene/0.5_y11_x32']
+        """
+        scene = self.files.open(item.picture.paths, scale)
+        down, across = scene.height / item.picture.size[0], scene.width / item.picture.size[1]
+        top, left = math.ceil(item.area.y * down), math.ceil(item.area.x * across)  # no neighbour's pixel is averaged
+        height = math.floor((item.area.y + item.area.height) * down) - top
+        width = math.floor((item.area.x + item.area.width) * across) - left
+        taken = 0
+        for y, x in draw_places(height, width, self.own.crop, TRIES * self.own.crops, f"{item.id}/{scale:g}"):
+            if taken == self.own.crops:
+                return
+            image, valid = scene.read(Window(top + y, left + x, self.own.crop, self.own.crop))
+            if share_invalid(valid) <= MOST_INVALID:
+                taken += 1
+                yield self._sample(item, f"{item.id}/{scale:g}_y{top + y}_x{left + x}", image, valid, (y, x))
+
+    def _cut_frame(self, item: CropItem, frame: int, image: np.ndarray, scale: float) -> Iterator[Sample]:
+        """Crops of a frame at one scale.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> source = student_task().source
+        >>> frame = np.zeros((64, 96, 3), np.uint8)
+        >>> [sample.id for sample in source._cut_frame(source.units["clip@f2:4"], 2, frame, 0.5)]
+        ['clip@f2:4/f2_0.5_y0_x8']
+        """
+        crop = self.own.crop
+        scaled = resize_picture(image, (round(image.shape[0] * scale), round(image.shape[1] * scale)))
+        name = f"{item.id}/f{frame}_{scale:g}"
+        for y, x in draw_places(scaled.shape[0], scaled.shape[1], crop, self.own.crops, name):
+            cut = np.ascontiguousarray(scaled[y : y + crop, x : x + crop])
+            yield self._sample(item, f"{name}_y{y}_x{x}", cut, np.ones(cut.shape[:2], bool), (y, x))
+
+    def _sample(
+        self, item: CropItem, name: str, image: np.ndarray, valid: np.ndarray, place: tuple[int, int]
+    ) -> Sample:
+        """Make a sample of a crop.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> source = student_task().source
+        >>> image = np.zeros((32, 32, 3), np.uint8)
+        >>> source._sample(source.units["scene"], "a", image, image[..., 0] == 0, (3, 5)).window
+        Window(y=3, x=5, height=32, width=32)
+        """
+        window = Window(*place, self.own.crop, self.own.crop)
+        return Sample(name, item, {"image": image, "valid": valid}, window)
+
+    @override
+    def truth(self, item: Item, window: Window | None = None) -> None:
+        return None
+
+    @override
+    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
+        for item in items:
+            try:
+                number = sum(1 for _ in self.samples(item))
+            except DataError as error:
+                yield Finding(item.id, str(error))
+                continue
+            if not number:
+                yield Finding(item.id, "no crop of it holds enough", "nothing is learnt from it", blocks=False)
+
+    # -- stored records
+
+    @override
+    def sample_size(self) -> tuple[int, int]:
+        return self.own.crop, self.own.crop
+
+    @override
+    def backbone_size(self) -> tuple[int, int]:
+        return self.teacher_side(), self.teacher_side()
+
+    @override
+    def backbone_image(self, sample: Sample) -> np.ndarray:
+        return self.teacher_picture(sample.arrays["image"])
+
+    def teacher_picture(self, image: np.ndarray) -> np.ndarray:
+        """A crop (H, W, 3) at the teacher's size.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> student_task().source.teacher_picture(np.zeros((32, 32, 3), np.uint8)).shape
+        (16, 16, 3)
+        """
+        crop = torch.from_numpy(np.ascontiguousarray(image[..., :3])).permute(2, 0, 1)[None]
+        return np.ascontiguousarray(teacher_pictures(crop, self.teacher_side())[0].permute(1, 2, 0).numpy())
+
+    @override
+    def cache_key(self) -> dict[str, Any]:
+        own, dataset = self.settings.distill, self.settings.dataset
+        cached = self.settings.train.features == "cached"
+        return {
+            "crops": own.model_dump(mode="json", include={"crop", "zooms", "crops", "frame_step", "bands"}),
+            "values": [dataset.value_range, dataset.percentiles],
+            "teacher_side": self.teacher_side(),
+            "features": self.features.recipe() if cached else None,
+        }
+
+    @override
+    def sample_bytes(self) -> int:
+        return 4 * self.settings.distill.crop**2
+
+    @override
+    def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        varied = self.settings.dataset.augmentations
+        if not varied.enable:
+            return sample
+        colour = RandomColour(varied.brightness, varied.contrast, varied.saturation)
+        return sample.with_arrays({**sample.arrays, "image": colour(sample.arrays["image"], generator)})
+
+
+def even_parts(size: int, parts: int) -> list[tuple[int, int]]:
+    """Divide a length into parts that differ by one pixel at most.
+
+    Examples
+    --------
+    >>> even_parts(10, 3)
+    [(0, 3), (3, 7), (7, 10)]
+    """
+    edges = [round(index * size / parts) for index in range(parts + 1)]
+    return list(pairwise(edges))
+
+
+def stretches(frames: int, step: int) -> list[tuple[int, int]]:
+    """Divide a video into stretches of whole steps, at most `STRETCHES`.
+
+    Examples
+    --------
+    >>> stretches(100, 30), len(stretches(1000, 10))
+    ([(0, 30), (30, 60), (60, 90), (90, 100)], 10)
+    """
+    used = -(-frames // step)
+    parts = even_parts(used, min(used, STRETCHES))
+    return [(first * step, min(stop * step, frames)) for first, stop in parts]
+
+
+def draw_places(height: int, width: int, crop: int, most: int, seed: str) -> list[tuple[int, int]]:
+    """Places of crops that do not overlap, spread at random over some ground.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the ground, in pixels.
+    crop : int
+        Side of a crop.
+    most : int
+        How many are wanted.
+    seed : str
+        What alone decides where they lie.
+
+    Returns
+    -------
+    list of (int, int)
+        y and x of the upper left corners.
+
+    Examples
+    --------
+    >>> places = draw_places(70, 200, 32, 3, "a")
+    >>> len(places), places == draw_places(70, 200, 32, 3, "a"), places == draw_places(70, 200, 32, 3, "b")
+    (3, True, False)
+    >>> len(draw_places(70, 200, 32, 99, "a"))
+    12
+    """
+    generator = np.random.default_rng(crc32(seed.encode()))
+    rows, columns = (max(side // crop, 1) for side in (height, width))
+    top = int(generator.integers(0, max(height - rows * crop, 0) + 1))
+    left = int(generator.integers(0, max(width - columns * crop, 0) + 1))
+    chosen = generator.permutation(rows * columns)[:most].tolist()
+    return [(top + place // columns * crop, left + place % columns * crop) for place in chosen]
+
+
+def share_invalid(valid: np.ndarray) -> float:
+    """Share of a crop's cells of which more than half holds nothing.
+
+    Examples
+    --------
+    >>> valid = np.ones((32, 64), bool)
+    >>> valid[:16, :16] = False
+    >>> share_invalid(valid)
+    0.125
+    """
+    grain = min(CELL, *valid.shape)
+    rows, columns = (side // grain for side in valid.shape)
+    cells = valid[: rows * grain, : columns * grain].reshape(rows, grain, columns, grain)
+    return float((cells.mean(axis=(1, 3)) <= 0.5).mean())

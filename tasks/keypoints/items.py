@@ -1,0 +1,241 @@
+"""Pictures with labelled animals or tools, and single facts about them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from tasks.base import Item
+from utils.crops import box_of_points, box_of_polygon, move_boxes
+from utils.errors import DataError
+from utils.files import digest_json, file_stamp
+from utils.formats.picture_sizes import picture_size
+from utils.formats.pictures import picture_bytes
+from utils.formats.poses import Instance, PosePicture
+
+REACH = 3.0  # how many times as wide or high as its picture a box may be; a crop of a larger one shows nothing
+NUMBER_AT_END = re.compile(r"[\W_]*\d+$")
+
+
+@dataclass(frozen=True)
+class PoseItem(Item):
+    """A picture, or the frames of a video.
+
+    Parameters
+    ----------
+    picture : PosePicture
+        Where it is, and the animals that are known in it; a video knows none.
+    split : str
+        What it is for.
+    first_frame : int
+        Of a video: where to begin.
+
+    Examples
+    --------
+    >>> PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest == labels_digest(())
+    True
+    """
+
+    picture: PosePicture
+    split: str
+    first_frame: int = 0
+
+    @property
+    def labels_digest(self) -> str:
+        """Digest of the animals that are known in it.
+
+        Examples
+        --------
+        >>> len(PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest)
+        32
+        """
+        return labels_digest(self.picture.instances)
+
+    def stamp(self) -> list:
+        """Say when the picture or its labels changed.
+
+        Examples
+        --------
+        >>> PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "val").stamp()[:2]
+        ['a', []]
+        """
+        return [self.id, [file_stamp(path) for path in self.sources], self.labels_digest]
+
+
+def labels_digest(instances: Iterable[Instance]) -> str:
+    """Digest what a sample takes from labels: points, boxes and outlines.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> animal = Instance("fly", np.array([[1.0, 2.0, 2.0]]))
+    >>> labels_digest([animal]) == labels_digest([replace(animal, is_crowd=True)])
+    False
+    """
+
+    def listed(array: np.ndarray | None) -> Any:
+        return None if array is None else np.nan_to_num(array, nan=-1.0).tolist()
+
+    return digest_json(
+        [
+            [
+                animal.category,
+                listed(animal.keypoints),
+                listed(animal.box_xyxy),
+                [listed(part) for part in animal.polygons],
+                animal.is_crowd,
+            ]
+            for animal in instances
+        ]
+    )
+
+
+def decode_picture(picture: PosePicture) -> np.ndarray:
+    """Read a picture as it is displayed, (H, W, 3) uint8, red first; embedded ones too.
+
+    Raises
+    ------
+    DataError
+        If it is no picture, or a larger one than can be worked on.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.png"
+    >>> _ = path.write_bytes(cv2.imencode(".png", np.full((2, 3, 3), (9, 0, 0), np.uint8))[1].tobytes())
+    >>> decode_picture(PosePicture("a", path, None, ()))[0, 0].tolist()
+    [0, 0, 9]
+    """
+    data = picture_bytes(picture)
+    picture_size(data, picture.path)  # before memory is taken for what its header claims
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # it has limits of its own on what a header may say
+        decoded = None
+    if decoded is None:
+        raise DataError(f"{picture.path}: cannot be decoded as a picture; is it cut off? take another copy")
+    return np.ascontiguousarray(decoded[..., ::-1])
+
+
+def is_usable(animal: Instance) -> bool:
+    """Whether an animal teaches something: told apart, and with a point.
+
+    Examples
+    --------
+    >>> is_usable(Instance("fly", np.array([[1.0, 2.0, 0.0]]))), is_usable(Instance("fly", np.array([[1.0, 2.0, 1.0]])))
+    (False, True)
+    """
+    return not animal.is_crowd and bool((animal.keypoints[:, 2] > 0).any())
+
+
+def usable(picture: PosePicture) -> list[Instance]:
+    """The animals of a picture that teach something.
+
+    Examples
+    --------
+    >>> usable(PosePicture("a", Path("a.png"), (4, 6), ()))
+    []
+    """
+    return [animal for animal in picture.instances if is_usable(animal)]
+
+
+def box_of(animal: Instance) -> np.ndarray | None:
+    """Where an animal is: its box, the box of its outline, or one around its points; None where nothing is known.
+
+    Examples
+    --------
+    >>> box_of(Instance("fly", np.array([[10.0, 20.0, 2.0], [30.0, 20.0, 2.0]]))).tolist()
+    [2.0, 12.0, 38.0, 28.0]
+    """
+    if animal.box_xyxy is not None:
+        return animal.box_xyxy
+    if animal.polygons:
+        return box_of_polygon(*animal.polygons)
+    return box_of_points(animal.keypoints)
+
+
+def box_faults(animals: Iterable[Instance], size: tuple[int, int] | None) -> Iterator[str]:
+    """Say of each animal what makes its box unusable: it has no area, or is far larger than its picture.
+
+    Of an animal that has only points, they are what may reach too far: the box around them always has an area.
+
+    Examples
+    --------
+    >>> flat, wide = (Instance("fly", np.zeros((1, 3)), np.array(box)) for box in ([3.0, 4, 3, 9], [0.0, 0, 1e9, 5]))
+    >>> list(box_faults([flat, wide], (4, 6)))[0]
+    'animal 1: its box has no area (0 x 5 pixels)'
+    >>> list(box_faults([flat, wide], (4, 6)))[1]
+    'animal 2: its box of 1e+09 x 5 pixels is more than 3 times as wide or high as the picture'
+    >>> list(box_faults([Instance("fly", np.array([[2.0, 2.0, 2.0]]))], (4, 6)))
+    []
+    """
+    for index, animal in enumerate(animals, start=1):
+        is_drawn = animal.box_xyxy is not None or bool(animal.polygons)
+        box = box_of(animal) if is_drawn else box_of_points(animal.keypoints, margin=0, least=0)
+        if box is None:
+            continue
+        width, height = box[2:] - box[:2]
+        if is_drawn and not min(width, height) > 0:
+            yield f"animal {index}: its box has no area ({width:g} x {height:g} pixels)"
+        elif size is not None and not (width <= REACH * size[1] and height <= REACH * size[0]):
+            what = f"its box of {width:.4g} x {height:.4g} pixels"
+            yield f"animal {index}: {what} is more than {REACH:g} times as wide or high as the picture"
+
+
+def mask_out_crowd(valid: np.ndarray, box_xyxy: np.ndarray | None, matrix: np.ndarray) -> None:
+    """Mark the ground of a crowd as not valid: nobody told its animals apart, so it teaches nothing.
+
+    Examples
+    --------
+    >>> valid = np.ones((2, 4), bool)
+    >>> mask_out_crowd(valid, np.array([1.0, 0.0, 3.0, 1.0]), np.eye(3))
+    >>> valid.tolist()
+    [[True, False, False, True], [True, True, True, True]]
+    """
+    if box_xyxy is None:
+        return
+    left, top, right, bottom = move_boxes(box_xyxy, matrix).clip(0, None)
+    valid[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = False
+
+
+def group_of(picture: PosePicture, split_by: str) -> str:
+    """What a picture must stay together with in the default split.
+
+    Examples
+    --------
+    >>> picture = PosePicture("day1/cam_0012", Path("day1/cam_0012.png"), None, ())
+    >>> [group_of(picture, by) for by in ("picture", "folder", "stem")]
+    ['day1/cam_0012', 'day1', 'day1/cam']
+    """
+    if split_by == "folder":
+        return picture.id.rpartition("/")[0]
+    return NUMBER_AT_END.sub("", picture.id) if split_by == "stem" else picture.id
+
+
+def name_inputs(paths: Sequence[Path]) -> dict[str, Path]:
+    """Give inputs their ids, which are also the names of their results.
+
+    Raises
+    ------
+    DataError
+        If two share a name.
+
+    Examples
+    --------
+    >>> name_inputs([Path("day1/fox.png"), Path("day2/fox.mp4")])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: day2/fox.mp4: day1/fox.png has the same name, and so would its result; rename one
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in found:
+            raise DataError(f"{path}: {found[path.stem]} has the same name, and so would its result; rename one")
+        found[path.stem] = path
+    return found

@@ -1,0 +1,315 @@
+"""The labels of keypoints: which pictures can be used, the skeleton, and the canvas on which pictures are laid."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from config import TaskConfig
+from tasks.base import Finding
+from tasks.keypoints.items import box_faults, usable
+from utils.crops import canvas_of
+from utils.errors import DataError, SettingsError
+from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, read_poses
+from utils.splits import nearest, read_list
+
+logger = logging.getLogger(__name__)
+
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class PoseLabels:
+    """Reads the labels once, and what follows from them; a checkpoint's description can stand in their place.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        Paths and keypoints.
+    multiple : callable
+        Gives the number of pixels of which the canvas's sides are multiples.
+    fixed : dict
+        What a checkpoint says in place of the labels: `skeleton`, `canvas`, `max_instances`.
+
+    Examples
+    --------
+    >>> from tasks.keypoints.example import pose_task
+    >>> labels = pose_task().source.labels
+    >>> labels.skeleton.num_keypoints, len(labels.pictures), labels.canvas
+    (7, 12, (96, 128))
+    """
+
+    def __init__(self, settings: TaskConfig, multiple: Callable[[], int], fixed: Mapping[str, Any] | None = None):
+        self.settings = settings
+        self.own = settings.keypoints
+        self.multiple = multiple
+        self.fixed = dict(fixed or {})
+
+    @cached_property
+    def sets(self) -> dict[str, PoseSet]:
+        """Labelled pictures by split; `all` where the source knows no splits.
+
+        Raises
+        ------
+        SettingsError, DataError
+            If no labels are named, or nothing can be read.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> list(pose_task().labels.sets)
+        ['train', 'val']
+        """
+        source = self.settings.paths.resolve("label_path")
+        if source is None:
+            raise SettingsError(
+                "paths.label_path: not set; name the labels: a data.yaml, a COCO json, a LabelMe folder or a csv"
+            )
+        if not Path(source).exists():
+            raise DataError(f"paths.label_path: {source}: no such file or folder; give a data set file or a folder")
+        names = None
+        if self.own.names_file is not None:
+            names = read_list(Path(self.settings.paths.locate(self.own.names_file)))
+        found = read_poses(source, self.own.format, self.settings.paths.data_root, names)
+        named = {SPLIT_NAMES.get(split, "all"): part for split, part in found.items()}
+        if len(named) != len(found):
+            raise DataError(f"{source}: splits named {', '.join(found)}; name at most one each train, val and test")
+        return named
+
+    @cached_property
+    def skeleton(self) -> Skeleton:
+        """The keypoints; those of a checkpoint where the task was made from one.
+
+        Raises
+        ------
+        SettingsError
+            If the labels hold several skeletons and none is chosen.
+        DataError
+            If splits disagree on it.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> pose_task().labels.skeleton.flip_idx
+        (0, 2, 1, 4, 3, 5, 6)
+        """
+        if "skeleton" in self.fixed:
+            return self.fixed["skeleton"]
+        wanted = self.own.category
+        known = join_skeletons(self.sets, wanted)
+        if wanted is not None and wanted not in known:
+            raise SettingsError(f"keypoints.category: no {wanted!r} in the labels; {nearest(wanted, sorted(known))}")
+        chosen = {skeleton.names: skeleton for name, skeleton in known.items() if wanted in (None, name)}
+        if len(chosen) != 1:
+            raise SettingsError(
+                f"keypoints.category: the labels hold {', '.join(sorted(known))} with {len(chosen)} different sets of "
+                "keypoints; choose one of them"
+            )
+        return next(iter(chosen.values()))
+
+    @property
+    def mirror_swap(self) -> tuple[int, ...]:
+        """For each keypoint the one that takes its place in a mirrored picture.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> len(pose_task().source.labels.mirror_swap)
+        7
+        """
+        flip_idx = self.skeleton.flip_idx
+        return tuple(range(self.skeleton.num_keypoints)) if flip_idx is None else flip_idx
+
+    @cached_property
+    def faults(self) -> dict[str, Finding]:
+        """What makes a box unusable, by picture; the first of each.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> labels = pose_task().labels
+        >>> labels.sets["val"].pictures[1].instances[0].box_xyxy[2] = 1e300
+        >>> print(*labels.faults.values())
+        images/val_001: animal 1: its box of 1e+300 x 67 pixels is more than 3 times as wide or high as the picture; \
+correct or remove it
+        """
+        found: dict[str, Finding] = {}
+        for picture in (picture for part in self.sets.values() for picture in part.pictures):
+            fault = next(box_faults(filter(self._counts, picture.instances), picture.size), None)
+            if fault is not None:
+                found.setdefault(picture.id, Finding(picture.id, fault, "correct or remove it"))
+        return found
+
+    @cached_property
+    def pictures(self) -> dict[str, tuple[str, PosePicture]]:
+        """Every labelled picture by id, with the split that its source puts it in; animals of the chosen kind only.
+
+        Pictures of whose labels something could not be read are left out, since what is missing there would be
+        taught as "no animal here"; `verify` tells what to mend.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> sorted({split for split, _ in pose_task().labels.pictures.values()})
+        ['train', 'val']
+        """
+        found: dict[str, tuple[str, PosePicture]] = {}
+        incomplete: list[str] = []
+        for split, part in self.sets.items():
+            for picture in part.pictures:
+                if picture.extra.get("incomplete") or picture.id in self.faults:
+                    incomplete.append(picture.id)
+                    continue
+                if picture.id in found:
+                    raise DataError(f"{picture.path}: stands in {found[picture.id][0]} and in {split}; keep one")
+                found[picture.id] = split, replace(picture, instances=tuple(filter(self._counts, picture.instances)))
+        if incomplete:
+            told = f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read or used whole"
+            if not found:
+                raise DataError(f"{self.settings.paths.label_path}: all {told}; first: {next(self.problems())}")
+            logger.warning("%s; they are left out until that is mended, see the report of verify", told)
+        return found
+
+    def _counts(self, animal: Instance) -> bool:
+        """Whether an animal is of the kind that this task learns.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> import numpy as np
+        >>> labels = pose_task().labels
+        >>> labels._counts(Instance("animal", np.zeros((7, 3)))), labels._counts(Instance("animal", np.zeros((3, 3))))
+        (True, False)
+        """
+        fits = len(animal.keypoints) == self.skeleton.num_keypoints
+        return fits and self.own.category in (None, animal.category)
+
+    @cached_property
+    def max_instances(self) -> int:
+        """Most animals of a sample.
+
+        Raises
+        ------
+        DataError
+            If a picture holds more than `keypoints.max_instances`.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> pose_task().labels.max_instances
+        3
+        """
+        if "most" in self.fixed:
+            return self.fixed["most"]
+        if self.own.instance_mode == "per_instance":
+            return 1
+        numbers = {picture.path: len(usable(picture)) for _, picture in self.pictures.values()}
+        fullest = max(numbers, key=lambda path: numbers[path])
+        if numbers[fullest] > self.own.max_instances:
+            raise DataError(
+                f"{fullest}: {numbers[fullest]} animals, but keypoints.max_instances is {self.own.max_instances}; "
+                "raise it, or set keypoints.instance_mode: per_instance"
+            )
+        return max(numbers[fullest], 1)
+
+    @cached_property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of every sample.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> pose_task().labels.canvas
+        (96, 128)
+        """
+        if "canvas" in self.fixed:
+            return self.fixed["canvas"]
+        side, multiple = self.own.short_side, self.multiple()
+        if self.own.instance_mode == "per_instance":
+            return canvas_of([(1, 1)], side, multiple)
+        sizes = [picture.size for _, picture in self.pictures.values() if picture.size is not None]
+        if not sizes:
+            raise DataError(f"{self.settings.paths.resolve('label_path')}: none of its pictures can be read")
+        return canvas_of(sizes, side, multiple)
+
+    def problems(self) -> Iterator[Finding]:
+        """What readers skipped or doubted.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> list(pose_task().labels.problems())
+        []
+        """
+        for part in self.sets.values():
+            for problem in part.problems:
+                yield Finding(problem.where, problem.what, problem.cure)
+        yield from self.faults.values()
+
+    def warn_of_problems(self) -> None:
+        """Say once how much readers skipped or doubted, for those who do not run verify.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> labels = pose_task().labels
+        >>> labels.warn_of_problems(), len(list(labels.problems()))
+        (None, 0)
+        """
+        found = list(self.problems())
+        if found:
+            logger.warning("%d problems in the labels, which verify lists; the first: %s", len(found), found[0])
+
+
+def join_skeletons(sets: Mapping[str, PoseSet], wanted: str | None = None) -> dict[str, Skeleton]:
+    """Skeletons of all splits by category.
+
+    Raises
+    ------
+    DataError
+        If splits disagree on the wanted category, or on any where none is named: one would be read as the other.
+
+    Examples
+    --------
+    >>> sets = {split: PoseSet([], {"fox": Skeleton((split, "tail"))}) for split in ("train", "val")}
+    >>> list(join_skeletons(sets, "wolf"))
+    ['fox']
+    >>> join_skeletons(sets)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: category 'fox': keypoint 1 is 'train' in train and 'val' in val; give both splits the \
+same skeleton, or the category another name
+    """
+    found: dict[str, tuple[str, Skeleton]] = {}
+    for split, part in sets.items():
+        for name, skeleton in part.skeletons.items():
+            first, known = found.setdefault(name, (split, skeleton))
+            if skeleton != known and wanted in (None, name):
+                what = skeleton_difference(known, skeleton).format(first=first, second=split)
+                cure = "give both splits the same skeleton, or the category another name"
+                raise DataError(f"category {name!r}: {what}; {cure}")
+    return {name: skeleton for name, (_, skeleton) in found.items()}
+
+
+def skeleton_difference(first: Skeleton, second: Skeleton) -> str:
+    """Say what two skeletons differ in; `{first}` and `{second}` stand for where they are.
+
+    Examples
+    --------
+    >>> skeleton_difference(Skeleton(("a",)), Skeleton(("a", "b")))
+    '1 keypoints in {first} and 2 in {second}'
+    >>> skeleton_difference(Skeleton(("a", "b"), (1, 0)), Skeleton(("a", "b")))
+    'flip_idx is (1, 0) in {first} and None in {second}'
+    """
+    if first.num_keypoints != second.num_keypoints:
+        return f"{first.num_keypoints} keypoints in {{first}} and {second.num_keypoints} in {{second}}"
+    for index, (one, other) in enumerate(zip(first.names, second.names, strict=True), start=1):
+        if one != other:
+            quoted = [repr(name).replace("{", "{{").replace("}", "}}") for name in (one, other)]
+            return f"keypoint {index} is {quoted[0]} in {{first}} and {quoted[1]} in {{second}}"
+    if first.flip_idx != second.flip_idx:
+        return f"flip_idx is {first.flip_idx} in {{first}} and {second.flip_idx} in {{second}}"
+    return "the edges in {first} are others than in {second}"

@@ -1,0 +1,70 @@
+"""What keypoints hand to people: scores, comparison pictures, and predictions in several formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from config import TaskConfig
+from tasks.base import Item, Metric, Piece, Sink
+from tasks.keypoints.items import PoseItem, decode_picture
+from tasks.keypoints.labels import PoseLabels
+from tasks.keypoints.metric import KeypointMetric, report_scores
+from tasks.keypoints.sinks import PoseSink, gather_predictions
+from tasks.output import Output
+from utils.pose_matching import PredictedPose, TruthPose
+from utils.pose_plots import draw_pose_comparison
+
+
+class KeypointsOutput(Output):
+    """Scores of poses, and the files of predictions.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        Thresholds and formats.
+    labels : PoseLabels
+        The skeleton.
+
+    Examples
+    --------
+    >>> from tasks.keypoints.example import pose_task
+    >>> pose_task().output.metric().compute()["OKS_AP"]
+    nan
+    """
+
+    def __init__(self, settings: TaskConfig, labels: PoseLabels):
+        self.settings, self.labels = settings, labels
+
+    @override
+    def metric(self) -> Metric:
+        return KeypointMetric(self.labels.skeleton, self.settings.keypoints)
+
+    @override
+    def report(self, metrics: dict[str, Any], folder: Path, log: Any) -> None:
+        report_scores(metrics, self.labels.skeleton, folder, log)
+
+    @override
+    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
+        assert isinstance(item, PoseItem)
+        animals = item.picture.instances
+        true = [TruthPose(animal.keypoints, animal.box_xyxy, animal.area, animal.is_crowd) for animal in animals]
+        arrays = next(iter(pieces)).arrays
+        pairs = zip(arrays["keypoints"], arrays["scores"], strict=True)
+        predicted = [PredictedPose(keypoints, float(score)) for keypoints, score in pairs]
+        skeleton = self.labels.skeleton
+        return draw_pose_comparison(decode_picture(item.picture), true, predicted, skeleton.names, skeleton.edges)
+
+    @override
+    def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:
+        assert isinstance(item, PoseItem)
+        return PoseSink(item, folder, self.labels.skeleton, self.settings.keypoints.formats, fingerprint)
+
+    @override
+    def write_summary(self, items: Sequence[Item], folder: Path) -> list[Path]:
+        poses = [item for item in items if isinstance(item, PoseItem)]
+        return gather_predictions(poses, folder, self.labels.skeleton, self.settings.keypoints.formats)

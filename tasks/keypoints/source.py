@@ -1,0 +1,412 @@
+"""Items of keypoints: pictures and videos, their split, and their samples: whole pictures or crops of one animal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from config import TaskConfig, expand_path
+from tasks.base import Finding, Item, Sample
+from tasks.features import FeatureService
+from tasks.keypoints.audit import audit_pictures
+from tasks.keypoints.items import (
+    PoseItem,
+    box_faults,
+    box_of,
+    decode_picture,
+    group_of,
+    is_usable,
+    mask_out_crowd,
+    name_inputs,
+)
+from tasks.keypoints.labels import PoseLabels, join_skeletons
+from tasks.keypoints.results import is_overlay
+from tasks.source import ListedSource
+from tasks.splits import split_list
+from utils.animals import make_animals
+from utils.augment import IDENTITY, RandomColour, View
+from utils.crops import (
+    crop_of_box,
+    drop_outside,
+    move_boxes,
+    move_keypoints,
+    move_points,
+    random_similarity,
+    warp_picture,
+    whole_picture,
+)
+from utils.errors import DataError, SettingsError
+from utils.formats.convert import convert_poses
+from utils.formats.poses import Instance, PosePicture, PoseSet, read_poses
+from utils.inputs import find_inputs
+from utils.tiling import Window
+from utils.videos import VideoReader, is_video
+
+
+class PoseSource(ListedSource):
+    """Pictures and videos with labelled keypoints.
+
+    Parameters
+    ----------
+    name, settings, features
+        As for `FeatureSource`.
+    labels : PoseLabels
+        The skeleton, the pictures and the canvas.
+
+    Examples
+    --------
+    >>> from tasks.keypoints.example import pose_task
+    >>> source = pose_task().source
+    >>> len(source.items("train")), source.sample_size()
+    (8, (96, 128))
+    """
+
+    def __init__(self, name: str, settings: TaskConfig, features: FeatureService, labels: PoseLabels):
+        super().__init__(name, settings, features)
+        self.own = settings.keypoints
+        self.labels = labels
+
+    # -- items
+
+    @override
+    def prepare_data(self) -> None:
+        dataset = self.settings.dataset
+        if dataset.sample.enable:
+            make_animals(expand_path(dataset.sample.folder), seed=dataset.sample.seed)
+        if self.has_lists():
+            self.write_splits()
+        if dataset.convert_to is not None:
+            wanted = dataset.convert_to
+            convert_poses(self.split_sets(), expand_path(wanted.folder), wanted.format, wanted.layout, wanted.mode)
+
+    @override
+    def items(self, split: str) -> list[Item]:
+        if split != "inference" and not self.labels.skeleton.num_keypoints:
+            return []  # labels without a keypoint can only be converted
+        return super().items(split)
+
+    @override
+    def names(self) -> list[str]:
+        return sorted(self.labels.pictures)
+
+    @override
+    def named(self, name: str, split: str) -> list[Item]:
+        return [self._item(self.labels.pictures[name][1], split)] if name in self.labels.pictures else []
+
+    @override
+    def unlisted(self, split: str) -> list[Item]:
+        return [self._item(picture, split) for own, picture in self.labels.pictures.values() if own == split]
+
+    @staticmethod
+    def _item(picture: PosePicture, split: str) -> PoseItem:
+        return PoseItem(picture.id, (picture.path,), picture, split)
+
+    @override
+    def uses_list(self, split: str) -> bool:
+        listed = getattr(self.settings.dataset.splits, f"{split}_list")
+        return listed is not None or (split != "test" and not {"train", "val"} <= set(self.labels.sets))
+
+    def has_lists(self) -> bool:
+        """Whether lists, and not the labels, say which pictures train and which judge.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> pose_task().source.has_lists()
+        False
+        """
+        return self.uses_list("train") or self.uses_list("val")
+
+    def is_split(self) -> bool:
+        """Whether it is known which pictures train and which judge; else prepare writes the lists.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> pose_task().source.is_split()
+        True
+        """
+        lists = [split_list(self.name, self.settings, split) for split in ("train", "val") if self.uses_list(split)]
+        return all(path is not None and path.exists() for path in lists)
+
+    def first_split(self) -> str:
+        """The first split that has pictures: with it verify tells what readers skipped.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> pose_task().source.first_split()
+        'train'
+        """
+        return next((split for split in ("train", "val", "test") if self.items(split)), "train")
+
+    def split_sets(self) -> dict[str, PoseSet]:
+        """All labels, every kind of animal, divided as the splits are.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> sets = pose_task().source.split_sets()
+        >>> {split: len(part.pictures) for split, part in sets.items()}
+        {'train': 8, 'val': 4}
+        """
+        whole = {picture.id: picture for part in self.labels.sets.values() for picture in part.pictures}
+        skeletons = join_skeletons(self.labels.sets)
+        divided = {}
+        for split in ("train", "val", "test"):
+            ids = [item.picture.id for item in super().items(split) if isinstance(item, PoseItem)]
+            if ids:
+                divided[split] = PoseSet([whole[id] for id in ids], skeletons)
+        return divided
+
+    @override
+    def split_recipe(self) -> str:
+        settings = self.settings
+        return f"seed {settings.resources.seed}, val_fraction {settings.train.val_fraction:g}, by {self.own.split_by}"
+
+    @override
+    def draw_split(self) -> tuple[list[str], list[str]]:
+        groups: dict[str, list[str]] = {}
+        for name, (_, picture) in self.labels.pictures.items():
+            groups.setdefault(group_of(picture, self.own.split_by), []).append(name)
+        if len(groups) < 2:
+            raise DataError(
+                f"keypoints.split_by: {self.own.split_by} gives a single group of pictures, so that none is left for "
+                "validation; choose another, or write the split lists yourself"
+            )
+        wanted = self.settings.train.val_fraction * len(self.labels.pictures)
+        order = np.random.default_rng(self.settings.resources.seed).permutation(sorted(groups)).tolist()
+        val: list[str] = []
+        for group in order[:-1]:
+            if not val or len(val) + len(groups[group]) / 2 <= wanted:
+                val += groups[group]
+        return sorted(set(self.labels.pictures) - set(val)), sorted(val)
+
+    @override
+    def input_items(self, sources: list[str]) -> list[Item]:
+        try:
+            found = name_inputs(find_inputs(sources, is_result=is_overlay))
+        except DataError as error:
+            raise DataError(f"inference.input_tif: {error}") from error
+        prompts = self._prompts(found) if self.own.instance_mode == "per_instance" else {}
+        return [
+            self._item(PosePicture(name, path, None, prompts.get(name, ())), "inference")
+            for name, path in found.items()
+        ]
+
+    def _prompts(self, found: dict[str, Path]) -> dict[str, tuple[Instance, ...]]:
+        """Boxes of animals from LabelMe files with the pictures' names.
+
+        Raises
+        ------
+        SettingsError, DataError
+            If no folder is named, or a picture has no boxes there.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> source = pose_task("keypoints.instance_mode=per_instance").source
+        >>> source._prompts({"a": Path("a.png")})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: keypoints.prompts: not set; per_instance needs to know where animals are: ...
+        """
+        named = self.own.prompts
+        if named is None:
+            raise SettingsError(
+                "keypoints.prompts: not set; per_instance needs to know where animals are: name a folder of LabelMe "
+                "files with a rectangle around each, or set keypoints.instance_mode: whole"
+            )
+        drawn = {}
+        for part in read_poses(self.settings.paths.locate(named), "labelme").values():
+            drawn.update({Path(picture.id).name: picture for picture in part.pictures})
+        missing = [name for name in found if name not in drawn or not drawn[name].instances]
+        if missing:
+            raise DataError(f"keypoints.prompts: no rectangle for {found[missing[0]]} in {named}; draw one per animal")
+        for name in found:
+            for fault in box_faults(drawn[name].instances, drawn[name].size):
+                raise DataError(f"keypoints.prompts: {named}: {name}: {fault}; correct or remove it")
+        return {name: drawn[name].instances for name in found}
+
+    @override
+    def continue_from(self, item: Item, resume: int) -> Item:
+        assert isinstance(item, PoseItem)
+        return replace(item, first_frame=resume)
+
+    @override
+    def count_samples(self, item: Item) -> int:
+        assert isinstance(item, PoseItem)
+        if is_video(item.picture.path):
+            return VideoReader(item.picture.path).header_frames or 0
+        return len(item.picture.instances) if self.settings.keypoints.instance_mode == "per_instance" else 1
+
+    @override
+    def truth(self, item: Item, window: Window | None = None) -> tuple[Instance, ...]:
+        assert isinstance(item, PoseItem)
+        return item.picture.instances
+
+    @override
+    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
+        poses = [item for item in items if isinstance(item, PoseItem)]
+        if poses and poses[0].split == self.first_split():
+            yield from self.labels.problems()
+        yield from audit_pictures(poses, self.labels.skeleton)
+
+    # -- samples
+
+    @override
+    def sample_size(self) -> tuple[int, int]:
+        return self.labels.canvas
+
+    @override
+    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
+        assert isinstance(item, PoseItem)
+        for frame, image in self._frames(item):
+            for index, matrix, animals in self._places(item, image.shape[:2]):
+                name = f"{item.id}#{frame}.{index}"
+                yield Sample(name, item, self._arrays(image, matrix, animals, (frame, index)))
+
+    def _frames(self, item: PoseItem) -> Iterator[tuple[int, np.ndarray]]:
+        """The picture of an item as frame 0, or the frames of a video.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> source = pose_task().source
+        >>> [(frame, image.shape) for frame, image in source._frames(source.items("val")[0])]
+        [(0, (192, 256, 3))]
+        """
+        path = item.picture.path
+        if is_video(path):
+            with VideoReader(path) as video:
+                yield from enumerate(video.frames(item.first_frame), start=item.first_frame)
+        else:
+            yield 0, decode_picture(item.picture)
+
+    def _places(self, item: PoseItem, size: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray, Sequence[Instance]]]:
+        """Where samples lie in a picture: its whole, or the surroundings of each animal.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> source = pose_task().source
+        >>> [(index, matrix[0, 0]) for index, matrix, _ in source._places(source.items("val")[0], (192, 256))]
+        [(0, np.float64(0.5))]
+        """
+        if self.own.instance_mode == "whole":
+            yield 0, whole_picture((size[0], size[1]), self.labels.canvas), item.picture.instances
+            return
+        for fault in box_faults(item.picture.instances, (size[0], size[1])):
+            raise DataError(f"{item.picture.path}: {fault}; correct or remove it")
+        for index, animal in enumerate(item.picture.instances):
+            box = box_of(animal)
+            if box is not None and not animal.is_crowd:
+                yield index, crop_of_box(box, self.labels.canvas, self.own.bbox_scale), [animal]
+
+    def _arrays(
+        self, image: np.ndarray, matrix: np.ndarray, animals: Sequence[Instance], place: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        """Lay a picture and its animals on the canvas.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> source = pose_task().source
+        >>> arrays = source._arrays(np.zeros((192, 256, 3), np.uint8), np.diag([0.5, 0.5, 1.0]), [], (0, 0))
+        >>> arrays["valid"].all(), arrays["keypoints"].any()
+        (np.True_, np.False_)
+        """
+        laid, valid = warp_picture(image, matrix, self.labels.canvas)
+        for animal in animals:
+            if animal.is_crowd:
+                mask_out_crowd(valid, box_of(animal), matrix)
+        seen = [animal for animal in animals if is_usable(animal)][: self.labels.max_instances]
+        keypoints = np.zeros((self.labels.max_instances, self.labels.skeleton.num_keypoints, 3), np.float32)
+        boxes = np.zeros((self.labels.max_instances, 4), np.float32)
+        for row, animal in enumerate(seen):
+            keypoints[row] = drop_outside(move_points(animal.keypoints, matrix), self.labels.canvas)
+            box = box_of(animal)
+            assert box is not None  # it has a point
+            boxes[row] = move_boxes(box, matrix)
+        return {
+            "image": laid,
+            "valid": valid,
+            "keypoints": keypoints,
+            "boxes": boxes,
+            "matrix": matrix,
+            "place": np.array(place, np.int64),
+        }
+
+    @override
+    def sample_stats(self, sample: Sample) -> dict[str, Any]:
+        seen = (sample.arrays["keypoints"][..., 2] > 0).sum(axis=0)
+        return {"counts": dict(zip(self.labels.skeleton.names, seen.tolist(), strict=True))}
+
+    @override
+    def cache_key(self) -> dict[str, Any]:
+        own = self.settings.keypoints
+        cached = self.settings.train.features == "cached"
+        return {
+            "keypoints": list(self.labels.skeleton.names),
+            "canvas": list(self.labels.canvas),
+            "most": self.labels.max_instances,
+            "instance_mode": own.instance_mode,
+            "bbox_scale": own.bbox_scale,
+            "features": self.features.recipe() if cached else None,
+        }
+
+    @override
+    def sample_bytes(self) -> int:
+        height, width = self.sample_size()
+        return height * width * 4 + self.labels.max_instances * (self.labels.skeleton.num_keypoints * 12 + 16) + 88
+
+    @override
+    def transform(self, sample: Sample, view: View, generator: np.random.Generator | None = None) -> Sample:
+        if view == IDENTITY:
+            return sample
+        matrix = view.matrix((sample.arrays["image"].shape[0], sample.arrays["image"].shape[1]))
+        pictures = {name: view.apply(sample.arrays[name]) for name in ("image", "valid")}
+        return sample.with_arrays(self._moved(sample, matrix, pictures), view=sample.view.compose(view))
+
+    def _moved(self, sample: Sample, matrix: np.ndarray, pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays of a sample whose picture was moved by a matrix.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> task = pose_task()
+        >>> sample = next(task.source.samples(task.source.items("val")[0]))
+        >>> moved = task.source._moved(sample, np.diag([2.0, 2.0, 1.0]), {"valid": np.ones((192, 256), bool)})
+        >>> moved["matrix"][0, 0] / sample.arrays["matrix"][0, 0]
+        np.float64(2.0)
+        """
+        arrays, size = sample.arrays, pictures["valid"].shape
+        points = move_keypoints(arrays["keypoints"], matrix, self.labels.mirror_swap)
+        there = arrays["boxes"].any(axis=-1, keepdims=True)
+        moved = {
+            "keypoints": drop_outside(points, (size[0], size[1])).astype(np.float32),
+            "boxes": np.where(there, move_boxes(arrays["boxes"], matrix), 0).astype(np.float32),
+            "matrix": matrix @ arrays["matrix"],
+        }
+        return {**arrays, **pictures, **moved}
+
+    @override
+    def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        varied = self.settings.dataset.augmentations
+        if not varied.enable:
+            return sample
+        size = sample.arrays["image"].shape[:2]
+        low, high = varied.scale_range
+        matrix = random_similarity(generator, (size[0], size[1]), (low, high), varied.rotation_degrees)
+        colour = RandomColour(varied.brightness, varied.contrast, varied.saturation)
+        if np.array_equal(matrix, np.eye(3)):
+            return sample.with_arrays({**sample.arrays, "image": colour(sample.arrays["image"], generator)})
+        image, seen = warp_picture(sample.arrays["image"], matrix, (size[0], size[1]))
+        ground, _ = warp_picture(sample.arrays["valid"][..., None].astype(np.uint8), matrix, (size[0], size[1]))
+        pictures = {"image": colour(image, generator), "valid": seen & (ground[..., 0] > 0)}
+        return sample.with_arrays(self._moved(sample, matrix, pictures))

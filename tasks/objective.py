@@ -1,0 +1,55 @@
+"""What a task learns: targets, losses as sums with their counts, and which samples are drawn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tasks.base import Batch, Entry, Progress, Sample
+
+
+class Objective(ABC):
+    """The loss of a task: `counts` come from the targets, `loss` gives sums, which are divided once, over all ranks."""
+
+    def curriculum(self, epoch: int, epochs: int) -> Progress:
+        """Give what the code that encodes targets and weighs losses sees of an epoch."""
+        return Progress(epoch, epochs)
+
+    def training_views(self, stored: Sequence[str], progress: Progress) -> Sequence[str]:
+        """Choose the views of a sample that this epoch may draw."""
+        return stored
+
+    def sampling_weights(self, entries: Sequence[Entry]) -> np.ndarray | None:
+        """Give how often each sample is drawn, relative to others; None: once per epoch each."""
+        return None
+
+    def fit_statistics(self, entries: Sequence[Entry]) -> None:  # noqa: B027 - only some tasks need it
+        """Measure what the loss needs of the training samples, such as weights of classes."""
+
+    def encode(self, sample: Sample, progress: Progress) -> Any:
+        """Make a sample's target."""
+        return None
+
+    def collate(self, batch: Batch, targets: Sequence[Any]) -> Batch:
+        """Put the targets of a batch together."""
+        return batch
+
+    def weights(self) -> dict[str, float]:
+        """Give the weight of each loss term."""
+        return {"loss": 1.0}
+
+    @abstractmethod
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Give what each term is divided by, from the targets alone."""
+
+    @abstractmethod
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Give the sum of each term over the batch."""
+
+    def scores(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, tuple[float, float]]:
+        """Give cheap scores of a training batch as (sum, count), for the log."""
+        return {}

@@ -1,0 +1,67 @@
+"""What a task hands to people: scores, pictures, prediction files and exported files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from tasks.base import Context, Item, Metric, Piece, Sink
+
+if TYPE_CHECKING:
+    from utils.checkpoints import Checkpoint
+    from utils.logging import VerbosityLogger
+
+
+class Output(ABC):
+    """Turns pieces of predictions into scores and files."""
+
+    @abstractmethod
+    def metric(self) -> Metric:
+        """Give an empty metric."""
+
+    def extra_metrics_key(self) -> dict[str, Any]:
+        """Give what `extra_metrics` depends on, for the fingerprint of an evaluation."""
+        return {}
+
+    def extra_metrics(self, model: nn.Module | None, context: Context) -> dict[str, Any]:
+        """Give scores that need more than predictions and labels; called on all ranks."""
+        return {}
+
+    def report(self, metrics: dict[str, Any], folder: Path, log: VerbosityLogger) -> None:
+        """Log the scores and write tables and plots of them."""
+        for name, value in metrics.items():
+            if isinstance(value, float):
+                log.info(f"{name} {value:.4f}")
+
+    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
+        """Draw a prediction beside its picture and label, (H, W, 3) uint8."""
+        return None
+
+    def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:
+        """Give what writes the prediction of an item.
+
+        Raises
+        ------
+        TypeError
+            If the task writes no predictions.
+        """
+        raise TypeError(f"{type(self).__name__} writes no predictions")
+
+    def write_summary(self, items: Sequence[Item], folder: Path) -> list[Path]:
+        """Write files about all predictions together; gives their paths."""
+        return []
+
+    def export(self, model: nn.Module | None, folder: Path, checkpoint: Checkpoint | None) -> list[Path]:
+        """Write the exported files; gives their paths.
+
+        Raises
+        ------
+        TypeError
+            If the task exports nothing.
+        """
+        raise TypeError(f"{type(self).__name__} exports nothing")

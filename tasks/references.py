@@ -1,0 +1,173 @@
+"""Settings that name another task: the order of the tasks, and the files that stand in place of the name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from config import TaskConfig, expand_path
+from tasks import load_task
+from tasks.runs import find_checkpoint, latest_run, task_folder
+from utils.errors import DataError, SettingsError
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A setting that may name another task of the same file.
+
+    Parameters
+    ----------
+    setting : str
+        Its path, such as `train.init_from`.
+    gives : str
+        What the other task must have made: `checkpoint` for its best one, `export` for its exported folder.
+    reserved : tuple of str
+        Values that never mean a task.
+
+    Examples
+    --------
+    >>> from config import TaskConfig, TrainConfig
+    >>> settings = TaskConfig(train=TrainConfig(init_from="coarse"))
+    >>> Reference("train.init_from", "checkpoint").task(settings, {"coarse": settings})
+    'coarse'
+    """
+
+    setting: str
+    gives: str
+    reserved: tuple[str, ...] = ()
+
+    def task(self, settings: TaskConfig, tasks: Mapping[str, TaskConfig]) -> str | None:
+        """Give the name of the task that the setting names; None where it names none.
+
+        Examples
+        --------
+        >>> Reference("model.backbone", "export", ("embedded",)).task(TaskConfig(), {"embedded": TaskConfig()})
+        """
+        value: Any = settings
+        for key in self.setting.split("."):
+            value = getattr(value, key)
+        return value if value in tasks and value not in self.reserved else None
+
+
+def references_of(settings: TaskConfig) -> list[Reference]:
+    """Give the settings of a task that may name another one.
+
+    Examples
+    --------
+    >>> [reference.setting for reference in references_of(TaskConfig())]
+    ['train.init_from', 'model.backbone']
+    """
+    return load_task(settings.kind).references(settings)
+
+
+def order_tasks(tasks: Mapping[str, TaskConfig]) -> list[str]:
+    """Sort tasks so that each comes after those that its settings name.
+
+    Parameters
+    ----------
+    tasks : mapping of str to TaskConfig
+        All tasks of a file.
+
+    Returns
+    -------
+    list of str
+        The names.
+
+    Raises
+    ------
+    SettingsError
+        If tasks name each other in a circle.
+
+    Examples
+    --------
+    >>> from config import parse_settings
+    >>> text = "tasks: {fine: {train: {init_from: coarse}}, coarse: {}}"
+    >>> order_tasks(parse_settings(text).tasks)
+    ['coarse', 'fine']
+    >>> text = "tasks: {a: {train: {init_from: b}}, b: {train: {init_from: a}}}"
+    >>> order_tasks(parse_settings(text).tasks)
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: tasks need each other in a circle: a -> b -> a
+    """
+    ordered: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise SettingsError(f"tasks need each other in a circle: {' -> '.join([*path[path.index(name) :], name])}")
+        if name not in ordered:
+            for reference in references_of(tasks[name]):
+                needed = reference.task(tasks[name], tasks)
+                if needed is not None:
+                    visit(needed, (*path, name))
+            ordered.append(name)
+
+    for name in tasks:
+        visit(name, ())
+    return ordered
+
+
+def resolve_references(settings: TaskConfig, tasks: Mapping[str, TaskConfig]) -> TaskConfig:
+    """Put the files that other tasks made in place of their names.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        Of the task that refers to others.
+    tasks : mapping of str to TaskConfig
+        All tasks of the file.
+
+    Returns
+    -------
+    TaskConfig
+        With paths.
+
+    Raises
+    ------
+    DataError
+        If the other task has not made it yet.
+
+    Examples
+    --------
+    >>> from config import parse_settings
+    >>> tasks = parse_settings("tasks: {fine: {train: {init_from: coarse}}, coarse: {}}").tasks
+    >>> resolve_references(tasks["fine"], tasks)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: train.init_from: no checkpoint in runs/coarse; run train first, ...
+    """
+    for reference in references_of(settings):
+        name = reference.task(settings, tasks)
+        if name is not None:
+            section, key = reference.setting.split(".")
+            path = str(made_by(name, tasks[name], reference))
+            changed = getattr(settings, section).model_copy(update={key: path})
+            settings = settings.model_copy(update={section: changed})
+    return settings
+
+
+def made_by(name: str, settings: TaskConfig, reference: Reference) -> Path:
+    """Find what a task has made.
+
+    Raises
+    ------
+    DataError
+        If it is not there.
+
+    Examples
+    --------
+    >>> made_by("student", TaskConfig(), Reference("model.backbone", "export"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: model.backbone: the task student has exported nothing yet; run its export first
+    """
+    run = latest_run(name, settings) or task_folder(name, settings)
+    if reference.gives == "checkpoint":
+        return find_checkpoint(None, run, reference.setting)
+    named = settings.export.output_dir
+    folder = Path(expand_path(named)) if named else run / "export"
+    if not folder.is_dir():
+        raise DataError(f"{reference.setting}: the task {name} has exported nothing yet; run its export first")
+    return folder

@@ -1,0 +1,168 @@
+"""What segmentation hands to people: scores, comparison pictures, maps and polygons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from config import TaskConfig, expand_path
+from tasks.base import Item, Metric, Piece, Sink
+from tasks.output import Output
+from tasks.segmentation.metric import SegmentationMetric, report_scores
+from tasks.segmentation.scenes import SceneItem, SceneReader
+from tasks.segmentation.sinks import RasterSink, refuse_foreign
+from utils.errors import SettingsError
+from utils.labels import IGNORE
+from utils.plots import class_palette, draw_comparison
+from utils.raster_output import ClassRasterWriter
+from utils.splits import nearest
+from utils.tiling import Window
+
+DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
+
+
+class SegmentationOutput(Output):
+    """Scores and maps of the classes.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        Formats and folders.
+    classes : list of str
+        Class names.
+    scenes : SceneReader
+        Reads pictures and labels.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> scene_task().output.metric().compute()["support"]
+    0
+    """
+
+    def __init__(self, settings: TaskConfig, classes: list[str], scenes: SceneReader):
+        self.settings, self.classes, self.scenes = settings, classes, scenes
+
+    @override
+    def metric(self) -> Metric:
+        return SegmentationMetric(self.classes)
+
+    @override
+    def report(self, metrics: dict[str, Any], folder: Path, log: Any) -> None:
+        report_scores(metrics, self.classes, folder, log)
+
+    def _palette(self) -> np.ndarray:
+        """Colours of the classes in results, (C, 3): those of painted masks, else well-distinguished ones.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task("dataset.label_colours={light: [1, 2, 3]}")
+        >>> task.output._palette()[1].tolist()
+        [1, 2, 3]
+        """
+        palette = class_palette(len(self.classes)).copy()
+        for index, name in enumerate(self.classes):
+            palette[index] = (self.settings.dataset.label_colours or {}).get(name, palette[index])
+        return palette
+
+    @override
+    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
+        assert isinstance(item, SceneItem)
+        shown = Window(0, 0, min(item.area.height, DRAWN_SIDE), min(item.area.width, DRAWN_SIDE))
+        prediction = np.full((shown.height, shown.width), IGNORE, np.uint8)
+        for piece in pieces:
+            assert piece.window is not None
+            if piece.window.y >= shown.height:
+                break
+            part = piece.window.intersection(shown)
+            if part is not None:
+                local = part.shifted(-piece.window.y, -piece.window.x)
+                prediction[part.rows, part.columns] = piece.arrays["classes"][local.rows, local.columns]
+        arrays = self.scenes.read(item, shown)
+        prediction[~arrays["valid"]] = IGNORE
+        image = np.ascontiguousarray(arrays["image"][..., :3])
+        return draw_comparison(image, arrays.get("label"), prediction, self._palette(), self.classes)
+
+    @override
+    def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:
+        assert isinstance(item, SceneItem)
+        settings = self.settings.inference
+        scene = self.scenes.scene(item.sources)
+        writer = ClassRasterWriter(
+            self.destination(item, folder),
+            height=item.area.height,
+            width=item.area.width,
+            crs=scene.crs,
+            transform=scene.transform,
+            class_names=self.classes,
+            palette=self._palette(),
+            confidence=settings.confidence,
+            format=settings.format,
+            fingerprint=fingerprint,
+        )
+        return RasterSink(
+            writer,
+            item,
+            confidence=settings.confidence,
+            polygons=self.polygon_options(),
+        )
+
+    def polygon_options(self) -> dict[str, Any] | None:
+        """Options of the polygons, when they are wanted.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task("inference.polygons={enable: true, skip: [dark]}")
+        >>> task.output.polygon_options()["skip_classes"]
+        [0]
+        """
+        settings = self.settings.inference.polygons
+        if not settings.enable:
+            return None
+        return {
+            "class_names": self.classes,
+            "skip_classes": [self.class_index(name, "inference.polygons.skip") for name in settings.skip],
+            "simplify_tolerance": settings.simplify,
+            "min_area": settings.min_area,
+        }
+
+    def destination(self, item: SceneItem, folder: Path) -> Path:
+        """Name of the class raster of an item, where nothing stands but an earlier result.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
+        >>> task.output.destination(task.source.items("inference")[0], Path("out")).as_posix()
+        'out/scene_0_classes.tif'
+        """
+        settings = self.settings.inference
+        named = settings.output_tif
+        path = Path(expand_path(named)) if named else folder / f"{item.id.replace('/', '_')}_classes.tif"
+        refuse_foreign(path, settings.confidence, settings.polygons.enable)
+        return path
+
+    def class_index(self, name: str, where: str) -> int:
+        """Index of a class that a setting names.
+
+        Raises
+        ------
+        SettingsError
+            If there is no such class.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> output = scene_task().output
+        >>> output.class_index("light", "inference.polygons.skip")
+        1
+        """
+        if name not in self.classes:
+            raise SettingsError(f"{where}: no class {name!r}; {nearest(name, self.classes)}")
+        return self.classes.index(name)

@@ -1,0 +1,146 @@
+"""From logits of windows to class maps: blending, decoding and writing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from models.base import fit_to_image
+from tasks.base import Item, Piece, Predictor, Sample
+from tasks.segmentation.scenes import SceneItem
+from utils.tiling import StripBlender, Window, decode_classes
+
+
+class DensePredictor(Predictor):
+    """Blends the probabilities of overlapping windows and decodes them block by block.
+
+    Parameters
+    ----------
+    num_classes : int
+        Classes of the logits.
+    patch_size : int
+        Pixels per side of a cell of the backbone's patch grid.
+    views : int
+        Consecutive samples that show the same window; their probabilities are averaged.
+
+    Examples
+    --------
+    >>> item = SceneItem("a", (), "a", Window(0, 0, 4, 8), 4, 4, (0, 4))
+    >>> predictor = DensePredictor(num_classes=2, patch_size=4)
+    >>> predictor.start(item)
+    >>> image = np.zeros((4, 4, 3), np.uint8)
+    >>> samples = [Sample(str(x), item, {"image": image}, Window(0, x, 4, 4)) for x in (0, 4)]
+    >>> logits = torch.zeros(2, 2, 4, 4)
+    >>> logits[1, 1] = 5.0
+    >>> pieces = [*predictor.push(samples, {"logits": logits}), *predictor.finish()]
+    >>> [(piece.window.x, int(piece.arrays["classes"].max())) for piece in pieces]
+    [(0, 0), (4, 1)]
+    """
+
+    def __init__(self, num_classes: int, patch_size: int, views: int = 1):
+        self.num_classes = num_classes
+        self.patch_size = patch_size
+        self.views = views
+        self.item: SceneItem | None = None
+        self.turned: list[tuple[Sample, Tensor]] = []
+
+    @override
+    def start(self, item: Item, resume: int | None = None) -> None:
+        assert isinstance(item, SceneItem)
+        self.item, self.turned = item, []
+        area = item.area
+        self.blender = StripBlender(area.height, area.width, self.num_classes, item.tile, item.stride, rows=item.rows)
+        self.waiting = iter(item.windows())
+
+    @override
+    def push(self, samples: Sequence[Sample], outputs: dict[str, Tensor] | None) -> Iterator[Piece]:
+        if outputs is None or not samples:
+            return
+        probabilities = self._probabilities(outputs["logits"], samples[0].window)
+        for sample, turned in zip(samples, probabilities, strict=True):
+            self.turned.append((sample, sample.view.invert().apply(turned)))
+            if len(self.turned) == self.views:
+                upright, views = self.turned[0][0], [view for _, view in self.turned]
+                self.turned = []
+                yield from self._blend(upright, views[0] if len(views) == 1 else torch.stack(views).mean(dim=0))
+
+    def _probabilities(self, logits: Tensor, window: Window | None) -> Tensor:
+        """Turn logits (B, K, h, w) on the patch grid into probabilities (B, K, H, W) of windows.
+
+        Examples
+        --------
+        >>> DensePredictor(2, 4)._probabilities(torch.zeros(1, 2, 2, 2), Window(0, 0, 4, 4))[0, :, 0, 0].tolist()
+        [0.5, 0.5]
+        """
+        assert window is not None
+        fitted = fit_to_image(logits.float(), (window.height, window.width), self.patch_size)
+        return torch.softmax(fitted, dim=1).cpu()
+
+    def _blend(self, sample: Sample, probabilities: Tensor) -> Iterator[Piece]:
+        """Add a window to the blender, after those before it that held nothing.
+
+        Examples
+        --------
+        >>> predictor = DensePredictor(2, 4)
+        >>> predictor.start(SceneItem("a", (), "a", Window(0, 0, 4, 8), 4, 4, (0, 4)))
+        >>> sample = Sample("a", predictor.item, {"valid": np.ones((4, 4), bool)}, Window(0, 4, 4, 4))
+        >>> pieces = list(predictor._blend(sample, torch.full((2, 4, 4), 0.5)))
+        >>> [(piece.window.x, bool(piece.arrays["valid"].all())) for piece in pieces]
+        [(0, False), (4, True)]
+        """
+        for window in self.waiting:
+            if window == sample.window:
+                yield from self._decode(self.blender.add(window, probabilities), window, sample.arrays.get("valid"))
+                return
+            yield from self._skip(window)
+
+    def _skip(self, window: Window) -> Iterator[Piece]:
+        """Pass over a window without data.
+
+        Examples
+        --------
+        >>> predictor = DensePredictor(2, 4)
+        >>> predictor.start(SceneItem("a", (), "a", Window(0, 0, 4, 4), 4, 4, (0, 4)))
+        >>> [piece.arrays["valid"].any().item() for piece in predictor._skip(Window(0, 0, 4, 4))]
+        [False]
+        """
+        nothing = np.zeros((window.height, window.width), bool)
+        yield from self._decode(self.blender.skip(window), window, nothing)
+
+    @override
+    def finish(self) -> Iterator[Piece]:
+        if self.turned:
+            raise RuntimeError(f"{len(self.turned)} of {self.views} views of the last window came")
+        for window in self.waiting:
+            yield from self._skip(window)
+        self.blender.finish()
+
+    def _decode(
+        self, blocks: Sequence[tuple[Window, np.ndarray]], window: Window, valid: np.ndarray | None
+    ) -> Iterator[Piece]:
+        """Choose the class of each pixel of finished blocks, which lie inside the window that finished them.
+
+        Examples
+        --------
+        >>> predictor = DensePredictor(2, 4)
+        >>> predictor.start(SceneItem("a", (), "a", Window(0, 0, 4, 8), 4, 4, (0, 4)))
+        >>> block = np.stack([np.full((1, 2), 0.25, np.float32), np.full((1, 2), 0.75, np.float32)])
+        >>> pieces = predictor._decode([(Window(0, 0, 1, 2), block)], Window(0, 0, 4, 4), None)
+        >>> next(pieces).arrays["confidence"].tolist()
+        [[0.75, 0.75]]
+        """
+        assert self.item is not None
+        for place, probabilities in blocks:
+            classes, confidence = decode_classes(probabilities)
+            arrays: dict[str, Any] = {"classes": classes, "confidence": confidence}
+            if self.num_classes == 2:
+                arrays["foreground"] = probabilities[1]
+            if valid is not None:
+                local = place.shifted(-window.y, -window.x)
+                arrays["valid"] = valid[local.rows, local.columns]
+            yield Piece(self.item, arrays, place)

@@ -1,0 +1,123 @@
+"""Prediction files of segmentation: maps, confidence and polygons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from tasks.base import Piece, Sink
+from tasks.segmentation.scenes import SceneItem
+from utils.errors import SettingsError
+from utils.polygons import is_polygons, write_polygons
+from utils.raster_output import ClassRasterWriter, is_prediction, is_style
+
+
+def refuse_foreign(path: Path, confidence: bool = False, polygons: bool = False) -> None:
+    """Refuse to write a prediction over files that no inference has written, such as the picture itself.
+
+    Parameters
+    ----------
+    path : Path
+        The class raster.
+    confidence, polygons : bool
+        Whether these files are written beside it.
+
+    Raises
+    ------
+    SettingsError
+        If there is such a file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import write_pictures
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_pictures(folder)
+    >>> refuse_foreign(folder / "new.tif")
+    >>> refuse_foreign(folder / "pictures" / "scene_0.tif")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: .../scene_0.tif: already exists and was not written by inference; ...
+    """
+    for file, is_own in _written_beside(path, confidence, polygons).items():
+        if file.exists() and not is_own(file):
+            raise SettingsError(
+                f"{file}: already exists and was not written by inference; choose another inference.output_tif or "
+                "inference.output_dir, or move the file away"
+            )
+
+
+def _written_beside(path: Path, confidence: bool, polygons: bool) -> dict[Path, Callable[[Path], bool]]:
+    """The files that a prediction becomes, with what knows each for a result of inference.
+
+    Examples
+    --------
+    >>> [file.name for file in _written_beside(Path("a.tif"), True, True)]
+    ['a.tif', 'a.qml', 'a_confidence.tif', 'a.gpkg']
+    >>> [file.name for file in _written_beside(Path("a.png"), False, False)]
+    ['a.png']
+    """
+    files: dict[Path, Callable[[Path], bool]] = {path: is_prediction}
+    if path.suffix.lower() != ".png":  # a style beside a map of ours is ours, also when QGIS has saved it since
+        files[path.with_suffix(".qml")] = lambda style: is_style(style) or is_prediction(path)
+    if confidence:
+        files[path.with_stem(f"{path.stem}_confidence")] = is_prediction
+    if polygons:
+        files[path.with_suffix(".gpkg")] = is_polygons
+    return files
+
+
+class RasterSink(Sink):
+    """Writes class maps as georeferenced rasters; nodata where the picture has none.
+
+    Parameters
+    ----------
+    writer : ClassRasterWriter
+        Keeps finished strips until the raster is complete.
+    item : SceneItem
+        What is written; its rows are this rank's share.
+    confidence : bool
+        Whether the writer takes the probability of the chosen class.
+    polygons : dict, optional
+        Options of `write_polygons`, when polygons are wanted.
+
+    Examples
+    --------
+    >>> RasterSink.__mro__[1].__name__
+    'Sink'
+    """
+
+    def __init__(
+        self,
+        writer: ClassRasterWriter,
+        item: SceneItem,
+        confidence: bool = False,
+        polygons: dict[str, Any] | None = None,
+    ):
+        self.writer = writer
+        self.item = item
+        self.confidence = confidence
+        self.polygons = polygons
+
+    @override
+    def append(self, piece: Piece) -> None:
+        assert piece.window is not None
+        classes = piece.arrays["classes"]
+        classes[~piece.arrays["valid"]] = self.writer.nodata
+        self.writer.append(piece.window, classes, piece.arrays["confidence"] if self.confidence else None)
+
+    @override
+    def resume_point(self) -> int | None:
+        return self.writer.resume_row(self.item.rows)
+
+    @override
+    def close(self) -> list[Path]:
+        files = self.writer.close()
+        if self.polygons is not None:
+            destination = files[0].with_suffix(".gpkg")
+            write_polygons(files[0], destination, **self.polygons)
+            files.append(destination)
+        return files

@@ -1,0 +1,410 @@
+"""Items of segmentation: whole pictures or blocks of them, their split, and their samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from config import TaskConfig, expand_path
+from tasks.base import Finding, Item, Sample
+from tasks.features import FeatureService
+from tasks.segmentation.scenes import SceneFiles, SceneItem, SceneReader, block_id, parse_id
+from tasks.source import ListedSource
+from tasks.splits import lists_stay, split_list
+from utils import distributed
+from utils.augment import RandomColour, RandomGeometry
+from utils.errors import DataError, SettingsError
+from utils.labels import IGNORE, label_counts
+from utils.raster_files import find_scenes, scene_ids
+from utils.sample import make_sample
+from utils.splits import stratified_choice
+from utils.tiling import Window, split_rows
+
+logger = logging.getLogger(__name__)
+
+MANY_PICTURES = 5  # from here on small pictures are not cut by the default split
+MOST_UNITS = 200_000  # more blocks of one scene are a mistake, and take hours to count
+ENOUGH_UNITS = 20  # units that the default split would like to draw from
+ONE_BLOCK = (
+    "only one labelled block: too little to keep some for validation; take a smaller prepare.tile_size, or "
+    "write the split lists yourself"
+)
+
+
+class SceneSource(ListedSource):
+    """Scenes and photos with a class per pixel.
+
+    Parameters
+    ----------
+    name, settings, features
+        As for `FeatureSource`.
+    classes : list of str
+        Class names.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> task = scene_task()
+    >>> task.source.prepare_data()
+    >>> [item.id for item in task.source.items("val")], task.source.items("test")
+    (['scene_0'], [])
+    """
+
+    def __init__(self, name: str, settings: TaskConfig, features: FeatureService, classes: list[str]):
+        super().__init__(name, settings, features)
+        self.classes = classes
+        self.scenes = SceneReader(settings, classes)
+        self._without_labels: list[str] = []
+
+    # -- items
+
+    @override
+    def prepare_data(self) -> None:
+        sample = self.settings.dataset.sample
+        if sample.enable:
+            make_sample(expand_path(sample.folder), seed=sample.seed)
+        self.scenes.check()
+        self.scenes.find_scaling(make=True)
+        self.write_splits()
+        left_out = self.left_out()
+        if left_out:
+            logger.warning(left_out)
+
+    def left_out(self) -> str:
+        """Say which pictures no list can hold, and why; empty when there are none.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
+        >>> Path(task.settings.paths.raw_images_dir, "scene_2.tif").symlink_to("gone.tif")
+        >>> task.source.left_out()
+        '1 pictures are left out: 1 links that lead nowhere, such as scene_2.tif'
+        """
+        reasons = {
+            "without a label": self.scenes.unlabelled,
+            "without a pixel that is both valid and labelled": self._without_labels,
+            "links that lead nowhere": self.scenes.broken_links(),
+        }
+        parts = [f"{len(names)} {why}, such as {names[0]}" for why, names in reasons.items() if names]
+        total = sum(map(len, reasons.values()))
+        return f"{total} pictures are left out: {'; '.join(parts)}" if parts else ""
+
+    @override
+    def names(self) -> list[str]:
+        return list(self.scenes.labelled())
+
+    @override
+    def named(self, name: str, split: str) -> list[Item]:
+        scenes = self.scenes.labelled()
+        place = parse_id(name, list(scenes), self.settings.prepare.tile_size)
+        return [] if place is None else [self._item(name, *place, scenes[place[0]], split)]
+
+    @override
+    def overlap(self, item: Item, other: Item) -> bool:
+        assert isinstance(item, SceneItem) and isinstance(other, SceneItem)  # noqa: PT018 - one fact about both
+        return item.area.intersection(other.area) is not None
+
+    @override
+    def picture_of(self, item: Item) -> str:
+        assert isinstance(item, SceneItem)
+        return item.scene_id
+
+    def _item(self, name: str, scene_id: str, area: Window | None, files: SceneFiles, split: str) -> SceneItem:
+        """Make an item; validation is cut as inference is, so that their numbers agree.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> source = scene_task().source
+        >>> source._item("scene_0", "scene_0", None, source.scenes.labelled()["scene_0"], "train").area
+        Window(y=0, x=0, height=64, width=64)
+        """
+        scene = self.scenes.scene(files.paths)
+        whole = Window(0, 0, scene.height, scene.width)
+        area = whole if area is None else area.intersection(whole)
+        if area is None:
+            raise DataError(
+                f"{split_list(self.name, self.settings, split)}: {name} lies outside its scene of {scene.height} x "
+                f"{scene.width} pixels; the list was made with another dataset.scale or another picture; delete it "
+                "to have it written anew"
+            )
+        settings = self.settings
+        tile = settings.prepare.tile_size
+        overlap = settings.prepare.overlap if split == "train" else settings.inference.overlap
+        if split == "inference" and settings.inference.tile_size:
+            tile = settings.inference.tile_size
+        stride = max(round(tile * (1 - overlap)), 1)
+        return SceneItem(name, files.sources, scene_id, area, tile, stride, (0, area.height), split)
+
+    @override
+    def input_items(self, sources: list[str]) -> list[Item]:
+        names = self.settings.dataset.band_files
+        if names and len(sources) == 1 and Path(sources[0]).is_dir():
+            groups = {Path(sources[0]).name: tuple(Path(sources[0]) / name for name in names)}
+        else:
+            found = scene_ids(find_scenes(sources))
+            groups = {key: (path,) for key, path in found.items() if path.resolve() not in self._results_of(found)}
+        if self.settings.inference.output_tif and len(groups) > 1:
+            raise SettingsError(
+                f"inference.output_tif: one name for {len(groups)} pictures; set inference.output_dir in its place"
+            )
+        return [self._item(key, key, None, SceneFiles(paths, None), "inference") for key, paths in groups.items()]
+
+    def _results_of(self, names: Iterable[str]) -> set[Path]:
+        """Files that the predictions of pictures become in a named folder, which may be that of the pictures.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task("inference.output_dir=/maps")
+        >>> sorted(path.name for path in task.source._results_of(["east"]))
+        ['east_classes.tif', 'east_classes_confidence.tif', 'east_confidence.tif']
+        """
+        named = self.settings.inference.output_dir
+        if named is None:
+            return set()
+        folder = Path(expand_path(named)).resolve()
+        endings = ("_classes", "_confidence", "_classes_confidence")
+        return {folder / f"{name.replace('/', '_')}{ending}.tif" for name in names for ending in endings}
+
+    @override
+    def partition(self, items: Sequence[Item]) -> list[list[Item]]:
+        groups: list[list[Item]] = []
+        for item in items:
+            assert isinstance(item, SceneItem)
+            parts = distributed.world_size() if item.split == "inference" else 1
+            bands = split_rows(item.area.height, item.tile, item.stride, parts)
+            groups += [[replace(item, rows=rows)] for rows in bands]
+        return groups
+
+    @override
+    def continue_from(self, item: Item, resume: int) -> Item:
+        assert isinstance(item, SceneItem)
+        return replace(item, rows=(max(resume, item.rows[0]), item.rows[1]))
+
+    # -- the drawn split
+
+    @override
+    def check_lists(self) -> None:
+        super().check_lists()
+        drawn = not lists_stay(self.name, self.settings)
+        if drawn and sum(len(self._units(files)) for files in self.scenes.labelled().values()) < 2:
+            raise DataError(ONE_BLOCK)
+
+    @override
+    def split_recipe(self) -> str:
+        settings = self.settings
+        blocks = settings.dataset.splits.block_tiles or "auto"
+        return (
+            f"seed {settings.resources.seed}, val_fraction {settings.train.val_fraction:g}, "
+            f"tiles of {settings.prepare.tile_size} pixels, scale {settings.dataset.scale:g}, blocks of {blocks} tiles"
+        )
+
+    @override
+    def draw_split(self) -> tuple[list[str], list[str]]:
+        units = [(key, area) for key, files in self.scenes.labelled().items() for area in self._units(files)]
+        counts = np.array([self._count(key, area) for key, area in units])
+        keep = counts.sum(axis=1) > 0
+        units, counts = [unit for unit, kept in zip(units, keep, strict=True) if kept], counts[keep]
+        if not units:
+            raise DataError(
+                "no labelled pixel with valid ground in any picture; see paths.label_path, dataset.label_mapping and "
+                "the nodata of pictures and labels"
+            )
+        self._without_labels = sorted(set(self.scenes.labelled()) - {key for key, _ in units})
+        generator = np.random.default_rng(self.settings.resources.seed)
+        chosen = stratified_choice(counts, self.settings.train.val_fraction, generator)
+        if not chosen.any():
+            raise DataError(ONE_BLOCK)
+        names = [self._unit_name(key, area) for key, area in units]
+        train = [name for name, held in zip(names, chosen, strict=True) if not held]
+        return train, [name for name, held in zip(names, chosen, strict=True) if held]
+
+    def _unit_name(self, scene_id: str, area: Window) -> str:
+        """Name a unit of the split: the scene itself when it is not cut.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().source._unit_name("scene_0", Window(0, 0, 64, 64))
+        'scene_0'
+        """
+        scene = self.scenes.scene(self.scenes.labelled()[scene_id].paths)
+        whole = (area.height, area.width) == (scene.height, scene.width)
+        return scene_id if whole else block_id(scene_id, area)
+
+    def _units(self, files: SceneFiles) -> list[Window]:
+        """Blocks of a scene that the default split keeps together.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> source = scene_task().source
+        >>> source._units(source.scenes.labelled()["scene_1"])
+        [Window(y=0, x=0, height=64, width=64), Window(y=0, x=64, height=64, width=32)]
+        """
+        scene, tile = self.scenes.scene(files.paths), self.settings.prepare.tile_size
+        blocks = scene.height * scene.width / (tile * self._block_tiles()) ** 2
+        if blocks > MOST_UNITS:
+            raise DataError(
+                f"{files.paths[0]}: {scene.height} x {scene.width} pixels are {blocks:,.0f} blocks to draw a split "
+                "from; take a larger prepare.tile_size or dataset.splits.block_tiles, or write the split lists yourself"
+            )
+        small = scene.height * scene.width <= 4 * tile * tile
+        if small and len(self.scenes.labelled()) >= MANY_PICTURES:
+            return [Window(0, 0, scene.height, scene.width)]
+        side = tile * self._block_tiles()
+        return [
+            Window(y, x, min(side, scene.height - y), min(side, scene.width - x))
+            for y in range(0, scene.height, side)
+            for x in range(0, scene.width, side)
+        ]
+
+    def _block_tiles(self) -> int:
+        """Side of a block in tiles: the largest that still gives enough blocks to draw from.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task("dataset.splits.block_tiles=null").source._block_tiles()
+        1
+        """
+        fixed = self.settings.dataset.splits.block_tiles
+        if fixed:
+            return fixed
+        scenes = [self.scenes.scene(files.paths) for files in self.scenes.labelled().values()]
+        tiles = sum(scene.height * scene.width for scene in scenes) / self.settings.prepare.tile_size**2
+        return next((side for side in (8, 4, 2) if tiles / side**2 >= ENOUGH_UNITS), 1)
+
+    def _count(self, scene_id: str, area: Window) -> np.ndarray:
+        """Count the labelled valid pixels of each class in a block.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> source = scene_task().source
+        >>> source._count("scene_0", Window(0, 0, 64, 64)).tolist()
+        [1984, 1984]
+        """
+        item = SceneItem(
+            scene_id,
+            self.scenes.labelled()[scene_id].sources,
+            scene_id,
+            area,
+            self.settings.prepare.tile_size,
+            self.settings.prepare.tile_size,
+            (0, area.height),
+        )
+        counts = np.zeros(len(self.classes), np.int64)
+        for window in item.windows():
+            label = self.scenes.read(item, window)["label"]
+            counts += label_counts(label, len(self.classes))
+        return counts
+
+    # -- samples
+
+    @override
+    def sample_size(self) -> tuple[int, int]:
+        side = self.settings.prepare.tile_size
+        return side, side
+
+    @override
+    def image_channels(self) -> int:
+        bands, scaling = self.settings.dataset.bands, self.scenes.scaling
+        if bands:
+            return max(len(bands), 3)  # a single band is repeated
+        return 3 if scaling is None else len(scaling.low)
+
+    @override
+    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
+        assert isinstance(item, SceneItem)
+        self.scenes.find_scaling()
+        limit = self.settings.dataset.max_windows
+        for window in item.windows()[:limit]:
+            arrays = self.scenes.read(item, window)
+            content = arrays["label"] != IGNORE if "label" in arrays else arrays["valid"]
+            if content.any():
+                yield Sample(f"{item.id}/y{window.y}_x{window.x}", item, arrays, window)
+
+    @override
+    def count_samples(self, item: Item) -> int:
+        assert isinstance(item, SceneItem)
+        number = len(item.windows())
+        return min(number, self.settings.dataset.max_windows or number)
+
+    @override
+    def truth(self, item: Item, window: Window | None = None) -> np.ndarray:
+        assert isinstance(item, SceneItem)
+        whole = Window(0, 0, item.area.height, item.area.width)
+        self.scenes.find_scaling()
+        return self.scenes.read(item, window or whole)["label"]
+
+    @override
+    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
+        for item in items:
+            assert isinstance(item, SceneItem)
+            try:
+                for window in item.windows():
+                    self.scenes.read(item, window)
+            except DataError as error:
+                yield Finding(item.id, str(error))
+
+    @override
+    def sample_stats(self, sample: Sample) -> dict[str, Any]:
+        if "label" not in sample.arrays:
+            return {}
+        counts = label_counts(sample.arrays["label"], len(self.classes))
+        return {"counts": {name: int(counts[index]) for index, name in enumerate(self.classes)}}
+
+    @override
+    def cache_key(self) -> dict[str, Any]:
+        self.scenes.find_scaling()
+        assert self.scenes.scaling is not None
+        how_split = {"augmentations", "splits", "sample"}
+        dataset = self.settings.dataset.model_dump(mode="json", exclude=how_split)
+        cached = self.settings.train.features == "cached"
+        return {
+            "dataset": dataset,
+            "classes": self.classes,
+            "scaling": {"low": list(self.scenes.scaling.low), "high": list(self.scenes.scaling.high)},
+            "features": self.features.recipe() if cached else None,
+        }
+
+    @override
+    def sample_bytes(self) -> int:
+        return self.settings.prepare.tile_size**2 * (self.image_channels() + 2)
+
+    @override
+    def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        geometry, colour = self._variation
+        moved = geometry(sample.arrays["image"], sample.arrays["label"], sample.arrays["valid"], generator)
+        arrays = {"image": colour(moved.image, generator), "label": moved.label, "valid": moved.valid}
+        return sample.with_arrays(arrays)
+
+    @cached_property
+    def _variation(self) -> tuple[RandomGeometry, RandomColour]:
+        """The random variations that the settings ask for.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().source._variation[0].size
+        (32, 32)
+        """
+        settings = self.settings.dataset.augmentations
+        side = self.settings.train.crop_size or self.settings.prepare.tile_size
+        if not settings.enable:
+            return RandomGeometry((side, side)), RandomColour()
+        low, high = settings.scale_range
+        return (
+            RandomGeometry((side, side), scale=(low, high), rotation_deg=settings.rotation_degrees),
+            RandomColour(settings.brightness, settings.contrast, settings.saturation),
+        )

@@ -1,0 +1,300 @@
+"""What a task reads: items, samples and labels, and what is stored of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from typing_extensions import override
+
+from config import TaskConfig
+from tasks.base import Finding, Item, Producer, Request, Sample
+from tasks.features import FeatureService
+from tasks.splits import LIST_SPLITS, OTHER_PICTURES, check_fraction, lists_stay, settle_lists, split_list
+from utils.augment import IDENTITY, Variation, View, views_of
+from utils.errors import DataError, SettingsError
+from utils.files import digest_json
+from utils.splits import nearest, read_list
+from utils.tiling import Window
+
+
+class Source(ABC):
+    """Gives the items of each split and their samples; phases read data through it and nothing else.
+
+    Parameters
+    ----------
+    name : str
+        The task's name, which is in the names of its split lists.
+    settings : TaskConfig
+        All settings of the task.
+    """
+
+    def __init__(self, name: str, settings: TaskConfig):
+        self.name = name
+        self.settings = settings
+
+    # -- items
+
+    def prepare_data(self) -> None:  # noqa: B027 - only some tasks have something to make
+        """Make what the splits need, such as the lists of a drawn split; runs on rank 0 before anything is read."""
+
+    @abstractmethod
+    def items(self, split: str) -> list[Item]:
+        """Give the items of `train`, `val`, `test` or `inference`."""
+
+    def partition(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Divide items into groups that one rank works on alone, such as bands of a raster or whole videos."""
+        return [[item] for item in items]
+
+    def continue_from(self, item: Item, resume: int) -> Item:
+        """Leave out of an item what a sink has already written, so that it is not computed again."""
+        return item
+
+    @abstractmethod
+    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
+        """Read an item's samples in order; reading is lazy."""
+
+    def count_samples(self, item: Item) -> int:
+        """At most how many samples an item gives; known without reading."""
+        return 1
+
+    @abstractmethod
+    def truth(self, item: Item, window: Window | None = None) -> Any:
+        """Read the label of an item or of a window of it."""
+
+    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
+        """Look for pictures and labels that cannot be used."""
+        yield from ()
+
+    def sample_stats(self, sample: Sample) -> dict[str, Any]:
+        """Give numbers of a sample that are needed later without reading it, such as pixels of each class."""
+        return {}
+
+    # -- stored records
+
+    def cache_key(self) -> dict[str, Any]:
+        """Give everything beside an item's files that its stored samples depend on."""
+        return {}
+
+    def views(self, split: str) -> Sequence[View | Variation]:
+        """Give the views of each sample that are stored."""
+        return [IDENTITY]
+
+    def transform(self, sample: Sample, view: View, generator: np.random.Generator | None = None) -> Sample:
+        """Turn or mirror a sample."""
+        arrays = {name: view.apply(array, axes=(0, 1)) for name, array in sample.arrays.items()}
+        return sample.with_arrays(arrays, view=sample.view.compose(view))
+
+    def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        """Vary a sample at random."""
+        return sample
+
+    def apply_view(self, sample: Sample, view: View | Variation) -> Sample:
+        """Turn a sample, or vary it at random by a generator that its id and the variation's number seed."""
+        if isinstance(view, View):
+            return self.transform(sample, view)
+        generator = np.random.default_rng([crc32(sample.id.encode()), view.index])
+        plain = [stored for stored in self.views("train") if isinstance(stored, View)]
+        turned = self.transform(sample, plain[int(generator.integers(len(plain)))])
+        return self.augment(turned, generator)
+
+    def requests(self, sample: Sample) -> list[Request]:
+        """Give what is to be computed and stored for a sample."""
+        return []
+
+    def producers(self) -> dict[str, Producer]:
+        """Give what computes the requests, by name."""
+        return {}
+
+    def record_bytes(self) -> int:
+        """Give the size of the records of one view of a sample."""
+        return 0
+
+    def sample_bytes(self) -> int:
+        """Give the size of a sample's record."""
+        return 0
+
+
+class FeatureSource(Source):
+    """A source whose samples are pictures for the frozen backbone.
+
+    Parameters
+    ----------
+    name, settings
+        As for `Source`.
+    features : FeatureService
+        The backbone and what is stored of it.
+    """
+
+    def __init__(self, name: str, settings: TaskConfig, features: FeatureService):
+        super().__init__(name, settings)
+        self.features = features
+
+    @abstractmethod
+    def sample_size(self) -> tuple[int, int]:
+        """Give height and width of a sample's picture."""
+
+    def image_channels(self) -> int:
+        """Give the number of channels of a sample's picture; the backbone sees the first three."""
+        return 3
+
+    @override
+    def views(self, split: str) -> Sequence[View | Variation]:
+        settings = self.settings.dataset.augmentations
+        if split != "train" or not settings.enable:
+            return [IDENTITY]
+        group = self.view_group()
+        if self.settings.train.features == "online":
+            return group
+        number = min(settings.stored_views, len(group))
+        spread = [group[round(index * len(group) / number)] for index in range(number)]  # the same for every seed
+        return [*spread, *self._stored_variations()]
+
+    def view_group(self) -> list[View]:
+        """Give the flips and turns that are switched on, all products of them included."""
+        settings = self.settings.dataset.augmentations
+        return views_of(settings.hflip, settings.vflip, settings.rotate90)
+
+    def _stored_variations(self) -> list[Variation]:
+        settings = self.settings.dataset.augmentations
+        key = digest_json(settings.model_dump(mode="json", exclude={"stored_variations"}))[:8]
+        return [Variation(index + 1, key) for index in range(settings.stored_variations)]
+
+    def features_key(self) -> dict[str, Any] | None:
+        """Give what the stored maps depend on; None where maps are computed when they are needed."""
+        return self.features.recipe() if self.settings.train.features == "cached" else None
+
+    def backbone_image(self, sample: Sample) -> np.ndarray:
+        """Give the picture (H, W, 3) that the backbone sees of a sample."""
+        return np.ascontiguousarray(sample.arrays["image"][..., :3])
+
+    def backbone_size(self) -> tuple[int, int]:
+        """Give height and width of the picture that the backbone sees."""
+        return self.sample_size()
+
+    @override
+    def requests(self, sample: Sample) -> list[Request]:
+        if self.settings.train.features == "online":
+            return []
+        image = self.backbone_image(sample)
+        return [Request("backbone", self.features.key(image), image)]
+
+    @override
+    def producers(self) -> dict[str, Producer]:
+        return {"backbone": self.features.produce}
+
+    @override
+    def record_bytes(self) -> int:
+        return 0 if self.settings.train.features == "online" else self.features.record_bytes(self.backbone_size())
+
+
+class ListedSource(FeatureSource):
+    """A source whose splits are lists of names, drawn by prepare or written by a person."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Give the names that a split list may hold."""
+
+    @abstractmethod
+    def named(self, name: str, split: str) -> list[Item]:
+        """Give the items of one line of a split list; none where nothing has that name."""
+
+    @abstractmethod
+    def draw_split(self) -> tuple[list[str], list[str]]:
+        """Draw names to train on and names to validate on, by the seed."""
+
+    @abstractmethod
+    def split_recipe(self) -> str:
+        """Give what a drawn split depends on, in words; it is the first line of the lists."""
+
+    @abstractmethod
+    def input_items(self, sources: list[str]) -> list[Item]:
+        """Give the items to predict from files, folders and globs."""
+
+    def uses_list(self, split: str) -> bool:
+        """Whether a split comes from a list; False where the labels themselves name their split."""
+        return True
+
+    def unlisted(self, split: str) -> list[Item]:
+        """Give the items of a split that the labels themselves name."""
+        return []
+
+    def overlap(self, item: Item, other: Item) -> bool:
+        """Whether two items share pixels."""
+        return item.id == other.id
+
+    @override
+    def items(self, split: str) -> list[Item]:
+        if split == "inference":
+            return self.input_items(self._inference_sources())
+        path = split_list(self.name, self.settings, split)
+        if not self.uses_list(split):
+            chosen = self.unlisted(split)
+        elif path is None:
+            return []
+        else:
+            chosen = [item for line in self._read_list(path) for item in self._named(line, split, path)]
+        if split != "train":
+            self._refuse_overlap(chosen, f"{path}" if path and self.uses_list(split) else f"the labels' {split} split")
+        return chosen
+
+    def _inference_sources(self) -> list[str]:
+        listed = self.settings.inference.input_tif
+        if listed is None:
+            raise SettingsError(
+                "inference.input_tif: not set; name what to predict: a file, folder or glob, or a list of them"
+            )
+        return [self.settings.paths.locate(entry) for entry in ([listed] if isinstance(listed, str) else listed)]
+
+    @staticmethod
+    def _read_list(path: Path) -> list[str]:
+        if not path.exists():
+            raise DataError(f"{path}: no such split list; run prepare, which writes it, or write it yourself")
+        return read_list(path)
+
+    def _named(self, line: str, split: str, path: Path) -> list[Item]:
+        found = self.named(line, split)
+        if not found:
+            close = nearest(line.partition("@")[0], self.names())
+            raise DataError(f"{path}: no picture for {line!r}; {close}; {OTHER_PICTURES}")
+        return found
+
+    def _refuse_overlap(self, chosen: Sequence[Item], where: str) -> None:
+        train = split_list(self.name, self.settings, "train")
+        if self.uses_list("train") and not (train and train.exists()):  # scoring alone needs no list of train
+            return
+        training = self.items("train")
+        by_name: dict[str, list[Item]] = {}
+        for item in training:
+            by_name.setdefault(self.picture_of(item), []).append(item)
+        for item in chosen:
+            for other in by_name.get(self.picture_of(item), []):
+                if self.overlap(item, other):
+                    how = (
+                        "is in the train split too"
+                        if item.id == other.id
+                        else f"overlaps {other.id} of the train split"
+                    )
+                    raise DataError(
+                        f"{where}: {item.id} {how}; scores on pictures that were trained on mean nothing, so take it "
+                        "out of one of the splits"
+                    )
+
+    def picture_of(self, item: Item) -> str:
+        """Give the name of the picture that an item is a part of; items of different pictures never overlap."""
+        return item.id
+
+    def write_splits(self) -> None:
+        """Draw the split and write its lists, unless a person's lists are there."""
+        settle_lists(self.name, self.settings, self.draw_split, self.split_recipe(), self.names())
+
+    def check_lists(self) -> None:
+        """Raise for split lists that do not fit the pictures or the settings."""
+        if lists_stay(self.name, self.settings):
+            check_fraction(self.name, self.settings)
+            for split in LIST_SPLITS:
+                self.items(split)
