@@ -49,6 +49,13 @@ class FeatureTask(Task):
         The backbone, its maps and their records.
     source : FeatureSource
         The items, samples and labels.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> task = scene_task("inference.tta.horizontal_flip=true")
+    >>> [view.name for view in task.prediction_views()]
+    ['identity', 'hflip']
     """
 
     source: FeatureSource

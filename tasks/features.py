@@ -62,6 +62,14 @@ class FeatureService:
         ------
         SettingsError
             If `model.dino_channels` is not the backbone's width.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> features = scene_task().features
+        >>> features.setup()
+        >>> features.info.strides
+        (4, 4)
         """
         if self._info is not None:
             return

@@ -128,6 +128,12 @@ class FeatureSource(Source):
         As for `Source`.
     features : FeatureService
         The backbone and what is stored of it.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> [view.name for view in scene_task("dataset.augmentations={enable: true, hflip: true, vflip: true, stored_views: 2}").source.views("train")]
+    ['identity', 'hflip']
     """
 
     def __init__(self, name: str, settings: TaskConfig, features: FeatureService):
@@ -139,7 +145,14 @@ class FeatureSource(Source):
         """Give height and width of a sample's picture."""
 
     def image_channels(self) -> int:
-        """Give the number of channels of a sample's picture; the backbone sees the first three."""
+        """Give the number of channels of a sample's picture; the backbone sees the first three.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task("dataset.bands=[1, 2, 3, 1]").source.image_channels()
+        4
+        """
         return 3
 
     @override
@@ -155,25 +168,64 @@ class FeatureSource(Source):
         return [*spread, *self._stored_variations()]
 
     def view_group(self) -> list[View]:
-        """Give the flips and turns that are switched on, all products of them included."""
+        """Give the flips and turns that are switched on, all products of them included.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> len(scene_task("dataset.augmentations.rotate90=false").source.view_group())
+        4
+        """
         settings = self.settings.dataset.augmentations
         return views_of(settings.hflip, settings.vflip, settings.rotate90)
 
     def _stored_variations(self) -> list[Variation]:
+        """Give the random variations of each training sample that are stored.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> varied = "dataset.augmentations={enable: true, brightness: 0.2, stored_variations: 2}"
+        >>> [variation.index for variation in scene_task(varied).source._stored_variations()]
+        [1, 2]
+        """
         settings = self.settings.dataset.augmentations
         key = digest_json(settings.model_dump(mode="json", exclude={"stored_variations"}))[:8]
         return [Variation(index + 1, key) for index in range(settings.stored_variations)]
 
     def features_key(self) -> dict[str, Any] | None:
-        """Give what the stored maps depend on; None where maps are computed when they are needed."""
+        """Give what the stored maps depend on; None where maps are computed when they are needed.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().source.features_key()["layers"], scene_task("train.features=online").source.features_key()
+        ([0, 1], None)
+        """
         return self.features.recipe() if self.settings.train.features == "cached" else None
 
     def backbone_image(self, sample: Sample) -> np.ndarray:
-        """Give the picture (H, W, 3) that the backbone sees of a sample."""
+        """Give the picture (H, W, 3) that the backbone sees of a sample.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> sample = Sample("a", Item("a", ()), {"image": np.zeros((4, 6, 5), np.uint8)})
+        >>> scene_task().source.backbone_image(sample).shape
+        (4, 6, 3)
+        """
         return np.ascontiguousarray(sample.arrays["image"][..., :3])
 
     def backbone_size(self) -> tuple[int, int]:
-        """Give height and width of the picture that the backbone sees."""
+        """Give height and width of the picture that the backbone sees.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> source = student_task().source
+        >>> source.sample_size(), source.backbone_size()
+        ((32, 32), (16, 16))
+        """
         return self.sample_size()
 
     @override
@@ -193,7 +245,16 @@ class FeatureSource(Source):
 
 
 class ListedSource(FeatureSource):
-    """A source whose splits are lists of names, drawn by prepare or written by a person."""
+    """A source whose splits are lists of names, drawn by prepare or written by a person.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> source = scene_task().source
+    >>> source.prepare_data()
+    >>> [len(source.items(split)) for split in ("train", "val", "test", "inference")]
+    [2, 1, 0, 1]
+    """
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -216,15 +277,41 @@ class ListedSource(FeatureSource):
         """Give the items to predict from files, folders and globs."""
 
     def uses_list(self, split: str) -> bool:
-        """Whether a split comes from a list; False where the labels themselves name their split."""
+        """Whether a split comes from a list; False where the labels themselves name their split.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> from tasks.example import scene_task
+        >>> source = pose_task().source  # its labels name train and val
+        >>> source.uses_list("train"), scene_task().source.uses_list("train")
+        (False, True)
+        """
         return True
 
     def unlisted(self, split: str) -> list[Item]:
-        """Give the items of a split that the labels themselves name."""
+        """Give the items of a split that the labels themselves name.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> len(pose_task().source.unlisted("val"))
+        4
+        """
         return []
 
     def overlap(self, item: Item, other: Item) -> bool:
-        """Whether two items share pixels."""
+        """Whether two items share pixels.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> source = scene_task().source
+        >>> names = ("scene_1", "scene_1@y0:8,x0:8", "scene_1@y8:9,x0:8")
+        >>> whole, part, other = (source.named(name, "val")[0] for name in names)
+        >>> source.overlap(whole, part), source.overlap(part, other)
+        (True, False)
+        """
         return item.id == other.id
 
     @override
@@ -243,6 +330,14 @@ class ListedSource(FeatureSource):
         return chosen
 
     def _inference_sources(self) -> list[str]:
+        """Give the paths to predict.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task("inference.input_tif=a.tif").source._inference_sources()
+        ['a.tif']
+        """
         listed = self.settings.inference.input_tif
         if listed is None:
             raise SettingsError(
@@ -252,11 +347,30 @@ class ListedSource(FeatureSource):
 
     @staticmethod
     def _read_list(path: Path) -> list[str]:
+        """Read the names of a split list.
+
+        Examples
+        --------
+        >>> ListedSource._read_list(Path("/no/such/val.txt"))
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: /no/such/val.txt: no such split list; run prepare, which writes it, or write it yourself
+        """
         if not path.exists():
             raise DataError(f"{path}: no such split list; run prepare, which writes it, or write it yourself")
         return read_list(path)
 
     def _named(self, line: str, split: str, path: Path) -> list[Item]:
+        """Give the items of a line; raise for a name that no picture has.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().source._named("scene_2", "val", Path("val.txt"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: val.txt: no picture for 'scene_2'; did you mean 'scene_1'?...
+        """
         found = self.named(line, split)
         if not found:
             close = nearest(line.partition("@")[0], self.names())
@@ -264,6 +378,18 @@ class ListedSource(FeatureSource):
         return found
 
     def _refuse_overlap(self, chosen: Sequence[Item], where: str) -> None:
+        """Raise if an item shares pixels with one of the train split.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> source = scene_task().source
+        >>> source.prepare_data()
+        >>> source._refuse_overlap(source.items("train")[:1], "test.txt")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: test.txt: scene_1@y0:64,x0:64 is in the train split too; ...
+        """
         train = split_list(self.name, self.settings, "train")
         if self.uses_list("train") and not (train and train.exists()):  # scoring alone needs no list of train
             return
@@ -285,15 +411,39 @@ class ListedSource(FeatureSource):
                     )
 
     def picture_of(self, item: Item) -> str:
-        """Give the name of the picture that an item is a part of; items of different pictures never overlap."""
+        """Give the name of the picture that an item is a part of; items of different pictures never overlap.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> source = scene_task().source
+        >>> source.picture_of(source.named("scene_1@y0:8,x0:8", "val")[0])
+        'scene_1'
+        """
         return item.id
 
     def write_splits(self) -> None:
-        """Draw the split and write its lists, unless a person's lists are there."""
+        """Draw the split and write its lists, unless a person's lists are there.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> source = scene_task().source
+        >>> source.write_splits()
+        >>> split_list("segmentation", source.settings, "val").read_text().count("scene")
+        1
+        """
         settle_lists(self.name, self.settings, self.draw_split, self.split_recipe(), self.names())
 
     def check_lists(self) -> None:
-        """Raise for split lists that do not fit the pictures or the settings."""
+        """Raise for split lists that do not fit the pictures or the settings.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> source = scene_task("dataset.splits={train_list: /no/a.txt, val_list: /no/b.txt}").source
+        >>> source.check_lists()
+        """
         if lists_stay(self.name, self.settings):
             check_fraction(self.name, self.settings)
             for split in LIST_SPLITS:

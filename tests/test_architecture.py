@@ -96,7 +96,7 @@ def has_behaviour(node: ast.AST) -> bool:
             set(bases) - {"ABC", "Protocol"}
         )
     if any(
-        getattr(decorator, "id", getattr(decorator, "attr", "")) in ("abstractmethod", "overload")
+        getattr(decorator, "id", getattr(decorator, "attr", "")) in ("abstractmethod", "overload", "override")
         for decorator in node.decorator_list
     ):
         return False
@@ -108,7 +108,13 @@ def has_behaviour(node: ast.AST) -> bool:
     return not all(isinstance(statement, ast.Pass) for statement in body)
 
 
-INTERFACES = {"tasks/base.py": ("Task", "Predictor", "Metric", "Sink", "Producer")}
+INTERFACES = {
+    "tasks/base.py": ("Predictor", "Metric", "Sink", "Producer"),
+    "tasks/source.py": ("Source",),
+    "tasks/objective.py": ("Objective",),
+    "tasks/output.py": ("Output",),
+    "tasks/task.py": ("Task",),
+}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

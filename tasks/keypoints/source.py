@@ -104,6 +104,13 @@ class PoseSource(ListedSource):
 
     @staticmethod
     def _item(picture: PosePicture, split: str) -> PoseItem:
+        """Make an item of a labelled picture.
+
+        Examples
+        --------
+        >>> PoseSource._item(PosePicture("a", Path("a.png"), None, ()), "val").split
+        'val'
+        """
         return PoseItem(picture.id, (picture.path,), picture, split)
 
     @override

@@ -79,6 +79,16 @@ class KeypointsTask(FeatureTask):
         self._build_parts(settings)
 
     def _build_parts(self, settings: TaskConfig) -> None:
+        """Make the parts that follow from settings, which automatic rules may change once the labels are read.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> task = pose_task()
+        >>> task._build_parts(task.settings.model_copy(update={"kind": "other"}))
+        >>> task.source.settings.kind
+        'other'
+        """
         self.settings = settings
         self.source = PoseSource(self.name, settings, self.features, self.labels)
         self.output = KeypointsOutput(settings, self.labels)

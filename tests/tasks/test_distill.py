@@ -343,7 +343,7 @@ def test_crops_lie_where_the_items_name_alone_puts_them(tmp_path):
     first, second = (student_example(tmp_path, f"resources.seed={seed}")[0] for seed in (1, 2))
     item = first.source.units["scene"]
     ids = [sample.id for sample in first.source.samples(item)]
-    assert ids == [sample.id for sample in second.samples(item)]
+    assert ids == [sample.id for sample in second.source.samples(item)]
     assert ids == [sample.id for sample in first.source.samples(item)]
     assert len(ids) > 4
     other = replace(item, id="scene_b")
@@ -491,7 +491,7 @@ def test_features_that_are_computed_online_are_varied_for_both(tmp_path):
     assert early.feature_maps is None
     assert not torch.equal(early.arrays["image"], late.arrays["image"])
     task.objective.fit_statistics([entry for item in prepared for entry in item.entries])
-    assert len(task.statistics) == 2
+    assert len(task.objective.statistics) == 2
     model = task.build_model().train()
     assert not torch.allclose(model(early)["target_1"], model(late)["target_1"]), "the teacher sees the variation"
     assert np.isfinite(train.run(task, context).metrics["mean_cosine"])
@@ -549,7 +549,7 @@ def test_what_trains_must_not_judge(tmp_path):
     task.source.prepare_data()
     folder = tmp_path / "splits"
     (folder / "student_val.txt").write_text("clip\n")
-    with pytest.raises(DataError, match=r"clip@f\d+:\d+ is in the train list too"):
+    with pytest.raises(DataError, match=r"clip@f\d+:\d+ is in the train split too"):
         task.source.items("val")
 
 
@@ -609,8 +609,8 @@ def embedded_task(*overrides: str) -> DistillTask:
 @pytest.mark.real_data
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not in {DATA}")
 def test_the_shipped_backbone_learns_from_no_picture_that_judges(tmp_path):
-    data = embedded_task(f"paths.processed_dir={tmp_path}").data
-    sources = {path.resolve() for paths in data.find_groups().values() for path in paths}
+    source = embedded_task(f"paths.processed_dir={tmp_path}").source
+    sources = {path.resolve() for paths in source.files.find_groups().values() for path in paths}
     assert len(sources) > 200
     judged = set()
     for name in ("kp_openfield", "kp_mirror_mouse"):
@@ -629,4 +629,6 @@ def test_the_shipped_backbone_learns_from_no_picture_that_judges(tmp_path):
         assert not [path for path in sources if name in path.parts and path.suffix == ".mp4"], (
             "its val frames are in it"
         )
-    assert max(item.frames[1] for item in data.units.values() if item.frames) <= 800, "later frames of the flies judge"
+    assert max(item.frames[1] for item in source.units.values() if item.frames) <= 800, (
+        "later frames of the flies judge"
+    )

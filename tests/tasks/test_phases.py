@@ -524,8 +524,8 @@ def test_automatic_class_weights_follow_the_pixels_of_the_training_windows(tmp_p
     counts = np.bincount(np.concatenate([label.ravel() for label in labels]), minlength=256)[:2]
     assert counts.min() > 0
     assert train.run(task, context).status == "done"
-    assert torch.allclose(task.class_weights, class_weights_from_counts(torch.from_numpy(counts)))
-    assert task.class_weights[1] > task.class_weights[0]
+    assert torch.allclose(task.objective.class_weights, class_weights_from_counts(torch.from_numpy(counts)))
+    assert task.objective.class_weights[1] > task.objective.class_weights[0]
     plain, _ = example_task(tmp_path, *steady)
     train.run(plain, in_folder(context, "plain"))
     assert not equal(weights_of(context, LAST), weights_of(in_folder(context, "plain"), LAST))
@@ -584,14 +584,14 @@ def test_fine_tuning_trains_the_last_block_only_and_ships_it(tmp_path):
 def test_losses_that_are_not_finite_are_skipped_counted_and_then_fatal(tmp_path, monkeypatch):
     task, context = example_task(tmp_path, *SMALL, "train.non_finite_limit=2", "train.epochs=2")
     prepare.run(task, context)
-    healthy, seen = task.loss, []
+    healthy, seen = task.objective.loss, []
 
     def sometimes(outputs, batch, progress):
         seen.append(None)
         sums = healthy(outputs, batch, progress)
         return {name: value * float("nan") for name, value in sums.items()} if len(seen) in bad else sums
 
-    monkeypatch.setattr(task, "loss", sometimes)
+    monkeypatch.setattr(task.objective, "loss", sometimes)
     bad = {2, 3, 5}
     assert train.run(task, in_folder(context, "skips")).status == "done"
     assert all(torch.isfinite(tensor).all() for tensor in weights_of(in_folder(context, "skips"), LAST).values())
@@ -606,7 +606,9 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_alone(tmp_path, monkeypatc
     training = training_example(tmp_path, *SMALL)
     training.model.eval()  # batch statistics follow the pictures, which are healthy
     before = {name: tensor.clone() for name, tensor in training._trained().items()}
-    monkeypatch.setattr(training.task, "loss", lambda outputs, *_: {"ce": outputs["logits"].sum() * float("inf")})
+    monkeypatch.setattr(
+        training.task.objective, "loss", lambda outputs, *_: {"ce": outputs["logits"].sum() * float("inf")}
+    )
     training._take_step(training._load_step(training._steps()[0], Progress()), Progress(), with_scores=False)
     assert equal(before, training._trained())
     assert training.guard.total == 1
@@ -742,7 +744,7 @@ def test_lists_of_other_pictures_are_drawn_anew_and_those_of_a_person_stay(tmp_p
     val = path.with_name("segmentation_val.txt")
     val.write_text("\n".join(line for line in val.read_text().splitlines() if "new" not in line) + "\nscene_0\n")
     by_hand = lists_of(tmp_path)
-    example_task(tmp_path, *SMALL, "train={epochs: 1}")[0].data.settle_split()
+    example_task(tmp_path, *SMALL, "train={epochs: 1}")[0].source.write_splits()
     assert lists_of(tmp_path) == by_hand
     assert "1 pictures, such as new, are in no split list" in caplog.text
 
