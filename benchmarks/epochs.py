@@ -37,7 +37,7 @@ from benchmarks.workbench import (
 )
 from models import HEADS
 from tasks.base import open_store
-from tasks.phases import prepare, train
+from tasks.phases import prepare, step, train
 from tasks.phases.train import Training
 from tasks.prepared import prepared_items
 
@@ -72,16 +72,17 @@ class Stopwatch:
 @contextmanager
 def watched(training: Training, stopwatch: Stopwatch) -> Iterator[None]:
     """Count the parts of a training's steps."""
-    backward, clip = torch.Tensor.backward, train.clip_gradients
+    backward, optimisation = torch.Tensor.backward, training.optimisation
+    optimizer = optimisation.optimizer
     with (
-        mock.patch.object(training, "_load_step", stopwatch.watch("data", training._load_step)),
+        mock.patch.object(training.reader, "read", stopwatch.watch("data", training.reader.read)),
         mock.patch.object(training.model, "forward", stopwatch.watch("forward", training.model.forward)),
         mock.patch.object(training.task, "loss", stopwatch.watch("loss", training.task.loss)),
-        mock.patch.object(training, "_global_counts", stopwatch.watch("loss", training._global_counts)),
+        mock.patch.object(train, "count_targets", stopwatch.watch("loss", train.count_targets)),
         mock.patch.object(torch.Tensor, "backward", lambda *args: stopwatch.watch("backward", backward)(*args)),
-        mock.patch.object(train, "clip_gradients", stopwatch.watch("optimiser", clip)),
-        mock.patch.object(training.optimizer, "step", stopwatch.watch("optimiser", training.optimizer.step)),
-        mock.patch.object(training.optimizer, "zero_grad", stopwatch.watch("optimiser", training.optimizer.zero_grad)),
+        mock.patch.object(step, "clip_gradients", stopwatch.watch("optimiser", step.clip_gradients)),
+        mock.patch.object(optimizer, "step", stopwatch.watch("optimiser", optimizer.step)),
+        mock.patch.object(optimizer, "zero_grad", stopwatch.watch("optimiser", optimizer.zero_grad)),
     ):
         yield
 
@@ -110,10 +111,10 @@ def make_training(folder: Path, source: str, head: str, features: str, options: 
 def time_epoch(training: Training) -> dict[str, float]:
     """Seconds per window of one epoch, in all and by part."""
     stopwatch, count = Stopwatch(), len(training.reader.entries)
-    training.step_in_epoch = 0
+    training.state.step_in_epoch = 0
     with watched(training, stopwatch):
         started = time.perf_counter()
-        training._train_one_epoch()
+        training.train_one_epoch()
         total = time.perf_counter() - started
     return {name: seconds / count for name, seconds in {**stopwatch.seconds, "total": total}.items()}
 

@@ -645,12 +645,19 @@ class Task(ABC):
         """Weight of each loss term."""
         return {"loss": 1.0}
 
-    def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Give the divisor of each loss term, from the targets alone."""
+    def loss_counts(self, batch: Batch) -> Mapping[str, Tensor | None]:
+        """Give the divisor of each loss term, from the targets alone; None for a term that `loss` counts itself.
+
+        The first are summed over ranks and micro-batches before the forward, so that accumulated micro-batches equal
+        one large batch. The others are divided by the count of their micro-batch over all ranks and by the number of
+        micro-batches: accumulation then differs from one large batch.
+        """
         raise TypeError(f"{self.kind} has nothing to train")
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Give the sum of each loss term."""
+    def loss(
+        self, outputs: dict[str, Tensor], batch: Batch, progress: Progress
+    ) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
+        """Give the sum of each loss term, or (sum, count) where `loss_counts` is None; never of zero samples."""
         raise TypeError(f"{self.kind} has nothing to train")
 
     def training_scores(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, tuple[float, float]]:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from config import TaskConfig, expand_path
-from models.backbone import resolve_precision
 from models.student import Student, TransformerStudent
 from models.weights import FAMILIES
 from tasks.base import (
@@ -39,7 +38,6 @@ from tasks.distill.pictures import CropData, CropItem
 from tasks.distill.scoring import StudentMetric, StudentPredictor, draw_maps, report_scores
 from tasks.feature_task import FeatureTask, refuse_other
 from tasks.prepared import BACKBONE
-from tasks.runs import choose_device
 from tasks.splits import lists_stay
 from utils import distributed
 from utils.augment import IDENTITY, RandomColour, View
@@ -410,8 +408,7 @@ class DistillTask(FeatureTask):
         torch.manual_seed(self.settings.resources.seed)  # the same first weights on every rank
         student = self.make_student()
         torch.set_rng_state(state)
-        device = choose_device(self.settings.device("train"))
-        student.compute_in(resolve_precision(self.settings.train.precision, device))
+        student.compute_in(self.train_precision)
         model = DistillModel(self.features, student, self.teacher_side, self.settings.distill.student_scales)
         for projection, known in zip(model.projections, self.statistics or [], strict=self.statistics is not None):
             projection.know(*known)

@@ -128,9 +128,9 @@ def test_training_in_two_pieces_gives_bitwise_the_weights_of_one(finished, tmp_p
         return Training(task, context, store, train, val, training_fingerprint(task, train, val))
 
     first = start(tmp_path)
-    first._start()
-    first._train_one_epoch()
-    first._end_epoch()
+    first.start()
+    first.train_one_epoch()
+    first.end_epoch()
     second = start(tmp_path)
     second.run()
     whole = load_checkpoint(latest(finished) / "checkpoints" / "last.safetensors").tensors
