@@ -391,8 +391,8 @@ def wrap_in_ddp(module: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return module
-    # torch warns when every parameter is used; that is the usual case here, and no mistake
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    # strides: of depthwise kernels, harmless; broadcast_buffers: older versions of torch do not know its new name
+    warnings.filterwarnings("ignore", message="Grad strides do not match|`broadcast_buffers` is deprecated")
     return DistributedDataParallel(
         module, process_group=dist.new_group(), find_unused_parameters=True, broadcast_buffers=False
     )

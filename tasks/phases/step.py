@@ -164,6 +164,8 @@ class WeightedLoss(nn.Module):
         super().__init__()
         self.model = model
         self.task = task
+        # without an unused parameter torch advises, once on every rank, to look for none
+        self.never_used = nn.Parameter(torch.zeros(1, device=next(model.parameters()).device))
 
     def forward(self, batch: Batch, progress: Progress, divisors: Divisors) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute this rank's part of the loss, and the outputs without their graph.
