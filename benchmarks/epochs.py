@@ -97,6 +97,7 @@ def make_training(folder: Path, source: str, head: str, features: str, options: 
         f"train.features={features}",
         f"train.batch_size={options.batch_size}",
         f"train.num_workers={options.workers}",
+        f"train.precision={options.train_precision}",
         "train.epochs=1000",
     )
     prepare.run(task, context)
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--workers", type=int, default=0, help="train.num_workers")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"], help="of the backbone")
+    parser.add_argument("--train-precision", default="fp32", choices=["auto", "bf16", "fp32"], help="of the head")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None, help="as PyTorch chooses when not given")
     parser.add_argument("--quick", action="store_true", help="a tiny backbone and few windows; the ratios mean nothing")

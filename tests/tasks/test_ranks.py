@@ -62,6 +62,7 @@ STEPS |= {
 STEPS["fine-tuned linear"] = ("segmentation", ("model.head=linear", "model.freeze=1", "train.features=online"))
 STEPS["unused auxiliary"] = ("segmentation", ("model.head=unet_v2", "train.loss.aux_weight=0"))
 STEPS["bf16"] = ("segmentation", ("model.head=dpt", "train.precision=bf16"))
+STEPS["counted in the forward"] = ("segmentation", ("model.head=linear",))
 RESUMED = {
     "dropout": ("model.head=linear", "model.head_options={dropout: 0.3}", "train.ema_decay=0.9"),
     "muon": ("model.head=segformer", "train.num_workers=2"),
@@ -76,10 +77,22 @@ def make_task(folder: Path, kind: str, *changes: str) -> tuple[Task, Context]:
     return TASK_CLASSES[kind](name, settings), example_context(folder / kind / "run")
 
 
+def count_in_the_forward(task: Task) -> None:
+    """Let the cross-entropy of a task come with its count, and Dice be counted from the targets as before."""
+    counts, loss = task.loss_counts, task.loss
+    task.loss_counts = lambda batch: {**counts(batch), "ce": None}
+    task.loss = lambda outputs, batch, progress: {
+        name: (value, counts(batch)[name]) if name == "ce" else value
+        for name, value in loss(outputs, batch, progress).items()
+    }
+
+
 def first_step(folder: Path, name: str) -> dict:
     """Loss, gradients and weights of the first step of a training."""
     kind, changes = STEPS[name]
     task, context = make_task(folder, kind, *STEP, *changes)
+    if name == "counted in the forward":
+        count_in_the_forward(task)
     store = open_store(task.settings, "train")
     items = prepared_items(task, store, "train", "test")
     task.learn_from([entry for item in items for entry in item.entries])
