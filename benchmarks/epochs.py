@@ -37,7 +37,7 @@ from benchmarks.workbench import (
 )
 from models import HEADS
 from tasks.base import open_store
-from tasks.phases import prepare, train
+from tasks.phases import prepare, step, train
 from tasks.phases.train import Training
 from tasks.prepared import prepared_items
 
@@ -72,16 +72,17 @@ class Stopwatch:
 @contextmanager
 def watched(training: Training, stopwatch: Stopwatch) -> Iterator[None]:
     """Count the parts of a training's steps."""
-    backward, clip = torch.Tensor.backward, train.clip_gradients
+    backward, optimisation = torch.Tensor.backward, training.optimisation
+    optimizer = optimisation.optimizer
     with (
-        mock.patch.object(training, "_load_step", stopwatch.watch("data", training._load_step)),
+        mock.patch.object(training.reader, "read", stopwatch.watch("data", training.reader.read)),
         mock.patch.object(training.model, "forward", stopwatch.watch("forward", training.model.forward)),
         mock.patch.object(training.task, "loss", stopwatch.watch("loss", training.task.loss)),
-        mock.patch.object(training, "_global_counts", stopwatch.watch("loss", training._global_counts)),
+        mock.patch.object(train, "count_targets", stopwatch.watch("loss", train.count_targets)),
         mock.patch.object(torch.Tensor, "backward", lambda *args: stopwatch.watch("backward", backward)(*args)),
-        mock.patch.object(train, "clip_gradients", stopwatch.watch("optimiser", clip)),
-        mock.patch.object(training.optimizer, "step", stopwatch.watch("optimiser", training.optimizer.step)),
-        mock.patch.object(training.optimizer, "zero_grad", stopwatch.watch("optimiser", training.optimizer.zero_grad)),
+        mock.patch.object(step, "clip_gradients", stopwatch.watch("optimiser", step.clip_gradients)),
+        mock.patch.object(optimizer, "step", stopwatch.watch("optimiser", optimizer.step)),
+        mock.patch.object(optimizer, "zero_grad", stopwatch.watch("optimiser", optimizer.zero_grad)),
     ):
         yield
 
@@ -96,6 +97,7 @@ def make_training(folder: Path, source: str, head: str, features: str, options: 
         f"train.features={features}",
         f"train.batch_size={options.batch_size}",
         f"train.num_workers={options.workers}",
+        f"train.precision={options.train_precision}",
         "train.epochs=1000",
     )
     prepare.run(task, context)
@@ -110,10 +112,10 @@ def make_training(folder: Path, source: str, head: str, features: str, options: 
 def time_epoch(training: Training) -> dict[str, float]:
     """Seconds per window of one epoch, in all and by part."""
     stopwatch, count = Stopwatch(), len(training.reader.entries)
-    training.step_in_epoch = 0
+    training.state.step_in_epoch = 0
     with watched(training, stopwatch):
         started = time.perf_counter()
-        training._train_one_epoch()
+        training.train_one_epoch()
         total = time.perf_counter() - started
     return {name: seconds / count for name, seconds in {**stopwatch.seconds, "total": total}.items()}
 
@@ -165,6 +167,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--workers", type=int, default=0, help="train.num_workers")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"], help="of the backbone")
+    parser.add_argument("--train-precision", default="fp32", choices=["auto", "bf16", "fp32"], help="of the head")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None, help="as PyTorch chooses when not given")
     parser.add_argument("--quick", action="store_true", help="a tiny backbone and few windows; the ratios mean nothing")

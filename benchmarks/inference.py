@@ -40,11 +40,12 @@ from benchmarks.workbench import (
     write_config,
     write_scene,
 )
-from tasks.base import Batch, Context, Task
+from tasks.base import Batch, Context
 from tasks.model import trained_state
 from tasks.phases import inference, prepare
 from tasks.phases.prediction import live_batches
 from tasks.segmentation.task import SegmentationTask
+from tasks.task import Task
 from utils.checkpoints import save_checkpoint
 
 TIME_GOAL, MEMORY_GOAL_MB = 1.15, 600

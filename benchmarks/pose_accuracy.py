@@ -24,9 +24,10 @@ from models import HEADS
 from models.base import FeatureSpec
 from models.keypoint_layers import FineClassifier, FineGridHead, KeypointOptions
 from tasks import TASKS, load_task
-from tasks.base import Context, Task
+from tasks.base import Context
 from tasks.phases import load_phase
 from tasks.runs import set_up_machine
+from tasks.task import Task
 from utils.files import read_json
 from utils.logging import VerbosityLogger
 from utils.report import format_table

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from config import TaskConfig, expand_path
 from models import build_head
+from models.backbone import resolve_precision
 from models.base import FeatureSpec, Head
 from tasks.base import open_store
 from tasks.features import FeatureService
@@ -93,7 +94,20 @@ class FeatureTask(Task):
         head = self.make_head()
         torch.set_rng_state(generator_state)
         finetune = False if model.freeze is True else (model.freeze or True)
-        return FeatureModel(self.features, head, finetune)
+        return FeatureModel(self.features, head, finetune, self.train_precision)
+
+    @property
+    def train_precision(self) -> str:
+        """What trained weights compute in: "bf16" or "fp32".
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> example_task(tempfile.mkdtemp(), "train.precision=bf16")[0].train_precision
+        'bf16'
+        """
+        return resolve_precision(self.settings.train.precision, choose_device(self.settings.device("train")))
 
     def check_head(self) -> None:
         """Raise for a head or options that cannot be, without making its weights.
@@ -180,6 +194,7 @@ class FeatureTask(Task):
             "attention": settings.model.attention,
             "freeze": settings.model.freeze,
             "features": settings.train.features,
+            "train_precision": self.train_precision,
             "store_dtype": settings.prepare.store_dtype,
             "normalization": {"mean": list(info.mean), "std": list(info.std)},
         }
@@ -230,7 +245,9 @@ class FeatureTask(Task):
         told = ("head", "head_options", "layers", "precision", "attention", "freeze")
         model = settings.model.model_copy(update={key: said[key] for key in told} | {"backbone": source})
         prepare = settings.prepare.model_copy(update={"store_dtype": said["store_dtype"]})
-        train = settings.train.model_copy(update={"features": said["features"]})
+        # checkpoints of older versions name no precision: their heads were trained in fp32
+        computed = {"features": said["features"], "precision": said.get("train_precision", "fp32")}
+        train = settings.train.model_copy(update=computed)
         return settings.model_copy(update={"model": model, "prepare": prepare, "train": train})
 
     def refuse_other_backbone(self, said: dict[str, Any], path: Path) -> None:

@@ -23,6 +23,9 @@ class FeatureModel(nn.Module):
         Called with the maps and the picture.
     finetune : bool or int
         True trains all blocks of the backbone, n the last n, False none.
+    precision : str
+        Arithmetic of the head: "bf16" is bfloat16 autocast; weights and outputs are float32 either way. The backbone
+        has a precision of its own.
 
     Examples
     --------
@@ -38,10 +41,13 @@ class FeatureModel(nn.Module):
     True
     """
 
-    def __init__(self, features: FeatureService, head: nn.Module, finetune: bool | int = False):
+    def __init__(
+        self, features: FeatureService, head: nn.Module, finetune: bool | int = False, precision: str = "fp32"
+    ):
         super().__init__()
         self.head = head
         self.features = features
+        self.precision = precision
         self.backbone = features.finetuned(finetune) if finetune else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -59,9 +65,38 @@ class FeatureModel(nn.Module):
         image = batch.arrays["image"]
         maps = batch.feature_maps
         if maps is None:
-            colours = image[:, :3]
-            maps = self.backbone(colours) if self.backbone is not None else self.features.maps(colours)
-        return self.head([feature_map.to(torch.float32) for feature_map in maps], image)
+            maps = (self.features.maps if self.backbone is None else self.backbone)(image[:, :3])
+            if self.backbone is not None and torch.is_grad_enabled() and not len(image):
+                # the backward pass of a head's own collectives must run on all ranks alike
+                maps = [feature_map.requires_grad_() for feature_map in maps]
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            outputs = self.head([feature_map.to(torch.float32) for feature_map in maps], image)
+        return {name: output.float() if output.is_floating_point() else output for name, output in outputs.items()}
+
+
+def compile_trained(model: nn.Module) -> list[str]:
+    """Compile the parts of a model that hold trained weights, on their first use; names of weights stay.
+
+    Parameters
+    ----------
+    model : Module
+        Its direct children are compiled, each as a whole.
+
+    Returns
+    -------
+    list of str
+        Names of the compiled parts.
+
+    Examples
+    --------
+    >>> model = nn.ModuleDict({"backbone": nn.Linear(2, 2).requires_grad_(False), "head": nn.Linear(2, 2)})
+    >>> compile_trained(model)
+    ['head']
+    """
+    trained = [name for name, part in model.named_children() if any(p.requires_grad for p in part.parameters())]
+    for name in trained:
+        model.get_submodule(name).compile()
+    return trained
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -75,12 +110,13 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """
     state = {}
     for prefix, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        if any(parameter.requires_grad for parameter in own.values()):
+        parameters = {key: value for key, value in module.named_parameters(recurse=False) if value.requires_grad}
+        if parameters:
             dot = f"{prefix}." if prefix else ""
-            state.update({dot + key: value for key, value in own.items() if value.requires_grad})
-            kept = set(module.state_dict().keys())
-            state.update({dot + key: value for key, value in module.named_buffers(recurse=False) if key in kept})
+            state.update({dot + key: value for key, value in parameters.items()})
+            persistent = set(module.state_dict().keys())
+            buffers = module.named_buffers(recurse=False)
+            state.update({dot + key: value for key, value in buffers if key in persistent})
     return state
 
 
@@ -99,19 +135,20 @@ def load_trained_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         ...
     utils.errors.DataError: weights do not fit this model: missing bias
     """
-    own = trained_state(model)
-    missing, unexpected = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
-    shapes = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
-    if missing or unexpected or shapes:
-        said = [f"missing {', '.join(missing[:3])}"] if missing else []
-        said += [f"unexpected {', '.join(unexpected[:3])}"] if unexpected else []
-        said += [f"other shape {', '.join(shapes[:3])}"] if shapes else []
-        raise DataError(f"weights do not fit this model: {'; '.join(said)}")
-    broken = [key for key in own if not torch.isfinite(tensors[key]).all()]
+    targets = trained_state(model)
+    misfits = {
+        "missing": sorted(set(targets) - set(tensors)),
+        "unexpected": sorted(set(tensors) - set(targets)),
+        "other shape": [key for key in targets if key in tensors and targets[key].shape != tensors[key].shape],
+    }
+    if any(misfits.values()):
+        listed = "; ".join(f"{what} {', '.join(keys[:3])}" for what, keys in misfits.items() if keys)
+        raise DataError(f"weights do not fit this model: {listed}")
+    broken = [key for key in targets if not torch.isfinite(tensors[key]).all()]
     if broken:
         raise DataError(f"weights hold NaN or infinity, first in {broken[0]}; train again, or take another copy")
     with torch.no_grad():
-        for key, tensor in own.items():
+        for key, tensor in targets.items():
             tensor.copy_(tensors[key])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,19 @@ class Objective(ABC):
         return {"loss": 1.0}
 
     @abstractmethod
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Give what each term is divided by, from the targets alone."""
+    def counts(self, batch: Batch) -> Mapping[str, Tensor | None]:
+        """Give what each term is divided by, from the targets alone; None for a term that `loss` counts itself.
+
+        The first are summed over ranks and micro-batches before the forward, so that accumulated micro-batches equal
+        one large batch. The others are divided by the count of their micro-batch over all ranks and by the number of
+        micro-batches: accumulation then differs from one large batch.
+        """
 
     @abstractmethod
-    def loss(self, outputs: dict[str, Tensor], batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Give the sum of each term over the batch."""
+    def loss(
+        self, outputs: dict[str, Tensor], batch: Batch, progress: Progress
+    ) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
+        """Give the sum of each term over the batch, or (sum, count) where `counts` has None; never of zero samples."""
 
     def scores(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, tuple[float, float]]:
         """Give cheap scores of a training batch as (sum, count), for the log."""

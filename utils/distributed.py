@@ -1,22 +1,25 @@
 """Ranks: every use of torch.distributed, behind functions that are right in a single process too.
 
 The rules that keep ranks from waiting for each other forever: every rank calls the same collectives in the same order,
-also with an empty share; what only rank 0 does goes through `run_on_main`, whose errors reach all ranks. Gradients are
-summed, not averaged, over ranks (`sum_gradients`), because a loss is divided once by the count of all ranks
-(`global_mean`): the result is what one process computes from all the items.
+also with an empty share; what only rank 0 does goes through `run_on_main`, whose errors reach all ranks. A loss is
+divided once by the count of all ranks, and its gradients are shared by DistributedDataParallel (`wrap_in_ddp`): the
+result is what one process computes from all the items.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import DataError, DinolithError, Interrupted, LockedError, SettingsError
 
@@ -24,7 +27,6 @@ Item = TypeVar("Item")
 
 LAUNCH_HINT = "start it with: torchrun --nproc_per_node=NUMBER_OF_RANKS main.py CONFIG"
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-BUCKET_BYTES = 64 * 2**20
 ERROR_FAMILIES = (SettingsError, DataError, LockedError)
 
 
@@ -360,75 +362,59 @@ def differentiable_sum_over_ranks(values: Tensor) -> Tensor:
     return values if world_size() == 1 else _SumOverRanks.apply(values)
 
 
-def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Add up each parameter's gradient over all ranks, in place; all ranks then hold the same gradients.
+def wrap_in_ddp(module: nn.Module) -> nn.Module:
+    """Let all ranks share the gradients of a module; the module itself in a single process.
 
-    A rank without a gradient counts as zeros. Where no rank has one, it stays None, as in a single process: an
-    optimizer leaves such a parameter alone.
+    DistributedDataParallel averages gradients over ranks, so a loss that is to be summed is multiplied by
+    `world_size()` before its backward pass. With `find_unused_parameters` a rank with an empty share may leave
+    parameters unused; besides, buckets are then never rebuilt, so that a resumed training adds up in the same order as
+    an unbroken one. Buffers are not broadcast, as each rank computes the same ones.
+
+    The wrapper has a process group of its own: its collectives start as gradients become ready, which may be before or
+    after those that a module has in its own backward pass (`differentiable_sum_over_ranks`).
 
     Parameters
     ----------
-    parameters : iterable of Tensor
-        The same on all ranks, in the same order. Those that need no gradient are left out.
+    module : Module
+        With at least one trained parameter; all ranks call this together and then hold rank 0's weights.
+
+    Returns
+    -------
+    Module
+        What to call in training; `module` keeps the weights.
 
     Examples
     --------
-    >>> weight = torch.zeros(2, requires_grad=True)
-    >>> weight.grad = torch.tensor([1.0, 2.0])
-    >>> sum_gradients([weight])
-    >>> weight.grad.tolist()
-    [1.0, 2.0]
+    >>> layer = nn.Linear(2, 2)
+    >>> wrap_in_ddp(layer) is layer
+    True
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    if world_size() == 1 or not trained:
-        return
-    holders = sum_over_ranks(torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.int32))
-    served = [parameter for parameter, count in zip(trained, holders.tolist(), strict=True) if count]
-    for bucket in _buckets(served, BUCKET_BYTES):
-        _sum_bucket(bucket)
+    if world_size() == 1:
+        return module
+    # strides: of depthwise kernels, harmless; broadcast_buffers: older versions of torch do not know its new name
+    warnings.filterwarnings("ignore", message="Grad strides do not match|`broadcast_buffers` is deprecated")
+    return DistributedDataParallel(
+        module, process_group=dist.new_group(), find_unused_parameters=True, broadcast_buffers=False
+    )
 
 
-def _buckets(parameters: Sequence[Tensor], limit_bytes: int) -> Iterator[list[Tensor]]:
-    """Group parameters of one type and device, up to a size, in an order that depends on nothing else.
+def share_gradients(module: nn.Module, now: bool) -> AbstractContextManager:
+    """Decide whether the backward pass of a module from `wrap_in_ddp` shares its gradients; forward goes inside, too.
+
+    Parameters
+    ----------
+    module : Module
+        What `wrap_in_ddp` returned.
+    now : bool
+        False only accumulates on this rank: all micro-batches of a step but the last.
 
     Examples
     --------
-    >>> single, double = torch.zeros(3), torch.zeros(3, dtype=torch.float64)
-    >>> [len(bucket) for bucket in _buckets([single, double, single, single], limit_bytes=24)]
-    [2, 1, 1]
+    >>> with share_gradients(nn.Linear(2, 2), now=False):
+    ...     print("accumulates")
+    accumulates
     """
-    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for parameter in parameters:
-        kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
-    for members in kinds.values():
-        bucket: list[Tensor] = []
-        size = 0
-        for parameter in members:
-            if bucket and size + parameter.nbytes > limit_bytes:
-                yield bucket
-                bucket, size = [], 0
-            bucket.append(parameter)
-            size += parameter.nbytes
-        yield bucket
-
-
-def _sum_bucket(parameters: Sequence[Tensor]) -> None:
-    """Add up the gradients of some parameters of one type in a single collective.
-
-    Examples
-    --------
-    >>> weight = torch.zeros(2, requires_grad=True)
-    >>> _sum_bucket([weight])
-    >>> weight.grad.tolist()
-    [0.0, 0.0]
-    """
-    gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
-    total = sum_over_ranks(torch.cat([gradient.detach().reshape(-1) for gradient in gradients]))
-    parts = total.split([weight.numel() for weight in parameters])
-    for weight, gradient, part in zip(parameters, gradients, parts, strict=True):
-        with torch.no_grad():
-            gradient.copy_(part.view_as(gradient))
-        weight.grad = gradient
+    return nullcontext() if now or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def broadcast_object(value: Any = None) -> Any:

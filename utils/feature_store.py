@@ -61,6 +61,7 @@ from utils.shards import (
 )
 from utils.store_index import StoreIndex
 from utils.store_writer import StoreWriter
+from utils.threads import map_in_threads
 
 
 def record_key(**parts: Any) -> str:
@@ -812,7 +813,7 @@ class FeatureStore:
     # -- care
 
     def verify(self, keys: Iterable[str] | None = None, rehash: bool = True) -> Iterator[Problem]:
-        """Look for damage.
+        """Look for damage; as many records are read at the same time as the store has threads.
 
         Parameters
         ----------
@@ -846,11 +847,10 @@ class FeatureStore:
                     yield from self._verify_shard(name, rehash)
             yield from self._verify_manifests()
             return
-        for key in dict.fromkeys(keys):
-            if key in self._index.records:
-                yield from self._verify_records([self._index.records[key]], rehash)
-            else:
-                yield Problem("missing", f"{self.folder}: no record {key}; run the prepare phase to make it", key=key)
+        records = {key: self._index.records.get(key) for key in keys}
+        yield from self._verify_records([record for record in records.values() if record], rehash)
+        for key in (key for key, record in records.items() if record is None):
+            yield Problem("missing", f"{self.folder}: no record {key}; run the prepare phase to make it", key=key)
 
     def _verify_shard(self, name: str, rehash: bool) -> Iterator[Problem]:
         """Check one file of `shards/`, header first.
@@ -887,15 +887,18 @@ class FeatureStore:
         >>> list(store._verify_records([Record("ab", "gone.safetensors", 0, 4, (), "")], rehash=True))[0].kind
         'truncated'
         """
-        for record in records:
+
+        def check(record: Record) -> Problem | None:
             file = f"shards/{record.shard}"
             try:
-                intact = not rehash or compute_checksum(self._read_bytes(record).numpy()) == record.checksum
+                intact = compute_checksum(self._read_bytes(record).numpy()) == record.checksum
             except DataError as error:
-                yield Problem("truncated", str(error), file, record.key)
-                continue
-            if not intact:
-                yield Problem("checksum", self._describe_damage(record), file, record.key)
+                return Problem("truncated", str(error), file, record.key)
+            return None if intact else Problem("checksum", self._describe_damage(record), file, record.key)
+
+        if rehash:
+            checked = map_in_threads(check, records, self.threads)
+            yield from (problem for problem in checked if problem is not None)
 
     def _describe_damage(self, record: Record) -> str:
         """One line for a record whose checksum does not match.

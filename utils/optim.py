@@ -566,7 +566,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None = None) 
     parameters : iterable of Tensor
         Those without a gradient are passed over.
     max_norm : float, optional
-        The limit; without one the gradients are only measured.
+        The limit; None and 0 only measure the gradients.
 
     Returns
     -------
@@ -580,11 +580,13 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None = None) 
     >>> weight.grad = torch.tensor([3.0, 4.0])
     >>> clip_gradients([weight], max_norm=2.5), weight.grad.round(decimals=3).tolist()
     (5.0, [1.5, 2.0])
+    >>> round(clip_gradients([weight], max_norm=0), 3), weight.grad.round(decimals=3).tolist()
+    (2.5, [1.5, 2.0])
     """
     trained = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
     length = float(norm)
-    if max_norm is not None and math.isfinite(length):
+    if max_norm and math.isfinite(length):
         nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
     return length
 
@@ -1071,7 +1073,7 @@ class EarlyStopping:
 
 
 class NonFiniteGuard:
-    """Count steps that are skipped because of an infinite or NaN loss, and give up when there are too many in a row.
+    """Count steps that are skipped as their loss or gradient is not finite, and give up after too many in a row.
 
     Parameters
     ----------
@@ -1088,8 +1090,8 @@ class NonFiniteGuard:
     >>> guard = NonFiniteGuard(limit=2)
     >>> [guard.update(loss) for loss in (0.5, float("nan"), 0.5, float("inf"))]
     [True, False, True, False]
-    >>> guard.in_a_row, guard.total
-    (1, 2)
+    >>> guard.update(0.5, gradient_norm=float("inf")), guard.in_a_row, guard.total
+    (False, 2, 3)
     """
 
     def __init__(self, limit: int = 10):
@@ -1099,12 +1101,12 @@ class NonFiniteGuard:
         self.in_a_row = 0
         self.total = 0
 
-    def update(self, loss: float) -> bool:
-        """Say whether a step may be made with this loss.
+    def update(self, loss: float, gradient_norm: float = 0.0) -> bool:
+        """Say whether a step may be made with this loss and gradient.
 
         Parameters
         ----------
-        loss : float
+        loss, gradient_norm : float
             Of all ranks, so that all take the same way.
 
         Returns
@@ -1115,7 +1117,7 @@ class NonFiniteGuard:
         Raises
         ------
         DinolithError
-            After more than `limit` such losses in a row.
+            After more than `limit` such steps in a row.
 
         Examples
         --------
@@ -1124,14 +1126,15 @@ class NonFiniteGuard:
             ...
         utils.errors.DinolithError: the loss was not finite 1 times in a row (1 in all); lower muon_lr and adamw_lr, ...
         """
-        if math.isfinite(loss):
+        if math.isfinite(loss) and math.isfinite(gradient_norm):
             self.in_a_row = 0
             return True
         self.in_a_row += 1
         self.total += 1
         if self.in_a_row > self.limit:
+            what = "gradient" if math.isfinite(loss) else "loss"
             raise DinolithError(
-                f"the loss was not finite {self.in_a_row} times in a row ({self.total} in all); lower muon_lr and "
+                f"the {what} was not finite {self.in_a_row} times in a row ({self.total} in all); lower muon_lr and "
                 "adamw_lr, lengthen the warm-up, clip the gradients, or compute in fp32; the last checkpoint is good"
             )
         return False

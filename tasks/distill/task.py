@@ -12,7 +12,6 @@ from torch import nn
 from typing_extensions import override
 
 from config import TaskConfig, expand_path
-from models.backbone import resolve_precision
 from models.student import Student, TransformerStudent
 from models.weights import FAMILIES
 from tasks.base import Predictor
@@ -23,7 +22,6 @@ from tasks.distill.output import DistillOutput
 from tasks.distill.predictor import StudentPredictor
 from tasks.distill.source import CropSource
 from tasks.feature_task import FeatureTask, refuse_other
-from tasks.runs import choose_device
 from tasks.splits import lists_stay
 from utils import distributed
 from utils.augment import IDENTITY, View
@@ -163,18 +161,12 @@ class DistillTask(FeatureTask):
         torch.manual_seed(self.settings.resources.seed)  # the same first weights on every rank
         student = self.make_student()
         torch.set_rng_state(state)
-        device = choose_device(self.settings.device("train"))
-        student.compute_in(resolve_precision(self.settings.train.precision, device))
+        student.compute_in(self.train_precision)
         model = DistillModel(self.features, student, self.teacher_side, self.settings.distill.student_scales)
-        for projection, known in zip(
-            model.projections, self.objective.statistics or [], strict=self.objective.statistics is not None
-        ):
-            projection.know(*known)
-        if (
-            self.objective.statistics is not None
-            and isinstance(student, TransformerStudent)
-            and student.options.inherit
-        ):
+        statistics = self.objective.statistics
+        for projection, measured in zip(model.projections, statistics or [], strict=statistics is not None):
+            projection.know(*measured)
+        if statistics is not None and isinstance(student, TransformerStudent) and student.options.inherit:
             self._begin_as_teacher(student)  # only where a training begins
         return model
 

@@ -8,57 +8,39 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tasks.base import Batch, Context, PhaseResult, Progress, open_store
-from tasks.model import load_trained_state, trained_state
+from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
-from tasks.phases.streams import closed_in_the_end, read_ahead
+from tasks.phases.step import Optimisation, StepResult, count_targets
+from tasks.phases.training_state import TrainingState
 from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, prepared_items
 from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
 from tasks.task import Task
 from utils import distributed
-from utils.checkpoints import init_from, load_checkpoint, load_training_state, save_checkpoint, save_training_state
+from utils.checkpoints import init_from, load_checkpoint
 from utils.errors import DataError, DinolithError, Interrupted
 from utils.feature_store import FeatureStore
 from utils.files import digest_json, read_json, write_json
 from utils.logging import format_duration, progress
 from utils.metrics import RunningMean
-from utils.optim import (
-    EarlyStopping,
-    NonFiniteGuard,
-    Schedule,
-    build_ema,
-    build_optimizer,
-    clip_gradients,
-)
+from utils.optim import EarlyStopping
 from utils.plots import plot_training
 from utils.report import CsvLog
+from utils.threads import map_in_threads
 
 LOG_EVERY = 10  # batches
 LARGEST_WEIGHT = 1e15  # what is larger has diverged: products of it overflow, and scores of it mean nothing
 
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the optimiser: its micro-batches, and the rank's share of each.
-
-    Examples
-    --------
-    >>> Step(0, [[Ticket(0)]]).index
-    0
-    """
-
-    index: int
-    micro_batches: list[Sequence[Ticket]]
+Step = list[Sequence[Ticket]]  # the micro-batches of one step of the optimiser, for all ranks
 
 
 def run(task: Task, context: Context) -> PhaseResult:
@@ -102,7 +84,9 @@ def run(task: Task, context: Context) -> PhaseResult:
     if not any(item.entries for item in val_items):
         raise DataError("train: the val split holds no labelled window; see paths.label_path and the split lists")
     fingerprint = training_fingerprint(task, train_items, val_items)
-    folder, why = distributed.run_on_main(lambda: _choose_run(task, context, fingerprint))
+    folder, why = distributed.run_on_main(
+        lambda: [str(part) for part in choose_run(context.folder, task.settings, fingerprint)]
+    )
     if why:
         context.log.info(f"train: {folder} is a new run, as {why}")
     context.folder = Path(folder)  # the phases that follow look there
@@ -114,25 +98,9 @@ def run(task: Task, context: Context) -> PhaseResult:
     task.objective.fit_statistics([entry for item in train_items for entry in item.entries])
     training = Training(task, context, store, train_items, val_items, fingerprint)
     metrics = training.run()
-    if distributed.is_main():
-        write_json(context.folder / "train.json", {"fingerprint": fingerprint, "metrics": metrics})
-    distributed.barrier()
+    finished = {"fingerprint": fingerprint, "metrics": metrics}
+    distributed.run_on_main(lambda: write_json(context.folder / "train.json", finished))
     return PhaseResult("done", metrics)
-
-
-def _choose_run(task: Task, context: Context, fingerprint: str) -> list[str]:
-    """Find the run's folder; as text, so that it travels to other ranks.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from tasks.example import example_task
-    >>> task, context = example_task(tempfile.mkdtemp())
-    >>> _choose_run(task, context, "a") == [str(context.folder), ""]
-    True
-    """
-    folder, why = choose_run(context.folder, task.settings, fingerprint)
-    return [str(folder), why]
 
 
 def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
@@ -170,7 +138,7 @@ def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
 
 
 class Training:
-    """The state of a training and its loop.
+    """A training and its loop.
 
     Parameters
     ----------
@@ -190,7 +158,7 @@ class Training:
     >>> import tempfile
     >>> from tasks.example import training_example
     >>> training = training_example(tempfile.mkdtemp())
-    >>> training.steps_per_epoch, training.epoch
+    >>> training.steps_per_epoch, training.state.epoch
     (2, 0)
     """
 
@@ -210,33 +178,16 @@ class Training:
         self.reader = PreparedReader(task, store, train_items)
         self.weights = task.objective.sampling_weights(self.reader.entries)
         self.model = task.build_model().to(self.device)
-        self.optimizer = build_optimizer(
-            self.model,
-            kind=settings.optimizer,
-            muon_lr=settings.muon_lr,
-            adamw_lr=settings.adamw_lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
+        if settings.compile:
+            compile_trained(self.model)
         micro_batches = -(-len(self.reader.entries) // settings.batch_size)
         self.steps_per_epoch = -(-micro_batches // settings.grad_accum_steps)
-        total = self.steps_per_epoch * settings.epochs
-        self.schedule = Schedule(
-            settings.schedule,
-            total,
-            warmup_steps=0 if settings.schedule == "one_cycle" else round(settings.warmup * total),
-            rise_share=settings.warmup,
-            milestones=tuple(round(share * total) for share in settings.milestones),
-        )
-        self.ema = build_ema(self.model, settings.ema_decay)
-        self.early = EarlyStopping(settings.patience, settings.min_delta, mode="max")
-        self.guard = NonFiniteGuard(settings.non_finite_limit)
-        self.epoch, self.step_in_epoch = 0, 0
-        self.best: dict[str, Any] = {}
-        self.loss = RunningMean()
-        self.metrics: dict[str, Any] = {}
-        self.csv = CsvLog(context.folder / "results.csv")
-        self.saved_at = self.started_at = time.perf_counter()
+        self.optimisation = Optimisation(task, self.model, self.steps_per_epoch * settings.epochs)
+        early = EarlyStopping(settings.patience, settings.min_delta, mode="max")
+        self.state = TrainingState(self.model, self.optimisation, early, self.device)
+        self.saved_at = time.perf_counter()
+        if distributed.rank():  # rank 0 goes on with the seed of one process; dropout of the others is drawn apart
+            torch.manual_seed(task.settings.resources.seed + distributed.rank())
 
     # -- the loop
 
@@ -255,17 +206,18 @@ class Training:
         >>> sorted(training_example(tempfile.mkdtemp()).run())
         ['mIoU']
         """
-        self._start()
-        while self.epoch < self.settings.epochs and not self.early.should_stop:
-            self._train_one_epoch()
-            self._end_epoch()
-        if self.early.should_stop:
+        self.start()
+        state = self.state
+        while state.epoch < self.settings.epochs and not state.early.should_stop:
+            self.train_one_epoch()
+            self.end_epoch()
+        if state.early.should_stop:
             self.context.log.info(
-                f"train: no gain in {self.settings.patience} validations; stopped at epoch {self.epoch}"
+                f"train: no gain in {self.settings.patience} validations; stopped at epoch {state.epoch}"
             )
-        return {self.task.primary: float(self.best.get(self.task.primary, float("nan")))}
+        return {self.task.primary: float(state.best.get(self.task.primary, float("nan")))}
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """Resume, take another head's weights, or begin.
 
         Examples
@@ -273,23 +225,22 @@ class Training:
         >>> import tempfile
         >>> from tasks.example import training_example
         >>> training = training_example(tempfile.mkdtemp())
-        >>> training._start()
-        >>> training.epoch
+        >>> training.start()
+        >>> training.state.epoch
         0
         """
-        path = checkpoint_path(self.context.folder, STATE)
-        if self.settings.resume == "auto" and path.exists():
-            state = load_training_state(path)
-            whole = not state["best"] or checkpoint_path(self.context.folder, BEST).exists()
-            if whole and state["fingerprint"] == self.fingerprint:
-                self._load(state)
-                self.context.log.info(f"train: resuming at epoch {self.epoch + 1}, step {self.step_in_epoch}")
-                return
-        self.csv.truncate_after("epoch", 0)
+        folder, state, log = self.context.folder, self.state, self.context.log
+        resumed = self.settings.resume == "auto" and state.load(
+            checkpoint_path(folder, STATE), self.fingerprint, checkpoint_path(folder, BEST)
+        )
+        distributed.run_on_main(lambda: CsvLog(folder / "results.csv").truncate_after("epoch", state.epoch))
+        if resumed:
+            log.info(f"train: resuming at epoch {state.epoch + 1}, step {state.step_in_epoch}")
+            return
         if self.settings.init_from:
             self._init_from(self.settings.init_from)
         size = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        self.context.log.info(
+        log.info(
             f"train: {size / 1e6:.2f} M parameters, {len(self.reader.entries)} windows, "
             f"{self.steps_per_epoch} steps per epoch, {self.settings.epochs} epochs on {self.device}"
         )
@@ -307,18 +258,17 @@ class Training:
         utils.errors.DataError: /no/such/file.safetensors: no such checkpoint...
         """
         checkpoint = load_checkpoint(source)
-        described = self.task.describe()
         fresh = init_from(
             self.model,
             checkpoint.tensors,
             classes_from=checkpoint.description.get("classes"),
-            classes_to=described.get("classes"),
+            classes_to=self.task.describe().get("classes"),
         )
         self.context.log.info(
             f"train: starting from {source}" + (f"; re-initialised: {', '.join(fresh)}" if fresh else "")
         )
 
-    def _train_one_epoch(self) -> None:
+    def train_one_epoch(self) -> None:
         """One pass over the training windows, from the step where it was interrupted.
 
         Examples
@@ -326,190 +276,119 @@ class Training:
         >>> import tempfile
         >>> from tasks.example import training_example
         >>> training = training_example(tempfile.mkdtemp())
-        >>> training._train_one_epoch()
-        >>> training.step_in_epoch, training.loss.compute() > 0
+        >>> training.train_one_epoch()
+        >>> training.state.step_in_epoch, training.state.loss.compute() > 0
         (2, True)
         """
         self.model.train()
-        curriculum = self.task.objective.curriculum(self.epoch, self.settings.epochs)
-        first = self.step_in_epoch
-        steps = self._steps()[first:]
-        loaded: Iterator[tuple[Step, list[Batch]]] = ((step, self._load_step(step, curriculum)) for step in steps)
-        if self.settings.num_workers > 0:
-            loaded = read_ahead(loaded, depth=2 * self.settings.num_workers)
+        state = self.state
+        curriculum = self.task.objective.curriculum(state.epoch, self.settings.epochs)
+        first = state.step_in_epoch
+        steps = self.plan_epoch()[first:]
         waited, began = 0.0, time.perf_counter()
-        bar = progress(loaded, len(steps), f"epoch {self.epoch + 1}", logger=self.context.log, every=len(steps) + 1)
-        mark = time.perf_counter()
-        with closed_in_the_end(loaded):
-            for step, batches in bar:
+        with closing(self.read(steps, curriculum)) as steps_read:
+            bar = progress(
+                steps_read, len(steps), f"epoch {state.epoch + 1}", logger=self.context.log, every=len(steps) + 1
+            )
+            mark = time.perf_counter()
+            for batches in bar:
                 waited += time.perf_counter() - mark
-                due = (step.index + 1) % LOG_EVERY == 0 or step.index + 1 == self.steps_per_epoch
-                stop, loss, scores = self._take_step(batches, curriculum, with_scores=due)
-                self.step_in_epoch = step.index + 1
-                if due:
-                    taken = step.index + 1 - first  # since the training was resumed
-                    self._log_step(step, loss, scores, waited / taken, (time.perf_counter() - began) / taken)
-                self._save_if_due(stop)
+                flags = [self.context.stop_requested() is not None, self._is_save_due()]
+                divisors, (stop, save) = count_targets(self.task, batches, self.device, flags)
+                index = state.epoch * self.steps_per_epoch + state.step_in_epoch
+                result = self.optimisation.step(index, batches, curriculum, divisors)
+                state.step_in_epoch += 1
+                if result.applied:
+                    state.loss.update(result.loss)
+                taken = state.step_in_epoch - first  # since the training was resumed
+                self._log_step(result, batches[-1], waited / taken, (time.perf_counter() - began) / taken)
+                if stop or save:
+                    self._save_state()
+                if stop:
+                    raise Interrupted(self.context.stop_requested() or signal.SIGTERM)
                 mark = time.perf_counter()
 
-    def _steps(self) -> list[Step]:
-        """Plan an epoch: the same on every rank, a function of seed and epoch.
+    def plan_epoch(self) -> list[Step]:
+        """Plan the present epoch: the same on every rank, a function of seed and epoch.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.example import training_example
-        >>> steps = training_example(tempfile.mkdtemp())._steps()
-        >>> sorted(ticket.position for step in steps for part in step.micro_batches for ticket in part)
+        >>> steps = training_example(tempfile.mkdtemp()).plan_epoch()
+        >>> sorted(ticket.position for step in steps for part in step for ticket in part)
         [0, 1, 2, 3, 4, 5]
         """
-        entries = self.reader.entries
-        generator = np.random.default_rng([self.task.settings.resources.seed, self.epoch])
+        entries, epoch = self.reader.entries, self.state.epoch
+        generator = np.random.default_rng([self.task.settings.resources.seed, epoch])
         if self.weights is None:
             order = generator.permutation(len(entries))
         else:
             order = generator.choice(len(entries), len(entries), p=self.weights / self.weights.sum())
-        curriculum = self.task.objective.curriculum(self.epoch, self.settings.epochs)
+        curriculum = self.task.objective.curriculum(epoch, self.settings.epochs)
+        online = [view.name for view in self.task.source.views("train")] if self.settings.features == "online" else None
         tickets = []
         for position in order.tolist():
-            stored = sorted(entries[position].records) if self.settings.features == "cached" else self._online_views()
-            views = self.task.objective.training_views(stored, curriculum)
+            views = self.task.objective.training_views(online or sorted(entries[position].records), curriculum)
             tickets.append(Ticket(position, views[int(generator.integers(len(views)))]))
-        micro = list(batched(tickets, self.settings.batch_size))
-        grouped = [
-            micro[i : i + self.settings.grad_accum_steps] for i in range(0, len(micro), self.settings.grad_accum_steps)
-        ]
-        return [Step(index, group) for index, group in enumerate(grouped)]
+        micro_batches, size = list(batched(tickets, self.settings.batch_size)), self.settings.grad_accum_steps
+        return [micro_batches[start : start + size] for start in range(0, len(micro_batches), size)]
 
-    def _online_views(self) -> list[str]:
-        """Names of the views that pictures are turned to when features are computed online.
+    def read(self, steps: Sequence[Step], curriculum: Progress) -> Generator[list[Batch]]:
+        """Read this rank's share of the micro-batches of each step; `train.num_workers` threads read ahead.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.example import training_example
-        >>> training_example(tempfile.mkdtemp())._online_views()
-        ['identity']
+        >>> training = training_example(tempfile.mkdtemp(), "train.num_workers=2")
+        >>> [[len(batch) for batch in batches] for batches in training.read(training.plan_epoch(), Progress())]
+        [[4], [2]]
         """
-        return [view.name for view in self.task.source.views("train")]
 
-    def _load_step(self, step: Step, curriculum: Progress) -> list[Batch]:
-        """Read this rank's share of each micro-batch of a step.
+        def read_share(part: Sequence[Ticket]) -> Batch:
+            return self.reader.read(distributed.share(part), curriculum).to(self.device)
 
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training = training_example(tempfile.mkdtemp())
-        >>> [len(batch) for batch in training._load_step(training._steps()[0], Progress())]
-        [4]
-        """
-        return [self.reader.read(distributed.share(part), curriculum).to(self.device) for part in step.micro_batches]
+        parts = (part for step in steps for part in step)
+        with closing(map_in_threads(read_share, parts, self.settings.num_workers)) as batches:
+            for step in steps:
+                yield list(islice(batches, len(step)))
 
-    def _take_step(
-        self, batches: Sequence[Batch], curriculum: Progress, with_scores: bool
-    ) -> tuple[bool, float, dict[str, tuple[float, float]]]:
-        """Forward and backward of all micro-batches, then one step of the optimiser.
-
-        Returns
-        -------
-        stop : bool
-            Whether any rank was asked to stop.
-        loss : float
-            Weighted mean loss of all ranks.
-        scores : dict
-            Sums and counts of the task's training scores, of this rank's last micro-batch.
+    def _log_step(self, result: StepResult, batch: Batch, waited: float, seconds: float) -> None:
+        """Log a skipped step, and now and then the progress, the loss, and the time that a step takes and waits.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.example import training_example
         >>> training = training_example(tempfile.mkdtemp())
-        >>> batches = training._load_step(training._steps()[0], Progress())
-        >>> stop, loss, scores = training._take_step(batches, Progress(), with_scores=True)
-        >>> stop, loss > 0, sorted(scores)
-        (False, True, ['pixel_accuracy'])
+        >>> from utils.logging import VerbosityLogger
+        >>> training.context.log, training.state.step_in_epoch = VerbosityLogger(), 1
+        >>> training._log_step(StepResult(0.5, float("nan"), False, {}), Batch([], {}), 0.1, 1.0)
+        [WARNING] epoch 1/1  batch 1/2: step skipped, its loss is 0.5 and its gradient norm nan; 0 in a row, 0 in all
         """
-        counts, stop = self._global_counts(batches)
-        self.schedule.apply(self.optimizer, self.epoch * self.steps_per_epoch + self.step_in_epoch)
-        self.optimizer.zero_grad()
-        total = torch.zeros((), device=self.device)
-        scores: dict[str, tuple[float, float]] = {}
-        for batch in batches:
-            outputs = self.model(batch)
-            loss = self._weighted(self.task.objective.loss(outputs, batch, curriculum), counts)
-            loss.backward()
-            total += loss.detach()
-            if with_scores:
-                scores = self.task.objective.scores(outputs, batch)
-        loss_value = float(distributed.sum_over_ranks(total))
-        if self.guard.update(loss_value):
-            parameters = [p for p in self.model.parameters() if p.requires_grad]
-            distributed.sum_gradients(parameters)
-            clip_gradients(parameters, self.settings.clip_norm)
-            self.optimizer.step()
-            if self.ema is not None:
-                self.ema.update()
-            self.loss.update(loss_value, 1)
-        return stop, loss_value, scores
-
-    def _global_counts(self, batches: Sequence[Batch]) -> tuple[dict[str, Tensor], bool]:
-        """Sum the divisors of the loss over micro-batches and ranks, and with them the wish to stop.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training = training_example(tempfile.mkdtemp())
-        >>> counts, stop = training._global_counts(training._load_step(training._steps()[0], Progress()))
-        >>> int(counts["ce"]), stop
-        (4096, False)
-        """
-        summed: dict[str, Tensor] = {}
-        for batch in batches:
-            for name, count in self.task.objective.counts(batch).items():
-                summed[name] = summed.get(name, 0) + count.to(self.device, torch.float64)
-        wish = torch.tensor(float(self.context.stop_requested() is not None), dtype=torch.float64, device=self.device)
-        names = sorted(summed)
-        reduced = distributed.sum_over_ranks(torch.stack([summed[name] for name in names] + [wish]))
-        return dict(zip(names, reduced[:-1], strict=True)), bool(reduced[-1] > 0)
-
-    def _weighted(self, sums: dict[str, Tensor], counts: dict[str, Tensor]) -> Tensor:
-        """Divide each loss term by its count over all ranks, weigh and add.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training = training_example(tempfile.mkdtemp())
-        >>> training._weighted({"ce": torch.tensor(6.0)}, {"ce": torch.tensor(4.0)}).item()
-        1.5
-        """
-        weights = self.task.objective.weights()
-        terms = [weights[name] * value / counts[name].clamp(min=1).to(value.dtype) for name, value in sums.items()]
-        return torch.stack(terms).sum()
-
-    def _log_step(self, step: Step, loss: float, scores: dict, waited: float, seconds: float) -> None:
-        """Say where training stands; a step takes so many seconds, of which it waits so long for data.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training_example(tempfile.mkdtemp())._log_step(Step(0, []), 0.5, {"pixel_accuracy": (3, 4)}, 0.1, 1.0)
-        """
-        batch = step.index + 1
-        ahead = (self.settings.epochs - self.epoch) * self.steps_per_epoch - batch
-        rates = ", ".join(f"{group['lr']:.2e}" for group in self.optimizer.param_groups)
-        said = "".join(f"  {name} {total / max(count, 1):.4f}" for name, (total, count) in scores.items())
+        number, of = self.state.step_in_epoch, self.steps_per_epoch
+        place = f"epoch {self.state.epoch + 1}/{self.settings.epochs}  batch {number}/{of}"
+        if not result.applied:
+            guard = self.optimisation.guard
+            self.context.log.warning(
+                f"{place}: step skipped, its loss is {result.loss} and its gradient norm {result.gradient_norm}; "
+                f"{guard.in_a_row} in a row, {guard.total} in all"
+            )
+        if number % LOG_EVERY and number != of:
+            return
+        scores = self.task.objective.scores(result.outputs, batch) if len(batch) else {}
+        shown = "".join(f"  {name} {total / max(count, 1):.4f}" for name, (total, count) in scores.items())
+        rates = ", ".join(f"{group['lr']:.2e}" for group in self.optimisation.optimizer.param_groups)
+        left = (self.settings.epochs - self.state.epoch) * of - number
         self.context.log.info(
-            f"epoch {self.epoch + 1}/{self.settings.epochs}  batch {batch}/{self.steps_per_epoch}  lr {rates}  "
-            f"eta {format_duration(ahead * seconds)}  time {seconds:.3f} s  data {waited:.3f} s  loss {loss:.4f}{said}"
+            f"{place}  lr {rates}  eta {format_duration(left * seconds)}  time {seconds:.3f} s  data {waited:.3f} s  "
+            f"loss {result.loss:.4f}{shown}"
         )
 
     # -- between epochs
 
-    def _end_epoch(self) -> None:
+    def end_epoch(self) -> None:
         """Validate, keep the best, log, save.
 
         Examples
@@ -517,26 +396,32 @@ class Training:
         >>> import tempfile
         >>> from tasks.example import training_example
         >>> training = training_example(tempfile.mkdtemp())
-        >>> training._train_one_epoch()
-        >>> training._end_epoch()
-        >>> training.epoch, checkpoint_path(training.context.folder, BEST).exists()
+        >>> training.train_one_epoch()
+        >>> training.end_epoch()
+        >>> training.state.epoch, checkpoint_path(training.context.folder, BEST).exists()
         (1, True)
         """
+        state = self.state
         self._refuse_broken_weights()
-        self.epoch, self.step_in_epoch = self.epoch + 1, 0
-        loss = self.loss.compute()
-        self.loss = RunningMean()
-        row = {"epoch": self.epoch, "train_loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
-        if self.epoch % self.settings.val_every == 0 or self.epoch == self.settings.epochs:
-            scores = self._validate()
+        state.epoch, state.step_in_epoch = state.epoch + 1, 0
+        row = {"epoch": state.epoch, "train_loss": state.loss.compute()}
+        row["lr"] = self.optimisation.optimizer.param_groups[0]["lr"]
+        state.loss = RunningMean()
+        if state.epoch % self.settings.val_every == 0 or state.epoch == self.settings.epochs:
+            scores = self.validate()
             row.update({name: value for name, value in scores.items() if isinstance(value, float)})
             self._decide(scores)
-        self._write_row(row)
+        distributed.run_on_main(self._write_row, row)
         self._save_checkpoint(LAST)
         self._save_state()
 
     def _refuse_broken_weights(self) -> None:
         """Stop before weights that are no numbers any more take the place of good ones in a checkpoint.
+
+        Raises
+        ------
+        DinolithError
+            If a weight is NaN or has diverged.
 
         Examples
         --------
@@ -549,26 +434,26 @@ class Training:
             ...
         utils.errors.DinolithError: train: epoch 1 left weights that are NaN or beyond all bounds (head...); ...
         """
-        for name, value in self._trained().items():
+        for name, value in trained_state(self.model).items():
             if not (value.abs() < LARGEST_WEIGHT).all():  # so written, NaN is found too
                 raise DinolithError(
-                    f"train: epoch {self.epoch + 1} left weights that are NaN or beyond all bounds ({name}); lower "
-                    "train.muon_lr and train.adamw_lr, or set train.clip_norm; earlier checkpoints stay"
+                    f"train: epoch {self.state.epoch + 1} left weights that are NaN or beyond all bounds ({name}); "
+                    "lower train.muon_lr and train.adamw_lr, or set train.clip_norm; earlier checkpoints stay"
                 )
 
-    def _validate(self) -> dict[str, Any]:
+    def validate(self) -> dict[str, Any]:
         """Score the validation split with the weights that would be shipped.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.example import training_example
-        >>> 0 <= training_example(tempfile.mkdtemp())._validate()["mIoU"] <= 1
+        >>> 0 <= training_example(tempfile.mkdtemp()).validate()["mIoU"] <= 1
         True
         """
         self.model.eval()
         cached = self.settings.features == "cached"
-        with self._shipped_weights():
+        with self.state.shipped_weights():
             return score(
                 self.task,
                 self.model,
@@ -579,19 +464,6 @@ class Training:
                 Context(self.context.log, self.context.folder),  # a validation is not cut short
             )
 
-    def _shipped_weights(self) -> Any:
-        """Swap the averaged weights in, where there are any.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> with training_example(tempfile.mkdtemp())._shipped_weights():
-        ...     print("inside")
-        inside
-        """
-        return nullcontext() if self.ema is None else self.ema.swap()
-
     def _decide(self, scores: dict[str, Any]) -> None:
         """Let rank 0 decide whether these are the best weights; all ranks follow.
 
@@ -601,18 +473,19 @@ class Training:
         >>> from tasks.example import training_example
         >>> training = training_example(tempfile.mkdtemp())
         >>> training._decide({"mIoU": 0.5})
-        >>> training.best["mIoU"]
+        >>> training.state.best["mIoU"]
         0.5
         """
-        primary = self.task.primary
+        primary, state = self.task.primary, self.state
         value = distributed.broadcast_object(float(scores[primary]))
-        self.metrics = scores
-        improved = self.early.update(value)
+        state.metrics = scores
+        improved = state.early.update(value)
         self.context.log.info(
-            f"epoch {self.epoch}: {primary} {value:.4f}" + (" (best)" if improved else f" (best {self.early.best:.4f})")
+            f"epoch {state.epoch}: {primary} {value:.4f}"
+            + (" (best)" if improved else f" (best {state.early.best:.4f})")
         )
-        if improved or not self.best:
-            self.best = {primary: value, "epoch": self.epoch}
+        if improved or not state.best:
+            state.best = {primary: value, "epoch": state.epoch}
             self._save_checkpoint(BEST)
 
     def _write_row(self, row: dict[str, Any]) -> None:
@@ -624,54 +497,35 @@ class Training:
         >>> from tasks.example import training_example
         >>> training = training_example(tempfile.mkdtemp())
         >>> training._write_row({"epoch": 1, "train_loss": 0.5, "lr": 0.1})
-        >>> training.csv.path.read_text().splitlines()[0]
+        >>> (training.context.folder / "results.csv").read_text().splitlines()[0]
         'epoch,train_loss,lr'
         """
-        if not distributed.is_main():
-            return
-        self.csv.append(row)
-        if self.epoch == self.settings.epochs or self.epoch % 10 == 0:
-            plot_training(self.csv.rows(), self.context.folder / "training.png", scores=self.task.plotted)
+        epoch, folder = self.state.epoch, self.context.folder
+        table = CsvLog(folder / "results.csv")
+        table.append(row)
+        if epoch == self.settings.epochs or epoch % 10 == 0:
+            plot_training(table.rows(), folder / "training.png", scores=self.task.plotted)
         if self.settings.tensorboard:
             from utils.report import write_tensorboard
 
-            write_tensorboard(self.context.folder / "tensorboard", row, self.epoch)
+            write_tensorboard(folder / "tensorboard", row, epoch)
 
     # -- saving
 
-    def _save_if_due(self, stop: bool) -> None:
-        """Save the state from time to time, and before an interruption.
+    def _is_save_due(self) -> bool:
+        """Whether the last state was saved so long ago that much would be lost.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.example import training_example
-        >>> training_example(tempfile.mkdtemp())._save_if_due(stop=True)
-        Traceback (most recent call last):
-            ...
-        utils.errors.Interrupted: interrupted by SIGTERM; the next run continues from here
+        >>> training_example(tempfile.mkdtemp())._is_save_due()
+        False
         """
-        late = time.perf_counter() - self.saved_at > 60 * self.settings.save_minutes
-        if stop or (late and distributed.is_main()):
-            self._save_state()
-        if stop:
-            distributed.barrier()
-            raise Interrupted(self.context.stop_requested() or signal.SIGTERM)
-
-    def _trained(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the trained part of the model.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> all(name.startswith("head.") for name in training_example(tempfile.mkdtemp())._trained())
-        True
-        """
-        return trained_state(self.model)
+        return time.perf_counter() - self.saved_at > 60 * self.settings.save_minutes
 
     def _save_checkpoint(self, name: str) -> None:
-        """Write a checkpoint that describes itself.
+        """Write the checkpoint `best` or `last`, also to `train.weights_dir`.
 
         Examples
         --------
@@ -682,16 +536,11 @@ class Training:
         >>> load_checkpoint(checkpoint_path(training.context.folder, LAST)).description["kind"]
         'segmentation'
         """
-        if not distributed.is_main():
-            return
-        with self._shipped_weights():
-            tensors = {key: value.detach().cpu().contiguous().clone() for key, value in self._trained().items()}
-        scores = {key: value for key, value in self.metrics.items() if isinstance(value, int | float)}
-        description = {**self.task.describe(), "epoch": self.epoch, "metrics": scores, "fingerprint": self.fingerprint}
-        save_checkpoint(checkpoint_path(self.context.folder, name), tensors, description)
+        paths = [checkpoint_path(self.context.folder, name)]
         if self.settings.weights_dir:
             head = self.task.settings.model.head
-            save_checkpoint(Path(self.settings.weights_dir) / f"{head}_{name}.safetensors", tensors, description)
+            paths.append(Path(self.settings.weights_dir) / f"{head}_{name}.safetensors")
+        self.state.save_checkpoint(paths, {**self.task.describe(), "fingerprint": self.fingerprint})
 
     def _save_state(self) -> None:
         """Write all that an exact continuation needs.
@@ -702,53 +551,8 @@ class Training:
         >>> from tasks.example import training_example
         >>> training = training_example(tempfile.mkdtemp())
         >>> training._save_state()
-        >>> load_training_state(checkpoint_path(training.context.folder, STATE))["epoch"]
-        0
+        >>> checkpoint_path(training.context.folder, STATE).exists()
+        True
         """
         self.saved_at = time.perf_counter()
-        if not distributed.is_main():
-            return
-        state = {
-            "fingerprint": self.fingerprint,
-            "epoch": self.epoch,
-            "step_in_epoch": self.step_in_epoch,
-            "best": self.best,
-            "metrics": {key: value for key, value in self.metrics.items() if isinstance(value, int | float)},
-            "loss": self.loss.state,
-            "model": self._trained(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
-            "early": self.early.state_dict(),
-            "guard": self.guard.state_dict(),
-            "random": torch.get_rng_state(),
-        }
-        save_training_state(checkpoint_path(self.context.folder, STATE), state)
-
-    def _load(self, state: dict[str, Any]) -> None:
-        """Take up a saved state.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training = training_example(tempfile.mkdtemp())
-        >>> training.epoch = 3
-        >>> training._save_state()
-        >>> training.epoch = 0
-        >>> training._load(load_training_state(checkpoint_path(training.context.folder, STATE)))
-        >>> training.epoch
-        3
-        """
-        load_trained_state(self.model, state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.early.load_state_dict(state["early"])
-        self.guard.load_state_dict(state["guard"])
-        self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
-        self.best, self.metrics = state["best"], state["metrics"]
-        self.loss = RunningMean()
-        self.loss.load_state(state["loss"])
-        torch.set_rng_state(state["random"])
-        if distributed.is_main():
-            self.csv.truncate_after("epoch", self.epoch)
+        self.state.save(checkpoint_path(self.context.folder, STATE), self.fingerprint)

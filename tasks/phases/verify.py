@@ -167,8 +167,8 @@ def set_aside_bad_records(task: Task, store: FeatureStore, keys: Sequence[str], 
             store.set_aside(problem.subject, problem.message)
             findings.append(Finding(problem.file or problem.subject, problem.message, "set aside"))
     if missing:
-        said = f"{len(missing)} records are not there (first: {missing[0]})"
-        findings.append(Finding(str(store.folder), said, "run prepare"))
+        text = f"{len(missing)} records are not there (first: {missing[0]})"
+        findings.append(Finding(str(store.folder), text, "run prepare"))
     return findings
 
 

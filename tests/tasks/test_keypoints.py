@@ -128,9 +128,9 @@ def test_training_in_two_pieces_gives_bitwise_the_weights_of_one(finished, tmp_p
         return Training(task, context, store, train, val, training_fingerprint(task, train, val))
 
     first = start(tmp_path)
-    first._start()
-    first._train_one_epoch()
-    first._end_epoch()
+    first.start()
+    first.train_one_epoch()
+    first.end_epoch()
     second = start(tmp_path)
     second.run()
     whole = load_checkpoint(latest(finished) / "checkpoints" / "last.safetensors").tensors
@@ -172,7 +172,7 @@ def test_maps_of_views_are_laid_back_upon_each_other():
             "offsets": view.vectors(vectors).movedim(-1, 1).flatten(0, 1),
         }
         merged = decoder.merge([plain, seen], [views[0], view])
-        for name, expected in plain.items():
+        for name, expected in plain.source.items():
             torch.testing.assert_close(merged[name], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -489,7 +489,6 @@ def claimed_png(height: int, width: int) -> bytes:
 @pytest.mark.parametrize("name", ["x.png", "v.mp4"])
 def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, content, message, name):
     from tasks.keypoints.items import decode_picture
-
     from utils.formats.poses import PosePicture
 
     (tmp_path / name).write_bytes(content)

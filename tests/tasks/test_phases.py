@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import shutil
 import signal
 from collections import Counter
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor
 
 from models import HEADS
-from tasks.base import Context, Progress, open_store
+from tasks.base import Batch, Context, Progress, open_store
 from tasks.example import example_task, prepared_example, training_example
+from tasks.model import trained_state
 from tasks.phases import evaluate, inference, prepare, train, verify
 from tasks.phases.prediction import live_batches, stored_batches
+from tasks.phases.step import StepResult, count_targets
 from tasks.prepared import PreparedReader, Ticket, prepared_items
 from tasks.runs import BEST, LAST, checkpoint_path
 from tasks.segmentation.task import SegmentationTask
@@ -270,6 +273,18 @@ def test_evaluate_gives_the_best_score_of_training(overrides, tmp_path):
     assert load_checkpoint(checkpoint_path(context.folder, BEST)).description["metrics"]["mIoU"] == trained
 
 
+def first_step(training: train.Training) -> tuple[list[Batch], StepResult]:
+    """Make the first step of a training, of this process alone."""
+    training.model.train()
+    batches = next(training.read(training.plan_epoch()[:1], Progress()))
+    divisors, _ = count_targets(training.task, batches, training.device)
+    return batches, training.optimisation.step(0, batches, Progress(), divisors)
+
+
+def gradients_of(training: train.Training) -> list[Tensor]:
+    return [p.grad.clone() for p in training.model.parameters() if p.requires_grad and p.grad is not None]
+
+
 def test_micro_batches_give_the_gradients_of_one_batch(tmp_path):
     """Windows differ in their number of labelled pixels, so that a mean of means would differ."""
     gradients, losses = [], []
@@ -279,13 +294,16 @@ def test_micro_batches_give_the_gradients_of_one_batch(tmp_path):
             "prepare.tile_size=16",
             f"train.batch_size={batch_size}",
             f"train.grad_accum_steps={accumulated}",
-            "train.clip_norm=0",
+            "train.clip_norm=null",
         )
-        training.model.train()
-        batches = training._load_step(training._steps()[0], Progress())
+        batches, result = first_step(training)
         assert [len(batch) for batch in batches] == [batch_size] * accumulated
-        losses.append(training._take_step(batches, Progress(), with_scores=False)[1])
-        gradients.append([p.grad.clone() for p in training.model.parameters() if p.requires_grad])
+        losses.append(result.loss)
+        gradients.append(gradients_of(training))
+        assert result.gradient_norm > 0.01
+        assert sum(float(gradient.square().sum()) for gradient in gradients[-1]) == pytest.approx(
+            result.gradient_norm**2, rel=1e-4
+        ), "nothing was clipped"
     for others in gradients[1:]:
         for one, other in zip(gradients[0], others, strict=True):
             assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
@@ -293,20 +311,52 @@ def test_micro_batches_give_the_gradients_of_one_batch(tmp_path):
     assert training.steps_per_epoch == 4, "28 windows: three steps of eight and one of four"
 
 
+@pytest.mark.parametrize("limit", ["0", "null"])
+def test_a_clip_norm_of_0_or_null_does_not_clip(limit, tmp_path):
+    trained = []
+    for name, value in (("none", limit), ("high", "1.0e+9"), ("low", "1.0e-3")):
+        task, context = example_task(tmp_path / name, *SMALL, f"train.clip_norm={value}", "train.schedule=constant")
+        prepare.run(task, context)
+        train.run(task, context)
+        trained.append(weights_of(context, LAST))
+    assert equal(trained[0], trained[1])
+    assert not equal(trained[0], trained[2])
+
+
 @pytest.mark.parametrize("head", sorted(HEADS["segmentation"]))
-def test_a_rank_without_windows_adds_nothing(head, tmp_path):
+def test_a_rank_without_windows_adds_nothing(head, tmp_path, monkeypatch):
     training = training_example(tmp_path, f"model.head={head}", "train.ema_decay=0.5")
     training.model.train()
-    full = training._load_step(training._steps()[0], Progress())
+    full = next(training.read(training.plan_epoch()[:1], Progress()))
     empty = training.reader.read([], Progress())
-    counts, _ = training._global_counts([*full, empty])
-    alone, _ = training._global_counts(full)
-    assert {name: float(value) for name, value in counts.items()} == {n: float(v) for n, v in alone.items()}
-    training.optimizer.zero_grad()
-    loss = training._weighted(training.task.objective.loss(training.model(empty), empty, Progress()), counts)
+    divisors, _ = count_targets(training.task, [*full, empty], training.device)
+    alone, _ = count_targets(training.task, full, training.device)
+    assert divisors.counts == alone.counts
+    monkeypatch.setattr(training.task.objective, "loss", None)  # it never sees zero samples
+    loss, _ = training.optimisation.weighted_loss(empty, Progress(), divisors)
     loss.backward()
     assert loss.item() == 0
-    assert all(p.grad is None or not p.grad.any() for p in training.model.parameters())
+    gradients = gradients_of(training)
+    assert gradients
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_terms_counted_in_the_forward_are_divided_by_each_micro_batch_and_their_number(tmp_path, monkeypatch):
+    """Two micro-batches with sums 6 and 8 over counts 3 and 2: (6 / 3 + 8 / 2) / 2."""
+    training = training_example(tmp_path, "train.batch_size=3", "train.grad_accum_steps=2")
+    sums, weight = iter([(6.0, 3.0), (8.0, 2.0)]), next(iter(training.model.head.parameters()))
+
+    def loss(outputs, batch, progress):
+        value, count = next(sums)
+        return {"matched": (value + 0 * outputs["logits"].sum() + weight.flatten()[0], torch.tensor(count))}
+
+    start = float(weight.detach().flatten()[0])
+    monkeypatch.setattr(training.task.objective, "counts", lambda batch: {"matched": None})
+    monkeypatch.setattr(training.task.objective, "weights", lambda: {"matched": 2.0})
+    monkeypatch.setattr(training.task.objective, "loss", loss)
+    _, result = first_step(training)
+    assert result.loss == pytest.approx(2 * ((6 + start) / 3 + (8 + start) / 2) / 2, rel=1e-6)
+    assert result.gradient_norm == pytest.approx(2 * (1 / 3 + 1 / 2) / 2, rel=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -491,11 +541,11 @@ def test_a_start_from_another_run_names_the_rows_that_begin_anew(tmp_path):
     speaking, log = spoken(tmp_path)
     store = open_store(other.settings, "train")
     training = train.Training(other, speaking, store, prepared_items(other, store, "train", "test"), [], "x")
-    training._start()
+    training.start()
     line = next(line for line in log.read_text().splitlines() if "starting from" in line)
     assert "(other)" in line
     assert "(light)" not in line
-    old, new = load_checkpoint(source).tensors, train.trained_state(training.model)
+    old, new = load_checkpoint(source).tensors, trained_state(training.model)
     rows = [name for name, tensor in new.items() if tensor.shape[:1] == (2,)]
     assert rows
     for name in rows:
@@ -538,9 +588,9 @@ def test_windows_with_a_rare_class_come_as_often_as_their_weight_says(tmp_path):
     assert 0 < holds.mean() < 0.3
     drawn = Counter()
     for epoch in range(200):
-        training.epoch = epoch
-        for step in training._steps():
-            drawn.update(bool(holds[ticket.position]) for part in step.micro_batches for ticket in part)
+        training.state.epoch = epoch
+        for step in training.plan_epoch():
+            drawn.update(bool(holds[ticket.position]) for part in step for ticket in part)
     expected = training.weights[holds].sum() / training.weights.sum()
     assert expected > 1.5 * holds.mean()
     assert drawn[True] / drawn.total() == pytest.approx(expected, abs=0.03)
@@ -602,16 +652,66 @@ def test_losses_that_are_not_finite_are_skipped_counted_and_then_fatal(tmp_path,
     assert len(seen) == 5, "two good steps, two skipped ones, and the one that was too many"
 
 
-def test_a_loss_that_is_not_finite_leaves_the_weights_alone(tmp_path, monkeypatch):
-    training = training_example(tmp_path, *SMALL)
-    training.model.eval()  # batch statistics follow the pictures, which are healthy
-    before = {name: tensor.clone() for name, tensor in training._trained().items()}
-    monkeypatch.setattr(
-        training.task.objective, "loss", lambda outputs, *_: {"ce": outputs["logits"].sum() * float("inf")}
-    )
-    training._take_step(training._load_step(training._steps()[0], Progress()), Progress(), with_scores=False)
-    assert equal(before, training._trained())
-    assert training.guard.total == 1
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_leaves_the_weights_alone(broken, tmp_path, monkeypatch):
+    training = training_example(tmp_path, "prepare.tile_size=16", "model.head=segformer")
+    before = {name: tensor.clone() for name, tensor in trained_state(training.model).items()}
+    if broken == "loss":
+        monkeypatch.setattr(
+            training.task.objective, "loss", lambda outputs, *_: {"ce": outputs["logits"].sum() * float("inf")}
+        )
+    else:
+        healthy = training.task.objective.loss
+        monkeypatch.setattr(training.task.objective, "loss", with_broken_gradient(healthy))
+    _, result = first_step(training)
+    assert not result.applied
+    assert np.isfinite(result.loss) == (broken == "gradient")
+    assert not np.isfinite(result.gradient_norm)
+    assert equal(before, trained_state(training.model))
+    assert training.optimisation.guard.total == 1
+
+
+class NanGradient(torch.autograd.Function):
+    """The same value, and a gradient that is not a number."""
+
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+def with_broken_gradient(loss, calls=range(10**9)):
+    """A loss whose values are right and whose gradients, in some of its calls, are not."""
+    number = itertools.count()
+
+    def broken(outputs, batch, progress):
+        sums = loss(outputs, batch, progress)
+        if next(number) not in calls:
+            return sums
+        return {name: NanGradient.apply(value) for name, value in sums.items()}
+
+    return broken
+
+
+def test_gradients_that_are_not_finite_are_skipped_logged_and_then_fatal(tmp_path, monkeypatch):
+    task, context = example_task(tmp_path, *SMALL, "train.non_finite_limit=2", "train.epochs=2")
+    prepare.run(task, context)
+    healthy = task.objective.loss
+    monkeypatch.setattr(task.objective, "loss", with_broken_gradient(healthy, {2, 3, 5}))
+    speaking, log = spoken(tmp_path)
+    assert train.run(task, speaking).status == "done"
+    assert all(torch.isfinite(tensor).all() for tensor in weights_of(speaking, LAST).values())
+    assert [line.rpartition("; ")[2] for line in log.read_text().splitlines() if "step skipped" in line] == [
+        "1 in a row, 1 in all",
+        "2 in a row, 2 in all",
+        "1 in a row, 3 in all",
+    ]
+    monkeypatch.setattr(task.objective, "loss", with_broken_gradient(healthy, range(3, 100)))
+    with pytest.raises(DinolithError, match="the gradient was not finite 3 times in a row"):
+        train.run(task, in_folder(context, "fatal"))
 
 
 def test_early_stopping_ends_after_patience_and_keeps_the_best(tmp_path):

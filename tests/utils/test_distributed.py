@@ -32,13 +32,30 @@ def make_model() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
 
 
-def gradients_of(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> list[float]:
-    """Gradient of the mean loss over the items of all ranks, by the project's rule."""
-    model.zero_grad()
+class SquaredError(nn.Module):
+    """Sum of squared errors; a rank without items leaves the parameters out, as a frozen part without samples does."""
+
+    def __init__(self, model: nn.Module, unused: int):
+        super().__init__()
+        self.model = model
+        self.unused = nn.ParameterList(nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(unused))
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if not len(images):
+            return 0 * self.model[-1].bias.sum()
+        return (self.model(images) - targets).square().sum()
+
+
+def gradients_of(images: torch.Tensor, targets: torch.Tensor, micro_batches: int = 1) -> list[list | None]:
+    """Gradients of the mean loss over the items of all ranks, by the project's rule."""
     count = distributed.sum_over_ranks(torch.tensor(float(len(images)), dtype=torch.float64))
-    ((model(images) - targets).square().sum() / count).backward()
-    distributed.sum_gradients(model.parameters())
-    return [value for weight in model.parameters() for value in weight.grad.flatten().tolist()]
+    module = SquaredError(make_model(), unused=1)
+    wrapped = distributed.wrap_in_ddp(module)
+    for index in range(micro_batches):
+        with distributed.share_gradients(wrapped, now=index == micro_batches - 1):
+            loss = wrapped(images[index::micro_batches], targets[index::micro_batches]) / count
+            (loss * distributed.world_size()).backward()
+    return [None if weight.grad is None else weight.grad.tolist() for weight in module.parameters()]
 
 
 def make_items(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,13 +102,8 @@ def try_gradients(rank: int) -> dict:
     results = {}
     for count in (5, 1):  # with one item, rank 1 has an empty share
         images, targets = make_items(count)
-        results[f"gradients_{count}"] = gradients_of(make_model(), images[rank::2], targets[rank::2])
-    weights = [torch.zeros(2, requires_grad=True) for _ in range(3)]
-    weights[0].grad = torch.full((2,), rank + 1.0)
-    if rank == 1:
-        weights[1].grad = torch.tensor([3.0, 4.0])
-    distributed.sum_gradients([*weights, torch.zeros(1)])
-    results["holders"] = [None if weight.grad is None else weight.grad.tolist() for weight in weights]
+        for parts in (1, 2):  # the second of two micro-batches is empty on more ranks than the first
+            results[f"gradients_{count}_{parts}"] = gradients_of(images[rank::2], targets[rank::2], parts)
     return results
 
 
@@ -193,16 +205,18 @@ def test_any_other_error_of_rank_0_is_told_to_the_others(ranks):
     assert ranks[1]["errors"]["keyboard"] == ["DinolithError", "another rank failed: KeyboardInterrupt: key"]
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("count", [5, 1])
-def test_two_ranks_have_the_gradients_of_one_process(count, ranks):
-    expected = gradients_of(make_model(), *make_items(count))
-    assert ranks[0][f"gradients_{count}"] == ranks[1][f"gradients_{count}"]
-    assert ranks[0][f"gradients_{count}"] == pytest.approx(expected, rel=1e-12, abs=1e-15)
-
-
-def test_a_missing_gradient_counts_as_zeros_unless_no_rank_has_one(ranks):
+def test_two_ranks_have_the_gradients_of_one_process(count, parts, ranks):
+    """What no rank uses has no gradient, as in one process: an optimizer leaves it alone."""
+    expected = gradients_of(*make_items(count))
+    assert expected.count(None) == 1
     for results in ranks:
-        assert results["holders"] == [[3.0, 3.0], [3.0, 4.0], None]
+        for one, other in zip(results[f"gradients_{count}_{parts}"], expected, strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                assert torch.allclose(torch.tensor(one), torch.tensor(other), rtol=1e-12, atol=1e-15)
+    assert ranks[0][f"gradients_{count}_{parts}"] == ranks[1][f"gradients_{count}_{parts}"]
 
 
 def test_gradients_flow_through_the_sum_to_the_items_of_all_ranks(ranks):
@@ -218,15 +232,6 @@ def test_in_a_single_process_objects_take_the_same_way_through_json():
         distributed.run_on_main(fail, ERRORS["data"])
     with pytest.raises(TypeError, match="text keys"):
         distributed.gather_objects({1: 2})
-
-
-def test_buckets_hold_every_parameter_once_and_one_type_each():
-    kinds = (torch.float32, torch.float64)
-    parameters = [torch.zeros(size, dtype=kinds[size % 2]) for size in range(1, 9)]
-    buckets = list(distributed._buckets(parameters, limit_bytes=40))
-    assert sorted(id(weight) for bucket in buckets for weight in bucket) == sorted(map(id, parameters))
-    assert all(len({weight.dtype for weight in bucket}) == 1 for bucket in buckets)
-    assert all(len(bucket) == 1 or sum(weight.nbytes for weight in bucket) <= 40 for bucket in buckets)
 
 
 @pytest.fixture

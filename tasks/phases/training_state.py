@@ -1,0 +1,218 @@
+"""What an exact continuation of a training needs, and how it and the checkpoints are saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.model import load_trained_state, trained_state
+from tasks.phases.step import Optimisation
+from utils import distributed
+from utils.checkpoints import load_training_state, save_checkpoint, save_training_state
+from utils.metrics import RunningMean
+from utils.optim import EarlyStopping
+
+
+class TrainingState:
+    """Weights, optimiser, generators and the place in the training.
+
+    Parameters
+    ----------
+    model : Module
+        What is trained.
+    optimisation : Optimisation
+        Its optimiser, average and guard.
+    early : EarlyStopping
+        When to stop.
+    device : torch.device
+        Whose generator is saved beside the CPU's.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import training_example
+    >>> state = training_example(tempfile.mkdtemp()).state
+    >>> state.epoch, state.step_in_epoch, state.best
+    (0, 0, {})
+    """
+
+    def __init__(self, model: nn.Module, optimisation: Optimisation, early: EarlyStopping, device: torch.device):
+        self.model, self.optimisation, self.early, self.device = model, optimisation, early, device
+        self.epoch, self.step_in_epoch = 0, 0
+        self.best: dict[str, Any] = {}
+        self.metrics: dict[str, Any] = {}
+        self.loss = RunningMean()
+
+    def shipped_weights(self) -> AbstractContextManager:
+        """Swap the averaged weights into the model, where there are any.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> with training_example(tempfile.mkdtemp()).state.shipped_weights():
+        ...     print("inside")
+        inside
+        """
+        return nullcontext() if self.optimisation.ema is None else self.optimisation.ema.swap()
+
+    def save_checkpoint(self, paths: Sequence[Path], description: dict[str, Any]) -> None:
+        """Write the weights that are validated as checkpoints that describe themselves; rank 0 does it for all.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> from utils.checkpoints import load_checkpoint
+        >>> path = Path(tempfile.mkdtemp()) / "last.safetensors"
+        >>> training_example(path.parent).state.save_checkpoint([path], {"kind": "segmentation"})
+        >>> load_checkpoint(path).description
+        {'kind': 'segmentation', 'epoch': 0, 'metrics': {}}
+        """
+        described = {**description, "epoch": self.epoch, "metrics": plain_numbers(self.metrics)}
+
+        def write() -> None:
+            with self.shipped_weights():
+                trained = trained_state(self.model)
+                tensors = {key: value.detach().cpu().contiguous().clone() for key, value in trained.items()}
+            for path in paths:
+                save_checkpoint(path, tensors, described)
+
+        distributed.run_on_main(write)
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write the state, with the generators of every rank; all ranks call it together, rank 0 writes.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
+        >>> training_example(path.parent).state.save(path, "a")
+        >>> load_training_state(path)["fingerprint"]
+        'a'
+        """
+        generators = distributed.gather_objects([part.tolist() for part in generator_states(self.device)])
+
+        def write() -> None:
+            state = {
+                "fingerprint": fingerprint,
+                "epoch": self.epoch,
+                "step_in_epoch": self.step_in_epoch,
+                "best": self.best,
+                "metrics": plain_numbers(self.metrics),
+                "loss": self.loss.state,
+                "model": trained_state(self.model),
+                "early": self.early.state_dict(),
+                "random": [[torch.tensor(part, dtype=torch.uint8) for part in of_rank] for of_rank in generators],
+                **self.optimisation.state_dict(),
+            }
+            save_training_state(path, state)
+
+        distributed.run_on_main(write)
+
+    def load(self, path: Path, fingerprint: str, best: Path) -> bool:
+        """Take up a saved state, where it is one of this training and its best checkpoint is still there.
+
+        Every rank takes its own generators. With another number of ranks than before, a rank that has none keeps
+        those it began with: dropout then differs from an unbroken training.
+
+        Parameters
+        ----------
+        path : Path
+            What `save` wrote.
+        fingerprint : str
+            Of this training.
+        best : Path
+            The best checkpoint, which a state refers to once there was a validation.
+
+        Returns
+        -------
+        bool
+            Whether the training goes on from there.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
+        >>> state = training_example(path.parent).state
+        >>> state.epoch = 3
+        >>> state.save(path, "a")
+        >>> state.epoch = 0
+        >>> state.load(path, "b", path), state.load(path, "a", path), state.epoch
+        (False, True, 3)
+        """
+        if not path.exists():
+            return False
+        saved = load_training_state(path)
+        if saved["fingerprint"] != fingerprint or (saved["best"] and not best.exists()):
+            return False
+        load_trained_state(self.model, saved["model"])
+        self.optimisation.load_state_dict(saved)
+        self.early.load_state_dict(saved["early"])
+        self.epoch, self.step_in_epoch = saved["epoch"], saved["step_in_epoch"]
+        self.best, self.metrics = saved["best"], saved["metrics"]
+        self.loss = RunningMean()
+        self.loss.load_state(saved["loss"])
+        generators = saved["random"]
+        if isinstance(generators, Tensor):  # version 1.0 kept the CPU's generator of rank 0 alone
+            generators = [[generators]]
+        if distributed.rank() < len(generators):
+            restore_generators(self.device, generators[distributed.rank()])
+        return True
+
+
+def generator_states(device: torch.device) -> list[Tensor]:
+    """States of the generators that a training draws from: the CPU's, and that of the device it runs on.
+
+    Examples
+    --------
+    >>> [state.dtype for state in generator_states(torch.device("cpu"))]
+    [torch.uint8]
+    """
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    elif device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state())
+    return states
+
+
+def restore_generators(device: torch.device, states: Sequence[Tensor]) -> None:
+    """Set the generators to what `generator_states` gave; a state of the CPU alone leaves the device's as it is.
+
+    Examples
+    --------
+    >>> states = generator_states(torch.device("cpu"))
+    >>> first = torch.rand(2)
+    >>> restore_generators(torch.device("cpu"), states)
+    >>> torch.equal(first, torch.rand(2))
+    True
+    """
+    torch.set_rng_state(states[0])
+    if len(states) > 1 and device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+    elif len(states) > 1 and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1])
+
+
+def plain_numbers(metrics: dict[str, Any]) -> dict[str, int | float]:
+    """The scores that are single numbers.
+
+    Examples
+    --------
+    >>> plain_numbers({"mIoU": 0.5, "confusion": [[1]]})
+    {'mIoU': 0.5}
+    """
+    return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
