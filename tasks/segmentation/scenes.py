@@ -509,7 +509,7 @@ class SceneData:
         return items
 
     def _item(self, name: str, scene_id: str, area: Window | None, files: SceneFiles, split: str) -> SceneItem:
-        """Make an item; validation is cut as inference is, so that their numbers agree.
+        """Make an item, cut as its split is: with the overlap of training, of validation or of inference.
 
         Examples
         --------
@@ -529,7 +529,8 @@ class SceneData:
             )
         settings = self.settings
         tile = settings.prepare.tile_size
-        overlap = settings.prepare.overlap if split == "train" else settings.inference.overlap
+        overlaps = {"train": settings.prepare.overlap, "inference": settings.inference.overlap}
+        overlap = overlaps.get(split, settings.train.val_overlap)
         if split == "inference" and settings.inference.tile_size:
             tile = settings.inference.tile_size
         stride = max(round(tile * (1 - overlap)), 1)

@@ -12,7 +12,7 @@ import torch
 from tasks.base import Metric, Piece
 from tasks.segmentation.scenes import SceneItem
 from utils.logging import VerbosityLogger
-from utils.metrics import ConfusionMatrix, ScoreHistogram
+from utils.metrics import IGNORE_INDEX, ConfusionMatrix, ScoreHistogram
 from utils.plots import plot_confusion
 from utils.report import class_table, format_table, write_csv
 
@@ -54,6 +54,8 @@ class SegmentationMetric(Metric):
         >>> metric.scenes
         {}
         """
+        if "valid" in piece.arrays:  # ground without a window, as of dataset.max_windows, has no prediction to count
+            truth = np.where(piece.arrays["valid"], truth, IGNORE_INDEX)
         scene = piece.item.scene_id if isinstance(piece.item, SceneItem) else piece.item.id
         matrix = self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes)))
         matrix.update(piece.arrays["classes"], truth)

@@ -943,7 +943,8 @@ class SegmentationTask(FeatureTask):
         >>> task, context = example_task(tempfile.mkdtemp())
         >>> task.settle()
         >>> item = task.items("val")[0]
-        >>> piece = Piece(item, {"classes": np.zeros((64, 64), np.uint8)}, Window(0, 0, 64, 64))
+        >>> arrays = {"classes": np.zeros((64, 64), np.uint8), "valid": np.ones((64, 64), bool)}
+        >>> piece = Piece(item, arrays, Window(0, 0, 64, 64))
         >>> task.draw(item, iter([piece])).ndim
         3
         """
@@ -957,7 +958,9 @@ class SegmentationTask(FeatureTask):
             part = piece.window.intersection(shown)
             if part is not None:
                 local = part.shifted(-piece.window.y, -piece.window.x)
-                prediction[part.rows, part.columns] = piece.arrays["classes"][local.rows, local.columns]
+                classes = piece.arrays["classes"][local.rows, local.columns]
+                predicted = piece.arrays["valid"][local.rows, local.columns]
+                prediction[part.rows, part.columns] = np.where(predicted, classes, IGNORE)
         arrays = self.data.read(item, shown)
         prediction[~arrays["valid"]] = IGNORE
         image = np.ascontiguousarray(arrays["image"][..., :3])
