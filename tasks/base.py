@@ -324,12 +324,13 @@ class Piece:
 
 
 class Predictor(ABC):
-    """Turns the model's outputs for the samples of one item into pieces; keeps state within an item.
+    """Turns the model's outputs for samples into pieces; one predictor serves the items of one group, in their order.
 
-    `batched` is False where `wants` depends on what came out for the sample before.
+    `stateful` is True where `wants` depends on what came out for the samples before: it is then asked when those were
+    pushed. Else it must depend on the sample alone, and is asked in another thread, before `start`.
     """
 
-    batched: bool = True
+    stateful: bool = False
 
     @abstractmethod
     def start(self, item: Item, resume: int | None = None) -> None:
@@ -346,6 +347,17 @@ class Predictor(ABC):
     @abstractmethod
     def finish(self) -> Iterator[Piece]:
         """Give what is left of the item."""
+
+    def state(self) -> dict[str, Any] | None:
+        """Give arrays and plain values that hold what is remembered after the pieces so far; None: nothing is.
+
+        Asked of stateful predictors between two samples. An interrupted item goes on at the resume point of its sink,
+        and the samples from there on come again.
+        """
+        return None
+
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - most remember nothing
+        """Go on from a state, after `start`."""
 
 
 class Metric(ABC):
@@ -378,6 +390,11 @@ class Sink(ABC):
     def resume_point(self) -> int | None:
         """Say where an interrupted prediction goes on; None: at the start."""
         return None
+
+    def rewind(self, point: int) -> None:
+        """Drop what was written from a resume point on; the predictor's saved state is older than it."""
+        if (self.resume_point() or 0) > point:
+            raise NotImplementedError(f"{type(self).__name__} cannot go back to {point}, as a predictor's state needs")
 
     def flush(self) -> None:  # noqa: B027 - most sinks write at once
         """Make what was appended durable."""
@@ -545,8 +562,8 @@ class Task(ABC):
         return 1
 
     @abstractmethod
-    def truth(self, item: Item, window: Window | None = None) -> Any:
-        """Read the truth in the item's own pixels, by piece."""
+    def truth(self, piece: Piece) -> Any:
+        """Read the truth of what a piece shows, in the item's own pixels."""
 
     def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
         """Check labels and pictures: what is wrong, where, how to mend it."""
@@ -685,8 +702,12 @@ class Task(ABC):
             if isinstance(value, float):
                 log.info(f"{name} {value:.4f}")
 
-    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
-        """Draw an item with what was predicted of it and its truth, (H, W, 3) uint8."""
+    def shows(self, piece: Piece, kept: int) -> bool:
+        """Whether `draw` needs a piece beside those that are kept of its item."""
+        return kept == 0
+
+    def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
+        """Draw an item with the pieces that `shows` kept and their truth, (H, W, 3) uint8."""
         return None
 
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:

@@ -47,7 +47,6 @@ from utils.checkpoints import Checkpoint
 from utils.data import map_names
 from utils.errors import DataError, SettingsError
 from utils.map_comparison import ChannelStatistics, distill_counts, distill_sums
-from utils.tiling import Window
 
 logger = logging.getLogger(__name__)
 
@@ -250,14 +249,14 @@ class DistillTask(FeatureTask):
         assert isinstance(item, CropItem)
         return self.data.count_crops(item)
 
-    def truth(self, item: Item, window: Window | None = None) -> None:
+    def truth(self, piece: Piece) -> None:
         """Nothing: the maps to compare with come with the outputs.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.distill.example import student_example
-        >>> student_example(tempfile.mkdtemp())[0].truth(Item("a", ())) is None
+        >>> student_example(tempfile.mkdtemp())[0].truth(Piece(Item("a", ()), {})) is None
         True
         """
 
@@ -745,7 +744,7 @@ class DistillTask(FeatureTask):
         """
         report_scores(metrics, folder, log)
 
-    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
+    def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
         """Draw the first crop beside the maps of teacher and student; None for an item without one.
 
         Examples

@@ -615,7 +615,7 @@ trained on mean nothing, so take it out of one of them
         if is_video(path):
             with VideoReader(path) as video:
                 yield from enumerate(video.frames(item.first_frame), start=item.first_frame)
-        else:
+        elif item.first_frame == 0:
             yield 0, decode_picture(item.picture)
 
     def _places(self, item: PoseItem, size: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray, Sequence[Instance]]]:

@@ -35,7 +35,6 @@ from utils.crops import drop_outside, move_boxes, move_keypoints, random_similar
 from utils.errors import DataError, SettingsError
 from utils.formats.convert import convert_poses
 from utils.formats.poses import Instance, Skeleton
-from utils.tiling import Window
 from utils.videos import VideoReader, is_video
 
 logger = logging.getLogger(__name__)
@@ -360,7 +359,7 @@ class KeypointsTask(FeatureTask):
             return VideoReader(item.picture.path).header_frames or 0
         return len(item.picture.instances) if self.settings.keypoints.instance_mode == "per_instance" else 1
 
-    def truth(self, item: Item, window: Window | None = None) -> tuple[Instance, ...]:
+    def truth(self, piece: Piece) -> tuple[Instance, ...]:
         """The animals of a picture, in its own pixels.
 
         Examples
@@ -368,11 +367,11 @@ class KeypointsTask(FeatureTask):
         >>> import tempfile
         >>> from tasks.keypoints.example import animals_example
         >>> task, context = animals_example(tempfile.mkdtemp())
-        >>> task.truth(task.items("val")[0])[0].keypoints.shape
+        >>> task.truth(Piece(task.items("val")[0], {}))[0].keypoints.shape
         (7, 3)
         """
-        assert isinstance(item, PoseItem)
-        return item.picture.instances
+        assert isinstance(piece.item, PoseItem)
+        return piece.item.picture.instances
 
     def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
         """Check labels and pictures.
@@ -797,7 +796,7 @@ class KeypointsTask(FeatureTask):
         """
         report_scores(metrics, self.data.skeleton, folder, log)
 
-    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
+    def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
         """Draw truth and prediction of a picture side by side.
 
         Examples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -49,7 +49,7 @@ def closed_in_the_end(source: Source) -> Iterator[Source]:
             close()
 
 
-def read_ahead(source: Iterable[Element], depth: int) -> Iterator[Element]:
+def read_ahead(source: Iterable[Element], depth: int) -> Generator[Element, None, None]:
     """Run an iterator in a thread, at most `depth` elements ahead of its reader.
 
     Parameters

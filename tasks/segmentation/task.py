@@ -359,7 +359,7 @@ class SegmentationTask(FeatureTask):
         number = len(item.windows())
         return min(number, self.settings.dataset.max_windows or number)
 
-    def truth(self, item: Item, window: Window | None = None) -> np.ndarray:
+    def truth(self, piece: Piece) -> np.ndarray:
         """True classes of a part of an item, 255 where unknown.
 
         Examples
@@ -368,13 +368,13 @@ class SegmentationTask(FeatureTask):
         >>> from tasks.example import example_task
         >>> task, context = example_task(tempfile.mkdtemp())
         >>> task.settle()
-        >>> task.truth(task.items("val")[0], Window(0, 0, 8, 12)).shape
+        >>> task.truth(Piece(task.items("val")[0], {}, Window(0, 0, 8, 12))).shape
         (8, 12)
         """
-        assert isinstance(item, SceneItem)
-        whole = Window(0, 0, item.area.height, item.area.width)
+        assert isinstance(piece.item, SceneItem)
+        assert piece.window is not None
         self._use_scaling()
-        return self.data.read(item, window or whole)["label"]
+        return self.data.read(piece.item, piece.window)["label"]
 
     def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
         """Check pictures and labels of items, window by window.
@@ -933,7 +933,21 @@ class SegmentationTask(FeatureTask):
         """
         report_scores(metrics, self.classes, folder, log)
 
-    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
+    def shows(self, piece: Piece, kept: int) -> bool:
+        """Whether a piece lies in the upper left part that is drawn.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> [task.shows(Piece(Item("a", ()), {}, Window(y, 0, 64, 64)), 1) for y in (0, DRAWN_SIDE)]
+        [True, False]
+        """
+        assert piece.window is not None
+        return max(piece.window.y, piece.window.x) < DRAWN_SIDE
+
+    def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
         """Draw picture, truth and prediction of an item's upper left part side by side.
 
         Examples
@@ -953,8 +967,6 @@ class SegmentationTask(FeatureTask):
         prediction = np.full((shown.height, shown.width), IGNORE, np.uint8)
         for piece in pieces:
             assert piece.window is not None
-            if piece.window.y >= shown.height:
-                break
             part = piece.window.intersection(shown)
             if part is not None:
                 local = part.shifted(-piece.window.y, -piece.window.x)

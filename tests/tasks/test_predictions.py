@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tasks.base import Sample
-from tasks.example import example_task, prepared_example
+from tasks.example import example_task
 from tasks.phases import evaluate, prepare, train
 from tasks.segmentation.prediction import DensePredictor
 from tasks.segmentation.scenes import SceneItem
