@@ -43,7 +43,8 @@ from benchmarks.workbench import (
 from tasks.base import Batch, Context, Task
 from tasks.model import trained_state
 from tasks.phases import inference, prepare
-from tasks.phases.prediction import Job, LiveSamples, collect
+from tasks.phases.prediction import collect
+from tasks.phases.samples import Job, LiveSamples
 from tasks.segmentation.task import SegmentationTask
 from utils.checkpoints import save_checkpoint
 

@@ -36,7 +36,8 @@ from tasks.base import Context, open_store
 from tasks.keypoints.task import KeypointsTask
 from tasks.model import trained_state
 from tasks.phases import inference, prepare
-from tasks.phases.prediction import Job, LiveSamples, collect
+from tasks.phases.prediction import collect
+from tasks.phases.samples import Job, LiveSamples
 from tasks.phases.train import Training
 from tasks.prepared import prepared_items
 from utils.animals import make_animals

@@ -33,7 +33,8 @@ from config import TaskConfig, load_settings
 from tasks import TASKS
 from tasks.base import Context, Item, Predictor
 from tasks.phases import inference, prepare, train
-from tasks.phases.prediction import Job, LiveSamples, predict
+from tasks.phases.prediction import predict
+from tasks.phases.samples import Job, LiveSamples
 from tasks.segmentation.prediction import DensePredictor
 from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask

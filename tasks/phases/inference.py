@@ -13,7 +13,9 @@ import torch
 from config import expand_path
 from tasks.base import Context, Item, PhaseResult, Piece, Predictor, Task
 from tasks.phases.evaluate import restore, safe_name
-from tasks.phases.prediction import Job, LiveSamples, Stream, predict
+from tasks.phases.prediction import predict
+from tasks.phases.samples import Job, LiveSamples
+from tasks.phases.streams import Stream
 from tasks.runs import choose_device
 from utils import distributed
 from utils.checkpoints import Checkpoint, load_training_state, save_training_state

@@ -7,18 +7,19 @@ computes, and outputs come back to each predictor in the order of its samples.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Batch, Context, Item, Piece, Predictor, Sample, Sink, Task
-from tasks.phases.streams import read_ahead
-from tasks.prepared import PreparedItem, PreparedReader, Ticket, stack_samples
+from tasks.base import Batch, Context, Item, Piece, Predictor, Sample, Task
+from tasks.phases.samples import Job, LiveSamples, Slot, Source, StoredSamples
+from tasks.phases.streams import Stream, read_ahead
+from tasks.prepared import PreparedItem
 from utils import distributed
 from utils.augment import IDENTITY, View
 from utils.feature_store import FeatureStore
@@ -26,91 +27,6 @@ from utils.feature_store import FeatureStore
 LOOK_AHEAD = 4  # batches of common shapes that may overtake a sample of a rare one; bounds what waits in memory
 
 Outputs = dict[str, Tensor]
-Element = TypeVar("Element")
-Stream = Generator[Element, None, None]  # may be closed, and then closes what it reads from
-
-
-@dataclass(eq=False)
-class Job:
-    """An item on its way.
-
-    Parameters
-    ----------
-    item : Item
-        What is still to predict of it.
-    predictor : Predictor
-        That of the item's group.
-    resume : int, optional
-        Resume point of the sink.
-    state : dict, optional
-        What the predictor remembered at that point.
-    sink : Sink, optional
-        Where pieces go.
-    pushed : int
-        Samples that the predictor has seen.
-    done : bool
-        Whether all pieces were given.
-
-    Examples
-    --------
-    >>> from tasks.segmentation.prediction import DensePredictor
-    >>> Job(Item("a", ()), DensePredictor(2, 4)).done
-    False
-    """
-
-    item: Item
-    predictor: Predictor
-    resume: int | None = None
-    state: dict[str, Any] | None = None
-    sink: Sink | None = None
-    pushed: int = 0
-    done: bool = False
-    begun: bool = False
-
-    def begin(self) -> None:
-        """Start the predictor, once."""
-        if not self.begun:
-            self.predictor.start(self.item, self.resume)
-            if self.state is not None:
-                self.predictor.load_state(self.state)
-        self.begun = True
-
-
-@dataclass(eq=False)
-class Slot:
-    """A place in the stream: a sample, or the end of an item.
-
-    Parameters
-    ----------
-    job : Job
-        The item.
-    sample : Sample, optional
-        With its arrays, as soon as they are read.
-    ticket : Ticket, optional
-        Of a stored sample.
-    ends : bool
-        Whether this is the end of the item.
-    number : int
-        Running number in the stream.
-    wanted : bool
-        Whether the model must see the sample.
-    batch : Batch, optional
-        The sample alone, for a predictor that keeps state.
-
-    Examples
-    --------
-    >>> from tasks.segmentation.prediction import DensePredictor
-    >>> Slot(Job(Item("a", ()), DensePredictor(2, 4)), ends=True).wanted
-    True
-    """
-
-    job: Job
-    sample: Sample | None = None
-    ticket: Ticket | None = None
-    ends: bool = False
-    number: int = 0
-    wanted: bool = True
-    batch: Batch | None = None
 
 
 @dataclass(eq=False)
@@ -127,100 +43,6 @@ class Part:
     batch: Batch | None
     unseen: list[Slot]
     outputs: Outputs | None = field(default=None)
-
-
-class Source(Protocol):
-    """Where samples come from."""
-
-    views: Sequence[View]
-
-    def read(self, job: Job) -> Stream[Slot]:
-        """Give a place for each sample of an item, in order."""
-
-    def shape(self, slot: Slot) -> Hashable:
-        """Give what must be equal for two samples to share a batch."""
-
-    def load(self, slots: Sequence[Slot]) -> Batch:
-        """Make a batch, and fill in the samples."""
-
-
-class LiveSamples:
-    """Samples read from pictures, each in all views, those of a sample together.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from tasks.example import example_task
-    >>> task, context = example_task(tempfile.mkdtemp())
-    >>> task.settle()
-    >>> source, job = LiveSamples(task, [IDENTITY]), Job(task.items("val")[0], task.predictor())
-    >>> slots = list(source.read(job))
-    >>> len(slots), len(source.load(slots[:4]))
-    (9, 4)
-    """
-
-    def __init__(self, task: Task, views: Sequence[View]):
-        self.task, self.views = task, views
-
-    def read(self, job: Job) -> Stream[Slot]:
-        """Read, and turn to each view."""
-        for sample in self.task.samples(job.item):
-            for view in self.views:
-                turned = self.task.transform(sample, view)
-                yield Slot(job, turned, wanted=job.predictor.stateful or job.predictor.wants(turned))
-
-    def shape(self, slot: Slot) -> Hashable:
-        """Names and shapes of the arrays."""
-        assert slot.sample is not None
-        return tuple((name, array.shape) for name, array in slot.sample.arrays.items())
-
-    def load(self, slots: Sequence[Slot]) -> Batch:
-        """Stack the samples."""
-        return stack_samples([slot.sample for slot in slots if slot.sample is not None])
-
-
-class StoredSamples:
-    """Samples and features that prepare has stored, as they are.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from tasks.example import prepared_example
-    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
-    >>> source, job = StoredSamples(task, store, prepared), Job(prepared[1].item, task.predictor())
-    >>> slots = list(source.read(job))
-    >>> len(slots), len(source.load(slots)), slots[0].sample.item.id == job.item.id
-    (2, 2, True)
-    """
-
-    views: Sequence[View] = (IDENTITY,)
-
-    def __init__(self, task: Task, store: FeatureStore, prepared: Sequence[PreparedItem]):
-        self.store = store
-        self.reader = PreparedReader(task, store, prepared)
-        self.places: dict[str, list[int]] = {}
-        for position, owner in enumerate(self.reader.owners):
-            self.places.setdefault(owner.id, []).append(position)
-
-    def read(self, job: Job) -> Stream[Slot]:
-        """Name the samples; they are read a batch at a time."""
-        for position in self.places.get(job.item.id, ()):
-            yield Slot(job, ticket=Ticket(position))
-
-    def shape(self, slot: Slot) -> Hashable:
-        """Names, shapes and types of all arrays, from the store's index."""
-        assert slot.ticket is not None
-        entry = self.reader.entries[slot.ticket.position]
-        keys = [entry.sample_key, *entry.records.get(slot.ticket.view, {}).values()]
-        return tuple(tuple(self.store.describe(key).items()) for key in keys)
-
-    def load(self, slots: Sequence[Slot]) -> Batch:
-        """Read the samples; what is not wanted is computed nevertheless, and not pushed."""
-        batch = self.reader.read([slot.ticket for slot in slots if slot.ticket is not None])
-        for slot, sample in zip(slots, self.reader.samples(batch), strict=True):
-            slot.sample = sample
-            slot.wanted = slot.job.predictor.stateful or slot.job.predictor.wants(sample)
-        return batch
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 from tasks.base import Batch, Context, PhaseResult, Progress, Task, open_store
 from tasks.model import load_trained_state, trained_state
 from tasks.phases.prediction import score
-from tasks.phases.streams import closed_in_the_end, read_ahead
+from tasks.phases.streams import Stream, read_ahead
 from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, prepared_items
 from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
 from utils import distributed
@@ -332,13 +332,13 @@ class Training:
         curriculum = self.task.curriculum(self.epoch, self.settings.epochs)
         first = self.step_in_epoch
         steps = self._steps()[first:]
-        loaded: Iterator[tuple[Step, list[Batch]]] = ((step, self._load_step(step, curriculum)) for step in steps)
+        loaded: Stream[tuple[Step, list[Batch]]] = ((step, self._load_step(step, curriculum)) for step in steps)
         if self.settings.num_workers > 0:
             loaded = read_ahead(loaded, depth=2 * self.settings.num_workers)
         waited, began = 0.0, time.perf_counter()
         bar = progress(loaded, len(steps), f"epoch {self.epoch + 1}", logger=self.context.log, every=len(steps) + 1)
         mark = time.perf_counter()
-        with closed_in_the_end(loaded):
+        with closing(loaded):
             for step, batches in bar:
                 waited += time.perf_counter() - mark
                 due = (step.index + 1) % LOG_EVERY == 0 or step.index + 1 == self.steps_per_epoch

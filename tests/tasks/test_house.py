@@ -38,7 +38,8 @@ from tasks.base import (
     open_store,
 )
 from tasks.phases import evaluate, inference
-from tasks.phases.prediction import Job, LiveSamples, StoredSamples, predict
+from tasks.phases.prediction import predict
+from tasks.phases.samples import Job, LiveSamples, StoredSamples
 from tasks.prepared import PreparedReader, Ticket, prepared_items
 from utils.augment import IDENTITY, View
 from utils.errors import DataError, Interrupted

@@ -18,8 +18,10 @@ from torch import Tensor
 from models import HEADS
 from tasks.base import Context, Progress, open_store
 from tasks.example import example_task, prepared_example, training_example
+from tasks.model import FeatureModel
 from tasks.phases import evaluate, inference, prepare, train, verify
-from tasks.phases.prediction import Job, LiveSamples, StoredSamples, collect
+from tasks.phases.prediction import collect
+from tasks.phases.samples import Job, LiveSamples, StoredSamples
 from tasks.prepared import PreparedReader, Ticket, prepared_items
 from tasks.runs import BEST, LAST, checkpoint_path
 from tasks.segmentation.task import SegmentationTask
@@ -689,14 +691,18 @@ def test_settings_that_contradict_a_checkpoint_are_refused(tmp_path):
         evaluate.run(other, context)
 
 
-def test_views_of_inference_do_not_change_the_validation_of_training(tmp_path):
-    """Validation sees stored pictures as they are, whatever inference is asked to average."""
-    scores = []
+@pytest.mark.parametrize("features", ["cached", "online"])
+def test_views_of_inference_do_not_change_the_validation_of_training(features, tmp_path, monkeypatch):
+    """Validation sees pictures as they are, whatever inference is asked to average."""
+    scores, seen = [], []
+    forward = FeatureModel.forward
+    monkeypatch.setattr(FeatureModel, "forward", lambda model, batch: seen.append(len(batch)) or forward(model, batch))
     for name, changes in (("plain", []), ("averaged", ["inference.tta={horizontal_flip: true, vertical_flip: true}"])):
-        task, context = example_task(tmp_path / name, *changes)
+        task, context = example_task(tmp_path / name, f"train.features={features}", *changes)
         prepare.run(task, context)
         scores.append(train.run(task, context).metrics["mIoU"])
     assert scores[0] == scores[1] > 0.25
+    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :], "the same batches"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from tasks.keypoints.example import SETTINGS as ANIMALS
 from tasks.keypoints.task import KeypointsTask
 from tasks.model import FeatureModel
 from tasks.phases import evaluate, export, inference, prepare, train
-from tasks.phases.prediction import LOOK_AHEAD, LiveSamples, Slot, predict, score
+from tasks.phases.prediction import LOOK_AHEAD, predict, score
+from tasks.phases.samples import LiveSamples, Slot
 from tasks.prepared import prepared_items
 from tasks.segmentation.prediction import DensePredictor
 from tasks.segmentation.scenes import SceneItem

@@ -16,8 +16,8 @@ from models.local_backbone import write_local_backbone
 from tasks.base import Context, Item
 from tasks.example import example_context, example_task
 from tasks.phases import evaluate, prepare, train
-from tasks.phases.prediction import Job, LiveSamples
 from tasks.phases.prediction import predict as predict_items
+from tasks.phases.samples import Job, LiveSamples
 from tasks.segmentation.prediction import DensePredictor
 from tasks.segmentation.task import SegmentationTask
 from utils.tiling import StripBlender, Window

@@ -13,7 +13,8 @@ import torch
 
 from tasks.base import Batch, Context, Item, Predictor, Sample
 from tasks.example import example_context
-from tasks.phases.prediction import Slot, predict
+from tasks.phases.prediction import predict
+from tasks.phases.samples import Slot
 from tasks.phases.streams import read_ahead
 from utils.augment import IDENTITY
 
