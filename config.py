@@ -75,6 +75,7 @@ NOT_FOR = {  # settings that a kind of task has no use for; shared sections may 
         "train.loss",
         "train.sampling",
         "train.crop_size",
+        "train.val_overlap",
     ],
     "keypoints": [
         "distill",
@@ -107,6 +108,7 @@ NOT_FOR = {  # settings that a kind of task has no use for; shared sections may 
         "train.loss",
         "train.sampling",
         "train.crop_size",
+        "train.val_overlap",
         *(f"inference.{name}" for name in ("tile_size", "overlap", "output_tif", "confidence", "format", "polygons")),
     ],
 }
@@ -520,6 +522,9 @@ class TrainConfig(Section):
     )
     val_every: Count = Field(1, description="epochs between validations")
     val_batch_size: Count = Field(8, description="windows per forward in validation")
+    val_overlap: float = Field(
+        0.25, ge=0, lt=0.9, description="share of a window that its neighbour repeats in validation, test and evaluate"
+    )
     patience: Count = Field(10, description="validations without gain before training stops")
     min_delta: NonNegative = Field(0.0, description="least gain that counts")
     resume: Literal["auto", "never"] = Field(

@@ -51,11 +51,12 @@ def make_task(settings: Settings, head: str, seed: int, log: VerbosityLogger) ->
 
 def measure(task: Any, model: nn.Module, splits: dict[str, list[PreparedItem]], context: Context) -> dict[str, Any]:
     """Score a model on val (stored features, unless there are views to average) and test (computed ones)."""
-    store = open_store(task.settings, "train") if len(task.prediction_views()) == 1 else None
+    views = task.prediction_views()
+    store = open_store(task.settings, "train") if len(views) == 1 else None
     with torch.no_grad():
-        scores = score(task, model, splits["val"], store, "cpu", 8, context)
+        scores = score(task, model, splits["val"], store, "cpu", 8, context, views)
         scores["test"] = (
-            score(task, model, splits["test"], None, "cpu", 4, context) if splits["test"] else {"per_scene": {}}
+            score(task, model, splits["test"], None, "cpu", 4, context, views) if splits["test"] else {"per_scene": {}}
         )
     return scores
 

@@ -43,7 +43,8 @@ from benchmarks.workbench import (
 from tasks.base import Batch, Context
 from tasks.model import trained_state
 from tasks.phases import inference, prepare
-from tasks.phases.prediction import live_batches
+from tasks.phases.prediction import collect
+from tasks.phases.samples import Job, LiveSamples
 from tasks.segmentation.task import SegmentationTask
 from tasks.task import Task
 from utils.checkpoints import save_checkpoint
@@ -84,9 +85,10 @@ class TimeBench:
         assert isinstance(model, nn.Module)
         assert restored.features.backbone is not None  # loaded now, not inside the clock
         self.task, self.model = restored, model.eval()
-        item = self.task.source.items("inference")[0]
-        read = live_batches(self.task, item, self.task.predictor(), options.batch_size)
-        self.batches = [batch for _, batch in read if batch is not None]
+        source = LiveSamples(self.task, self.task.prediction_views())
+        job = Job(self.task.source.items("inference")[0], self.task.predictor())
+        parts = collect(source, source.read(job), options.batch_size)
+        self.batches = [part.batch for part in parts if part.batch is not None]
         self.windows = sum(len(batch) for batch in self.batches)
 
     def task_in_new_run(self) -> tuple[Task, Context]:

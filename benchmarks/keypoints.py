@@ -36,7 +36,8 @@ from tasks.base import Context, open_store
 from tasks.keypoints.task import KeypointsTask
 from tasks.model import trained_state
 from tasks.phases import inference, prepare
-from tasks.phases.prediction import live_batches
+from tasks.phases.prediction import collect
+from tasks.phases.samples import Job, LiveSamples
 from tasks.phases.train import Training
 from tasks.prepared import prepared_items
 from utils.animals import make_animals
@@ -107,9 +108,10 @@ class VideoBench:
         self.restored = inference.restore(*self.new_run(str(path)), "inference")
         self.task, self.model = self.restored[0], self.restored[1]
         assert self.task.features.backbone is not None  # type: ignore[attr-defined]
-        item = self.task.source.items("inference")[0]
-        read = live_batches(self.task, item, self.task.predictor(), task.settings.inference.batch_size)
-        self.images = [batch.arrays["image"] for _, batch in read if batch is not None]
+        source = LiveSamples(self.task, self.task.prediction_views())
+        job = Job(self.task.source.items("inference")[0], self.task.predictor())
+        parts = collect(source, source.read(job), task.settings.inference.batch_size)
+        self.images = [part.batch.arrays["image"] for part in parts if part.batch is not None]
         self.frames = sum(len(images) for images in self.images)
 
     def new_run(self, *between: str) -> tuple:

@@ -26,15 +26,16 @@ from typing import Any
 import numpy as np
 import rasterio
 import torch
+from tasks.segmentation.prediction import DensePredictor
 from torch import nn
 
 from benchmarks.workbench import machine_line, quiet_libraries, verdict
 from config import TaskConfig, load_settings
 from tasks import TASKS
-from tasks.base import Context, Item
+from tasks.base import Context, Item, Predictor
 from tasks.phases import inference, prepare, train
-from tasks.phases.prediction import live_batches, predict_item
-from tasks.segmentation.predictor import DensePredictor
+from tasks.phases.prediction import predict
+from tasks.phases.samples import Job, LiveSamples
 from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask
 from utils.logging import VerbosityLogger
@@ -89,17 +90,22 @@ class Mapper:
 
     def map(self, task: SegmentationTask, item: SceneItem, plain: bool = False) -> np.ndarray:
         """Classes of an item's area."""
-        predictor = task.predictor()
-        assert isinstance(predictor, DensePredictor)
-        if plain:
-            predictor = PlainAverage(predictor.num_classes, predictor.patch_size, predictor.views)
+        source, batch_size = LiveSamples(task, task.prediction_views()), task.settings.inference.batch_size
         classes = np.full((item.area.height, item.area.width), 255, np.uint8)
-        batches = live_batches(task, item, predictor, task.settings.inference.batch_size)
-        for piece in predict_item(self.model, predictor, item, batches, "cpu", self.context):
+        open_job = averaged if plain else Job
+        for _, piece in predict(task, self.model, source, [[item]], "cpu", batch_size, self.context, open_job):
+            if piece is None:
+                continue
             assert piece.window is not None
             known = np.where(piece.arrays["valid"], piece.arrays["classes"], 255)
             classes[piece.window.rows, piece.window.columns] = known
         return classes
+
+
+def averaged(item: Item, predictor: Predictor) -> Job:
+    """An item whose windows are averaged with equal weights."""
+    assert isinstance(predictor, DensePredictor)
+    return Job(item, PlainAverage(predictor.num_classes, predictor.patch_size, predictor.views))
 
 
 def moved(item: SceneItem, y: int, x: int) -> SceneItem:

@@ -317,12 +317,13 @@ class Piece:
 
 
 class Predictor(ABC):
-    """Turns the model's outputs for the samples of one item into pieces; keeps state within an item.
+    """Turns the model's outputs for samples into pieces; one predictor serves the items of one group, in their order.
 
-    `batched` is False where `wants` depends on what came out for the sample before.
+    `stateful` is True where `wants` depends on what came out for the samples before: it is then asked when those were
+    pushed. Else it must depend on the sample alone, and is asked in another thread, before `start`.
     """
 
-    batched: bool = True
+    stateful: bool = False
 
     @abstractmethod
     def start(self, item: Item, resume: int | None = None) -> None:
@@ -339,6 +340,17 @@ class Predictor(ABC):
     @abstractmethod
     def finish(self) -> Iterator[Piece]:
         """Give what is left of the item."""
+
+    def state(self) -> dict[str, Any] | None:
+        """Give arrays and plain values that hold what is remembered after the pieces so far; None: nothing is.
+
+        Asked of stateful predictors between two samples. An interrupted item goes on at the resume point of its sink,
+        and the samples from there on come again.
+        """
+        return None
+
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - most remember nothing
+        """Go on from a state, after `start`."""
 
 
 class Metric(ABC):
@@ -371,6 +383,11 @@ class Sink(ABC):
     def resume_point(self) -> int | None:
         """Say where an interrupted prediction goes on; None: at the start."""
         return None
+
+    def rewind(self, point: int) -> None:
+        """Drop what was written from a resume point on; the predictor's saved state is older than it."""
+        if (self.resume_point() or 0) > point:
+            raise NotImplementedError(f"{type(self).__name__} cannot go back to {point}, as a predictor's state needs")
 
     def flush(self) -> None:  # noqa: B027 - most sinks write at once
         """Make what was appended durable."""

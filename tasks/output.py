@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,12 @@ class Output(ABC):
             if isinstance(value, float):
                 log.info(f"{name} {value:.4f}")
 
-    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
-        """Draw a prediction beside its picture and label, (H, W, 3) uint8."""
+    def shows(self, piece: Piece, kept: int) -> bool:
+        """Whether `draw` needs a piece beside those that are kept of its item."""
+        return kept == 0
+
+    def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
+        """Draw the pieces that `shows` kept beside their picture and label, (H, W, 3) uint8."""
         return None
 
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:

@@ -12,14 +12,13 @@ import numpy as np
 from typing_extensions import override
 
 from config import TaskConfig
-from tasks.base import Finding, Item, Producer, Request, Sample
+from tasks.base import Finding, Item, Piece, Producer, Request, Sample
 from tasks.features import FeatureService
 from tasks.splits import LIST_SPLITS, OTHER_PICTURES, check_fraction, lists_stay, settle_lists, split_list
 from utils.augment import IDENTITY, Variation, View, views_of
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json
 from utils.splits import nearest, read_list
-from utils.tiling import Window
 
 
 class Source(ABC):
@@ -63,8 +62,8 @@ class Source(ABC):
         return 1
 
     @abstractmethod
-    def truth(self, item: Item, window: Window | None = None) -> Any:
-        """Read the label of an item or of a window of it."""
+    def truth(self, piece: Piece) -> Any:
+        """Read the label of what a piece shows, in the item's own pixels."""
 
     def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
         """Look for pictures and labels that cannot be used."""
@@ -132,7 +131,8 @@ class FeatureSource(Source):
     Examples
     --------
     >>> from tasks.example import scene_task
-    >>> [view.name for view in scene_task("dataset.augmentations={enable: true, hflip: true, vflip: true, stored_views: 2}").source.views("train")]
+    >>> task = scene_task("dataset.augmentations={enable: true, hflip: true, vflip: true, stored_views: 2}")
+    >>> [view.name for view in task.source.views("train")]
     ['identity', 'hflip']
     """
 

@@ -509,6 +509,38 @@ def run_on_main(function: Callable[..., Any], *arguments: Any, **options: Any) -
     return _unseal(_broadcast_bytes(sealed))
 
 
+def run_on_all(function: Callable[[], Any]) -> list[Any]:
+    """Let each rank do its share; all get the results of all ranks, or an error when any of them failed.
+
+    Parameters
+    ----------
+    function : callable
+        The share of this rank; it takes part in no collective.
+
+    Returns
+    -------
+    list of JSON value
+        One result per rank, in the order of the ranks.
+
+    Raises
+    ------
+    BaseException
+        On a rank that failed its own error; on the others, once they are done, the first of those, as from
+        `run_on_main`.
+
+    Examples
+    --------
+    >>> run_on_all(lambda: rank() + 1)
+    [1]
+    """
+    try:
+        sealed = _seal(function())
+    except BaseException as error:  # the others must hear of it, or they wait for this rank
+        _gather_bytes(_seal_error(error))
+        raise
+    return [_unseal(data) for data in _gather_bytes(sealed)]
+
+
 def _seal(value: Any) -> bytes:
     """Encode a value as JSON; one that has no JSON form becomes an error that is raised where it is decoded.
 

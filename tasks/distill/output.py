@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class DistillOutput(Output):
         report_scores(metrics, folder, log)
 
     @override
-    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
+    def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
         piece = next(iter(pieces), None)
         return None if piece is None else draw_maps(*(piece.arrays[name] for name in ("image", "target", "predicted")))
 

@@ -15,7 +15,7 @@ import torch
 from typing_extensions import override
 
 from config import TaskConfig
-from tasks.base import Finding, Item, Sample
+from tasks.base import Finding, Item, Piece, Sample
 from tasks.distill.model import teacher_pictures
 from tasks.distill.pictures import CropItem, Picture, PictureReader
 from tasks.features import FeatureService
@@ -292,7 +292,7 @@ class CropSource(ListedSource):
         return Sample(name, item, {"image": image, "valid": valid}, window)
 
     @override
-    def truth(self, item: Item, window: Window | None = None) -> None:
+    def truth(self, piece: Piece) -> None:
         return None
 
     @override

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class KeypointsOutput(Output):
         report_scores(metrics, self.labels.skeleton, folder, log)
 
     @override
-    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
+    def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
         assert isinstance(item, PoseItem)
         animals = item.picture.instances
         true = [TruthPose(animal.keypoints, animal.box_xyxy, animal.area, animal.is_crowd) for animal in animals]

@@ -253,7 +253,7 @@ class PosePredictor(Predictor):
 
     @override
     def start(self, item: Item, resume: int | None = None) -> None:
-        self.item = item
+        self.item, self.resumed = item, bool(resume)
         self.turned: list[tuple[Sample, dict[str, Tensor]]] = []
         self.frame: int | None = None
         self.animals: list[Animal] = []
@@ -302,7 +302,9 @@ class PosePredictor(Predictor):
         if self.turned:
             raise RuntimeError(f"{len(self.turned)} of {self.views} views of the last sample came")
         if self.frame is None:
-            self.frame = getattr(self.item, "first_frame", 0)
+            if self.resumed:  # all frames were done before
+                return
+            self.frame = 0
         yield self._piece()
 
     def _piece(self) -> Piece:

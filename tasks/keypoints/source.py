@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import override
 
 from config import TaskConfig, expand_path
-from tasks.base import Finding, Item, Sample
+from tasks.base import Finding, Item, Piece, Sample
 from tasks.features import FeatureService
 from tasks.keypoints.audit import audit_pictures
 from tasks.keypoints.items import (
@@ -44,7 +44,6 @@ from utils.errors import DataError, SettingsError
 from utils.formats.convert import convert_poses
 from utils.formats.poses import Instance, PosePicture, PoseSet, read_poses
 from utils.inputs import find_inputs
-from utils.tiling import Window
 from utils.videos import VideoReader, is_video
 
 
@@ -253,9 +252,9 @@ class PoseSource(ListedSource):
         return len(item.picture.instances) if self.settings.keypoints.instance_mode == "per_instance" else 1
 
     @override
-    def truth(self, item: Item, window: Window | None = None) -> tuple[Instance, ...]:
-        assert isinstance(item, PoseItem)
-        return item.picture.instances
+    def truth(self, piece: Piece) -> tuple[Instance, ...]:
+        assert isinstance(piece.item, PoseItem)
+        return piece.item.picture.instances
 
     @override
     def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
@@ -292,7 +291,7 @@ class PoseSource(ListedSource):
         if is_video(path):
             with VideoReader(path) as video:
                 yield from enumerate(video.frames(item.first_frame), start=item.first_frame)
-        else:
+        elif item.first_frame == 0:
             yield 0, decode_picture(item.picture)
 
     def _places(self, item: PoseItem, size: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray, Sequence[Instance]]]:

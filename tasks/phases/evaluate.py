@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from tasks.base import Context, PhaseResult, open_store
+from tasks.base import Context, Item, PhaseResult, Piece, open_store
 from tasks.model import load_trained_state
-from tasks.phases.prediction import live_batches, predict_item, score
-from tasks.phases.streams import closed_in_the_end
+from tasks.phases.prediction import score
 from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
 from tasks.runs import choose_device, find_checkpoint
 from tasks.task import Task
@@ -70,14 +68,18 @@ def run(task: Task, context: Context) -> PhaseResult:
     prepared, store = stored_or_live(task, settings.split)
     if not prepared:
         raise DataError(f"evaluate: the split {settings.split} names no picture; fill its list, or score another split")
-    metrics = score(task, model, prepared, store, device, settings.batch_size, context)
+    pictures = Pictures(task, [entry.item for entry in prepared], settings.pictures)
+    views = task.prediction_views()
+    metrics = score(task, model, prepared, store, device, settings.batch_size, context, views, pictures.take)
     metrics.update(task.output.extra_metrics(model, context))
-    if distributed.is_main():
+    distributed.run_on_all(lambda: pictures.save(folder))  # each rank has what it predicted
+
+    def write() -> None:
         task.output.report(metrics, folder, context.log)
-        draw_pictures(task, model, prepared, folder, context)
         plain = nan_to_none(metrics)  # JSON knows no NaN
         write_json(folder / "metrics.json", {"fingerprint": fingerprint, "split": settings.split, "metrics": plain})
-    distributed.barrier()
+
+    distributed.run_on_main(write)
     return PhaseResult("done", {task.primary: float(metrics[task.primary])})
 
 
@@ -164,45 +166,59 @@ def stored_or_live(task: Task, split: str) -> tuple[list[PreparedItem], FeatureS
     return prepared, store if usable else None
 
 
-def draw_pictures(
-    task: Task, model: nn.Module | None, prepared: Sequence[PreparedItem], folder: Path, context: Context
-) -> None:
-    """Draw the first pieces of as many items as asked for, spread evenly over the split.
+class Pictures:
+    """Keeps what is drawn of as many items as asked for, spread evenly over the split, while it is predicted.
+
+    Parameters
+    ----------
+    task : Task
+        Draws.
+    items : sequence of Item
+        The split.
+    number : int
+        Pictures to draw.
 
     Examples
     --------
     >>> import tempfile
-    >>> from tasks.example import prepared_example, example_context
+    >>> from tasks.example import prepared_example
     >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
-    >>> model = task.build_model().eval()
-    >>> draw_pictures(task, model, prepared, store.folder, example_context(store.folder))
-    >>> len(list(store.folder.glob("*.png")))
-    2
+    >>> pictures = Pictures(task, [entry.item for entry in prepared], 1)
+    >>> sorted(pictures.pieces) == [prepared[0].item.id]
+    True
     """
-    wanted = task.settings.evaluate.pictures
-    step = max(len(prepared) // max(wanted, 1), 1)
-    for entry in prepared[::step][:wanted]:
-        picture = draw_item(task, model, entry, context)
-        if picture is not None:
-            save_picture(folder / f"{safe_name(entry.item.id)}.png", picture)
 
+    def __init__(self, task: Task, items: Sequence[Item], number: int):
+        self.task = task
+        step = max(len(items) // max(number, 1), 1)
+        self.pieces: dict[str, list[Piece]] = {item.id: [] for item in items[::step][:number]}
 
-def draw_item(task: Task, model: nn.Module | None, prepared: PreparedItem, context: Context) -> Any:
-    """Draw the first sample of an item with what is predicted there, or None when there is nothing to see.
+    def take(self, piece: Piece) -> None:
+        """Keep a piece if its item is drawn and shows it.
 
-    Examples
-    --------
-    >>> import tempfile
-    >>> from tasks.example import prepared_example, example_context
-    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
-    >>> draw_item(task, task.build_model().eval(), prepared[0], example_context(store.folder)).ndim
-    3
-    """
-    device = next(model.parameters()).device if model is not None else "cpu"
-    predictor = task.predictor()
-    batches = live_batches(task, prepared.item, predictor, task.settings.evaluate.batch_size)
-    with closed_in_the_end(predict_item(model, predictor, prepared.item, batches, device, context)) as pieces:
-        return task.output.draw(prepared.item, pieces)
+        Examples
+        --------
+        >>> pictures = Pictures(None, [Item("a", ())], 1)
+        >>> pictures.take(Piece(Item("b", ()), {}))
+        >>> pictures.pieces
+        {'a': []}
+        """
+        kept = self.pieces.get(piece.item.id)
+        if kept is not None and self.task.output.shows(piece, len(kept)):
+            kept.append(piece)
+
+    def save(self, folder: Path) -> None:
+        """Draw the items of which something was kept on this rank.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> Pictures(None, [Item("a", ())], 1).save(Path(tempfile.mkdtemp()))
+        """
+        for name, pieces in self.pieces.items():
+            picture = self.task.output.draw(pieces[0].item, pieces) if pieces else None
+            if picture is not None:
+                save_picture(folder / f"{safe_name(name)}.png", picture)
 
 
 def safe_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Export: the best checkpoint -> what leaves the house."""
+"""Export: the best checkpoint -> files for use elsewhere."""
 
 from __future__ import annotations
 
@@ -39,8 +39,6 @@ def run(task: Task, context: Context) -> PhaseResult:
     settings = task.settings.export
     task, model, checkpoint = restore(task, settings.checkpoint, context, "export")
     folder = Path(expand_path(settings.output_dir)) if settings.output_dir else context.folder / "export"
-    if distributed.is_main():
-        for path in task.output.export(model, folder, checkpoint):
-            context.log.info(f"export: {path}")
-    distributed.barrier()
+    for path in distributed.run_on_main(lambda: [str(file) for file in task.output.export(model, folder, checkpoint)]):
+        context.log.info(f"export: {path}")
     return PhaseResult("done")

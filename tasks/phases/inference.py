@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from config import expand_path
-from tasks.base import Context, Item, PhaseResult
-from tasks.phases.evaluate import restore
-from tasks.phases.prediction import live_batches, predict_item
-from tasks.phases.streams import closed_in_the_end
+from tasks.base import Context, Item, PhaseResult, Piece, Predictor
+from tasks.phases.evaluate import restore, safe_name
+from tasks.phases.prediction import predict
+from tasks.phases.samples import Job, LiveSamples
+from tasks.phases.streams import Stream
 from tasks.runs import choose_device
 from tasks.task import Task
 from utils import distributed
-from utils.checkpoints import Checkpoint
-from utils.errors import DataError
+from utils.checkpoints import Checkpoint, load_training_state, save_training_state
+from utils.errors import DataError, Interrupted
 from utils.files import digest_array, digest_json, file_stamp, read_json, write_json
 from utils.logging import Progress
 
 RECORD = "inference.json"  # in the run's folder: what was predicted from what
+RECORD_S = 5.0  # between two writings of it, which takes as long as all items before took
+SAVE_S = 30.0  # between two savings of what a predictor remembers
 
 
 def run(task: Task, context: Context) -> PhaseResult:
@@ -72,16 +76,18 @@ def run(task: Task, context: Context) -> PhaseResult:
     device = choose_device(task.settings.device("inference"))
     if model is not None:
         model.to(device).eval()
-    groups = task.source.partition(todo)
-    for group in distributed.share(groups):
-        for item in group:
-            predict(task, model, item, folder, prints[item.id], device, context)
-    distributed.barrier()
-    if distributed.is_main():
+    share = Share(task, folder, prints, context)
+    groups, batch_size = distributed.share(task.source.partition(todo)), settings.batch_size
+    source = LiveSamples(task, task.prediction_views())
+    given = predict(task, model, source, groups, device, batch_size, context, share.open_job)
+    distributed.run_on_all(lambda: share.write(given, groups))
+
+    def close() -> None:
         finish(task, todo, folder, prints, done, context)
         for path in task.output.write_summary(items, folder):
             context.log.info(f"inference: {path}")
-    distributed.barrier()
+
+    distributed.run_on_main(close)
     return PhaseResult("done", {"outputs": float(len(todo))})
 
 
@@ -160,10 +166,19 @@ def is_current(entry: dict | None, expected: dict[str, Any]) -> bool:
     return all(Path(stamp[0]).exists() and file_stamp(stamp[0]) == stamp for stamp in entry["files"])
 
 
-def predict(
-    task: Task, model: nn.Module | None, item: Item, folder: Path, made_from: dict, device: Any, context: Context
-) -> None:
-    """Predict one item into its sink, from where an interrupted run stopped.
+class Share:
+    """Writes what one rank predicts into the sinks of its items, so that a later run goes on where this one stops.
+
+    Parameters
+    ----------
+    task : Task
+        Gives the sinks.
+    folder : Path
+        Where predictions go.
+    prints : dict of str to dict
+        Item id -> what its prediction is made from.
+    context : Context
+        Where to speak.
 
     Examples
     --------
@@ -171,40 +186,133 @@ def predict(
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
     >>> task.source.prepare_data()
-    >>> item = task.source.items("inference")[0]
-    >>> predict(task, task.build_model().eval(), item, context.folder, {}, "cpu", context)
+    >>> [item] = task.source.items("inference")
+    >>> share, source = Share(task, context.folder, {item.id: {}}, context), LiveSamples(task, task.prediction_views())
+    >>> model = task.build_model().eval()
+    >>> share.write(predict(task, model, source, [[item]], "cpu", 4, context, share.open_job), [[item]])
     >>> task.output.sink(item, context.folder, {}).resume_point()
     64
     """
-    sink = task.output.sink(item, folder, made_from)
-    resume = sink.resume_point()
-    if resume:
-        context.log.info(f"inference: {item.id}: resuming at {resume}")
-        item = task.source.continue_from(item, resume)
-    predictor = task.predictor()
-    batches = live_batches(task, item, predictor, task.settings.inference.batch_size)
-    total = task.source.count_samples(item) * len(task.prediction_views())
-    with Progress(total, f"inference {item.id}", context.log, every=50) as counter:
-        counted = count_batches(batches, counter)
-        with closed_in_the_end(predict_item(model, predictor, item, counted, device, context, resume)) as pieces:
-            for piece in pieces:
-                sink.append(piece)
-    sink.flush()
+
+    def __init__(self, task: Task, folder: Path, prints: dict[str, dict[str, Any]], context: Context):
+        self.task, self.folder, self.prints, self.context = task, folder, prints, context
+        self.saved_at = time.monotonic()
+
+    def open_job(self, item: Item, predictor: Predictor) -> Job:
+        """Open the sink of an item, and see where an earlier run has stopped.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> [item] = task.source.items("inference")
+        >>> Share(task, context.folder, {item.id: {}}, context).open_job(item, task.predictor()).resume
+        0
+        """
+        sink = self.task.output.sink(item, self.folder, self.prints[item.id])
+        resume, state = sink.resume_point(), None
+        if resume and remembers(predictor):
+            resume, state = read_state(state_path(self.folder, item), self.prints[item.id], resume)
+            sink.rewind(resume or 0)
+        left = item if resume is None else self.task.source.continue_from(item, resume)
+        if left != item:  # the band of a rank may begin at a row that is not the first
+            self.context.log.info(f"inference: {item.id}: resuming at {resume}")
+        return Job(left, predictor, resume, state, sink)
+
+    def write(self, given: Stream[tuple[Job, Piece | None]], groups: Sequence[Sequence[Item]]) -> None:
+        """Write pieces as they come; what is complete is durable at once, and the rest when the run is interrupted.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> Share(task, context.folder, {}, context).write((pair for pair in ()), [])
+        """
+        items = [item for group in groups for item in group]
+        total = sum(map(self.task.source.count_samples, items)) * len(self.task.prediction_views())
+        name = f"inference {items[0].id}" if len(items) == 1 else f"inference of {len(items)} inputs"
+        begun: dict[int, Job] = {}
+        with closing(given), Progress(total, name, self.context.log, every=50) as counter:
+            try:
+                for job, piece in given:
+                    assert job.sink is not None
+                    begun[id(job)] = job
+                    if piece is not None:
+                        job.sink.append(piece)
+                        continue
+                    counter.advance(job.pushed)
+                    job.pushed = 0
+                    if job.done:
+                        self.save(begun.pop(id(job)))
+                    elif time.monotonic() - self.saved_at > SAVE_S and remembers(job.predictor):
+                        self.save(job)
+            except Interrupted:
+                for job in begun.values():
+                    self.save(job)
+                raise
+
+    def save(self, job: Job) -> None:
+        """Make the pieces of an item durable, and with them what its predictor remembers.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> [item] = task.source.items("inference")
+        >>> share = Share(task, context.folder, {item.id: {}}, context)
+        >>> share.save(share.open_job(item, task.predictor()))
+        """
+        assert job.sink is not None
+        job.sink.flush()
+        self.saved_at = time.monotonic()
+        resume = job.sink.resume_point() if remembers(job.predictor) else None
+        if resume is not None:
+            kept = {"made_from": self.prints[job.item.id], "resume": resume, "state": job.predictor.state()}
+            save_training_state(state_path(self.folder, job.item), kept)
 
 
-def count_batches(batches: Iterator[tuple[list, Any]], counter: Progress) -> Iterator[tuple[list, Any]]:
-    """Advance a progress display by the samples that pass.
+def remembers(predictor: Predictor) -> bool:
+    """Whether what a predictor makes of a sample depends on a state that it can give.
 
     Examples
     --------
-    >>> from utils.logging import VerbosityLogger
-    >>> counter = Progress(3, "windows", VerbosityLogger("error"))
-    >>> list(count_batches([([1, 2], None), ([3], None)], counter)), counter.done
-    ([([1, 2], None), ([3], None)], 3)
+    >>> from tasks.segmentation.prediction import DensePredictor
+    >>> remembers(DensePredictor(2, 4))
+    False
     """
-    for samples, batch in batches:
-        yield samples, batch
-        counter.advance(len(samples))
+    return predictor.stateful and type(predictor).state is not Predictor.state
+
+
+def state_path(folder: Path, item: Item) -> Path:
+    """Where the state of an item's predictor is kept until the item is complete.
+
+    Examples
+    --------
+    >>> state_path(Path("maps"), Item("a/b", ())).name
+    '.a_b-f5effa31.state.safetensors'
+    """
+    return folder / f".{safe_name(item.id)}-{digest_json(item.id)[:8]}.state.safetensors"
+
+
+def read_state(path: Path, made_from: dict[str, Any], reached: int) -> tuple[int | None, dict[str, Any] | None]:
+    """Read the resume point and the state that belong together; none if they are not of this prediction.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+    >>> _ = save_training_state(path, {"made_from": {}, "resume": 3, "state": {"next_id": 2}})
+    >>> read_state(path, {}, 5), read_state(path, {}, 2), read_state(path, {"item": "0"}, 5)
+    ((3, {'next_id': 2}), (None, None), (None, None))
+    """
+    if not path.exists():
+        return None, None
+    kept = load_training_state(path)
+    fits = kept["made_from"] == made_from and kept["resume"] <= reached
+    return (kept["resume"], kept["state"]) if fits else (None, None)
 
 
 def finish(task: Task, items: Sequence[Item], folder: Path, prints: dict, done: dict, context: Context) -> None:
@@ -219,10 +327,16 @@ def finish(task: Task, items: Sequence[Item], folder: Path, prints: dict, done: 
     >>> read_json(context.folder / RECORD)
     {}
     """
-    for item in items:
-        files = task.output.sink(item, folder, prints[item.id]).close()
-        done[item.id] = {"fingerprint": prints[item.id], "files": [file_stamp(path) for path in files]}
-        for path in files:
-            context.log.info(f"inference: {path}")
+    recorded_at = time.monotonic()
+    try:
+        for item in items:
+            files = task.output.sink(item, folder, prints[item.id]).close()
+            done[item.id] = {"fingerprint": prints[item.id], "files": [file_stamp(path) for path in files]}
+            state_path(folder, item).unlink(missing_ok=True)
+            for path in files:
+                context.log.info(f"inference: {path}")
+            if time.monotonic() - recorded_at > RECORD_S:
+                write_json(context.folder / RECORD, done)
+                recorded_at = time.monotonic()
+    finally:
         write_json(context.folder / RECORD, done)
-    write_json(context.folder / RECORD, done)

@@ -1,34 +1,87 @@
-"""From samples to finished pieces: the one way by which validation, evaluate and inference predict."""
+"""From samples to finished pieces: the one way by which validation, evaluate and inference predict.
+
+The samples of all items of a rank are one stream. A thread reads them and puts those of one shape together, another one
+computes, and outputs come back to each predictor in the order of its samples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby, islice
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tasks.base import Batch, Context, Item, Piece, Predictor, Sample
-from tasks.phases.streams import closed_in_the_end, read_ahead
-from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, stack_samples
+from tasks.phases.samples import Job, LiveSamples, Slot, Source, StoredSamples
+from tasks.phases.streams import Stream, read_ahead
+from tasks.prepared import PreparedItem
 from tasks.task import Task
 from utils import distributed
-from utils.augment import IDENTITY
+from utils.augment import IDENTITY, View
 from utils.feature_store import FeatureStore
 
+LOOK_AHEAD = 4  # batches of common shapes that may overtake a sample of a rare one; bounds what waits in memory
 
-def live_batches(
-    task: Task, item: Item, predictor: Predictor, batch_size: int
-) -> Iterator[tuple[list[Sample], Batch | None]]:
-    """Read an item's samples in all prediction views, a batch at a time.
+Outputs = dict[str, Tensor]
 
-    Yields
-    ------
-    samples : list of Sample
-        In order, window by window, the views of a window together, with their arrays.
-    batch : Batch or None
-        None for samples that the predictor does not want the model to see.
+
+@dataclass(eq=False)
+class Part:
+    """Samples that the model sees together, and what passes it unseen: ends of items and samples not wanted.
+
+    Examples
+    --------
+    >>> Part([], None, []).outputs is None
+    True
+    """
+
+    slots: list[Slot]
+    batch: Batch | None
+    unseen: list[Slot]
+    outputs: Outputs | None = field(default=None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+
+
+def interleave(streams: Iterable[Stream[Slot]], width: int) -> Stream[Slot]:
+    """Take from the first `width` streams by turns; a stream that ends leaves its turn to the next one.
+
+    Examples
+    --------
+    >>> count = lambda name, length: (f"{name}{i}" for i in range(length))
+    >>> list(interleave([count("a", 1), count("b", 3), count("c", 2)], 2))
+    ['a0', 'b0', 'b1', 'c0', 'b2', 'c1']
+    """
+    waiting, running = iter(streams), deque[Stream[Slot]]()
+    try:
+        while True:
+            while len(running) < width and (stream := next(waiting, None)) is not None:
+                running.append(stream)
+            if not running:
+                return
+            for element in running[0]:
+                running.rotate(-1)
+                yield element
+                break
+            else:
+                running.popleft()
+    finally:
+        for stream in running:
+            stream.close()
+
+
+def collect(source: Source, slots: Stream[Slot], batch_size: int) -> Stream[Part]:
+    """Put samples of one shape together, across items.
+
+    A full batch waits for one more slot, as the end of an item is known only then. A batch that is not full goes when
+    its first sample is `LOOK_AHEAD` batches old, and at the end.
 
     Examples
     --------
@@ -36,127 +89,311 @@ def live_batches(
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
     >>> task.source.prepare_data()
-    >>> item = task.source.items("val")[0]
-    >>> [len(samples) for samples, batch in live_batches(task, item, task.predictor(), 4)]
+    >>> source, job = LiveSamples(task, [IDENTITY]), Job(task.source.items("val")[0], task.predictor())
+    >>> [len(part.batch) for part in collect(source, source.read(job), 4)]
     [4, 4, 1]
     """
-    views = task.prediction_views()
-    samples = (task.source.transform(sample, view) for sample in task.source.samples(item) for view in views)
-    if not predictor.batched:
-        for sample in samples:  # whether the next sample is wanted may depend on what this one gave
-            yield ([sample], stack_samples([sample]) if predictor.wants(sample) else None)
-        return
-    for wanted, run in groupby(samples, predictor.wants):
-        while group := list(islice(run, batch_size)):
-            yield group, stack_samples(group) if wanted else None
+    buckets: dict[Hashable, list[Slot]] = {}  # the one with the oldest sample first
+    full: list[Slot] = []
+    unseen: list[Slot] = []
+    with closing(slots):
+        for number, slot in enumerate(slots):
+            slot.number = number
+            if slot.ends or not slot.wanted:
+                unseen.append(slot)
+            if full or len(unseen) >= batch_size:
+                yield Part(full, source.load(full) if full else None, unseen)
+                full, unseen = [], []
+            if slot.wanted and not slot.ends:
+                bucket = buckets.setdefault(shape := source.shape(slot), [])
+                bucket.append(slot)
+                if len(bucket) == batch_size:
+                    full = buckets.pop(shape)
+            if not full and buckets:
+                oldest = next(iter(buckets))
+                if number - buckets[oldest][0].number >= LOOK_AHEAD * batch_size:
+                    full = buckets.pop(oldest)
+    for left in [full, *buckets.values()]:
+        if left or unseen:
+            yield Part(left, source.load(left) if left else None, unseen)
+        unseen = []
 
 
-def stored_batches(
-    task: Task, prepared: PreparedItem, store: FeatureStore, predictor: Predictor, batch_size: int
-) -> Iterator[tuple[list[Sample], Batch | None]]:
-    """Read an item's prepared samples, a batch at a time; the same samples as `live_batches` without views.
-
-    A predictor that is not batched is asked of every sample, as it is there; one that is sees all samples, because
-    what a stored sample costs is reading it.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from tasks.example import prepared_example
-    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
-    >>> [len(samples) for samples, batch in stored_batches(task, prepared[0], store, task.predictor(), 3)]
-    [3, 1]
-    """
-    reader = PreparedReader(task, store, [prepared])
-    tickets = [Ticket(position) for position in range(len(prepared.entries))]
-    for group in batched(tickets, batch_size if predictor.batched else 1):
-        batch = reader.read(group)
-        samples = reader.samples(batch)
-        wanted = predictor.batched or predictor.wants(samples[0])
-        yield samples, batch if wanted else None
-
-
-def predict_item(
-    model: nn.Module | None,
-    predictor: Predictor,
-    item: Item,
-    batches: Iterator[tuple[list[Sample], Batch | None]],
-    device: str | torch.device,
-    context: Context,
-    resume: int | None = None,
-) -> Iterator[Piece]:
-    """Predict one item.
-
-    Parameters
-    ----------
-    model : Module or None
-        Maps a batch to outputs; None when the predictor needs no model.
-    predictor : Predictor
-        Turns outputs into pieces.
-    item : Item
-        What is predicted.
-    batches : iterator
-        From `live_batches` or `stored_batches`.
-    device : str
-        Where the model is.
-    context : Context
-        Whether to stop.
-    resume : int, optional
-        Resume point of the item's sink.
-
-    Yields
-    ------
-    Piece
-        As soon as it is finished.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from tasks.example import example_task
-    >>> task, context = example_task(tempfile.mkdtemp())
-    >>> task.source.prepare_data()
-    >>> item, predictor = task.source.items("val")[0], task.predictor()
-    >>> batches = live_batches(task, item, predictor, 4)
-    >>> pieces = predict_item(task.build_model().eval(), predictor, item, batches, "cpu", context)
-    >>> sum(piece.arrays["classes"].size for piece in pieces)
-    4096
-    """
-    predictor.start(item, resume)
-    if predictor.batched:  # one thread reads, one computes, and this one blends, decodes and hands on
-        computed = read_ahead(apply_model(model, read_ahead(batches, depth=2), device, context), depth=1)
-    else:
-        computed = apply_model(model, batches, device, context)
-    with closed_in_the_end(computed):
-        for samples, outputs in computed:
-            yield from predictor.push(samples, outputs)
-    yield from predictor.finish()
-
-
-def apply_model(
-    model: nn.Module | None,
-    batches: Iterator[tuple[list[Sample], Batch | None]],
-    device: str | torch.device,
-    context: Context,
-) -> Iterator[tuple[list[Sample], dict[str, Tensor] | None]]:
-    """Compute the outputs of each batch; None where the model is not wanted.
+def compute(model: nn.Module | None, parts: Stream[Part], device: str | torch.device, context: Context) -> Stream[Part]:
+    """Compute the outputs of each part.
 
     Examples
     --------
     >>> from tasks.example import example_context
     >>> from pathlib import Path
     >>> doubled = lambda batch: {"logits": 2 * batch.arrays["image"]}
-    >>> batches = iter([([], Batch([], {"image": torch.ones(1)})), ([], None)])
-    >>> list(apply_model(doubled, batches, "cpu", example_context(Path("run"))))
-    [([], {'logits': tensor([2.])}), ([], None)]
+    >>> parts = (Part([], batch, []) for batch in (Batch([], {"image": torch.ones(1)}), None))
+    >>> [part.outputs for part in compute(doubled, parts, "cpu", example_context(Path("run")))]
+    [{'logits': tensor([2.])}, None]
     """
-    with closed_in_the_end(batches):
-        for samples, batch in batches:
+    with closing(parts):
+        for part in parts:
             context.check_stop()
-            outputs: dict[str, Tensor] | None = None
-            if batch is not None and model is not None:
-                with torch.no_grad():  # holds for the thread that it is said in
-                    outputs = model(batch.to(device))
-            yield samples, outputs
+            part.outputs = apply_model(model, part.batch, device)
+            part.batch = None  # its memory is free while outputs wait for their turn
+            yield part
+
+
+def apply_model(model: nn.Module | None, batch: Batch | None, device: str | torch.device) -> Outputs | None:
+    """Compute the outputs of a batch; None without a batch or a model.
+
+    Examples
+    --------
+    >>> apply_model(None, Batch([], {}), "cpu") is None
+    True
+    """
+    if batch is None or model is None:
+        return None
+    with torch.no_grad():  # holds for the thread that it is said in
+        return model(batch.to(device))
+
+
+def in_order(parts: Stream[Part]) -> Stream[tuple[Job, list[Sample], Outputs | None]]:
+    """Give outputs in the order of the stream, those of one item and batch together; no sample: the item ends.
+
+    Examples
+    --------
+    >>> job = Job(Item("a", ()), None)
+    >>> slots = [Slot(job, Sample(str(number), job.item, {}), number=number) for number in range(3)]
+    >>> first = Part([slots[0], slots[2]], None, [], {"x": torch.tensor([0, 2])})
+    >>> second = Part([slots[1]], None, [Slot(job, ends=True, number=3)], {"x": torch.tensor([1])})
+    >>> answers = in_order(part for part in (first, second))
+    >>> [(len(samples), outputs and outputs["x"].tolist()) for _, samples, outputs in answers]
+    [(1, [0]), (1, [1]), (1, [2]), (0, None)]
+    """
+    waiting: dict[int, tuple[Slot, Part, int]] = {}
+    following = 0
+    with closing(parts):
+        for part in parts:
+            for row, slot in enumerate([*part.slots, *part.unseen]):
+                waiting[slot.number] = slot, part, row
+            ready = []
+            while following in waiting:
+                ready.append(waiting.pop(following))
+                following += 1
+            for _, group in groupby(ready, lambda at: (id(at[0].job), id(at[1]), at[0].wanted, at[0].ends)):
+                run = list(group)
+                slot, origin, row = run[0]
+                samples = [other.sample for other, _, _ in run if other.sample is not None]
+                seen = slot.wanted and not slot.ends
+                yield slot.job, samples, rows_of(origin.outputs, row, row + len(run)) if seen else None
+
+
+def rows_of(outputs: Outputs | None, first: int, stop: int) -> Outputs | None:
+    """Take the outputs of some samples of a batch.
+
+    Examples
+    --------
+    >>> rows_of({"x": torch.arange(4)}, 1, 3), rows_of(None, 1, 3)
+    ({'x': tensor([1, 2])}, None)
+    """
+    return None if outputs is None else {name: values[first:stop] for name, values in outputs.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Predictors that keep state
+
+
+def load_each(source: Source, slots: Stream[Slot]) -> Stream[Slot]:
+    """Read samples one by one, for predictors that are asked late.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.source.prepare_data()
+    >>> source, job = LiveSamples(task, [IDENTITY]), Job(task.source.items("val")[0], task.predictor())
+    >>> [len(slot.batch) for slot in load_each(source, source.read(job))][:2]
+    [1, 1]
+    """
+    with closing(slots):
+        for slot in slots:
+            if not slot.ends:
+                slot.batch = source.load([slot])
+            yield slot
+
+
+def ask_late(
+    model: nn.Module | None,
+    source: Source,
+    slots: Stream[Slot],
+    width: int,
+    device: str | torch.device,
+    context: Context,
+) -> Stream[tuple[Job, list[Sample], Outputs | None]]:
+    """Give outputs as `in_order` does, a sample at a time; samples of several groups share a batch.
+
+    What was given is pushed before the next sample of the same predictor is asked for.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.source.prepare_data()
+    >>> source, job = LiveSamples(task, [IDENTITY]), Job(task.source.items("val")[0], task.predictor())
+    >>> slots = load_each(source, source.read(job))
+    >>> answers = ask_late(lambda batch: {"logits": torch.ones(len(batch))}, source, slots, 2, "cpu", context)
+    >>> [outputs["logits"].tolist() for _, samples, outputs in answers][:2]
+    [[1.0], [1.0]]
+    """
+    with closing(slots):
+        for together in rounds(slots, width):
+            for slot in together:
+                slot.job.begin()
+            if not all(slot.ends for slot in together):
+                context.check_stop()
+            buckets: dict[Hashable, list[Slot]] = {}
+            for slot in together:
+                if slot.sample is not None and slot.job.predictor.wants(slot.sample):
+                    buckets.setdefault(source.shape(slot), []).append(slot)
+            found: dict[int, Outputs | None] = {}
+            for alike in buckets.values():
+                outputs = apply_model(model, join([slot.batch for slot in alike if slot.batch is not None]), device)
+                found |= {id(slot): rows_of(outputs, row, row + 1) for row, slot in enumerate(alike)}
+            for slot in together:
+                yield slot.job, [] if slot.sample is None else [slot.sample], found.get(id(slot))
+
+
+def rounds(slots: Iterable[Slot], width: int) -> Iterator[list[Slot]]:
+    """Cut a stream into runs of at most `width` slots of different predictors.
+
+    Examples
+    --------
+    >>> first, second = (Job(Item("a", ()), name) for name in ("one", "two"))
+    >>> [len(run) for run in rounds([Slot(first), Slot(second), Slot(second), Slot(first)], 3)]
+    [2, 2]
+    """
+    together: list[Slot] = []
+    for slot in slots:
+        if len(together) == width or any(slot.job.predictor is other.job.predictor for other in together):
+            yield together
+            together = []
+        together.append(slot)
+    if together:
+        yield together
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """Put batches of one shape together.
+
+    Examples
+    --------
+    >>> join([Batch([], {"image": torch.zeros(1, 3, 4, 6)}, [torch.zeros(1, 8, 2, 3)])] * 2).feature_maps[0].shape
+    torch.Size([2, 8, 2, 3])
+    """
+    if len(batches) == 1:
+        return batches[0]
+    arrays = {name: torch.cat([batch.arrays[name] for batch in batches]) for name in batches[0].arrays}
+    stacks = [batch.feature_maps for batch in batches if batch.feature_maps is not None]
+    maps = [torch.cat(levels) for levels in zip(*stacks, strict=True)] if stacks else None
+    return Batch([sample for batch in batches for sample in batch.samples], arrays, maps)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The whole way
+
+
+def predict(
+    task: Task,
+    model: nn.Module | None,
+    source: Source,
+    groups: Sequence[Sequence[Item]],
+    device: str | torch.device,
+    batch_size: int,
+    context: Context,
+    open_job: Callable[[Item, Predictor], Job] = Job,
+) -> Stream[tuple[Job, Piece | None]]:
+    """Predict the items of some groups.
+
+    Parameters
+    ----------
+    task : Task
+        Gives the predictors.
+    model : Module or None
+        Maps a batch to outputs; None when the predictors need no model.
+    source : Source
+        Gives the samples.
+    groups : sequence of sequence of Item
+        What stays together and in order.
+    device : str
+        Where the model is.
+    batch_size : int
+        Samples per forward, at most.
+    context : Context
+        Whether to stop.
+    open_job : callable
+        Called for each item when it is about to be read, in the reading thread.
+
+    Yields
+    ------
+    job : Job
+        The item.
+    piece : Piece or None
+        As soon as it is finished; the pieces of an item in order. None after each push: all pieces so far were given,
+        and all of the item when the job is done.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.source.prepare_data()
+    >>> source, groups = LiveSamples(task, [IDENTITY]), task.source.partition(task.source.items("val"))
+    >>> given = list(predict(task, task.build_model().eval(), source, groups, "cpu", 4, context))
+    >>> sum(piece.arrays["classes"].size for _, piece in given if piece is not None), given[-1][0].done
+    (4096, True)
+    """
+    stateful = task.predictor(source.views).stateful  # asked on all ranks, also on one without a group
+
+    def read(group: Sequence[Item]) -> Stream[Slot]:
+        predictor = task.predictor(source.views)
+        for item in group:
+            job = open_job(item, predictor)
+            yield from source.read(job)
+            yield Slot(job, ends=True)
+
+    slots = interleave(map(read, groups), batch_size if stateful else 1)
+    if stateful:
+        ahead = read_ahead(load_each(source, slots), depth=2 * batch_size)
+        answers = ask_late(model, source, ahead, batch_size, device, context)
+    else:  # one thread reads, one computes, and this one blends, decodes and hands on
+        parts = read_ahead(collect(source, slots, batch_size), depth=2)
+        answers = in_order(read_ahead(compute(model, parts, device, context), depth=1))
+    return hand_on(answers)
+
+
+def hand_on(
+    answers: Stream[tuple[Job, list[Sample], Outputs | None]],
+) -> Stream[tuple[Job, Piece | None]]:
+    """Push outputs to their predictors, and give the pieces that they finish, as `predict` says.
+
+    Examples
+    --------
+    >>> from tasks.segmentation.prediction import DensePredictor
+    >>> from tasks.segmentation.scenes import SceneItem
+    >>> from utils.tiling import Window
+    >>> item = SceneItem("a", (), "a", Window(0, 0, 4, 4), 4, 4, (0, 4))
+    >>> job, sample = Job(item, DensePredictor(2, 4)), Sample("a", item, {}, Window(0, 0, 4, 4))
+    >>> answers = [(job, [sample], {"logits": torch.zeros(1, 2, 4, 4)}), (job, [], None)]
+    >>> [piece and piece.arrays["classes"].shape for _, piece in hand_on(answer for answer in answers)]
+    [(4, 4), None, None]
+    """
+    with closing(answers):
+        for job, samples, outputs in answers:
+            job.begin()
+            yield from ((job, piece) for piece in (job.predictor.push(samples, outputs) if samples else ()))
+            if not samples:
+                yield from ((job, piece) for piece in job.predictor.finish())
+            job.pushed += len(samples)
+            job.done = not samples
+            yield job, None
 
 
 def score(
@@ -167,13 +404,15 @@ def score(
     device: str | torch.device,
     batch_size: int,
     context: Context,
+    views: Sequence[View] = (IDENTITY,),
+    watch: Callable[[Piece], None] | None = None,
 ) -> dict[str, Any]:
     """Predict items and compare them with their truth; every rank takes its share and all get the scores.
 
     Parameters
     ----------
     task : Task
-        Gives predictor, truth and metric.
+        Gives predictors, truth and metric.
     model : Module or None
         In evaluation mode.
     prepared : sequence of PreparedItem
@@ -186,6 +425,10 @@ def score(
         Samples per forward.
     context : Context
         Whether to stop.
+    views : sequence of View
+        Views to average, where there is no store.
+    watch : callable, optional
+        Gets each piece of this rank's share, too.
 
     Returns
     -------
@@ -207,18 +450,20 @@ def score(
     (True, 6144)
     """
     metric = task.output.metric()
-    by_id = {entry.item.id: entry for entry in prepared}
-    groups = task.source.partition([entry.item for entry in prepared])
-    for item in (item for group in distributed.share(groups) for item in group):
-        predictor = task.predictor(None if store is None else [IDENTITY])  # stored samples come as they are
-        if store is None:
-            batches = live_batches(task, item, predictor, batch_size)
-        else:
-            batches = stored_batches(task, by_id[item.id], store, predictor, batch_size)
-        with closed_in_the_end(predict_item(model, predictor, item, batches, device, context)) as pieces:
-            for piece in pieces:
-                metric.update(piece, task.source.truth(item, piece.window))
+    source: Source = LiveSamples(task, views) if store is None else StoredSamples(task, store, prepared)
+    groups = distributed.share(task.source.partition([entry.item for entry in prepared]))
+    given = predict(task, model, source, groups, device, batch_size, context)
+
+    def count() -> Any:
+        with closing(given):
+            for _, piece in given:
+                if piece is not None:
+                    metric.update(piece, task.source.truth(piece))
+                    if watch is not None:
+                        watch(piece)
+        return metric.state()
+
     merged = task.output.metric()
-    for state in distributed.gather_objects(metric.state()):
+    for state in distributed.run_on_all(count):
         merged.merge(state)
     return merged.compute()

@@ -11,13 +11,14 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from tasks.base import Context, Entry, Item, PhaseResult, Producer, Request, Sample, open_store
-from tasks.phases.streams import closed_in_the_end, read_ahead
+from tasks.phases.streams import Stream, read_ahead
 from tasks.prepared import is_complete, manifest_key, read_entries, write_entries
 from tasks.task import Task
 from utils import distributed
@@ -354,7 +355,7 @@ class Preparation:
             self.store.writer() as writer,
             Finisher(writer) as finisher,
             ThreadPoolExecutor(workers, thread_name_prefix="plan") as pool,
-            closed_in_the_end(read_ahead(self._plans(jobs, pool), depth=2 * self.batch_size * workers)) as plans,
+            closing(read_ahead(self._plans(jobs, pool), depth=2 * self.batch_size * workers)) as plans,
         ):
             samples = self._closing_items(plans)
             for opened, plan in progress(samples, total, "prepare", logger=self.context.log, every=50):
@@ -386,7 +387,7 @@ class Preparation:
 
     def _plans(
         self, jobs: Sequence[Job], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[OpenItem, Future[SamplePlan] | None]]:
+    ) -> Stream[tuple[OpenItem, Future[SamplePlan] | None]]:
         """Read the samples of all jobs and plan each in the pool; None marks the end of an item.
 
         Examples

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from typing import TypeVar
 
 Element = TypeVar("Element")
-Source = TypeVar("Source", bound=Iterable)
+Stream = Generator[Element, None, None]  # may be closed, and then closes what it reads from
 
 
 class _End:
@@ -25,37 +25,16 @@ class _End:
         self.error = error
 
 
-@contextmanager
-def closed_in_the_end(source: Source) -> Iterator[Source]:
-    """Close a generator however its reader leaves, and with it the threads that read ahead for it.
+def read_ahead(source: Stream[Element], depth: int) -> Stream[Element]:
+    """Run a generator in a thread, at most `depth` elements ahead of its reader.
 
-    A generator that waits to be collected may outlive the interpreter, whose end then kills its threads in the middle
-    of foreign code: the process aborts after it said that all is saved.
-
-    Examples
-    --------
-    >>> numbers = (number for number in range(5))
-    >>> with closed_in_the_end(numbers) as source:
-    ...     print(next(source))
-    0
-    >>> list(numbers), list(closed_in_the_end([1]).__enter__())
-    ([], [1])
-    """
-    try:
-        yield source
-    finally:
-        close = getattr(source, "close", None)
-        if close is not None:
-            close()
-
-
-def read_ahead(source: Iterable[Element], depth: int) -> Iterator[Element]:
-    """Run an iterator in a thread, at most `depth` elements ahead of its reader.
+    Whoever reads must close what this gives (`contextlib.closing`): a generator that waits to be collected may outlive
+    the interpreter, whose end then kills its threads in the middle of foreign code.
 
     Parameters
     ----------
-    source : iterable
-        Consumed in one background thread; its errors are raised here.
+    source : generator
+        Consumed and closed in one background thread; its errors are raised here.
     depth : int
         Elements that may wait; bounds the memory.
 
@@ -66,7 +45,7 @@ def read_ahead(source: Iterable[Element], depth: int) -> Iterator[Element]:
 
     Examples
     --------
-    >>> list(read_ahead(range(5), depth=2))
+    >>> list(read_ahead((x for x in range(5)), depth=2))
     [0, 1, 2, 3, 4]
     >>> list(read_ahead((1 // x for x in [1, 0]), depth=2))
     Traceback (most recent call last):
@@ -88,7 +67,7 @@ def read_ahead(source: Iterable[Element], depth: int) -> Iterator[Element]:
     def work() -> None:
         end = _End(None)
         try:
-            with closed_in_the_end(source):
+            with closing(source):
                 for element in source:
                     if not put(element):
                         return

@@ -13,7 +13,7 @@ from typing_extensions import override
 from tasks.base import Metric, Piece
 from tasks.segmentation.scenes import SceneItem
 from utils.logging import VerbosityLogger
-from utils.metrics import ConfusionMatrix, ScoreHistogram
+from utils.metrics import IGNORE_INDEX, ConfusionMatrix, ScoreHistogram
 from utils.plots import plot_confusion
 from utils.report import class_table, format_table, write_csv
 
@@ -48,6 +48,8 @@ class SegmentationMetric(Metric):
 
     @override
     def update(self, piece: Piece, truth: np.ndarray) -> None:
+        if "valid" in piece.arrays:  # pixels without a window, as of dataset.max_windows, have no prediction to count
+            truth = np.where(piece.arrays["valid"], truth, IGNORE_INDEX)
         scene = piece.item.scene_id if isinstance(piece.item, SceneItem) else piece.item.id
         matrix = self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes)))
         matrix.update(piece.arrays["classes"], truth)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +71,23 @@ class SegmentationOutput(Output):
         return palette
 
     @override
-    def draw(self, item: Item, pieces: Iterator[Piece]) -> np.ndarray | None:
+    def shows(self, piece: Piece, kept: int) -> bool:
+        assert piece.window is not None
+        return max(piece.window.y, piece.window.x) < DRAWN_SIDE
+
+    @override
+    def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
         assert isinstance(item, SceneItem)
         shown = Window(0, 0, min(item.area.height, DRAWN_SIDE), min(item.area.width, DRAWN_SIDE))
         prediction = np.full((shown.height, shown.width), IGNORE, np.uint8)
         for piece in pieces:
             assert piece.window is not None
-            if piece.window.y >= shown.height:
-                break
             part = piece.window.intersection(shown)
             if part is not None:
                 local = part.shifted(-piece.window.y, -piece.window.x)
-                prediction[part.rows, part.columns] = piece.arrays["classes"][local.rows, local.columns]
+                classes = piece.arrays["classes"][local.rows, local.columns]
+                predicted = piece.arrays["valid"][local.rows, local.columns]
+                prediction[part.rows, part.columns] = np.where(predicted, classes, IGNORE)
         arrays = self.scenes.read(item, shown)
         prediction[~arrays["valid"]] = IGNORE
         image = np.ascontiguousarray(arrays["image"][..., :3])

@@ -137,9 +137,10 @@ class DensePredictor(Predictor):
         assert self.item is not None
         for place, probabilities in blocks:
             classes, confidence = decode_classes(probabilities)
+            np.minimum(confidence, 1, out=confidence)  # the rounded weights of several windows sum to up to 1.0000002
             arrays: dict[str, Any] = {"classes": classes, "confidence": confidence}
             if self.num_classes == 2:
-                arrays["foreground"] = probabilities[1]
+                arrays["foreground"] = np.minimum(probabilities[1], 1)
             if valid is not None:
                 local = place.shifted(-window.y, -window.x)
                 arrays["valid"] = valid[local.rows, local.columns]

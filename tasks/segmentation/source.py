@@ -13,7 +13,7 @@ import numpy as np
 from typing_extensions import override
 
 from config import TaskConfig, expand_path
-from tasks.base import Finding, Item, Sample
+from tasks.base import Finding, Item, Piece, Sample
 from tasks.features import FeatureService
 from tasks.segmentation.scenes import SceneFiles, SceneItem, SceneReader, block_id, parse_id
 from tasks.source import ListedSource
@@ -118,7 +118,7 @@ class SceneSource(ListedSource):
         return item.scene_id
 
     def _item(self, name: str, scene_id: str, area: Window | None, files: SceneFiles, split: str) -> SceneItem:
-        """Make an item; validation is cut as inference is, so that their numbers agree.
+        """Make an item, cut as its split is: with the overlap of training, of validation or of inference.
 
         Examples
         --------
@@ -138,7 +138,8 @@ class SceneSource(ListedSource):
             )
         settings = self.settings
         tile = settings.prepare.tile_size
-        overlap = settings.prepare.overlap if split == "train" else settings.inference.overlap
+        overlaps = {"train": settings.prepare.overlap, "inference": settings.inference.overlap}
+        overlap = overlaps.get(split, settings.train.val_overlap)
         if split == "inference" and settings.inference.tile_size:
             tile = settings.inference.tile_size
         stride = max(round(tile * (1 - overlap)), 1)
@@ -341,11 +342,11 @@ class SceneSource(ListedSource):
         return min(number, self.settings.dataset.max_windows or number)
 
     @override
-    def truth(self, item: Item, window: Window | None = None) -> np.ndarray:
-        assert isinstance(item, SceneItem)
-        whole = Window(0, 0, item.area.height, item.area.width)
+    def truth(self, piece: Piece) -> np.ndarray:
+        assert isinstance(piece.item, SceneItem)
+        assert piece.window is not None
         self.scenes.find_scaling()
-        return self.scenes.read(item, window or whole)["label"]
+        return self.scenes.read(piece.item, piece.window)["label"]
 
     @override
     def audit(self, items: Iterable[Item]) -> Iterator[Finding]:

@@ -39,7 +39,8 @@ from tasks.base import (
 from tasks.objective import Objective
 from tasks.output import Output
 from tasks.phases import evaluate, inference
-from tasks.phases.prediction import live_batches, stored_batches
+from tasks.phases.prediction import predict
+from tasks.phases.samples import Job, LiveSamples, StoredSamples
 from tasks.phases.step import WeightedLoss, count_targets
 from tasks.prepared import PreparedReader, Ticket, prepared_items
 from tasks.source import Source
@@ -140,7 +141,7 @@ class ProfileModel(nn.Module):
 class Bridging(Predictor):
     """After a pair without motion the next one is taken to be still, too, and costs nothing."""
 
-    batched = False
+    stateful = True
 
     def start(self, item: Item, resume: int | None = None) -> None:
         self.item, self.bridge, self.frame = item, False, item.first
@@ -207,7 +208,7 @@ class MotionTask(LearningTask):
         return replace(item, first=resume)
 
     def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
-        frames, shifts = item.sources[:-1], self.truth(item)
+        frames, shifts = item.sources[:-1], self.shifts(item)
         for pair in range(item.first, len(frames) - 1):
             arrays = {"image": np.load(frames[pair + 1]), "before": np.load(frames[pair])}
             yield Sample(f"{item.id}/{pair}", item, {**arrays, "shift": shifts[pair].astype(np.float32)})
@@ -215,8 +216,11 @@ class MotionTask(LearningTask):
     def count_samples(self, item: Item) -> int:
         return len(item.sources) - 2 - item.first
 
-    def truth(self, item: Item, window: Any = None) -> np.ndarray:
+    def shifts(self, item: Item) -> np.ndarray:
         return np.array(read_json(item.sources[-1]))
+
+    def truth(self, piece: Piece) -> np.ndarray:
+        return self.shifts(piece.item)
 
     def views(self, split: str) -> list[View]:
         return [IDENTITY, HFLIP] if split == "train" else [IDENTITY]
@@ -321,13 +325,16 @@ class CountTask(FolderTask):
     def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
         yield Sample(item.id, item, {"image": np.load(item.sources[0])})
 
-    def truth(self, item: Item, window: Any = None) -> int:
+    def labelled(self, item: Item) -> int:
         return read_json(item.sources[0].parents[1] / "counts.json")[item.id]
+
+    def truth(self, piece: Piece) -> int:
+        return self.labelled(piece.item)
 
     def audit(self, items) -> Iterator[Finding]:
         for item in items:
-            if self.truth(item) > SIDE * SIDE:
-                yield Finding(item.id, f"{self.truth(item)} of {SIDE * SIDE} pixels", "count again")
+            if self.labelled(item) > SIDE * SIDE:
+                yield Finding(item.id, f"{self.labelled(item)} of {SIDE * SIDE} pixels", "count again")
 
     def predictor(self, views=None) -> Predictor:
         return Counting(self.settings.model.head_options.get("threshold", 128))
@@ -417,8 +424,8 @@ class EchoTask(LearningTask):
     def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
         yield Sample(item.id, item, {"image": np.load(item.sources[0])})
 
-    def truth(self, item: Item, window: Any = None) -> np.ndarray:
-        return self.teach([np.load(item.sources[0])])[0]["maps"].numpy()
+    def truth(self, piece: Piece) -> np.ndarray:
+        return self.teach([np.load(piece.item.sources[0])])[0]["maps"].numpy()
 
     def views(self, split: str) -> list[View]:
         return [IDENTITY, HFLIP] if split == "train" else [IDENTITY]
@@ -566,7 +573,7 @@ def test_the_stateful_predictor_skips_frames_in_every_phase(run_once):
     scores = read_json(context.folder / "evaluate_val" / "metrics.json")["metrics"]
     assert scores["bridged"] == 0.25
     lines = read_json(context.folder / "predictions" / "video_6.json")
-    truth = task.source.truth(task.source.items("inference")[0])
+    truth = task.shifts(task.source.items("inference")[0])
     assert [line["frame"] for line in lines if line["bridged"]] == [3, 7, 11]
     assert np.abs(np.array([line["shift"] for line in lines]) - truth).max() < 1
 
@@ -576,16 +583,18 @@ def test_what_a_predictor_bridges_never_reaches_the_model(tmp_path):
     assert main.main([str(config), "--only", "motion.prepare"]) == 0
     task, _ = build("motion", config)
     store = open_store(task.settings, "train")
-    [item, *_] = prepared_items(task, store, "val", "test")
-    for batches in (stored_batches, live_batches):
-        predictor, seen = task.predictor(), []
-        predictor.start(item.item)
-        source = [item, store] if batches is stored_batches else [item.item]
-        for samples, batch in batches(task, *source, predictor, 8):
-            seen.append(None if batch is None else len(batch))
-            still = {"shift": torch.zeros(1, 2)}
-            list(predictor.push(samples, None if batch is None else still))
-        assert seen == [1, None] * 6, f"{batches.__name__}: everything seems to rest, so every second pair is bridged"
+    prepared = prepared_items(task, store, "val", "test")[:1]
+    groups, context = [[prepared[0].item]], Context(VerbosityLogger("error"), tmp_path)
+    for source in (StoredSamples(task, store, prepared), LiveSamples(task, [IDENTITY])):
+        seen = []
+
+        def rest(batch: Batch, seen: list[int] = seen) -> dict[str, Tensor]:
+            seen.append(len(batch))
+            return {"shift": torch.zeros(len(batch), 2)}
+
+        given = [piece for _, piece in predict(task, rest, source, groups, "cpu", 8, context) if piece is not None]
+        assert [piece.arrays["bridged"] for piece in given] == [False, True] * 6
+        assert seen == [1] * 6, f"{type(source).__name__}: everything seems to rest, so every second pair is bridged"
 
 
 def test_an_interrupted_video_goes_on_where_the_memory_is_empty(run_once, tmp_path):
@@ -658,12 +667,11 @@ def test_a_task_without_training_needs_no_checkpoint_and_refuses_training(tmp_pa
 
 def test_a_batched_predictor_can_refuse_samples(tmp_path):
     task, _ = build("count", write_config("count", tmp_path))
-    predictor = task.predictor()
+    source = LiveSamples(task, [IDENTITY])
     seen = [
-        (sample.id, batch is not None)
+        (slot.sample.id, slot.wanted)
         for item in task.source.items("val")[:2]
-        for samples, batch in live_batches(task, item, predictor, 8)
-        for sample in samples
+        for slot in source.read(Job(item, task.predictor()))
     ]
     assert seen == [("val_0", False), ("val_1", True)], "the black picture is pushed, and not computed"
 

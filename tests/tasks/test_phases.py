@@ -19,14 +19,15 @@ from torch import Tensor
 from models import HEADS
 from tasks.base import Batch, Context, Progress, open_store
 from tasks.example import example_task, prepared_example, training_example
-from tasks.model import trained_state
+from tasks.model import FeatureModel, trained_state
 from tasks.phases import evaluate, inference, prepare, train, verify
-from tasks.phases.prediction import live_batches, stored_batches
+from tasks.phases.prediction import collect
+from tasks.phases.samples import Job, LiveSamples, StoredSamples
 from tasks.phases.step import StepResult, count_targets
 from tasks.prepared import PreparedReader, Ticket, prepared_items
 from tasks.runs import BEST, LAST, checkpoint_path
 from tasks.segmentation.task import SegmentationTask
-from utils.augment import View
+from utils.augment import IDENTITY, View
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.errors import DataError, DinolithError, Interrupted, SettingsError
 from utils.feature_store import FeatureStore
@@ -249,10 +250,13 @@ def test_a_batch_from_the_store_equals_one_computed_on_the_fly(dtype, tmp_path):
 def test_batches_for_the_predictor_are_the_same_from_the_store_and_live(tmp_path):
     task, store, _ = prepared_example(tmp_path, "prepare.tile_size=16")
     for prepared in prepared_items(task, store, "val", "test"):
-        stored = list(stored_batches(task, prepared, store, task.predictor(), 4))
-        live = list(live_batches(task, prepared.item, task.predictor(), 4))
+        job = Job(prepared.item, task.predictor())
+        sources = StoredSamples(task, store, [prepared]), LiveSamples(task, [IDENTITY])
+        stored, live = (list(collect(source, source.read(job), 4)) for source in sources)
         assert len(stored) == len(live) == 3
-        for (samples, batch), (others, other) in zip(stored, live, strict=True):
+        for part, other_part in zip(stored, live, strict=True):
+            samples, others = ([slot.sample for slot in each.slots] for each in (part, other_part))
+            batch, other = part.batch, other_part.batch
             assert [s.window for s in samples] == [s.window for s in others]
             for sample, twin in zip(samples, others, strict=True):
                 assert sample.arrays.keys() == twin.arrays.keys()
@@ -793,14 +797,18 @@ def test_settings_that_contradict_a_checkpoint_are_refused(tmp_path):
         evaluate.run(other, context)
 
 
-def test_views_of_inference_do_not_change_the_validation_of_training(tmp_path):
-    """Validation sees stored pictures as they are, whatever inference is asked to average."""
-    scores = []
+@pytest.mark.parametrize("features", ["cached", "online"])
+def test_views_of_inference_do_not_change_the_validation_of_training(features, tmp_path, monkeypatch):
+    """Validation sees pictures as they are, whatever inference is asked to average."""
+    scores, seen = [], []
+    forward = FeatureModel.forward
+    monkeypatch.setattr(FeatureModel, "forward", lambda model, batch: seen.append(len(batch)) or forward(model, batch))
     for name, changes in (("plain", []), ("averaged", ["inference.tta={horizontal_flip: true, vertical_flip: true}"])):
-        task, context = example_task(tmp_path / name, *changes)
+        task, context = example_task(tmp_path / name, f"train.features={features}", *changes)
         prepare.run(task, context)
         scores.append(train.run(task, context).metrics["mIoU"])
     assert scores[0] == scores[1] > 0.25
+    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :], "the same batches"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,14 +10,15 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
+from tasks.segmentation.prediction import DensePredictor
 from torch import nn
 
 from models.local_backbone import write_local_backbone
 from tasks.base import Context, Item
 from tasks.example import example_context, example_task
 from tasks.phases import evaluate, prepare, train
-from tasks.phases.prediction import live_batches, predict_item
-from tasks.segmentation.predictor import DensePredictor
+from tasks.phases.prediction import predict as predict_items
+from tasks.phases.samples import Job, LiveSamples
 from tasks.segmentation.task import SegmentationTask
 from utils.tiling import StripBlender, Window
 
@@ -87,12 +88,15 @@ def map_of(trained, image: np.ndarray, *, at: tuple[int, int] = (0, 0), plain: b
 def predict(
     task: SegmentationTask, model: nn.Module, item: Item, plain: bool, folder: Path
 ) -> Iterator[tuple[Window, np.ndarray]]:
-    predictor = task.predictor()
-    if plain:
-        predictor = PlainAverage(predictor.num_classes, predictor.patch_size, predictor.views)
+    source = LiveSamples(task, task.prediction_views())
     context: Context = example_context(folder)
-    for piece in predict_item(model, predictor, item, live_batches(task, item, predictor, 4), "cpu", context):
-        yield piece.window, piece.arrays["classes"]
+    for _, piece in predict_items(task, model, source, [[item]], "cpu", 4, context, averaged if plain else Job):
+        if piece is not None:
+            yield piece.window, piece.arrays["classes"]
+
+
+def averaged(item: Item, predictor: DensePredictor) -> Job:
+    return Job(item, PlainAverage(predictor.num_classes, predictor.patch_size, predictor.views))
 
 
 def differences(trained, plain: bool) -> np.ndarray:

@@ -13,19 +13,21 @@ import torch
 
 from tasks.base import Batch, Context, Item, Predictor, Sample
 from tasks.example import example_context
-from tasks.phases.prediction import predict_item
+from tasks.phases.prediction import predict
+from tasks.phases.samples import Slot
 from tasks.phases.streams import read_ahead
+from utils.augment import IDENTITY
 
 
 def readers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
 
 
-def endless(closed: list[str]) -> Iterator[tuple[list[Sample], Batch]]:
+def endless(closed: list[str]) -> Iterator[int]:
     try:
-        for _ in itertools.count():
+        for number in itertools.count():
             time.sleep(0.001)
-            yield [], Batch([], {"image": torch.zeros(1)})
+            yield number
     finally:
         closed.append(threading.current_thread().name)
 
@@ -33,8 +35,8 @@ def endless(closed: list[str]) -> Iterator[tuple[list[Sample], Batch]]:
 class Counter(Predictor):
     """Fails after some batches, if it is told to."""
 
-    def __init__(self, fails_after: int = 10**9):
-        self.left = fails_after
+    def __init__(self, fails_after: int = 10**9, stateful: bool = False):
+        self.left, self.stateful = fails_after, stateful
 
     def start(self, item, resume=None):
         pass
@@ -60,18 +62,40 @@ def stopping_context(after: int) -> Context:
     return context
 
 
+class Endless:
+    """A task and a source in one: an item without an end, whose reader notes where it was closed."""
+
+    views = (IDENTITY,)
+
+    def __init__(self, predictor: Predictor):
+        self.given, self.closed = predictor, []
+
+    def predictor(self, views):
+        return self.given
+
+    def read(self, job):
+        yield from (Slot(job, Sample("a", job.item, {})) for _ in endless(self.closed))
+
+    def shape(self, slot):
+        return ()
+
+    def load(self, slots):
+        return Batch([], {"image": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("stateful", [False, True])
 @pytest.mark.parametrize(
-    ("context", "predictor", "error"),
-    [(stopping_context(3), Counter(), InterruptedError), (example_context(Path("run")), Counter(3), ValueError)],
+    ("after", "fails_after", "error"),
+    [(3, 10**9, InterruptedError), (10**9, 3, ValueError)],
     ids=["asked to stop", "fails"],
 )
-def test_a_prediction_that_ends_early_leaves_no_thread_behind(context, predictor, error):
-    closed: list[str] = []
-    pieces = predict_item(lambda batch: {}, predictor, Item("a", ()), endless(closed), "cpu", context)
+def test_a_prediction_that_ends_early_leaves_no_thread_behind(after, fails_after, error, stateful):
+    task = Endless(Counter(fails_after, stateful))
+    pieces = predict(task, lambda batch: {}, task, [[Item("a", ())]], "cpu", 2, stopping_context(after))
     with pytest.raises(error) as caught:
         list(pieces)
     assert readers() == []  # while the error, and with it the frames that it passed, are still held
-    assert closed == ["read-ahead"]
+    assert task.closed == ["read-ahead"]
     assert caught.value.args
 
 

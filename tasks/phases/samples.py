@@ -1,0 +1,273 @@
+"""The samples of items as they enter a prediction: read from pictures, or from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tasks.base import Batch, Item, Predictor, Sample, Sink
+from tasks.phases.streams import Stream
+from tasks.prepared import PreparedItem, PreparedReader, Ticket, stack_samples
+from tasks.task import Task
+from utils.augment import IDENTITY, View
+from utils.feature_store import FeatureStore
+
+
+@dataclass(eq=False)
+class Job:
+    """An item on its way.
+
+    Parameters
+    ----------
+    item : Item
+        What is still to predict of it.
+    predictor : Predictor
+        That of the item's group.
+    resume : int, optional
+        Resume point of the sink.
+    state : dict, optional
+        What the predictor remembered at that point.
+    sink : Sink, optional
+        Where pieces go.
+    pushed : int
+        Samples that the predictor has seen.
+    done : bool
+        Whether all pieces were given.
+
+    Examples
+    --------
+    >>> from tasks.segmentation.prediction import DensePredictor
+    >>> Job(Item("a", ()), DensePredictor(2, 4)).done
+    False
+    """
+
+    item: Item
+    predictor: Predictor
+    resume: int | None = None
+    state: dict[str, Any] | None = None
+    sink: Sink | None = None
+    pushed: int = 0
+    done: bool = False
+    begun: bool = False
+
+    def begin(self) -> None:
+        """Start the predictor, once.
+
+        Examples
+        --------
+        >>> from tasks.segmentation.prediction import DensePredictor
+        >>> from tasks.segmentation.scenes import SceneItem
+        >>> from utils.tiling import Window
+        >>> job = Job(SceneItem("a", (), "a", Window(0, 0, 4, 8), 4, 4, (0, 4)), DensePredictor(2, 4))
+        >>> job.begin()
+        >>> job.predictor.item.id
+        'a'
+        """
+        if not self.begun:
+            self.predictor.start(self.item, self.resume)
+            if self.state is not None:
+                self.predictor.load_state(self.state)
+        self.begun = True
+
+
+@dataclass(eq=False)
+class Slot:
+    """A place in the stream: a sample, or the end of an item.
+
+    Parameters
+    ----------
+    job : Job
+        The item.
+    sample : Sample, optional
+        With its arrays, as soon as they are read.
+    ticket : Ticket, optional
+        Of a stored sample.
+    ends : bool
+        Whether this is the end of the item.
+    number : int
+        Running number in the stream.
+    wanted : bool
+        Whether the model must see the sample.
+    batch : Batch, optional
+        The sample alone, for a predictor that keeps state.
+
+    Examples
+    --------
+    >>> from tasks.segmentation.prediction import DensePredictor
+    >>> Slot(Job(Item("a", ()), DensePredictor(2, 4)), ends=True).wanted
+    True
+    """
+
+    job: Job
+    sample: Sample | None = None
+    ticket: Ticket | None = None
+    ends: bool = False
+    number: int = 0
+    wanted: bool = True
+    batch: Batch | None = None
+
+
+class Source(Protocol):
+    """Where samples come from."""
+
+    views: Sequence[View]
+
+    def read(self, job: Job) -> Stream[Slot]:
+        """Give a place for each sample of an item, in order."""
+
+    def shape(self, slot: Slot) -> Hashable:
+        """Give what must be equal for two samples to share a batch."""
+
+    def load(self, slots: Sequence[Slot]) -> Batch:
+        """Make a batch, and fill in the samples."""
+
+
+class LiveSamples:
+    """Samples read from pictures, each in all views, those of a sample together.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.source.prepare_data()
+    >>> source, job = LiveSamples(task, [IDENTITY]), Job(task.source.items("val")[0], task.predictor())
+    >>> slots = list(source.read(job))
+    >>> len(slots), len(source.load(slots[:4]))
+    (9, 4)
+    """
+
+    def __init__(self, task: Task, views: Sequence[View]):
+        self.task, self.views = task, views
+
+    def read(self, job: Job) -> Stream[Slot]:
+        """Read, and turn to each view.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> task.source.prepare_data()
+        >>> source = LiveSamples(task, [IDENTITY])
+        >>> slots = source.read(Job(task.source.items("val")[0], task.predictor()))
+        >>> [slot.sample.window.x for slot in slots][:3]
+        [0, 24, 48]
+        """
+        for sample in self.task.source.samples(job.item):
+            for view in self.views:
+                turned = self.task.source.transform(sample, view)
+                yield Slot(job, turned, wanted=job.predictor.stateful or job.predictor.wants(turned))
+
+    def shape(self, slot: Slot) -> Hashable:
+        """Names and shapes of the arrays.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> task.source.prepare_data()
+        >>> source = LiveSamples(task, [IDENTITY])
+        >>> slots = source.read(Job(task.source.items("val")[0], task.predictor()))
+        >>> source.shape(next(slots))
+        (('image', (32, 32, 3)), ('valid', (32, 32)), ('label', (32, 32)))
+        """
+        assert slot.sample is not None
+        return tuple((name, array.shape) for name, array in slot.sample.arrays.items())
+
+    def load(self, slots: Sequence[Slot]) -> Batch:
+        """Stack the samples.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> task, context = example_task(tempfile.mkdtemp())
+        >>> task.source.prepare_data()
+        >>> source = LiveSamples(task, [IDENTITY])
+        >>> slots = source.read(Job(task.source.items("val")[0], task.predictor()))
+        >>> source.load([next(slots), next(slots)]).arrays["image"].shape
+        torch.Size([2, 3, 32, 32])
+        """
+        return stack_samples([slot.sample for slot in slots if slot.sample is not None])
+
+
+class StoredSamples:
+    """Samples and features that prepare has stored, as they are.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> source, job = StoredSamples(task, store, prepared), Job(prepared[1].item, task.predictor())
+    >>> slots = list(source.read(job))
+    >>> len(slots), len(source.load(slots)), slots[0].sample.item.id == job.item.id
+    (2, 2, True)
+    """
+
+    views: Sequence[View] = (IDENTITY,)
+
+    def __init__(self, task: Task, store: FeatureStore, prepared: Sequence[PreparedItem]):
+        self.store = store
+        self.reader = PreparedReader(task, store, prepared)
+        self.places: dict[str, list[int]] = {}
+        for position, owner in enumerate(self.reader.owners):
+            self.places.setdefault(owner.id, []).append(position)
+
+    def read(self, job: Job) -> Stream[Slot]:
+        """Name the samples; they are read a batch at a time.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import prepared_example
+        >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+        >>> source = StoredSamples(task, store, prepared)
+        >>> slots = source.read(Job(prepared[0].item, task.predictor()))
+        >>> [(slot.ticket.position, slot.sample) for slot in slots][:2]
+        [(0, None), (1, None)]
+        """
+        for position in self.places.get(job.item.id, ()):
+            yield Slot(job, ticket=Ticket(position))
+
+    def shape(self, slot: Slot) -> Hashable:
+        """Names, shapes and types of all arrays, from the store's index.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import prepared_example
+        >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+        >>> source = StoredSamples(task, store, prepared)
+        >>> slots = source.read(Job(prepared[0].item, task.predictor()))
+        >>> sample, maps = source.shape(next(slots))
+        >>> [name for name, _ in sample], [shape for _, (shape, _) in maps]
+        (['image', 'valid', 'label'], [(8, 8, 8), (8, 8, 8)])
+        """
+        assert slot.ticket is not None
+        entry = self.reader.entries[slot.ticket.position]
+        keys = [entry.sample_key, *entry.records.get(slot.ticket.view, {}).values()]
+        return tuple(tuple(self.store.describe(key).items()) for key in keys)
+
+    def load(self, slots: Sequence[Slot]) -> Batch:
+        """Read the samples; what is not wanted is computed nevertheless, and not pushed.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import prepared_example
+        >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+        >>> source = StoredSamples(task, store, prepared)
+        >>> slots = source.read(Job(prepared[0].item, task.predictor()))
+        >>> slot = next(slots)
+        >>> source.load([slot]).feature_maps[0].shape, slot.sample.window.x
+        (torch.Size([1, 8, 8, 8]), 0)
+        """
+        batch = self.reader.read([slot.ticket for slot in slots if slot.ticket is not None])
+        for slot, sample in zip(slots, self.reader.samples(batch), strict=True):
+            slot.sample = sample
+            slot.wanted = slot.job.predictor.stateful or slot.job.predictor.wants(sample)
+        return batch
