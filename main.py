@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from config import PHASES, Settings, expand_path, find_config, load_settings, safe_mode_in_force, schema
-from tasks import TASKS, load_task
+from config import PHASES, Settings, expand_path, load_settings, safe_mode_in_force
+from tasks import kinds, load_task
 from utils.errors import DataError, DinolithError, LockedError, SettingsError
 from utils.files import FileLock, write_json
 from utils.logging import TimedBlock, VerbosityLogger, listening
+from utils.setting_classes import schema_of
+from utils.setting_files import find_config
 from utils.signals import StopSignal
 
 EXIT_CODES = """exit codes:
@@ -142,7 +144,7 @@ def choose_phases(settings: Settings, only: str | None) -> dict[str, tuple[str, 
     Examples
     --------
     >>> from config import parse_settings
-    >>> settings = parse_settings("tasks: {a: {kind: segmentation, train: {enable: true}}, b: {kind: segmentation}}")
+    >>> settings = parse_settings("tasks: {a: {train: {enable: true}}, b: {}}", (), kinds())
     >>> choose_phases(settings, None), choose_phases(settings, "b.evaluate,a")
     ({'a': ('train',), 'b': ()}, {'a': ('train',), 'b': ('evaluate',)})
     """
@@ -172,9 +174,9 @@ def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
     Examples
     --------
     >>> from config import parse_settings
-    >>> parse_only(parse_settings("{}"), "segmentation.train")
+    >>> parse_only(parse_settings("{}", (), kinds()), "segmentation.train")
     {'segmentation': {'train'}}
-    >>> parse_only(parse_settings("{}"), "coral")
+    >>> parse_only(parse_settings("{}", (), kinds()), "coral")
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: --only coral: unknown task 'coral'; known: segmentation
@@ -201,10 +203,10 @@ def order_tasks(settings: Settings) -> list[str]:
     --------
     >>> from config import parse_settings
     >>> text = "tasks: {fine: {train: {enable: true, init_from: coarse}}, coarse: {}}"
-    >>> order_tasks(parse_settings(text))
+    >>> order_tasks(parse_settings(text, (), kinds()))
     ['coarse', 'fine']
     >>> text = "tasks: {a: {train: {enable: true, init_from: b}}, b: {train: {enable: true, init_from: a}}}"
-    >>> order_tasks(parse_settings(text))
+    >>> order_tasks(parse_settings(text, (), kinds()))
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: tasks need each other in a circle: a -> b -> a
@@ -231,7 +233,7 @@ def about_task(name: str, settings: Settings) -> Iterator[None]:
     Examples
     --------
     >>> from config import parse_settings
-    >>> settings = parse_settings("tasks: {coral: {}, fish: {}}")
+    >>> settings = parse_settings("tasks: {coral: {}, fish: {}}", (), kinds())
     >>> def fail():
     ...     with about_task("fish", settings):
     ...         raise DataError("reef.tif: truncated")
@@ -254,7 +256,8 @@ def run_task(
     Examples
     --------
     >>> from config import parse_settings
-    >>> run_task("segmentation", parse_settings("{}"), (), VerbosityLogger("error"), StopSignal(), Outcome())
+    >>> settings = parse_settings("{}", (), kinds())
+    >>> run_task("segmentation", settings, (), VerbosityLogger("error"), StopSignal(), Outcome())
     """
     if not phases:
         return
@@ -285,7 +288,7 @@ def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: Verbosity
     Examples
     --------
     >>> from config import parse_settings
-    >>> check(parse_settings("{}"), {}, VerbosityLogger("info"))
+    >>> check(parse_settings("{}", (), kinds()), {}, VerbosityLogger("info"))
     [INFO] check: the settings can be used
     """
     for name, chosen in phases.items():
@@ -329,7 +332,8 @@ def run(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool
     --------
     >>> import tempfile
     >>> from config import parse_settings
-    >>> settings = parse_settings(f"{{paths: {{runs_root: {tempfile.mkdtemp()}}}, logging: {{level: error}}}}")
+    >>> text = f"{{paths: {{runs_root: {tempfile.mkdtemp()}}}, logging: {{level: error}}}}"
+    >>> settings = parse_settings(text, (), kinds())
     >>> run(settings, {"segmentation": ()}, only_check=False)
     0
     """
@@ -382,7 +386,7 @@ def start(settings: Settings) -> Callable[[], None]:
     Examples
     --------
     >>> from config import parse_settings
-    >>> start(parse_settings("{}"))()
+    >>> start(parse_settings("{}", (), kinds()))()
     """
     from tasks.runs import choose_device, set_up_machine
     from utils import distributed
@@ -406,7 +410,7 @@ def work(
     Examples
     --------
     >>> from config import parse_settings
-    >>> work(parse_settings("{}"), {}, False, VerbosityLogger("info"), StopSignal(), Outcome())
+    >>> work(parse_settings("{}", (), kinds()), {}, False, VerbosityLogger("info"), StopSignal(), Outcome())
     [INFO] no phase is enabled; set enable: true in a section such as prepare or train
     """
     if only_check:
@@ -528,7 +532,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     if parsed.schema:
-        print(json.dumps(schema(), indent=2))
+        print(json.dumps(schema_of(kinds()), indent=2))
         return 0
     if parsed.new_config:
         return new_config(parsed.words, *parsed.new_config)
@@ -537,7 +541,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def read() -> None:
         nonlocal settings, phases
         named, overrides = split_words(parsed.words)
-        settings = load_settings(find_config(named), overrides, tuple(TASKS))
+        settings = load_settings(find_config(named), overrides, kinds())
         phases = choose_phases(settings, parsed.only)
 
     log = VerbosityLogger("info")
@@ -575,7 +579,7 @@ def guarded_run(settings: Settings, phases: dict[str, tuple[str, ...]], only_che
     Examples
     --------
     >>> from config import parse_settings
-    >>> guarded_run(parse_settings("resources: {distributed: true}"), {}, False, VerbosityLogger("error"))
+    >>> guarded_run(parse_settings("resources: {distributed: true}", (), kinds()), {}, False, VerbosityLogger("error"))
     2
     """
     codes = [4]

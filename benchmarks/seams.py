@@ -30,7 +30,7 @@ from torch import nn
 
 from benchmarks.workbench import machine_line, quiet_libraries, verdict
 from config import TaskConfig, load_settings
-from tasks import TASKS
+from tasks import kinds
 from tasks.base import Context, Item
 from tasks.phases import inference, prepare, train
 from tasks.phases.prediction import live_batches, predict_item
@@ -230,7 +230,7 @@ def read_settings(options: argparse.Namespace, folder: Path) -> TaskConfig:
         own += [*sample, f"inference.input_tif={folder}/sample/unseen/east.tif"]
     own += ["train.epochs=1"] if options.quick else []
     path = options.config or SAMPLE
-    settings = load_settings(path, [*own, *options.overrides], tuple(TASKS))
+    settings = load_settings(path, [*own, *options.overrides], kinds())
     return next(iter(settings.tasks.values()))
 
 

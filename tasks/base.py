@@ -502,7 +502,7 @@ class Task(ABC):
     @classmethod
     def needed_by(cls, settings: TaskConfig) -> list[str]:
         """Names of other tasks that a task with these settings reads from."""
-        start = settings.train.init_from
+        start = settings.train and settings.train.init_from  # a kind may have nothing to train
         return [start] if start else []
 
     @abstractmethod
@@ -611,7 +611,7 @@ class Task(ABC):
         return {"kind": self.kind}
 
     @classmethod
-    def restore(cls, name: str, settings: TaskConfig, checkpoint: Checkpoint) -> Task:
+    def restore(cls, name: str, settings: Any, checkpoint: Checkpoint) -> Task:
         """Make the task again as it was when the checkpoint was written."""
         found = checkpoint.description.get("kind")
         if found != cls.kind:
@@ -708,9 +708,8 @@ def open_store(settings: TaskConfig, phase: str, threads: int = 2) -> FeatureSto
     Examples
     --------
     >>> import tempfile
-    >>> from config import parse_settings
-    >>> folder = tempfile.mkdtemp()
-    >>> len(open_store(parse_settings(f"paths: {{processed_dir: {folder}}}").shared, "train"))
+    >>> from config import TaskConfig
+    >>> len(open_store(TaskConfig(paths={"processed_dir": tempfile.mkdtemp()}), "train"))
     0
     """
     from utils.feature_store import FeatureStore

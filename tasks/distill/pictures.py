@@ -14,8 +14,8 @@ from zlib import crc32
 
 import numpy as np
 
-from config import TaskConfig
 from tasks.base import Item, Sample, open_store
+from tasks.distill.settings import DistillSettings
 from tasks.splits import OTHER_PICTURES, refuse_unlistable, settle_lists, split_list
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json, file_stamp
@@ -109,7 +109,7 @@ class CropData:
     ----------
     name : str
         The task, for the names of split lists.
-    settings : TaskConfig
+    settings : DistillSettings
         Paths and sizes.
 
     Examples
@@ -121,7 +121,7 @@ class CropData:
     ((96, 128), 0)
     """
 
-    def __init__(self, name: str, settings: TaskConfig):
+    def __init__(self, name: str, settings: DistillSettings):
         self.name = name
         self.settings = settings
         self.own = settings.distill

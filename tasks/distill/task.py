@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from config import TaskConfig, expand_path
+from config import expand_path
 from models.backbone import resolve_precision
 from models.student import Student, TransformerStudent
 from models.weights import FAMILIES
@@ -37,6 +37,7 @@ from tasks.distill.export import export_student
 from tasks.distill.model import DistillModel, fit_projections, teacher_pictures
 from tasks.distill.pictures import CropData, CropItem
 from tasks.distill.scoring import StudentMetric, StudentPredictor, draw_maps, report_scores
+from tasks.distill.settings import DistillSettings
 from tasks.feature_task import FeatureTask, refuse_other
 from tasks.prepared import BACKBONE
 from tasks.runs import choose_device
@@ -63,7 +64,7 @@ class DistillTask(FeatureTask):
     ----------
     name : str
         The task's name in the settings.
-    settings : TaskConfig
+    settings : DistillSettings
         All of its settings.
 
     Examples
@@ -75,12 +76,13 @@ class DistillTask(FeatureTask):
     ('distill', 2, (32, 32), 16)
     """
 
+    settings: DistillSettings
     kind = "distill"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "export")
     absent: ClassVar[Mapping[str, str]] = {"inference": "export it and name the folder in model.backbone of a task"}
     primary = "mean_cosine"
 
-    def __init__(self, name: str, settings: TaskConfig):
+    def __init__(self, name: str, settings: DistillSettings):
         super().__init__(name, settings)
         self.data = CropData(name, settings)
         self.statistics: list[tuple[Tensor, Tensor]] | None = None
@@ -649,7 +651,7 @@ class DistillTask(FeatureTask):
         }
 
     @classmethod
-    def restore(cls, name: str, settings: TaskConfig, checkpoint: Checkpoint) -> Task:
+    def restore(cls, name: str, settings: DistillSettings, checkpoint: Checkpoint) -> Task:
         """Make the task of a checkpoint; what the settings say otherwise is an error.
 
         Examples

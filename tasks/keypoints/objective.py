@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import TaskConfig
 from tasks.base import Batch, Progress, Sample
+from tasks.keypoints.settings import KeypointsSettings
 from utils.errors import SettingsError
 from utils.formats.poses import Skeleton
 from utils.heatmaps import (
@@ -80,7 +80,7 @@ class Objective:
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : KeypointsSettings
         The task's settings.
     skeleton : Skeleton
         The keypoints.
@@ -93,13 +93,13 @@ class Objective:
 
     Examples
     --------
-    >>> settings = TaskConfig(kind="keypoints")
+    >>> settings = KeypointsSettings()
     >>> Objective(settings, Skeleton(("left", "right"), (1, 0)), (28, 56), 3.5, False).grid
     (8, 16)
     """
 
     def __init__(
-        self, settings: TaskConfig, skeleton: Skeleton, canvas: tuple[int, int], stride: float, grouping: bool
+        self, settings: KeypointsSettings, skeleton: Skeleton, canvas: tuple[int, int], stride: float, grouping: bool
     ):
         self.own = settings.keypoints
         self.weight = settings.keypoints.loss
@@ -116,7 +116,7 @@ class Objective:
         Examples
         --------
         >>> from tasks.base import Item
-        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective = Objective(KeypointsSettings(), Skeleton(("a",)), (28, 56), 3.5, False)
         >>> arrays = {"keypoints": np.ones((1, 1, 3), np.float32), "boxes": np.zeros((1, 4), np.float32)}
         >>> objective.encode(Sample("a", Item("a", ()), arrays), Progress()).keypoints.tolist()
         [[[1.0, 1.0, 1.0]]]
@@ -134,7 +134,7 @@ class Objective:
         Examples
         --------
         >>> skeleton = Skeleton(("nose", "left_ear", "right_ear", "tail"), (0, 2, 1, 3))
-        >>> objective = Objective(TaskConfig(kind="keypoints"), skeleton, (28, 56), 3.5, False)
+        >>> objective = Objective(KeypointsSettings(), skeleton, (28, 56), 3.5, False)
         >>> points = torch.tensor([[[10.0, 10, 2], [12, 14, 2], [12, 6, 2], [20, 10, 2]]])
         >>> objective._canonical(points)[0, 1].tolist()
         [12.0, 14.0, 2.0]
@@ -159,7 +159,7 @@ class Objective:
 
         Examples
         --------
-        >>> settings = TaskConfig(kind="keypoints", keypoints={"loss": {"balance": True}})
+        >>> settings = KeypointsSettings(keypoints={"loss": {"balance": True}})
         >>> objective = Objective(settings, Skeleton(("a",)), (28, 56), 3.5, False)
         >>> objective.learn([10], 10)
         >>> round(float(objective.balance[0]), 1)
@@ -175,7 +175,7 @@ class Objective:
 
         Examples
         --------
-        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective = Objective(KeypointsSettings(), Skeleton(("a",)), (28, 56), 3.5, False)
         >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.zeros((1, 4), np.float32), 1.5)
         >>> batch = Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)})
         >>> float(objective.draw(batch, [truth])["heatmaps"].max())
@@ -204,7 +204,7 @@ class Objective:
 
         Examples
         --------
-        >>> settings = TaskConfig(kind="keypoints", keypoints={"loss": {"dice_weight": 0.1}})
+        >>> settings = KeypointsSettings(keypoints={"loss": {"dice_weight": 0.1}})
         >>> Objective(settings, Skeleton(("a",)), (28, 56), 3.5, False).weights()["dice"]
         0.1
         """
@@ -232,7 +232,7 @@ class Objective:
 
         Examples
         --------
-        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective = Objective(KeypointsSettings(), Skeleton(("a",)), (28, 56), 3.5, False)
         >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.zeros((1, 4), np.float32), 1.5)
         >>> batch = Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)})
         >>> sorted(objective.counts(objective.draw(batch, [truth])))
@@ -261,7 +261,7 @@ class Objective:
 
         Examples
         --------
-        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective = Objective(KeypointsSettings(), Skeleton(("a",)), (28, 56), 3.5, False)
         >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.zeros((1, 4), np.float32), 1.5)
         >>> target = objective.draw(Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)}), [truth])
         >>> sums = objective.sums({"heatmaps": torch.zeros(1, 1, 8, 16)}, target, Progress())
@@ -298,7 +298,7 @@ class Objective:
 
         Examples
         --------
-        >>> settings = TaskConfig(kind="keypoints", model={"head": "multitask"})
+        >>> settings = KeypointsSettings(model={"head": "multitask"})
         >>> objective = Objective(settings, Skeleton(("a",)), (28, 56), 3.5, False)
         >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.array([[4.0, 4, 20, 20]], np.float32), 1.5)
         >>> target = objective.draw(Batch([], {"valid": torch.ones(1, 28, 56, dtype=torch.bool)}), [truth])
@@ -323,7 +323,7 @@ class Objective:
 
         Examples
         --------
-        >>> objective = Objective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective = Objective(KeypointsSettings(), Skeleton(("a",)), (28, 56), 3.5, False)
         >>> objective._pairs_of({"keypoints": torch.zeros(2, 1, 1, 3)}).shape
         torch.Size([2, 0])
         """
@@ -338,7 +338,7 @@ class Objective:
 
         Examples
         --------
-        >>> settings = TaskConfig(kind="keypoints", keypoints={"loss": {"pair_weight": 0.1}})
+        >>> settings = KeypointsSettings(keypoints={"loss": {"pair_weight": 0.1}})
         >>> objective = Objective(settings, Skeleton(("l_ear", "r_ear"), (1, 0)), (28, 56), 3.5, False)
         >>> points = torch.tensor([[[[4.0, 4.0, 2.0], [40.0, 20.0, 2.0]]]])
         >>> sorted(objective._regularisers(torch.zeros(1, 2, 8, 16), {"keypoints": points}, Progress(9, 9)))

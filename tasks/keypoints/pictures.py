@@ -13,9 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from config import TaskConfig
 from tasks.base import Finding, Item, Sample
 from tasks.keypoints.results import is_overlay
+from tasks.keypoints.settings import KeypointsSettings
 from tasks.splits import OTHER_PICTURES, settle_lists, split_list
 from utils.crops import (
     box_of_points,
@@ -123,7 +123,7 @@ class PoseData:
     ----------
     name : str
         The task, for the names of split lists.
-    settings : TaskConfig
+    settings : KeypointsSettings
         Paths, data set and sizes.
     multiple : callable
         Gives what both sides of a canvas are multiples of: the patch of the backbone.
@@ -137,7 +137,7 @@ class PoseData:
     (('snout', 'left_ear'), 12)
     """
 
-    def __init__(self, name: str, settings: TaskConfig, multiple: Any):
+    def __init__(self, name: str, settings: KeypointsSettings, multiple: Any):
         self.name = name
         self.settings = settings
         self.own = settings.keypoints

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from config import TaskConfig
 from tasks.keypoints.audit import ambiguity
 from tasks.keypoints.pictures import PoseData, usable
+from tasks.keypoints.settings import KeypointsSettings
 from utils.left_right import body_axis, left_right_pairs
 
 SMALL = 64  # training pictures
@@ -45,12 +45,12 @@ class Decision:
         return f"rule {self.rule}: {self.setting} = {self.value}, as {self.reason}"
 
 
-def decide(settings: TaskConfig, data: PoseData) -> list[Decision]:
+def decide(settings: KeypointsSettings, data: PoseData) -> list[Decision]:
     """Find the rules that hold for the training pictures.
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : KeypointsSettings
         Unchanged by this.
     data : PoseData
         The labels.
@@ -90,14 +90,14 @@ def decide(settings: TaskConfig, data: PoseData) -> list[Decision]:
     return [decision for decision in found if changes(settings, decision)]
 
 
-def changes(settings: TaskConfig, decision: Decision) -> bool:
+def changes(settings: KeypointsSettings, decision: Decision) -> bool:
     """Whether a rule may change a setting and would.
 
     Examples
     --------
-    >>> said = TaskConfig(kind="keypoints", dataset={"augmentations": {"hflip": True}})
+    >>> said = KeypointsSettings(dataset={"augmentations": {"hflip": True}})
     >>> rule = Decision("no_flips", "dataset.augmentations.hflip", False, "")
-    >>> changes(said, rule), changes(TaskConfig(kind="keypoints"), rule)
+    >>> changes(said, rule), changes(KeypointsSettings(), rule)
     (False, True)
     """
     section, key = section_of(settings, decision.setting)
@@ -106,14 +106,14 @@ def changes(settings: TaskConfig, decision: Decision) -> bool:
     return (not given or automatic) and getattr(section, key) != decision.value
 
 
-def section_of(settings: TaskConfig, path: str) -> tuple[Any, str]:
+def section_of(settings: KeypointsSettings, path: str) -> tuple[Any, str]:
     """The section and key of a setting's path.
 
     Examples
     --------
-    >>> section, key = section_of(TaskConfig(), "dataset.augmentations.hflip")
+    >>> section, key = section_of(KeypointsSettings(), "dataset.augmentations.hflip")
     >>> type(section).__name__, key
-    ('AugmentationsConfig', 'hflip')
+    ('GeometricAugmentationsConfig', 'hflip')
     """
     *parents, key = path.split(".")
     section: Any = settings
@@ -127,14 +127,14 @@ def with_setting(section: Any, path: list[str], value: Any) -> Any:
 
     Examples
     --------
-    >>> with_setting(TaskConfig(), ["train", "patience"], 3).train.patience
+    >>> with_setting(KeypointsSettings(), ["train", "patience"], 3).train.patience
     3
     """
     key, *rest = path
     return section.model_copy(update={key: with_setting(getattr(section, key), rest, value) if rest else value})
 
 
-def automatic_settings(settings: TaskConfig, data: PoseData) -> tuple[TaskConfig, list[Decision]]:
+def automatic_settings(settings: KeypointsSettings, data: PoseData) -> tuple[KeypointsSettings, list[Decision]]:
     """Apply the rules that hold.
 
     Examples

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from config import KeypointsConfig
 from tasks.base import Metric, Piece
+from tasks.keypoints.settings import KeypointsConfig
 from utils.formats.poses import Instance, Skeleton
 from utils.pose_matching import PredictedPose, TruthPose
 from utils.pose_metrics import PoseScores

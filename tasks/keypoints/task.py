@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from config import TaskConfig, expand_path
+from config import expand_path
 from models import find_head, read_head_options
 from models.base import KeypointHead
 from tasks.base import Batch, Entry, Finding, Item, Metric, Piece, Predictor, Progress, Sample, Sink, Task
@@ -25,6 +25,7 @@ from tasks.keypoints.prediction import Decoder, PosePredictor
 from tasks.keypoints.results import refuse_double, refuse_foreign
 from tasks.keypoints.rules import Decision, automatic_settings
 from tasks.keypoints.scoring import PRIMARY, KeypointMetric, report_scores
+from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.sinks import PoseSink, gather_predictions
 from tasks.splits import lists_stay
 from utils import distributed
@@ -50,7 +51,7 @@ class KeypointsTask(FeatureTask):
     ----------
     name : str
         The task's name in the settings.
-    settings : TaskConfig
+    settings : KeypointsSettings
         All of its settings.
 
     Examples
@@ -62,6 +63,7 @@ class KeypointsTask(FeatureTask):
     ('keypoints', 7, (96, 128))
     """
 
+    settings: KeypointsSettings
     kind = "keypoints"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "weighted_PCK"
@@ -75,7 +77,7 @@ class KeypointsTask(FeatureTask):
         "OKS_AR",
     )
 
-    def __init__(self, name: str, settings: TaskConfig):
+    def __init__(self, name: str, settings: KeypointsSettings):
         super().__init__(name, settings)
         self.primary = PRIMARY[settings.keypoints.best_metric]  # type: ignore[misc]
         self.data = PoseData(name, settings, lambda: self.features.info.patch_size)
@@ -711,7 +713,7 @@ class KeypointsTask(FeatureTask):
         }
 
     @classmethod
-    def restore(cls, name: str, settings: TaskConfig, checkpoint: Checkpoint) -> Task:
+    def restore(cls, name: str, settings: KeypointsSettings, checkpoint: Checkpoint) -> Task:
         """Make the task of a checkpoint; what the settings say otherwise is an error.
 
         Examples

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from config import TaskConfig, expand_path
+from config import expand_path
 from tasks.base import Item, Sample
+from tasks.segmentation.settings import SegmentationSettings
 from tasks.splits import (
     OTHER_PICTURES,
     check_fraction,
@@ -161,7 +162,7 @@ class SceneData:
     ----------
     name : str
         The task, for the names of split lists.
-    settings : TaskConfig
+    settings : SegmentationSettings
         Paths, data set and window sizes.
     classes : list of str
         Class names.
@@ -175,7 +176,7 @@ class SceneData:
     ['scene_0', 'scene_1']
     """
 
-    def __init__(self, name: str, settings: TaskConfig, classes: list[str]):
+    def __init__(self, name: str, settings: SegmentationSettings, classes: list[str]):
         self.name = name
         self.settings = settings
         self.classes = classes

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import TaskConfig, expand_path
+from config import expand_path
 from models.backbone import resolve_layers
 from models.base import SegmentationHead, fit_to_image
 from models.maskformer import MaskFormerHead
@@ -35,6 +35,7 @@ from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.segmentation.prediction import DensePredictor, RasterSink, refuse_foreign
 from tasks.segmentation.scenes import SceneData, SceneItem
 from tasks.segmentation.scoring import SegmentationMetric, report_scores
+from tasks.segmentation.settings import SegmentationSettings
 from utils import distributed
 from utils.augment import RandomColour, RandomGeometry, View, tta_views
 from utils.checkpoints import Checkpoint, load_checkpoint
@@ -63,7 +64,7 @@ class SegmentationTask(FeatureTask):
     ----------
     name : str
         The task's name in the settings.
-    settings : TaskConfig
+    settings : SegmentationSettings
         All of its settings.
 
     Examples
@@ -75,11 +76,12 @@ class SegmentationTask(FeatureTask):
     ('segmentation', 'mIoU', ['dark', 'light'])
     """
 
+    settings: SegmentationSettings
     kind = "segmentation"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "mIoU"
 
-    def __init__(self, name: str, settings: TaskConfig):
+    def __init__(self, name: str, settings: SegmentationSettings):
         super().__init__(name, settings)
         self.classes = class_names(settings)
         self.data = SceneData(name, settings, self.classes)
@@ -533,7 +535,7 @@ class SegmentationTask(FeatureTask):
         }
 
     @classmethod
-    def restore(cls, name: str, settings: TaskConfig, checkpoint: Checkpoint) -> Task:
+    def restore(cls, name: str, settings: SegmentationSettings, checkpoint: Checkpoint) -> Task:
         """Make the task of a checkpoint; what the settings say otherwise is an error, not a compromise.
 
         Examples
@@ -1035,7 +1037,7 @@ class SegmentationTask(FeatureTask):
         return path
 
 
-def class_names(settings: TaskConfig) -> list[str]:
+def class_names(settings: SegmentationSettings) -> list[str]:
     """Names of the classes, or numbered ones.
 
     Raises
@@ -1045,9 +1047,9 @@ def class_names(settings: TaskConfig) -> list[str]:
 
     Examples
     --------
-    >>> class_names(TaskConfig(model={"num_classes": 2}))
+    >>> class_names(SegmentationSettings(model={"num_classes": 2}))
     ['class_0', 'class_1']
-    >>> class_names(TaskConfig())
+    >>> class_names(SegmentationSettings())
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: dataset.classes: not set; name them, such as [field, road], or set model.num_classes
@@ -1068,12 +1070,12 @@ def class_names(settings: TaskConfig) -> list[str]:
     return names
 
 
-def _classes_of_checkpoint(settings: TaskConfig) -> list[str] | None:
+def _classes_of_checkpoint(settings: SegmentationSettings) -> list[str] | None:
     """Classes of the checkpoint that is named for prediction, where nothing else is to be done.
 
     Examples
     --------
-    >>> _classes_of_checkpoint(TaskConfig()) is None
+    >>> _classes_of_checkpoint(SegmentationSettings()) is None
     True
     """
     if {"prepare", "verify", "train"} & set(settings.enabled_phases):
@@ -1082,14 +1084,14 @@ def _classes_of_checkpoint(settings: TaskConfig) -> list[str] | None:
     return load_checkpoint(expand_path(named[0])).description.get("classes") if named and named[0] else None
 
 
-def refuse_other_data(settings: TaskConfig, said: dict[str, Any], path: Path) -> None:
+def refuse_other_data(settings: SegmentationSettings, said: dict[str, Any], path: Path) -> None:
     """Refuse settings of pictures and classes that are given in the file and contradict a checkpoint.
 
     Examples
     --------
     >>> said = {"classes": ["a", "b"], "bands": None, "scale": 1.0, "tile_size": 64}
-    >>> refuse_other_data(TaskConfig(model={"num_classes": 2}, dataset={"percentiles": [2, 98]}), said, Path("a"))
-    >>> refuse_other_data(TaskConfig(dataset={"scale": 0.5}), said, Path("a"))
+    >>> refuse_other_data(SegmentationSettings(model={"num_classes": 2}), said, Path("a"))
+    >>> refuse_other_data(SegmentationSettings(dataset={"scale": 0.5}), said, Path("a"))
     Traceback (most recent call last):
         ...
     utils.errors.DataError: a: holds scale 1.0, but dataset.scale asks for 0.5; name the right checkpoint or drop it
