@@ -550,8 +550,6 @@ def test_a_refusal_of_the_system_names_the_file_and_the_cure(error, words):
 
 
 def test_an_error_that_is_no_matter_of_files_keeps_its_traceback(capsys):
-    def fail() -> None:
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    assert main.guarded(fail, main.VerbosityLogger("error")) == 4
+    error = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    assert main.exit_code(error, main.VerbosityLogger("error")) == 4
     assert "Traceback" in capsys.readouterr().err
