@@ -6,22 +6,26 @@ python main.py [CONFIG] [key.path=value ...] reads the settings and runs, for ev
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from config import PHASES, Settings, expand_path, find_config, load_settings, safe_mode_in_force, schema
-from tasks import TASKS, load_task
-from utils.errors import DataError, DinolithError, LockedError, SettingsError
+from config import PHASES, Settings, expand_path, load_settings, safe_mode_in_force
+from tasks import kinds, load_task
+from utils.errors import DataError, DinolithError, LockedError, SettingsError, advice_for_files
 from utils.files import FileLock, write_json
 from utils.logging import TimedBlock, VerbosityLogger, listening
+from utils.setting_classes import schema_of
+from utils.setting_files import find_config
 from utils.signals import StopSignal
+
+if TYPE_CHECKING:
+    from tasks.task import Task
 
 EXIT_CODES = """exit codes:
   0  done, or nothing to do          75  another run holds the lock
@@ -33,15 +37,7 @@ EXIT_CODES = """exit codes:
 
 @dataclass
 class Outcome:
-    """What a call did: one row per phase, one column of scores per task.
-
-    Examples
-    --------
-    >>> outcome = Outcome()
-    >>> outcome.add("coral", "train", "done", 2.5, {"mIoU": 0.5})
-    >>> outcome.scores
-    {'coral': {'mIoU': 0.5}}
-    """
+    """What a call did: one row per phase, one column of scores per task."""
 
     rows: list[tuple[str, str, float]] = field(default_factory=list)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -53,8 +49,9 @@ class Outcome:
         --------
         >>> outcome = Outcome()
         >>> outcome.add("coral", "prepare", "up to date", 0.1, {"records": 3.0})
-        >>> outcome.rows, outcome.scores
-        ([('coral.prepare', 'up to date', 0.1)], {})
+        >>> outcome.add("coral", "evaluate", "done", 2.5, {"mIoU": 0.5})
+        >>> outcome.rows[0], outcome.scores
+        (('coral.prepare', 'up to date', 0.1), {'coral': {'mIoU (evaluate)': 0.5}})
         """
         self.rows.append((f"{task}.{phase}", status, seconds))
         if phase in ("train", "evaluate"):
@@ -80,17 +77,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "words", nargs="*", metavar="CONFIG key.path=value", help="settings file, and settings to change"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="validate settings, data and weights, print the plan, run nothing"
-    )
-    parser.add_argument(
-        "--only", metavar="TASK[.PHASE],...", help="run only these; a phase named here need not be enabled"
-    )
-    parser.add_argument("--schema", action="store_true", help="print the JSON schema of the settings, for editors")
-    parser.add_argument(
+    add = parser.add_argument
+    add("words", nargs="*", metavar="CONFIG key.path=value", help="settings file, and settings to change")
+    add("--check", action="store_true", help="validate settings, data and weights, print the plan, run nothing")
+    add("--only", metavar="TASK[.PHASE],...", help="run only these; a phase named here need not be enabled")
+    add("--schema", action="store_true", help="print the JSON schema of the settings, for editors")
+    add(
         "--new-config",
         nargs=2,
         metavar=("DATA", "PROFILE"),
@@ -113,26 +105,13 @@ def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
-        raise SettingsError(
-            f"two settings files given: {', '.join(files)}; an override needs '=', as in train.epochs=3"
-        )
+        both = ", ".join(files)
+        raise SettingsError(f"two settings files given: {both}; an override needs '=', as in train.epochs=3")
     return (files[0] if files else None), [word for word in words if "=" in word]
 
 
 def choose_phases(settings: Settings, only: str | None) -> dict[str, tuple[str, ...]]:
-    """The phases to run of each task, in the order in which tasks need each other.
-
-    Parameters
-    ----------
-    settings : Settings
-        The settings.
-    only : str, optional
-        Comma-separated TASK or TASK.PHASE.
-
-    Returns
-    -------
-    dict of str to tuple of str
-        task -> phases.
+    """The phases to run of each task, in the order in which tasks need each other; `only` is TASK[.PHASE],...
 
     Raises
     ------
@@ -142,7 +121,7 @@ def choose_phases(settings: Settings, only: str | None) -> dict[str, tuple[str, 
     Examples
     --------
     >>> from config import parse_settings
-    >>> settings = parse_settings("tasks: {a: {kind: segmentation, train: {enable: true}}, b: {kind: segmentation}}")
+    >>> settings = parse_settings("tasks: {a: {train: {enable: true}}, b: {}}", (), kinds())
     >>> choose_phases(settings, None), choose_phases(settings, "b.evaluate,a")
     ({'a': ('train',), 'b': ()}, {'a': ('train',), 'b': ('evaluate',)})
     """
@@ -174,9 +153,9 @@ def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
     Examples
     --------
     >>> from config import parse_settings
-    >>> parse_only(parse_settings("{}"), "segmentation.train")
+    >>> parse_only(parse_settings("{}", (), kinds()), "segmentation.train")
     {'segmentation': {'train'}}
-    >>> parse_only(parse_settings("{}"), "coral")
+    >>> parse_only(parse_settings("{}", (), kinds()), "coral")
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: --only coral: unknown task 'coral'; known: segmentation
@@ -197,18 +176,17 @@ def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
 
 
 @contextmanager
-def about_task(name: str, settings: Settings) -> Iterator[None]:
+def task_in_errors(name: str, settings: Settings) -> Iterator[None]:
     """Let errors of settings or data say which task they are about, where there are several.
 
     Examples
     --------
     >>> from config import parse_settings
-    >>> settings = parse_settings("tasks: {coral: {}, fish: {}}")
-    >>> def fail():
-    ...     with about_task("fish", settings):
-    ...         raise DataError("reef.tif: truncated")
-    >>> guarded(fail, VerbosityLogger("error"))
-    3
+    >>> with task_in_errors("fish", parse_settings("tasks: {coral: {}, fish: {}}", (), kinds())):
+    ...     raise DataError("reef.tif: truncated")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: reef.tif: truncated
     """
     try:
         yield
@@ -218,38 +196,38 @@ def about_task(name: str, settings: Settings) -> Iterator[None]:
         raise
 
 
-def run_task(
-    name: str, settings: Settings, phases: Sequence[str], log: VerbosityLogger, stop: StopSignal, outcome: Outcome
-) -> None:
-    """Run phases of one task, each in a `TimedBlock`.
+def build_task(name: str, settings: Settings, phases: Sequence[str]) -> Task:
+    """Make the object of a task, and let it raise for what cannot work, before any task works.
 
     Examples
     --------
     >>> from config import parse_settings
-    >>> run_task("segmentation", parse_settings("{}"), (), VerbosityLogger("error"), StopSignal(), Outcome())
+    >>> build_task("segmentation", parse_settings("model: {num_classes: 2}", (), kinds()), ()).name
+    'segmentation'
     """
-    if not phases:
-        return
-    from tasks.base import Context
-    from tasks.phases import load_phase
     from tasks.references import resolve_references
-    from tasks.runs import shared_run, task_folder
-    from utils import distributed
 
-    config = resolve_references(settings.tasks[name], settings.tasks)
-    with ExitStack() as stack:
-        lock = FileLock(task_folder(name, config) / ".lock")
-        distributed.run_on_main(lambda: stack.enter_context(lock) and None)
-        context = Context(log, shared_run(name, config), stop.check, lambda: stop.signum)
+    with task_in_errors(name, settings):
+        config = resolve_references(settings.tasks[name], settings.tasks, "export")
         task = load_task(config.kind)(name, config)
-        queue = list(phases)
-        while queue:
-            phase = queue.pop(0)
-            with TimedBlock(f"{name}.{phase}", log) as block:
-                result = load_phase(phase)(task, context)
-            outcome.add(name, phase, result.status, block.seconds, result.metrics)
-            if result.metrics.get("bad records") and "prepare" in phases:
-                queue.insert(0, "prepare")  # makes again what verify set aside, so that train finds it
+        task.preflight(phases)
+    return task
+
+
+def build_tasks(settings: Settings, phases: dict[str, tuple[str, ...]]) -> dict[str, Task]:
+    """Make the objects of all tasks that have something to do and need no folder that another one is still to export.
+
+    Examples
+    --------
+    >>> from config import parse_settings
+    >>> build_tasks(parse_settings("{}", (), kinds()), {"segmentation": ()})
+    {}
+    """
+    from tasks.references import awaits_export
+
+    ready = [name for name, chosen in phases.items() if chosen]
+    ready = [name for name in ready if not awaits_export(settings.tasks[name], settings.tasks, phases)]
+    return {name: build_task(name, settings, phases[name]) for name in ready}
 
 
 def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: VerbosityLogger) -> None:
@@ -258,20 +236,57 @@ def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: Verbosity
     Examples
     --------
     >>> from config import parse_settings
-    >>> check(parse_settings("{}"), {}, VerbosityLogger("info"))
+    >>> check(parse_settings("{}", (), kinds()), {}, VerbosityLogger("info"))
     [INFO] check: the settings can be used
     """
+    tasks = build_tasks(settings, phases)
     for name, chosen in phases.items():
-        config = settings.tasks[name]
-        log.info(f"{name}: {config.kind}: {', '.join(chosen) or 'no phase is enabled'}")
-        if not chosen:
-            continue
-        with about_task(name, settings):
-            task = load_task(config.kind)(name, config)
-            task.preflight(chosen)
-            for line in task.check():
-                log.info(f"{name}: {line}")
+        log.info(f"{name}: {settings.tasks[name].kind}: {', '.join(chosen) or 'no phase is enabled'}")
+        if name in tasks:
+            with task_in_errors(name, settings):
+                for line in tasks[name].check():
+                    log.info(f"{name}: {line}")
+        elif chosen:
+            log.info(f"{name}: waits for the backbone that another task exports; it is checked when that is there")
     log.info("check: the settings can be used")
+
+
+def run_task(
+    task: Task, settings: Settings, phases: Sequence[str], log: VerbosityLogger, stop: StopSignal, outcome: Outcome
+) -> None:
+    """Run phases of one task, each in a `TimedBlock`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from config import parse_settings
+    >>> from tasks.example import example_task
+    >>> task, outcome = example_task(tempfile.mkdtemp())[0], Outcome()
+    >>> settings = Settings({"segmentation": task.settings}, task.settings)
+    >>> run_task(task, settings, ["prepare"], VerbosityLogger("error"), StopSignal(), outcome)
+    >>> outcome.rows[0][:2]
+    ('segmentation.prepare', 'done')
+    """
+    from tasks.base import Context
+    from tasks.phases import load_phase
+    from tasks.references import resolve_references
+    from tasks.runs import shared_run, task_folder
+    from utils import distributed
+
+    name = task.name  # another task of this call may have made the checkpoint just now
+    task.settings = resolve_references(task.settings, settings.tasks, "checkpoint")
+    with ExitStack() as stack:
+        lock = FileLock(task_folder(name, task.settings) / ".lock")
+        distributed.run_on_main(lambda: stack.enter_context(lock) and None)
+        context = Context(log, shared_run(name, task.settings), stop.check, lambda: stop.signum)
+        queue = list(phases)
+        while queue:
+            phase = queue.pop(0)
+            with TimedBlock(f"{name}.{phase}", log) as block:
+                result = load_phase(phase)(task, context)
+            outcome.add(name, phase, result.status, block.seconds, result.metrics)
+            if result.metrics.get("bad records") and "prepare" in phases:
+                queue.insert(0, "prepare")  # makes again what verify set aside, so that train finds it
 
 
 def close(outcome: Outcome, log: VerbosityLogger) -> None:
@@ -295,195 +310,117 @@ def close(outcome: Outcome, log: VerbosityLogger) -> None:
             log.info(line)
 
 
-def run(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool) -> int:
-    """Start the ranks, run everything, and write the outcome to status.json.
+def run(
+    settings: Settings, phases: dict[str, tuple[str, ...]], log: VerbosityLogger, stop: StopSignal, outcome: Outcome
+) -> None:
+    """Run all tasks and print the closing tables.
+
+    Examples
+    --------
+    >>> from config import parse_settings
+    >>> run(parse_settings("{}", (), kinds()), {}, VerbosityLogger("info"), StopSignal(), Outcome())
+    [INFO] no phase is enabled; set enable: true in a section such as prepare or train
+    """
+    if not any(phases.values()):
+        log.info("no phase is enabled; set enable: true in a section such as prepare or train")
+    tasks = build_tasks(settings, phases)
+    try:
+        for name, chosen in phases.items():
+            if chosen:
+                task = tasks.pop(name, None) or build_task(name, settings, chosen)  # popped: it may hold much
+                with task_in_errors(name, settings):
+                    run_task(task, settings, chosen, log, stop, outcome)
+    finally:
+        close(outcome, log)
+
+
+def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool) -> int:
+    """Start ranks and log, check or run everything, and write the outcome to status.json; gives the exit code.
 
     Examples
     --------
     >>> import tempfile
     >>> from config import parse_settings
-    >>> settings = parse_settings(f"{{paths: {{runs_root: {tempfile.mkdtemp()}}}, logging: {{level: error}}}}")
-    >>> run(settings, {"segmentation": ()}, only_check=False)
+    >>> text = f"{{paths: {{runs_root: {tempfile.mkdtemp()}}}, logging: {{level: error}}}}"
+    >>> run_and_report(parse_settings(text, (), kinds()), {"segmentation": ()}, only_check=False)
     0
     """
-    shared = settings.shared
-    with ExitStack() as stack:
-        ranks = start(settings)
-        stack.callback(ranks)
-        from utils import distributed
-        from utils.metrics import nan_to_none
+    from tasks.runs import choose_device, set_up_machine
+    from utils import distributed
 
+    shared, resources, code = settings.shared, settings.shared.resources, 0
+    with ExitStack() as stack:
+        set_up_machine(resources)
+        distributed.start_ranks(resources.distributed, resources.dist_backend, choose_device(resources.device))
+        stack.callback(distributed.stop_ranks)
         main_rank = distributed.is_main()
         file = expand_path(shared.logging.file) if shared.logging.file and main_rank else None
-        log = stack.enter_context(
-            VerbosityLogger(shared.logging.level, shared.logging.timestamps, file, quiet=not main_rank)
-        )
+        level, timestamps = shared.logging.level, shared.logging.timestamps
+        log = stack.enter_context(VerbosityLogger(level, timestamps, file, quiet=not main_rank))
         stack.enter_context(listening(log, "models", "tasks", "utils"))
         if careful := safe_mode_in_force(shared):
             log.info(f"safe mode: {', '.join(careful)}")
-        stop = stack.enter_context(StopSignal(quiet=not main_rank))
-        outcome = Outcome()
-        code = guarded(lambda: work(settings, phases, only_check, log, stop, outcome), log, shared.train)
+        stop, outcome = stack.enter_context(StopSignal(quiet=not main_rank)), Outcome()
+        try:
+            if only_check:
+                check(settings, phases, log)
+            else:
+                run(settings, phases, log, stop, outcome)
+        except (Exception, KeyboardInterrupt) as error:  # the last resort, so that status.json tells of every end
+            code = exit_code(error, log, shared.train)
         if main_rank and not only_check and code != LockedError.exit_code:
-            rows = [{"phase": name, "status": status, "seconds": seconds} for name, status, seconds in outcome.rows]
-            status = {"exit_code": code, "phases": rows, "scores": outcome.scores}
-            code = tell_status(Path(expand_path(shared.paths.runs_root)) / "status.json", nan_to_none(status), log)
+            code = write_status(Path(expand_path(shared.paths.runs_root)) / "status.json", code, outcome, log)
     return code
 
 
-def tell_status(path: Path, status: dict[str, Any], log: VerbosityLogger) -> int:
+def write_status(path: Path, code: int, outcome: Outcome, log: VerbosityLogger) -> int:
     """Write the outcome for schedulers; gives the exit code, which a folder that cannot be written turns into 3.
 
     Examples
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "status.json"
-    >>> tell_status(path, {"exit_code": 2}, VerbosityLogger("error")), path.exists()
-    (2, True)
+    >>> write_status(path, 2, Outcome(), VerbosityLogger("error")), json.loads(path.read_text())
+    (2, {'exit_code': 2, 'phases': [], 'scores': {}})
     """
-    code = int(status["exit_code"])
-    if code == 0:
-        return guarded(lambda: write_json(path, status), log)
-    with suppress(OSError):  # the error itself has been told; often it is this very folder
-        write_json(path, status)
+    from utils.metrics import nan_to_none
+
+    rows = [{"phase": name, "status": status, "seconds": seconds} for name, status, seconds in outcome.rows]
+    try:
+        write_json(path, nan_to_none({"exit_code": code, "phases": rows, "scores": outcome.scores}))
+    except OSError as error:
+        return code or exit_code(error, log)  # an earlier error is logged; often it is about this very folder
     return code
 
 
-def start(settings: Settings) -> Callable[[], None]:
-    """Set up machine and ranks; gives what ends them.
+def exit_code(error: BaseException, log: VerbosityLogger, train: Any = None) -> int:
+    """Turn an error into lines for a person and an exit code for a scheduler; `train` advises on memory.
 
     Examples
     --------
-    >>> from config import parse_settings
-    >>> start(parse_settings("{}"))()
+    >>> log = VerbosityLogger("error")
+    >>> exit_code(SettingsError("train.lr: unknown key"), log), exit_code(ValueError("x"), log)
+    (2, 4)
     """
-    from tasks.runs import choose_device, set_up_machine
-    from utils import distributed
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    if train is not None and isinstance(error, RuntimeError | MemoryError):
+        if isinstance(error, MemoryError) or "out of memory" in str(error):
+            from tasks.model import advice_for_memory
 
-    resources = settings.shared.resources
-    set_up_machine(resources)
-    distributed.start_ranks(resources.distributed, resources.dist_backend, choose_device(resources.device))
-    return distributed.stop_ranks
-
-
-def work(
-    settings: Settings,
-    phases: dict[str, tuple[str, ...]],
-    only_check: bool,
-    log: VerbosityLogger,
-    stop: StopSignal,
-    outcome: Outcome,
-) -> None:
-    """Check, or run all tasks and print the closing tables.
-
-    Examples
-    --------
-    >>> from config import parse_settings
-    >>> work(parse_settings("{}"), {}, False, VerbosityLogger("info"), StopSignal(), Outcome())
-    [INFO] no phase is enabled; set enable: true in a section such as prepare or train
-    """
-    if only_check:
-        check(settings, phases, log)
-        return
-    if not any(phases.values()):
-        log.info("no phase is enabled; set enable: true in a section such as prepare or train")
-    for name, chosen in phases.items():
-        if chosen:
-            with about_task(name, settings):
-                load_task(settings.tasks[name].kind)(name, settings.tasks[name]).preflight(chosen)
-    try:
-        for name, chosen in phases.items():
-            with about_task(name, settings):
-                run_task(name, settings, chosen, log, stop, outcome)
-    finally:
-        close(outcome, log)
-
-
-def guarded(function: Callable[[], Any], log: VerbosityLogger, train: Any = None) -> int:
-    """Run a function; turn its errors into lines for a person and an exit code for a scheduler.
-
-    Examples
-    --------
-    >>> def fail():
-    ...     raise SettingsError("train.lr: unknown key")
-    >>> guarded(fail, VerbosityLogger("error")), guarded(lambda: None, VerbosityLogger("error"))
-    (2, 0)
-    """
-    try:
-        function()
-    except DinolithError as error:
+            error = advice_for_memory(train)
+    elif isinstance(error, OSError) and (advice := advice_for_files(error)):
+        for line in lines:
+            log.debug(line)
+        error = DataError(advice)
+    if isinstance(error, DinolithError):
         for line in str(error).splitlines():
             log.error(f"{error.task}: {line}" if error.task else line)
         return error.exit_code
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         log.error("interrupted; stopped at once, what was saved before stays")
         return 130
-    except (RuntimeError, MemoryError) as error:
-        if train is None or not (isinstance(error, MemoryError) or "out of memory" in str(error)):
-            return report_crash(error, log)
-        from tasks.model import advice_for_memory
-
-        return guarded(lambda: raise_error(advice_for_memory(train)), log)
-    except OSError as error:
-        advice = advice_for_files(error)
-        if advice is None:
-            return report_crash(error, log)
-        log.error(advice)
-        for line in "".join(traceback.format_exception(error)).rstrip().splitlines():
-            log.debug(line)
-        return DataError.exit_code
-    except (
-        Exception
-    ) as error:  # the last resort: whatever it is, the scheduler gets code 4 and the person the traceback
-        return report_crash(error, log)
-    return 0
-
-
-def advice_for_files(error: OSError) -> str | None:
-    """Say what to do about a file or folder that the system refuses; None when it is no matter of files.
-
-    Examples
-    --------
-    >>> advice_for_files(FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b.txt"))
-    'a/b.txt: No such file or directory; check the path that the settings name'
-    >>> advice_for_files(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
-    True
-    """
-    cures = {
-        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free space on this disk, or name a folder on another one",
-        (errno.EACCES, errno.EPERM, errno.EROFS): "name a folder that you may write, or have the rights changed",
-        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR): "a file stands where a folder is needed, or a folder in place of "
-        "a file; remove it, or name another place",
-        (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP): "check the path that the settings name",
-    }
-    cure = next((cure for numbers, cure in cures.items() if error.errno in numbers), None)
-    where = error.filename2 or error.filename
-    return None if cure is None else f"{where or 'a file'}: {error.strerror}; {cure}"
-
-
-def raise_error(error: BaseException) -> None:
-    """Raise an error where an expression is needed.
-
-    Examples
-    --------
-    >>> raise_error(ValueError("x"))
-    Traceback (most recent call last):
-        ...
-    ValueError: x
-    """
-    raise error
-
-
-def report_crash(error: BaseException, log: VerbosityLogger) -> int:
-    """Log an error that nobody foresaw, with its traceback.
-
-    Examples
-    --------
-    >>> report_crash(ValueError("x"), VerbosityLogger("error"))
-    4
-    """
     log.error(f"failed while running: {type(error).__name__}: {error}")
-    for line in "".join(traceback.format_exception(error)).rstrip().splitlines():
+    for line in lines:
         log.error(line)
     return 4
 
@@ -501,59 +438,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     if parsed.schema:
-        print(json.dumps(schema(), indent=2))
+        print(json.dumps(schema_of(kinds()), indent=2))
         return 0
-    if parsed.new_config:
-        return new_config(parsed.words, *parsed.new_config)
-    settings, phases = None, {}
-
-    def read() -> None:
-        nonlocal settings, phases
-        named, overrides = split_words(parsed.words)
-        settings = load_settings(find_config(named), overrides, tuple(TASKS))
-        phases = choose_phases(settings, parsed.only)
-
     log = VerbosityLogger("info")
-    code = guarded(read, log)
-    if code or settings is None:
-        return code
-    return guarded_run(settings, phases, parsed.check, log)
+    try:
+        named, overrides = split_words(parsed.words)
+        if parsed.new_config:
+            return new_config(named, overrides, log, *parsed.new_config)
+        settings = load_settings(find_config(named), overrides, kinds())
+        return run_and_report(settings, choose_phases(settings, parsed.only), parsed.check)
+    except (Exception, KeyboardInterrupt) as error:  # the last resort, also while ranks and log are set up
+        return exit_code(error, log)
 
 
-def new_config(words: Sequence[str], data: str, profile: str) -> int:
+def new_config(target: str | None, overrides: Sequence[str], log: VerbosityLogger, data: str, profile: str) -> int:
     """Write settings for somebody's labels; returns the exit code.
+
+    Raises
+    ------
+    SettingsError
+        If there are overrides, or the settings cannot be written.
 
     Examples
     --------
-    >>> new_config(["new.yml"], "/no/such/labels", "none")
-    3
+    >>> new_config("new.yml", ["train.epochs=3"], VerbosityLogger("error"), "/no/such/labels", "none")
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: train.epochs=3: --new-config takes no overrides; change the file that it writes
     """
     from tasks.keypoints.new_config import write_new_config
 
-    log = VerbosityLogger("info")
-
-    def write() -> None:
-        target, overrides = split_words(words)
-        if overrides:
-            raise SettingsError(f"{overrides[0]}: --new-config takes no overrides; change the file that it writes")
-        write_new_config(data, profile, target or "config.yml", log)
-
+    if overrides:
+        raise SettingsError(f"{overrides[0]}: --new-config takes no overrides; change the file that it writes")
     with listening(log, "tasks", "utils"):
-        return guarded(write, log)
-
-
-def guarded_run(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool, log: VerbosityLogger) -> int:
-    """Run, also catching what goes wrong while ranks and log are set up.
-
-    Examples
-    --------
-    >>> from config import parse_settings
-    >>> guarded_run(parse_settings("resources: {distributed: true}"), {}, False, VerbosityLogger("error"))
-    2
-    """
-    codes = [4]
-    failed = guarded(lambda: codes.__setitem__(0, run(settings, phases, only_check)), log)
-    return failed or codes[0]
+        write_new_config(data, profile, target or "config.yml", log)
+    return 0
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from config import Settings, load_settings
 from models import HEADS
-from tasks import TASKS, load_task
+from tasks import kinds, load_task
 from tasks.base import Batch, Context, open_store
 from tasks.model import load_trained_state
 from tasks.phases import load_phase
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--log", default="error", choices=["error", "info"])
     options = parser.parse_intermixed_args()
-    settings = load_settings(options.config, options.overrides, tuple(TASKS))
+    settings = load_settings(options.config, options.overrides, kinds())
     set_up_machine(settings.shared.resources)
     log = VerbosityLogger(options.log)
     task, context = make_task(settings, "linear", options.seeds[0], log)

@@ -32,6 +32,7 @@ from benchmarks.workbench import (
 )
 from config import parse_settings
 from models import HEADS
+from tasks import kinds
 from tasks.base import Context, open_store
 from tasks.keypoints.task import KeypointsTask
 from tasks.model import trained_state
@@ -62,7 +63,7 @@ tasks: {{foxes: {{kind: keypoints}}}}
 def make_task(folder: Path, backbone: str, run: str, *overrides: str) -> tuple[KeypointsTask, Context]:
     """A task on drawn foxes, and a context that only speaks of errors."""
     text = SETTINGS.format(folder=folder, backbone=backbone, threads=torch.get_num_threads())
-    settings = parse_settings(text, overrides, ("keypoints",)).tasks["foxes"]
+    settings = parse_settings(text, overrides, kinds()).tasks["foxes"]
     return KeypointsTask("foxes", settings), Context(VerbosityLogger("error"), folder / "runs" / run)
 
 

@@ -23,7 +23,7 @@ from config import Settings, load_settings
 from models import HEADS
 from models.base import FeatureSpec
 from models.keypoint_layers import FineClassifier, FineGridHead, KeypointOptions
-from tasks import TASKS, load_task
+from tasks import kinds, load_task
 from tasks.base import Context
 from tasks.phases import load_phase
 from tasks.runs import set_up_machine
@@ -102,8 +102,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--log", default="error", choices=["error", "info"])
     options = parser.parse_intermixed_args()
-    HEADS["keypoints"]["plain"] = PlainHead
-    settings = load_settings(options.config, options.overrides, tuple(TASKS))
+    HEADS["keypoints"]["plain"] = f"{__name__}:PlainHead"
+    settings = load_settings(options.config, options.overrides, kinds())
     set_up_machine(settings.shared.resources)
     log = VerbosityLogger(options.log)
     rows = []

@@ -26,16 +26,16 @@ from typing import Any
 import numpy as np
 import rasterio
 import torch
-from tasks.segmentation.prediction import DensePredictor
 from torch import nn
 
 from benchmarks.workbench import machine_line, quiet_libraries, verdict
 from config import TaskConfig, load_settings
-from tasks import TASKS
+from tasks import kinds
 from tasks.base import Context, Item, Predictor
 from tasks.phases import inference, prepare, train
 from tasks.phases.prediction import predict
 from tasks.phases.samples import Job, LiveSamples
+from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask
 from utils.logging import VerbosityLogger
@@ -236,7 +236,7 @@ def read_settings(options: argparse.Namespace, folder: Path) -> TaskConfig:
         own += [*sample, f"inference.input_tif={folder}/sample/unseen/east.tif"]
     own += ["train.epochs=1"] if options.quick else []
     path = options.config or SAMPLE
-    settings = load_settings(path, [*own, *options.overrides], tuple(TASKS))
+    settings = load_settings(path, [*own, *options.overrides], kinds())
     return next(iter(settings.tasks.values()))
 
 

@@ -23,7 +23,7 @@ from benchmarks import accuracy, pose_accuracy
 from config import Settings, load_settings
 from models.random_backbone import write_backbone_folder
 from models.weights import FAMILIES, build_config, find_backbone_folder, quiet_transformers, read_normalization
-from tasks import TASKS
+from tasks import kinds
 from tasks.base import open_store
 from tasks.phases import load_phase
 from tasks.phases.prediction import score
@@ -58,7 +58,7 @@ def write_random_twin(student: str, folder: Path, seed: int) -> str:
 def with_backbone(words: Sequence[str], source: str) -> Settings:
     """Read settings, a file and overrides, with another backbone and four even blocks of it."""
     chosen = [f"model.backbone={source}", "model.layers=null", "model.dino_channels=null"]
-    return load_settings(words[0], [*words[1:], *chosen], tuple(TASKS))
+    return load_settings(words[0], [*words[1:], *chosen], kinds())
 
 
 def measure_maps(words: Sequence[str], source: str, seed: int) -> list[float]:

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from config import Settings, parse_settings
 from models.random_backbone import write_random_backbone
+from tasks import kinds
 from tasks.base import Context
 from tasks.segmentation.task import SegmentationTask
 from utils.logging import VerbosityLogger
@@ -79,7 +80,7 @@ def make_settings(folder: Path, backbone: str, *overrides: str, side: int = SIDE
     """Settings of a task on the scenes in a folder."""
     names = [f"class_{index}" for index in range(classes)]
     text = SETTINGS.format(folder=folder, backbone=backbone, side=side, classes=names, threads=torch.get_num_threads())
-    return parse_settings(text, overrides)
+    return parse_settings(text, overrides, kinds())
 
 
 def make_task(folder: Path, backbone: str, *overrides: str, **shape: int) -> tuple[SegmentationTask, Context]:

@@ -3,46 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
+from pydantic_core import PydanticCustomError
 
-from models.base import FeatureSpec, Head, HeadOptions
-from models.conv import ConvHead
-from models.dpt import DPTHead
-from models.linear import LinearHead
-from models.maskformer import MaskFormerHead
-from models.multitask import MultitaskHead
-from models.relational import RelationalHead
-from models.segformer import SegFormerHead
-from models.student import ConvNextStudent, Dinov2Student, VitStudent
-from models.unet import UNetHead
-from models.unet_v2 import UNetV2Head
 from utils.errors import SettingsError
-from utils.setting_errors import explain_errors
+from utils.setting_errors import explain_errors, suggest
+
+if TYPE_CHECKING:
+    from models.base import FeatureSpec, Head, HeadOptions
 
 Choice = TypeVar("Choice")
 
-HEADS: dict[str, dict[str, type[Head]]] = {
+HEADS: dict[str, dict[str, str]] = {  # kind of task -> name of a head -> where its class is; names cost no import
     "distill": {
-        "convnext": ConvNextStudent,
-        "dinov2": Dinov2Student,
-        "vit": VitStudent,
+        "convnext": "models.student:ConvNextStudent",
+        "dinov2": "models.student:Dinov2Student",
+        "vit": "models.student:VitStudent",
     },
     "keypoints": {
-        "conv": ConvHead,
-        "multitask": MultitaskHead,
-        "relational": RelationalHead,
+        "conv": "models.conv:ConvHead",
+        "multitask": "models.multitask:MultitaskHead",
+        "relational": "models.relational:RelationalHead",
     },
     "segmentation": {
-        "dpt": DPTHead,
-        "linear": LinearHead,
-        "maskformer": MaskFormerHead,
-        "segformer": SegFormerHead,
-        "unet": UNetHead,
-        "unet_v2": UNetV2Head,
+        "dpt": "models.dpt:DPTHead",
+        "linear": "models.linear:LinearHead",
+        "maskformer": "models.maskformer:MaskFormerHead",
+        "segformer": "models.segformer:SegFormerHead",
+        "unet": "models.unet:UNetHead",
+        "unet_v2": "models.unet_v2:UNetV2Head",
     },
 }
+
+
+def head_name(task_kind: str) -> AfterValidator:
+    """Let the settings of a kind of task take only the names of its heads.
+
+    Examples
+    --------
+    >>> from pydantic import TypeAdapter
+    >>> from typing import Annotated
+    >>> names = TypeAdapter(Annotated[str, head_name("segmentation")])
+    >>> names.validate_python("unet")
+    'unet'
+    >>> names.validate_python("liner")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    pydantic_core._pydantic_core.ValidationError: 1 validation error ...
+      unknown head 'liner', did you mean 'linear'? known: dpt, linear, ...
+    """
+
+    def check(name: str) -> str:
+        heads = HEADS.get(task_kind, {})
+        if name not in heads:
+            text = f"unknown head {name!r}{suggest(name, sorted(heads))} known: {', '.join(sorted(heads))}"
+            raise PydanticCustomError("unknown_name", "{text}", {"text": text})
+        return name
+
+    return AfterValidator(check)
 
 
 def choose(options: Mapping[str, Choice], name: str, kind: str, setting: str) -> Choice:
@@ -103,7 +124,7 @@ def read_head_options(given: Mapping[str, Any], options_class: type[HeadOptions]
 
     Examples
     --------
-    >>> read_head_options({"dropuot": 0.5}, LinearHead.Options)
+    >>> read_head_options({"dropuot": 0.5}, find_head("segmentation", "linear").Options)
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: model.head_options.dropuot: unknown key, did you mean 'dropout'? known keys: dropout
@@ -115,7 +136,7 @@ def read_head_options(given: Mapping[str, Any], options_class: type[HeadOptions]
 
 
 def find_head(task_kind: str, name: str) -> type[Head]:
-    """Find the class of a head.
+    """Import the class of a head.
 
     Raises
     ------
@@ -132,7 +153,8 @@ def find_head(task_kind: str, name: str) -> type[Head]:
     utils.errors.SettingsError: model.head: unknown head 'unet'...
     """
     heads = choose(HEADS, task_kind, kind="kind of task with a head", setting="kind")
-    return choose(heads, name, kind="head", setting="model.head")
+    module, _, class_name = choose(heads, name, kind="head", setting="model.head").partition(":")
+    return getattr(import_module(module), class_name)
 
 
 def build_head(task_kind: str, name: str, spec: FeatureSpec, num_outputs: int, options: Mapping[str, Any]) -> Head:
@@ -161,6 +183,7 @@ def build_head(task_kind: str, name: str, spec: FeatureSpec, num_outputs: int, o
 
     Examples
     --------
+    >>> from models.base import FeatureSpec
     >>> spec = FeatureSpec((8,), (14,), 14, 4, (0.5,) * 3, (0.5,) * 3)
     >>> build_head("segmentation", "unet", spec, 2, {"width": 16}).stride
     1.0
@@ -171,7 +194,7 @@ def build_head(task_kind: str, name: str, spec: FeatureSpec, num_outputs: int, o
     """
     head_class = find_head(task_kind, name)
     if spec.image_channels > 3 and not head_class.needs_image:
-        takers = sorted(other for other, candidate in HEADS[task_kind].items() if candidate.needs_image)
+        takers = sorted(other for other in HEADS[task_kind] if find_head(task_kind, other).needs_image)
         raise SettingsError(
             f"model.head: {name!r} takes 3 image channels, got {spec.image_channels}; "
             f"extra bands go to: {', '.join(takers)}; or choose three in dataset.bands"

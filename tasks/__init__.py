@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import SettingsError
 
 if TYPE_CHECKING:
+    from config import TaskConfig
     from tasks.task import Task
 
-TASKS = {
-    "distill": "tasks.distill:DistillTask",
-    "keypoints": "tasks.keypoints:KeypointsTask",
-    "segmentation": "tasks.segmentation:SegmentationTask",
+TASKS = {  # kind -> where the class of its settings is, which is cheap to import, and where its task is
+    "distill": ("tasks.distill.settings:DistillSettings", "tasks.distill.task:DistillTask"),
+    "keypoints": ("tasks.keypoints.settings:KeypointsSettings", "tasks.keypoints.task:KeypointsTask"),
+    "segmentation": ("tasks.segmentation.settings:SegmentationSettings", "tasks.segmentation.task:SegmentationTask"),
 }
 
 
@@ -36,5 +37,27 @@ def load_task(kind: str) -> type[Task]:
     """
     if kind not in TASKS:
         raise SettingsError(f"unknown kind {kind!r}; known: {', '.join(sorted(TASKS))}")
-    module, _, name = TASKS[kind].partition(":")
+    return _import(TASKS[kind][1])
+
+
+def kinds() -> dict[str, type[TaskConfig]]:
+    """The class of settings of each kind of task.
+
+    Examples
+    --------
+    >>> kinds()["keypoints"]().model.head
+    'conv'
+    """
+    return {kind: _import(settings) for kind, (settings, _) in TASKS.items()}
+
+
+def _import(place: str) -> Any:
+    """Import what `module:name` says.
+
+    Examples
+    --------
+    >>> _import("utils.errors:SettingsError").exit_code
+    2
+    """
+    module, _, name = place.partition(":")
     return getattr(import_module(module), name)

@@ -452,9 +452,8 @@ def open_store(settings: TaskConfig, phase: str, threads: int = 2) -> FeatureSto
     Examples
     --------
     >>> import tempfile
-    >>> from config import parse_settings
-    >>> folder = tempfile.mkdtemp()
-    >>> len(open_store(parse_settings(f"paths: {{processed_dir: {folder}}}").shared, "train"))
+    >>> from config import TaskConfig
+    >>> len(open_store(TaskConfig(paths={"processed_dir": tempfile.mkdtemp()}), "train"))
     0
     """
     from utils.feature_store import FeatureStore

@@ -15,6 +15,7 @@ import numpy as np
 import rasterio
 
 from config import parse_settings
+from tasks import kinds
 from tasks.base import Context
 from utils.logging import VerbosityLogger
 
@@ -61,7 +62,7 @@ def example_task(folder: str | Path, *overrides: str) -> tuple[SegmentationTask,
     if not (folder / "pictures").exists():
         write_pictures(folder)
     text = SETTINGS.format(folder=folder, backbone=tiny_backbone())
-    settings = parse_settings(text, overrides).tasks["segmentation"]
+    settings = parse_settings(text, overrides, kinds()).tasks["segmentation"]
     return SegmentationTask("segmentation", settings), example_context(folder / "run")
 
 

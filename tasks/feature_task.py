@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from utils.augment import View, tta_views
 from utils.checkpoints import Checkpoint
 from utils.errors import DataError, SettingsError
 
+Config = TypeVar("Config", bound=TaskConfig)
 DESCRIBED = frozenset(  # what `describe_model` writes and `restored_settings` needs
     [
         "kind",
@@ -210,7 +211,7 @@ class FeatureTask(Task):
 
         Examples
         --------
-        >>> from tasks.segmentation import SegmentationTask
+        >>> from tasks.segmentation.task import SegmentationTask
         >>> said = {"kind": "segmentation"}
         >>> SegmentationTask.check_description(Checkpoint({}, said, Path("a")), frozenset(["scale"]))
         Traceback (most recent call last):
@@ -229,7 +230,7 @@ class FeatureTask(Task):
         return said
 
     @staticmethod
-    def restored_settings(settings: TaskConfig, said: dict[str, Any], path: Path) -> TaskConfig:
+    def restored_settings(settings: Config, said: dict[str, Any], path: Path) -> Config:
         """Settings with the model that a checkpoint describes; what they say otherwise is an error, no compromise.
 
         Examples
@@ -243,7 +244,8 @@ class FeatureTask(Task):
         refuse_other(settings.model, "model", {"head": said["head"]}, path)
         source = settings.model.backbone if "backbone" in settings.model.model_fields_set else said["backbone"]["id"]
         told = ("head", "head_options", "layers", "precision", "attention", "freeze")
-        model = settings.model.model_copy(update={key: said[key] for key in told} | {"backbone": source})
+        given = {key: said[key] for key in told if key in type(settings.model).model_fields}
+        model = settings.model.model_copy(update=given | {"backbone": source})
         prepare = settings.prepare.model_copy(update={"store_dtype": said["store_dtype"]})
         # checkpoints of older versions name no precision: their heads were trained in fp32
         computed = {"features": said["features"], "precision": said.get("train_precision", "fp32")}
@@ -278,14 +280,16 @@ class FeatureTask(Task):
         return tta_views(tta.horizontal_flip, tta.vertical_flip, tta.quarter_turns)
 
 
-def refuse_unused_sample(settings: TaskConfig, name: str) -> None:
+def refuse_unused_sample(settings: Any, name: str) -> None:
     """Refuse to draw the sample for somebody whose pictures or labels, `paths.<name>`, are elsewhere.
 
     Examples
     --------
     >>> drawn = {"sample": {"enable": True, "folder": "data/sample"}}
-    >>> refuse_unused_sample(TaskConfig(dataset=drawn, paths={"label_path": "data/sample/labels.gpkg"}), "label_path")
-    >>> refuse_unused_sample(TaskConfig(dataset=drawn, paths={"label_path": "reef.gpkg"}), "label_path")
+    >>> from tasks.segmentation.settings import SegmentationSettings
+    >>> within, outside = {"label_path": "data/sample/labels.gpkg"}, {"label_path": "reef.gpkg"}
+    >>> refuse_unused_sample(SegmentationSettings(dataset=drawn, paths=within), "label_path")
+    >>> refuse_unused_sample(SegmentationSettings(dataset=drawn, paths=outside), "label_path")
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: dataset.sample.enable: true, but paths.label_path is reef.gpkg, outside \

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from config import TaskConfig, expand_path
 from tasks import load_task
 from tasks.runs import find_checkpoint, latest_run, task_folder
 from utils.errors import DataError, SettingsError
+
+Config = TypeVar("Config", bound=TaskConfig)
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class Reference:
         """
         value: Any = settings
         for key in self.setting.split("."):
-            value = getattr(value, key)
-        return value if value in tasks and value not in self.reserved else None
+            value = getattr(value, key, None)  # a kind may have nothing to train, or no backbone
+        return value if isinstance(value, str) and value in tasks and value not in self.reserved else None
 
 
 def references_of(settings: TaskConfig) -> list[Reference]:
@@ -83,33 +86,52 @@ def order_tasks(tasks: Mapping[str, TaskConfig]) -> list[str]:
     Examples
     --------
     >>> from config import parse_settings
+    >>> from tasks import kinds
     >>> text = "tasks: {fine: {train: {init_from: coarse}}, coarse: {}}"
-    >>> order_tasks(parse_settings(text).tasks)
+    >>> order_tasks(parse_settings(text, (), kinds()).tasks)
     ['coarse', 'fine']
     >>> text = "tasks: {a: {train: {init_from: b}}, b: {train: {init_from: a}}}"
-    >>> order_tasks(parse_settings(text).tasks)
+    >>> order_tasks(parse_settings(text, (), kinds()).tasks)
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: tasks need each other in a circle: a -> b -> a
     """
-    ordered: list[str] = []
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise SettingsError(f"tasks need each other in a circle: {' -> '.join([*path[path.index(name) :], name])}")
-        if name not in ordered:
-            for reference in references_of(tasks[name]):
-                needed = reference.task(tasks[name], tasks)
-                if needed is not None:
-                    visit(needed, (*path, name))
-            ordered.append(name)
-
-    for name in tasks:
-        visit(name, ())
-    return ordered
+    needs = {
+        name: [other for reference in references_of(task) if (other := reference.task(task, tasks)) is not None]
+        for name, task in tasks.items()
+    }
+    try:
+        return list(TopologicalSorter(needs).static_order())
+    except CycleError as error:
+        raise SettingsError(f"tasks need each other in a circle: {' -> '.join(error.args[1])}") from None
 
 
-def resolve_references(settings: TaskConfig, tasks: Mapping[str, TaskConfig]) -> TaskConfig:
+def awaits_export(settings: TaskConfig, tasks: Mapping[str, TaskConfig], phases: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a task needs the exported folder of another one that exports in the same call.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        Of the task.
+    tasks : mapping of str to TaskConfig
+        All tasks of the file.
+    phases : mapping of str to sequence of str
+        What runs of each.
+
+    Examples
+    --------
+    >>> from config import parse_settings
+    >>> from tasks import kinds
+    >>> text = "tasks: {small: {kind: distill}, maps: {model: {backbone: small}}}"
+    >>> tasks = parse_settings(text, (), kinds()).tasks
+    >>> awaits_export(tasks["maps"], tasks, {"small": ["export"]}), awaits_export(tasks["maps"], tasks, {})
+    (True, False)
+    """
+    made = (reference.task(settings, tasks) for reference in references_of(settings) if reference.gives == "export")
+    return any("export" in phases.get(name, ()) for name in made if name is not None)
+
+
+def resolve_references(settings: Config, tasks: Mapping[str, TaskConfig], gives: str) -> Config:
     """Put the files that other tasks made in place of their names.
 
     Parameters
@@ -118,6 +140,8 @@ def resolve_references(settings: TaskConfig, tasks: Mapping[str, TaskConfig]) ->
         Of the task that refers to others.
     tasks : mapping of str to TaskConfig
         All tasks of the file.
+    gives : str
+        Which references: those to a `checkpoint` or to an `export`.
 
     Returns
     -------
@@ -132,15 +156,16 @@ def resolve_references(settings: TaskConfig, tasks: Mapping[str, TaskConfig]) ->
     Examples
     --------
     >>> from config import parse_settings
-    >>> tasks = parse_settings("tasks: {fine: {train: {init_from: coarse}}, coarse: {}}").tasks
-    >>> resolve_references(tasks["fine"], tasks)  # doctest: +ELLIPSIS
+    >>> from tasks import kinds
+    >>> tasks = parse_settings("tasks: {fine: {train: {init_from: coarse}}, coarse: {}}", (), kinds()).tasks
+    >>> resolve_references(tasks["fine"], tasks, "checkpoint")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     utils.errors.DataError: train.init_from: no checkpoint in runs/coarse; run train first, ...
     """
     for reference in references_of(settings):
         name = reference.task(settings, tasks)
-        if name is not None:
+        if name is not None and reference.gives == gives:
             section, key = reference.setting.split(".")
             path = str(made_by(name, tasks[name], reference))
             changed = getattr(settings, section).model_copy(update={key: path})

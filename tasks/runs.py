@@ -175,8 +175,8 @@ def what_differs(old: dict, new: dict, most: int = 3) -> str:
     >>> what_differs({}, {})
     'the pictures, labels or weights are others'
     """
-    sections = ("kind", "profile", "dataset", "model", "prepare", "train", "keypoints", "distill")
-    before, after = (dict(_leaves({key: tree.get(key) for key in sections})) for tree in (old, new))
+    harmless = {"resources", "logging", "paths", "verify", "evaluate", "inference", "export"}
+    before, after = (dict(_leaves({key: tree[key] for key in tree if key not in harmless})) for tree in (old, new))
     changed = [key for key in after if after[key] != before.get(key) and not key.endswith(".enable")]
     if not changed:
         return "the pictures, labels or weights are others"
@@ -270,6 +270,8 @@ def choose_device(setting: str) -> torch.device:
     """
     if setting == "auto":
         setting = "cuda" if torch.cuda.is_available() else "cpu"
+    if setting == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError("device: mps asked for, but PyTorch sees no Apple GPU; set cpu or auto")
     if setting.startswith("cuda") and not torch.cuda.is_available():
         raise SettingsError(f"device: {setting} asked for, but PyTorch sees no GPU; set cpu or auto")
     if setting == "cuda":

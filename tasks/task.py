@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import nn
 
@@ -158,7 +158,7 @@ class Task(ABC):
         return {"kind": self.kind}
 
     @classmethod
-    def from_checkpoint(cls, name: str, settings: TaskConfig, checkpoint: Checkpoint) -> Self:
+    def from_checkpoint(cls, name: str, settings: Any, checkpoint: Checkpoint) -> Self:
         """Make a task that predicts with a checkpoint's model; training data are not needed.
 
         Raises

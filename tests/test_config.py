@@ -1,15 +1,23 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import pytest
+from pydantic import Field
 
 import config
-from config import TrainConfig, find_config, load_settings, parse_settings, schema
-from tasks import TASKS
+import main
+from config import InferenceConfig, ModelConfig, Section, TaskConfig, TrainConfig, load_settings, parse_settings
+from models import HEADS, head_name
+from tasks import TASKS, kinds
+from tasks.task import Task
 from utils.errors import SettingsError
+from utils.setting_classes import schema_of
+from utils.setting_files import CONFIG_VARIABLE, find_config
 
-KINDS = ("segmentation", "keypoints")
-
+ROOT = Path(__file__).parent.parent
 DINOV3SEG = """
 resources: {seed: 1337, omp_threads: 4, matmul_precision: high, distributed: false, dist_backend: nccl}
 logging: {level: info, timestamps: true, file: logs/run.log}
@@ -53,7 +61,7 @@ inference:
 
 
 def test_the_published_flat_form_is_valid():
-    settings = parse_settings(DINOV3SEG).tasks["segmentation"]
+    settings = parse_settings(DINOV3SEG, (), kinds()).tasks["segmentation"]
     assert settings.enabled_phases == ("prepare", "verify", "train")
     assert settings.train.loss.aux_weight == 0.4
     assert settings.device("prepare") == "cuda"
@@ -62,7 +70,7 @@ def test_the_published_flat_form_is_valid():
 def test_example_configs_are_valid():
     root = Path(__file__).parent.parent
     for path in [root / "config.example.yml", *sorted((root / "docs" / "configs").glob("*.yml"))]:
-        assert load_settings(path, (), tuple(TASKS)).tasks
+        assert load_settings(path, (), kinds()).tasks
 
 
 @pytest.mark.parametrize(
@@ -89,18 +97,21 @@ def test_example_configs_are_valid():
             "dataset.augmentations.brightness: stored features",
         ),
         ("{dataset: {classes: [a]}, model: {num_classes: 2}}", "model.num_classes: 2, but dataset.classes names 1"),
-        ("dataset: {percentiles: [99.0, 1.0]}", "percentiles: the first value must be below the second"),
+        (
+            "dataset: {percentiles: [99.0, 1.0]}",
+            "dataset.percentiles: expected a first value below the second, got list [99.0, 1.0]",
+        ),
     ],
 )
 def test_mistakes_are_told_where_and_how(text, message):
     with pytest.raises(SettingsError, match=re.escape(message)):
-        parse_settings(text, kinds=KINDS)
+        parse_settings(text, (), kinds())
 
 
 def test_all_mistakes_of_a_file_come_at_once():
     text = "train: {epochz: 3, muon_lr: fast}\nmodel: {head: 3}\ntasks: {a: {}, b: {prepare: {tile_size: -1}}}"
     with pytest.raises(SettingsError) as caught:
-        parse_settings(text)
+        parse_settings(text, (), kinds())
     lines = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         "model.head",
@@ -111,17 +122,17 @@ def test_all_mistakes_of_a_file_come_at_once():
 
 
 def test_scientific_notation_is_a_number():
-    assert parse_settings("train: {adamw_lr: 1e-3}").shared.train.adamw_lr == 1e-3
+    assert parse_settings("train: {adamw_lr: 1e-3}", (), kinds()).shared.train.adamw_lr == 1e-3
 
 
 def test_a_task_overrides_the_shared_sections_key_by_key():
     text = "train: {epochs: 5, batch_size: 2}\ntasks: {a: {}, b: {train: {epochs: 9}}}"
-    tasks = parse_settings(text).tasks
+    tasks = parse_settings(text, (), kinds()).tasks
     assert [(task.train.epochs, task.train.batch_size) for task in tasks.values()] == [(5, 2), (9, 2)]
 
 
 def test_command_line_beats_file():
-    settings = parse_settings("train: {epochs: 5}", ["train.epochs=7", "model.layers=[0, -1]"])
+    settings = parse_settings("train: {epochs: 5}", ["train.epochs=7", "model.layers=[0, -1]"], kinds())
     assert (settings.shared.train.epochs, settings.shared.model.layers) == (7, [0, -1])
 
 
@@ -132,17 +143,17 @@ def test_search_order(tmp_path, monkeypatch):
     deep = tmp_path / "x" / "y"
     deep.mkdir(parents=True)
     monkeypatch.chdir(deep)
-    monkeypatch.setenv(config.CONFIG_VARIABLE, str(variable))
+    monkeypatch.setenv(CONFIG_VARIABLE, str(variable))
     assert find_config(str(named)) == named
     assert find_config() == variable
-    monkeypatch.delenv(config.CONFIG_VARIABLE)
+    monkeypatch.delenv(CONFIG_VARIABLE)
     assert find_config() == above
     with pytest.raises(SettingsError, match=r"no such settings file \(named by the command line\)"):
         find_config("missing.yml")
 
 
 def test_the_schema_names_every_section():
-    assert set(config.PHASES) | {"tasks", "paths", "resources"} <= set(schema()["properties"])
+    assert set(config.PHASES) | {"tasks", "paths", "resources"} <= set(schema_of(kinds())["properties"])
 
 
 def test_command_line_beats_file_beats_safe_mode_beats_profile_beats_default(tmp_path):
@@ -151,7 +162,7 @@ def test_command_line_beats_file_beats_safe_mode_beats_profile_beats_default(tmp
     )
 
     def read(text: str, *overrides: str):
-        return parse_settings(text, overrides, ("keypoints",)).tasks["a"]
+        return parse_settings(text, overrides, kinds()).tasks["a"]
 
     text = f"profile: {tmp_path}/own.yml\nresources: {{safe_mode: true}}\ntrain: {{patience: 4, muon_lr: 0.4}}"
     task = read(text + "\ntasks: {a: {kind: keypoints}}", "train.muon_lr=0.3")
@@ -166,7 +177,7 @@ def test_command_line_beats_file_beats_safe_mode_beats_profile_beats_default(tmp
     [
         ("train: {epochz: 3}", "own.yml: train.epochz: unknown key, did you mean 'epochs'?"),
         ("kind: keypoints", "own.yml: kind: a profile of kind keypoints cannot hold it; drop it"),
-        ("train: {crop_size: 64}", "own.yml: train.crop_size: a profile of kind keypoints cannot hold it"),
+        ("train: {crop_size: 64}", "own.yml: train.crop_size: unknown key, did you mean"),
         (None, "own.yml: cannot be read as text"),
     ],
 )
@@ -174,7 +185,7 @@ def test_bad_profiles_are_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "own.yml").write_text(content)
     with pytest.raises(SettingsError, match=re.escape(message)):
-        parse_settings(f"profile: {tmp_path}/own.yml\ntasks: {{a: {{kind: keypoints}}}}", (), ("keypoints",))
+        parse_settings(f"profile: {tmp_path}/own.yml\ntasks: {{a: {{kind: keypoints}}}}", (), kinds())
 
 
 @pytest.mark.parametrize(
@@ -198,10 +209,166 @@ def test_bad_profiles_are_named(tmp_path, content, message):
 )
 def test_settings_that_would_lose_or_misread_something_are_refused(text, override, message):
     with pytest.raises(SettingsError, match=re.escape(message)):
-        parse_settings(text, [override] if override else [], KINDS)
+        parse_settings(text, [override] if override else [], kinds())
 
 
 def test_the_command_line_reaches_tasks_that_set_a_key_themselves():
     text = "tasks: {quick: {kind: segmentation, model: {head: linear}}, other: {kind: segmentation}}"
-    settings = parse_settings(text, ["model.head=unet"], KINDS)
+    settings = parse_settings(text, ["model.head=unet"], kinds())
     assert {name: task.model.head for name, task in settings.tasks.items()} == {"quick": "unet", "other": "unet"}
+
+
+MIXED = "tasks: {maps: {kind: segmentation}, animals: {kind: keypoints}}"
+
+
+def test_a_shared_setting_counts_for_the_kinds_that_have_it_and_is_left_out_for_the_others():
+    text = f"train: {{crop_size: 64, features: online, epochs: 3}}\nkeypoints: {{short_side: 98}}\n{MIXED}"
+    tasks = parse_settings(text, ["prepare.overlap=0.5"], kinds()).tasks
+    assert (tasks["maps"].train.crop_size, tasks["maps"].prepare.overlap) == (64, 0.5)
+    assert tasks["animals"].keypoints.short_side == 98
+    assert [task.train.epochs for task in tasks.values()] == [3, 3]
+    assert not hasattr(tasks["animals"].train, "crop_size")
+    assert not hasattr(tasks["maps"], "keypoints")
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("kind: keypoints\ntrain: {crop_size: 64}", ["train.crop_size: unknown key"]),
+        ("tasks: {a: {kind: keypoints, train: {crop_size: 64}}}", ["tasks.a.train.crop_size: unknown key"]),
+        ("distill: {crop: 64}\n" + MIXED, ["distill: unknown key"]),
+        ("train: {crop_sise: 64}\n" + MIXED, ["train.crop_sise: unknown key, did you mean 'crop_size'? known keys: "]),
+        (
+            "distil: {a: 6}\ntasks: {a: {kind: distill, paths: {label_path: x}, model: {head: v}}, b: {kind: nope}}",
+            [
+                "distil: unknown key, did you mean 'distill'?",
+                "tasks.a.model.head: unknown head 'v'; known: convnext, dinov2, vit",
+                "tasks.a.paths.label_path: unknown key; known keys: ",
+                "tasks.b.kind: unknown kind 'nope'; known: distill, keypoints, segmentation",
+            ],
+        ),
+        (
+            "kind: keypoints\ndataset: {convert_to: {format: coco, folder: x, layuot: folders}}",
+            ["dataset.convert_to.layuot: unknown key, did you mean 'layout'? known keys: folder, format, layout, mode"],
+        ),
+    ],
+)
+def test_what_a_kind_has_no_use_for_is_an_unknown_key_there(text, lines):
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(text, (), kinds())
+    came = str(caught.value).splitlines()
+    assert len(came) == len(lines), came
+    assert all(line.startswith(start) for line, start in zip(came, lines, strict=True)), came
+
+
+@pytest.mark.parametrize("kind", sorted(kinds()))
+def test_an_unknown_head_is_refused_when_settings_are_read(kind, tmp_path):
+    with pytest.raises(SettingsError, match=r"^model\.head: unknown head 'liner'.* known: "):
+        parse_settings(f"kind: {kind}\nmodel: {{head: liner}}", (), kinds())
+
+
+def test_settings_of_all_kinds_load_without_torch():
+    code = "import sys, tasks, models; tasks.kinds(); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("inference: {inputs: a.png}", [], "a.png"),
+        ("inference: {input_tif: a.png}", ["inference.inputs=b.png"], "b.png"),
+        ("inference: {inputs: a.png}", ["inference.input_tif=b.png"], "b.png"),
+        ("inference: {input_tif: a.png}\ntasks: {x: {inference: {inputs: b.png}}}", [], "b.png"),
+        ("tasks: {x: {inference: {inputs: a.png}}}", ["tasks.x.inference.inputs=[b.png]"], ["b.png"]),
+        ("tasks: {x: {inference: {input_tif: a.png}}}", ["inference.inputs=b.png"], "b.png"),
+    ],
+)
+def test_inputs_is_another_name_of_input_tif(text, overrides, expected):
+    assert parse_settings(text, overrides, kinds()).shared.inference.input_tif == expected
+
+
+@pytest.mark.parametrize("text", ["inference: {BOTH}", "tasks: {x: {inference: {BOTH}}}"])
+def test_only_one_of_the_names_may_be_given(text):
+    with pytest.raises(SettingsError, match=r"inference\.inputs: is another name of inference\.input_tif"):
+        parse_settings(text.replace("BOTH", "inputs: a.png, input_tif: b.png"), (), kinds())
+
+
+def test_mps_is_a_device_and_must_be_there(monkeypatch):
+    from tasks.runs import choose_device
+
+    setting = parse_settings("resources: {device: mps}", (), kinds()).shared.resources.device
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert choose_device(setting).type == "mps"
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(SettingsError, match="mps asked for"):
+        choose_device(setting)
+
+
+class ToyModel(ModelConfig):
+    head: Annotated[str, head_name("toy")] = "dots"
+
+
+class ToySection(Section):
+    size: int = Field(5, description="what only toys have")
+
+
+class ToySettings(TaskConfig):
+    """Settings of a kind that has nothing to train and to verify."""
+
+    safe_mode: ClassVar[dict] = {"toy": {"size": 2}}
+    kind: Literal["toy"] = "toy"
+    model: ToyModel = ToyModel()
+    train: ClassVar[None] = None
+    verify: ClassVar[None] = None
+    inference: InferenceConfig = InferenceConfig()
+    toy: ToySection = ToySection()
+
+
+class ToyTask(Task):
+    kind = "toy"
+    phases = ("prepare", "evaluate", "inference")
+    primary = "score"
+
+    def check(self):
+        return [f"a toy with head {self.settings.model.head}"]
+
+    items = samples = truth = predictor = metric = None
+
+
+ToyTask.__abstractmethods__ = frozenset()
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """All that a new kind of task adds outside its folder: a line in TASKS and one in HEADS."""
+    monkeypatch.setitem(TASKS, "toy", (f"{__name__}:ToySettings", f"{__name__}:ToyTask"))
+    monkeypatch.setitem(HEADS, "toy", {"dots": f"{__name__}:ToyTask"})
+
+
+def test_a_new_kind_needs_two_lines_outside_its_folder(toy, tmp_path, capsys):
+    text = f"paths: {{runs_root: {tmp_path}}}\ntrain: {{crop_size: 32, features: online}}\ninference: {{batch_size: 3}}"
+    text += "\ntasks: {t: {kind: toy, resources: {safe_mode: true}, toy: {size: 3}, prepare: {enable: true}}, maps: {}}"
+    tasks = parse_settings(text, (), kinds()).tasks
+    assert (tasks["t"].inference.batch_size, tasks["t"].prepare.batch_size, tasks["t"].toy.size) == (3, 1, 3)
+    assert (tasks["t"].enabled_phases, tasks["maps"].train.crop_size) == (("prepare",), 32)
+    (tmp_path / "config.yml").write_text(text)
+    assert main.main([str(tmp_path / "config.yml"), "--check"]) == 0
+    assert "t: a toy with head dots" in capsys.readouterr().out
+    assert "ToySettings" in schema_of(kinds())["$defs"]
+    with pytest.raises(SettingsError, match=r"tasks\.t\.train: unknown key"):
+        parse_settings("tasks: {t: {kind: toy, train: {epochs: 3}}}", (), kinds())
+    with pytest.raises(SettingsError, match=r"^train: unknown key"):
+        parse_settings("{kind: toy, train: {epochs: 3}}", (), kinds())
+    with pytest.raises(SettingsError, match=r"^tasks\.t\.model\.head: unknown head 'dpt'; known: dots"):
+        parse_settings("tasks: {t: {kind: toy, model: {head: dpt}}}", (), kinds())
+
+
+def test_the_schema_knows_the_settings_of_each_kind():
+    tree = schema_of(kinds())
+    heads = tree["$defs"]["KeypointsModel"]["properties"]["head"]["default"]
+    assert (heads, tree["$defs"]["DistillTrain"]["properties"]["ema_decay"]["default"]) == ("conv", 0.999)
+    assert "crop_size" not in tree["$defs"]["DistillTrain"]["properties"]
+    top = tree["$defs"][tree["properties"]["train"]["$ref"].rpartition("/")[2]]["properties"]
+    assert {"crop_size", "epochs", "loss"} <= set(top)
+    assert "default" not in top["ema_decay"], "kinds differ in it"

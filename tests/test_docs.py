@@ -8,8 +8,8 @@ import yaml
 
 from config import parse_settings
 from docs.make_settings import page
-from models import HEADS
-from tasks import TASKS
+from models import HEADS, find_head
+from tasks import kinds
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -36,9 +36,9 @@ def default_of(path: str):
     """The default of a setting, or of an option of a keypoint head."""
     if path.startswith("model.head_options."):
         name = path.rpartition(".")[2]
-        options = [head.Options() for head in HEADS["keypoints"].values()]
+        options = [find_head("keypoints", head).Options() for head in HEADS["keypoints"]]
         return next(getattr(given, name) for given in options if hasattr(given, name))
-    value = parse_settings("tasks: {a: {kind: keypoints}}", (), tuple(TASKS)).tasks["a"]
+    value = parse_settings("tasks: {a: {kind: keypoints}}", (), kinds()).tasks["a"]
     for key in path.split("."):
         value = getattr(value, key)
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 
 
@@ -71,3 +72,25 @@ class Interrupted(DinolithError):
     def __init__(self, signum: int):
         super().__init__(f"interrupted by {signal.Signals(signum).name}; the next run continues from here")
         self.exit_code = 128 + signum
+
+
+def advice_for_files(error: OSError) -> str | None:
+    """Say what to do about a file or folder that the system refuses; None when it is no matter of files.
+
+    Examples
+    --------
+    >>> advice_for_files(FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b.txt"))
+    'a/b.txt: No such file or directory; check the path that the settings name'
+    >>> advice_for_files(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
+    True
+    """
+    cures = {
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free space on this disk, or name a folder on another one",
+        (errno.EACCES, errno.EPERM, errno.EROFS): "name a folder that you may write, or have the rights changed",
+        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR): "a file stands where a folder is needed, or a folder in place of "
+        "a file; remove it, or name another place",
+        (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP): "check the path that the settings name",
+    }
+    cure = next((cure for numbers, cure in cures.items() if error.errno in numbers), None)
+    where = error.filename2 or error.filename
+    return None if cure is None else f"{where or 'a file'}: {error.strerror}; {cure}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -93,6 +93,8 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:
     path = ".".join(str(key) for key in detail["loc"][: len(keys)])
     if detail["type"] == "extra_forbidden":
         return unknown_key(path, keys[-1])
+    if detail["type"] == "unknown_name":
+        return f"{path}: {detail['msg']}"
     value = detail["input"]
     looks_boolean = str(value).lower() in ("on", "off", "yes", "no") and "bool" in detail["type"]
     hint = " (write true or false)" if looks_boolean else ""
@@ -115,7 +117,7 @@ def _say_length(detail: Any) -> str:
     return number + (" entry" if number.endswith(" 1") else " entries")
 
 
-def unknown_key(path: str, known: Sequence[str]) -> str:
+def unknown_key(path: str, known: Iterable[str]) -> str:
     """Say that a key is unknown, which is the nearest and which are known.
 
     Examples
@@ -130,7 +132,7 @@ def unknown_key(path: str, known: Sequence[str]) -> str:
     return f"{path}: unknown key{suggest(path.rpartition('.')[2], known)} known keys: {', '.join(sorted(known))}"
 
 
-def suggest(name: str, known: Sequence[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """What goes between an unknown name and the list of known ones: the nearest, when one is near.
 
     Examples
@@ -138,8 +140,24 @@ def suggest(name: str, known: Sequence[str]) -> str:
     >>> suggest("widht", ["depth", "width"]), suggest("lr", ["depth"])
     (", did you mean 'width'?", ';')
     """
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(name, list(known), 1)
     return f", did you mean {near[0]!r}?" if near else ";"
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, also where it may be null; None for a value.
+
+    Examples
+    --------
+    >>> from pydantic import create_model
+    >>> model = create_model("Train", epochs=(int, 3))
+    >>> section_of(model | None).__name__, section_of(list[model])
+    ('Train', None)
+    """
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    parts = get_args(annotation) if type(None) in get_args(annotation) else ()
+    return next((section for part in parts if (section := section_of(part))), None)
 
 
 def _keys_of_model(model: type[BaseModel], location: Sequence[Any]) -> list[list[str]]:
@@ -153,13 +171,13 @@ def _keys_of_model(model: type[BaseModel], location: Sequence[Any]) -> list[list
     [['train'], ['epochs', 'lr']]
     """
     steps: list[list[str]] = []
-    current: Any = model
+    current: type[BaseModel] | None = model
     for key in location:
-        fields = getattr(current, "model_fields", None)
-        if fields is None:
+        if current is None:
             if isinstance(key, int):
                 steps.append([])
             break
+        fields = current.model_fields
         steps.append(list(fields))
-        current = fields[key].annotation if key in fields else None
+        current = section_of(fields[key].annotation) if key in fields else None
     return steps

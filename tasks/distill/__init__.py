@@ -1,5 +1,1 @@
 """Distillation: a small backbone learns the feature maps of a large one from pictures without labels."""
-
-from tasks.distill.task import DistillTask
-
-__all__ = ["DistillTask"]

@@ -7,16 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from config import ProbeConfig, TaskConfig, expand_path, load_settings
+from config import expand_path, load_settings
 from models.backbone import BackboneInfo
 from models.random_backbone import write_backbone_folder
 from models.student import Student
-from tasks import TASKS, load_task
+from tasks import kinds, load_task
 from tasks.base import Context, open_store
+from tasks.distill.settings import DistillSettings, ProbeConfig
 from tasks.features import even_layers
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.probe import fit_probe
 from tasks.runs import choose_device
+from tasks.segmentation.settings import SegmentationSettings
 from utils import distributed
 from utils.errors import SettingsError
 from utils.files import digest_json
@@ -26,7 +28,7 @@ MOST_CELLS = 50_000  # of each probe: 1536 channels of so many take 300 MB
 SIDE_BY_SIDE = 4  # windows per forward
 
 
-def read_probe(probe: ProbeConfig) -> TaskConfig:
+def read_probe(probe: ProbeConfig) -> SegmentationSettings:
     """Read the settings of the labelled task.
 
     Raises
@@ -50,8 +52,8 @@ def read_probe(probe: ProbeConfig) -> TaskConfig:
     path = Path(expand_path(probe.config))
     if not path.is_file():
         raise SettingsError(f"distill.probe.config: {path}: no such settings file")
-    tasks = load_settings(path, probe.overrides, tuple(TASKS)).tasks.values()
-    found = next((task for task in tasks if task.kind == PROBED), None)
+    tasks = load_settings(path, probe.overrides, kinds()).tasks.values()
+    found = next((task for task in tasks if isinstance(task, SegmentationSettings)), None)
     if found is None:
         raise SettingsError(f"distill.probe.config: {path} holds no task of kind {PROBED}")
     return found
@@ -73,7 +75,7 @@ def probe_recipe(probe: ProbeConfig) -> dict[str, Any]:
 
 
 def compare_probes(
-    settings: TaskConfig,
+    settings: DistillSettings,
     probe: ProbeConfig,
     teacher: BackboneInfo,
     student: Student,
@@ -84,7 +86,7 @@ def compare_probes(
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : DistillSettings
         Of the distillation.
     probe : ProbeConfig
         The labelled task.
@@ -132,15 +134,15 @@ def compare_probes(
 
 
 def probe_settings(
-    settings: TaskConfig, labelled: TaskConfig, source: str, layers: Sequence[int], folder: Path
-) -> TaskConfig:
+    settings: DistillSettings, labelled: SegmentationSettings, source: str, layers: Sequence[int], folder: Path
+) -> SegmentationSettings:
     """Settings of the labelled task with another backbone; what it writes goes where the distillation writes.
 
     Examples
     --------
-    >>> made = probe_settings(TaskConfig(), TaskConfig(prepare={"tile_size": 64}), "a", [1], Path("probe"))
+    >>> made = probe_settings(DistillSettings(), SegmentationSettings(prepare={"tile_size": 64}), "a", [1], Path("p"))
     >>> made.model.backbone, made.model.layers, made.prepare.tile_size, made.paths.splits_dir
-    ('a', [1], 64, 'probe')
+    ('a', [1], 64, 'p')
     """
     model: dict[str, Any] = {"backbone": source, "layers": list(layers), "dino_channels": None}
     model |= {"precision": settings.model.precision, "head": "linear", "head_options": {}, "freeze": True}
@@ -158,7 +160,7 @@ def probe_settings(
     )
 
 
-def score_probe(settings: TaskConfig, context: Context) -> float:
+def score_probe(settings: SegmentationSettings, context: Context) -> float:
     """Prepare the labelled windows for a backbone, fit a probe to those of train, and give its mIoU on those of val.
 
     Examples

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from config import parse_settings
+from tasks import kinds
 from tasks.base import Batch, Context, Progress
 from tasks.example import example_context, in_temporary_folder, tiny_backbone
 from utils.raster_files import write_raster
@@ -49,7 +50,7 @@ def student_example(folder: str | Path, *overrides: str) -> tuple[DistillTask, C
     folder = Path(folder)
     shutil.copytree(drawn_pictures(), folder / "pictures", dirs_exist_ok=True)
     text = SETTINGS.format(folder=folder, backbone=tiny_backbone())
-    settings = parse_settings(text, overrides, ("distill", "segmentation")).tasks["student"]
+    settings = parse_settings(text, overrides, kinds()).tasks["student"]
     return DistillTask("student", settings), example_context(folder / "run")
 
 

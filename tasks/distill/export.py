@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from config import CardConfig, TaskConfig
 from models.backbone import BackboneInfo, load_backbone
 from models.random_backbone import write_backbone_folder
 from models.student import Student, count_multiply_adds
 from models.weights import find_backbone_folder, read_json_object
 from tasks.distill.metric import closed_gap
+from tasks.distill.settings import CardConfig, DistillSettings
 from utils.checkpoints import Checkpoint
 from utils.errors import DataError, DinolithError
 from utils.files import read_json
@@ -25,13 +25,13 @@ MOST_DIFFERENCE = 0.01  # of maps from rounded weights, relative to their size: 
 
 
 def export_student(
-    settings: TaskConfig, teacher: BackboneInfo, student: Student, folder: Path, checkpoint: Checkpoint
+    settings: DistillSettings, teacher: BackboneInfo, student: Student, folder: Path, checkpoint: Checkpoint
 ) -> list[Path]:
     """Write a student as a folder that `model.backbone` accepts, and see that it loads and gives the same maps.
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : DistillSettings
         Of the distillation.
     teacher : BackboneInfo
         Whom it learnt from.
@@ -120,7 +120,7 @@ def largest_difference(student: Student, folder: Path) -> float:
 # --- the card --------------------------------------------------------------------------------------------------------
 
 
-def write_card(settings: TaskConfig, teacher: BackboneInfo, student: Student, checkpoint: Checkpoint) -> str:
+def write_card(settings: DistillSettings, teacher: BackboneInfo, student: Student, checkpoint: Checkpoint) -> str:
     """Tell what a student is, whom and what it learnt from, and how well.
 
     Examples
@@ -249,7 +249,7 @@ def describe_pictures(card: CardConfig, sources: str | list[str] | None) -> str:
     return f"From: {', '.join(map(public_name, listed)) or 'pictures that were not named'}. Nobody told more of them."
 
 
-def describe_training(settings: TaskConfig, student: Student, checkpoint: Checkpoint, run: Path) -> str:
+def describe_training(settings: DistillSettings, student: Student, checkpoint: Checkpoint, run: Path) -> str:
     """Settings, time and loss of every epoch.
 
     Examples

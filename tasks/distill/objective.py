@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from config import TaskConfig
 from models.student import Student
 from tasks.base import Batch, Entry, Progress, Sample, open_store
+from tasks.distill.settings import DistillSettings
 from tasks.distill.source import CropSource
 from tasks.objective import Objective
 from tasks.prepared import BACKBONE
@@ -30,7 +30,7 @@ class DistillObjective(Objective):
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : DistillSettings
         Loss weights and scales.
     source : CropSource
         Gives the teacher's picture of a crop.
@@ -44,7 +44,7 @@ class DistillObjective(Objective):
     {'cosine': 1.0, 'smooth_l1': 1.0, 'relation': 0.5}
     """
 
-    def __init__(self, settings: TaskConfig, source: CropSource, student: Student):
+    def __init__(self, settings: DistillSettings, source: CropSource, student: Student):
         self.settings, self.source, self.student = settings, source, student
         self.features = source.features
         self.num_blocks = len(self.features.info.layers)

@@ -10,12 +10,12 @@ import numpy as np
 from torch import nn
 from typing_extensions import override
 
-from config import TaskConfig
 from tasks.base import Context, Item, Metric, Piece
 from tasks.distill.comparison import compare_probes, probe_recipe
 from tasks.distill.export import export_student
 from tasks.distill.metric import StudentMetric, draw_maps, report_scores
 from tasks.distill.model import DistillModel
+from tasks.distill.settings import DistillSettings
 from tasks.features import FeatureService
 from tasks.output import Output
 from utils.checkpoints import Checkpoint
@@ -26,7 +26,7 @@ class DistillOutput(Output):
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : DistillSettings
         The probe and the card.
     features : FeatureService
         The teacher.
@@ -40,7 +40,7 @@ class DistillOutput(Output):
     {}
     """
 
-    def __init__(self, settings: TaskConfig, features: FeatureService, build_model: Callable[[], nn.Module]):
+    def __init__(self, settings: DistillSettings, features: FeatureService, build_model: Callable[[], nn.Module]):
         self.settings, self.features, self.build_model = settings, features, build_model
 
     @override

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from config import TaskConfig
 from tasks.base import Item, open_store
+from tasks.distill.settings import DistillSettings
 from tasks.splits import refuse_unlistable
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json, file_stamp
@@ -91,7 +91,7 @@ class PictureReader:
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : DistillSettings
         Paths, data set and distillation.
 
     Examples
@@ -101,7 +101,7 @@ class PictureReader:
     ['clip', 'photo_0', 'photo_1', 'photo_2', 'scene']
     """
 
-    def __init__(self, settings: TaskConfig):
+    def __init__(self, settings: DistillSettings):
         self.settings = settings
         self.own = settings.distill
         self.too_small: list[str] = []

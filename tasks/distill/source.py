@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from config import TaskConfig
 from tasks.base import Finding, Item, Piece, Sample
 from tasks.distill.model import teacher_pictures
 from tasks.distill.pictures import CropItem, Picture, PictureReader
+from tasks.distill.settings import DistillSettings
 from tasks.features import FeatureService
 from tasks.source import ListedSource
 from utils.augment import RandomColour
@@ -57,7 +57,9 @@ class CropSource(ListedSource):
     ((32, 32), (16, 16))
     """
 
-    def __init__(self, name: str, settings: TaskConfig, features: FeatureService, teacher_side: Callable[[], int]):
+    settings: DistillSettings
+
+    def __init__(self, name: str, settings: DistillSettings, features: FeatureService, teacher_side: Callable[[], int]):
         super().__init__(name, settings, features)
         self.own = settings.distill
         self.files = PictureReader(settings)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from config import TaskConfig, expand_path
+from config import expand_path
 from models.student import Student, TransformerStudent
 from models.weights import FAMILIES
 from tasks.base import Predictor
@@ -20,6 +20,7 @@ from tasks.distill.model import DistillModel, fit_projections
 from tasks.distill.objective import DistillObjective
 from tasks.distill.output import DistillOutput
 from tasks.distill.predictor import StudentPredictor
+from tasks.distill.settings import DistillSettings
 from tasks.distill.source import CropSource
 from tasks.feature_task import FeatureTask, refuse_other
 from tasks.splits import lists_stay
@@ -43,6 +44,7 @@ class DistillTask(FeatureTask):
     ('distill', 'mean_cosine', 2)
     """
 
+    settings: DistillSettings
     kind = "distill"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "export")
     absent: ClassVar[Mapping[str, str]] = {"inference": "export it and name the folder in model.backbone of a task"}
@@ -51,7 +53,7 @@ class DistillTask(FeatureTask):
     source: CropSource
     output: DistillOutput
 
-    def __init__(self, name: str, settings: TaskConfig):
+    def __init__(self, name: str, settings: DistillSettings):
         super().__init__(name, settings)
         self.source = CropSource(name, settings, self.features, lambda: self.teacher_side)
         self.output = DistillOutput(settings, self.features, self.build_model)
@@ -210,7 +212,7 @@ class DistillTask(FeatureTask):
 
     @override
     @classmethod
-    def from_checkpoint(cls, name: str, settings: TaskConfig, checkpoint: Checkpoint) -> Self:
+    def from_checkpoint(cls, name: str, settings: DistillSettings, checkpoint: Checkpoint) -> Self:
         said = cls.check_description(checkpoint, DESCRIBED)
         refuse_other(settings.distill, "distill", {"crop": said["crop"]}, checkpoint.path)
         settings = cls.restored_settings(settings, said, checkpoint.path)

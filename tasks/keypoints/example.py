@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import parse_settings
+from tasks import kinds
 from tasks.base import Batch, Context, Progress
 from tasks.example import example_context, in_temporary_folder, tiny_backbone
 from utils.animals import make_animals
@@ -45,7 +46,7 @@ def animals_example(folder: str | Path, *overrides: str) -> tuple[KeypointsTask,
     folder = Path(folder)
     shutil.copytree(drawn_animals(), folder / "animals", dirs_exist_ok=True)
     text = SETTINGS.format(folder=folder, backbone=tiny_backbone())
-    settings = parse_settings(text, overrides, ("segmentation", "keypoints")).tasks["animals"]
+    settings = parse_settings(text, overrides, kinds()).tasks["animals"]
     return KeypointsTask("animals", settings), example_context(folder / "run")
 
 

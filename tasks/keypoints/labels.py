@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from config import TaskConfig
 from tasks.base import Finding
 from tasks.keypoints.items import box_faults, usable
+from tasks.keypoints.settings import KeypointsSettings
 from utils.crops import canvas_of
 from utils.errors import DataError, SettingsError
 from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, read_poses
@@ -27,7 +27,7 @@ class PoseLabels:
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : KeypointsSettings
         Paths and keypoints.
     multiple : callable
         Gives the number of pixels of which the canvas's sides are multiples.
@@ -42,7 +42,9 @@ class PoseLabels:
     (7, 12, (96, 128))
     """
 
-    def __init__(self, settings: TaskConfig, multiple: Callable[[], int], fixed: Mapping[str, Any] | None = None):
+    def __init__(
+        self, settings: KeypointsSettings, multiple: Callable[[], int], fixed: Mapping[str, Any] | None = None
+    ):
         self.settings = settings
         self.own = settings.keypoints
         self.multiple = multiple

@@ -8,8 +8,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from config import KeypointsConfig
 from tasks.base import Metric, Piece
+from tasks.keypoints.settings import KeypointsConfig
 from utils.formats.poses import Instance, Skeleton
 from utils.pose_matching import PredictedPose, TruthPose
 from utils.pose_metrics import PoseScores

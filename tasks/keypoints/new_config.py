@@ -8,10 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from config import parse_settings, read_profile
+from config import defaults_below, parse_settings
+from tasks import kinds
 from tasks.keypoints.audit import audit_pictures
 from tasks.keypoints.items import PoseItem, usable
 from tasks.keypoints.labels import PoseLabels
+from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.survey import suggestions, survey
 from utils.errors import DataError, SettingsError
 from utils.files import write_bytes
@@ -71,14 +73,14 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
     >>> from tasks.keypoints.example import drawn_animals
     >>> target = Path(tempfile.mkdtemp()) / "foxes.yml"
     >>> _ = write_new_config(str(drawn_animals() / "annotations"), "small_data", target, VerbosityLogger("error"))
-    >>> parse_settings(target.read_text(), (), ("keypoints",)).tasks["annotations"].train.patience
+    >>> parse_settings(target.read_text(), (), kinds()).tasks["annotations"].train.patience
     12
     """
     target, path = Path(target), Path(source).absolute()
     if target.exists():
         raise SettingsError(f"{target}: is there already; name another file, or remove it")
     if profile != NO_PROFILE:
-        read_profile(profile, "keypoints")
+        defaults_below(KeypointsSettings, {"profile": profile})
     labels = labels_of(path)
     pictures = [picture for _, picture in labels.pictures.values()]
     if not any(usable(picture) for picture in pictures):
@@ -86,7 +88,7 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
     figures, advice = survey(labels.skeleton, pictures), suggestions(labels.skeleton, pictures)
     _tell(figures, advice, labels, pictures, log)
     text = _settings_text(path, profile, target, figures[0], advice, labels.own.short_side)
-    parse_settings(text, (), ("keypoints",))  # what is written can be used
+    parse_settings(text, (), kinds())  # what is written can be used
     write_bytes(target, text.encode())
     log.info(f"wrote {target}; look at it, then: python main.py {target} --check")
     return target
@@ -125,7 +127,7 @@ def _settings_text(path: Path, profile: str, target: Path, first: str, advice: S
     Examples
     --------
     >>> text = _settings_text(Path("/data/my mice.json"), NO_PROFILE, Path("mice.yml"), "8 pictures", [], 364)
-    >>> parse_settings(text, (), ("keypoints",)).tasks["my_mice"].keypoints.short_side
+    >>> parse_settings(text, (), kinds()).tasks["my_mice"].keypoints.short_side
     364
     """
     return TEMPLATE.format(
@@ -154,5 +156,5 @@ def labels_of(path: Path) -> PoseLabels:
         "paths": {"data_root": str(path.parent), "label_path": path.name},
         "tasks": {"labels": {"kind": "keypoints"}},
     }
-    settings = parse_settings(yaml.safe_dump(tree), (), ("keypoints",))
+    settings = parse_settings(yaml.safe_dump(tree), (), kinds())
     return PoseLabels(settings.tasks["labels"], lambda: 14)

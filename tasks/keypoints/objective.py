@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from config import TaskConfig
 from tasks.base import Batch, Entry, Progress, Sample
+from tasks.keypoints.settings import KeypointsSettings
 from tasks.objective import Objective
 from utils.augment import IDENTITY
 from utils.errors import DataError, SettingsError
@@ -83,7 +83,7 @@ class KeypointsObjective(Objective):
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : KeypointsSettings
         The task's settings.
     skeleton : Skeleton
         The keypoints.
@@ -96,13 +96,13 @@ class KeypointsObjective(Objective):
 
     Examples
     --------
-    >>> settings = TaskConfig(kind="keypoints")
+    >>> settings = KeypointsSettings()
     >>> KeypointsObjective(settings, Skeleton(("left", "right"), (1, 0)), (28, 56), 3.5, False).grid
     (8, 16)
     """
 
     def __init__(
-        self, settings: TaskConfig, skeleton: Skeleton, canvas: tuple[int, int], stride: float, grouping: bool
+        self, settings: KeypointsSettings, skeleton: Skeleton, canvas: tuple[int, int], stride: float, grouping: bool
     ):
         self.own = settings.keypoints
         self.label_path = settings.paths.label_path
@@ -129,7 +129,7 @@ class KeypointsObjective(Objective):
         Examples
         --------
         >>> skeleton = Skeleton(("nose", "left_ear", "right_ear", "tail"), (0, 2, 1, 3))
-        >>> objective = KeypointsObjective(TaskConfig(kind="keypoints"), skeleton, (28, 56), 3.5, False)
+        >>> objective = KeypointsObjective(KeypointsSettings(), skeleton, (28, 56), 3.5, False)
         >>> points = torch.tensor([[[10.0, 10, 2], [12, 14, 2], [12, 6, 2], [20, 10, 2]]])
         >>> objective._canonical(points)[0, 1].tolist()
         [12.0, 14.0, 2.0]
@@ -172,7 +172,7 @@ class KeypointsObjective(Objective):
 
         Examples
         --------
-        >>> objective = KeypointsObjective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective = KeypointsObjective(KeypointsSettings(), Skeleton(("a",)), (28, 56), 3.5, False)
         >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.zeros((1, 4), np.float32), 1.5)
         >>> valid = torch.ones(1, 28, 56, dtype=torch.bool)
         >>> float(objective.draw_targets(valid, [truth])["heatmaps"].max())
@@ -269,7 +269,7 @@ class KeypointsObjective(Objective):
 
         Examples
         --------
-        >>> settings = TaskConfig(kind="keypoints", model={"head": "multitask"})
+        >>> settings = KeypointsSettings(model={"head": "multitask"})
         >>> objective = KeypointsObjective(settings, Skeleton(("a",)), (28, 56), 3.5, False)
         >>> truth = Target(np.full((1, 1, 3), 12.0, np.float32), np.array([[4.0, 4, 20, 20]], np.float32), 1.5)
         >>> target = objective.draw_targets(torch.ones(1, 28, 56, dtype=torch.bool), [truth])
@@ -294,7 +294,7 @@ class KeypointsObjective(Objective):
 
         Examples
         --------
-        >>> objective = KeypointsObjective(TaskConfig(kind="keypoints"), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective = KeypointsObjective(KeypointsSettings(), Skeleton(("a",)), (28, 56), 3.5, False)
         >>> objective._pairs_of({"keypoints": torch.zeros(2, 1, 1, 3)}).shape
         torch.Size([2, 0])
         """
@@ -309,7 +309,7 @@ class KeypointsObjective(Objective):
 
         Examples
         --------
-        >>> settings = TaskConfig(kind="keypoints", keypoints={"loss": {"pair_weight": 0.1}})
+        >>> settings = KeypointsSettings(keypoints={"loss": {"pair_weight": 0.1}})
         >>> objective = KeypointsObjective(settings, Skeleton(("l_ear", "r_ear"), (1, 0)), (28, 56), 3.5, False)
         >>> points = torch.tensor([[[[4.0, 4.0, 2.0], [40.0, 20.0, 2.0]]]])
         >>> sorted(objective._regularisers(torch.zeros(1, 2, 8, 16), {"keypoints": points}, Progress(9, 9)))

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from config import TaskConfig
 from tasks.base import Item, Metric, Piece, Sink
 from tasks.keypoints.items import PoseItem, decode_picture
 from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.metric import KeypointMetric, report_scores
+from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.sinks import PoseSink, gather_predictions
 from tasks.output import Output
 from utils.pose_matching import PredictedPose, TruthPose
@@ -25,7 +25,7 @@ class KeypointsOutput(Output):
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : KeypointsSettings
         Thresholds and formats.
     labels : PoseLabels
         The skeleton.
@@ -37,7 +37,7 @@ class KeypointsOutput(Output):
     nan
     """
 
-    def __init__(self, settings: TaskConfig, labels: PoseLabels):
+    def __init__(self, settings: KeypointsSettings, labels: PoseLabels):
         self.settings, self.labels = settings, labels
 
     @override

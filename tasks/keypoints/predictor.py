@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from config import KeypointsConfig
 from tasks.base import Item, Piece, Predictor, Sample
 from tasks.keypoints.objective import CENTRE_SIGMA
+from tasks.keypoints.settings import KeypointsConfig
 from utils.crops import points_back
 from utils.grouping import group_peaks
 from utils.peaks import Peaks, all_peaks, best_peaks

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from config import TaskConfig
 from tasks.keypoints.audit import ambiguity
 from tasks.keypoints.items import usable
+from tasks.keypoints.settings import KeypointsSettings
 from utils.formats.poses import PosePicture, Skeleton
 from utils.left_right import body_axis, left_right_pairs
 
@@ -47,12 +47,12 @@ class Decision:
         return f"rule {self.rule}: {self.setting} = {self.value}, as {self.reason}"
 
 
-def decide(settings: TaskConfig, pictures: Sequence[PosePicture], skeleton: Skeleton) -> list[Decision]:
+def decide(settings: KeypointsSettings, pictures: Sequence[PosePicture], skeleton: Skeleton) -> list[Decision]:
     """Find the rules that hold for the training pictures.
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : KeypointsSettings
         Unchanged by this.
     pictures : sequence of PosePicture
         Those of the training split.
@@ -91,14 +91,14 @@ def decide(settings: TaskConfig, pictures: Sequence[PosePicture], skeleton: Skel
     return [decision for decision in found if changes(settings, decision)]
 
 
-def changes(settings: TaskConfig, decision: Decision) -> bool:
+def changes(settings: KeypointsSettings, decision: Decision) -> bool:
     """Whether a rule may change a setting and would.
 
     Examples
     --------
-    >>> said = TaskConfig(kind="keypoints", dataset={"augmentations": {"hflip": True}})
+    >>> said = KeypointsSettings(dataset={"augmentations": {"hflip": True}})
     >>> rule = Decision("no_flips", "dataset.augmentations.hflip", False, "")
-    >>> changes(said, rule), changes(TaskConfig(kind="keypoints"), rule)
+    >>> changes(said, rule), changes(KeypointsSettings(), rule)
     (False, True)
     """
     section, key = section_of(settings, decision.setting)
@@ -107,14 +107,14 @@ def changes(settings: TaskConfig, decision: Decision) -> bool:
     return (not given or automatic) and getattr(section, key) != decision.value
 
 
-def section_of(settings: TaskConfig, path: str) -> tuple[Any, str]:
+def section_of(settings: KeypointsSettings, path: str) -> tuple[Any, str]:
     """The section and key of a setting's path.
 
     Examples
     --------
-    >>> section, key = section_of(TaskConfig(), "dataset.augmentations.hflip")
+    >>> section, key = section_of(KeypointsSettings(), "dataset.augmentations.hflip")
     >>> type(section).__name__, key
-    ('AugmentationsConfig', 'hflip')
+    ('GeometricAugmentationsConfig', 'hflip')
     """
     *parents, key = path.split(".")
     section: Any = settings
@@ -128,7 +128,7 @@ def with_setting(section: Any, path: list[str], value: Any) -> Any:
 
     Examples
     --------
-    >>> with_setting(TaskConfig(), ["train", "patience"], 3).train.patience
+    >>> with_setting(KeypointsSettings(), ["train", "patience"], 3).train.patience
     3
     """
     key, *rest = path
@@ -136,8 +136,8 @@ def with_setting(section: Any, path: list[str], value: Any) -> Any:
 
 
 def automatic_settings(
-    settings: TaskConfig, pictures: Sequence[PosePicture], skeleton: Skeleton
-) -> tuple[TaskConfig, list[Decision]]:
+    settings: KeypointsSettings, pictures: Sequence[PosePicture], skeleton: Skeleton
+) -> tuple[KeypointsSettings, list[Decision]]:
     """Apply the rules that hold.
 
     Examples

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from config import TaskConfig, expand_path
+from config import expand_path
 from tasks.base import Finding, Item, Piece, Sample
 from tasks.features import FeatureService
 from tasks.keypoints.audit import audit_pictures
@@ -26,6 +26,7 @@ from tasks.keypoints.items import (
 )
 from tasks.keypoints.labels import PoseLabels, join_skeletons
 from tasks.keypoints.results import is_overlay
+from tasks.keypoints.settings import KeypointsSettings
 from tasks.source import ListedSource
 from tasks.splits import split_list
 from utils.animals import make_animals
@@ -65,7 +66,9 @@ class PoseSource(ListedSource):
     (8, (96, 128))
     """
 
-    def __init__(self, name: str, settings: TaskConfig, features: FeatureService, labels: PoseLabels):
+    settings: KeypointsSettings
+
+    def __init__(self, name: str, settings: KeypointsSettings, features: FeatureService, labels: PoseLabels):
         super().__init__(name, settings, features)
         self.own = settings.keypoints
         self.labels = labels

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from typing_extensions import override
 
-from config import TaskConfig, expand_path
+from config import expand_path
 from models import find_head, read_head_options
 from models.base import KeypointHead
 from tasks.base import Predictor
@@ -23,6 +23,7 @@ from tasks.keypoints.output import KeypointsOutput
 from tasks.keypoints.predictor import Decoder, PosePredictor
 from tasks.keypoints.results import refuse_double, refuse_foreign
 from tasks.keypoints.rules import Decision, automatic_settings
+from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.source import PoseSource
 from tasks.splits import lists_stay
 from utils import distributed
@@ -54,6 +55,7 @@ class KeypointsTask(FeatureTask):
     ('keypoints', 'weighted_PCK', 7)
     """
 
+    settings: KeypointsSettings
     kind = "keypoints"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "weighted_PCK"
@@ -70,7 +72,7 @@ class KeypointsTask(FeatureTask):
     source: PoseSource
     output: KeypointsOutput
 
-    def __init__(self, name: str, settings: TaskConfig, fixed: Mapping[str, Any] | None = None):
+    def __init__(self, name: str, settings: KeypointsSettings, fixed: Mapping[str, Any] | None = None):
         super().__init__(name, settings)
         self.fixed = fixed
         self.primary = PRIMARY[settings.keypoints.best_metric]  # type: ignore[misc]
@@ -78,7 +80,7 @@ class KeypointsTask(FeatureTask):
         self.labels = PoseLabels(settings, lambda: self.features.info.patch_size, fixed)
         self._build_parts(settings)
 
-    def _build_parts(self, settings: TaskConfig) -> None:
+    def _build_parts(self, settings: KeypointsSettings) -> None:
         """Make the parts that follow from settings, which automatic rules may change once the labels are read.
 
         Examples
@@ -287,7 +289,7 @@ class KeypointsTask(FeatureTask):
 
     @override
     @classmethod
-    def from_checkpoint(cls, name: str, settings: TaskConfig, checkpoint: Checkpoint) -> Self:
+    def from_checkpoint(cls, name: str, settings: KeypointsSettings, checkpoint: Checkpoint) -> Self:
         said = cls.check_description(checkpoint, DESCRIBED)
         cropping = {"instance_mode": said["instance_mode"], "bbox_scale": said["bbox_scale"]}
         refuse_other(settings.keypoints, "keypoints", cropping, checkpoint.path)

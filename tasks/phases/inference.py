@@ -279,7 +279,7 @@ def remembers(predictor: Predictor) -> bool:
 
     Examples
     --------
-    >>> from tasks.segmentation.prediction import DensePredictor
+    >>> from tasks.segmentation.predictor import DensePredictor
     >>> remembers(DensePredictor(2, 4))
     False
     """

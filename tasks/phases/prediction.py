@@ -376,7 +376,7 @@ def hand_on(
 
     Examples
     --------
-    >>> from tasks.segmentation.prediction import DensePredictor
+    >>> from tasks.segmentation.predictor import DensePredictor
     >>> from tasks.segmentation.scenes import SceneItem
     >>> from utils.tiling import Window
     >>> item = SceneItem("a", (), "a", Window(0, 0, 4, 4), 4, 4, (0, 4))

@@ -37,7 +37,7 @@ class Job:
 
     Examples
     --------
-    >>> from tasks.segmentation.prediction import DensePredictor
+    >>> from tasks.segmentation.predictor import DensePredictor
     >>> Job(Item("a", ()), DensePredictor(2, 4)).done
     False
     """
@@ -56,7 +56,7 @@ class Job:
 
         Examples
         --------
-        >>> from tasks.segmentation.prediction import DensePredictor
+        >>> from tasks.segmentation.predictor import DensePredictor
         >>> from tasks.segmentation.scenes import SceneItem
         >>> from utils.tiling import Window
         >>> job = Job(SceneItem("a", (), "a", Window(0, 0, 4, 8), 4, 4, (0, 4)), DensePredictor(2, 4))
@@ -94,7 +94,7 @@ class Slot:
 
     Examples
     --------
-    >>> from tasks.segmentation.prediction import DensePredictor
+    >>> from tasks.segmentation.predictor import DensePredictor
     >>> Slot(Job(Item("a", ()), DensePredictor(2, 4)), ends=True).wanted
     True
     """

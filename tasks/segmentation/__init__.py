@@ -1,5 +1,1 @@
 """Semantic segmentation of georeferenced rasters and photo sets."""
-
-from tasks.segmentation.task import SegmentationTask
-
-__all__ = ["SegmentationTask"]

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from config import TaskConfig
 from models.backbone import BackboneInfo
 from models.base import SegmentationHead, fit_to_image
 from models.maskformer import MaskFormerHead
 from tasks.base import Batch, Entry, Progress
 from tasks.objective import Objective
+from tasks.segmentation.settings import SegmentationSettings
 from utils.errors import DataError, SettingsError
 from utils.labels import IGNORE
 from utils.losses import class_weights_from_counts, segmentation_counts, segmentation_sums
@@ -31,7 +31,7 @@ class SegmentationObjective(Objective):
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : SegmentationSettings
         Loss weights and sampling.
     classes : list of str
         Class names.
@@ -48,7 +48,7 @@ class SegmentationObjective(Objective):
     (2.0, 0.8)
     """
 
-    def __init__(self, settings: TaskConfig, classes: list[str], info: BackboneInfo, head: SegmentationHead):
+    def __init__(self, settings: SegmentationSettings, classes: list[str], info: BackboneInfo, head: SegmentationHead):
         self.settings, self.classes, self.info, self.head = settings, classes, info, head
         self.class_weights: Tensor | None = None
 
@@ -242,12 +242,12 @@ class SegmentationObjective(Objective):
         return {"pixel_accuracy": (int(right.sum()), int(known.sum()))}
 
 
-def listed_weights(settings: TaskConfig, num_classes: int) -> Tensor | None:
+def listed_weights(settings: SegmentationSettings, num_classes: int) -> Tensor | None:
     """Class weights that the settings list; None when they list none.
 
     Examples
     --------
-    >>> listed_weights(TaskConfig(train={"loss": {"class_weights": [1.0]}}), 2)
+    >>> listed_weights(SegmentationSettings(train={"loss": {"class_weights": [1.0]}}), 2)
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: train.loss.class_weights: 1 weights for 2 classes

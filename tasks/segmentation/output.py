@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from config import TaskConfig, expand_path
+from config import expand_path
 from tasks.base import Item, Metric, Piece, Sink
 from tasks.output import Output
 from tasks.segmentation.metric import SegmentationMetric, report_scores
 from tasks.segmentation.scenes import SceneItem, SceneReader
+from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.sinks import RasterSink, refuse_foreign
 from utils.errors import SettingsError
 from utils.labels import IGNORE
@@ -30,7 +31,7 @@ class SegmentationOutput(Output):
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : SegmentationSettings
         Formats and folders.
     classes : list of str
         Class names.
@@ -44,7 +45,7 @@ class SegmentationOutput(Output):
     0
     """
 
-    def __init__(self, settings: TaskConfig, classes: list[str], scenes: SceneReader):
+    def __init__(self, settings: SegmentationSettings, classes: list[str], scenes: SceneReader):
         self.settings, self.classes, self.scenes = settings, classes, scenes
 
     @override

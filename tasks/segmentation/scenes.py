@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from config import TaskConfig
 from tasks.base import Item, open_store
+from tasks.segmentation.settings import SegmentationSettings
 from tasks.splits import refuse_unlistable
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json
@@ -146,7 +146,7 @@ class SceneReader:
 
     Parameters
     ----------
-    settings : TaskConfig
+    settings : SegmentationSettings
         Paths and data set.
     classes : list of str
         Class names.
@@ -158,7 +158,7 @@ class SceneReader:
     ['scene_0', 'scene_1']
     """
 
-    def __init__(self, settings: TaskConfig, classes: list[str]):
+    def __init__(self, settings: SegmentationSettings, classes: list[str]):
         self.settings = settings
         self.classes = classes
         self.scaling: ValueScaling | None = None

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from config import TaskConfig, expand_path
+from config import expand_path
 from tasks.base import Finding, Item, Piece, Sample
 from tasks.features import FeatureService
 from tasks.segmentation.scenes import SceneFiles, SceneItem, SceneReader, block_id, parse_id
+from tasks.segmentation.settings import SegmentationSettings
 from tasks.source import ListedSource
 from tasks.splits import lists_stay, split_list
 from utils import distributed
@@ -57,7 +58,9 @@ class SceneSource(ListedSource):
     (['scene_0'], [])
     """
 
-    def __init__(self, name: str, settings: TaskConfig, features: FeatureService, classes: list[str]):
+    settings: SegmentationSettings
+
+    def __init__(self, name: str, settings: SegmentationSettings, features: FeatureService, classes: list[str]):
         super().__init__(name, settings, features)
         self.classes = classes
         self.scenes = SceneReader(settings, classes)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from typing_extensions import override
 
-from config import TaskConfig, expand_path
+from config import expand_path
 from models.backbone import resolve_layers
 from models.base import SegmentationHead
 from tasks.base import Predictor
@@ -18,6 +18,7 @@ from tasks.segmentation.objective import SegmentationObjective, listed_weights
 from tasks.segmentation.output import SegmentationOutput
 from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem, raise_first, read_scaling
+from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.source import SceneSource
 from utils import distributed
 from utils.augment import View
@@ -39,6 +40,7 @@ class SegmentationTask(FeatureTask):
     ('segmentation', 'mIoU', ['dark', 'light'])
     """
 
+    settings: SegmentationSettings
     kind = "segmentation"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "mIoU"
@@ -46,7 +48,7 @@ class SegmentationTask(FeatureTask):
     source: SceneSource
     output: SegmentationOutput
 
-    def __init__(self, name: str, settings: TaskConfig):
+    def __init__(self, name: str, settings: SegmentationSettings):
         super().__init__(name, settings)
         self.classes = class_names(settings)
         self.source = SceneSource(name, settings, self.features, self.classes)
@@ -137,7 +139,7 @@ class SegmentationTask(FeatureTask):
 
     @classmethod
     @override
-    def from_checkpoint(cls, name: str, settings: TaskConfig, checkpoint: Checkpoint) -> Self:
+    def from_checkpoint(cls, name: str, settings: SegmentationSettings, checkpoint: Checkpoint) -> Self:
         said = cls.check_description(checkpoint, DESCRIBED)
         refuse_other_data(settings, said, checkpoint.path)
         asked = settings.model
@@ -160,7 +162,7 @@ class SegmentationTask(FeatureTask):
         return DensePredictor(len(self.classes), self.features.info.patch_size, number)
 
 
-def class_names(settings: TaskConfig) -> list[str]:
+def class_names(settings: SegmentationSettings) -> list[str]:
     """Names of the classes, or numbered ones.
 
     Raises
@@ -170,9 +172,9 @@ def class_names(settings: TaskConfig) -> list[str]:
 
     Examples
     --------
-    >>> class_names(TaskConfig(model={"num_classes": 2}))
+    >>> class_names(SegmentationSettings(model={"num_classes": 2}))
     ['class_0', 'class_1']
-    >>> class_names(TaskConfig())
+    >>> class_names(SegmentationSettings())
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: dataset.classes: not set; name them, such as [field, road], or set model.num_classes
@@ -193,12 +195,12 @@ def class_names(settings: TaskConfig) -> list[str]:
     return names
 
 
-def _classes_of_checkpoint(settings: TaskConfig) -> list[str] | None:
+def _classes_of_checkpoint(settings: SegmentationSettings) -> list[str] | None:
     """Classes of the checkpoint that is named for prediction, where nothing else is to be done.
 
     Examples
     --------
-    >>> _classes_of_checkpoint(TaskConfig()) is None
+    >>> _classes_of_checkpoint(SegmentationSettings()) is None
     True
     """
     if {"prepare", "verify", "train"} & set(settings.enabled_phases):
@@ -207,14 +209,14 @@ def _classes_of_checkpoint(settings: TaskConfig) -> list[str] | None:
     return load_checkpoint(expand_path(named[0])).description.get("classes") if named and named[0] else None
 
 
-def refuse_other_data(settings: TaskConfig, said: dict[str, Any], path: Path) -> None:
+def refuse_other_data(settings: SegmentationSettings, said: dict[str, Any], path: Path) -> None:
     """Refuse settings of pictures and classes that are given in the file and contradict a checkpoint.
 
     Examples
     --------
     >>> said = {"classes": ["a", "b"], "bands": None, "scale": 1.0, "tile_size": 64}
-    >>> refuse_other_data(TaskConfig(model={"num_classes": 2}, dataset={"percentiles": [2, 98]}), said, Path("a"))
-    >>> refuse_other_data(TaskConfig(dataset={"scale": 0.5}), said, Path("a"))
+    >>> refuse_other_data(SegmentationSettings(model={"num_classes": 2}), said, Path("a"))
+    >>> refuse_other_data(SegmentationSettings(dataset={"scale": 0.5}), said, Path("a"))
     Traceback (most recent call last):
         ...
     utils.errors.DataError: a: holds scale 1.0, but dataset.scale asks for 0.5; name the right checkpoint or drop it

@@ -469,10 +469,10 @@ def test_what_is_no_settings_file_says_where_it_goes_wrong(text, words, tmp_path
 
 
 def test_an_error_says_which_of_several_tasks_it_is_about(tmp_path, capsys):
-    tree = make_settings(tmp_path) | {"tasks": {"coral": {}, "fish": {"model": {"head": "conv"}}}}
+    tree = make_settings(tmp_path) | {"tasks": {"coral": {}, "fish": {"dataset": {"classes": ["a", "a"]}}}}
     code, errors, said = call(tmp_path, yaml.safe_dump(tree), capsys)
     assert (code, len(errors)) == (2, 1), said
-    assert "fish: model.head: unknown head 'conv'" in errors[0]
+    assert "fish: dataset.classes: names must differ" in errors[0]
 
 
 def test_the_sample_is_not_drawn_for_somebody_with_own_pictures(tmp_path, capsys):
@@ -550,8 +550,7 @@ def test_a_refusal_of_the_system_names_the_file_and_the_cure(error, words):
 
 
 def test_an_error_that_is_no_matter_of_files_keeps_its_traceback(capsys):
-    def fail() -> None:
+    with pytest.raises(BlockingIOError) as caught:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    assert main.guarded(fail, main.VerbosityLogger("error")) == 4
+    assert main.exit_code(caught.value, main.VerbosityLogger("error")) == 4
     assert "Traceback" in capsys.readouterr().err

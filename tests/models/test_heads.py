@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import HEADS, build_head, choose, read_head_options
+from models import HEADS, build_head, choose, find_head, read_head_options
 from models.base import FeatureSpec, SegmentationHead, fit_to_image, patch_grid_of
 from models.layers import FusionPyramid, RankBatchNorm2d, levels_by_stride, resize, spread_over_levels
 from utils.errors import SettingsError
 
 NAMES = sorted(HEADS["segmentation"])
-WITH_IMAGE = [name for name in NAMES if HEADS["segmentation"][name].needs_image]
+WITH_IMAGE = [name for name in NAMES if find_head("segmentation", name).needs_image]
 SMALL = {
     "dpt": {"width": 16, "narrowest": 8, "detail_width": 8},
     "linear": {},
@@ -224,7 +224,7 @@ def test_named_layers_exist_and_only_linear_has_batch_statistics(name: str) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 def test_options_are_frozen_strict_and_described(name: str) -> None:
-    options = HEADS["segmentation"][name].Options
+    options = find_head("segmentation", name).Options
     assert options.model_config["frozen"]
     assert all(field.description for field in options.model_fields.values())
     with pytest.raises(SettingsError, match=r"model\.head_options\.bogus: unknown key.*known keys: "):
@@ -383,7 +383,7 @@ def test_wrong_names_and_options_are_told_all_at_once() -> None:
     with pytest.raises(SettingsError, match="paint: unknown kind of colour 'mauve'; known: red"):
         choose({"red": 1}, "mauve", kind="kind of colour", setting="paint")
     with pytest.raises(SettingsError) as caught:
-        read_head_options({"widht": 8, "depth": "2", "narrowest": 0}, HEADS["segmentation"]["dpt"].Options)
+        read_head_options({"widht": 8, "depth": "2", "narrowest": 0}, find_head("segmentation", "dpt").Options)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert "model.head_options.depth: expected int, got str '2'" in lines

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import HEADS, build_head
+from models import HEADS, build_head, find_head
 from models.base import FeatureSpec, KeypointHead
 from models.keypoint_layers import KeypointOptions, MergedMaps
 from utils.errors import SettingsError
@@ -313,7 +313,7 @@ def test_the_default_size_for_a_small_backbone(name: str, least: float, most: fl
 
 @pytest.mark.parametrize("name", NAMES)
 def test_options_are_frozen_strict_and_described(name: str) -> None:
-    options = HEADS["keypoints"][name].Options
+    options = find_head("keypoints", name).Options
     assert options.model_config["frozen"]
     assert all(field.description for field in options.model_fields.values())
 

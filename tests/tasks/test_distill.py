@@ -19,10 +19,10 @@ import main
 from config import load_settings
 from models.backbone import load_backbone
 from models.random_backbone import write_random_backbone
-from tasks import TASKS
+from tasks import kinds
 from tasks.base import Context, Progress, open_store
-from tasks.distill import DistillTask
 from tasks.distill.example import SETTINGS, draw_blots, drawn_pictures, student_example
+from tasks.distill.task import DistillTask
 from tasks.example import SETTINGS as LABELLED
 from tasks.example import tiny_backbone, write_pictures
 from tasks.phases import evaluate, prepare, train
@@ -85,7 +85,7 @@ def metrics_of(folder: Path) -> dict:
 
 
 def task_of(folder: Path, *overrides: str) -> DistillTask:
-    settings = load_settings(folder / "config.yml", overrides, tuple(TASKS)).tasks["student"]
+    settings = load_settings(folder / "config.yml", overrides, kinds()).tasks["student"]
     return DistillTask("student", settings)
 
 
@@ -514,7 +514,7 @@ def test_features_that_are_computed_online_are_varied_for_both(tmp_path):
         (["model.head_options.inherit=[0, 1]"], "the teacher is a dinov2, the student a dinov3_vit; take a student of"),
         (["distill.loss={cosine: 0, smooth_l1: 0}"], "distill.loss: all weights are 0"),
         (["inference.enable=true"], "export it and name the folder in model.backbone"),
-        (["tasks.student.dataset.classes=[a]"], "dataset.classes: a task of kind distill has no use for it"),
+        (["tasks.student.dataset.classes=[a]"], "dataset.classes: unknown key; known keys: "),
         (["distill.stacks=[[a.tif, b.tif]]"], "three files make a picture"),
     ],
 )
@@ -589,8 +589,8 @@ def test_a_checkpoint_of_another_kind_or_crop_is_refused(finished):
     path = latest(finished) / "checkpoints" / "best.safetensors"
     with pytest.raises(DataError, match=r"holds crop 32, but distill\.crop asks for 64"):
         evaluate.restore(task_of(finished, "distill.crop=64"), str(path), context_of(finished), "evaluate")
-    settings = load_settings(finished / "labelled.yml", (), tuple(TASKS)).tasks["segmentation"]
-    from tasks.segmentation import SegmentationTask
+    settings = load_settings(finished / "labelled.yml", (), kinds()).tasks["segmentation"]
+    from tasks.segmentation.task import SegmentationTask
 
     with pytest.raises(DataError, match="a checkpoint of 'distill', not of 'segmentation'"):
         evaluate.restore(SegmentationTask("a", settings), str(path), context_of(finished), "evaluate")
@@ -602,7 +602,7 @@ def test_a_checkpoint_of_another_kind_or_crop_is_refused(finished):
 
 def embedded_task(*overrides: str) -> DistillTask:
     words = [f"paths.data_root={DATA}", *overrides]
-    settings = load_settings(ROOT / "docs" / "configs" / "distill_embedded.yml", words, tuple(TASKS)).tasks["embedded"]
+    settings = load_settings(ROOT / "docs" / "configs" / "distill_embedded.yml", words, kinds()).tasks["embedded"]
     return DistillTask("embedded", settings)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ import yaml
 from torch import Tensor, nn
 
 import main
-from config import load_settings
-from tasks import TASKS
+from config import ExportConfig, InferenceConfig, PathsConfig, TaskConfig, load_settings
+from tasks import TASKS, kinds
 from tasks.base import (
     Batch,
     Context,
@@ -473,7 +473,30 @@ def write_noise(folder: Path) -> None:
 # Through main.py
 
 
+class HousePaths(PathsConfig):
+    raw_images_dir: str | None = None
+
+
+class HouseSettings(TaskConfig):
+    paths: HousePaths = HousePaths()
+    inference: InferenceConfig = InferenceConfig()
+    export: ExportConfig = ExportConfig()
+
+
+class MotionSettings(HouseSettings):
+    kind: Literal["motion"] = "motion"
+
+
+class CountSettings(HouseSettings):
+    kind: Literal["count"] = "count"
+
+
+class EchoSettings(HouseSettings):
+    kind: Literal["echo"] = "echo"
+
+
 KINDS = {"motion": MotionTask, "count": CountTask, "echo": EchoTask}
+SETTINGS = {"motion": MotionSettings, "count": CountSettings, "echo": EchoSettings}
 TRAIN = {"epochs": 24, "batch_size": 2, "optimizer": "adamw", "adamw_lr": 0.05, "val_every": 12}
 
 
@@ -482,7 +505,7 @@ def registry():
     """What a new task adds to the house: a line per kind."""
     with pytest.MonkeyPatch.context() as patch:
         for kind, task in KINDS.items():
-            patch.setitem(TASKS, kind, f"{__name__}:{task.__name__}")
+            patch.setitem(TASKS, kind, (f"{__name__}:{SETTINGS[kind].__name__}", f"{__name__}:{task.__name__}"))
         yield
 
 
@@ -535,7 +558,7 @@ def statuses(folder: Path) -> dict[str, str]:
 
 
 def build(kind: str, config: Path) -> tuple[Task, Context]:
-    settings = load_settings(config, (), tuple(TASKS)).tasks[kind]
+    settings = load_settings(config, (), kinds()).tasks[kind]
     folder = Path(settings.paths.runs_root) / kind / "latest"
     return KINDS[kind](kind, settings), Context(VerbosityLogger("error"), folder)
 
@@ -556,7 +579,7 @@ def test_evaluate_gives_the_same_from_the_store_and_from_the_pictures(kind, run_
     folder, _ = run_once(kind)
     task, context = build(kind, folder / "config.yml")
     stored = read_json(context.folder / "evaluate_val" / "metrics.json")
-    live_settings = load_settings(folder / "config.yml", [f"paths.processed_dir={tmp_path}"], tuple(TASKS))
+    live_settings = load_settings(folder / "config.yml", [f"paths.processed_dir={tmp_path}"], kinds())
     live = KINDS[kind](kind, live_settings.tasks[kind])
     (context.folder / "evaluate_val" / "metrics.json").unlink()
     assert evaluate.stored_or_live(task, "val")[1] is not None
@@ -599,7 +622,7 @@ def test_what_a_predictor_bridges_never_reaches_the_model(tmp_path):
 
 def test_an_interrupted_video_goes_on_where_the_memory_is_empty(run_once, tmp_path):
     folder, _ = run_once("motion")
-    settings = load_settings(folder / "config.yml", [f"inference.output_dir={tmp_path}"], tuple(TASKS))
+    settings = load_settings(folder / "config.yml", [f"inference.output_dir={tmp_path}"], kinds())
     task, context = MotionTask("motion", settings.tasks["motion"]), build("motion", folder / "config.yml")[1]
     asked, again = [], []
 
@@ -701,7 +724,7 @@ def test_a_teachers_maps_are_those_of_the_view_and_are_made_once(tmp_path):
 def test_online_pictures_meet_the_maps_of_their_view(tmp_path):
     config = write_config("echo", tmp_path)
     assert main.main([str(config), "--only", "echo.prepare"]) == 0
-    settings = load_settings(config, ["train.features=online"], tuple(TASKS)).tasks["echo"]
+    settings = load_settings(config, ["train.features=online"], kinds()).tasks["echo"]
     task, cached = EchoTask("echo", settings), build("echo", config)[0]
     store = open_store(settings, "train")
     tickets = [Ticket(0, "hflip"), Ticket(1)]

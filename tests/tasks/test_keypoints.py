@@ -16,9 +16,9 @@ import torch
 import yaml
 
 import main
-from config import KeypointsConfig
 from tasks.keypoints.example import SETTINGS, animals_example, drawn_animals
 from tasks.keypoints.predictor import Decoder
+from tasks.keypoints.settings import KeypointsConfig
 from tasks.keypoints.sinks import pose_array
 from tasks.prepared import stack_samples
 from utils.augment import View, views_of
@@ -110,14 +110,14 @@ def test_two_ranks_give_the_weights_and_scores_of_one(finished, tmp_path):
 
 
 def test_training_in_two_pieces_gives_bitwise_the_weights_of_one(finished, tmp_path):
-    from tasks import TASKS
+    from tasks import kinds
     from tasks.base import Context, open_store
-    from tasks.keypoints import KeypointsTask
+    from tasks.keypoints.task import KeypointsTask
     from tasks.phases.train import Training, training_fingerprint
     from tasks.prepared import prepared_items
     from utils.logging import VerbosityLogger
 
-    settings = main.load_settings(finished / "config.yml", (), tuple(TASKS)).tasks["animals"]
+    settings = main.load_settings(finished / "config.yml", (), kinds()).tasks["animals"]
 
     def start(folder: Path) -> Training:
         task = KeypointsTask("animals", settings)
@@ -261,7 +261,7 @@ def test_settings_without_use_are_refused(tmp_path):
     config = write_settings(tmp_path, tasks={"animals": {"kind": "keypoints", "train": {"crop_size": 64}}})
     done = run(config)
     assert done.returncode == 2
-    assert "tasks.animals.train.crop_size: a task of kind keypoints has no use for it" in done.stdout + done.stderr
+    assert "tasks.animals.train.crop_size: unknown key" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut"])

@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tasks.segmentation.prediction import DensePredictor
 from tasks.segmentation.scoring import SegmentationMetric
 
 from config import TaskConfig, parse_settings
+from tasks import kinds
 from tasks.base import Batch, Context, Item, Metric, Piece, Predictor, Sample, Sink, open_store
 from tasks.example import SETTINGS as SCENES
 from tasks.example import example_context, example_task, tiny_backbone
@@ -30,6 +30,7 @@ from tasks.phases import evaluate, export, inference, prepare, train
 from tasks.phases.prediction import LOOK_AHEAD, predict, score
 from tasks.phases.samples import LiveSamples, Slot
 from tasks.prepared import prepared_items
+from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask
 from tasks.task import Task
@@ -125,7 +126,7 @@ def photos(folder: Path, *overrides: str):
     lists = f"dataset.splits={{train_list: {folder}/train.txt, val_list: {folder}/val.txt}}"
     named = f"inference.input_tif={folder}/pictures/val_*.png"
     text = SCENES.format(folder=folder, backbone=tiny_backbone()).replace("val_fraction: 0.34, ", "")
-    settings = parse_settings(text, (lists, named, *overrides)).tasks["segmentation"]
+    settings = parse_settings(text, (lists, named, *overrides), kinds()).tasks["segmentation"]
     return SegmentationTask("segmentation", settings), example_context(folder / "run")
 
 
@@ -134,7 +135,7 @@ def animals(folder: Path, *overrides: str):
     make_animals(folder / "animals", seed=1, train=2, val=PHOTOS, frames=1, size=SIZE)
     text = ANIMALS.format(folder=folder, backbone=tiny_backbone())
     changes = ("keypoints.short_side=48", *overrides)
-    settings = parse_settings(text, changes, ("segmentation", "keypoints")).tasks["animals"]
+    settings = parse_settings(text, changes, kinds()).tasks["animals"]
     return KeypointsTask("animals", settings), example_context(folder / "run")
 
 

@@ -18,13 +18,13 @@ import torch
 
 from config import parse_settings
 from models import HEADS
-from tasks import TASKS, example
+from tasks import example, kinds
 from tasks.base import Context, Progress, open_store
-from tasks.distill import DistillTask
 from tasks.distill import example as students
+from tasks.distill.task import DistillTask
 from tasks.example import example_context, tiny_backbone
-from tasks.keypoints import KeypointsTask
 from tasks.keypoints import example as animals
+from tasks.keypoints.task import KeypointsTask
 from tasks.model import trained_state
 from tasks.phases import prepare, train
 from tasks.phases.step import count_targets
@@ -74,7 +74,7 @@ PARTS = ("train.epochs=2", "train.batch_size=2", "train.grad_accum_steps=2")
 def make_task(folder: Path, kind: str, *changes: str) -> tuple[Task, Context]:
     """The task of an example that was drawn before, by this process or another."""
     text = (folder / f"{kind}.yml").read_text()
-    ((name, settings),) = parse_settings(text, changes, tuple(TASKS)).tasks.items()
+    ((name, settings),) = parse_settings(text, changes, kinds()).tasks.items()
     return TASK_CLASSES[kind](name, settings), example_context(folder / kind / "run")
 
 

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
-from tasks.segmentation.prediction import DensePredictor
 from torch import nn
 
 from models.local_backbone import write_local_backbone
@@ -19,6 +18,7 @@ from tasks.example import example_context, example_task
 from tasks.phases import evaluate, prepare, train
 from tasks.phases.prediction import predict as predict_items
 from tasks.phases.samples import Job, LiveSamples
+from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.task import SegmentationTask
 from utils.tiling import StripBlender, Window
 

@@ -1,0 +1,150 @@
+"""Settings of tasks of kind keypoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from config import (
+    Count,
+    DatasetConfig,
+    Fraction,
+    GeometricAugmentationsConfig,
+    InferenceConfig,
+    ModelConfig,
+    NonNegative,
+    PathsConfig,
+    Positive,
+    SampleConfig,
+    Section,
+    Side,
+    TaskConfig,
+)
+from models import head_name
+
+
+class KeypointsPaths(PathsConfig):
+    """Folders and files shared by the phases; relative paths start in the working directory."""
+
+    label_path: str | None = Field(None, description="labels: one file, or a folder of them; they name the pictures")
+
+
+class ConvertConfig(Section):
+    """A copy of the labels in another format."""
+
+    format: Literal["yolo", "labelme", "coco", "deeplabcut"] = Field(description="what other programs read")
+    folder: str = Field(description="where to write; empty, or a copy made earlier")
+    layout: Literal["annotations", "folders"] = Field(
+        "annotations", description="coco: annotations/ and images/, or train/ and valid/ with JPEGImages each"
+    )
+    mode: Literal["keypoints", "segmentation"] = Field(
+        "keypoints", description="coco: points, or only outlines (boxes where there is none)"
+    )
+
+
+class KeypointsDataset(DatasetConfig):
+    """Pictures, labels and classes."""
+
+    augmentations: GeometricAugmentationsConfig = GeometricAugmentationsConfig()
+    sample: SampleConfig = SampleConfig()
+    convert_to: ConvertConfig | None = Field(
+        None, description="prepare also writes the labels in another format, divided as the splits are"
+    )
+
+
+class KeypointsModel(ModelConfig):
+    """The frozen backbone and the head that is trained on it."""
+
+    head: Annotated[str, head_name("keypoints")] = Field("conv", description="name in the registry of heads")
+
+
+class KeypointLossConfig(Section):
+    """Weights of the loss terms of keypoints; sizes are in cells of the head's output."""
+
+    heatmap: Literal["bce", "mse", "focal"] = Field("bce", description="what compares heatmaps with their targets")
+    heatmap_weight: NonNegative = Field(1.0, description="of that comparison")
+    balance: bool = Field(
+        False, description="weigh the few cells near a keypoint up, at most 50 times; flattens the peaks"
+    )
+    dice_weight: NonNegative = Field(0.5, description="Dice per picture and keypoint")
+    coord_weight: NonNegative = Field(0.0, description="distance of the soft-argmax to the keypoint")
+    coord_type: Literal["smooth_l1", "l1", "l2"] = Field("smooth_l1", description="how that distance counts")
+    coord_warmup: NonNegative = Field(5.0, description="epochs in which coord_weight rises from 0")
+    grouping_weight: NonNegative = Field(0.5, description="centres of animals and offsets to them")
+    objectness_weight: NonNegative = Field(0.25, description="head multitask: where animals are")
+    box_weight: NonNegative = Field(0.25, description="head multitask: their boxes")
+    mask_weight: NonNegative = Field(0.25, description="head multitask: their area")
+    aux_warmup: NonNegative = Field(10.0, description="epochs in which the three weights above rise from 0")
+    pair_weight: NonNegative = Field(0.0, description="left and right of a pair must not share a place")
+    pair_margin_px: NonNegative = Field(4.0, description="their least distance, in pixels of the sample")
+    side_weight: NonNegative = Field(0.0, description="left and right of a pair lie on two sides of the body axis")
+    side_margin: NonNegative = Field(0.0, description="sine of the least angle to that axis")
+
+
+class KeypointsConfig(Section):
+    """What only tasks of kind keypoints have."""
+
+    format: Literal["auto", "yolo", "labelme", "coco", "deeplabcut"] = Field(
+        "auto", description="of paths.label_path; auto looks at what is there"
+    )
+    names_file: str | None = Field(
+        None, description="LabelMe: text file with the keypoints' names, one per line; null collects them from labels"
+    )
+    category: str | None = Field(None, description="the kind of animal, where the labels hold several")
+    instance_mode: Literal["whole", "per_instance"] = Field(
+        "whole", description="whole: the picture as it is; per_instance: a crop of each animal"
+    )
+    bbox_scale: float = Field(1.25, ge=1, le=10, description="size of a crop over the animal's box")
+    short_side: Side = Field(518, description="pixels of a sample's short side, to which pictures are scaled")
+    max_instances: Count = Field(20, description="most animals of a picture; more are an error of the labels")
+    grouping: bool | Literal["auto"] = Field(
+        "auto", description="learn which points belong together; auto: when a whole picture holds several animals"
+    )
+    split_by: Literal["picture", "folder", "stem"] = Field(
+        "picture", description="what stays together in the default split; stem: the name up to its last number"
+    )
+    mask_type: Literal["gaussian", "circle"] = Field("gaussian", description="shape of the heatmaps' targets")
+    sigma: Positive = Field(1.5, description="their size in cells of the output: deviation, or radius of the circle")
+    sigma_end: Positive | None = Field(None, description="size at the last epoch; null: as at the first")
+    augment_from: Fraction = Field(0.0, description="share of training before which pictures are not varied")
+    augment_until: Fraction = Field(1.0, description="share of training after which pictures are not varied")
+    loss: KeypointLossConfig = KeypointLossConfig()
+    canonicalise: bool | Literal["auto"] = Field(
+        "auto", description="name left and right of training labels by the body axis; auto: small ambiguous sets"
+    )
+    automatic_rules: bool = Field(True, description="let small or ambiguous data change defaults; each is logged")
+    decoder: Literal["quadratic", "soft_argmax"] = Field("quadratic", description="from a heatmap to a point")
+    min_score: Fraction = Field(
+        0.05, description="points below this are left out of predictions, and animals without a point above it"
+    )
+    nms_radius: Positive = Field(3.0, description="cells between two peaks of one keypoint")
+    tta_merge: Literal["mean", "max"] = Field("mean", description="how heatmaps of mirrored pictures are merged")
+    thresholds: list[Positive] = Field([], description="PCK: pixels of the picture, beside 2, 4, 8 and 16")
+    oks_sigmas: Positive | list[Positive] = Field(0.05, description="OKS: one for all keypoints, or one each")
+    best_metric: Literal["PCK", "error", "AP"] = Field(
+        "PCK", description="chooses the best checkpoint: weighted PCK, mean error, or OKS AP"
+    )
+    formats: list[Literal["labelme", "coco", "json", "csv", "video"]] = Field(
+        ["csv", "json"], min_length=1, description="what inference writes; video: an overlay of a video"
+    )
+    prompts: str | None = Field(None, description="folder of LabelMe files whose rectangles say where animals are")
+
+
+class KeypointsSettings(TaskConfig):
+    """All settings of a task of kind keypoints, defaults filled in.
+
+    Examples
+    --------
+    >>> KeypointsSettings(train={"enable": True}).model.head
+    'conv'
+    """
+
+    safe_mode: ClassVar[dict[str, Any]] = {"keypoints": {"short_side": 378}}
+
+    kind: Literal["keypoints"] = Field("keypoints", description="what the task makes of pictures")
+    paths: KeypointsPaths = KeypointsPaths()
+    dataset: KeypointsDataset = KeypointsDataset()
+    model: KeypointsModel = KeypointsModel()
+    inference: InferenceConfig = InferenceConfig()
+    keypoints: KeypointsConfig = KeypointsConfig()

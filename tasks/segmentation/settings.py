@@ -1,0 +1,183 @@
+"""Settings of tasks of kind segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import override
+
+from config import (
+    Count,
+    DatasetConfig,
+    GeometricAugmentationsConfig,
+    InferenceConfig,
+    Interval,
+    ModelConfig,
+    NonNegative,
+    PathsConfig,
+    Percentiles,
+    Positive,
+    PrepareConfig,
+    SampleConfig,
+    Section,
+    Side,
+    SplitsConfig,
+    TaskConfig,
+    TrainConfig,
+)
+from models import head_name
+
+
+class SegmentationPaths(PathsConfig):
+    """Folders and files shared by the phases; relative paths start in the working directory."""
+
+    raw_images_dir: str | list[str] | None = Field(None, description="pictures: file, folder, glob, or a list of them")
+    label_path: str | None = Field(None, description="labels: one raster or vector file, or a folder of them")
+
+
+class SegmentationSplits(SplitsConfig):
+    """Training, validation and test split."""
+
+    block_tiles: Count | None = Field(
+        None, description="side of the spatial blocks of the default split, in tiles; null chooses by the data's size"
+    )
+
+
+class SegmentationDataset(DatasetConfig):
+    """Pictures, labels and classes."""
+
+    classes: list[str] | None = Field(None, min_length=1, description="class names; index 0 is the first of them")
+    bands: list[Count] | None = Field(
+        None, min_length=1, description="bands to read, from 1, in order: three colours, then extra bands for the head"
+    )
+    band_files: list[str] | None = Field(
+        None, min_length=1, description="files below raw_images_dir that are the bands of one scene"
+    )
+    scale: Positive = Field(
+        1.0, description="resample pictures by this factor before anything else: 0.5 halves each side"
+    )
+    value_range: Interval | None = Field(None, description="values that become black and white; null takes percentiles")
+    percentiles: Percentiles = Field([1.0, 99.0], description="of all pictures together, for data that is not 8 bits")
+    max_pixels: Count = Field(
+        178_956_970, description="refuse pictures that must be decoded whole and hold more pixels than this"
+    )
+    label_pattern: str | None = Field(
+        None, description="name of a picture's label in the folder label_path, such as '{stem}_buildings.geojson'"
+    )
+    label_layer: str | None = Field(None, description="layer of a vector file")
+    label_attribute: str | None = Field(None, description="attribute of a vector file that holds the class")
+    label_mapping: dict[str | int, str | int] | None = Field(
+        None,
+        description="label value -> class name or index; '*' stands for every other value; 'ignore' leaves out; "
+        "attributes that are class names need no entry; in rasters 255 is unlabelled unless it is mapped",
+    )
+    label_colours: dict[str, list[int]] | None = Field(
+        None, description="class name -> [red, green, blue] of masks that are painted in colours; results take them too"
+    )
+    label_nodata: list[int] = Field([], description="label values that mean 'not labelled'")
+    unlabelled: str = Field(
+        "ignore", description="class of the ground outside all features of a vector file, or 'ignore'"
+    )
+    line_width: Positive = Field(3.0, description="width at which lines of a vector file are drawn, in pixels")
+    max_windows: Count | None = Field(None, description="keep only this many windows per item, for a quick try")
+    augmentations: GeometricAugmentationsConfig = GeometricAugmentationsConfig()
+    splits: SegmentationSplits = SegmentationSplits()
+    sample: SampleConfig = SampleConfig()
+
+
+class SegmentationModel(ModelConfig):
+    """The frozen backbone and the head that is trained on it."""
+
+    head: Annotated[str, head_name("segmentation")] = Field("dpt", description="name in the registry of heads")
+    num_classes: Count | None = Field(None, description="number of classes, when dataset.classes does not name them")
+
+
+class SegmentationPrepare(PrepareConfig):
+    """Cut the pictures, compute their features once, store them."""
+
+    tile_size: Side = Field(512, description="side of a window in pixels")
+    overlap: float = Field(0.0, ge=0, lt=0.9, description="share of a training window that its neighbour repeats")
+
+
+class LossConfig(Section):
+    """Weights of the loss terms."""
+
+    ce_weight: NonNegative = Field(1.0, description="cross-entropy per pixel")
+    dice_weight: NonNegative = Field(1.0, description="Dice per picture and class that occurs in it")
+    aux_weight: NonNegative = Field(0.4, description="the same terms on a head's auxiliary logits")
+    focal_gamma: NonNegative = Field(0.0, description="above 0 the cross-entropy is focal with this exponent")
+    class_weights: Literal["auto"] | list[NonNegative] | None = Field(
+        None, description="auto: from the pixel counts of the training split; or one weight per class"
+    )
+    no_object_weight: Positive = Field(0.1, description="mask classification: weight of queries without a mask")
+
+
+class SegmentationTrain(TrainConfig):
+    """Train a head."""
+
+    loss: LossConfig = LossConfig()
+    sampling: Literal["uniform", "rare"] = Field(
+        "uniform", description="rare: windows with rare classes come more often"
+    )
+    val_overlap: float = Field(
+        0.25, ge=0, lt=0.9, description="share of a window that its neighbour repeats in validation, test and evaluate"
+    )
+    crop_size: Count | None = Field(None, description="random crops of this side; needs features: online")
+
+
+class PolygonsConfig(Section):
+    """Polygons of the predicted classes."""
+
+    enable: bool = Field(False, description="write a GeoPackage beside each raster")
+    simplify: NonNegative = Field(0.0, description="largest deviation in pixels; 0 keeps every corner")
+    min_area: NonNegative = Field(0.0, description="leave out smaller polygons, in pixels")
+    skip: list[str] = Field([], description="classes that get no polygons, such as the background")
+
+
+class SegmentationInference(InferenceConfig):
+    """Predict new pictures."""
+
+    output_tif: str | None = Field(None, description="name of the result, for one picture")
+    tile_size: Side | None = Field(None, description="null: as in training")
+    overlap: float = Field(0.25, ge=0, lt=0.9, description="share of a window that its neighbour repeats, blended")
+    confidence: bool = Field(False, description="also write the probability of the chosen class")
+    format: Literal["cog", "gtiff"] = Field("cog", description="cloud-optimised or plain tiled GeoTIFF")
+    polygons: PolygonsConfig = PolygonsConfig()
+
+
+class SegmentationSettings(TaskConfig):
+    """All settings of a task of kind segmentation, defaults filled in.
+
+    Examples
+    --------
+    >>> SegmentationSettings(train={"enable": True}).model.head
+    'dpt'
+    """
+
+    kind: Literal["segmentation"] = Field("segmentation", description="what the task makes of pictures")
+    paths: SegmentationPaths = SegmentationPaths()
+    dataset: SegmentationDataset = SegmentationDataset()
+    model: SegmentationModel = SegmentationModel()
+    prepare: SegmentationPrepare = SegmentationPrepare()
+    train: SegmentationTrain = SegmentationTrain()
+    inference: SegmentationInference = SegmentationInference()
+
+    @override
+    def clashes(self) -> Iterator[str]:
+        yield from super().clashes()
+        classes, number = self.dataset.classes, self.model.num_classes
+        loss, crop, output = self.train.loss, self.train.crop_size, self.inference.output_tif
+        if crop is not None and self.train.features == "cached":
+            yield "train.crop_size: stored features cannot be cropped; set train.features: online or crop_size: null"
+        if crop is not None and crop > self.prepare.tile_size:
+            yield f"train.crop_size: {crop} exceeds prepare.tile_size {self.prepare.tile_size}"
+        if classes and number and len(classes) != number:
+            yield f"model.num_classes: {number}, but dataset.classes names {len(classes)}; drop one of the two"
+        if loss.ce_weight == loss.dice_weight == 0:
+            yield "train.loss: ce_weight and dice_weight are both 0, so there is nothing to learn from; raise one"
+        if isinstance(loss.class_weights, list) and not any(loss.class_weights):
+            yield f"train.loss.class_weights: at least one must be above 0, got {loss.class_weights}"
+        if output and not output.lower().endswith((".tif", ".tiff", ".png")):
+            yield f"inference.output_tif: expected a name that ends with .tif or .png, got {output!r}"
