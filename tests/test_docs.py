@@ -37,7 +37,7 @@ DINOKPSEG_FLAGS = """--auto-safe-mode --batch --bbox-scale --best-metric --box-l
 --lr-pair-loss-weight --lr-pair-margin-px --lr-side-loss-margin --lr-side-loss-weight --mask-type --max-cpu-threads
 --max-interop-threads --min-keypoint-score --model-name --multitask-aux-warmup-epochs --no-lr-canonicalize
 --obj-loss-weight --out --output --relational-heads --relational-layers --run-name --runs-root --schedule-profile
---split --thresholds --tta-hflip --tta-merge --warmup-epochs --weights --workers""".split()
+--split --thresholds --tta-hflip --tta-merge --warmup-epochs --weights --workers"""
 
 
 def name_of(path: Path) -> str:
@@ -139,7 +139,7 @@ def test_every_published_key_is_listed_with_its_value():
 
 def test_every_published_flag_is_listed():
     listed = {flag for row in rows_of("keypoints") for flag in re.findall(r"`(--[\w-]+)`", row[0])}
-    assert listed == set(DINOKPSEG_FLAGS)
+    assert listed == set(DINOKPSEG_FLAGS.split())
 
 
 def test_python_names_that_are_listed_exist():
