@@ -155,6 +155,15 @@ def test_settings_that_are_named_exist(path):
         for name in SETTING.findall(code) if not code.startswith(("python", "models.", "utils.", "tasks.")) else ():
             if not FILE_NAMES.search(name):
                 assert any(exists(kind, name) for kind in TASKS), f"{path.name}: {name}"
+        for key in re.findall(r"^([a-z]\w*): ", code):
+            assert key in short_names(), f"{path.name}: {code}"
+
+
+@lru_cache
+def short_names() -> set[str]:
+    """Names of all settings and options of heads, without their sections."""
+    paths = [path for kind in TASKS for path in leaves(defaults(kind).model_dump())]
+    return {path.rpartition(".")[2] for path in paths} | {name for kind in HEADS for name in head_options(kind)}
 
 
 def exists(kind: str, setting: str) -> bool:
