@@ -28,13 +28,13 @@ from tasks.keypoints.scoring import PRIMARY, KeypointMetric, report_scores
 from tasks.keypoints.sinks import PoseSink, gather_predictions
 from tasks.splits import lists_stay
 from utils import distributed
-from utils.animals import make_animals
 from utils.augment import IDENTITY, RandomColour, View, tta_views
 from utils.checkpoints import Checkpoint
 from utils.crops import drop_outside, move_boxes, move_keypoints, random_similarity, warp_picture
 from utils.errors import DataError, SettingsError
 from utils.formats.convert import convert_poses
 from utils.formats.poses import Instance, Skeleton
+from utils.samples.files import write_foxes
 from utils.tiling import Window
 from utils.videos import VideoReader, is_video
 
@@ -295,7 +295,7 @@ class KeypointsTask(FeatureTask):
         """
         sample = self.settings.dataset.sample
         if sample.enable:
-            make_animals(expand_path(sample.folder), seed=sample.seed)
+            write_foxes(expand_path(sample.folder), seed=sample.seed)
         self.data.settle_split()
         wanted = self.settings.dataset.convert_to
         if wanted is not None:

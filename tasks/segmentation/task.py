@@ -47,7 +47,7 @@ from utils.plots import class_palette, draw_comparison
 from utils.raster_files import check_scene
 from utils.raster_output import ClassRasterWriter
 from utils.rasters import ValueScaling, estimate_scaling, value_kind
-from utils.sample import make_sample
+from utils.samples.files import write_land
 from utils.tiling import Window, split_rows
 
 logger = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ class SegmentationTask(FeatureTask):
         """
         sample = self.settings.dataset.sample
         if sample.enable:
-            make_sample(expand_path(sample.folder), seed=sample.seed)
+            write_land(expand_path(sample.folder), seed=sample.seed)
         self._check_scenes()
         self._use_scaling(make=True)
         self.data.settle_split()
