@@ -41,9 +41,9 @@ from tasks.phases.prediction import collect
 from tasks.phases.samples import Job, LiveSamples
 from tasks.phases.train import Training
 from tasks.prepared import prepared_items
-from utils.animals import make_animals
 from utils.checkpoints import save_checkpoint
 from utils.logging import VerbosityLogger
+from utils.samples.files import write_foxes
 
 EPOCH_GOAL, VIDEO_GOAL = 4.0, 0.85
 
@@ -164,7 +164,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train, val, frames = (4, 2, 8) if options.quick else (16, 4, 48)
-        make_animals(folder / "foxes", seed=0, train=train, val=val, frames=frames)
+        write_foxes(folder / "foxes", seed=0, train=train, val=val, frames=frames)
         backbone = random_backbone(options.backbone, folder, TINY if options.quick else VIT_SMALL)
         if options.only != "video":
             print_epochs(folder, backbone, options)

@@ -10,7 +10,7 @@ import rasterio
 
 from utils.plots import class_palette, draw_comparison, save_picture, side_by_side
 from utils.rasters import RasterScene
-from utils.sample import CLASSES
+from utils.samples.world import CLASSES
 from utils.tiling import Window
 from utils.videos import VideoReader
 

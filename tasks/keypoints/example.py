@@ -13,7 +13,7 @@ from config import parse_settings
 from tasks import kinds
 from tasks.base import Batch, Context, Progress
 from tasks.example import example_context, in_temporary_folder, tiny_backbone
-from utils.animals import make_animals
+from utils.samples.files import write_foxes
 
 if TYPE_CHECKING:
     from tasks.keypoints.task import KeypointsTask
@@ -61,7 +61,7 @@ def drawn_animals() -> Path:
     """
     folder = Path(tempfile.mkdtemp())
     weakref.finalize(drawn_animals, shutil.rmtree, folder, ignore_errors=True)
-    make_animals(folder, seed=1, train=8, val=4, frames=4)
+    write_foxes(folder, seed=1, train=8, val=4, frames=4)
     return folder
 
 

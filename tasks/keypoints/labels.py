@@ -135,7 +135,7 @@ class PoseLabels:
         >>> labels = pose_task().labels
         >>> labels.sets["val"].pictures[1].instances[0].box_xyxy[2] = 1e300
         >>> print(*labels.faults.values())
-        images/val_001: animal 1: its box of 1e+300 x 67 pixels is more than 3 times as wide or high as the picture; \
+        images/val_001: animal 1: its box of 1e+300 x 78 pixels is more than 3 times as wide or high as the picture; \
 correct or remove it
         """
         found: dict[str, Finding] = {}

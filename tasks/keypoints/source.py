@@ -29,7 +29,6 @@ from tasks.keypoints.results import is_overlay
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.source import ListedSource
 from tasks.splits import split_list
-from utils.animals import make_animals
 from utils.augment import IDENTITY, RandomColour, View
 from utils.crops import (
     crop_of_box,
@@ -45,6 +44,7 @@ from utils.errors import DataError, SettingsError
 from utils.formats.convert import convert_poses
 from utils.formats.poses import Instance, PosePicture, PoseSet, read_poses
 from utils.inputs import find_inputs
+from utils.samples.files import write_foxes
 from utils.videos import VideoReader, is_video
 
 
@@ -79,7 +79,7 @@ class PoseSource(ListedSource):
     def prepare_data(self) -> None:
         dataset = self.settings.dataset
         if dataset.sample.enable:
-            make_animals(expand_path(dataset.sample.folder), seed=dataset.sample.seed)
+            write_foxes(expand_path(dataset.sample.folder), seed=dataset.sample.seed)
         if self.has_lists():
             self.write_splits()
         if dataset.convert_to is not None:

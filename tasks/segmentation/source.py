@@ -24,7 +24,7 @@ from utils.augment import RandomColour, RandomGeometry
 from utils.errors import DataError, SettingsError
 from utils.labels import IGNORE, label_counts
 from utils.raster_files import find_scenes, scene_ids
-from utils.sample import make_sample
+from utils.samples.files import write_land
 from utils.splits import stratified_choice
 from utils.tiling import Window, split_rows
 
@@ -72,7 +72,7 @@ class SceneSource(ListedSource):
     def prepare_data(self) -> None:
         sample = self.settings.dataset.sample
         if sample.enable:
-            make_sample(expand_path(sample.folder), seed=sample.seed)
+            write_land(expand_path(sample.folder), seed=sample.seed)
         self.scenes.check()
         self.scenes.find_scaling(make=True)
         self.write_splits()

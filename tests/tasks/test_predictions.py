@@ -35,11 +35,11 @@ from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask
 from tasks.task import Task
 from utils import distributed
-from utils.animals import make_animals
 from utils.augment import IDENTITY
 from utils.errors import DataError, Interrupted
 from utils.files import read_json
 from utils.logging import VerbosityLogger
+from utils.samples.files import write_foxes
 from utils.tiling import Window
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +132,7 @@ def photos(folder: Path, *overrides: str):
 
 def animals(folder: Path, *overrides: str):
     """A task on two pictures for training and ten to validate and predict, each of one canvas."""
-    make_animals(folder / "animals", seed=1, train=2, val=PHOTOS, frames=1, size=SIZE)
+    write_foxes(folder / "animals", seed=1, train=2, val=PHOTOS, frames=1, size=SIZE)
     text = ANIMALS.format(folder=folder, backbone=tiny_backbone())
     changes = ("keypoints.short_side=48", *overrides)
     settings = parse_settings(text, changes, kinds()).tasks["animals"]

@@ -1,0 +1,1 @@
+"""The procedural sample: one small seeded world that serves every kind of task."""
