@@ -6,7 +6,7 @@ import numpy as np
 
 from tasks.base import Piece
 from tasks.keypoints.pictures import PoseItem, decode_picture
-from utils.formats.poses import Skeleton
+from utils.formats.types import Skeleton
 from utils.pose_matching import PredictedPose, TruthPose
 from utils.pose_plots import draw_pose_comparison
 

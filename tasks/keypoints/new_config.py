@@ -14,7 +14,7 @@ from tasks.keypoints.pictures import PoseData, PoseItem, usable
 from tasks.keypoints.survey import suggestions, survey
 from utils.errors import DataError, SettingsError
 from utils.files import write_bytes
-from utils.formats.poses import PosePicture
+from utils.formats.types import PosePicture
 from utils.logging import VerbosityLogger
 
 TEMPLATE = """\

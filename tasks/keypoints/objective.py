@@ -13,7 +13,7 @@ from torch import Tensor
 from config import TaskConfig
 from tasks.base import Batch, Progress, Sample
 from utils.errors import SettingsError
-from utils.formats.poses import Skeleton
+from utils.formats.types import Skeleton
 from utils.heatmaps import (
     box_targets,
     centre_heatmaps,

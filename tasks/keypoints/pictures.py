@@ -32,7 +32,8 @@ from utils.errors import DataError, SettingsError
 from utils.files import digest_json, file_stamp
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import picture_bytes
-from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, read_poses
+from utils.formats.read import read_poses
+from utils.formats.types import Instance, PosePicture, PoseSet, Skeleton
 from utils.inputs import find_inputs
 from utils.splits import nearest, read_list
 from utils.videos import VideoReader, is_video

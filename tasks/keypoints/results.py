@@ -67,7 +67,7 @@ def refuse_double(items: Sequence[PoseItem], folder: Path, formats: Sequence[str
     Examples
     --------
     >>> from tasks.keypoints.pictures import PoseItem
-    >>> from utils.formats.poses import PosePicture
+    >>> from utils.formats.types import PosePicture
     >>> items = [PoseItem(name, (), PosePicture(name, Path(name + ".png"), None, ()), "inference")
     ...     for name in ("a", "predictions_coco")]
     >>> refuse_double(items, Path("out"), ["csv"])
@@ -99,7 +99,7 @@ def refuse_foreign(items: Sequence[PoseItem], folder: Path, formats: Sequence[st
     --------
     >>> import tempfile
     >>> from tasks.keypoints.pictures import PoseItem
-    >>> from utils.formats.poses import PosePicture
+    >>> from utils.formats.types import PosePicture
     >>> folder = Path(tempfile.mkdtemp())
     >>> item = PoseItem("a", (), PosePicture("a", folder / "a.png", None, ()), "inference")
     >>> refuse_foreign([item], folder, ["csv"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from config import KeypointsConfig
 from tasks.base import Metric, Piece
-from utils.formats.poses import Instance, Skeleton
+from utils.formats.types import Instance, Skeleton
 from utils.pose_matching import PredictedPose, TruthPose
 from utils.pose_metrics import PoseScores
 from utils.pose_plots import plot_error_histogram, plot_keypoint_table

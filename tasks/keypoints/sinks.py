@@ -27,7 +27,7 @@ from tasks.keypoints.results import (
 )
 from utils.errors import DataError
 from utils.files import digest_json, read_json, sync, write_bytes, write_json
-from utils.formats.poses import Skeleton
+from utils.formats.types import Skeleton
 from utils.pose_drawing import draw_poses, mark_radius
 from utils.videos import VideoReader, VideoWriter, is_video
 
@@ -57,7 +57,7 @@ class PoseSink(Sink):
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.poses import PosePicture
+    >>> from utils.formats.types import PosePicture
     >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
     >>> sink = PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})
     >>> found = {"frame": 0, "keypoints": np.array([[[1.0, 2.0, 0.5]]]), "scores": np.array([0.5])}
@@ -81,7 +81,7 @@ class PoseSink(Sink):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.formats.poses import PosePicture
+        >>> from utils.formats.types import PosePicture
         >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
         >>> sink = PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})
         >>> nothing = {"frame": 0, "keypoints": np.zeros((0, 1, 3)), "scores": np.zeros(0), "spread": np.zeros((0, 1))}
@@ -102,7 +102,7 @@ class PoseSink(Sink):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.formats.poses import PosePicture
+        >>> from utils.formats.types import PosePicture
         >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
         >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})._lines()
         []
@@ -123,7 +123,7 @@ class PoseSink(Sink):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.formats.poses import PosePicture
+        >>> from utils.formats.types import PosePicture
         >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
         >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).resume_point() is None
         True
@@ -137,7 +137,7 @@ class PoseSink(Sink):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.formats.poses import PosePicture
+        >>> from utils.formats.types import PosePicture
         >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
         >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).flush()
         """
@@ -152,7 +152,7 @@ class PoseSink(Sink):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.formats.poses import PosePicture
+        >>> from utils.formats.types import PosePicture
         >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
         >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).close()[0].name
         'a.json'
@@ -217,7 +217,7 @@ def write_labelme_prediction(item: PoseItem, frames: Sequence[dict], skeleton: S
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.poses import PosePicture
+    >>> from utils.formats.types import PosePicture
     >>> from utils.files import write_bytes
     >>> import cv2
     >>> folder = Path(tempfile.mkdtemp())
@@ -276,7 +276,7 @@ def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, pa
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.poses import PosePicture
+    >>> from utils.formats.types import PosePicture
     >>> folder = Path(tempfile.mkdtemp())
     >>> with VideoWriter(folder / "v.avi", (32, 48), 10.0) as video:
     ...     video.write(np.zeros((32, 48, 3), np.uint8))
@@ -301,7 +301,7 @@ def gather_predictions(
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.poses import PosePicture
+    >>> from utils.formats.types import PosePicture
     >>> folder = Path(tempfile.mkdtemp())
     >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
     >>> _ = PoseSink(item, folder, Skeleton(("nose",)), ["csv"], {}).close()

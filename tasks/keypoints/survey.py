@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.keypoints.audit import ambiguity
 from tasks.keypoints.pictures import PoseData, box_of, usable
-from utils.formats.poses import PosePicture, Skeleton
+from utils.formats.types import PosePicture, Skeleton
 from utils.left_right import body_axis, left_right_pairs
 
 SMALL_ANIMAL = 0.2  # of a picture's short side: below it, an animal has few cells of a whole picture
@@ -78,7 +78,7 @@ def animal_sizes(pictures: Sequence[PosePicture]) -> list[tuple[float, tuple[flo
     Examples
     --------
     >>> from pathlib import Path
-    >>> from utils.formats.poses import Instance
+    >>> from utils.formats.types import Instance
     >>> fly = Instance("fly", np.array([[1.0, 2.0, 2.0]]), np.array([0.0, 0.0, 20.0, 10.0]))
     >>> animal_sizes([PosePicture("a", Path("a.png"), (40, 60), (fly,))])
     [(0.5, (10.0, 20.0))]

@@ -34,7 +34,7 @@ from utils.checkpoints import Checkpoint
 from utils.crops import drop_outside, move_boxes, move_keypoints, random_similarity, warp_picture
 from utils.errors import DataError, SettingsError
 from utils.formats.convert import convert_poses
-from utils.formats.poses import Instance, Skeleton
+from utils.formats.types import Instance, Skeleton
 from utils.tiling import Window
 from utils.videos import VideoReader, is_video
 

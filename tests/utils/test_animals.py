@@ -14,7 +14,7 @@ import pytest
 from utils.animals import KEYPOINTS, SIZE, label_scene, locate_animals, make_animals, trace_outlines
 from utils.errors import DataError
 from utils.files import digest_file
-from utils.formats.poses import infer_flip_idx
+from utils.formats.types import infer_flip_idx
 from utils.fox_scenes import draw_pose, draw_scene, draw_sun, plan_scene, walk
 from utils.foxes import COATS, EDGES, build_fox, hidden_keypoints, locate_keypoints
 from utils.grounds import GROUNDS

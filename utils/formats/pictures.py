@@ -13,7 +13,7 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.files import sync, write_bytes
-from utils.formats.poses import PosePicture
+from utils.formats.types import AnnotatedPicture
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -152,12 +152,12 @@ def picture_ids(paths: Iterable[Path], root: Path) -> dict[Path, str]:
     return {path: stem if counts[stem] == 1 else names[path] for path, stem in stems.items()}
 
 
-def picture_bytes(picture: PosePicture) -> bytes:
+def picture_bytes(picture: AnnotatedPicture) -> bytes:
     """Encoded content of a picture: of its file, or of the LabelMe file that it is embedded in.
 
     Parameters
     ----------
-    picture : PosePicture
+    picture : AnnotatedPicture
         Embedded when `extra["image_data"]` is "embedded"; the data is read anew, so that a set stays small.
 
     Returns
@@ -175,7 +175,7 @@ def picture_bytes(picture: PosePicture) -> bytes:
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.json"
     >>> _ = path.write_text('{"imageData": "cGl4ZWxz"}')
-    >>> picture_bytes(PosePicture("a", path, (4, 6), (), {"image_data": "embedded"}))
+    >>> picture_bytes(AnnotatedPicture("a", path, (4, 6), (), {"image_data": "embedded"}))
     b'pixels'
     """
     if not picture.path.is_file():
@@ -216,12 +216,12 @@ def suffix_of(data: bytes) -> str:
     return next((suffix for start, suffix in starts.items() if data.startswith(start)), ".png")
 
 
-def place_picture(picture: PosePicture, target: Path) -> None:
+def place_picture(picture: AnnotatedPicture, target: Path) -> None:
     """Put a picture into a data set: a second name of the same file where the system allows it, else a copy.
 
     Parameters
     ----------
-    picture : PosePicture
+    picture : AnnotatedPicture
         An embedded one becomes a file.
     target : Path
         New name; one that is there already is replaced.
@@ -231,7 +231,7 @@ def place_picture(picture: PosePicture, target: Path) -> None:
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "a.png").write_bytes(b"pixels")
-    >>> place_picture(PosePicture("a", folder / "a.png", (4, 6), ()), folder / "deep" / "b.png")
+    >>> place_picture(AnnotatedPicture("a", folder / "a.png", (4, 6), ()), folder / "deep" / "b.png")
     >>> (folder / "deep" / "b.png").read_bytes()
     b'pixels'
     """
@@ -251,18 +251,18 @@ def place_picture(picture: PosePicture, target: Path) -> None:
     sync(target.parent)
 
 
-def picture_suffix(picture: PosePicture) -> str:
+def picture_suffix(picture: AnnotatedPicture) -> str:
     """Suffix of a picture's file, or the one that its embedded data should have.
 
     Examples
     --------
-    >>> picture_suffix(PosePicture("a", Path("a.PNG"), (4, 6), ()))
+    >>> picture_suffix(AnnotatedPicture("a", Path("a.PNG"), (4, 6), ()))
     '.PNG'
     """
     return suffix_of(picture_bytes(picture)) if picture.extra.get("image_data") == "embedded" else picture.path.suffix
 
 
-def new_names(pictures: Sequence[PosePicture]) -> list[str]:
+def new_names(pictures: Sequence[AnnotatedPicture]) -> list[str]:
     """File names for pictures in a new folder: their ids without the folders that all of them share.
 
     No two have the same stem, because a label is found by it.
@@ -270,7 +270,7 @@ def new_names(pictures: Sequence[PosePicture]) -> list[str]:
     Examples
     --------
     >>> paths = {"images/train/a": "a.png", "images/train/b/c": "c.jpg", "images/train/a.jpg": "a.jpg"}
-    >>> new_names([PosePicture(id, Path(path), (4, 6), ()) for id, path in paths.items()])
+    >>> new_names([AnnotatedPicture(id, Path(path), (4, 6), ()) for id, path in paths.items()])
     ['a.png', 'b/c.jpg', 'a_jpg.jpg']
     """
     shared = posixpath.commonpath([posixpath.dirname(picture.id) for picture in pictures]) if pictures else ""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.formats.pictures import list_files
-from utils.formats.poses import FORMATS
 from utils.formats.specs import read_yaml
+from utils.formats.types import FORMATS
 
 _PEEK = 2**16
 _YAML = (".yaml", ".yml")

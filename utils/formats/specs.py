@@ -11,9 +11,10 @@ from typing import Any
 
 from utils.errors import DataError, SettingsError
 from utils.files import write_bytes
-from utils.formats.poses import SPLITS, Problem, Skeleton, build_skeleton
+from utils.formats.types import SPLITS, Problem, Skeleton, build_skeleton
 from utils.strict_yaml import read_sections
 
+SUFFIXES = (".yaml", ".yml")
 NAME_KEYS = ("keypoint_names", "kpt_names", "kpt_labels")
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SPLIT_KEYS = (*SPLIT_WORDS, "all")
@@ -134,8 +135,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: {error}") from None
 
 
-def find_misspelled(spec: Spec, known: Iterable[str]) -> list[Problem]:
-    """Keys that look like a known one but are not: they would be passed over.
+def find_misspelled(spec: Spec, others: Iterable[str] = ()) -> list[Problem]:
+    """Keys that look like one that a specification may have but are not: they would be passed over.
+
+    Parameters
+    ----------
+    spec : Spec
+        The file.
+    others : iterable of str
+        Keys of its format beyond those of every format.
 
     Examples
     --------
@@ -143,7 +151,7 @@ def find_misspelled(spec: Spec, known: Iterable[str]) -> list[Problem]:
     >>> [str(problem) for problem in find_misspelled(spec, ["kpt_shape"])]
     ["data.yaml: unknown key 'kpt_shap'; did you mean 'kpt_shape'?"]
     """
-    names = [*known, *_SPLIT_KEYS, *NAME_KEYS, "path", "format", "names", "nc", "flip_idx", "kpt_shape", "edges"]
+    names = [*others, *_SPLIT_KEYS, *NAME_KEYS, "path", "format", "names", "nc", "flip_idx", "kpt_shape", "edges"]
     found = []
     for key in (key for key in map(str, spec.keys) if key not in names):
         close = difflib.get_close_matches(key, names, 1, cutoff=0.8)

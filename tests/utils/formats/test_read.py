@@ -14,14 +14,15 @@ import tifffile
 import yaml
 
 from utils.errors import DataError
-from utils.formats.coco import write_coco
+from utils.formats.coco.write import write_coco
 from utils.formats.compare import find_differences
-from utils.formats.deeplabcut import write_deeplabcut
-from utils.formats.labelme import write_labelme
+from utils.formats.deeplabcut.write import write_deeplabcut
+from utils.formats.labelme.write import write_labelme
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import list_files, new_names, picture_bytes, picture_ids, place_picture, resolve_inside
-from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, infer_flip_idx, keypoints_array, read_poses
-from utils.formats.yolo import write_yolo
+from utils.formats.read import read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, infer_flip_idx, keypoints_array
+from utils.formats.yolo.write import write_yolo
 
 ROOT = Path(__file__).resolve().parents[3]
 REAL = ROOT.parent / "shared" / "data"
@@ -120,7 +121,7 @@ def test_writing_over_the_source_or_beside_old_labels_is_refused(format, maker, 
         WRITERS[format](poses, tmp_path)
     WRITERS[format](poses, tmp_path / "new")
     WRITERS[format](poses, tmp_path / "new")  # the same again is no other data set
-    fewer = {"train": PoseSet(poses["train"].pictures[2:], poses["train"].skeletons)}
+    fewer = {"train": AnnotationSet(poses["train"].pictures[2:], poses["train"].skeletons)}
     if format == "coco":  # its files list what belongs to them
         write_coco(fewer, tmp_path / "new")
     else:
@@ -193,8 +194,8 @@ def test_pictures_with_one_stem_keep_their_labels_apart(tmp_path, draw_picture):
         pictures = []
         for index, path in enumerate(paths):
             mouse = Instance("mouse", keypoints_array([[index + 1, 2]], [2]), np.array([0.0, 0, 9, 9]))
-            pictures.append(PosePicture(ids[path], path, (40, 60), (mouse,)))
-        writer(PoseSet(pictures, skeletons), tmp_path / format)
+            pictures.append(AnnotatedPicture(ids[path], path, (40, 60), (mouse,)))
+        writer({"all": AnnotationSet(pictures, skeletons)}, tmp_path / format)
         read = read_poses(tmp_path / format)["all"]
         places = sorted(picture.instances[0].keypoints[0, 0] for picture in read.pictures)
         assert places == pytest.approx([1, 2, 3])
@@ -203,7 +204,7 @@ def test_pictures_with_one_stem_keep_their_labels_apart(tmp_path, draw_picture):
 def test_pictures_are_linked_where_possible_and_replaced_whole(tmp_path, draw_picture):
     first, second = draw_picture(tmp_path / "a.png"), draw_picture(tmp_path / "b.png", 20, 30)
     for path in (first, second, second):
-        place_picture(PosePicture("a", path, None, ()), tmp_path / "new" / "c.png")
+        place_picture(AnnotatedPicture("a", path, None, ()), tmp_path / "new" / "c.png")
     assert picture_size(tmp_path / "new" / "c.png") == (20, 30)
     assert picture_size(first) == (40, 60)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["c.png"]
@@ -211,7 +212,7 @@ def test_pictures_are_linked_where_possible_and_replaced_whole(tmp_path, draw_pi
 
 def test_names_in_a_new_folder_are_different_for_different_stems():
     pictures = [
-        PosePicture(id, Path(path), None, ())
+        AnnotatedPicture(id, Path(path), None, ())
         for id, path in (("a.png", "a.png"), ("a.jpg", "a.jpg"), ("a_jpg", "a_jpg.png"))
     ]
     names = new_names(pictures)
@@ -306,7 +307,7 @@ def test_a_missing_picture_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such picture"):
         picture_size(tmp_path / "a.png")
     with pytest.raises(DataError, match="no such picture"):
-        picture_bytes(PosePicture("a", tmp_path / "a.png", None, ()))
+        picture_bytes(AnnotatedPicture("a", tmp_path / "a.png", None, ()))
 
 
 def test_random_bytes_never_break_the_header_reader():

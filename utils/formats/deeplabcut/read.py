@@ -7,6 +7,7 @@ by its path in one column or in three. An empty cell or NaN is a missing keypoin
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +18,20 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.deeplabcut_writer import unsupported, write_deeplabcut
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import is_picture, list_files, picture_ids, plain_path, resolve_inside
-from utils.formats.pose_sets import mark_incomplete, report_shared_pictures
-from utils.formats.poses import Instance, PosePicture, PoseSet, Problem, Skeleton, build_skeleton, keypoints_array
 from utils.formats.recognise import format_of_file
-
-__all__ = ["read_deeplabcut", "unsupported", "write_deeplabcut"]
+from utils.formats.sets import mark_incomplete, report_shared_pictures
+from utils.formats.text_files import read_text
+from utils.formats.types import (
+    AnnotatedPicture,
+    AnnotationSet,
+    Instance,
+    Problem,
+    Skeleton,
+    build_skeleton,
+    keypoints_array,
+)
 
 DEFAULT_CATEGORY = "animal"
 _HEADER = ("scorer", "individuals", "bodyparts", "coords")
@@ -32,10 +39,10 @@ _UNIQUE = "single"  # DeepLabCut's individual for body parts that only exist onc
 _COORDS = ("x", "y", "likelihood")
 
 
-def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[str, PoseSet]:
+def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[str, AnnotationSet]:
     r"""Read DeepLabCut's tables of labels.
 
-    A keypoint with coordinates is visible (2). Individuals keep their identity: `track` is the number at the end of
+    A keypoint with coordinates is visible (2). Individuals keep their identity: `track_id` is the number at the end of
     the individual's name less one, or its place. Where a picture's path does not lead to it, its name is looked for
     beside the table and in `images`.
 
@@ -51,7 +58,7 @@ def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[st
 
     Returns
     -------
-    dict of str to PoseSet
+    dict of str to AnnotationSet
         By split. An instance has its individual's name in `extra["individual"]` where there are several.
 
     Raises
@@ -72,7 +79,7 @@ def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[st
     """
     path = Path(path)
     spec, base, files = _find_tables(path, None if root is None else Path(root))
-    problems = specs.find_misspelled(spec, ()) if spec else []
+    problems = specs.find_misspelled(spec) if spec else []
     tables = {split: [_read_table(file, base) for file in part] for split, part in files.items()}
     ids = picture_ids((picture for part in tables.values() for table in part for picture in table.rows), base)
     skeletons = _read_skeletons([table for part in tables.values() for table in part], spec, str(path))
@@ -90,7 +97,7 @@ def _find_tables(path: Path, root: Path | None) -> tuple[specs.Spec | None, Path
     >>> root.as_posix(), list(files)
     ('set', ['all'])
     """
-    if path.suffix.lower() in (".yaml", ".yml"):
+    if path.suffix.lower() in specs.SUFFIXES:
         spec = specs.read_spec(path, root)
         named = {split: [spec.root / plain_path(text) for text in texts] for split, texts in spec.splits().items()}
         return spec, spec.root, named
@@ -172,12 +179,10 @@ def _read_table(path: Path, root: Path) -> _Table:
         ...
     utils.errors.DataError: .../a.csv: not a table of DeepLabCut: no header row bodyparts, coords
     """
+    text = read_text(path)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            lines = [(number, line) for number, line in enumerate(csv.reader(stream), start=1) if any(line)]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+        lines = [(number, line) for number, line in enumerate(csv.reader(io.StringIO(text, "")), start=1) if any(line)]
+    except csv.Error as error:
         raise DataError(f"{path}: not a csv table ({error})") from None
     header = {line[0]: line for _, line in lines[:4] if line[0] in _HEADER}
     table = _Table(path, *_read_header(path, header))
@@ -334,7 +339,7 @@ def _read_skeletons(tables: Sequence[_Table], spec: specs.Spec | None, where: st
     return found
 
 
-def _build_set(tables: Sequence[_Table], skeletons: Mapping[str, Skeleton], ids: Mapping[Path, str]) -> PoseSet:
+def _build_set(tables: Sequence[_Table], skeletons: Mapping[str, Skeleton], ids: Mapping[Path, str]) -> AnnotationSet:
     """Join the tables of a split.
 
     Examples
@@ -345,7 +350,7 @@ def _build_set(tables: Sequence[_Table], skeletons: Mapping[str, Skeleton], ids:
     >>> poses.pictures[0].instances, poses.problems[0].what
     ((), "'nose' has only one of x and y; it is taken as missing")
     """
-    poses = PoseSet([], dict(skeletons), [])
+    poses = AnnotationSet([], dict(skeletons), [])
     seen: dict[Path, Path] = {}
     for table in tables:
         poses.problems += table.problems
@@ -357,7 +362,7 @@ def _build_set(tables: Sequence[_Table], skeletons: Mapping[str, Skeleton], ids:
                 continue
             seen[path] = table.path
             instances = tuple(_read_instances(table, row, skeletons, id, poses.problems))
-            picture = PosePicture(id, path, row.size, instances)
+            picture = AnnotatedPicture(id, path, row.size, instances)
             poses.pictures.append(picture if len(poses.problems) == count else mark_incomplete(picture))
     return poses
 
@@ -372,18 +377,18 @@ def _read_instances(
     >>> row = _Row(4, (4, 6), np.array([3.0, 2.0, 0.5]))
     >>> table = _Table(Path("a.csv"), {("m3", "nose"): {"x": 0, "y": 1, "likelihood": 2}}, 1)
     >>> mouse = next(_read_instances(table, row, {"mouse": Skeleton(("nose",))}, "a", []))
-    >>> mouse.track, mouse.extra, mouse.keypoint_scores.tolist()
+    >>> mouse.track_id, mouse.extra, mouse.keypoint_scores.tolist()
     (2, {'individual': 'm3'}, [0.5])
     """
     tracks = _tracks(table.parts, skeletons)
     for individual, names in table.parts.items():
         places = [table.columns[individual, name] for name in names]
         points = row.values[[[place["x"], place["y"]] for place in places]]
-        known = np.isfinite(points)
-        for k in np.flatnonzero(known.any(axis=1) & ~known.all(axis=1)):
+        finite = np.isfinite(points)
+        for k in np.flatnonzero(finite.any(axis=1) & ~finite.all(axis=1)):
             what = f"{names[k]!r} has only one of x and y; it is taken as missing"
             problems.append(Problem(f"{table.path}:{row.number}", what, "give both or none", id))
-        seen = known.all(axis=1)
+        seen = finite.all(axis=1)
         if not seen.any():
             continue
         scores = np.array([row.values[place["likelihood"]] if "likelihood" in place else np.nan for place in places])
@@ -391,7 +396,7 @@ def _read_instances(
             category=_category_of(individual, names, skeletons),
             keypoints=keypoints_array(points, np.where(seen, 2, 0)),
             keypoint_scores=None if np.isnan(scores).all() else scores,
-            track=tracks[individual],
+            track_id=tracks[individual],
             extra={} if individual is None else {"individual": individual},
         )
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
@@ -67,7 +65,7 @@ def find_sources(path: Path, root: Path | None) -> Sources:
     >>> list(find_sources(folder, None).files)
     ['train', 'val']
     """
-    if path.suffix.lower() in (".yaml", ".yml"):
+    if path.suffix.lower() in specs.SUFFIXES:
         return _sources_of_spec(specs.read_spec(path, root))
     if path.is_dir():
         groups = (
@@ -167,32 +165,6 @@ def _sources_of_spec(spec: specs.Spec) -> Sources:
     if not image_root.is_dir():
         raise DataError(f"{spec.path}: image_root: no such folder: {image_root}")
     return Sources(files, spec.root, image_root, spec)
-
-
-def read_json_file(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises
-    ------
-    DataError
-        If it is none.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.json"
-    >>> _ = path.write_text('{"images": [')
-    >>> read_json_file(path)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: .../a.json: not JSON (...)
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
 
 
 def image_folders(sources: Sources, split: str, file: Path) -> list[Path]:

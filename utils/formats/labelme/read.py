@@ -14,22 +14,19 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.labelme_files import Entry, find_picture, list_entries, read_file
-from utils.formats.labelme_instances import ANY_CATEGORY, FACTS, ShapeReader
-from utils.formats.labelme_writer import unsupported, write_labelme
+from utils.formats.labelme.files import Entry, find_picture, list_entries, read_file
+from utils.formats.labelme.instances import ANY_CATEGORY, ShapeReader
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import decode_embedded, picture_ids
-from utils.formats.pose_sets import mark_incomplete, report_shared_pictures
-from utils.formats.poses import PosePicture, PoseSet, Problem, build_skeleton
-
-__all__ = ["read_labelme", "unsupported", "write_labelme"]
+from utils.formats.sets import FACTS, mark_incomplete, report_shared_pictures, size_problems
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Problem, build_skeleton
 
 DEFAULT_CATEGORY = "animal"
 
 
 def read_labelme(
     path: str | Path, root: str | Path | None = None, keypoint_names: Sequence[str] | None = None
-) -> dict[str, PoseSet]:
+) -> dict[str, AnnotationSet]:
     r"""Read a LabelMe data set.
 
     Shapes without group_id are one animal where that is possible: no keypoint stands twice, and there is one box at
@@ -53,10 +50,10 @@ def read_labelme(
 
     Returns
     -------
-    dict of str to PoseSet
+    dict of str to AnnotationSet
         By split. A picture that exists only inside its JSON file has that file as path and
         `extra["image_data"] == "embedded"`; `pictures.picture_bytes` reads it. `extra["found_by"]` tells how each
-        picture was found, `extra["flags"]` holds the file's flags.
+        picture was found; the file's flags are the picture's tags, a shape's flags that are true its instance's.
 
     Raises
     ------
@@ -75,9 +72,9 @@ def read_labelme(
     ('a', (4, 6), [[3.0, 2.0, 2.0]])
     """
     path = Path(path)
-    spec = specs.read_spec(path, root) if path.suffix.lower() in (".yaml", ".yml") else None
+    spec = specs.read_spec(path, root) if path.suffix.lower() in specs.SUFFIXES else None
     base = spec.root if spec else Path(root) if root is not None else path if path.is_dir() else path.parent
-    problems: list[Problem] = specs.find_misspelled(spec, ()) if spec else []
+    problems: list[Problem] = specs.find_misspelled(spec) if spec else []
     entries = list_entries(path, spec, base, problems)
     files = {split: _read_files(part, base, problems) for split, part in entries.items()}
     if not any(files.values()):
@@ -85,7 +82,7 @@ def read_labelme(
         raise DataError(f"{path}: none of the {sum(map(len, entries.values()))} files is a LabelMe file{first}")
     reader = _build_reader(path, spec, files, keypoint_names)
     ids = picture_ids((file.picture for part in files.values() for file in part if file.picture), base)
-    sets = {split: PoseSet([], {}, []) for split in files}
+    sets = {split: AnnotationSet([], {}, []) for split in files}
     next(iter(sets.values())).problems += problems
     for split, part in files.items():
         _fill(sets[split], part, ids, reader)
@@ -201,16 +198,16 @@ def _collect_names(files: Iterable[_File]) -> list[str]:
     return list(dict.fromkeys(str(shape["label"]) for shape in points))
 
 
-def _fill(poses: PoseSet, files: Sequence[_File], ids: Mapping[Path, str], reader: ShapeReader) -> None:
+def _fill(poses: AnnotationSet, files: Sequence[_File], ids: Mapping[Path, str], reader: ShapeReader) -> None:
     """Add the pictures of a split, and the problems of their shapes.
 
     Examples
     --------
-    >>> from utils.formats.poses import Skeleton
+    >>> from utils.formats.types import Skeleton
     >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
     >>> keys = {"shapes": [], "imageHeight": 4, "imageWidth": 9}
     >>> file = _File(Path("a.json"), keys, Path("a.png"), "sidecar", (4, 6))
-    >>> poses = PoseSet([], {})
+    >>> poses = AnnotationSet([], {})
     >>> _fill(poses, [file], {Path("a.png"): "a"}, reader)
     >>> poses.pictures[0].id, poses.problems[0].what
     ('a', 'imageHeight x imageWidth is 4 x 9, the picture is 4 x 6')
@@ -225,14 +222,12 @@ def _fill(poses: PoseSet, files: Sequence[_File], ids: Mapping[Path, str], reade
             poses.problems.append(Problem(str(file.path), what, "keep one of them", id))
             continue
         taken[id] = file.path
-        stated = (file.keys.get("imageHeight"), file.keys.get("imageWidth"))
-        if None not in stated and stated != file.size:
-            sizes = f"{stated[0]} x {stated[1]}, the picture is {file.size[0]} x {file.size[1]}"
-            what, cure = f"imageHeight x imageWidth is {sizes}", "label the picture as it is now"
-            poses.problems.append(Problem(str(file.path), what, cure, id))
         instances, complaints = reader.read(file.keys["shapes"])
+        flags = file.keys["flags"] if isinstance(file.keys.get("flags"), dict) else {}
+        picture = AnnotatedPicture(id, file.picture, file.size, tuple(instances), _picture_facts(file), flags)
+        stated = (file.keys.get("imageHeight"), file.keys.get("imageWidth"))
+        poses.problems += size_problems(str(file.path), "imageHeight x imageWidth", stated, picture)
         poses.problems += [Problem(f"{file.path}: {c.where}", c.what, c.cure, id) for c in complaints]
-        picture = PosePicture(id, file.picture, file.size, tuple(instances), _picture_facts(file))
         poses.pictures.append(mark_incomplete(picture) if any(c.lost for c in complaints) else picture)
 
 
@@ -241,28 +236,26 @@ def _picture_facts(file: _File) -> dict[str, Any]:
 
     Examples
     --------
-    >>> _picture_facts(_File(Path("a.json"), {"flags": {"cat": True}}, Path("a.json"), "embedded", (4, 6)))
-    {'found_by': 'embedded', 'image_data': 'embedded', 'flags': {'cat': True}}
+    >>> _picture_facts(_File(Path("a.json"), {"shapes": []}, Path("a.json"), "embedded", (4, 6)))
+    {'found_by': 'embedded', 'image_data': 'embedded'}
     """
     kept = file.keys.get(FACTS)
     facts = {key: value for key, value in kept.items() if key != "image_data"} if isinstance(kept, dict) else {}
     facts["found_by"] = file.found_by
     if file.found_by == "embedded":
         facts["image_data"] = "embedded"
-    if file.keys.get("flags"):
-        facts["flags"] = file.keys["flags"]
     return facts
 
 
-def _name_categories(sets: Mapping[str, PoseSet], reader: ShapeReader) -> None:
+def _name_categories(sets: Mapping[str, AnnotationSet], reader: ShapeReader) -> None:
     """Give every set its skeletons, and instances without a label the only category that there is, or "animal".
 
     Examples
     --------
-    >>> from utils.formats.poses import Skeleton
+    >>> from utils.formats.types import Skeleton
     >>> reader = ShapeReader({ANY_CATEGORY: Skeleton(())}, any_category=True)
     >>> boxes = [{"label": "cat", "points": [[0, 0], [2, 3]], "shape_type": "rectangle"}]
-    >>> poses = PoseSet([PosePicture("a", Path("a.png"), (4, 6), tuple(reader.read(boxes)[0]))], {})
+    >>> poses = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), tuple(reader.read(boxes)[0]))], {})
     >>> _name_categories({"all": poses}, reader)
     >>> poses.skeletons
     {'cat': Skeleton(names=(), flip_idx=None, edges=())}
@@ -281,14 +274,13 @@ def _name_categories(sets: Mapping[str, PoseSet], reader: ShapeReader) -> None:
         poses.pictures = [_rename(picture, default) for picture in poses.pictures]
 
 
-def _rename(picture: PosePicture, category: str) -> PosePicture:
+def _rename(picture: AnnotatedPicture, category: str) -> AnnotatedPicture:
     """Name the category of the instances that have none.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from utils.formats.poses import Instance
-    >>> picture = PosePicture("a", Path("a.png"), (4, 6), (Instance(ANY_CATEGORY, np.zeros((0, 3))),))
+    >>> from utils.formats.types import Instance
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (Instance(ANY_CATEGORY),))
     >>> _rename(picture, "mouse").instances[0].category
     'mouse'
     """

@@ -12,11 +12,13 @@ import pytest
 
 from utils.errors import DataError
 from utils.formats.compare import find_differences
-from utils.formats.labelme import read_labelme, unsupported, write_labelme
+from utils.formats.labelme.read import read_labelme
+from utils.formats.labelme.write import unsupported, write_labelme
 from utils.formats.pictures import picture_bytes
-from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, keypoints_array, missing_keypoints, read_poses
+from utils.formats.read import read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array, missing_keypoints
 
-REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data sets in {REAL}")
 
@@ -350,25 +352,27 @@ def test_there_and_back(seed, maker, tmp_path):
 
 def test_facts_about_an_outline_are_forgotten_when_it_is_edited(tmp_path, draw_picture):
     square = np.array([[0.0, 0], [8, 0], [8, 8], [0, 8]])
-    mouse = Instance("mouse", keypoints_array([[1, 2]], [2]), np.array([0.0, 0, 9, 9]), (square,), area=60.0, track=4)
-    poses = PoseSet(
-        [PosePicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (mouse,))], {"mouse": Skeleton(("nose",))}
+    mouse = Instance(
+        "mouse", keypoints_array([[1, 2]], [2]), np.array([0.0, 0, 9, 9]), (square,), area=60.0, track_id=4
     )
-    path = write_labelme(poses, tmp_path / "new")[1]
+    poses = AnnotationSet(
+        [AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (mouse,))], {"mouse": Skeleton(("nose",))}
+    )
+    path = write_labelme({"all": poses}, tmp_path / "new")[1]
     content = json.loads(path.read_text())
     content["shapes"][0]["points"][2] = [8, 9]
     path.write_text(json.dumps(content))
     edited = read_labelme(tmp_path / "new")["all"].pictures[0].instances[0]
-    assert (edited.box_xyxy, edited.area, edited.track) == (None, None, 4)
+    assert (edited.box_xyxy, edited.area, edited.track_id) == (None, None, 4)
 
 
 def test_an_instance_of_nothing_is_left_out_and_listed(tmp_path, draw_picture):
     nothing = Instance("mouse", missing_keypoints(1))
-    poses = PoseSet(
-        [PosePicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (nothing,))], {"mouse": Skeleton(("nose",))}
+    poses = AnnotationSet(
+        [AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (nothing,))], {"mouse": Skeleton(("nose",))}
     )
     assert unsupported(poses) == ["neither box, polygon nor keypoint (left out): 1 of 1 instances"]
-    write_labelme(poses, tmp_path / "new")
+    write_labelme({"all": poses}, tmp_path / "new")
     assert read_labelme(tmp_path / "new")["all"].num_instances == 0
 
 
@@ -381,7 +385,7 @@ def test_damaged_facts_are_a_problem(label):
 
 
 def test_odd_values_anywhere_in_a_file_never_break_reading(maker, spoil, tmp_path):
-    write_labelme(maker.make(3, full=True)["train"], tmp_path / "new")
+    write_labelme({"all": maker.make(3, full=True)["train"]}, tmp_path / "new")
     source = max((tmp_path / "new" / "all").rglob("*.json"), key=lambda path: path.stat().st_size)
     picture = next(path for path in source.parent.iterdir() if path.stem == source.stem and path != source)
     (tmp_path / "odd").mkdir()

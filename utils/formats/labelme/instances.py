@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.formats.labelme_shapes import Shape, parse_shape, polygon_of, visibility_of
-from utils.formats.poses import Instance, Skeleton, keypoints_array, polygon_area
+from utils.formats.labelme.shapes import Shape, parse_shape, polygon_of, tags_of, visibility_of
+from utils.formats.sets import FACTS
+from utils.formats.types import Instance, Skeleton, keypoints_array, polygon_area
 
-FACTS = "dinolith"  # our key in a shape and a file; LabelMe keeps keys that it does not know
 ANY_CATEGORY = ""  # of an instance whose shapes name none
 
 
@@ -184,6 +184,7 @@ class ShapeReader:
             polygons=polygons,
             group=shapes[0].group,
             keypoint_scores=scores,
+            tags=tags_of(shapes),
         )
         try:
             return _apply_facts(instance, facts)
@@ -209,9 +210,9 @@ class ShapeReader:
         labels = [str(facts["category"])] if "category" in facts else [shape.label for shape in outlines]
         if self.any_category:
             return labels[0] if labels else ANY_CATEGORY
-        known = [label for label in labels if label in self.skeletons]
-        if known:
-            return known[0]
+        found = next((label for label in labels if label in self.skeletons), None)
+        if found is not None:
+            return found
         points = {shape.label for shape in shapes if shape.is_point}
         fitting = [name for name, skeleton in self.skeletons.items() if points <= set(skeleton.names)]
         return fitting[0] if points and len(fitting) == 1 else None
@@ -359,7 +360,8 @@ def _apply_facts(instance: Instance, facts: Mapping[str, Any]) -> Instance:
     >>> _apply_facts(instance, {**facts, "outline": [0, 0, 5, 2, 9]}).box_xyxy is None
     True
     """
-    changes = {key: facts[key] for key in ("is_crowd", "score", "track", "extra", "group") if key in facts}
+    changes = {key: facts[key] for key in ("is_crowd", "score", "extra", "group", "mask") if key in facts}
+    changes |= {"track_id": facts["track"]} if "track" in facts else {}
     if facts.get("keypoint_scores") is not None:
         scores = np.array(facts["keypoint_scores"], np.float64)  # None, for NaN, becomes NaN
         if scores.shape == instance.keypoints.shape[:1]:

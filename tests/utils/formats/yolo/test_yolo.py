@@ -10,11 +10,13 @@ import pytest
 
 from utils.errors import DataError
 from utils.formats.compare import find_differences
-from utils.formats.labelme import read_labelme
-from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, keypoints_array, missing_keypoints, read_poses
-from utils.formats.yolo import label_path, read_yolo, unsupported, write_yolo
+from utils.formats.labelme.read import read_labelme
+from utils.formats.read import read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array, missing_keypoints
+from utils.formats.yolo.read import label_path, read_yolo
+from utils.formats.yolo.write import unsupported, write_yolo
 
-REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 GOOD = "0 .5 .5 .5 .5 .25 .5 2 .5 .75 1\n"
 
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data sets in {REAL}")
@@ -223,7 +225,7 @@ def test_what_is_lost_is_listed(seed, maker, tmp_path):
     assert not [str(problem) for part in read.values() for problem in part.problems]
     words = {
         "box_xyxy": "no box", "polygons": "polygons", "is_crowd": "is_crowd", "area": "area", "group": "group",
-        "score": "scores", "keypoint_scores": "scores", "track": "track", "extra": "extra facts",
+        "score": "scores", "keypoint_scores": "scores", "track_id": "track_id", "extra": "extra facts",
     }  # fmt: skip
     for split, part in poses.items():
         listed = " ".join(unsupported(part))
@@ -238,8 +240,8 @@ def test_boxes_and_points_beyond_the_picture_are_cut_and_listed(tmp_path, draw_p
     flat = Instance("mouse", points, np.array([5.0, 5, 5, 9]))
     single = Instance("mouse", keypoints_array([[0, 0], [59.9, 39.9]], [0, 2]))
     nothing = Instance("mouse", missing_keypoints(2))
-    poses = PoseSet(
-        [PosePicture("a", path, (40, 60), (beyond, flat, single, nothing))], {"mouse": Skeleton(("a", "b"))}
+    poses = AnnotationSet(
+        [AnnotatedPicture("a", path, (40, 60), (beyond, flat, single, nothing))], {"mouse": Skeleton(("a", "b"))}
     )
     assert unsupported(poses) == [
         "no box (the tight box of the keypoints is written): 1",
@@ -247,7 +249,7 @@ def test_boxes_and_points_beyond_the_picture_are_cut_and_listed(tmp_path, draw_p
         "keypoints beyond the picture (written as missing): 2",
         "neither box nor keypoint (left out): 1 of 4 instances",
     ]
-    write_yolo(poses, tmp_path / "new")
+    write_yolo({"all": poses}, tmp_path / "new")
     read = read_yolo(tmp_path / "new" / "data.yaml")["all"]
     assert not read.problems
     assert read.pictures[0].instances[0].box_xyxy.tolist() == pytest.approx([0, 0, 60, 30])
@@ -256,18 +258,18 @@ def test_boxes_and_points_beyond_the_picture_are_cut_and_listed(tmp_path, draw_p
 
 def test_sides_that_differ_between_categories_are_listed():
     skeletons = {"a": Skeleton(("x", "y"), (1, 0)), "b": Skeleton(("x", "y"))}
-    assert unsupported(PoseSet([], skeletons)) == [
+    assert unsupported(AnnotationSet([], skeletons)) == [
         "flip_idx that differs between categories (inferred from the names when read)"
     ]
 
 
 def test_categories_with_different_numbers_of_keypoints_are_refused(tmp_path):
-    poses = PoseSet([], {"a": Skeleton(("x",)), "b": Skeleton(("x", "y"))})
+    poses = AnnotationSet([], {"a": Skeleton(("x",)), "b": Skeleton(("x", "y"))})
     assert unsupported(poses) == ["2 different numbers of keypoints"]
     with pytest.raises(DataError, match="a has 1, b has 2"):
-        write_yolo(poses, tmp_path)
+        write_yolo({"all": poses}, tmp_path)
     with pytest.raises(DataError, match="needs keypoints"):
-        write_yolo(PoseSet([], {"a": Skeleton(())}), tmp_path)
+        write_yolo({"all": AnnotationSet([], {"a": Skeleton(())})}, tmp_path)
 
 
 @needs_real_data

@@ -1,0 +1,248 @@
+"""Sets of labelled pictures, by split: what all readers and all writers of them do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import DataError
+from utils.formats.pictures import place_picture
+from utils.formats.types import SPLITS, AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
+
+FACTS = "dinolith"  # our key in files of other formats, for what they have no place for
+
+
+def shared_skeletons(sets: Mapping[str, AnnotationSet]) -> dict[str, Skeleton]:
+    """Skeletons of all splits together.
+
+    Raises
+    ------
+    ValueError
+        If a split has an unknown name, or two splits mean different keypoints by one category.
+
+    Examples
+    --------
+    >>> mouse, rat = {"mouse": Skeleton(("nose",))}, {"rat": Skeleton(("tail",))}
+    >>> list(shared_skeletons({"train": AnnotationSet([], mouse), "val": AnnotationSet([], rat)}))
+    ['mouse', 'rat']
+    >>> shared_skeletons({"trian": AnnotationSet([], {})})
+    Traceback (most recent call last):
+        ...
+    ValueError: unknown split 'trian'; known: train, val, test, all
+    """
+    found: dict[str, Skeleton] = {}
+    for name, part in sets.items():
+        if name not in SPLITS:
+            raise ValueError(f"unknown split {name!r}; known: {', '.join(SPLITS)}")
+        for category, skeleton in part.skeletons.items():
+            if found.setdefault(category, skeleton) != skeleton:
+                raise ValueError(f"split {name!r}: the skeleton of {category!r} differs from the other splits'")
+    return found
+
+
+def check_target(
+    folder: Path, sets: Mapping[str, AnnotationSet], tops: Iterable[Path] = (), planned: Iterable[Path] = ()
+) -> None:
+    """Refuse to write where the source lies, or where old labels would be read along with the new ones.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the data set is to be written.
+    sets : dict of str to AnnotationSet
+        What is to be written.
+    tops : iterable of Path
+        Folders that are to hold nothing else, also not in folders inside.
+    planned : iterable of Path
+        The files that will be written.
+
+    Raises
+    ------
+    DataError
+        If a picture of the source lies in the folder, or a file is there that is not planned.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "old.json").write_text("{}")
+    >>> check_target(folder, {}, [folder], [folder / "new.json"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../old.json: not of the data set that is to be written here; write to an empty folder
+    """
+    top = folder.absolute()
+    sources = (picture.path for poses in sets.values() for picture in poses.pictures)
+    inside = next((path for path in sources if path.absolute().is_relative_to(top)), None)
+    if inside is not None:
+        raise DataError(f"{folder}: the source lies in it ({inside}), and would be overwritten; write elsewhere")
+    expected = set(planned)
+    for path in (Path(root, name) for top in tops for root, _, names in os.walk(top) for name in sorted(names)):
+        if path not in expected and not path.name.startswith("."):
+            raise DataError(f"{path}: not of the data set that is to be written here; write to an empty folder")
+
+
+def place_pictures(pictures: Iterable[AnnotatedPicture], targets: Iterable[Path], folder: Path) -> None:
+    """Put the pictures of a split into their folder, which is there even for none of them: see `place_picture`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.png").write_bytes(b"pixels")
+    >>> picture = AnnotatedPicture("a", folder / "a.png", (4, 6), ())
+    >>> place_pictures([picture], [folder / "new" / "b.png"], folder / "new")
+    >>> (folder / "new" / "b.png").read_bytes()
+    b'pixels'
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture, target in zip(pictures, targets, strict=True):
+        place_picture(picture, target)
+
+
+def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPicture) -> list[Problem]:
+    """Report a picture that has not the size (height, width) that its label states.
+
+    Examples
+    --------
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), ())
+    >>> [str(problem) for problem in size_problems("a.json", "height x width", (6, 4), picture)]
+    ['a.json: height x width is 6 x 4, the picture is 4 x 6; label the picture as it is now']
+    >>> size_problems("a.json", "height x width", (None, 4), picture)
+    []
+    """
+    if None in stated or picture.size is None or stated == picture.size:
+        return []
+    what = f"{names} is {stated[0]} x {stated[1]}, the picture is {picture.size[0]} x {picture.size[1]}"
+    return [Problem(where, what, "label the picture as it is now", picture.id)]
+
+
+def report_shared_pictures(sets: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:
+    """Add a problem for every picture that several splits hold; give the sets back.
+
+    Examples
+    --------
+    >>> both = AnnotatedPicture("a", Path("a.png"), (4, 6), ())
+    >>> sets = {"train": AnnotationSet([both], {}), "val": AnnotationSet([both], {})}
+    >>> str(report_shared_pictures(sets)["val"].problems[0])
+    'a.png: the picture is in train and in val; keep it in one split, or the scores of val flatter'
+    """
+    seen: dict[str, str] = {}
+    for name, poses in sets.items():
+        for picture in poses.pictures:
+            first = seen.setdefault(picture.id, name)
+            if first != name:
+                what = f"the picture is in {first} and in {name}"
+                cure = f"keep it in one split, or the scores of {name} flatter"
+                poses.problems.append(Problem(str(picture.path), what, cure, picture.id))
+    return sets
+
+
+# Whether an instance has what a format may lack a place for.
+HAS_FIELD: dict[str, Callable[[Instance], bool]] = {
+    "boxes": lambda i: i.box_xyxy is not None,
+    "polygons": lambda i: bool(i.polygons),
+    "masks": lambda i: i.mask is not None,
+    "keypoints": lambda i: bool((i.keypoints[:, 2] > 0).any()),
+    "is_crowd": lambda i: i.is_crowd,
+    "area": lambda i: i.area is not None,
+    "group": lambda i: i.group is not None,
+    "track_id": lambda i: i.track_id is not None,
+    "score": lambda i: i.score is not None,
+    "tags": lambda i: bool(i.tags),
+    "extra facts": lambda i: bool(i.extra),
+}
+
+
+def count_lost(
+    annotations: AnnotationSet, kept: Iterable[str], tests: Mapping[str, Callable[[Instance], bool]]
+) -> list[str]:
+    """List what a format cannot hold, with how many instances have it.
+
+    Parameters
+    ----------
+    annotations : AnnotationSet
+        What is to be written.
+    kept : iterable of str
+        Names in `HAS_FIELD` of what the format holds.
+    tests : dict of str to callable
+        What it lacks besides: whether an instance has the thing of that name.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (Instance("car", area=3.0), Instance("car")))
+    >>> count_lost(AnnotationSet([picture], {}), ["boxes"], {"car": lambda instance: instance.category == "car"})
+    ['car: 2 of 2 instances', 'area: 1 of 2 instances']
+    """
+    instances = [instance for picture in annotations.pictures for instance in picture.instances]
+    lacking = {**tests, **{name: test for name, test in HAS_FIELD.items() if name not in kept}}
+    counts = {name: sum(map(test, instances)) for name, test in lacking.items()}
+    return [f"{name}: {count} of {len(instances)} instances" for name, count in counts.items() if count]
+
+
+def count_lost_facts(annotations: AnnotationSet, kept: Iterable[str] = (), keeps_tags: bool = False) -> list[str]:
+    """List facts about pictures that a format cannot hold.
+
+    Examples
+    --------
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (), {"license": 4, "image_id": 7})
+    >>> count_lost_facts(AnnotationSet([picture], {}))
+    ['license of pictures: 1 of 1']
+    """
+    kept = {"image_data", "found_by", "image_id", "incomplete", *kept}
+    facts = [key for picture in annotations.pictures for key in picture.extra.keys() - kept]
+    named = {
+        "incomplete pictures (written as if whole; see the problems)": sum(
+            bool(picture.extra.get("incomplete")) for picture in annotations.pictures
+        ),
+        **({} if keeps_tags else {"tags of pictures": sum(bool(picture.tags) for picture in annotations.pictures)}),
+        **{f"{key} of pictures": facts.count(key) for key in sorted(set(facts))},
+    }
+    return [f"{name}: {count} of {len(annotations.pictures)}" for name, count in named.items() if count]
+
+
+def mark_incomplete(picture: AnnotatedPicture) -> AnnotatedPicture:
+    """Say of a picture that something in it was skipped.
+
+    Examples
+    --------
+    >>> mark_incomplete(AnnotatedPicture("a", Path("a.png"), (4, 6), ())).extra
+    {'incomplete': True}
+    """
+    return replace(picture, extra={**picture.extra, "incomplete": True})
+
+
+def to_json(value: Any, indent: int | None = None) -> bytes:
+    r"""Write a value as JSON; arrays and numbers of NumPy as lists and numbers.
+
+    Raises
+    ------
+    TypeError
+        If it holds something that JSON cannot.
+
+    Examples
+    --------
+    >>> to_json({"a": np.float32(0.5), "b": np.arange(2)})
+    b'{"a": 0.5, "b": [0, 1]}\n'
+    >>> to_json(Path("a.png"))
+    Traceback (most recent call last):
+        ...
+    TypeError: PosixPath cannot be written as JSON
+    """
+
+    def to_plain(entry: Any) -> Any:
+        if isinstance(entry, np.ndarray | np.generic):
+            return entry.tolist()
+        raise TypeError(f"{type(entry).__name__} cannot be written as JSON")
+
+    return (json.dumps(value, indent=indent, ensure_ascii=False, default=to_plain) + "\n").encode()
