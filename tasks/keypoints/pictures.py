@@ -40,7 +40,6 @@ from utils.videos import VideoReader, is_video
 
 logger = logging.getLogger(__name__)
 
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 REACH = 3.0  # how many times as wide or high as its picture a box may be; a crop of a larger one shows nothing
 NUMBER_AT_END = re.compile(r"[\W_]*\d+$")
 
@@ -173,11 +172,7 @@ class PoseData:
         names = None
         if self.own.names_file is not None:
             names = read_list(Path(self.settings.paths.locate(self.own.names_file)))
-        found = read_poses(source, self.own.format, self.settings.paths.data_root, names)
-        named = {SPLIT_NAMES.get(split, "all"): part for split, part in found.items()}
-        if len(named) != len(found):
-            raise DataError(f"{source}: splits named {', '.join(found)}; name at most one each train, val and test")
-        return named
+        return read_poses(source, self.own.format, self.settings.paths.data_root, names)
 
     @cached_property
     def skeleton(self) -> Skeleton:

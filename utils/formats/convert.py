@@ -68,8 +68,9 @@ def what_is_lost(sets: Mapping[str, AnnotationSet], format: str, mode: str = "ke
     --------
     >>> from utils.formats.types import AnnotatedPicture, Instance, Skeleton, keypoints_array
     >>> fly = Instance("fly", keypoints_array([[1, 2]], [2]), is_crowd=True)
-    >>> poses = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), (fly,))], {"fly": Skeleton(("head",))})
-    >>> what_is_lost({"all": poses}, "yolo"), what_is_lost({"all": poses}, "coco")
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (fly,))
+    >>> sets = {"all": AnnotationSet([picture], {"fly": Skeleton(("head",))})}
+    >>> what_is_lost(sets, "yolo"), what_is_lost(sets, "coco")
     (['all: no box (the tight box of the keypoints is written): 1', 'all: is_crowd: 1 of 1 instances'], [])
     """
     tests = {
@@ -139,7 +140,7 @@ def convert_poses(
     writers = {
         "yolo": yolo.write_yolo,
         "labelme": labelme.write_labelme,
-        "coco": lambda poses, target: coco.write_coco(poses, target, layout, mode),
+        "coco": lambda sets, folder: coco.write_coco(sets, folder, layout, mode),
         "deeplabcut": deeplabcut.write_deeplabcut,
     }
     (folder / STAMP).unlink(missing_ok=True)  # an interrupted copy is no finished one

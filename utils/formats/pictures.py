@@ -16,6 +16,7 @@ from utils.files import sync, write_bytes
 from utils.formats.types import AnnotatedPicture
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_STARTS = {b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif", b"RIFF": ".webp"}
 
 
 def is_picture(path: str | Path) -> bool:
@@ -204,18 +205,6 @@ def decode_embedded(path: Path, text: str) -> bytes:
         raise DataError(f"{path}: imageData is damaged ({error}); put the picture beside the file") from None
 
 
-def suffix_of(data: bytes) -> str:
-    r"""File suffix that encoded data should have.
-
-    Examples
-    --------
-    >>> suffix_of(b"\xff\xd8\xff")
-    '.jpg'
-    """
-    starts = {b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif", b"RIFF": ".webp"}
-    return next((suffix for start, suffix in starts.items() if data.startswith(start)), ".png")
-
-
 def place_picture(picture: AnnotatedPicture, target: Path) -> None:
     """Put a picture into a data set: a second name of the same file where the system allows it, else a copy.
 
@@ -251,21 +240,11 @@ def place_picture(picture: AnnotatedPicture, target: Path) -> None:
     sync(target.parent)
 
 
-def picture_suffix(picture: AnnotatedPicture) -> str:
-    """Suffix of a picture's file, or the one that its embedded data should have.
-
-    Examples
-    --------
-    >>> picture_suffix(AnnotatedPicture("a", Path("a.PNG"), (4, 6), ()))
-    '.PNG'
-    """
-    return suffix_of(picture_bytes(picture)) if picture.extra.get("image_data") == "embedded" else picture.path.suffix
-
-
 def new_names(pictures: Sequence[AnnotatedPicture]) -> list[str]:
     """File names for pictures in a new folder: their ids without the folders that all of them share.
 
-    No two have the same stem, because a label is found by it.
+    No two have the same stem, because a label is found by it. An embedded picture has the suffix that its data should
+    have.
 
     Examples
     --------
@@ -276,7 +255,10 @@ def new_names(pictures: Sequence[AnnotatedPicture]) -> list[str]:
     shared = posixpath.commonpath([posixpath.dirname(picture.id) for picture in pictures]) if pictures else ""
     names, taken = [], set()
     for picture in pictures:
-        stem, suffix = picture.id[len(shared) + 1 if shared else 0 :], picture_suffix(picture)
+        stem, suffix = picture.id[len(shared) + 1 if shared else 0 :], picture.path.suffix
+        if picture.extra.get("image_data") == "embedded":
+            data = picture_bytes(picture)
+            suffix = next((end for start, end in _STARTS.items() if data.startswith(start)), ".png")
         if suffix and stem.endswith(suffix):  # an id keeps its suffix where the stem alone was not unique
             stem = f"{stem.removesuffix(suffix)}_{suffix[1:]}"
         while stem in taken:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,64 +46,59 @@ def shared_skeletons(sets: Mapping[str, AnnotationSet]) -> dict[str, Skeleton]:
     return found
 
 
-def check_target(
-    folder: Path, sets: Mapping[str, AnnotationSet], tops: Iterable[Path] = (), planned: Iterable[Path] = ()
+def place_pictures(
+    folder: Path,
+    sets: Mapping[str, AnnotationSet],
+    images: Mapping[str, Sequence[Path]],
+    labels: Iterable[Path] = (),
+    tops: Iterable[Path] = (),
 ) -> None:
-    """Refuse to write where the source lies, or where old labels would be read along with the new ones.
+    """Put the pictures of all splits into a new data set, unless it would mix with the source or with old labels.
 
     Parameters
     ----------
     folder : Path
         Where the data set is to be written.
     sets : dict of str to AnnotationSet
-        What is to be written.
+        What is to be written, by split.
+    images : dict of str to sequence of Path
+        New name of each picture, by split.
+    labels : iterable of Path
+        The other files that will be written.
     tops : iterable of Path
-        Folders that are to hold nothing else, also not in folders inside.
-    planned : iterable of Path
-        The files that will be written.
+        Folders that are to hold nothing but `images` and `labels`, also not in folders inside.
 
     Raises
     ------
     DataError
-        If a picture of the source lies in the folder, or a file is there that is not planned.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> _ = (folder / "old.json").write_text("{}")
-    >>> check_target(folder, {}, [folder], [folder / "new.json"])  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: .../old.json: not of the data set that is to be written here; write to an empty folder
-    """
-    top = folder.absolute()
-    sources = (picture.path for poses in sets.values() for picture in poses.pictures)
-    inside = next((path for path in sources if path.absolute().is_relative_to(top)), None)
-    if inside is not None:
-        raise DataError(f"{folder}: the source lies in it ({inside}), and would be overwritten; write elsewhere")
-    expected = set(planned)
-    for path in (Path(root, name) for top in tops for root, _, names in os.walk(top) for name in sorted(names)):
-        if path not in expected and not path.name.startswith("."):
-            raise DataError(f"{path}: not of the data set that is to be written here; write to an empty folder")
-
-
-def place_pictures(pictures: Iterable[AnnotatedPicture], targets: Iterable[Path], folder: Path) -> None:
-    """Put the pictures of a split into their folder, which is there even for none of them: see `place_picture`.
+        If a picture of the source lies in the folder, or a file is there that is not of this data set.
 
     Examples
     --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "a.png").write_bytes(b"pixels")
-    >>> picture = AnnotatedPicture("a", folder / "a.png", (4, 6), ())
-    >>> place_pictures([picture], [folder / "new" / "b.png"], folder / "new")
+    >>> sets = {"all": AnnotationSet([AnnotatedPicture("a", folder / "a.png", (4, 6), ())], {})}
+    >>> place_pictures(folder / "new", sets, {"all": [folder / "new" / "b.png"]})
     >>> (folder / "new" / "b.png").read_bytes()
     b'pixels'
+    >>> place_pictures(folder / "new", {}, {}, tops=[folder / "new"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../b.png: not of the data set that is to be written here; write to an empty folder
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for picture, target in zip(pictures, targets, strict=True):
-        place_picture(picture, target)
+    top = folder.absolute()
+    sources = (picture.path for part in sets.values() for picture in part.pictures)
+    inside = next((path for path in sources if path.absolute().is_relative_to(top)), None)
+    if inside is not None:
+        raise DataError(f"{folder}: the source lies in it ({inside}), and would be overwritten; write elsewhere")
+    expected = {path for paths in (*images.values(), labels) for path in paths}
+    for path in (Path(root, name) for top in tops for root, _, names in os.walk(top) for name in sorted(names)):
+        if path not in expected and not path.name.startswith("."):
+            raise DataError(f"{path}: not of the data set that is to be written here; write to an empty folder")
+    for split, part in sets.items():
+        for picture, target in zip(part.pictures, images[split], strict=True):
+            place_picture(picture, target)
 
 
 def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPicture) -> list[Problem]:
@@ -134,17 +129,16 @@ def report_shared_pictures(sets: dict[str, AnnotationSet]) -> dict[str, Annotati
     'a.png: the picture is in train and in val; keep it in one split, or the scores of val flatter'
     """
     seen: dict[str, str] = {}
-    for name, poses in sets.items():
-        for picture in poses.pictures:
+    for name, part in sets.items():
+        for picture in part.pictures:
             first = seen.setdefault(picture.id, name)
             if first != name:
                 what = f"the picture is in {first} and in {name}"
                 cure = f"keep it in one split, or the scores of {name} flatter"
-                poses.problems.append(Problem(str(picture.path), what, cure, picture.id))
+                part.problems.append(Problem(str(picture.path), what, cure, picture.id))
     return sets
 
 
-# Whether an instance has what a format may lack a place for.
 HAS_FIELD: dict[str, Callable[[Instance], bool]] = {
     "boxes": lambda i: i.box_xyxy is not None,
     "polygons": lambda i: bool(i.polygons),
@@ -160,10 +154,13 @@ HAS_FIELD: dict[str, Callable[[Instance], bool]] = {
 }
 
 
-def count_lost(
-    annotations: AnnotationSet, kept: Iterable[str], tests: Mapping[str, Callable[[Instance], bool]]
+def list_lost(
+    annotations: AnnotationSet,
+    kept: Iterable[str],
+    tests: Mapping[str, Callable[[Instance], bool]],
+    kept_facts: Iterable[str] = (),
 ) -> list[str]:
-    """List what a format cannot hold, with how many instances have it.
+    """List what a format cannot hold, with how many instances or pictures have it.
 
     Parameters
     ----------
@@ -173,6 +170,8 @@ def count_lost(
         Names in `HAS_FIELD` of what the format holds.
     tests : dict of str to callable
         What it lacks besides: whether an instance has the thing of that name.
+    kept_facts : iterable of str
+        Keys of a picture's `extra` that the format holds; "tags" where it holds the tags of pictures.
 
     Returns
     -------
@@ -180,35 +179,21 @@ def count_lost(
 
     Examples
     --------
-    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (Instance("car", area=3.0), Instance("car")))
-    >>> count_lost(AnnotationSet([picture], {}), ["boxes"], {"car": lambda instance: instance.category == "car"})
-    ['car: 2 of 2 instances', 'area: 1 of 2 instances']
+    >>> instances, facts = (Instance("car", area=3.0), Instance("car")), {"license": 4, "image_id": 7}
+    >>> annotations = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), instances, facts)], {})
+    >>> list_lost(annotations, ["boxes"], {"car": lambda instance: instance.category == "car"})
+    ['car: 2 of 2 instances', 'area: 1 of 2 instances', 'license of pictures: 1 of 1']
     """
-    instances = [instance for picture in annotations.pictures for instance in picture.instances]
+    pictures = annotations.pictures
+    instances = [instance for picture in pictures for instance in picture.instances]
     lacking = {**tests, **{name: test for name, test in HAS_FIELD.items() if name not in kept}}
-    counts = {name: sum(map(test, instances)) for name, test in lacking.items()}
-    return [f"{name}: {count} of {len(instances)} instances" for name, count in counts.items() if count]
-
-
-def count_lost_facts(annotations: AnnotationSet, kept: Iterable[str] = (), keeps_tags: bool = False) -> list[str]:
-    """List facts about pictures that a format cannot hold.
-
-    Examples
-    --------
-    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (), {"license": 4, "image_id": 7})
-    >>> count_lost_facts(AnnotationSet([picture], {}))
-    ['license of pictures: 1 of 1']
-    """
-    kept = {"image_data", "found_by", "image_id", "incomplete", *kept}
-    facts = [key for picture in annotations.pictures for key in picture.extra.keys() - kept]
-    named = {
-        "incomplete pictures (written as if whole; see the problems)": sum(
-            bool(picture.extra.get("incomplete")) for picture in annotations.pictures
-        ),
-        **({} if keeps_tags else {"tags of pictures": sum(bool(picture.tags) for picture in annotations.pictures)}),
-        **{f"{key} of pictures": facts.count(key) for key in sorted(set(facts))},
-    }
-    return [f"{name}: {count} of {len(annotations.pictures)}" for name, count in named.items() if count]
+    facts = [set(picture.extra) | ({"tags"} if picture.tags else set()) for picture in pictures]
+    lost = sorted(set().union(*facts) - {"image_data", "found_by", "image_id", "incomplete", *kept_facts})
+    incomplete = sum(bool(picture.extra.get("incomplete")) for picture in pictures)
+    counts = {name: (sum(map(test, instances)), f"{len(instances)} instances") for name, test in lacking.items()}
+    counts["incomplete pictures (written as if whole; see the problems)"] = incomplete, str(len(pictures))
+    counts |= {f"{key} of pictures": (sum(key in fact for fact in facts), str(len(pictures))) for key in lost}
+    return [f"{name}: {count} of {total}" for name, (count, total) in counts.items() if count]
 
 
 def mark_incomplete(picture: AnnotatedPicture) -> AnnotatedPicture:

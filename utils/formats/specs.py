@@ -1,4 +1,4 @@
-"""Specification files of pose data sets: where the splits lie, and which keypoints each category has."""
+"""Specification files of data sets: where the splits lie, the categories, and which keypoints each of them has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from utils.strict_yaml import read_sections
 SUFFIXES = (".yaml", ".yml")
 NAME_KEYS = ("keypoint_names", "kpt_names", "kpt_labels")
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_SPLIT_KEYS = (*SPLIT_WORDS, "all")
+SPLIT_KEYS = (*SPLIT_WORDS, "all")
 
 MOST_KEYPOINTS = 1000  # of a skeleton; whole-body ones have 133
 
@@ -61,7 +61,7 @@ class Spec:
         utils.errors.DataError: data.yaml: train: expected a path or a list of paths, got 3
         """
         found: dict[str, list[str]] = {}
-        for key in (key for key in _SPLIT_KEYS if self.keys.get(key) is not None):
+        for key in (key for key in SPLIT_KEYS if self.keys.get(key) is not None):
             value = self.keys[key]
             entries = [value] if isinstance(value, str) else value
             if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
@@ -151,7 +151,7 @@ def find_misspelled(spec: Spec, others: Iterable[str] = ()) -> list[Problem]:
     >>> [str(problem) for problem in find_misspelled(spec, ["kpt_shape"])]
     ["data.yaml: unknown key 'kpt_shap'; did you mean 'kpt_shape'?"]
     """
-    names = [*others, *_SPLIT_KEYS, *NAME_KEYS, "path", "format", "names", "nc", "flip_idx", "kpt_shape", "edges"]
+    names = [*others, *SPLIT_KEYS, *NAME_KEYS, "path", "format", "names", "nc", "flip_idx", "kpt_shape", "edges"]
     found = []
     for key in (key for key in map(str, spec.keys) if key not in names):
         close = difflib.get_close_matches(key, names, 1, cutoff=0.8)
@@ -273,6 +273,11 @@ def keypoint_names(spec: Spec, categories: Sequence[str]) -> dict[str, list[str]
 def _by_category(value: Any, categories: Sequence[str], where: str) -> dict[str, list[str]]:
     """Lists of names by category, from any of the three ways to write them.
 
+    Raises
+    ------
+    DataError
+        If there are more lists than categories, or one of them is no list of names.
+
     Examples
     --------
     >>> _by_category(["nose", "tail"], ["mouse", "rat"], "data.yaml")
@@ -280,23 +285,12 @@ def _by_category(value: Any, categories: Sequence[str], where: str) -> dict[str,
     >>> _by_category({"rat": ["nose"], 0: ["tail"]}, ["mouse", "rat"], "data.yaml")
     {'mouse': ['tail'], 'rat': ['nose']}
     """
-    if not _is_per_category(value):
+    if not isinstance(value, Mapping) or not any(isinstance(entry, list | Mapping) for entry in value.values()):
         return {category: _as_list(value, where) for category in categories}
     if len(value) > len(categories):
         raise DataError(f"{where}: {len(value)} categories, but names has {len(categories)}: {', '.join(categories)}")
     keyed = _pick(value, categories, where)
     return {category: _as_list(keyed[category], where) for category in categories}
-
-
-def _is_per_category(value: Any) -> bool:
-    """Whether a value is a mapping of lists or mappings.
-
-    Examples
-    --------
-    >>> _is_per_category({0: ["nose"]}), _is_per_category({0: "nose"})
-    (True, False)
-    """
-    return isinstance(value, Mapping) and any(isinstance(entry, list | Mapping) for entry in value.values())
 
 
 def _pick(value: Mapping, categories: Sequence[str], where: str) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class PoseMaker:
             keypoint_scores=np.where(seen == 1, np.nan, generator.random(count)) if (seen == 2).any() else None,
             track_id=int(generator.integers(0, 50)) if generator.random() < 0.5 else None,
             extra={"note": "first\nsecond", "box_head": [1, 2.5]} if generator.random() < 0.5 else {},
+            tags={"occluded": True, "truncated": False} if generator.random() < 0.5 else {},
         )
 
 

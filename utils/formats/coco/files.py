@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,8 @@ def find_sources(path: Path, root: Path | None) -> Sources:
     """Find the COCO files that a specification, a file or a folder stands for.
 
     In a folder, the first of these counts that has any: `annotations/` with all folders inside, the folder itself,
-    `annotations` files in the folders inside.
+    `annotations` files in the folders inside. The data root of a file that is given alone is the folder that holds
+    `annotations`, else its own.
 
     Raises
     ------
@@ -77,7 +78,8 @@ def find_sources(path: Path, root: Path | None) -> Sources:
         if not found:
             raise DataError(f"{path}: no COCO file in it, in annotations/ or in the folders inside")
         return Sources(_by_split(found, path), root or path, named=False)
-    return Sources(_by_split([path], path.parent), root or _root_of_file(path))
+    above = next((folder.parent for folder in path.parents if folder.name == "annotations"), path.parent)
+    return Sources(_by_split([path], path.parent), root or above)
 
 
 def _coco_files(files: Sequence[Path]) -> list[Path]:
@@ -110,17 +112,6 @@ def _coco_files(files: Sequence[Path]) -> list[Path]:
             "move the file away if it holds no labels"
         )
     return found
-
-
-def _root_of_file(path: Path) -> Path:
-    """Data root of a file that is given alone: the folder that holds `annotations`, else its own.
-
-    Examples
-    --------
-    >>> _root_of_file(Path("set/annotations/val/a.json")).as_posix(), _root_of_file(Path("set/a.json")).as_posix()
-    ('set', 'set')
-    """
-    return next((folder.parent for folder in path.parents if folder.name == "annotations"), path.parent)
 
 
 def _by_split(files: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
@@ -189,27 +180,10 @@ def image_folders(sources: Sources, split: str, file: Path) -> list[Path]:
     words += [word for word in re.split(r"[^0-9A-Za-z]+", file.stem) if word.rstrip("0123456789") in words]
     inner = [*(f"images/{word}" for word in words), *words, "images", "JPEGImages", "."]
     inner += [f"{word}/{name}" for word in words for name in ("images", "JPEGImages")]
-    levels = list(_levels(file.parent, sources.root))
+    start, top = file.parent.absolute(), sources.root.absolute()
+    levels = [level for level in (start, *start.parents) if level.is_relative_to(top)] or [start, top]
     candidates = [levels[0], *(level / name for level in levels for name in inner)]
     return list(dict.fromkeys(Path(os.path.normpath(folder)) for folder in candidates if folder.is_dir()))
-
-
-def _levels(folder: Path, root: Path) -> Iterator[Path]:
-    """A folder and those above it up to the root; the root too when the folder is not below it.
-
-    Examples
-    --------
-    >>> [level.as_posix() for level in _levels(Path("/d/a/b"), Path("/d"))]
-    ['/d/a/b', '/d/a', '/d']
-    """
-    folder, root = folder.absolute(), root.absolute()
-    yield folder
-    if folder == root:
-        return
-    if folder.is_relative_to(root):
-        yield from _levels(folder.parent, root)
-    else:
-        yield root
 
 
 def find_image(where: str, name: str, folders: Sequence[Path], root: Path) -> Path | None:

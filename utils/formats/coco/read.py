@@ -322,44 +322,44 @@ def _build_set(files: Sequence[_File], ids: Mapping[Path, str]) -> AnnotationSet
         ...
     utils.errors.DataError: b.json: category 'fish' has other keypoints than in a.json; give them different names
     """
-    poses = AnnotationSet([], {}, [])
+    annotations = AnnotationSet([], {}, [])
     taken: dict[Path, Path] = {}
     for file in files:
         for name, skeleton in file.categories.values():
-            if poses.skeletons.setdefault(name, skeleton) != skeleton:
+            if annotations.skeletons.setdefault(name, skeleton) != skeleton:
                 what = f"category {name!r} has other keypoints than in {files[0].path}"
                 raise DataError(f"{file.path}: {what}; give them different names")
-        poses.problems += file.problems
-        _add_pictures(poses, file, ids, taken)
-    return poses
+        annotations.problems += file.problems
+        _add_pictures(annotations, file, ids, taken)
+    return annotations
 
 
-def _add_pictures(poses: AnnotationSet, file: _File, ids: Mapping[Path, str], taken: dict[Path, Path]) -> None:
+def _add_pictures(annotations: AnnotationSet, file: _File, ids: Mapping[Path, str], taken: dict[Path, Path]) -> None:
     """Add the pictures of a file to its split; one that is there already is left out, with a problem.
 
     Examples
     --------
     >>> file = _File(Path("a.json"), {}, [_Image(Path("a.png"), (4, 6), {"id": id}) for id in (1, 2)])
-    >>> poses = AnnotationSet([], {})
-    >>> _add_pictures(poses, file, {Path("a.png"): "a"}, {})
-    >>> len(poses.pictures), str(poses.problems[0])
+    >>> annotations = AnnotationSet([], {})
+    >>> _add_pictures(annotations, file, {Path("a.png"): "a"}, {})
+    >>> len(annotations.pictures), str(annotations.problems[0])
     (1, 'a.json: image 2: a.png is in a.json already; this entry and its annotations are left out; keep one entry')
     """
-    instances, damaged = _read_annotations(file, ids, poses.problems)
+    instances, damaged = _read_annotations(file, ids, annotations.problems)
     for image in file.images:
         id = ids[image.path]
         if image.path in taken:
             what = f"{image.path} is in {taken[image.path]} already; this entry and its annotations are left out"
-            poses.problems.append(Problem(f"{file.path}: image {image.keys['id']}", what, "keep one entry", id))
+            annotations.problems.append(Problem(f"{file.path}: image {image.keys['id']}", what, "keep one entry", id))
             continue
         taken[image.path] = file.path
         found = tuple(instances.get(image.keys["id"], ()))
         facts = image.facts
         tags = facts.pop("flags") if isinstance(facts.get("flags"), dict) else {}  # as `write_coco` keeps them
         picture = AnnotatedPicture(id, image.path, image.size, found, facts, tags)
-        poses.pictures.append(mark_incomplete(picture) if image.keys["id"] in damaged else picture)
+        annotations.pictures.append(mark_incomplete(picture) if image.keys["id"] in damaged else picture)
         where, stated = f"{file.path}: image {image.keys['id']}", (image.keys.get("height"), image.keys.get("width"))
-        poses.problems += size_problems(where, "height x width", stated, picture)
+        annotations.problems += size_problems(where, "height x width", stated, picture)
 
 
 def _read_annotations(

@@ -13,16 +13,7 @@ from utils.formats import specs
 from utils.formats.coco.annotations import OWN_KEYS, PICTURE_KEYS
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import new_names
-from utils.formats.sets import (
-    FACTS,
-    HAS_FIELD,
-    check_target,
-    count_lost,
-    count_lost_facts,
-    place_pictures,
-    shared_skeletons,
-    to_json,
-)
+from utils.formats.sets import FACTS, HAS_FIELD, list_lost, place_pictures, shared_skeletons, to_json
 from utils.formats.types import (
     AnnotatedPicture,
     AnnotationSet,
@@ -88,21 +79,19 @@ def write_coco(
         if value not in choices:
             raise ValueError(f"unknown {name} {value!r}; known: {', '.join(choices)}")
     folder, skeletons = Path(folder), shared_skeletons(sets)
-    check_target(folder, sets)
-    keys: dict[str, Any] = {"format": "coco", "path": "."}
+    keys: dict[str, Any] = {"format": "coco", "path": "."} | ({"image_root": "images"} if layout != "folders" else {})
     written = []
-    if layout == "annotations":
-        keys["image_root"] = "images"
+    names = {split: "valid" if split == "val" and layout == "folders" else split for split in sets}
+    tops = {s: f"{name}/JPEGImages" if layout == "folders" else f"images/{name}" for s, name in names.items()}
+    files = {split: new_names(part.pictures) for split, part in sets.items()}
+    place_pictures(folder, sets, {split: [folder / tops[split] / file for file in files[split]] for split in sets})
     for split, part in sets.items():
-        name = "valid" if split == "val" and layout == "folders" else split
-        image_folder = f"{name}/JPEGImages" if layout == "folders" else f"images/{name}"
-        files = new_names(part.pictures)
-        place_pictures(part.pictures, [folder / image_folder / file for file in files], folder / image_folder)
+        name = names[split]
         targets = {f"annotations/{name}.json": f"{name}/"}
         if layout == "folders":
-            targets = {f"{name}/annotations.json": "JPEGImages/", f"annotations_{name}.json": f"{image_folder}/"}
+            targets = {f"{name}/annotations.json": "JPEGImages/", f"annotations_{name}.json": f"{tops[split]}/"}
         for target, prefix in targets.items():
-            content = _content(part, skeletons, [prefix + file for file in files], mode)
+            content = _content(part, skeletons, [prefix + file for file in files[split]], mode)
             write_bytes(folder / target, to_json(content))
             written.append(folder / target)
         keys[split] = next(iter(targets))
@@ -110,7 +99,9 @@ def write_coco(
     return [specs.write_spec(folder / "data.yaml", keys), *written]
 
 
-def _content(poses: AnnotationSet, skeletons: Mapping[str, Skeleton], files: list[str], mode: str) -> dict[str, Any]:
+def _content(
+    annotations: AnnotationSet, skeletons: Mapping[str, Skeleton], files: list[str], mode: str
+) -> dict[str, Any]:
     """What a COCO file holds.
 
     Examples
@@ -120,12 +111,14 @@ def _content(poses: AnnotationSet, skeletons: Mapping[str, Skeleton], files: lis
     [{'id': 1, 'name': 'mouse', 'keypoints': ['eyeL', 'eyeR'], 'skeleton': [[1, 2]], 'flip_idx': [1, 0]}]
     """
     category_ids = {name: index for index, name in enumerate(skeletons, start=1)}
-    image_ids = _choose_ids([picture.extra.get("image_id") for picture in poses.pictures])
-    instances = [(id, i) for id, picture in zip(image_ids, poses.pictures, strict=True) for i in picture.instances]
+    image_ids = _choose_ids([picture.extra.get("image_id") for picture in annotations.pictures])
+    instances = [
+        (id, i) for id, picture in zip(image_ids, annotations.pictures, strict=True) for i in picture.instances
+    ]
     annotation_ids = _choose_ids([instance.group for _, instance in instances])
     annotation = _annotation if mode == "keypoints" else _outline_annotation
     return {
-        "images": [_image(p, id, file) for p, id, file in zip(poses.pictures, image_ids, files, strict=True)],
+        "images": [_image(p, id, file) for p, id, file in zip(annotations.pictures, image_ids, files, strict=True)],
         "annotations": [
             {"id": id, "image_id": image, "category_id": category_ids[i.category], **annotation(i, id)}
             for id, (image, i) in zip(annotation_ids, instances, strict=True)
@@ -250,12 +243,12 @@ def _shared_fields(instance: Instance) -> dict[str, Any]:
     }
 
 
-def unsupported(poses: AnnotationSet, mode: str = "keypoints") -> list[str]:
+def unsupported(annotations: AnnotationSet, mode: str = "keypoints") -> list[str]:
     """List what COCO cannot hold of a set.
 
     Parameters
     ----------
-    poses : AnnotationSet
+    annotations : AnnotationSet
         What is to be written.
     mode : str
         As for `write_coco`.
@@ -269,8 +262,8 @@ def unsupported(poses: AnnotationSet, mode: str = "keypoints") -> list[str]:
     --------
     >>> from utils.formats.types import keypoints_array
     >>> mouse = Instance("mouse", keypoints_array([[1, 2]], [2]), extra={"score": "high"})
-    >>> poses = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), (mouse,))], {})
-    >>> unsupported(poses), unsupported(poses, "segmentation")
+    >>> annotations = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), (mouse,))], {})
+    >>> unsupported(annotations), unsupported(annotations, "segmentation")
     (['extra facts that have the name of a field of COCO: 1 of 1 instances'], \
 ['extra facts that have the name of a field of COCO: 1 of 1 instances', 'keypoints: 1 of 1 instances'])
     """
@@ -279,5 +272,5 @@ def unsupported(poses: AnnotationSet, mode: str = "keypoints") -> list[str]:
         "masks beside polygons": lambda i: bool(i.mask and i.polygons),
     }
     kept = HAS_FIELD.keys() - ({"keypoints"} if mode == "segmentation" else set())
-    facts = {key for picture in poses.pictures for key in picture.extra} - {"id", "file_name", "width", "height"}
-    return [*count_lost(poses, kept, tests), *count_lost_facts(poses, facts, keeps_tags=True)]
+    facts = {key for picture in annotations.pictures for key in picture.extra} - {"id", "file_name", "width", "height"}
+    return list_lost(annotations, kept, tests, facts | {"tags"})

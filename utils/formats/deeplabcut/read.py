@@ -346,25 +346,25 @@ def _build_set(tables: Sequence[_Table], skeletons: Mapping[str, Skeleton], ids:
     --------
     >>> rows = {Path("a.png"): _Row(4, (4, 6), np.array([3.0, np.nan]))}
     >>> table = _Table(Path("a.csv"), {(None, "nose"): {"x": 0, "y": 1}}, 1, rows)
-    >>> poses = _build_set([table], {"mouse": Skeleton(("nose",))}, {Path("a.png"): "a"})
-    >>> poses.pictures[0].instances, poses.problems[0].what
+    >>> annotations = _build_set([table], {"mouse": Skeleton(("nose",))}, {Path("a.png"): "a"})
+    >>> annotations.pictures[0].instances, annotations.problems[0].what
     ((), "'nose' has only one of x and y; it is taken as missing")
     """
-    poses = AnnotationSet([], dict(skeletons), [])
+    annotations = AnnotationSet([], dict(skeletons), [])
     seen: dict[Path, Path] = {}
     for table in tables:
-        poses.problems += table.problems
+        annotations.problems += table.problems
         for path, row in table.rows.items():
-            where, id, count = f"{table.path}:{row.number}", ids[path], len(poses.problems)
+            where, id, count = f"{table.path}:{row.number}", ids[path], len(annotations.problems)
             if path in seen:
                 what = f"{path} has a row in {seen[path]} already; this one is left out"
-                poses.problems.append(Problem(where, what, "keep one row", id))
+                annotations.problems.append(Problem(where, what, "keep one row", id))
                 continue
             seen[path] = table.path
-            instances = tuple(_read_instances(table, row, skeletons, id, poses.problems))
+            instances = tuple(_read_instances(table, row, skeletons, id, annotations.problems))
             picture = AnnotatedPicture(id, path, row.size, instances)
-            poses.pictures.append(picture if len(poses.problems) == count else mark_incomplete(picture))
-    return poses
+            annotations.pictures.append(picture if len(annotations.problems) == count else mark_incomplete(picture))
+    return annotations
 
 
 def _read_instances(

@@ -13,7 +13,7 @@ from utils.errors import DataError
 from utils.files import write_bytes
 from utils.formats import specs
 from utils.formats.pictures import new_names
-from utils.formats.sets import check_target, count_lost, count_lost_facts, place_pictures, shared_skeletons
+from utils.formats.sets import list_lost, place_pictures, shared_skeletons
 from utils.formats.types import OCCLUDED, AnnotatedPicture, AnnotationSet, Instance, Skeleton
 
 SCORER = "dinolith"  # DeepLabCut's word for who labelled
@@ -65,17 +65,15 @@ def write_deeplabcut(sets: Mapping[str, AnnotationSet], folder: str | Path) -> l
     places = {split: folder / "labeled-data" / split for split in sets}
     images = {split: [places[split] / name for name in _flat_names(part)] for split, part in sets.items()}
     tables = {split: place / f"CollectedData_{SCORER}.csv" for split, place in places.items()}
-    planned = [path for paths in (*images.values(), tables.values()) for path in paths]
-    check_target(folder, sets, [folder / "labeled-data"], planned)
+    place_pictures(folder, sets, images, tables.values(), [folder / "labeled-data"])
     for split, part in sets.items():
-        place_pictures(part.pictures, images[split], places[split])
         write_bytes(tables[split], _format_table(part, skeletons, split, images[split]).encode())
     splits = {split: table.relative_to(folder).as_posix() for split, table in tables.items()}
     keys = {"format": "deeplabcut", "path": ".", **splits, **specs.spec_keys(skeletons)}
     return [specs.write_spec(folder / "data.yaml", keys), *tables.values()]
 
 
-def _flat_names(poses: AnnotationSet) -> list[str]:
+def _flat_names(annotations: AnnotationSet) -> list[str]:
     """Names of the pictures in one folder, without folders inside.
 
     Examples
@@ -85,14 +83,14 @@ def _flat_names(poses: AnnotationSet) -> list[str]:
     ['mon__a.png', 'tue__a.png']
     """
     names: dict[str, None] = {}
-    for name in (name.replace("/", "__") for name in new_names(poses.pictures)):
+    for name in (name.replace("/", "__") for name in new_names(annotations.pictures)):
         while name in names:
             name = f"_{name}"
         names[name] = None
     return list(names)
 
 
-def _format_table(poses: AnnotationSet, skeletons: Mapping[str, Skeleton], split: str, images: list[Path]) -> str:
+def _format_table(annotations: AnnotationSet, skeletons: Mapping[str, Skeleton], split: str, images: list[Path]) -> str:
     """A table as text.
 
     Examples
@@ -103,8 +101,8 @@ def _format_table(poses: AnnotationSet, skeletons: Mapping[str, Skeleton], split
     coords,,,x,y
     <BLANKLINE>
     """
-    columns = _choose_columns(poses, skeletons)
-    scored = any(i.keypoint_scores is not None for picture in poses.pictures for i in picture.instances)
+    columns = _choose_columns(annotations, skeletons)
+    scored = any(i.keypoint_scores is not None for picture in annotations.pictures for i in picture.instances)
     coords = ("x", "y", "likelihood") if scored else ("x", "y")
     cells = [
         (name, part, coord)
@@ -117,14 +115,14 @@ def _format_table(poses: AnnotationSet, skeletons: Mapping[str, Skeleton], split
         rows.append(["individuals", *(name for name, _, _ in cells)])
     rows += [["bodyparts", *(part for _, part, _ in cells)], ["coords", *(coord for _, _, coord in cells)]]
     lines = [[row[0], "", "", *row[1:]] for row in rows]
-    for picture, image in zip(poses.pictures, images, strict=True):
+    for picture, image in zip(annotations.pictures, images, strict=True):
         lines.append(["labeled-data", split, image.name, *_format_values(picture, columns, skeletons, len(coords))])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
-def _choose_columns(poses: AnnotationSet, skeletons: Mapping[str, Skeleton]) -> dict[str, str]:
+def _choose_columns(annotations: AnnotationSet, skeletons: Mapping[str, Skeleton]) -> dict[str, str]:
     """Category of each individual; the only animal's name is empty.
 
     Examples
@@ -136,9 +134,9 @@ def _choose_columns(poses: AnnotationSet, skeletons: Mapping[str, Skeleton]) -> 
     {'individual1': 'mouse', 'individual5': 'mouse'}
     """
     kinds = {skeleton.names for skeleton in skeletons.values()}
-    used = {instance.category for picture in poses.pictures for instance in picture.instances}
+    used = {instance.category for picture in annotations.pictures for instance in picture.instances}
     categories = [name for name in skeletons if name in used] or [next(iter(skeletons))]
-    named = [_name_individuals(picture) for picture in poses.pictures]
+    named = [_name_individuals(picture) for picture in annotations.pictures]
     untracked = all(instance.track_id is None for animals in named for instance in animals.values())
     prefix = len(categories) > 1 or len(kinds) < len(skeletons)
     most = max(map(len, named), default=0)
@@ -211,12 +209,12 @@ def _format_values(
         yield from ("" if np.isnan(value) else repr(value) for value in values.ravel().tolist())
 
 
-def unsupported(poses: AnnotationSet) -> list[str]:
+def unsupported(annotations: AnnotationSet) -> list[str]:
     """List what DeepLabCut cannot hold of a set.
 
     Parameters
     ----------
-    poses : AnnotationSet
+    annotations : AnnotationSet
         What is to be written.
 
     Returns
@@ -232,11 +230,11 @@ def unsupported(poses: AnnotationSet) -> list[str]:
     >>> unsupported(AnnotationSet([picture], {"mouse": Skeleton(("nose",))}))
     ['occluded keypoints (written as visible): 1 of 1 instances', 'boxes: 1 of 1 instances']
     """
-    alone = list(_choose_columns(poses, poses.skeletons)) == [""] if poses.skeletons else True
+    alone = list(_choose_columns(annotations, annotations.skeletons)) == [""] if annotations.skeletons else True
     tests = {
         "no keypoint (left out)": lambda i: not (i.keypoints[:, 2] > 0).any(),
         "occluded keypoints (written as visible)": lambda i: bool((i.keypoints[:, 2] == OCCLUDED).any()),
         "no track (the column becomes one)": lambda i: i.track_id is None and not alone,
         "extra facts": lambda i: bool(i.extra.keys() - {"individual"}),
     }
-    return [*count_lost(poses, ("keypoints", "track_id", "extra facts"), tests), *count_lost_facts(poses)]
+    return list_lost(annotations, ("keypoints", "track_id", "extra facts"), tests)

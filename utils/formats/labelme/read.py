@@ -7,7 +7,7 @@ top-left pixel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,12 @@ def _locate_picture(entry: Entry, keys: dict[str, Any], root: Path, problems: li
 def _build_reader(
     path: Path, spec: specs.Spec | None, files: Mapping[str, Sequence[_File]], keypoint_names: Sequence[str] | None
 ) -> ShapeReader:
-    """What is known of categories and keypoints, from the specification or the files.
+    """The reader for the categories and keypoints of the specification, or else of the files in order of appearance.
+
+    Raises
+    ------
+    DataError
+        If `kpt_shape` contradicts the files, or names stand twice.
 
     Examples
     --------
@@ -173,7 +178,9 @@ def _build_reader(
     if keypoint_names is not None:
         names = {category: list(keypoint_names) for category in categories}
     if names is None:
-        collected = _collect_names(file for part in files.values() for file in part)
+        shapes = [shape for part in files.values() for file in part for shape in file.keys["shapes"]]
+        points = [shape for shape in shapes if isinstance(shape, dict) and shape.get("shape_type") == "point"]
+        collected = list(dict.fromkeys(str(shape["label"]) for shape in points if "label" in shape))
         shape = specs.keypoint_shape(spec) if spec else None
         if shape is not None and shape[0] != len(collected):
             what = f"kpt_shape says {shape[0]} keypoints, the files have {len(collected)}: {', '.join(collected[:12])}"
@@ -184,21 +191,7 @@ def _build_reader(
     return ShapeReader({category: build_skeleton(str(path), labels) for category, labels in names.items()}, True)
 
 
-def _collect_names(files: Iterable[_File]) -> list[str]:
-    """Labels of all points, in the order in which they first appear.
-
-    Examples
-    --------
-    >>> shapes = [{"label": "tail", "shape_type": "point"}, {"label": "mouse", "shape_type": "polygon"}, 3]
-    >>> _collect_names([_File(Path("a.json"), {"shapes": shapes})])
-    ['tail']
-    """
-    shapes = (shape for file in files for shape in file.keys["shapes"] if isinstance(shape, dict))
-    points = (shape for shape in shapes if shape.get("shape_type") == "point" and "label" in shape)
-    return list(dict.fromkeys(str(shape["label"]) for shape in points))
-
-
-def _fill(poses: AnnotationSet, files: Sequence[_File], ids: Mapping[Path, str], reader: ShapeReader) -> None:
+def _fill(annotations: AnnotationSet, files: Sequence[_File], ids: Mapping[Path, str], reader: ShapeReader) -> None:
     """Add the pictures of a split, and the problems of their shapes.
 
     Examples
@@ -207,9 +200,9 @@ def _fill(poses: AnnotationSet, files: Sequence[_File], ids: Mapping[Path, str],
     >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
     >>> keys = {"shapes": [], "imageHeight": 4, "imageWidth": 9}
     >>> file = _File(Path("a.json"), keys, Path("a.png"), "sidecar", (4, 6))
-    >>> poses = AnnotationSet([], {})
-    >>> _fill(poses, [file], {Path("a.png"): "a"}, reader)
-    >>> poses.pictures[0].id, poses.problems[0].what
+    >>> annotations = AnnotationSet([], {})
+    >>> _fill(annotations, [file], {Path("a.png"): "a"}, reader)
+    >>> annotations.pictures[0].id, annotations.problems[0].what
     ('a', 'imageHeight x imageWidth is 4 x 9, the picture is 4 x 6')
     """
     taken: dict[str, Path] = {}
@@ -219,16 +212,16 @@ def _fill(poses: AnnotationSet, files: Sequence[_File], ids: Mapping[Path, str],
         id = ids[file.picture]
         if id in taken:
             what = f"{file.picture} is labelled by {taken[id]} too; this file is left out"
-            poses.problems.append(Problem(str(file.path), what, "keep one of them", id))
+            annotations.problems.append(Problem(str(file.path), what, "keep one of them", id))
             continue
         taken[id] = file.path
         instances, complaints = reader.read(file.keys["shapes"])
         flags = file.keys["flags"] if isinstance(file.keys.get("flags"), dict) else {}
         picture = AnnotatedPicture(id, file.picture, file.size, tuple(instances), _picture_facts(file), flags)
         stated = (file.keys.get("imageHeight"), file.keys.get("imageWidth"))
-        poses.problems += size_problems(str(file.path), "imageHeight x imageWidth", stated, picture)
-        poses.problems += [Problem(f"{file.path}: {c.where}", c.what, c.cure, id) for c in complaints]
-        poses.pictures.append(mark_incomplete(picture) if any(c.lost for c in complaints) else picture)
+        annotations.problems += size_problems(str(file.path), "imageHeight x imageWidth", stated, picture)
+        annotations.problems += [Problem(f"{file.path}: {c.where}", c.what, c.cure, id) for c in complaints]
+        annotations.pictures.append(mark_incomplete(picture) if any(c.lost for c in complaints) else picture)
 
 
 def _picture_facts(file: _File) -> dict[str, Any]:
@@ -255,34 +248,23 @@ def _name_categories(sets: Mapping[str, AnnotationSet], reader: ShapeReader) -> 
     >>> from utils.formats.types import Skeleton
     >>> reader = ShapeReader({ANY_CATEGORY: Skeleton(())}, any_category=True)
     >>> boxes = [{"label": "cat", "points": [[0, 0], [2, 3]], "shape_type": "rectangle"}]
-    >>> poses = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), tuple(reader.read(boxes)[0]))], {})
-    >>> _name_categories({"all": poses}, reader)
-    >>> poses.skeletons
+    >>> annotations = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), tuple(reader.read(boxes)[0]))], {})
+    >>> _name_categories({"all": annotations}, reader)
+    >>> annotations.skeletons
     {'cat': Skeleton(names=(), flip_idx=None, edges=())}
     """
     if not reader.any_category:
-        for poses in sets.values():
-            poses.skeletons = dict(reader.skeletons)
+        for annotations in sets.values():
+            annotations.skeletons = dict(reader.skeletons)
         return
-    instances = [i for poses in sets.values() for picture in poses.pictures for i in picture.instances]
+    instances = [i for annotations in sets.values() for picture in annotations.pictures for i in picture.instances]
     labels = list(dict.fromkeys(instance.category for instance in instances if instance.category != ANY_CATEGORY))
     default = labels[0] if len(labels) == 1 else DEFAULT_CATEGORY
     if not labels or any(instance.category == ANY_CATEGORY for instance in instances):
         labels = list(dict.fromkeys([*labels, default]))
-    for poses in sets.values():
-        poses.skeletons = {label: reader.skeletons[ANY_CATEGORY] for label in labels}
-        poses.pictures = [_rename(picture, default) for picture in poses.pictures]
-
-
-def _rename(picture: AnnotatedPicture, category: str) -> AnnotatedPicture:
-    """Name the category of the instances that have none.
-
-    Examples
-    --------
-    >>> from utils.formats.types import Instance
-    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (Instance(ANY_CATEGORY),))
-    >>> _rename(picture, "mouse").instances[0].category
-    'mouse'
-    """
-    named = tuple(replace(i, category=category) if i.category == ANY_CATEGORY else i for i in picture.instances)
-    return replace(picture, instances=named)
+    for annotations in sets.values():
+        annotations.skeletons = {label: reader.skeletons[ANY_CATEGORY] for label in labels}
+        annotations.pictures = [
+            replace(picture, instances=tuple(replace(i, category=i.category or default) for i in picture.instances))
+            for picture in annotations.pictures
+        ]

@@ -13,16 +13,7 @@ from utils.formats import specs
 from utils.formats.labelme.instances import outline_print
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import new_names
-from utils.formats.sets import (
-    FACTS,
-    HAS_FIELD,
-    check_target,
-    count_lost,
-    count_lost_facts,
-    place_pictures,
-    shared_skeletons,
-    to_json,
-)
+from utils.formats.sets import FACTS, HAS_FIELD, list_lost, place_pictures, shared_skeletons, to_json
 from utils.formats.types import (
     OCCLUDED,
     AnnotatedPicture,
@@ -74,10 +65,8 @@ def write_labelme(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list
     folder, skeletons = Path(folder), shared_skeletons(sets)
     images = {split: [folder / split / name for name in new_names(part.pictures)] for split, part in sets.items()}
     labels = [image.with_suffix(".json") for part in images.values() for image in part]
-    planned = [*labels, *(image for part in images.values() for image in part)]
-    check_target(folder, sets, [folder / split for split in sets], planned)
+    place_pictures(folder, sets, images, labels, [folder / split for split in sets])
     for split, part in sets.items():
-        place_pictures(part.pictures, images[split], folder / split)
         for picture, image in zip(part.pictures, images[split], strict=True):
             write_bytes(image.with_suffix(".json"), to_json(_file_keys(picture, image.name, skeletons), indent=2))
     keys = {"format": "labelme", "path": ".", **{split: split for split in sets}, **specs.spec_keys(skeletons)}
@@ -213,12 +202,12 @@ def _facts(instance: Instance, group: int) -> dict[str, Any]:
     return facts
 
 
-def unsupported(poses: AnnotationSet) -> list[str]:
+def unsupported(annotations: AnnotationSet) -> list[str]:
     """List what LabelMe cannot hold of a set.
 
     Parameters
     ----------
-    poses : AnnotationSet
+    annotations : AnnotationSet
         What is to be written.
 
     Returns
@@ -238,5 +227,5 @@ def unsupported(poses: AnnotationSet) -> list[str]:
             i.box_xyxy is None and not i.polygons and not (i.keypoints[:, 2] > 0).any()
         )
     }
-    kept = {key for picture in poses.pictures for key in picture.extra} - {"incomplete"}
-    return [*count_lost(poses, HAS_FIELD, tests), *count_lost_facts(poses, kept, keeps_tags=True)]
+    kept = {key for picture in annotations.pictures for key in picture.extra} - {"incomplete"}
+    return list_lost(annotations, HAS_FIELD, tests, kept | {"tags"})

@@ -24,7 +24,7 @@ from utils.formats.yolo.rows import RowReader
 def read_yolo(
     path: str | Path, root: str | Path | None = None, need_keypoints: bool = True
 ) -> dict[str, AnnotationSet]:
-    r"""Read a YOLO data set: of poses where the file has `kpt_shape`, else of boxes and outlines.
+    r"""Read a YOLO data set: of annotations where the file has `kpt_shape`, else of boxes and outlines.
 
     Keys of the file: `path` (data root, relative to the file), `train`, `val`, `test`, `all` (a folder, a list of
     folders, or a text file of picture paths, relative to the data root; in a text file also relative to it),

@@ -12,7 +12,7 @@ from utils.errors import DataError
 from utils.files import write_bytes
 from utils.formats import specs
 from utils.formats.pictures import new_names
-from utils.formats.sets import check_target, count_lost, count_lost_facts, place_pictures, shared_skeletons
+from utils.formats.sets import list_lost, place_pictures, shared_skeletons
 from utils.formats.types import (
     AnnotatedPicture,
     AnnotationSet,
@@ -72,15 +72,12 @@ def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Pa
         split: [(tops[split][1] / image.relative_to(tops[split][0])).with_suffix(".txt") for image in images[split]]
         for split in sets
     }
-    planned = [path for paths in (*images.values(), *labels.values()) for path in paths]
-    check_target(folder, sets, [top for pair in tops.values() for top in pair], planned)
-    for split, part in sets.items():
-        texts = [_format_label(picture, skeletons) for picture in part.pictures]
-        place_pictures(part.pictures, images[split], tops[split][0])
-        for label, text in zip(labels[split], texts, strict=True):
-            write_bytes(label, text.encode())
-    splits = {split: f"images/{split}" for split in sets}
     written = [path for paths in labels.values() for path in paths]
+    texts = [_format_label(picture, skeletons) for part in sets.values() for picture in part.pictures]
+    place_pictures(folder, sets, images, written, [top for pair in tops.values() for top in pair])
+    for label, text in zip(written, texts, strict=True):
+        write_bytes(label, text.encode())
+    splits = {split: f"images/{split}" for split in sets}
     return [specs.write_spec(folder / "data.yaml", {"path": ".", **splits, **keys}), *written]
 
 
@@ -105,12 +102,12 @@ def _format_label(picture: AnnotatedPicture, skeletons: Mapping[str, Skeleton]) 
     return "".join(row + "\n" for row in rows if row)
 
 
-def unsupported(poses: AnnotationSet) -> list[str]:
+def unsupported(annotations: AnnotationSet) -> list[str]:
     """List what YOLO pose cannot hold of a set.
 
     Parameters
     ----------
-    poses : AnnotationSet
+    annotations : AnnotationSet
         What is to be written.
 
     Returns
@@ -131,15 +128,15 @@ def unsupported(poses: AnnotationSet) -> list[str]:
     is_crowd: 1 of 2 instances
     area: 1 of 2 instances
     """
-    counts = {skeleton.num_keypoints for skeleton in poses.skeletons.values()}
+    counts = {skeleton.num_keypoints for skeleton in annotations.skeletons.values()}
     sizes = [f"{len(counts)} different numbers of keypoints"] if len(counts) > 1 else []
-    flips = len({skeleton.flip_idx for skeleton in poses.skeletons.values()})
+    flips = len({skeleton.flip_idx for skeleton in annotations.skeletons.values()})
     sides = ["flip_idx that differs between categories (inferred from the names when read)"] if flips > 1 else []
     tests = {
         "neither box nor keypoint (left out)": lambda i: i.box_xyxy is None and tight_box(i.keypoints) is None,
         "scores": lambda i: i.score is not None or i.keypoint_scores is not None,
     }
-    placed = [(i, p.size) for p in poses.pictures if p.size is not None for i in p.instances]
+    placed = [(i, p.size) for p in annotations.pictures if p.size is not None for i in p.instances]
     beyond = {
         "no box (the tight box of the keypoints is written)": sum(
             i.box_xyxy is None and tight_box(i.keypoints) is not None for i, _ in placed
@@ -152,8 +149,7 @@ def unsupported(poses: AnnotationSet) -> list[str]:
         ),
     }
     lines = [f"{name}: {count}" for name, count in beyond.items() if count]
-    lost = count_lost(poses, ("boxes", "keypoints", "score"), tests)
-    return [*sizes, *sides, *lines, *lost, *count_lost_facts(poses)]
+    return [*sizes, *sides, *lines, *list_lost(annotations, ("boxes", "keypoints", "score"), tests)]
 
 
 def _format_row(instance: Instance, skeletons: Mapping[str, Skeleton], size: tuple[int, int]) -> str:

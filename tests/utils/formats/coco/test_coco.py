@@ -14,7 +14,7 @@ from utils.errors import DataError
 from utils.formats.coco.read import read_coco
 from utils.formats.coco.write import unsupported, write_coco
 from utils.formats.compare import find_differences
-from utils.formats.read import read_poses
+from utils.formats.read import read_annotations, read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array
 
 REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data"
@@ -410,6 +410,41 @@ def test_odd_values_anywhere_in_a_file_never_break_reading(maker, spoil, tmp_pat
         else:
             lines = [str(problem) for problem in sets["all"].problems]
         assert all(line and "\n" not in line for line in lines)
+
+
+def test_a_detection_file_has_boxes_outlines_masks_and_attributes(coco, tmp_path):
+    lengths = {"counts": [10, 20, 2370], "size": [40, 60]}
+    boxes = [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 5, 6], "attributes": {"occluded": True}},
+        {"id": 2, "image_id": 1, "category_id": 1, "segmentation": lengths, "iscrowd": 1},
+        {"id": 3, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 3]], "track_id": 7},
+    ]
+    categories = {"categories": [{"id": 1, "name": "car"}, {"id": 4, "name": "dog"}]}
+    with pytest.raises(DataError, match=r"no category has keypoints \(car, dog\)"):
+        coco(*boxes, **categories)
+    part = read_annotations(tmp_path)["all"]
+    assert part.skeletons == {"car": Skeleton(()), "dog": Skeleton(())}
+    box, crowd, outline = part.pictures[0].instances
+    assert (box.category, box.box_xyxy.tolist(), box.tags) == ("car", [1, 2, 6, 8], {"occluded": True})
+    assert (crowd.mask, crowd.is_crowd, crowd.polygons) == (lengths, True, ())
+    assert (outline.polygons[0].tolist(), outline.track_id) == ([[0, 0], [4, 0], [4, 3]], 7)
+    assert all(i.keypoints.shape == (0, 3) and not i.extra for i in part.pictures[0].instances)
+    written = write_coco({"all": part}, tmp_path / "new")
+    assert "keypoints" not in json.loads(written[1].read_text())["annotations"][0]
+    assert unsupported(part) == []
+    assert find_differences({"all": part}, read_annotations(tmp_path / "new")) == []
+
+
+def test_attributes_of_another_kind_stay_what_they_are(coco):
+    [mouse] = coco({**GOOD, "attributes": ["occluded"]}).pictures[0].instances
+    assert (mouse.tags, mouse.extra) == ({}, {"attributes": ["occluded"]})
+
+
+def test_masks_beside_polygons_are_listed():
+    square = np.array([[0.0, 0], [2, 0], [2, 2]])
+    both = Instance("car", polygons=(square,), mask={"counts": [0, 4], "size": [2, 2]})
+    part = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (40, 60), (both,))], {"car": Skeleton(())})
+    assert unsupported(part) == ["masks beside polygons: 1 of 1 instances"]
 
 
 @needs_real_data

@@ -199,6 +199,19 @@ def test_what_is_lost_is_listed(seed, maker, tmp_path):
             assert not lost or word in listed
 
 
+def test_boxes_masks_and_tags_are_listed_as_lost():
+    points = keypoints_array([[1, 2]], [2])
+    box, mask = np.array([0.0, 0, 5, 5]), {"counts": [0, 4], "size": [2, 2]}
+    mouse = Instance("mouse", points, box, mask=mask, tags={"wild": True})
+    picture = AnnotatedPicture("a", Path("a.png"), (40, 60), (mouse,), tags={"night": True})
+    assert unsupported(AnnotationSet([picture], {"mouse": Skeleton(("nose",))})) == [
+        "boxes: 1 of 1 instances",
+        "masks: 1 of 1 instances",
+        "tags: 1 of 1 instances",
+        "tags of pictures: 1 of 1",
+    ]
+
+
 def test_a_set_without_keypoints_is_refused(tmp_path):
     with pytest.raises(DataError, match="no category has any"):
         write_deeplabcut({"all": AnnotationSet([], {"car": Skeleton(())})}, tmp_path)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from utils.errors import DataError
+from utils.formats.coco.write import write_coco
 from utils.formats.compare import find_differences
 from utils.formats.labelme.read import read_labelme
 from utils.formats.labelme.write import unsupported, write_labelme
 from utils.formats.pictures import picture_bytes
-from utils.formats.read import read_poses
+from utils.formats.read import read_annotations, read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array, missing_keypoints
 
 REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data"
@@ -174,6 +175,46 @@ def test_circles_masks_and_marks_around_keypoints(label):
     assert masked.box_xyxy.tolist() == [1, 2, 5, 9]
     assert masked.polygons == ()
     assert [problem.what for problem in poses.problems] == ["of a mask only the box is read"]
+
+
+def test_flags_are_tags_of_pictures_and_instances(label, tmp_path):
+    shapes = [
+        {**polygon("car", 1), "flags": {"occluded": True, "truncated": False}},
+        {**polygon("car", 1), "flags": {"occluded": False}},
+        {**point("wheel", group=1), "flags": {"kp_visible": False}},
+        box("dog", 0, 0, 5, 5),
+    ]
+    part = label(*shapes, flags={"rain": True, "night": False})
+    picture = part.pictures[0]
+    assert picture.tags == {"rain": True, "night": False}
+    assert "flags" not in picture.extra
+    assert [i.tags for i in picture.instances] == [{"occluded": True, "truncated": False}, {}]
+    assert picture.instances[0].keypoints[0, 2] == 1
+    write_labelme({"all": part}, tmp_path / "new")
+    assert unsupported(part) == []
+    read = read_labelme(tmp_path / "new")
+    assert read["all"].pictures[0].tags == picture.tags
+    assert find_differences({"all": part}, read) == []
+    write_coco({"all": part}, tmp_path / "coco")
+    read = read_poses(tmp_path / "coco")
+    assert read["all"].pictures[0].tags == picture.tags
+    assert find_differences({"all": part}, read, ignore=["group"]) == []
+
+
+def test_boxes_and_outlines_without_any_point_are_read_as_they_are(label, tmp_path):
+    label(box("car", 9, 8, 1, 2), polygon("dog"))
+    part = read_annotations(tmp_path / "set")["all"]
+    car, dog = part.pictures[0].instances
+    assert (car.category, car.box_xyxy.tolist(), car.keypoints.shape) == ("car", [1, 2, 9, 8], (0, 3))
+    assert (dog.category, dog.polygons[0].tolist()) == ("dog", [[0, 0], [8, 0], [8, 6]])
+
+
+def test_run_lengths_survive_in_a_labelme_file(tmp_path, draw_picture):
+    lengths = {"counts": [10, 20, 2370], "size": [40, 60]}
+    car = Instance("car", box_xyxy=np.array([0.0, 0, 5, 5]), mask=lengths)
+    picture = AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (car,))
+    write_labelme({"all": AnnotationSet([picture], {"car": Skeleton(())})}, tmp_path / "new")
+    assert read_labelme(tmp_path / "new")["all"].pictures[0].instances[0].mask == lengths
 
 
 def test_an_outline_of_no_category_is_a_problem(label):

@@ -11,7 +11,7 @@ import pytest
 from utils.errors import DataError
 from utils.formats.compare import find_differences
 from utils.formats.labelme.read import read_labelme
-from utils.formats.read import read_poses
+from utils.formats.read import read_annotations, read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array, missing_keypoints
 from utils.formats.yolo.read import label_path, read_yolo
 from utils.formats.yolo.write import unsupported, write_yolo
@@ -225,7 +225,7 @@ def test_what_is_lost_is_listed(seed, maker, tmp_path):
     assert not [str(problem) for part in read.values() for problem in part.problems]
     words = {
         "box_xyxy": "no box", "polygons": "polygons", "is_crowd": "is_crowd", "area": "area", "group": "group",
-        "score": "scores", "keypoint_scores": "scores", "track_id": "track_id", "extra": "extra facts",
+        "score": "scores", "keypoint_scores": "scores", "track_id": "track_id", "extra": "extra facts", "tags": "tags",
     }  # fmt: skip
     for split, part in poses.items():
         listed = " ".join(unsupported(part))
@@ -301,3 +301,43 @@ def test_a_list_from_another_computer_is_refused(tmp_path):
         DataError, match=r"no picture in train-clip.txt; first: .*train-clip.txt:1: no such picture: data"
     ):
         read_yolo(spec)
+
+
+def test_a_set_without_keypoints_has_boxes_and_outlines(data, tmp_path):
+    rows = "1 .5 .5 .5 .25\n0 0 0 .5 0 .5 .25\n"
+    with pytest.raises(DataError, match="no kpt_shape, so the number of keypoints is unknown"):
+        data(rows, "names: [car, dog]")
+    for path in (tmp_path, tmp_path / "data.yaml"):
+        part = read_annotations(path)["train"]
+        dog, car = part.pictures[0].instances
+        assert (dog.category, dog.box_xyxy.tolist(), dog.polygons) == ("dog", [15, 15, 45, 25], ())
+        assert (car.category, car.box_xyxy) == ("car", None)
+        assert car.polygons[0].tolist() == [[0, 0], [30, 0], [30, 10]]
+        assert dog.keypoints.shape == car.keypoints.shape == (0, 3)
+        assert part.skeletons == {"car": Skeleton(()), "dog": Skeleton(())}
+        assert not part.problems
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("0 .5 .5 .5 .5 .25", r"expected 5 values \(class, box of 4, or an outline\), got 6"),
+        ("0 .5 .5 .5", r"expected 5 values .*got 4"),
+        ("0 .5 .5 .5 .5 .25 1.2", "expected an outline as shares of the picture, 0 to 1, got 1.2"),
+        ("2 .5 .5 .5 .5", "class 2 is unknown; there are classes 0 to 1"),
+    ],
+)
+def test_a_bad_row_of_a_set_without_keypoints_is_one_problem(data, tmp_path, row, reason):
+    with pytest.raises(DataError):
+        data(f"0 .5 .5 .5 .5\n{row}\n", "names: [car, dog]")
+    part = read_annotations(tmp_path)["train"]
+    assert [i.category for i in part.pictures[0].instances] == ["car"]
+    assert len(part.problems) == 1
+    assert re.search(reason, part.problems[0].what)
+
+
+def test_a_box_in_a_set_of_poses_is_written_with_missing_keypoints(tmp_path, draw_picture):
+    mouse = Instance("mouse", box_xyxy=np.array([15.0, 10, 45, 30]))
+    picture = AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (mouse,))
+    write_yolo({"all": AnnotationSet([picture], {"mouse": Skeleton(("nose", "tail"))})}, tmp_path / "new")
+    assert (tmp_path / "new/labels/all/a.txt").read_text() == "0 0.5 0.5 0.5 0.5 0 0 0 0 0 0\n"
