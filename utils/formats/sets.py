@@ -118,16 +118,17 @@ def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPictu
     return [Problem(where, what, "label the picture as it is now", picture.id)]
 
 
-def report_shared_pictures(sets: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:
-    """Add a problem for every picture that several splits hold; give the sets back.
+def finish_sets(sets: dict[str, AnnotationSet], problems: Iterable[Problem] = ()) -> dict[str, AnnotationSet]:
+    """Add problems of the whole data set to its first split, and one for every picture that several splits hold.
 
     Examples
     --------
     >>> both = AnnotatedPicture("a", Path("a.png"), (4, 6), ())
     >>> sets = {"train": AnnotationSet([both], {}), "val": AnnotationSet([both], {})}
-    >>> str(report_shared_pictures(sets)["val"].problems[0])
+    >>> str(finish_sets(sets)["val"].problems[0])
     'a.png: the picture is in train and in val; keep it in one split, or the scores of val flatter'
     """
+    next(iter(sets.values())).problems[:0] = problems
     seen: dict[str, str] = {}
     for name, part in sets.items():
         for picture in part.pictures:

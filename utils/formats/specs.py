@@ -11,6 +11,7 @@ from typing import Any
 
 from utils.errors import DataError, SettingsError
 from utils.files import write_bytes
+from utils.formats.pictures import plain_path
 from utils.formats.types import SPLITS, Problem, Skeleton, build_skeleton
 from utils.strict_yaml import read_sections
 
@@ -37,36 +38,45 @@ class Spec:
 
     Examples
     --------
-    >>> Spec(Path("data.yaml"), Path("."), {"train": "a", "valid": ["b", "c"], "test": None}).splits()
-    {'train': ['a'], 'val': ['b', 'c']}
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "a").mkdir()
+    >>> Spec(Path("data.yaml"), root, {"valid": ["a", "../a"], "test": None}).splits() == {"val": [root / "a"] * 2}
+    True
     """
 
     path: Path
     root: Path
     keys: dict[str, Any]
 
-    def splits(self) -> dict[str, list[str]]:
-        """Sources of each split, as written.
+    def splits(self) -> dict[str, list[Path]]:
+        """Files and folders of each split; `../` at the beginning is left out where only that leads somewhere.
 
         Raises
         ------
         DataError
-            If there is none, or one is neither text nor a list of texts.
+            If there is no split, one is neither text nor a list of texts, or what it names is not there.
 
         Examples
         --------
-        >>> Spec(Path("data.yaml"), Path("."), {"train": 3}).splits()
+        >>> Spec(Path("data.yaml"), Path("/no"), {"train": "a.json"}).splits()
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: data.yaml: train: expected a path or a list of paths, got 3
+        utils.errors.DataError: data.yaml: train: no such file or folder: /no/a.json
         """
-        found: dict[str, list[str]] = {}
+        found: dict[str, list[Path]] = {}
         for key in (key for key in SPLIT_KEYS if self.keys.get(key) is not None):
             value = self.keys[key]
             entries = [value] if isinstance(value, str) else value
             if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
                 raise DataError(f"{self.path}: {key}: expected a path or a list of paths, got {value!r}")
-            found.setdefault(SPLIT_WORDS.get(key, key), []).extend(entries)
+            for entry in map(plain_path, entries):
+                # Exporters write `../train/images` for a folder beside the file.
+                places = [Path(os.path.normpath(self.root / text)) for text in (entry, entry.removeprefix("../"))]
+                place = next((place for place in places if place.exists()), None)
+                if place is None:
+                    raise DataError(f"{self.path}: {key}: no such file or folder: {places[0]}")
+                found.setdefault(SPLIT_WORDS.get(key, key), []).append(place)
         if not found:
             raise DataError(f"{self.path}: no split; give at least one of {', '.join(SPLITS)}")
         return found
@@ -103,7 +113,7 @@ def read_spec(path: Path, root: str | Path | None = None) -> Spec:
     stated = keys.get("path") or "."
     if not isinstance(stated, str):
         raise DataError(f"{path}: path: expected a folder, got {stated!r}")
-    folder = Path(os.path.normpath(path.parent / stated.replace("\\", "/")))
+    folder = Path(os.path.normpath(path.parent / plain_path(stated)))
     if not folder.is_dir():
         raise DataError(f"{path}: path: {folder} is no folder; write it relative to this file")
     return Spec(path, folder, keys)

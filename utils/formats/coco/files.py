@@ -136,19 +136,19 @@ def _by_split(files: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
 def _sources_of_spec(spec: specs.Spec) -> Sources:
     """Files and image root that a specification names.
 
+    Raises
+    ------
+    DataError
+        If one of them is not there.
+
     Examples
     --------
     >>> _sources_of_spec(specs.Spec(Path("data.yaml"), Path("/no"), {"train": "a.json"}))
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: data.yaml: train: no such file: /no/a.json
+    utils.errors.DataError: data.yaml: train: no such file or folder: /no/a.json
     """
-    files: dict[str, list[Path]] = {}
-    for split, texts in spec.splits().items():
-        files[split] = [Path(os.path.normpath(spec.root / plain_path(text))) for text in texts]
-        missing = [file for file in files[split] if not file.is_file()]
-        if missing:
-            raise DataError(f"{spec.path}: {split}: no such file: {missing[0]}")
+    files = spec.splits()
     stated = spec.keys.get("image_root") or spec.keys.get("images")
     if stated is None:
         return Sources(files, spec.root, None, spec)

@@ -17,7 +17,7 @@ from utils.formats.coco.annotations import PICTURE_KEYS, check_dialect, read_ann
 from utils.formats.coco.files import Sources, find_image, find_sources, image_folders
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import picture_ids
-from utils.formats.sets import mark_incomplete, report_shared_pictures, size_problems
+from utils.formats.sets import finish_sets, mark_incomplete, size_problems
 from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
 
@@ -81,8 +81,7 @@ def read_coco(
     _refuse_lost_split(sources, read, problems)
     ids = picture_ids((image.path for files in read.values() for file in files for image in file.images), sources.root)
     sets = {split: _build_set(files, ids) for split, files in read.items()}
-    next(iter(sets.values())).problems[:0] = problems
-    return report_shared_pictures(sets)
+    return finish_sets(sets, problems)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from utils.formats import specs
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import is_picture, list_files, picture_ids, plain_path, resolve_inside
 from utils.formats.recognise import format_of_file
-from utils.formats.sets import mark_incomplete, report_shared_pictures
+from utils.formats.sets import finish_sets, mark_incomplete
 from utils.formats.text_files import read_text
 from utils.formats.types import (
     AnnotatedPicture,
@@ -84,8 +84,7 @@ def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[st
     ids = picture_ids((picture for part in tables.values() for table in part for picture in table.rows), base)
     skeletons = _read_skeletons([table for part in tables.values() for table in part], spec, str(path))
     sets = {split: _build_set(part, skeletons, ids) for split, part in tables.items()}
-    next(iter(sets.values())).problems[:0] = problems
-    return report_shared_pictures(sets)
+    return finish_sets(sets, problems)
 
 
 def _find_tables(path: Path, root: Path | None) -> tuple[specs.Spec | None, Path, dict[str, list[Path]]]:
@@ -99,8 +98,7 @@ def _find_tables(path: Path, root: Path | None) -> tuple[specs.Spec | None, Path
     """
     if path.suffix.lower() in specs.SUFFIXES:
         spec = specs.read_spec(path, root)
-        named = {split: [spec.root / plain_path(text) for text in texts] for split, texts in spec.splits().items()}
-        return spec, spec.root, named
+        return spec, spec.root, spec.splits()
     tables = [path]
     if path.is_dir():
         tables = [file for file in list_files(path, (".csv",)) if format_of_file(file) == "deeplabcut"]

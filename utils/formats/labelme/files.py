@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +73,8 @@ def list_entries(path: Path, spec: specs.Spec | None, root: Path, problems: list
     """
     if spec is not None:
         found = {
-            split: [entry for text in texts for entry in _expand(_locate(spec, split, text), root, problems)]
-            for split, texts in spec.splits().items()
+            split: [entry for source in sources for entry in _expand(source, root, problems)]
+            for split, sources in spec.splits().items()
         }
     elif path.is_dir():
         found = _split_by_folder(path, list(_expand(path, root, problems)))
@@ -87,22 +86,6 @@ def list_entries(path: Path, spec: specs.Spec | None, root: Path, problems: list
             first = f"; first: {problems[0]}" if problems else ""
             raise DataError(f"{path}: {split}: no LabelMe file (*.json){first}")
     return {split: list({entry.path: entry for entry in entries}.values()) for split, entries in found.items()}
-
-
-def _locate(spec: specs.Spec, split: str, text: str) -> Path:
-    """Folder or file that a specification names.
-
-    Examples
-    --------
-    >>> _locate(specs.Spec(Path("data.yaml"), Path("/no"), {}), "train", "labels")
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: data.yaml: train: no such file or folder: /no/labels
-    """
-    path = Path(os.path.normpath(spec.root / plain_path(text)))
-    if not path.exists():
-        raise DataError(f"{spec.path}: {split}: no such file or folder: {path}")
-    return path
 
 
 def _split_by_folder(folder: Path, entries: list[Entry]) -> dict[str, list[Entry]]:

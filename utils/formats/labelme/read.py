@@ -18,7 +18,7 @@ from utils.formats.labelme.files import Entry, find_picture, list_entries, read_
 from utils.formats.labelme.instances import ANY_CATEGORY, ShapeReader
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import decode_embedded, picture_ids
-from utils.formats.sets import FACTS, mark_incomplete, report_shared_pictures, size_problems
+from utils.formats.sets import FACTS, finish_sets, mark_incomplete, size_problems
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Problem, build_skeleton
 
 DEFAULT_CATEGORY = "animal"
@@ -83,11 +83,10 @@ def read_labelme(
     reader = _build_reader(path, spec, files, keypoint_names)
     ids = picture_ids((file.picture for part in files.values() for file in part if file.picture), base)
     sets = {split: AnnotationSet([], {}, []) for split in files}
-    next(iter(sets.values())).problems += problems
     for split, part in files.items():
         _fill(sets[split], part, ids, reader)
     _name_categories(sets, reader)
-    return report_shared_pictures(sets)
+    return finish_sets(sets, problems)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 from utils.errors import DataError
 from utils.formats import specs
 from utils.formats.picture_sizes import picture_size
-from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, picture_ids, plain_path
-from utils.formats.sets import mark_incomplete, report_shared_pictures
+from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, picture_ids
+from utils.formats.sets import finish_sets, mark_incomplete
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
 from utils.formats.yolo.rows import RowReader
@@ -79,9 +79,9 @@ def read_yolo(
 
     problems: dict[str, list[Problem]] = {}
     listed = {}
-    for split, entries in spec.splits().items():
+    for split, sources in spec.splits().items():
         problems[split] = specs.find_misspelled(spec) if not problems else []
-        listed[split] = _list_pictures(spec, split, entries, problems[split])
+        listed[split] = _list_pictures(spec, split, sources, problems[split])
     ids = picture_ids((picture for pictures in listed.values() for picture in pictures), spec.root)
     sets = {}
     for split, pictures in listed.items():
@@ -97,25 +97,30 @@ def read_yolo(
             )
         read = [_read_picture(picture, ids[picture], labels[picture], reader, problems[split]) for picture in pictures]
         sets[split] = AnnotationSet([picture for picture in read if picture], dict(reader.skeletons), problems[split])
-    return report_shared_pictures(sets)
+    return finish_sets(sets)
 
 
-def _list_pictures(spec: specs.Spec, split: str, entries: Sequence[str], problems: list[Problem]) -> list[Path]:
+def _list_pictures(spec: specs.Spec, split: str, sources: Sequence[Path], problems: list[Problem]) -> list[Path]:
     """The pictures of a split, each once; those that are named but not there become problems.
+
+    Raises
+    ------
+    DataError
+        If there is none, or a source is neither a folder, a list nor a picture.
 
     Examples
     --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
-    >>> _list_pictures(specs.Spec(Path("data.yaml"), folder, {}), "train", ["no"], [])  # doctest: +ELLIPSIS
+    >>> (folder / "train").mkdir()
+    >>> _list_pictures(specs.Spec(Path("data.yaml"), folder, {}), "train", [folder / "train"], [])
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: data.yaml: train: no such file or folder: .../no
+    utils.errors.DataError: data.yaml: train: no picture in train
     """
     found: dict[Path, None] = {}
     missing: list[Problem] = []
-    for entry in entries:
-        source = _resolve_source(spec, split, entry)
+    for source in sources:
         if source.is_dir():
             found.update(dict.fromkeys(list_files(source, PICTURE_SUFFIXES)))
         elif source.suffix.lower() in LIST_SUFFIXES:
@@ -132,30 +137,10 @@ def _list_pictures(spec: specs.Spec, split: str, entries: Sequence[str], problem
             raise DataError(f"{spec.path}: {split}: expected a folder, a list (.txt) or a picture, got {source}")
     if not found:
         first = f"; first: {missing[0]}" if missing else ""
-        raise DataError(f"{spec.path}: {split}: no picture in {', '.join(entries)}{first}")
+        names = ", ".join(os.path.relpath(source, spec.root) for source in sources)
+        raise DataError(f"{spec.path}: {split}: no picture in {names}{first}")
     problems += missing
     return list(found)
-
-
-def _resolve_source(spec: specs.Spec, split: str, entry: str) -> Path:
-    """Where a split's folder or list lies; `../` at the beginning is left out where only that leads somewhere.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / "train").mkdir()
-    >>> _resolve_source(specs.Spec(Path("data.yaml"), folder, {}), "train", "../train").name
-    'train'
-    """
-    plain = plain_path(entry)
-    source = Path(os.path.normpath(spec.root / plain))
-    # Exporters write `../train/images` for a folder beside the file.
-    inner = Path(os.path.normpath(spec.root / plain.removeprefix("../")))
-    for candidate in (source, inner):
-        if candidate.exists():
-            return candidate
-    raise DataError(f"{spec.path}: {split}: no such file or folder: {source}")
 
 
 def label_path(picture: Path, component: int = -1) -> Path:

@@ -311,7 +311,7 @@ def test_a_specification_gives_keypoints_to_a_file_without(spec, tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("train: gone.json", "train: no such file: .*gone.json"),
+        ("train: gone.json", "train: no such file or folder: .*gone.json"),
         ("train: labels.json\nimage_root: nowhere", "image_root: no such folder"),
         ("train: labels.json", "no such picture: a.png"),
         ("train: labels.json\nimage_root: photos\nkpt_shape: [3, 3]", "kpt_shape says 3 keypoints, 'mouse' has 2"),
