@@ -282,7 +282,7 @@ def keypoints_array(points: object, visibility: object) -> np.ndarray:
 
 
 def missing_keypoints(num_keypoints: int) -> np.ndarray:
-    """Keypoints of an instance that only has a box.
+    """Keypoints, shape (K, 3), of an instance that only has a box.
 
     Examples
     --------
@@ -315,7 +315,7 @@ def tight_box(points: np.ndarray) -> np.ndarray | None:
 
 
 def polygon_area(polygons: Sequence[np.ndarray]) -> float:
-    """Summed area of polygons in square pixels, each by the shoelace formula.
+    """Summed area of polygons, each of shape (N, 2), in square pixels by the shoelace formula.
 
     Examples
     --------

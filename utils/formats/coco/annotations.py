@@ -130,6 +130,11 @@ def _read_edges(where: str, value: Any, count: int, problems: list[Problem]) -> 
 def _read_flips(where: str, entry: Mapping[str, Any], count: int) -> list[int] | None:
     """Mirror partners that a category states, or None.
 
+    Raises
+    ------
+    DataError
+        If they are no list of indices, or no pairs of them.
+
     Examples
     --------
     >>> _read_flips("a.json", {"flip_pairs": [[1, 2]]}, 3)
@@ -215,7 +220,12 @@ def read_annotation(keys: Mapping[str, Any], category: str, skeleton: Skeleton) 
 
 
 def _read_keypoints(value: Any, skeleton: Skeleton) -> np.ndarray:
-    """Keypoints of an annotation.
+    """Keypoints of an annotation, shape (K, 3).
+
+    Raises
+    ------
+    ValueError
+        If they are not three finite numbers for each keypoint, or a visibility is not 0, 1 or 2.
 
     Examples
     --------
@@ -241,7 +251,12 @@ def _read_keypoints(value: Any, skeleton: Skeleton) -> np.ndarray:
 
 
 def _numbers(value: Any, name: str) -> np.ndarray:
-    """A flat list of numbers.
+    """A flat list of numbers as an array of shape (N,).
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
 
     Examples
     --------
@@ -257,7 +272,7 @@ def _numbers(value: Any, name: str) -> np.ndarray:
 
 
 def as_floats(values: Sequence[float | None]) -> np.ndarray:
-    """Numbers of JSON as an array; None becomes NaN, a whole number that no float can hold infinity.
+    """Numbers of JSON as an array of shape (N,); None becomes NaN, a whole number that no float can hold infinity.
 
     Examples
     --------
@@ -315,7 +330,7 @@ def _read_box(value: Any, parts: list[str]) -> np.ndarray | None:
 
 
 def _read_polygons(value: Any, parts: list[str]) -> Iterable[np.ndarray]:
-    """Polygons of a segmentation that is a list of them.
+    """Polygons, each of shape (N, 2), of a segmentation that is a list of them.
 
     Examples
     --------
@@ -362,7 +377,7 @@ def _read_whole(value: Any) -> int | None:
 
 
 def _read_scores(value: Any, skeleton: Skeleton, parts: list[str]) -> np.ndarray | None:
-    """Scores of keypoints, one for each.
+    """Scores of keypoints, one for each: shape (K,).
 
     Examples
     --------

@@ -399,6 +399,11 @@ def _read_annotations(
 def _read_one(file: _File, keys: Any) -> tuple[Instance, list[str]]:
     """One annotation, if its image and category are known.
 
+    Raises
+    ------
+    ValueError
+        If its image or its category is unknown, or the annotation cannot be used.
+
     Examples
     --------
     >>> _read_one(_File(Path("a.json"), {}), {"image_id": 3})

@@ -90,6 +90,11 @@ def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[st
 def _find_tables(path: Path, root: Path | None) -> tuple[specs.Spec | None, Path, dict[str, list[Path]]]:
     """The specification if there is one, the data root, and the tables of each split.
 
+    Raises
+    ------
+    DataError
+        If a folder has no table in it.
+
     Examples
     --------
     >>> spec, root, files = _find_tables(Path("set/labeled-data/day1/CollectedData_me.csv"), None)
@@ -195,6 +200,11 @@ def _read_table(path: Path, root: Path) -> _Table:
 def _read_header(path: Path, header: Mapping[str, Sequence[str]]) -> tuple[dict, int]:
     """What the columns mean, counted from the first value, and how many columns the picture's path takes.
 
+    Raises
+    ------
+    DataError
+        If a row is missing, a column stands twice, or x and y are not both there.
+
     Examples
     --------
     >>> header = {"scorer": ["scorer", "", "", "me"], "bodyparts": ["bodyparts", "", "", "nose", "nose"]}
@@ -231,6 +241,11 @@ def _read_header(path: Path, header: Mapping[str, Sequence[str]]) -> tuple[dict,
 def _add_row(table: _Table, number: int, line: Sequence[str], root: Path) -> None:
     """Add a row, or the problem that keeps it out.
 
+    Raises
+    ------
+    DataError
+        If the picture's path leads out of the data root.
+
     Examples
     --------
     >>> table = _Table(Path("/d/a.csv"), {(None, "nose"): {"x": 0, "y": 1}}, 1)
@@ -261,7 +276,12 @@ def _add_row(table: _Table, number: int, line: Sequence[str], root: Path) -> Non
 
 
 def _read_values(cells: Sequence[str]) -> np.ndarray:
-    """Numbers of a row; an empty cell is NaN.
+    """Numbers of a row, shape (N,); an empty cell is NaN.
+
+    Raises
+    ------
+    ValueError
+        If a cell is no finite number.
 
     Examples
     --------
@@ -312,6 +332,11 @@ def _find_picture(where: str, name: str, folder: Path, root: Path) -> Path:
 
 def _read_skeletons(tables: Sequence[_Table], spec: specs.Spec | None, where: str) -> dict[str, Skeleton]:
     """Skeletons by category: as the specification says, else "animal" for the first set of body parts.
+
+    Raises
+    ------
+    DataError
+        If the specification has no category with a table's keypoints.
 
     Examples
     --------

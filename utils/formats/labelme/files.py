@@ -109,6 +109,11 @@ def _split_by_folder(folder: Path, entries: list[Entry]) -> dict[str, list[Entry
 def _expand(source: Path, root: Path, problems: list[Problem]) -> Iterator[Entry]:
     """The LabelMe files in a folder, list or index.
 
+    Raises
+    ------
+    DataError
+        If it is something else.
+
     Examples
     --------
     >>> import tempfile

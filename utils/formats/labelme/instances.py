@@ -101,6 +101,11 @@ class ShapeReader:
     def _check_label(self, shape: Shape) -> None:
         """Refuse a point that is no keypoint, and a visibility that is none.
 
+        Raises
+        ------
+        ValueError
+            If it is one of them.
+
         Examples
         --------
         >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
@@ -253,7 +258,7 @@ def _may_be_one(shapes: Sequence[Shape]) -> bool:
 def _place_keypoints(
     shapes: Sequence[Shape], skeleton: Skeleton, complaints: list[Complaint]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Keypoints in the skeleton's order, and their scores where the shapes have any.
+    """Keypoints (K, 3) in the skeleton's order, and their scores (K,) where the shapes have any.
 
     Examples
     --------
@@ -287,7 +292,7 @@ def _place_keypoints(
 
 
 def _box_of(outlines: Sequence[Shape], complaints: list[Complaint]) -> np.ndarray | None:
-    """Box that rectangles state, or a mask's.
+    """Box (4,), as x1, y1, x2, y2, that rectangles state, or a mask's.
 
     Examples
     --------

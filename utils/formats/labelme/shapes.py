@@ -100,7 +100,12 @@ def _is_whole(value: Any) -> bool:
 
 
 def _read_points(value: Any) -> np.ndarray:
-    """Points of a shape.
+    """Points of a shape, (N, 2).
+
+    Raises
+    ------
+    ValueError
+        If they are no pairs of finite numbers.
 
     Examples
     --------
@@ -169,7 +174,7 @@ def tags_of(shapes: Sequence[Shape]) -> dict[str, Any]:
 
 
 def polygon_of(shape: Shape) -> np.ndarray:
-    """Corners of a polygon, or of a circle given by its centre and a point on it.
+    """Corners (N, 2) of a polygon, or of a circle given by its centre and a point on it.
 
     Examples
     --------

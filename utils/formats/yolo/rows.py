@@ -73,7 +73,7 @@ class RowReader:
         return Instance(category, keypoints_array(points * scale, seen), box)
 
     def _parse(self, row: str) -> np.ndarray:
-        """The numbers of a row, as many as there should be, with a class that exists.
+        """The numbers of a row, shape (N,): as many as there should be, with a class that exists.
 
         Raises
         ------

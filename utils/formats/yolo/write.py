@@ -188,7 +188,7 @@ def _box_shares(box_xyxy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _written_box(instance: Instance, size: tuple[int, int]) -> np.ndarray | None:
-    """The box of a row: as stated where it can be written, else within the picture and at least a pixel wide and high.
+    """The box (4,) of a row: as stated where it can be written, else in the picture and a pixel wide and high at least.
 
     Examples
     --------
@@ -225,7 +225,7 @@ def _holds_box(instance: Instance, size: tuple[int, int]) -> bool:
 
 
 def _is_held(instance: Instance, size: tuple[int, int]) -> np.ndarray:
-    """Which keypoints are there and near enough to the picture to be written.
+    """Which keypoints, shape (K,), are there and near enough to the picture to be written.
 
     Examples
     --------
