@@ -121,12 +121,17 @@ def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPictu
 def finish_sets(sets: dict[str, AnnotationSet], problems: Iterable[Problem] = ()) -> dict[str, AnnotationSet]:
     """Add problems of the whole data set to its first split, and one for every picture that several splits hold.
 
+    A picture of whose labels something is lost is marked: `extra["incomplete"]` is True.
+
     Examples
     --------
     >>> both = AnnotatedPicture("a", Path("a.png"), (4, 6), ())
     >>> sets = {"train": AnnotationSet([both], {}), "val": AnnotationSet([both], {})}
     >>> str(finish_sets(sets)["val"].problems[0])
     'a.png: the picture is in train and in val; keep it in one split, or the scores of val flatter'
+    >>> lost = AnnotationSet([both], {}, [Problem("a.txt:1", "expected numbers", picture="a", lost=True)])
+    >>> finish_sets({"all": lost})["all"].pictures[0].extra
+    {'incomplete': True}
     """
     next(iter(sets.values())).problems[:0] = problems
     seen: dict[str, str] = {}
@@ -137,6 +142,10 @@ def finish_sets(sets: dict[str, AnnotationSet], problems: Iterable[Problem] = ()
                 what = f"the picture is in {first} and in {name}"
                 cure = f"keep it in one split, or the scores of {name} flatter"
                 part.problems.append(Problem(str(picture.path), what, cure, picture.id))
+        lost = {problem.picture for problem in part.problems if problem.lost}
+        for index, picture in enumerate(part.pictures):
+            if picture.id in lost:
+                part.pictures[index] = replace(picture, extra={**picture.extra, "incomplete": True})
     return sets
 
 
@@ -195,17 +204,6 @@ def list_lost(
     counts["incomplete pictures (written as if whole; see the problems)"] = incomplete, str(len(pictures))
     counts |= {f"{key} of pictures": (sum(key in fact for fact in facts), str(len(pictures))) for key in lost}
     return [f"{name}: {count} of {total}" for name, (count, total) in counts.items() if count]
-
-
-def mark_incomplete(picture: AnnotatedPicture) -> AnnotatedPicture:
-    """Say of a picture that something in it was skipped.
-
-    Examples
-    --------
-    >>> mark_incomplete(AnnotatedPicture("a", Path("a.png"), (4, 6), ())).extra
-    {'incomplete': True}
-    """
-    return replace(picture, extra={**picture.extra, "incomplete": True})
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:

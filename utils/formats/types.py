@@ -329,6 +329,29 @@ def polygon_area(polygons: Sequence[np.ndarray]) -> float:
     return total
 
 
+def encode_mask(mask: np.ndarray) -> dict:
+    """Write a mask as COCO's run lengths: column by column, first of what it does not cover.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (H, W)
+
+    Returns
+    -------
+    dict
+        `size` as [height, width], and `counts`.
+
+    Examples
+    --------
+    >>> encode_mask(np.array([[True, False, False], [True, False, True]]))
+    {'size': [2, 3], 'counts': [0, 2, 3, 1]}
+    """
+    flat = mask.T.ravel()
+    ends = [*(np.flatnonzero(flat[1:] != flat[:-1]) + 1), flat.size]
+    counts = np.diff([0, *([0] if flat[:1].any() else []), *ends])
+    return {"size": list(mask.shape), "counts": counts.tolist()}
+
+
 @dataclass(frozen=True, eq=False)
 class AnnotatedPicture:
     """One labelled picture: its size, and the objects in it.
@@ -365,7 +388,7 @@ class AnnotatedPicture:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in the labels that a person should mend; what it stands in was skipped or read as told.
+    """Something in the labels that a person should mend; what it stands in is skipped, or read as `what` says.
 
     Parameters
     ----------
@@ -377,6 +400,8 @@ class Problem:
         What to do.
     picture : str, optional
         Id of the picture it belongs to.
+    lost : bool
+        Whether an object or a point of that picture is skipped, so that the picture's labels are incomplete.
 
     Examples
     --------
@@ -388,6 +413,7 @@ class Problem:
     what: str
     cure: str = ""
     picture: str | None = None
+    lost: bool = False
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f"; {self.cure}" if self.cure else "")

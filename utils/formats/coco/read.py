@@ -17,7 +17,7 @@ from utils.formats.coco.annotations import PICTURE_KEYS, check_dialect, read_ann
 from utils.formats.coco.files import Sources, find_image, find_sources, image_folders
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import picture_ids
-from utils.formats.sets import finish_sets, mark_incomplete, size_problems
+from utils.formats.sets import finish_sets, size_problems
 from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
 
@@ -344,7 +344,7 @@ def _add_pictures(annotations: AnnotationSet, file: _File, ids: Mapping[Path, st
     >>> len(annotations.pictures), str(annotations.problems[0])
     (1, 'a.json: image 2: a.png is in a.json already; this entry and its annotations are left out; keep one entry')
     """
-    instances, damaged = _read_annotations(file, ids, annotations.problems)
+    instances = _read_annotations(file, ids, annotations.problems)
     for image in file.images:
         id = ids[image.path]
         if image.path in taken:
@@ -356,15 +356,13 @@ def _add_pictures(annotations: AnnotationSet, file: _File, ids: Mapping[Path, st
         facts = image.facts
         tags = facts.pop("flags") if isinstance(facts.get("flags"), dict) else {}  # as `write_coco` keeps them
         picture = AnnotatedPicture(id, image.path, image.size, found, facts, tags)
-        annotations.pictures.append(mark_incomplete(picture) if image.keys["id"] in damaged else picture)
+        annotations.pictures.append(picture)
         where, stated = f"{file.path}: image {image.keys['id']}", (image.keys.get("height"), image.keys.get("width"))
         annotations.problems += size_problems(where, "height x width", stated, picture)
 
 
-def _read_annotations(
-    file: _File, ids: Mapping[Path, str], problems: list[Problem]
-) -> tuple[dict[Any, list[Instance]], set[Any]]:
-    """Instances by image id, and the ids of images that lost one.
+def _read_annotations(file: _File, ids: Mapping[Path, str], problems: list[Problem]) -> dict[Any, list[Instance]]:
+    """Instances by image id; annotations that cannot be used become problems.
 
     Examples
     --------
@@ -372,28 +370,26 @@ def _read_annotations(
     >>> file.annotations = [{"id": 5, "image_id": 1, "category_id": 2}]
     >>> problems = []
     >>> _read_annotations(file, {}, problems), problems[0].what
-    (({}, {1}), 'category 2 is unknown; known: 1')
+    ({}, 'category 2 is unknown; known: 1')
     """
     names = {image.keys["id"]: ids[image.path] for image in file.images}
     instances: dict[Any, list[Instance]] = {}
-    damaged, seen = set(), set()
+    seen = set()
     for index, keys in enumerate(file.annotations, start=1):
-        id = str(keys.get("id", f"at place {index}") if isinstance(keys, dict) else f"at place {index}")
-        where = f"{file.path}: annotation {id}"
-        image = keys.get("image_id") if isinstance(keys, dict) else None
-        image = image if isinstance(image, int | str) else None
+        stated = keys if isinstance(keys, dict) else {}
+        id, image = str(stated.get("id", f"at place {index}")), stated.get("image_id")
+        where, name = f"{file.path}: annotation {id}", names.get(image) if isinstance(image, int | str) else None
         try:
             instance, parts = _read_one(file, keys)
         except ValueError as error:
-            problems.append(Problem(where, str(error), "mend or remove the annotation", names.get(image)))
-            damaged.add(image)
+            problems.append(Problem(where, str(error), "mend or remove the annotation", name, lost=True))
             continue
-        problems += [Problem(where, part, "", names.get(image)) for part in parts]
+        problems += [Problem(where, part, "", name) for part in parts]
         if id in seen:
-            problems.append(Problem(where, "the id stands twice", "give each annotation its own", names.get(image)))
+            problems.append(Problem(where, "the id stands twice", "give each annotation its own", name))
         seen.add(id)
         instances.setdefault(image, []).append(instance)
-    return instances, damaged
+    return instances
 
 
 def _read_one(file: _File, keys: Any) -> tuple[Instance, list[str]]:

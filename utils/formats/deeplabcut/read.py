@@ -21,7 +21,7 @@ from utils.formats import specs
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import is_picture, list_files, picture_ids, plain_path, resolve_inside
 from utils.formats.recognise import format_of_file
-from utils.formats.sets import finish_sets, mark_incomplete
+from utils.formats.sets import finish_sets
 from utils.formats.text_files import read_text
 from utils.formats.types import (
     AnnotatedPicture,
@@ -378,15 +378,14 @@ def _build_set(tables: Sequence[_Table], skeletons: Mapping[str, Skeleton], ids:
     for table in tables:
         annotations.problems += table.problems
         for path, row in table.rows.items():
-            where, id, count = f"{table.path}:{row.number}", ids[path], len(annotations.problems)
+            where, id = f"{table.path}:{row.number}", ids[path]
             if path in seen:
                 what = f"{path} has a row in {seen[path]} already; this one is left out"
                 annotations.problems.append(Problem(where, what, "keep one row", id))
                 continue
             seen[path] = table.path
             instances = tuple(_read_instances(table, row, skeletons, id, annotations.problems))
-            picture = AnnotatedPicture(id, path, row.size, instances)
-            annotations.pictures.append(picture if len(annotations.problems) == count else mark_incomplete(picture))
+            annotations.pictures.append(AnnotatedPicture(id, path, row.size, instances))
     return annotations
 
 
@@ -410,7 +409,7 @@ def _read_instances(
         finite = np.isfinite(points)
         for k in np.flatnonzero(finite.any(axis=1) & ~finite.all(axis=1)):
             what = f"{names[k]!r} has only one of x and y; it is taken as missing"
-            problems.append(Problem(f"{table.path}:{row.number}", what, "give both or none", id))
+            problems.append(Problem(f"{table.path}:{row.number}", what, "give both or none", id, lost=True))
         seen = finite.all(axis=1)
         if not seen.any():
             continue

@@ -18,7 +18,7 @@ from utils.formats.labelme.files import Entry, find_picture, list_entries, read_
 from utils.formats.labelme.instances import ANY_CATEGORY, ShapeReader
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import decode_embedded, picture_ids
-from utils.formats.sets import FACTS, finish_sets, mark_incomplete, size_problems
+from utils.formats.sets import FACTS, finish_sets, size_problems
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Problem, build_skeleton
 
 DEFAULT_CATEGORY = "animal"
@@ -214,13 +214,13 @@ def _fill(annotations: AnnotationSet, files: Sequence[_File], ids: Mapping[Path,
             annotations.problems.append(Problem(str(file.path), what, "keep one of them", id))
             continue
         taken[id] = file.path
-        instances, complaints = reader.read(file.keys["shapes"])
+        instances, problems = reader.read(file.keys["shapes"], file.size)
         flags = file.keys["flags"] if isinstance(file.keys.get("flags"), dict) else {}
         picture = AnnotatedPicture(id, file.picture, file.size, tuple(instances), _picture_facts(file), flags)
         stated = (file.keys.get("imageHeight"), file.keys.get("imageWidth"))
         annotations.problems += size_problems(str(file.path), "imageHeight x imageWidth", stated, picture)
-        annotations.problems += [Problem(f"{file.path}: {c.where}", c.what, c.cure, id) for c in complaints]
-        annotations.pictures.append(mark_incomplete(picture) if any(c.lost for c in complaints) else picture)
+        annotations.problems += [replace(p, where=f"{file.path}: {p.where}", picture=id) for p in problems]
+        annotations.pictures.append(picture)
 
 
 def _picture_facts(file: _File) -> dict[str, Any]:
@@ -247,7 +247,8 @@ def _name_categories(sets: Mapping[str, AnnotationSet], reader: ShapeReader) -> 
     >>> from utils.formats.types import Skeleton
     >>> reader = ShapeReader({ANY_CATEGORY: Skeleton(())}, any_category=True)
     >>> boxes = [{"label": "cat", "points": [[0, 0], [2, 3]], "shape_type": "rectangle"}]
-    >>> annotations = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), tuple(reader.read(boxes)[0]))], {})
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), tuple(reader.read(boxes, (4, 6))[0]))
+    >>> annotations = AnnotationSet([picture], {})
     >>> _name_categories({"all": annotations}, reader)
     >>> annotations.skeletons
     {'cat': Skeleton(names=(), flip_idx=None, edges=())}

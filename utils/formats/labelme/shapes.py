@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from utils.formats.types import MISSING, OCCLUDED, VISIBLE
@@ -154,6 +156,32 @@ def visibility_of(keys: Mapping[str, Any]) -> int:
     if not _is_whole(stated) or int(stated) not in (MISSING, OCCLUDED, VISIBLE):
         raise ValueError(f"expected visibility 0, 1 or 2, got {stated!r}")
     return int(stated)
+
+
+def decode_mask(shape: Shape) -> np.ndarray:
+    """Pixels, bool of shape (H, W), of a mask shape from its first point on: a PNG in base64.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+
+    Examples
+    --------
+    >>> decode_mask(Shape(1, "mouse", "mask", np.zeros((2, 2)), None, {"mask": "iVBOR"}))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a mask as PNG in base64, got 'iVBOR'
+    """
+    text = shape.keys.get("mask")
+    try:
+        data = np.frombuffer(base64.b64decode(text or "", validate=True), np.uint8)
+        pixels = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
+    except (TypeError, ValueError, cv2.error):
+        pixels = None
+    if pixels is None:
+        raise ValueError(f"expected a mask as PNG in base64, got {str(text)[:60]!r}")
+    return pixels > 0
 
 
 def tags_of(shapes: Sequence[Shape]) -> dict[str, Any]:

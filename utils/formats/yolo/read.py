@@ -15,7 +15,7 @@ from utils.errors import DataError
 from utils.formats import specs
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, picture_ids
-from utils.formats.sets import finish_sets, mark_incomplete
+from utils.formats.sets import finish_sets
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
 from utils.formats.yolo.rows import RowReader
@@ -184,14 +184,11 @@ def _read_picture(
         where, _, what = str(error).partition(": ")
         problems.append(Problem(where, what, picture=id))
         return None
-    picture = AnnotatedPicture(id, path, size, ())
     if label is None:
         what, cure = f"no label for {path}", "write an empty file where there is no object"
-        problems.append(Problem(str(label_path(path)), what, cure, id))
-        return mark_incomplete(picture)
-    count = len(problems)
-    picture = AnnotatedPicture(id, path, size, tuple(_read_rows(label, id, size, reader, problems)))
-    return picture if len(problems) == count else mark_incomplete(picture)
+        problems.append(Problem(str(label_path(path)), what, cure, id, lost=True))
+        return AnnotatedPicture(id, path, size, ())
+    return AnnotatedPicture(id, path, size, tuple(_read_rows(label, id, size, reader, problems)))
 
 
 def _read_rows(
@@ -216,6 +213,6 @@ def _read_rows(
             try:
                 yield reader.read(line, size)
             except ValueError as error:
-                problems.append(Problem(f"{label}:{number}", str(error), "mend or remove the row", id))
+                problems.append(Problem(f"{label}:{number}", str(error), "mend or remove the row", id, lost=True))
     except DataError as error:
-        problems.append(Problem(str(label), str(error).partition(": ")[2], "save it as text", id))
+        problems.append(Problem(str(label), str(error).partition(": ")[2], "save it as text", id, lost=True))

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -164,17 +165,39 @@ def test_a_bad_shape_is_one_problem_and_costs_no_other_shape(label, shape, reaso
     assert poses.pictures[0].extra["incomplete"]
 
 
+def mask_shape(text: object, group: int = 2) -> dict:
+    return {"label": "ball", "shape_type": "mask", "points": [[1, 2], [5, 9]], "mask": text, "group_id": group}
+
+
 def test_circles_masks_and_marks_around_keypoints(label):
     circle = {"label": "ball", "shape_type": "circle", "points": [[10, 10], [13, 14]], "group_id": 1}
-    mask = {"label": "ball", "shape_type": "mask", "points": [[1, 2], [5, 9]], "mask": "iVBOR", "group_id": 2}
     mark = {"label": "nose", "shape_type": "circle", "points": [[1, 2], [1, 4]], "group_id": 2}
-    poses = label(circle, mask, mark, point("nose", group=2))
+    poses = label(circle, mask_shape("iVBOR"), mark, point("nose", group=2))
     ball, masked = poses.pictures[0].instances
     radii = np.linalg.norm(ball.polygons[0] - 10, axis=1)
     np.testing.assert_allclose(radii, 5)
     assert masked.box_xyxy.tolist() == [1, 2, 5, 9]
-    assert masked.polygons == ()
-    assert [problem.what for problem in poses.problems] == ["of a mask only the box is read"]
+    assert (masked.polygons, masked.mask) == ((), None)
+    assert [problem.what for problem in poses.problems] == [
+        "expected a mask as PNG in base64, got 'iVBOR'; only the box is read"
+    ]
+
+
+def test_a_mask_becomes_run_lengths_of_the_whole_picture(label):
+    pixels = np.zeros((8, 5), np.uint8)
+    pixels[0, :2] = pixels[3:, 4] = 255
+    text = base64.b64encode(cv2.imencode(".png", pixels)[1]).decode()
+    part = label(mask_shape(text), mask_shape(text, group=3))
+    counts = part.pictures[0].instances[0].mask["counts"]
+    covered = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(60, 40).T
+    expected = np.zeros((40, 60), bool)
+    expected[2:10, 1:6] = pixels > 0
+    assert (covered == expected).all()
+    assert not part.problems
+    whole = base64.b64encode(cv2.imencode(".png", np.full((50, 70), 255, np.uint8))[1]).decode()
+    assert "beyond the picture; only the box is read" in label(mask_shape(whole)).problems[0].what
+    outside = {**mask_shape(text), "points": [[-1, 2], [3, 9]]}
+    assert "beyond the picture; only the box is read" in label(outside).problems[0].what
 
 
 def test_flags_are_tags_of_pictures_and_instances(label, tmp_path):
