@@ -14,7 +14,7 @@ from tasks.keypoints.pictures import PoseData, PoseItem, usable
 from tasks.keypoints.survey import suggestions, survey
 from utils.errors import DataError, SettingsError
 from utils.files import write_bytes
-from utils.formats.types import PosePicture
+from utils.formats.types import AnnotatedPicture
 from utils.logging import VerbosityLogger
 
 TEMPLATE = """\
@@ -92,7 +92,11 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
 
 
 def _tell(
-    figures: Sequence[str], advice: Sequence[str], data: PoseData, pictures: Sequence[PosePicture], log: VerbosityLogger
+    figures: Sequence[str],
+    advice: Sequence[str],
+    data: PoseData,
+    pictures: Sequence[AnnotatedPicture],
+    log: VerbosityLogger,
 ) -> None:
     """Log what was found in labels, what is wrong with them and what may be done.
 

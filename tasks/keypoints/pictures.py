@@ -33,7 +33,7 @@ from utils.files import digest_json, file_stamp
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import picture_bytes
 from utils.formats.read import read_poses
-from utils.formats.types import Instance, PosePicture, PoseSet, Skeleton
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton
 from utils.inputs import find_inputs
 from utils.splits import nearest, read_list
 from utils.videos import VideoReader, is_video
@@ -50,7 +50,7 @@ class PoseItem(Item):
 
     Parameters
     ----------
-    picture : PosePicture
+    picture : AnnotatedPicture
         Where it is, and the animals that are known in it; a video knows none.
     split : str
         What it is for.
@@ -59,11 +59,11 @@ class PoseItem(Item):
 
     Examples
     --------
-    >>> PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest == labels_digest(())
+    >>> PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest == labels_digest(())
     True
     """
 
-    picture: PosePicture
+    picture: AnnotatedPicture
     split: str
     first_frame: int = 0
 
@@ -73,7 +73,7 @@ class PoseItem(Item):
 
         Examples
         --------
-        >>> len(PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest)
+        >>> len(PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest)
         32
         """
         return labels_digest(self.picture.instances)
@@ -83,7 +83,7 @@ class PoseItem(Item):
 
         Examples
         --------
-        >>> PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "val").stamp()[:2]
+        >>> PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "val").stamp()[:2]
         ['a', []]
         """
         return [self.id, [file_stamp(path) for path in self.sources], self.labels_digest]
@@ -147,7 +147,7 @@ class PoseData:
     # -- labels
 
     @cached_property
-    def sets(self) -> dict[str, PoseSet]:
+    def sets(self) -> dict[str, AnnotationSet]:
         """Labelled pictures by split; `all` where the source knows no splits.
 
         Raises
@@ -228,7 +228,7 @@ correct or remove it
         return found
 
     @cached_property
-    def pictures(self) -> dict[str, tuple[str, PosePicture]]:
+    def pictures(self) -> dict[str, tuple[str, AnnotatedPicture]]:
         """Every labelled picture by id, with the split that its source puts it in; animals of the chosen kind only.
 
         Pictures of whose labels something could not be read are left out, since what is missing there would be
@@ -241,7 +241,7 @@ correct or remove it
         >>> sorted({split for split, _ in animals_example(tempfile.mkdtemp())[0].data.pictures.values()})
         ['train', 'val']
         """
-        found: dict[str, tuple[str, PosePicture]] = {}
+        found: dict[str, tuple[str, AnnotatedPicture]] = {}
         incomplete: list[str] = []
         for split, part in self.sets.items():
             for picture in part.pictures:
@@ -258,7 +258,7 @@ correct or remove it
             logger.warning("%s; they are left out until that is mended, see the report of verify", told)
         return found
 
-    def split_sets(self) -> dict[str, PoseSet]:
+    def split_sets(self) -> dict[str, AnnotationSet]:
         """All labels, every kind of animal, divided as the splits are.
 
         Examples
@@ -275,7 +275,7 @@ correct or remove it
         for split in ("train", "val", "test"):
             ids = [item.picture.id for item in self.items(split)]
             if ids:
-                divided[split] = PoseSet([whole[id] for id in ids], skeletons)
+                divided[split] = AnnotationSet([whole[id] for id in ids], skeletons)
         return divided
 
     def _counts(self, animal: Instance) -> bool:
@@ -399,7 +399,7 @@ correct or remove it
         lists = [split_list(self.name, self.settings, split) for split in ("train", "val") if self._has_lists(split)]
         return all(path is not None and path.exists() for path in lists)
 
-    def _own_split(self, split: str) -> list[PosePicture]:
+    def _own_split(self, split: str) -> list[AnnotatedPicture]:
         """Pictures that the labels put in a split.
 
         Examples
@@ -411,7 +411,7 @@ correct or remove it
         """
         return [picture for known, picture in self.pictures.values() if known == split]
 
-    def _listed(self, split: str) -> list[PosePicture]:
+    def _listed(self, split: str) -> list[AnnotatedPicture]:
         """Pictures of a split list.
 
         Raises
@@ -440,7 +440,7 @@ correct or remove it
             chosen.append(self.pictures[name][1])
         return chosen
 
-    def _refuse_overlap(self, split: str, chosen: Sequence[PosePicture]) -> None:
+    def _refuse_overlap(self, split: str, chosen: Sequence[AnnotatedPicture]) -> None:
         """Refuse pictures that both train and judge.
 
         Raises
@@ -538,7 +538,7 @@ trained on mean nothing, so take it out of one of them
             raise DataError(f"inference.input_tif: {error}") from error
         prompts = self._prompts(found) if self.own.instance_mode == "per_instance" else {}
         return [
-            PoseItem(name, (path,), PosePicture(name, path, None, prompts.get(name, ())), "inference")
+            PoseItem(name, (path,), AnnotatedPicture(name, path, None, prompts.get(name, ())), "inference")
             for name, path in found.items()
         ]
 
@@ -715,7 +715,7 @@ trained on mean nothing, so take it out of one of them
         return next((split for split in ("train", "val", "test") if self.items(split)), "train")
 
 
-def join_skeletons(sets: Mapping[str, PoseSet], wanted: str | None = None) -> dict[str, Skeleton]:
+def join_skeletons(sets: Mapping[str, AnnotationSet], wanted: str | None = None) -> dict[str, Skeleton]:
     """Skeletons of all splits by category.
 
     Raises
@@ -725,7 +725,7 @@ def join_skeletons(sets: Mapping[str, PoseSet], wanted: str | None = None) -> di
 
     Examples
     --------
-    >>> sets = {split: PoseSet([], {"fox": Skeleton((split, "tail"))}) for split in ("train", "val")}
+    >>> sets = {split: AnnotationSet([], {"fox": Skeleton((split, "tail"))}) for split in ("train", "val")}
     >>> list(join_skeletons(sets, "wolf"))
     ['fox']
     >>> join_skeletons(sets)
@@ -766,7 +766,7 @@ def skeleton_difference(first: Skeleton, second: Skeleton) -> str:
     return "the edges in {first} are others than in {second}"
 
 
-def decode_picture(picture: PosePicture) -> np.ndarray:
+def decode_picture(picture: AnnotatedPicture) -> np.ndarray:
     """Read a picture as it is displayed, (H, W, 3) uint8, red first; embedded ones too.
 
     Raises
@@ -779,7 +779,7 @@ def decode_picture(picture: PosePicture) -> np.ndarray:
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.png"
     >>> _ = path.write_bytes(cv2.imencode(".png", np.full((2, 3, 3), (9, 0, 0), np.uint8))[1].tobytes())
-    >>> decode_picture(PosePicture("a", path, None, ()))[0, 0].tolist()
+    >>> decode_picture(AnnotatedPicture("a", path, None, ()))[0, 0].tolist()
     [0, 0, 9]
     """
     data = picture_bytes(picture)
@@ -804,12 +804,12 @@ def is_usable(animal: Instance) -> bool:
     return not animal.is_crowd and bool((animal.keypoints[:, 2] > 0).any())
 
 
-def usable(picture: PosePicture) -> list[Instance]:
+def usable(picture: AnnotatedPicture) -> list[Instance]:
     """The animals of a picture that teach something.
 
     Examples
     --------
-    >>> usable(PosePicture("a", Path("a.png"), (4, 6), ()))
+    >>> usable(AnnotatedPicture("a", Path("a.png"), (4, 6), ()))
     []
     """
     return [animal for animal in picture.instances if is_usable(animal)]
@@ -874,12 +874,12 @@ def hide(valid: np.ndarray, box_xyxy: np.ndarray | None, matrix: np.ndarray) -> 
     valid[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = False
 
 
-def group_of(picture: PosePicture, split_by: str) -> str:
+def group_of(picture: AnnotatedPicture, split_by: str) -> str:
     """What a picture must stay together with in the default split.
 
     Examples
     --------
-    >>> picture = PosePicture("day1/cam_0012", Path("day1/cam_0012.png"), None, ())
+    >>> picture = AnnotatedPicture("day1/cam_0012", Path("day1/cam_0012.png"), None, ())
     >>> [group_of(picture, by) for by in ("picture", "folder", "stem")]
     ['day1/cam_0012', 'day1', 'day1/cam']
     """

@@ -57,8 +57,8 @@ class PoseSink(Sink):
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.types import PosePicture
-    >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+    >>> from utils.formats.types import AnnotatedPicture
+    >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
     >>> sink = PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})
     >>> found = {"frame": 0, "keypoints": np.array([[[1.0, 2.0, 0.5]]]), "scores": np.array([0.5])}
     >>> sink.append(Piece(item, {**found, "spread": np.array([[1.0]])}))
@@ -81,8 +81,8 @@ class PoseSink(Sink):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.formats.types import PosePicture
-        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+        >>> from utils.formats.types import AnnotatedPicture
+        >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
         >>> sink = PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})
         >>> nothing = {"frame": 0, "keypoints": np.zeros((0, 1, 3)), "scores": np.zeros(0), "spread": np.zeros((0, 1))}
         >>> sink.append(Piece(item, nothing))
@@ -102,8 +102,8 @@ class PoseSink(Sink):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.formats.types import PosePicture
-        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+        >>> from utils.formats.types import AnnotatedPicture
+        >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
         >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})._lines()
         []
         """
@@ -123,8 +123,8 @@ class PoseSink(Sink):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.formats.types import PosePicture
-        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+        >>> from utils.formats.types import AnnotatedPicture
+        >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
         >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).resume_point() is None
         True
         """
@@ -137,8 +137,8 @@ class PoseSink(Sink):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.formats.types import PosePicture
-        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+        >>> from utils.formats.types import AnnotatedPicture
+        >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
         >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).flush()
         """
         if self.file is not None:
@@ -152,8 +152,8 @@ class PoseSink(Sink):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.formats.types import PosePicture
-        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+        >>> from utils.formats.types import AnnotatedPicture
+        >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
         >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {}).close()[0].name
         'a.json'
         """
@@ -217,12 +217,12 @@ def write_labelme_prediction(item: PoseItem, frames: Sequence[dict], skeleton: S
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.types import PosePicture
+    >>> from utils.formats.types import AnnotatedPicture
     >>> from utils.files import write_bytes
     >>> import cv2
     >>> folder = Path(tempfile.mkdtemp())
     >>> write_bytes(folder / "a.png", cv2.imencode(".png", np.zeros((40, 60, 3), np.uint8))[1].tobytes())
-    >>> item = PoseItem("a", (), PosePicture("a", folder / "a.png", None, ()), "inference")
+    >>> item = PoseItem("a", (), AnnotatedPicture("a", folder / "a.png", None, ()), "inference")
     >>> animal = {"score": 0.5, "keypoints_xy": [[10.0, 20.0]], "keypoint_scores": [0.5]}
     >>> frames = [{"frame": 0, "instances": [animal]}]
     >>> write_labelme_prediction(item, frames, Skeleton(("nose",)), folder / "b.json")
@@ -276,11 +276,11 @@ def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, pa
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.types import PosePicture
+    >>> from utils.formats.types import AnnotatedPicture
     >>> folder = Path(tempfile.mkdtemp())
     >>> with VideoWriter(folder / "v.avi", (32, 48), 10.0) as video:
     ...     video.write(np.zeros((32, 48, 3), np.uint8))
-    >>> item = PoseItem("v", (), PosePicture("v", folder / "v.avi", None, ()), "inference")
+    >>> item = PoseItem("v", (), AnnotatedPicture("v", folder / "v.avi", None, ()), "inference")
     >>> write_overlay(item, [{"frame": 0, "instances": []}], Skeleton(("nose",)), folder / "w.avi")
     >>> VideoReader(folder / "w.avi").count_frames()
     1
@@ -301,9 +301,9 @@ def gather_predictions(
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.types import PosePicture
+    >>> from utils.formats.types import AnnotatedPicture
     >>> folder = Path(tempfile.mkdtemp())
-    >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+    >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
     >>> _ = PoseSink(item, folder, Skeleton(("nose",)), ["csv"], {}).close()
     >>> [path.name for path in gather_predictions([item], folder, Skeleton(("nose",)), ["csv", "coco"])]
     ['predictions.csv', 'predictions_coco.json']

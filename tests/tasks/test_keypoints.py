@@ -485,11 +485,11 @@ def claimed_png(height: int, width: int) -> bytes:
 @pytest.mark.parametrize("name", ["x.png", "v.mp4"])
 def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, content, message, name):
     from tasks.keypoints.pictures import decode_picture
-    from utils.formats.types import PosePicture
+    from utils.formats.types import AnnotatedPicture
 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name}: {message}"):
-        decode_picture(PosePicture("x", tmp_path / name, None, ()))
+        decode_picture(AnnotatedPicture("x", tmp_path / name, None, ()))
 
 
 WRONG_BOXES = {

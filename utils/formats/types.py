@@ -453,8 +453,3 @@ class AnnotationSet:
         2
         """
         return sum(len(picture.instances) for picture in self.pictures)
-
-
-# The keypoint task's names.
-PosePicture = AnnotatedPicture
-PoseSet = AnnotationSet
