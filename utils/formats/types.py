@@ -152,7 +152,11 @@ def _find_pairs(names: dict[int, str], strip_digits: bool) -> list[tuple[int, in
     []
     """
     plain = {k: _plain_name(name, strip_digits) for k, name in names.items()}
-    mirrors = {k: {_plain_name(m, strip_digits) for m in _mirrored_names(name)} for k, name in names.items()}
+    mirrors: dict[int, set[str]] = {k: set() for k in names}
+    for k, name in names.items():
+        for start, end in {match.span() for pattern in (_SIDES, _CAPITALS) for match in pattern.finditer(name)}:
+            mirrored = name[:start] + _OTHER_SIDE[name[start:end].lower()] + name[end:]
+            mirrors[k].add(_plain_name(mirrored, strip_digits))
     partners = {k: [j for j in names if j != k and plain[j] in mirrors[k]] for k in names}
     single = [(k, found[0]) for k, found in partners.items() if len(found) == 1]
     return [(k, j) for k, j in single if k < j and partners[j] == [k]]
@@ -173,18 +177,6 @@ def _plain_name(name: str, strip_digits: bool) -> str:
 _SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)  # l_eye, eye-r, l1: alone
 _CAPITALS = re.compile(r"(?<![A-Z])[LR](?![a-z])|[LR](?![A-Za-z])")  # eyeL, LEar, paw1LH, pawFL
 _OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
-
-
-def _mirrored_names(name: str) -> list[str]:
-    """Every name that may be the other side's; the list is empty for a name without a side.
-
-    Examples
-    --------
-    >>> _mirrored_names("leftear"), _mirrored_names("eyeL"), _mirrored_names("tail")
-    (['rightear'], ['eyer'], [])
-    """
-    spans = {match.span() for pattern in (_SIDES, _CAPITALS) for match in pattern.finditer(name)}
-    return [name[:start] + _OTHER_SIDE[name[start:end].lower()] + name[end:] for start, end in sorted(spans)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,25 +90,13 @@ class _Image:
 
     Examples
     --------
-    >>> _Image(Path("a.png"), (4, 6), {"id": 7, "file_name": "a.png", "license": 4}).facts
-    {'image_id': 7, 'license': 4}
+    >>> _Image(Path("a.png"), (4, 6), {"id": 7, "file_name": "a.png", "license": 4}).keys["license"]
+    4
     """
 
     path: Path
     size: tuple[int, int]
     keys: dict[str, Any]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the file says about the picture beyond its name and size.
-
-        Examples
-        --------
-        >>> _Image(Path("a.png"), (4, 6), {"id": 7, "width": 6}).facts
-        {'image_id': 7}
-        """
-        others = {key: value for key, value in self.keys.items() if key not in PICTURE_KEYS}
-        return {"image_id": self.keys["id"], **others}
 
 
 @dataclass
@@ -353,7 +341,8 @@ def _add_pictures(annotations: AnnotationSet, file: _File, ids: Mapping[Path, st
             continue
         taken[image.path] = file.path
         found = tuple(instances.get(image.keys["id"], ()))
-        facts = image.facts
+        facts = {key: value for key, value in image.keys.items() if key not in PICTURE_KEYS}
+        facts["image_id"] = image.keys["id"]
         tags = facts.pop("flags") if isinstance(facts.get("flags"), dict) else {}  # as `write_coco` keeps them
         picture = AnnotatedPicture(id, image.path, image.size, found, facts, tags)
         annotations.pictures.append(picture)

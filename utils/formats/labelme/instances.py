@@ -74,7 +74,9 @@ class ShapeReader:
             except ValueError as error:
                 problems.append(Problem(f"shape {index}", str(error), "mend or remove the shape", lost=True))
                 continue
-            if not self._is_mark(shape):
+            # An outline with a keypoint's name is only drawn around it, as some tools show predictions.
+            is_drawn = shape.kind in ("polygon", "circle") and shape.label not in self.skeletons
+            if not (is_drawn and shape.label in self.names):
                 shapes.append(shape)
         groups = self._group(shapes, problems)
         found = [self._build(group, size, problems) for group in groups]
@@ -104,20 +106,8 @@ class ShapeReader:
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(self.names)[:8])}"
             raise ValueError(f"{shape.label!r} is no keypoint; {hint}")
 
-    def _is_mark(self, shape: Shape) -> bool:
-        """Whether an outline is only drawn around a keypoint, as some tools show predictions.
-
-        Examples
-        --------
-        >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
-        >>> reader._is_mark(Shape(1, "nose", "circle", np.zeros((2, 2)), None, {}))
-        True
-        """
-        drawn = shape.kind in ("polygon", "circle")
-        return drawn and shape.label in self.names and shape.label not in self.skeletons
-
     def _group(self, shapes: Sequence[Shape], problems: list[Problem]) -> list[list[Shape]]:
-        """Shapes of each instance.
+        """Shapes of each instance; those without group_id are one animal where that is possible.
 
         Examples
         --------
@@ -135,8 +125,9 @@ class ShapeReader:
         points = [shape for shape in loose if shape.is_point]
         if not points:
             return [*groups, *([shape] for shape in loose)]
-        if _may_be_one(loose):
-            return [*groups, loose]
+        labels = [(shape.is_point, shape.label) for shape in loose if shape.kind in ("point", "polygon", "circle")]
+        if len(set(labels)) == len(labels) and sum(shape.kind in ("rectangle", "mask") for shape in loose) <= 1:
+            return [*groups, loose]  # no keypoint and no outline stands twice, and there is one box at most
         where = f"shapes {', '.join(str(shape.index) for shape in points)}"
         what = "points of several animals without group_id; which belong together is not known"
         problems.append(Problem(where, what, "give the shapes of each animal a group_id of their own", lost=True))
@@ -223,21 +214,6 @@ def _split_without_points(shapes: list[Shape]) -> list[list[Shape]]:
     for shape in shapes:
         by_label.setdefault(shape.label, []).append(shape)
     return list(by_label.values())
-
-
-def _may_be_one(shapes: Sequence[Shape]) -> bool:
-    """Whether shapes without group_id can be one animal: no keypoint twice, no outline twice, one box at most.
-
-    Examples
-    --------
-    >>> nose, box = Shape(1, "nose", "point", np.zeros((1, 2)), None, {}), np.zeros((2, 2))
-    >>> boxes = [Shape(i, label, "rectangle", box, None, {}) for i, label in enumerate(("mouse", "rat"))]
-    >>> _may_be_one([nose, boxes[0]]), _may_be_one([nose, *boxes]), _may_be_one([nose, nose])
-    (True, False, False)
-    """
-    labels = [(shape.is_point, shape.label) for shape in shapes if shape.kind in ("point", "polygon", "circle")]
-    boxes = sum(shape.kind in ("rectangle", "mask") for shape in shapes)
-    return len(set(labels)) == len(labels) and boxes <= 1
 
 
 def _place_keypoints(
