@@ -17,7 +17,7 @@ from utils.errors import DataError
 from utils.files import digest_json, file_stamp
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import picture_bytes
-from utils.formats.poses import Instance, PosePicture
+from utils.formats.types import AnnotatedPicture, Instance
 
 REACH = 3.0  # how many times as wide or high as its picture a box may be; a crop of a larger one shows nothing
 NUMBER_AT_END = re.compile(r"[\W_]*\d+$")
@@ -29,7 +29,7 @@ class PoseItem(Item):
 
     Parameters
     ----------
-    picture : PosePicture
+    picture : AnnotatedPicture
         Where it is, and the animals that are known in it; a video knows none.
     split : str
         What it is for.
@@ -38,11 +38,11 @@ class PoseItem(Item):
 
     Examples
     --------
-    >>> PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest == labels_digest(())
+    >>> PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest == labels_digest(())
     True
     """
 
-    picture: PosePicture
+    picture: AnnotatedPicture
     split: str
     first_frame: int = 0
 
@@ -52,7 +52,7 @@ class PoseItem(Item):
 
         Examples
         --------
-        >>> len(PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest)
+        >>> len(PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest)
         32
         """
         return labels_digest(self.picture.instances)
@@ -62,7 +62,7 @@ class PoseItem(Item):
 
         Examples
         --------
-        >>> PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "val").stamp()[:2]
+        >>> PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "val").stamp()[:2]
         ['a', []]
         """
         return [self.id, [file_stamp(path) for path in self.sources], self.labels_digest]
@@ -96,7 +96,7 @@ def labels_digest(instances: Iterable[Instance]) -> str:
     )
 
 
-def decode_picture(picture: PosePicture) -> np.ndarray:
+def decode_picture(picture: AnnotatedPicture) -> np.ndarray:
     """Read a picture as it is displayed, (H, W, 3) uint8, red first; embedded ones too.
 
     Raises
@@ -109,7 +109,7 @@ def decode_picture(picture: PosePicture) -> np.ndarray:
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.png"
     >>> _ = path.write_bytes(cv2.imencode(".png", np.full((2, 3, 3), (9, 0, 0), np.uint8))[1].tobytes())
-    >>> decode_picture(PosePicture("a", path, None, ()))[0, 0].tolist()
+    >>> decode_picture(AnnotatedPicture("a", path, None, ()))[0, 0].tolist()
     [0, 0, 9]
     """
     data = picture_bytes(picture)
@@ -134,12 +134,12 @@ def is_usable(animal: Instance) -> bool:
     return not animal.is_crowd and bool((animal.keypoints[:, 2] > 0).any())
 
 
-def usable(picture: PosePicture) -> list[Instance]:
+def usable(picture: AnnotatedPicture) -> list[Instance]:
     """The animals of a picture that teach something.
 
     Examples
     --------
-    >>> usable(PosePicture("a", Path("a.png"), (4, 6), ()))
+    >>> usable(AnnotatedPicture("a", Path("a.png"), (4, 6), ()))
     []
     """
     return [animal for animal in picture.instances if is_usable(animal)]
@@ -204,12 +204,12 @@ def mask_out_crowd(valid: np.ndarray, box_xyxy: np.ndarray | None, matrix: np.nd
     valid[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = False
 
 
-def group_of(picture: PosePicture, split_by: str) -> str:
+def group_of(picture: AnnotatedPicture, split_by: str) -> str:
     """What a picture must stay together with in the default split.
 
     Examples
     --------
-    >>> picture = PosePicture("day1/cam_0012", Path("day1/cam_0012.png"), None, ())
+    >>> picture = AnnotatedPicture("day1/cam_0012", Path("day1/cam_0012.png"), None, ())
     >>> [group_of(picture, by) for by in ("picture", "folder", "stem")]
     ['day1/cam_0012', 'day1', 'day1/cam']
     """

@@ -14,12 +14,11 @@ from tasks.keypoints.items import box_faults, usable
 from tasks.keypoints.settings import KeypointsSettings
 from utils.crops import canvas_of
 from utils.errors import DataError, SettingsError
-from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, read_poses
+from utils.formats.read import read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton
 from utils.splits import nearest, read_list
 
 logger = logging.getLogger(__name__)
-
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class PoseLabels:
@@ -51,7 +50,7 @@ class PoseLabels:
         self.fixed = dict(fixed or {})
 
     @cached_property
-    def sets(self) -> dict[str, PoseSet]:
+    def sets(self) -> dict[str, AnnotationSet]:
         """Labelled pictures by split; `all` where the source knows no splits.
 
         Raises
@@ -75,11 +74,7 @@ class PoseLabels:
         names = None
         if self.own.names_file is not None:
             names = read_list(Path(self.settings.paths.locate(self.own.names_file)))
-        found = read_poses(source, self.own.format, self.settings.paths.data_root, names)
-        named = {SPLIT_NAMES.get(split, "all"): part for split, part in found.items()}
-        if len(named) != len(found):
-            raise DataError(f"{source}: splits named {', '.join(found)}; name at most one each train, val and test")
-        return named
+        return read_poses(source, self.own.format, self.settings.paths.data_root, names)
 
     @cached_property
     def skeleton(self) -> Skeleton:
@@ -146,7 +141,7 @@ correct or remove it
         return found
 
     @cached_property
-    def pictures(self) -> dict[str, tuple[str, PosePicture]]:
+    def pictures(self) -> dict[str, tuple[str, AnnotatedPicture]]:
         """Every labelled picture by id, with the split that its source puts it in; animals of the chosen kind only.
 
         Pictures of whose labels something could not be read are left out, since what is missing there would be
@@ -158,7 +153,7 @@ correct or remove it
         >>> sorted({split for split, _ in pose_task().labels.pictures.values()})
         ['train', 'val']
         """
-        found: dict[str, tuple[str, PosePicture]] = {}
+        found: dict[str, tuple[str, AnnotatedPicture]] = {}
         incomplete: list[str] = []
         for split, part in self.sets.items():
             for picture in part.pictures:
@@ -266,7 +261,7 @@ correct or remove it
             logger.warning("%d problems in the labels, which verify lists; the first: %s", len(found), found[0])
 
 
-def join_skeletons(sets: Mapping[str, PoseSet], wanted: str | None = None) -> dict[str, Skeleton]:
+def join_skeletons(sets: Mapping[str, AnnotationSet], wanted: str | None = None) -> dict[str, Skeleton]:
     """Skeletons of all splits by category.
 
     Raises
@@ -276,7 +271,7 @@ def join_skeletons(sets: Mapping[str, PoseSet], wanted: str | None = None) -> di
 
     Examples
     --------
-    >>> sets = {split: PoseSet([], {"fox": Skeleton((split, "tail"))}) for split in ("train", "val")}
+    >>> sets = {split: AnnotationSet([], {"fox": Skeleton((split, "tail"))}) for split in ("train", "val")}
     >>> list(join_skeletons(sets, "wolf"))
     ['fox']
     >>> join_skeletons(sets)

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from tasks.base import Metric, Piece
 from tasks.keypoints.settings import KeypointsConfig
-from utils.formats.poses import Instance, Skeleton
+from utils.formats.types import Instance, Skeleton
 from utils.pose_matching import PredictedPose, TruthPose
 from utils.pose_metrics import PoseScores
 from utils.pose_plots import plot_error_histogram, plot_keypoint_table

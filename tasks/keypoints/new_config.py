@@ -17,7 +17,7 @@ from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.survey import suggestions, survey
 from utils.errors import DataError, SettingsError
 from utils.files import write_bytes
-from utils.formats.poses import PosePicture
+from utils.formats.types import AnnotatedPicture
 from utils.logging import VerbosityLogger
 
 TEMPLATE = """\
@@ -98,7 +98,7 @@ def _tell(
     figures: Sequence[str],
     advice: Sequence[str],
     labels: PoseLabels,
-    pictures: Sequence[PosePicture],
+    pictures: Sequence[AnnotatedPicture],
     log: VerbosityLogger,
 ) -> None:
     """Log what was found in labels, what is wrong with them and what may be done.

@@ -16,7 +16,7 @@ from tasks.keypoints.settings import KeypointsSettings
 from tasks.objective import Objective
 from utils.augment import IDENTITY
 from utils.errors import DataError, SettingsError
-from utils.formats.poses import Skeleton
+from utils.formats.types import Skeleton
 from utils.heatmaps import (
     box_targets,
     centre_heatmaps,

@@ -67,8 +67,8 @@ def refuse_double(items: Sequence[PoseItem], folder: Path, formats: Sequence[str
     Examples
     --------
     >>> from tasks.keypoints.items import PoseItem
-    >>> from utils.formats.poses import PosePicture
-    >>> items = [PoseItem(name, (), PosePicture(name, Path(name + ".png"), None, ()), "inference")
+    >>> from utils.formats.types import AnnotatedPicture
+    >>> items = [PoseItem(name, (), AnnotatedPicture(name, Path(name + ".png"), None, ()), "inference")
     ...     for name in ("a", "predictions_coco")]
     >>> refuse_double(items, Path("out"), ["csv"])
     >>> refuse_double(items, Path("out"), ["coco"])
@@ -99,9 +99,9 @@ def refuse_foreign(items: Sequence[PoseItem], folder: Path, formats: Sequence[st
     --------
     >>> import tempfile
     >>> from tasks.keypoints.items import PoseItem
-    >>> from utils.formats.poses import PosePicture
+    >>> from utils.formats.types import AnnotatedPicture
     >>> folder = Path(tempfile.mkdtemp())
-    >>> item = PoseItem("a", (), PosePicture("a", folder / "a.png", None, ()), "inference")
+    >>> item = PoseItem("a", (), AnnotatedPicture("a", folder / "a.png", None, ()), "inference")
     >>> refuse_foreign([item], folder, ["csv"])
     >>> _ = (folder / "a.json").write_text('{"shapes": []}')
     >>> refuse_foreign([item], folder, ["csv"])  # doctest: +ELLIPSIS

@@ -9,7 +9,7 @@ from typing import Any
 from tasks.keypoints.audit import ambiguity
 from tasks.keypoints.items import usable
 from tasks.keypoints.settings import KeypointsSettings
-from utils.formats.poses import PosePicture, Skeleton
+from utils.formats.types import AnnotatedPicture, Skeleton
 from utils.left_right import body_axis, left_right_pairs
 
 SMALL = 64  # training pictures
@@ -47,14 +47,14 @@ class Decision:
         return f"rule {self.rule}: {self.setting} = {self.value}, as {self.reason}"
 
 
-def decide(settings: KeypointsSettings, pictures: Sequence[PosePicture], skeleton: Skeleton) -> list[Decision]:
+def decide(settings: KeypointsSettings, pictures: Sequence[AnnotatedPicture], skeleton: Skeleton) -> list[Decision]:
     """Find the rules that hold for the training pictures.
 
     Parameters
     ----------
     settings : KeypointsSettings
         Unchanged by this.
-    pictures : sequence of PosePicture
+    pictures : sequence of AnnotatedPicture
         Those of the training split.
     skeleton : Skeleton
         The keypoints.
@@ -136,7 +136,7 @@ def with_setting(section: Any, path: list[str], value: Any) -> Any:
 
 
 def automatic_settings(
-    settings: KeypointsSettings, pictures: Sequence[PosePicture], skeleton: Skeleton
+    settings: KeypointsSettings, pictures: Sequence[AnnotatedPicture], skeleton: Skeleton
 ) -> tuple[KeypointsSettings, list[Decision]]:
     """Apply the rules that hold.
 

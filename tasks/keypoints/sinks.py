@@ -28,7 +28,7 @@ from tasks.keypoints.results import (
 )
 from utils.errors import DataError
 from utils.files import digest_json, read_json, sync, write_bytes, write_json
-from utils.formats.poses import Skeleton
+from utils.formats.types import Skeleton
 from utils.pose_drawing import draw_poses, mark_radius
 from utils.videos import VideoReader, VideoWriter, is_video
 
@@ -58,8 +58,8 @@ class PoseSink(Sink):
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.poses import PosePicture
-    >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+    >>> from utils.formats.types import AnnotatedPicture
+    >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
     >>> sink = PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})
     >>> found = {"frame": 0, "keypoints": np.array([[[1.0, 2.0, 0.5]]]), "scores": np.array([0.5])}
     >>> sink.append(Piece(item, {**found, "spread": np.array([[1.0]])}))
@@ -90,8 +90,8 @@ class PoseSink(Sink):
         Examples
         --------
         >>> import tempfile
-        >>> from utils.formats.poses import PosePicture
-        >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+        >>> from utils.formats.types import AnnotatedPicture
+        >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
         >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})._lines()
         []
         """
@@ -179,12 +179,12 @@ def write_labelme_prediction(item: PoseItem, frames: Sequence[dict], skeleton: S
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.poses import PosePicture
+    >>> from utils.formats.types import AnnotatedPicture
     >>> from utils.files import write_bytes
     >>> import cv2
     >>> folder = Path(tempfile.mkdtemp())
     >>> write_bytes(folder / "a.png", cv2.imencode(".png", np.zeros((40, 60, 3), np.uint8))[1].tobytes())
-    >>> item = PoseItem("a", (), PosePicture("a", folder / "a.png", None, ()), "inference")
+    >>> item = PoseItem("a", (), AnnotatedPicture("a", folder / "a.png", None, ()), "inference")
     >>> animal = {"score": 0.5, "keypoints_xy": [[10.0, 20.0]], "keypoint_scores": [0.5]}
     >>> frames = [{"frame": 0, "instances": [animal]}]
     >>> write_labelme_prediction(item, frames, Skeleton(("nose",)), folder / "b.json")
@@ -238,11 +238,11 @@ def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, pa
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.poses import PosePicture
+    >>> from utils.formats.types import AnnotatedPicture
     >>> folder = Path(tempfile.mkdtemp())
     >>> with VideoWriter(folder / "v.avi", (32, 48), 10.0) as video:
     ...     video.write(np.zeros((32, 48, 3), np.uint8))
-    >>> item = PoseItem("v", (), PosePicture("v", folder / "v.avi", None, ()), "inference")
+    >>> item = PoseItem("v", (), AnnotatedPicture("v", folder / "v.avi", None, ()), "inference")
     >>> write_overlay(item, [{"frame": 0, "instances": []}], Skeleton(("nose",)), folder / "w.avi")
     >>> VideoReader(folder / "w.avi").count_frames()
     1
@@ -263,9 +263,9 @@ def gather_predictions(
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.poses import PosePicture
+    >>> from utils.formats.types import AnnotatedPicture
     >>> folder = Path(tempfile.mkdtemp())
-    >>> item = PoseItem("a", (), PosePicture("a", Path("a.png"), (4, 6), ()), "inference")
+    >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
     >>> _ = PoseSink(item, folder, Skeleton(("nose",)), ["csv"], {}).close()
     >>> [path.name for path in gather_predictions([item], folder, Skeleton(("nose",)), ["csv", "coco"])]
     ['predictions.csv', 'predictions_coco.json']

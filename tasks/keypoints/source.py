@@ -42,7 +42,8 @@ from utils.crops import (
 )
 from utils.errors import DataError, SettingsError
 from utils.formats.convert import convert_poses
-from utils.formats.poses import Instance, PosePicture, PoseSet, read_poses
+from utils.formats.read import read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.inputs import find_inputs
 from utils.samples.files import write_foxes
 from utils.videos import VideoReader, is_video
@@ -105,12 +106,12 @@ class PoseSource(ListedSource):
         return [self._item(picture, split) for own, picture in self.labels.pictures.values() if own == split]
 
     @staticmethod
-    def _item(picture: PosePicture, split: str) -> PoseItem:
+    def _item(picture: AnnotatedPicture, split: str) -> PoseItem:
         """Make an item of a labelled picture.
 
         Examples
         --------
-        >>> PoseSource._item(PosePicture("a", Path("a.png"), None, ()), "val").split
+        >>> PoseSource._item(AnnotatedPicture("a", Path("a.png"), None, ()), "val").split
         'val'
         """
         return PoseItem(picture.id, (picture.path,), picture, split)
@@ -154,7 +155,7 @@ class PoseSource(ListedSource):
         """
         return next((split for split in ("train", "val", "test") if self.items(split)), "train")
 
-    def split_sets(self) -> dict[str, PoseSet]:
+    def split_sets(self) -> dict[str, AnnotationSet]:
         """All labels, every kind of animal, divided as the splits are.
 
         Examples
@@ -170,7 +171,7 @@ class PoseSource(ListedSource):
         for split in ("train", "val", "test"):
             ids = [item.picture.id for item in super().items(split) if isinstance(item, PoseItem)]
             if ids:
-                divided[split] = PoseSet([whole[id] for id in ids], skeletons)
+                divided[split] = AnnotationSet([whole[id] for id in ids], skeletons)
         return divided
 
     @override
@@ -204,7 +205,7 @@ class PoseSource(ListedSource):
             raise DataError(f"inference.input_tif: {error}") from error
         prompts = self._prompts(found) if self.own.instance_mode == "per_instance" else {}
         return [
-            self._item(PosePicture(name, path, None, prompts.get(name, ())), "inference")
+            self._item(AnnotatedPicture(name, path, None, prompts.get(name, ())), "inference")
             for name, path in found.items()
         ]
 

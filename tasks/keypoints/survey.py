@@ -8,21 +8,21 @@ import numpy as np
 
 from tasks.keypoints.audit import ambiguity
 from tasks.keypoints.items import box_of, usable
-from utils.formats.poses import PosePicture, Skeleton
+from utils.formats.types import AnnotatedPicture, Skeleton
 from utils.left_right import body_axis, left_right_pairs
 
 SMALL_ANIMAL = 0.2  # of a picture's short side: below it, an animal has few cells of a whole picture
 RARE_POINT = 0.2  # share of the animals below which a keypoint is hardly learnt
 
 
-def survey(skeleton: Skeleton, pictures: Sequence[PosePicture]) -> list[str]:
+def survey(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str]:
     r"""Count pictures, animals and points, measure animals, and judge left and right.
 
     Parameters
     ----------
     skeleton : Skeleton
         Names the points.
-    pictures : sequence of PosePicture
+    pictures : sequence of AnnotatedPicture
         With their animals.
 
     Returns
@@ -54,7 +54,7 @@ def survey(skeleton: Skeleton, pictures: Sequence[PosePicture]) -> list[str]:
     return [*lines, *_sizes(pictures), _sides(skeleton, pictures)]
 
 
-def _sizes(pictures: Sequence[PosePicture]) -> Iterator[str]:
+def _sizes(pictures: Sequence[AnnotatedPicture]) -> Iterator[str]:
     """Say how large animals are in their pictures.
 
     Examples
@@ -72,15 +72,15 @@ def _sizes(pictures: Sequence[PosePicture]) -> Iterator[str]:
         )
 
 
-def animal_sizes(pictures: Sequence[PosePicture]) -> list[tuple[float, tuple[float, float]]]:
+def animal_sizes(pictures: Sequence[AnnotatedPicture]) -> list[tuple[float, tuple[float, float]]]:
     """Measure each animal: longer side of its box over the picture's short side, and the box's height and width.
 
     Examples
     --------
     >>> from pathlib import Path
-    >>> from utils.formats.poses import Instance
+    >>> from utils.formats.types import Instance
     >>> fly = Instance("fly", np.array([[1.0, 2.0, 2.0]]), np.array([0.0, 0.0, 20.0, 10.0]))
-    >>> animal_sizes([PosePicture("a", Path("a.png"), (40, 60), (fly,))])
+    >>> animal_sizes([AnnotatedPicture("a", Path("a.png"), (40, 60), (fly,))])
     [(0.5, (10.0, 20.0))]
     """
     found = []
@@ -93,7 +93,7 @@ def animal_sizes(pictures: Sequence[PosePicture]) -> list[tuple[float, tuple[flo
     return found
 
 
-def _sides(skeleton: Skeleton, pictures: Sequence[PosePicture]) -> str:
+def _sides(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> str:
     """Say which keypoints are pairs, and how many cannot be told apart.
 
     Examples
@@ -114,7 +114,7 @@ def _sides(skeleton: Skeleton, pictures: Sequence[PosePicture]) -> str:
     return f"left and right: pairs {named}; {100 * doubt:.0f} % of them cannot be told apart across the body"
 
 
-def suggestions(skeleton: Skeleton, pictures: Sequence[PosePicture]) -> list[str]:
+def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str]:
     """Give settings that the figures speak for.
 
     Examples

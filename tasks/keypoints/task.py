@@ -30,7 +30,7 @@ from utils import distributed
 from utils.augment import View
 from utils.checkpoints import Checkpoint
 from utils.errors import DataError, SettingsError
-from utils.formats.poses import Skeleton
+from utils.formats.types import Skeleton
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from utils.augment import View, views_of
 from utils.checkpoints import load_checkpoint
 from utils.errors import DataError, SettingsError
 from utils.files import read_json
-from utils.formats.poses import read_poses
+from utils.formats.read import read_poses
 from utils.pose_metrics import PoseScores
 
 ROOT = Path(__file__).parents[2]
@@ -330,7 +330,7 @@ def test_outlines_without_points_are_written_in_another_format_and_not_learnt(tm
 
 def test_a_picture_with_an_unreadable_row_teaches_nothing_until_it_is_mended(tmp_path, caplog):
     from tasks.phases import verify
-    from utils.formats.yolo import write_yolo
+    from utils.formats.yolo.write import write_yolo
 
     task, context = animals_example(tmp_path)
     write_yolo(task.source.split_sets(), tmp_path / "yolo")
@@ -489,11 +489,11 @@ def claimed_png(height: int, width: int) -> bytes:
 @pytest.mark.parametrize("name", ["x.png", "v.mp4"])
 def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, content, message, name):
     from tasks.keypoints.items import decode_picture
-    from utils.formats.poses import PosePicture
+    from utils.formats.types import AnnotatedPicture
 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name}: {message}"):
-        decode_picture(PosePicture("x", tmp_path / name, None, ()))
+        decode_picture(AnnotatedPicture("x", tmp_path / name, None, ()))
 
 
 WRONG_BOXES = {

@@ -20,7 +20,7 @@ from utils.crops import (
     warp_picture,
     whole_picture,
 )
-from utils.formats.poses import infer_flip_idx
+from utils.formats.types import infer_flip_idx
 
 SIZE = (150, 220)
 NAMES = ("snout", "left_ear", "right_ear", "tail")

@@ -1,1 +1,1 @@
-"""Label formats of keypoints: readers and writers around one type, `PoseSet`; to convert is to read and to write."""
+"""Label formats: readers and writers around one set of types; to convert is to read and to write."""

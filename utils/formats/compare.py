@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from utils.formats.poses import Instance, PosePicture, PoseSet
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 
 
 def find_differences(
-    first: Mapping[str, PoseSet], second: Mapping[str, PoseSet], ignore: Collection[str] = (), relative: float = 1e-6
+    first: Mapping[str, AnnotationSet],
+    second: Mapping[str, AnnotationSet],
+    ignore: Collection[str] = (),
+    relative: float = 1e-6,
 ) -> list[str]:
     """List where two data sets differ.
 
@@ -21,7 +24,7 @@ def find_differences(
 
     Parameters
     ----------
-    first, second : dict of str to PoseSet
+    first, second : dict of str to AnnotationSet
         By split.
     ignore : collection of str
         Fields of `Instance` to leave out, because a format cannot hold them; "skeletons" leaves these out.
@@ -36,10 +39,10 @@ def find_differences(
     Examples
     --------
     >>> from pathlib import Path
-    >>> from utils.formats.poses import keypoints_array
+    >>> from utils.formats.types import keypoints_array
     >>> def one(x):
     ...     mouse = Instance("mouse", keypoints_array([[x, 2]], [2]))
-    ...     return {"all": PoseSet([PosePicture("a", Path("a.png"), (4, 6), (mouse,))], {})}
+    ...     return {"all": AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), (mouse,))], {})}
     >>> find_differences(one(1), one(1 + 1e-9)), find_differences(one(1), one(1.5))
     ([], ['all: a: instance 1: keypoints differ: [[1.0, 2.0, 2.0]], [[1.5, 2.0, 2.0]]'])
     """
@@ -53,13 +56,16 @@ def find_differences(
     return found
 
 
-def _compare_pictures(first: PoseSet, second: PoseSet, ignore: Collection[str], relative: float) -> list[str]:
+def _compare_pictures(
+    first: AnnotationSet, second: AnnotationSet, ignore: Collection[str], relative: float
+) -> list[str]:
     """Differences between the pictures of a split.
 
     Examples
     --------
     >>> from pathlib import Path
-    >>> _compare_pictures(PoseSet([PosePicture("a", Path("a.png"), (4, 6), ())], {}), PoseSet([], {}), (), 1e-6)
+    >>> one = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), ())], {})
+    >>> _compare_pictures(one, AnnotationSet([], {}), (), 1e-6)
     ['pictures differ: a']
     """
     ours, theirs = _by_short_id(first.pictures), _by_short_id(second.pictures)
@@ -78,13 +84,13 @@ def _compare_pictures(first: PoseSet, second: PoseSet, ignore: Collection[str], 
     return lines
 
 
-def _by_short_id(pictures: Sequence[PosePicture]) -> dict[str, PosePicture]:
+def _by_short_id(pictures: Sequence[AnnotatedPicture]) -> dict[str, AnnotatedPicture]:
     """Pictures by their ids without shared folders; a folder inside counts as two underscores.
 
     Examples
     --------
     >>> from pathlib import Path
-    >>> list(_by_short_id([PosePicture(id, Path("a.png"), None, ()) for id in ("x/a", "x/y/b")]))
+    >>> list(_by_short_id([AnnotatedPicture(id, Path("a.png"), None, ()) for id in ("x/a", "x/y/b")]))
     ['a', 'y__b']
     """
     shared = posixpath.commonpath([posixpath.dirname(picture.id) for picture in pictures]) if pictures else ""
@@ -97,10 +103,10 @@ def _compare_instances(first: Instance, second: Instance, ignore: Collection[str
 
     Examples
     --------
-    >>> from utils.formats.poses import missing_keypoints
-    >>> mice = [Instance("mouse", missing_keypoints(1), track=track) for track in (1, 2)]
-    >>> _compare_instances(*mice, (), 1e-6), _compare_instances(*mice, ("track",), 1e-6)
-    (['track differ: 1, 2'], [])
+    >>> from utils.formats.types import missing_keypoints
+    >>> mice = [Instance("mouse", missing_keypoints(1), track_id=track) for track in (1, 2)]
+    >>> _compare_instances(*mice, (), 1e-6), _compare_instances(*mice, ("track_id",), 1e-6)
+    (['track_id differ: 1, 2'], [])
     """
     names = [field.name for field in dataclasses.fields(Instance) if field.name not in ignore]
     pairs = [(name, getattr(first, name), getattr(second, name)) for name in names]

@@ -9,21 +9,24 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.files import digest_json, file_stamp, read_json, write_json
-from utils.formats import coco_writer, deeplabcut_writer, labelme_writer, yolo
-from utils.formats.pose_sets import to_json
-from utils.formats.poses import PoseSet
+from utils.formats.coco import write as coco
+from utils.formats.deeplabcut import write as deeplabcut
+from utils.formats.labelme import write as labelme
+from utils.formats.sets import to_json
+from utils.formats.types import AnnotationSet
+from utils.formats.yolo import write as yolo
 
 logger = logging.getLogger(__name__)
 
 STAMP = ".dinolith.json"  # what a finished copy was made from; a dot, so that readers and writers pass over it
 
 
-def describe(sets: Mapping[str, PoseSet]) -> list[str]:
+def describe(sets: Mapping[str, AnnotationSet]) -> list[str]:
     """Count what there is, before anything is written.
 
     Parameters
     ----------
-    sets : dict of str to PoseSet
+    sets : dict of str to AnnotationSet
         By split.
 
     Returns
@@ -33,7 +36,7 @@ def describe(sets: Mapping[str, PoseSet]) -> list[str]:
 
     Examples
     --------
-    >>> describe({"train": PoseSet([], {})})
+    >>> describe({"train": AnnotationSet([], {})})
     ['train: 0 pictures, 0 instances, 0 visible and 0 hidden points']
     """
     lines = []
@@ -44,12 +47,12 @@ def describe(sets: Mapping[str, PoseSet]) -> list[str]:
     return lines
 
 
-def what_is_lost(sets: Mapping[str, PoseSet], format: str, mode: str = "keypoints") -> list[str]:
+def what_is_lost(sets: Mapping[str, AnnotationSet], format: str, mode: str = "keypoints") -> list[str]:
     """List what a format cannot hold of labels.
 
     Parameters
     ----------
-    sets : dict of str to PoseSet
+    sets : dict of str to AnnotationSet
         By split.
     format : str
         yolo, labelme, coco or deeplabcut.
@@ -63,23 +66,24 @@ def what_is_lost(sets: Mapping[str, PoseSet], format: str, mode: str = "keypoint
 
     Examples
     --------
-    >>> from utils.formats.poses import Instance, PosePicture, Skeleton, keypoints_array
+    >>> from utils.formats.types import AnnotatedPicture, Instance, Skeleton, keypoints_array
     >>> fly = Instance("fly", keypoints_array([[1, 2]], [2]), is_crowd=True)
-    >>> poses = PoseSet([PosePicture("a", Path("a.png"), (4, 6), (fly,))], {"fly": Skeleton(("head",))})
-    >>> what_is_lost({"all": poses}, "yolo"), what_is_lost({"all": poses}, "coco")
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (fly,))
+    >>> sets = {"all": AnnotationSet([picture], {"fly": Skeleton(("head",))})}
+    >>> what_is_lost(sets, "yolo"), what_is_lost(sets, "coco")
     (['all: no box (the tight box of the keypoints is written): 1', 'all: is_crowd: 1 of 1 instances'], [])
     """
     tests = {
         "yolo": yolo.unsupported,
-        "labelme": labelme_writer.unsupported,
-        "coco": lambda part: coco_writer.unsupported(part, mode),
-        "deeplabcut": deeplabcut_writer.unsupported,
+        "labelme": labelme.unsupported,
+        "coco": lambda part: coco.unsupported(part, mode),
+        "deeplabcut": deeplabcut.unsupported,
     }
     return [f"{split}: {line}" for split, part in sets.items() for line in tests[format](part)]
 
 
 def convert_poses(
-    sets: Mapping[str, PoseSet],
+    sets: Mapping[str, AnnotationSet],
     folder: str | Path,
     format: str,
     layout: str = "annotations",
@@ -89,7 +93,7 @@ def convert_poses(
 
     Parameters
     ----------
-    sets : dict of str to PoseSet
+    sets : dict of str to AnnotationSet
         By split.
     folder : str or Path
         Where to write.
@@ -111,11 +115,12 @@ def convert_poses(
     Examples
     --------
     >>> import tempfile
-    >>> from utils.formats.poses import Instance, PosePicture, Skeleton, keypoints_array
+    >>> from utils.formats.types import AnnotatedPicture, Instance, Skeleton, keypoints_array
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "a.png").write_bytes(b"pixels")
     >>> fly = Instance("fly", keypoints_array([[1, 2]], [2]))
-    >>> sets = {"train": PoseSet([PosePicture("a", folder / "a.png", (4, 6), (fly,))], {"fly": Skeleton(("head",))})}
+    >>> picture = AnnotatedPicture("a", folder / "a.png", (4, 6), (fly,))
+    >>> sets = {"train": AnnotationSet([picture], {"fly": Skeleton(("head",))})}
     >>> [path.name for path in convert_poses(sets, folder / "new", "labelme")]
     ['data.yaml', 'a.json']
     >>> convert_poses(sets, folder / "new", "labelme")
@@ -134,9 +139,9 @@ def convert_poses(
         logger.warning("%s cannot hold: %s", format, line)
     writers = {
         "yolo": yolo.write_yolo,
-        "labelme": labelme_writer.write_labelme,
-        "coco": lambda poses, target: coco_writer.write_coco(poses, target, layout, mode),
-        "deeplabcut": deeplabcut_writer.write_deeplabcut,
+        "labelme": labelme.write_labelme,
+        "coco": lambda sets, folder: coco.write_coco(sets, folder, layout, mode),
+        "deeplabcut": deeplabcut.write_deeplabcut,
     }
     (folder / STAMP).unlink(missing_ok=True)  # an interrupted copy is no finished one
     written = writers[format](dict(sets), folder)
@@ -144,12 +149,12 @@ def convert_poses(
     return written
 
 
-def digest_sets(sets: Mapping[str, PoseSet]) -> str:
+def digest_sets(sets: Mapping[str, AnnotationSet]) -> str:
     """Digest labels and the stamps of their pictures, to know a copy that is still true.
 
     Examples
     --------
-    >>> digest_sets({"train": PoseSet([], {})}) == digest_sets({"val": PoseSet([], {})})
+    >>> digest_sets({"train": AnnotationSet([], {})}) == digest_sets({"val": AnnotationSet([], {})})
     False
     """
     plain = {

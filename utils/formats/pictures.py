@@ -13,9 +13,10 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.files import sync, write_bytes
-from utils.formats.poses import PosePicture
+from utils.formats.types import AnnotatedPicture
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_STARTS = {b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif", b"RIFF": ".webp"}
 
 
 def is_picture(path: str | Path) -> bool:
@@ -152,12 +153,12 @@ def picture_ids(paths: Iterable[Path], root: Path) -> dict[Path, str]:
     return {path: stem if counts[stem] == 1 else names[path] for path, stem in stems.items()}
 
 
-def picture_bytes(picture: PosePicture) -> bytes:
+def picture_bytes(picture: AnnotatedPicture) -> bytes:
     """Encoded content of a picture: of its file, or of the LabelMe file that it is embedded in.
 
     Parameters
     ----------
-    picture : PosePicture
+    picture : AnnotatedPicture
         Embedded when `extra["image_data"]` is "embedded"; the data is read anew, so that a set stays small.
 
     Returns
@@ -175,7 +176,7 @@ def picture_bytes(picture: PosePicture) -> bytes:
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.json"
     >>> _ = path.write_text('{"imageData": "cGl4ZWxz"}')
-    >>> picture_bytes(PosePicture("a", path, (4, 6), (), {"image_data": "embedded"}))
+    >>> picture_bytes(AnnotatedPicture("a", path, (4, 6), (), {"image_data": "embedded"}))
     b'pixels'
     """
     if not picture.path.is_file():
@@ -204,24 +205,12 @@ def decode_embedded(path: Path, text: str) -> bytes:
         raise DataError(f"{path}: imageData is damaged ({error}); put the picture beside the file") from None
 
 
-def suffix_of(data: bytes) -> str:
-    r"""File suffix that encoded data should have.
-
-    Examples
-    --------
-    >>> suffix_of(b"\xff\xd8\xff")
-    '.jpg'
-    """
-    starts = {b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif", b"RIFF": ".webp"}
-    return next((suffix for start, suffix in starts.items() if data.startswith(start)), ".png")
-
-
-def place_picture(picture: PosePicture, target: Path) -> None:
+def place_picture(picture: AnnotatedPicture, target: Path) -> None:
     """Put a picture into a data set: a second name of the same file where the system allows it, else a copy.
 
     Parameters
     ----------
-    picture : PosePicture
+    picture : AnnotatedPicture
         An embedded one becomes a file.
     target : Path
         New name; one that is there already is replaced.
@@ -231,7 +220,7 @@ def place_picture(picture: PosePicture, target: Path) -> None:
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "a.png").write_bytes(b"pixels")
-    >>> place_picture(PosePicture("a", folder / "a.png", (4, 6), ()), folder / "deep" / "b.png")
+    >>> place_picture(AnnotatedPicture("a", folder / "a.png", (4, 6), ()), folder / "deep" / "b.png")
     >>> (folder / "deep" / "b.png").read_bytes()
     b'pixels'
     """
@@ -251,32 +240,25 @@ def place_picture(picture: PosePicture, target: Path) -> None:
     sync(target.parent)
 
 
-def picture_suffix(picture: PosePicture) -> str:
-    """Suffix of a picture's file, or the one that its embedded data should have.
-
-    Examples
-    --------
-    >>> picture_suffix(PosePicture("a", Path("a.PNG"), (4, 6), ()))
-    '.PNG'
-    """
-    return suffix_of(picture_bytes(picture)) if picture.extra.get("image_data") == "embedded" else picture.path.suffix
-
-
-def new_names(pictures: Sequence[PosePicture]) -> list[str]:
+def new_names(pictures: Sequence[AnnotatedPicture]) -> list[str]:
     """File names for pictures in a new folder: their ids without the folders that all of them share.
 
-    No two have the same stem, because a label is found by it.
+    No two have the same stem, because a label is found by it. An embedded picture has the suffix that its data should
+    have.
 
     Examples
     --------
     >>> paths = {"images/train/a": "a.png", "images/train/b/c": "c.jpg", "images/train/a.jpg": "a.jpg"}
-    >>> new_names([PosePicture(id, Path(path), (4, 6), ()) for id, path in paths.items()])
+    >>> new_names([AnnotatedPicture(id, Path(path), (4, 6), ()) for id, path in paths.items()])
     ['a.png', 'b/c.jpg', 'a_jpg.jpg']
     """
     shared = posixpath.commonpath([posixpath.dirname(picture.id) for picture in pictures]) if pictures else ""
     names, taken = [], set()
     for picture in pictures:
-        stem, suffix = picture.id[len(shared) + 1 if shared else 0 :], picture_suffix(picture)
+        stem, suffix = picture.id[len(shared) + 1 if shared else 0 :], picture.path.suffix
+        if picture.extra.get("image_data") == "embedded":
+            data = picture_bytes(picture)
+            suffix = next((end for start, end in _STARTS.items() if data.startswith(start)), ".png")
         if suffix and stem.endswith(suffix):  # an id keeps its suffix where the stem alone was not unique
             stem = f"{stem.removesuffix(suffix)}_{suffix[1:]}"
         while stem in taken:

@@ -1,4 +1,4 @@
-"""Which keypoint format a file or folder holds, by its content."""
+"""Which label format a file or folder holds, by its content."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.formats.pictures import list_files
-from utils.formats.poses import FORMATS
-from utils.formats.specs import read_yaml
+from utils.formats.specs import SPLIT_KEYS, SUFFIXES, read_yaml
+from utils.formats.types import FORMATS
 
 _PEEK = 2**16
-_YAML = (".yaml", ".yml")
 
 
 def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
     """Find what to read, and its format.
 
     In a folder the first of these counts: a specification file (YAML with `kpt_shape` or `format`), COCO files,
-    LabelMe files, DeepLabCut tables.
+    LabelMe files, DeepLabCut tables, a specification of a YOLO set without keypoints (YAML with `names` and a split).
 
     Parameters
     ----------
@@ -53,7 +52,7 @@ def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
     found = format_of_file(path)
     if format == "auto" and found is None:
         raise DataError(
-            f"{path}: no known keypoint format; tried a specification (YAML with kpt_shape or format), "
+            f"{path}: no known label format; tried a specification (YAML with kpt_shape, format or names), "
             "LabelMe and COCO (JSON), lists and indexes (txt, list, jsonl), DeepLabCut (csv)"
         )
     return path, found if format == "auto" and found is not None else format
@@ -61,6 +60,11 @@ def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
 
 def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
     """Find the specification file of a folder, or its label files.
+
+    Raises
+    ------
+    DataError
+        If there is neither, or several specifications.
 
     Examples
     --------
@@ -70,24 +74,28 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
     >>> _find_in_folder(folder, "auto")[1]
     'labelme'
     """
-    specs = _specs_of_folder(folder, format)
-    if specs:
-        return specs
-    if format != "auto":
-        if format == "yolo":
-            raise DataError(f"{folder}: no YAML with kpt_shape in it, so the number of keypoints is unknown; add one")
+    certain = _spec_of_folder(folder, format, certain=True)
+    if certain:
+        return certain
+    if format in FORMATS and format != "yolo":
         return folder, format
-    found = {format_of_file(file, certain=True) for file in list_files(folder, (".json", ".csv"))}
+    files = list_files(folder, (".json", ".csv")) if format == "auto" else []
+    found = {format_of_file(file, certain=True) for file in files}
     for candidate in ("coco", "labelme", "deeplabcut"):
         if candidate in found:
             return folder, candidate
-    raise DataError(
-        f"{folder}: no keypoint labels; tried a specification (YAML with kpt_shape or format), "
-        "COCO and LabelMe (JSON), DeepLabCut (csv)"
-    )
+    likely = _spec_of_folder(folder, format, certain=False)
+    if likely is None and format == "yolo":
+        raise DataError(f"{folder}: no YAML with kpt_shape or names in it, so what rows hold is unknown; add one")
+    if likely is None:
+        raise DataError(
+            f"{folder}: no labels; tried a specification (YAML with kpt_shape, format or names), "
+            "COCO and LabelMe (JSON), DeepLabCut (csv)"
+        )
+    return likely
 
 
-def _specs_of_folder(folder: Path, format: str) -> tuple[Path, str] | None:
+def _spec_of_folder(folder: Path, format: str, certain: bool) -> tuple[Path, str] | None:
     """The specification file of a folder that is of the format, if there is one.
 
     Raises
@@ -98,11 +106,11 @@ def _specs_of_folder(folder: Path, format: str) -> tuple[Path, str] | None:
     Examples
     --------
     >>> import tempfile
-    >>> _specs_of_folder(Path(tempfile.mkdtemp()), "auto") is None
+    >>> _spec_of_folder(Path(tempfile.mkdtemp()), "auto", certain=False) is None
     True
     """
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _YAML and not file.name.startswith("."))
-    found = {file: kind for file in files if (kind := format_of_file(file)) and format in ("auto", kind)}
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
+    found = {file: kind for file in files if (kind := format_of_file(file, certain)) and format in ("auto", kind)}
     usual = [file for file in found if file.stem in ("data", "dataset")]
     if len(found) > 1 and len(usual) != 1:
         raise DataError(f"{folder}: several specifications: {', '.join(file.name for file in found)}; name one of them")
@@ -117,7 +125,8 @@ def format_of_file(path: Path, certain: bool = False) -> str | None:
     path : Path
         The file.
     certain : bool
-        Whether a JSON file must look wholly like COCO's; else one sign is enough, and reading tells what is missing.
+        Whether a JSON file must look wholly like COCO's, and a YAML file have `format` or `kpt_shape`; else one sign,
+        or `names` and a split, are enough, and reading tells what is missing.
 
     Raises
     ------
@@ -133,8 +142,8 @@ def format_of_file(path: Path, certain: bool = False) -> str | None:
     'deeplabcut'
     """
     suffix = path.suffix.lower()
-    if suffix in _YAML:
-        return _format_of_spec(path)
+    if suffix in SUFFIXES:
+        return _format_of_spec(path, certain)
     if suffix == ".json":
         return _format_of_json(path, certain)
     if suffix in (".jsonl", ".txt", ".list"):
@@ -144,8 +153,13 @@ def format_of_file(path: Path, certain: bool = False) -> str | None:
     return None
 
 
-def _format_of_spec(path: Path) -> str | None:
+def _format_of_spec(path: Path, certain: bool = False) -> str | None:
     """Format that a YAML file speaks of, or None where it is no specification.
+
+    Raises
+    ------
+    DataError
+        If it names an unknown format.
 
     Examples
     --------
@@ -160,7 +174,8 @@ def _format_of_spec(path: Path) -> str | None:
     keys = read_yaml(path)
     stated = keys.get("format")
     if stated is None:
-        return "yolo" if "kpt_shape" in keys else None
+        is_likely = "names" in keys and any(key in keys for key in SPLIT_KEYS)
+        return "yolo" if "kpt_shape" in keys or (is_likely and not certain) else None
     if stated not in FORMATS:
         raise DataError(f"{path}: format: expected one of {', '.join(FORMATS)}, got {stated!r}")
     return stated

@@ -1,4 +1,4 @@
-"""Specification files of pose data sets: where the splits lie, and which keypoints each category has."""
+"""Specification files of data sets: where the splits lie, the categories, and which keypoints each of them has."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 
 from utils.errors import DataError, SettingsError
 from utils.files import write_bytes
-from utils.formats.poses import SPLITS, Problem, Skeleton, build_skeleton
+from utils.formats.pictures import plain_path
+from utils.formats.types import SPLITS, Problem, Skeleton, build_skeleton
 from utils.strict_yaml import read_sections
 
+SUFFIXES = (".yaml", ".yml")
 NAME_KEYS = ("keypoint_names", "kpt_names", "kpt_labels")
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_SPLIT_KEYS = (*SPLIT_WORDS, "all")
+SPLIT_KEYS = (*SPLIT_WORDS, "all")
 
 MOST_KEYPOINTS = 1000  # of a skeleton; whole-body ones have 133
 
@@ -36,36 +38,45 @@ class Spec:
 
     Examples
     --------
-    >>> Spec(Path("data.yaml"), Path("."), {"train": "a", "valid": ["b", "c"], "test": None}).splits()
-    {'train': ['a'], 'val': ['b', 'c']}
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "a").mkdir()
+    >>> Spec(Path("data.yaml"), root, {"valid": ["a", "../a"], "test": None}).splits() == {"val": [root / "a"] * 2}
+    True
     """
 
     path: Path
     root: Path
     keys: dict[str, Any]
 
-    def splits(self) -> dict[str, list[str]]:
-        """Sources of each split, as written.
+    def splits(self) -> dict[str, list[Path]]:
+        """Files and folders of each split; `../` at the beginning is left out where only that leads somewhere.
 
         Raises
         ------
         DataError
-            If there is none, or one is neither text nor a list of texts.
+            If there is no split, one is neither text nor a list of texts, or what it names is not there.
 
         Examples
         --------
-        >>> Spec(Path("data.yaml"), Path("."), {"train": 3}).splits()
+        >>> Spec(Path("data.yaml"), Path("/no"), {"train": "a.json"}).splits()
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: data.yaml: train: expected a path or a list of paths, got 3
+        utils.errors.DataError: data.yaml: train: no such file or folder: /no/a.json
         """
-        found: dict[str, list[str]] = {}
-        for key in (key for key in _SPLIT_KEYS if self.keys.get(key) is not None):
+        found: dict[str, list[Path]] = {}
+        for key in (key for key in SPLIT_KEYS if self.keys.get(key) is not None):
             value = self.keys[key]
             entries = [value] if isinstance(value, str) else value
             if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
                 raise DataError(f"{self.path}: {key}: expected a path or a list of paths, got {value!r}")
-            found.setdefault(SPLIT_WORDS.get(key, key), []).extend(entries)
+            for entry in map(plain_path, entries):
+                # Exporters write `../train/images` for a folder beside the file.
+                places = [Path(os.path.normpath(self.root / text)) for text in (entry, entry.removeprefix("../"))]
+                place = next((place for place in places if place.exists()), None)
+                if place is None:
+                    raise DataError(f"{self.path}: {key}: no such file or folder: {places[0]}")
+                found.setdefault(SPLIT_WORDS.get(key, key), []).append(place)
         if not found:
             raise DataError(f"{self.path}: no split; give at least one of {', '.join(SPLITS)}")
         return found
@@ -102,7 +113,7 @@ def read_spec(path: Path, root: str | Path | None = None) -> Spec:
     stated = keys.get("path") or "."
     if not isinstance(stated, str):
         raise DataError(f"{path}: path: expected a folder, got {stated!r}")
-    folder = Path(os.path.normpath(path.parent / stated.replace("\\", "/")))
+    folder = Path(os.path.normpath(path.parent / plain_path(stated)))
     if not folder.is_dir():
         raise DataError(f"{path}: path: {folder} is no folder; write it relative to this file")
     return Spec(path, folder, keys)
@@ -134,8 +145,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: {error}") from None
 
 
-def find_misspelled(spec: Spec, known: Iterable[str]) -> list[Problem]:
-    """Keys that look like a known one but are not: they would be passed over.
+def find_misspelled(spec: Spec, others: Iterable[str] = ()) -> list[Problem]:
+    """Keys that look like one that a specification may have but are not: they would be passed over.
+
+    Parameters
+    ----------
+    spec : Spec
+        The file.
+    others : iterable of str
+        Keys of its format beyond those of every format.
 
     Examples
     --------
@@ -143,7 +161,7 @@ def find_misspelled(spec: Spec, known: Iterable[str]) -> list[Problem]:
     >>> [str(problem) for problem in find_misspelled(spec, ["kpt_shape"])]
     ["data.yaml: unknown key 'kpt_shap'; did you mean 'kpt_shape'?"]
     """
-    names = [*known, *_SPLIT_KEYS, *NAME_KEYS, "path", "format", "names", "nc", "flip_idx", "kpt_shape", "edges"]
+    names = [*others, *SPLIT_KEYS, *NAME_KEYS, "path", "format", "names", "nc", "flip_idx", "kpt_shape", "edges"]
     found = []
     for key in (key for key in map(str, spec.keys) if key not in names):
         close = difflib.get_close_matches(key, names, 1, cutoff=0.8)
@@ -265,6 +283,11 @@ def keypoint_names(spec: Spec, categories: Sequence[str]) -> dict[str, list[str]
 def _by_category(value: Any, categories: Sequence[str], where: str) -> dict[str, list[str]]:
     """Lists of names by category, from any of the three ways to write them.
 
+    Raises
+    ------
+    DataError
+        If there are more lists than categories, or one of them is no list of names.
+
     Examples
     --------
     >>> _by_category(["nose", "tail"], ["mouse", "rat"], "data.yaml")
@@ -272,23 +295,12 @@ def _by_category(value: Any, categories: Sequence[str], where: str) -> dict[str,
     >>> _by_category({"rat": ["nose"], 0: ["tail"]}, ["mouse", "rat"], "data.yaml")
     {'mouse': ['tail'], 'rat': ['nose']}
     """
-    if not _is_per_category(value):
+    if not isinstance(value, Mapping) or not any(isinstance(entry, list | Mapping) for entry in value.values()):
         return {category: _as_list(value, where) for category in categories}
     if len(value) > len(categories):
         raise DataError(f"{where}: {len(value)} categories, but names has {len(categories)}: {', '.join(categories)}")
     keyed = _pick(value, categories, where)
     return {category: _as_list(keyed[category], where) for category in categories}
-
-
-def _is_per_category(value: Any) -> bool:
-    """Whether a value is a mapping of lists or mappings.
-
-    Examples
-    --------
-    >>> _is_per_category({0: ["nose"]}), _is_per_category({0: "nose"})
-    (True, False)
-    """
-    return isinstance(value, Mapping) and any(isinstance(entry, list | Mapping) for entry in value.values())
 
 
 def _pick(value: Mapping, categories: Sequence[str], where: str) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.formats.poses import (
+from utils.formats.types import (
+    AnnotatedPicture,
+    AnnotationSet,
     Instance,
-    PosePicture,
-    PoseSet,
     Skeleton,
     build_skeleton,
     keypoints_array,
@@ -36,12 +36,12 @@ class PoseMaker:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def make(self, seed: int, full: bool, skeletons: dict[str, Skeleton] | None = None) -> dict[str, PoseSet]:
+    def make(self, seed: int, full: bool, skeletons: dict[str, Skeleton] | None = None) -> dict[str, AnnotationSet]:
         generator = np.random.default_rng(seed)
         skeletons = skeletons or SKELETONS
         return {split: self._make_set(split, generator, full, skeletons) for split in ("train", "val")}
 
-    def _make_set(self, split: str, generator: np.random.Generator, full: bool, skeletons: dict) -> PoseSet:
+    def _make_set(self, split: str, generator: np.random.Generator, full: bool, skeletons: dict) -> AnnotationSet:
         pictures = []
         for index in range(5):
             height, width = (int(size) for size in generator.integers(30, 90, 2))
@@ -49,8 +49,8 @@ class PoseMaker:
             path = draw(self.folder / name, height, width)
             count = int(generator.integers(0, 4))
             animals = tuple(self._make_instance(generator, full, skeletons, (height, width), n) for n in range(count))
-            pictures.append(PosePicture(name.rpartition(".")[0], path, (height, width), animals))
-        return PoseSet(pictures, dict(skeletons))
+            pictures.append(AnnotatedPicture(name.rpartition(".")[0], path, (height, width), animals))
+        return AnnotationSet(pictures, dict(skeletons))
 
     def _make_instance(self, generator, full: bool, skeletons: dict, size: tuple[int, int], number: int) -> Instance:
         category = str(generator.choice(list(skeletons)))
@@ -74,8 +74,9 @@ class PoseMaker:
             group=[None, number, 1000 + int(generator.integers(1000))][generator.integers(3)],
             score=float(generator.random()) if generator.random() < 0.5 else None,
             keypoint_scores=np.where(seen == 1, np.nan, generator.random(count)) if (seen == 2).any() else None,
-            track=int(generator.integers(0, 50)) if generator.random() < 0.5 else None,
+            track_id=int(generator.integers(0, 50)) if generator.random() < 0.5 else None,
             extra={"note": "first\nsecond", "box_head": [1, 2.5]} if generator.random() < 0.5 else {},
+            tags={"occluded": True, "truncated": False} if generator.random() < 0.5 else {},
         )
 
 

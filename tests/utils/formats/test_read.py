@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import struct
 import zlib
@@ -14,14 +15,15 @@ import tifffile
 import yaml
 
 from utils.errors import DataError
-from utils.formats.coco import write_coco
+from utils.formats.coco.write import write_coco
 from utils.formats.compare import find_differences
-from utils.formats.deeplabcut import write_deeplabcut
-from utils.formats.labelme import write_labelme
+from utils.formats.deeplabcut.write import write_deeplabcut
+from utils.formats.labelme.write import write_labelme
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import list_files, new_names, picture_bytes, picture_ids, place_picture, resolve_inside
-from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, infer_flip_idx, keypoints_array, read_poses
-from utils.formats.yolo import write_yolo
+from utils.formats.read import read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array
+from utils.formats.yolo.write import write_yolo
 
 ROOT = Path(__file__).resolve().parents[3]
 REAL = ROOT.parent / "shared" / "data"
@@ -30,52 +32,11 @@ WRITERS = {"yolo": write_yolo, "labelme": write_labelme, "coco": write_coco, "de
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data sets in {REAL}")
 
 
-@pytest.mark.parametrize(
-    ("names", "flips"),
-    [
-        (["nose", "left_eye", "right_eye"], (0, 2, 1)),
-        (["LeftEye", "RightEye"], (1, 0)),
-        (["eye-l", "eye-r", "tail"], (1, 0, 2)),
-        (["L_Eye", "R_Eye", "L_F_Paw", "R_F_Paw"], (1, 0, 3, 2)),
-        (["eyeL", "eyeR", "forelegL1", "forelegR1"], (1, 0, 3, 2)),
-        (["LEar", "REar"], (1, 0)),
-        (["pawFL", "pawFR", "pawHL", "pawHR"], (1, 0, 3, 2)),
-        (["paw1LH_top", "paw2LF_top", "paw3RF_top", "paw4RH_top"], (3, 2, 1, 0)),
-        (["Ear Left", "Ear Right"], (1, 0)),
-        (["eyeL1", "eyeL2", "eyeR3", "eyeR4"], None),  # which is the mirror of which is not said
-        (["eyeR2", "eyeL1", "eyeR3"], None),  # the left one has two partners
-        (["rear", "lear"], None),  # lower case: a word, not a side
-        (["left_paw", "nose"], None),
-        (["lower", "upper", "collar"], None),
-        ([], None),
-    ],
-)
-def test_left_and_right_are_paired_by_name(names, flips):
-    assert infer_flip_idx(names) == flips
-
-
-def test_inferred_pairs_are_their_own_inverse():
-    generator = np.random.default_rng(3)
-    words = ["left", "right", "L", "R", "l", "r", "paw", "ear", "1", "2", "_", "H"]
-    for _ in range(2000):
-        names = list({"".join(generator.choice(words, 4)) for _ in range(6)})
-        flips = infer_flip_idx(names)
-        if flips is not None:
-            Skeleton(tuple(names), flips)  # refuses what is no involution
-
-
-def test_arrays_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"keypoints must have shape \(K, 3\)"):
-        Instance("mouse", np.zeros((4, 2)))
-    with pytest.raises(ValueError, match="box_xyxy"):
-        Instance("mouse", np.zeros((4, 3)), np.zeros(3))
-
-
 def test_an_unknown_source_says_what_was_tried(tmp_path):
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match=r"no keypoint labels; tried .*COCO and LabelMe.*DeepLabCut"):
+    with pytest.raises(DataError, match=r"no labels; tried .*COCO and LabelMe.*DeepLabCut"):
         read_poses(tmp_path)
-    with pytest.raises(DataError, match="no known keypoint format"):
+    with pytest.raises(DataError, match="no known label format"):
         read_poses(tmp_path / "notes.csv")
     with pytest.raises(ValueError, match="unknown format 'yollo'"):
         read_poses(tmp_path, "yollo")
@@ -120,7 +81,7 @@ def test_writing_over_the_source_or_beside_old_labels_is_refused(format, maker, 
         WRITERS[format](poses, tmp_path)
     WRITERS[format](poses, tmp_path / "new")
     WRITERS[format](poses, tmp_path / "new")  # the same again is no other data set
-    fewer = {"train": PoseSet(poses["train"].pictures[2:], poses["train"].skeletons)}
+    fewer = {"train": AnnotationSet(poses["train"].pictures[2:], poses["train"].skeletons)}
     if format == "coco":  # its files list what belongs to them
         write_coco(fewer, tmp_path / "new")
     else:
@@ -193,8 +154,8 @@ def test_pictures_with_one_stem_keep_their_labels_apart(tmp_path, draw_picture):
         pictures = []
         for index, path in enumerate(paths):
             mouse = Instance("mouse", keypoints_array([[index + 1, 2]], [2]), np.array([0.0, 0, 9, 9]))
-            pictures.append(PosePicture(ids[path], path, (40, 60), (mouse,)))
-        writer(PoseSet(pictures, skeletons), tmp_path / format)
+            pictures.append(AnnotatedPicture(ids[path], path, (40, 60), (mouse,)))
+        writer({"all": AnnotationSet(pictures, skeletons)}, tmp_path / format)
         read = read_poses(tmp_path / format)["all"]
         places = sorted(picture.instances[0].keypoints[0, 0] for picture in read.pictures)
         assert places == pytest.approx([1, 2, 3])
@@ -203,7 +164,7 @@ def test_pictures_with_one_stem_keep_their_labels_apart(tmp_path, draw_picture):
 def test_pictures_are_linked_where_possible_and_replaced_whole(tmp_path, draw_picture):
     first, second = draw_picture(tmp_path / "a.png"), draw_picture(tmp_path / "b.png", 20, 30)
     for path in (first, second, second):
-        place_picture(PosePicture("a", path, None, ()), tmp_path / "new" / "c.png")
+        place_picture(AnnotatedPicture("a", path, None, ()), tmp_path / "new" / "c.png")
     assert picture_size(tmp_path / "new" / "c.png") == (20, 30)
     assert picture_size(first) == (40, 60)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["c.png"]
@@ -211,7 +172,7 @@ def test_pictures_are_linked_where_possible_and_replaced_whole(tmp_path, draw_pi
 
 def test_names_in_a_new_folder_are_different_for_different_stems():
     pictures = [
-        PosePicture(id, Path(path), None, ())
+        AnnotatedPicture(id, Path(path), None, ())
         for id, path in (("a.png", "a.png"), ("a.jpg", "a.jpg"), ("a_jpg", "a_jpg.png"))
     ]
     names = new_names(pictures)
@@ -306,7 +267,7 @@ def test_a_missing_picture_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such picture"):
         picture_size(tmp_path / "a.png")
     with pytest.raises(DataError, match="no such picture"):
-        picture_bytes(PosePicture("a", tmp_path / "a.png", None, ()))
+        picture_bytes(AnnotatedPicture("a", tmp_path / "a.png", None, ()))
 
 
 def test_random_bytes_never_break_the_header_reader():
@@ -339,6 +300,27 @@ def test_one_picture_in_two_splits_is_reported(tmp_path, draw_picture):
     sets = read_poses(tmp_path)
     assert [str(problem.what) for problem in sets["val"].problems] == ["the picture is in train and in val"]
     assert sets["val"].problems[0].picture == "images/a"
+
+
+def test_a_detection_specification_does_not_hide_keypoints_beside_it(tmp_path, maker):
+    write_coco(maker.make(1, full=False), tmp_path / "new")
+    (tmp_path / "new" / "data.yaml").write_text("names: [car]\ntrain: images/train\n")
+    assert sorted(read_poses(tmp_path / "new")) == ["train", "val"]
+    assert read_poses(tmp_path / "new")["val"].num_instances > 0
+
+
+def test_no_module_of_formats_imports_in_a_circle():
+    folder = ROOT / "utils" / "formats"
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in folder.rglob("*.py")}
+    arrows = {}
+    for name, path in names.items():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        found = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+        arrows[name] = (found | {node.module for node in nodes}) & names.keys()
+    while arrows:  # take away what imports nothing that is left
+        free = {name for name, found in arrows.items() if not found & arrows.keys()}
+        assert free, f"imports in a circle: {', '.join(sorted(arrows))}"
+        arrows = {name: found for name, found in arrows.items() if name not in free}
 
 
 @needs_real_data

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from utils.errors import DataError
-from utils.formats.coco import read_coco, unsupported, write_coco
+from utils.formats.coco.read import read_coco
+from utils.formats.coco.write import unsupported, write_coco
 from utils.formats.compare import find_differences
-from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, keypoints_array, read_poses
+from utils.formats.read import read_annotations, read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array
 
-REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 GOOD = {"id": 1, "image_id": 1, "category_id": 1, "keypoints": [3, 4, 2, 0, 0, 0], "bbox": [1, 2, 5, 6]}
 
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data sets in {REAL}")
@@ -48,7 +50,7 @@ def test_an_annotation_becomes_an_instance(coco):
     assert np.isnan(mouse.keypoints[1, :2]).all()
     assert mouse.box_xyxy.tolist() == [1, 2, 6, 8]
     assert [polygon.shape for polygon in mouse.polygons] == [(3, 2), (4, 2)]
-    assert (mouse.is_crowd, mouse.area, mouse.group, mouse.track, mouse.score) == (True, 7.5, 9, 3, 0.5)
+    assert (mouse.is_crowd, mouse.area, mouse.group, mouse.track_id, mouse.score) == (True, 7.5, 9, 3, 0.5)
     assert mouse.extra == {"bbox_head": [1, 2, 3, 4]}
     assert not poses.problems
 
@@ -65,8 +67,8 @@ def test_an_annotation_without_keypoints_is_a_box(coco):
 def test_run_lengths_are_kept(coco, tmp_path):
     lengths = {"counts": [10, 20, 2370], "size": [40, 60]}
     poses = coco({**GOOD, "segmentation": lengths, "iscrowd": 1})
-    assert poses.pictures[0].instances[0].extra == {"segmentation": lengths}
-    write_coco(poses, tmp_path / "new")
+    assert poses.pictures[0].instances[0].mask == lengths
+    write_coco({"all": poses}, tmp_path / "new")
     assert unsupported(poses) == []
     assert find_differences({"all": poses}, read_poses(tmp_path / "new")) == []
 
@@ -309,7 +311,7 @@ def test_a_specification_gives_keypoints_to_a_file_without(spec, tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("train: gone.json", "train: no such file: .*gone.json"),
+        ("train: gone.json", "train: no such file or folder: .*gone.json"),
         ("train: labels.json\nimage_root: nowhere", "image_root: no such folder"),
         ("train: labels.json", "no such picture: a.png"),
         ("train: labels.json\nimage_root: photos\nkpt_shape: [3, 3]", "kpt_shape says 3 keypoints, 'mouse' has 2"),
@@ -349,7 +351,7 @@ def test_there_and_back(seed, layout, maker, tmp_path):
 def test_facts_about_pictures_and_their_ids_are_kept(coco, tmp_path):
     images = [{"id": 77, "file_name": "a.png", "license": 4, "flickr_url": "x"}]
     poses = coco({**GOOD, "id": 12, "image_id": 77}, images=images)
-    write_coco(poses, tmp_path / "new")
+    write_coco({"all": poses}, tmp_path / "new")
     read = read_poses(tmp_path / "new")["all"]
     assert read.pictures[0].extra == {"image_id": 77, "license": 4, "flickr_url": "x"}
     assert read.pictures[0].instances[0].group == 12
@@ -364,8 +366,8 @@ def test_other_tools_find_box_and_area_in_every_annotation(tmp_path, draw_pictur
         Instance("mouse", points),
         Instance("mouse", points, area=5.0),
     )
-    poses = PoseSet([PosePicture("a", draw_picture(tmp_path / "a.png"), (40, 60), animals)], skeletons)
-    path = write_coco(poses, tmp_path / "new")[1]
+    poses = AnnotationSet([AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), animals)], skeletons)
+    path = write_coco({"all": poses}, tmp_path / "new")[1]
     annotations = json.loads(path.read_text())["annotations"]
     assert [a["bbox"] for a in annotations] == [[2, 3, 6, 6], [1, 2, 3, 4], [1, 2, 3, 4]]
     assert [a["area"] for a in annotations] == [36, 12, 5]
@@ -375,10 +377,10 @@ def test_other_tools_find_box_and_area_in_every_annotation(tmp_path, draw_pictur
 
 def test_segmentation_mode_writes_outlines_only(tmp_path, draw_picture):
     mouse = Instance("mouse", keypoints_array([[1, 2]], [2]), np.array([0.0, 1, 4, 6]))
-    poses = PoseSet(
-        [PosePicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (mouse,))], {"mouse": Skeleton(("nose",))}
+    poses = AnnotationSet(
+        [AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (mouse,))], {"mouse": Skeleton(("nose",))}
     )
-    path = write_coco(poses, tmp_path / "new", mode="segmentation")[1]
+    path = write_coco({"all": poses}, tmp_path / "new", mode="segmentation")[1]
     content = json.loads(path.read_text())
     assert content["annotations"][0]["segmentation"] == [[0, 1, 4, 1, 4, 6, 0, 6]]
     assert "keypoints" not in content["annotations"][0]
@@ -388,13 +390,13 @@ def test_segmentation_mode_writes_outlines_only(tmp_path, draw_picture):
 
 def test_unknown_layouts_and_modes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown layout 'flat'; known: annotations, folders"):
-        write_coco(PoseSet([], {}), tmp_path, layout="flat")
+        write_coco({"all": AnnotationSet([], {})}, tmp_path, layout="flat")
     with pytest.raises(ValueError, match="unknown mode"):
-        write_coco(PoseSet([], {}), tmp_path, mode="boxes")
+        write_coco({"all": AnnotationSet([], {})}, tmp_path, mode="boxes")
 
 
 def test_odd_values_anywhere_in_a_file_never_break_reading(maker, spoil, tmp_path):
-    path = write_coco(maker.make(3, full=True)["train"], tmp_path / "new")[1]
+    path = write_coco({"all": maker.make(3, full=True)["train"]}, tmp_path / "new")[1]
     text = path.read_text()
     generator = np.random.default_rng(1)
     for _ in range(300):
@@ -410,6 +412,41 @@ def test_odd_values_anywhere_in_a_file_never_break_reading(maker, spoil, tmp_pat
         assert all(line and "\n" not in line for line in lines)
 
 
+def test_a_detection_file_has_boxes_outlines_masks_and_attributes(coco, tmp_path):
+    lengths = {"counts": [10, 20, 2370], "size": [40, 60]}
+    boxes = [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 5, 6], "attributes": {"occluded": True}},
+        {"id": 2, "image_id": 1, "category_id": 1, "segmentation": lengths, "iscrowd": 1},
+        {"id": 3, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 3]], "track_id": 7},
+    ]
+    categories = {"categories": [{"id": 1, "name": "car"}, {"id": 4, "name": "dog"}]}
+    with pytest.raises(DataError, match=r"no category has keypoints \(car, dog\)"):
+        coco(*boxes, **categories)
+    part = read_annotations(tmp_path)["all"]
+    assert part.skeletons == {"car": Skeleton(()), "dog": Skeleton(())}
+    box, crowd, outline = part.pictures[0].instances
+    assert (box.category, box.box_xyxy.tolist(), box.tags) == ("car", [1, 2, 6, 8], {"occluded": True})
+    assert (crowd.mask, crowd.is_crowd, crowd.polygons) == (lengths, True, ())
+    assert (outline.polygons[0].tolist(), outline.track_id) == ([[0, 0], [4, 0], [4, 3]], 7)
+    assert all(i.keypoints.shape == (0, 3) and not i.extra for i in part.pictures[0].instances)
+    written = write_coco({"all": part}, tmp_path / "new")
+    assert "keypoints" not in json.loads(written[1].read_text())["annotations"][0]
+    assert unsupported(part) == []
+    assert find_differences({"all": part}, read_annotations(tmp_path / "new")) == []
+
+
+def test_attributes_of_another_kind_stay_what_they_are(coco):
+    [mouse] = coco({**GOOD, "attributes": ["occluded"]}).pictures[0].instances
+    assert (mouse.tags, mouse.extra) == ({}, {"attributes": ["occluded"]})
+
+
+def test_masks_beside_polygons_are_listed():
+    square = np.array([[0.0, 0], [2, 0], [2, 2]])
+    both = Instance("car", polygons=(square,), mask={"counts": [0, 4], "size": [2, 2]})
+    part = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (40, 60), (both,))], {"car": Skeleton(())})
+    assert unsupported(part) == ["masks beside polygons: 1 of 1 instances"]
+
+
 @needs_real_data
 @pytest.mark.real_data
 def test_real_dialects_are_read_as_they_mean_it():
@@ -419,7 +456,7 @@ def test_real_dialects_are_read_as_they_mean_it():
     assert crowd.skeletons["person"].edges == ()
     assert len(crowd.problems) == 1
     tracked = read_poses(REAL / "kp_samples" / "posetrack18" / "annotations" / "test_posetrack18_val.json")["val"]
-    assert {i.track for i in tracked.pictures[0].instances} == set(range(len(tracked.pictures[0].instances)))
+    assert {i.track_id for i in tracked.pictures[0].instances} == set(range(len(tracked.pictures[0].instances)))
     person = read_poses(REAL / "kp_samples" / "coco" / "test_coco.json")["test"]
     assert person.skeletons["person"].flip_idx == (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
     assert sum(len(i.polygons) > 1 for picture in person.pictures for i in picture.instances) > 0

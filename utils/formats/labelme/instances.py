@@ -4,42 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
-from utils.formats.labelme_shapes import Shape, parse_shape, polygon_of, visibility_of
-from utils.formats.poses import Instance, Skeleton, keypoints_array, polygon_area
+from utils.formats.labelme.shapes import Shape, decode_mask, parse_shape, polygon_of, tags_of, visibility_of
+from utils.formats.sets import FACTS
+from utils.formats.types import Instance, Problem, Skeleton, encode_mask, keypoints_array, polygon_area
 
-FACTS = "dinolith"  # our key in a shape and a file; LabelMe keeps keys that it does not know
 ANY_CATEGORY = ""  # of an instance whose shapes name none
-
-
-@dataclass(frozen=True)
-class Complaint:
-    """Something wrong with the shapes of a file.
-
-    Parameters
-    ----------
-    where : str
-        Such as "shape 3".
-    what, cure : str
-        As in a Problem.
-    lost : bool
-        Whether something was skipped because of it.
-
-    Examples
-    --------
-    >>> Complaint("shape 3", "no points", "remove it").lost
-    True
-    """
-
-    where: str
-    what: str
-    cure: str
-    lost: bool = True
 
 
 class ShapeReader:
@@ -57,8 +32,8 @@ class ShapeReader:
     --------
     >>> reader = ShapeReader({"mouse": Skeleton(("nose", "tail"))}, any_category=False)
     >>> shape = {"label": "nose", "points": [[3, 4]], "shape_type": "point", "group_id": 7}
-    >>> instances, complaints = reader.read([shape])
-    >>> instances[0].keypoints.tolist(), instances[0].group, complaints
+    >>> instances, problems = reader.read([shape], (4, 6))
+    >>> instances[0].keypoints.tolist(), instances[0].group, problems
     ([[3.0, 4.0, 2.0], [nan, nan, 0.0]], 7, [])
     """
 
@@ -67,39 +42,53 @@ class ShapeReader:
         self.any_category = any_category
         self.names = {name for skeleton in skeletons.values() for name in skeleton.names}
 
-    def read(self, entries: Sequence[Any]) -> tuple[list[Instance], list[Complaint]]:
+    def read(self, entries: Sequence[Any], size: tuple[int, int]) -> tuple[list[Instance], list[Problem]]:
         """Read the shapes of a file.
+
+        Parameters
+        ----------
+        entries : sequence
+            The file's `shapes`.
+        size : (int, int)
+            Height and width of its picture.
 
         Returns
         -------
         list of Instance
             Those with a group_id by its first appearance, then those without.
-        list of Complaint
-            What was skipped or doubtful.
+        list of Problem
+            What was skipped or doubtful; the place is within the file.
 
         Examples
         --------
         >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
-        >>> reader.read([{"label": "nsoe", "points": [[3, 4]], "shape_type": "point"}])[1][0].what
+        >>> reader.read([{"label": "nsoe", "points": [[3, 4]], "shape_type": "point"}], (4, 6))[1][0].what
         "'nsoe' is no keypoint; did you mean 'nose'?"
         """
-        complaints: list[Complaint] = []
+        problems: list[Problem] = []
         shapes = []
         for index, keys in enumerate(entries, start=1):
             try:
                 shape = parse_shape(index, keys)
                 self._check_label(shape)
             except ValueError as error:
-                complaints.append(Complaint(f"shape {index}", str(error), "mend or remove the shape"))
+                problems.append(Problem(f"shape {index}", str(error), "mend or remove the shape", lost=True))
                 continue
-            if not self._is_mark(shape):
+            # An outline with a keypoint's name is only drawn around it, as some tools show predictions.
+            is_drawn = shape.kind in ("polygon", "circle") and shape.label not in self.skeletons
+            if not (is_drawn and shape.label in self.names):
                 shapes.append(shape)
-        groups = self._group(shapes, complaints)
-        found = [self._build(group, complaints) for group in groups]
-        return [instance for instance in found if instance is not None], complaints
+        groups = self._group(shapes, problems)
+        found = [self._build(group, size, problems) for group in groups]
+        return [instance for instance in found if instance is not None], problems
 
     def _check_label(self, shape: Shape) -> None:
         """Refuse a point that is no keypoint, and a visibility that is none.
+
+        Raises
+        ------
+        ValueError
+            If it is one of them.
 
         Examples
         --------
@@ -117,27 +106,15 @@ class ShapeReader:
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(self.names)[:8])}"
             raise ValueError(f"{shape.label!r} is no keypoint; {hint}")
 
-    def _is_mark(self, shape: Shape) -> bool:
-        """Whether an outline is only drawn around a keypoint, as some tools show predictions.
-
-        Examples
-        --------
-        >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
-        >>> reader._is_mark(Shape(1, "nose", "circle", np.zeros((2, 2)), None, {}))
-        True
-        """
-        drawn = shape.kind in ("polygon", "circle")
-        return drawn and shape.label in self.names and shape.label not in self.skeletons
-
-    def _group(self, shapes: Sequence[Shape], complaints: list[Complaint]) -> list[list[Shape]]:
-        """Shapes of each instance.
+    def _group(self, shapes: Sequence[Shape], problems: list[Problem]) -> list[list[Shape]]:
+        """Shapes of each instance; those without group_id are one animal where that is possible.
 
         Examples
         --------
         >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
         >>> noses = [Shape(i, "nose", "point", np.zeros((1, 2)), None, {}) for i in (1, 2)]
-        >>> complaints = []
-        >>> reader._group(noses, complaints), complaints[0].where
+        >>> problems = []
+        >>> reader._group(noses, problems), problems[0].where
         ([], 'shapes 1, 2')
         """
         by_group: dict[int | None, list[Shape]] = {}
@@ -148,48 +125,53 @@ class ShapeReader:
         points = [shape for shape in loose if shape.is_point]
         if not points:
             return [*groups, *([shape] for shape in loose)]
-        if _may_be_one(loose):
-            return [*groups, loose]
+        labels = [(shape.is_point, shape.label) for shape in loose if shape.kind in ("point", "polygon", "circle")]
+        if len(set(labels)) == len(labels) and sum(shape.kind in ("rectangle", "mask") for shape in loose) <= 1:
+            return [*groups, loose]  # no keypoint and no outline stands twice, and there is one box at most
         where = f"shapes {', '.join(str(shape.index) for shape in points)}"
         what = "points of several animals without group_id; which belong together is not known"
-        complaints.append(Complaint(where, what, "give the shapes of each animal a group_id of their own"))
+        problems.append(Problem(where, what, "give the shapes of each animal a group_id of their own", lost=True))
         return [*groups, *([shape] for shape in loose if not shape.is_point)]
 
-    def _build(self, shapes: Sequence[Shape], complaints: list[Complaint]) -> Instance | None:
+    def _build(self, shapes: Sequence[Shape], size: tuple[int, int], problems: list[Problem]) -> Instance | None:
         """One instance out of its shapes, or None when its category is not known.
 
         Examples
         --------
         >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
         >>> box = Shape(1, "cage", "rectangle", np.zeros((2, 2)), None, {})
-        >>> complaints = []
-        >>> reader._build([box], complaints) is None, complaints[0].what
+        >>> problems = []
+        >>> reader._build([box], (4, 6), problems) is None, problems[0].what
         (True, "'cage' is no category; known: mouse")
         """
-        facts = _facts_of(shapes, complaints)
+        facts = _facts_of(shapes, problems)
         outlines = [shape for shape in shapes if not shape.is_point]
         category = self._category(shapes, facts)
         if category is None:
             label = repr(outlines[0].label) if outlines else "an instance of points only"
             what = f"{label} is no category; known: {', '.join(self.skeletons)}"
-            complaints.append(Complaint(f"shape {shapes[0].index}", what, "name it in the specification, or remove it"))
+            problems.append(
+                Problem(f"shape {shapes[0].index}", what, "name it in the specification, or remove it", lost=True)
+            )
             return None
         skeleton = self.skeletons[ANY_CATEGORY if self.any_category else category]
-        keypoints, scores = _place_keypoints(shapes, skeleton, complaints)
+        keypoints, scores = _place_keypoints(shapes, skeleton, problems)
         polygons = tuple(polygon_of(shape) for shape in outlines if shape.kind in ("polygon", "circle"))
         instance = Instance(
             category=category,
             keypoints=keypoints,
-            box_xyxy=_box_of(outlines, complaints),
+            box_xyxy=_box_of(outlines, problems),
             polygons=polygons,
+            mask=_mask_of(outlines, size, problems),
             group=shapes[0].group,
             keypoint_scores=scores,
+            tags=tags_of(shapes),
         )
         try:
             return _apply_facts(instance, facts)
         except (TypeError, ValueError) as error:
             what = f"{FACTS!r} cannot be used ({error})"
-            complaints.append(Complaint(f"shape {shapes[0].index}", what, "remove that key", lost=False))
+            problems.append(Problem(f"shape {shapes[0].index}", what, "remove that key"))
             return instance
 
     def _category(self, shapes: Sequence[Shape], facts: Mapping[str, Any]) -> str | None:
@@ -209,9 +191,9 @@ class ShapeReader:
         labels = [str(facts["category"])] if "category" in facts else [shape.label for shape in outlines]
         if self.any_category:
             return labels[0] if labels else ANY_CATEGORY
-        known = [label for label in labels if label in self.skeletons]
-        if known:
-            return known[0]
+        found = next((label for label in labels if label in self.skeletons), None)
+        if found is not None:
+            return found
         points = {shape.label for shape in shapes if shape.is_point}
         fitting = [name for name, skeleton in self.skeletons.items() if points <= set(skeleton.names)]
         return fitting[0] if points and len(fitting) == 1 else None
@@ -234,33 +216,18 @@ def _split_without_points(shapes: list[Shape]) -> list[list[Shape]]:
     return list(by_label.values())
 
 
-def _may_be_one(shapes: Sequence[Shape]) -> bool:
-    """Whether shapes without group_id can be one animal: no keypoint twice, no outline twice, one box at most.
-
-    Examples
-    --------
-    >>> nose, box = Shape(1, "nose", "point", np.zeros((1, 2)), None, {}), np.zeros((2, 2))
-    >>> boxes = [Shape(i, label, "rectangle", box, None, {}) for i, label in enumerate(("mouse", "rat"))]
-    >>> _may_be_one([nose, boxes[0]]), _may_be_one([nose, *boxes]), _may_be_one([nose, nose])
-    (True, False, False)
-    """
-    labels = [(shape.is_point, shape.label) for shape in shapes if shape.kind in ("point", "polygon", "circle")]
-    boxes = sum(shape.kind in ("rectangle", "mask") for shape in shapes)
-    return len(set(labels)) == len(labels) and boxes <= 1
-
-
 def _place_keypoints(
-    shapes: Sequence[Shape], skeleton: Skeleton, complaints: list[Complaint]
+    shapes: Sequence[Shape], skeleton: Skeleton, problems: list[Problem]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Keypoints in the skeleton's order, and their scores where the shapes have any.
+    """Keypoints (K, 3) in the skeleton's order, and their scores (K,) where the shapes have any.
 
     Examples
     --------
     >>> hidden, seen = {"flags": {"kp_visible": False}, "score": 0.5}, {}
     >>> noses = [Shape(i, "nose", "point", np.full((1, 2), i), 0, keys) for i, keys in ((1, hidden), (2, seen))]
-    >>> complaints = []
-    >>> keypoints, scores = _place_keypoints(noses, Skeleton(("nose",)), complaints)
-    >>> keypoints.tolist(), scores, complaints[0].what
+    >>> problems = []
+    >>> keypoints, scores = _place_keypoints(noses, Skeleton(("nose",)), problems)
+    >>> keypoints.tolist(), scores, problems[0].what
     ([[2.0, 2.0, 2.0]], None, "'nose' stands twice in one group; the more visible one is taken")
     """
     places: dict[str, Shape] = {}
@@ -268,11 +235,13 @@ def _place_keypoints(
         other = places.get(shape.label)
         if shape.label not in skeleton.names:
             what = f"{shape.label!r} is no keypoint of its category; known: {', '.join(skeleton.names[:8])}"
-            complaints.append(Complaint(f"shape {shape.index}", what, "mend the label, or the category's outline"))
+            problems.append(
+                Problem(f"shape {shape.index}", what, "mend the label, or the category's outline", lost=True)
+            )
             continue
         if other is not None:
             what = f"{shape.label!r} stands twice in one group; the more visible one is taken"
-            complaints.append(Complaint(f"shapes {other.index}, {shape.index}", what, "remove one", lost=False))
+            problems.append(Problem(f"shapes {other.index}, {shape.index}", what, "remove one"))
         if other is None or visibility_of(shape.keys) > visibility_of(other.keys):
             places[shape.label] = shape
     points = np.zeros((skeleton.num_keypoints, 2))
@@ -285,8 +254,8 @@ def _place_keypoints(
     return keypoints_array(points, seen), None if np.isnan(scores).all() else scores
 
 
-def _box_of(outlines: Sequence[Shape], complaints: list[Complaint]) -> np.ndarray | None:
-    """Box that rectangles state, or a mask's.
+def _box_of(outlines: Sequence[Shape], problems: list[Problem]) -> np.ndarray | None:
+    """Box (4,), as x1, y1, x2, y2, that rectangles state, or a mask's.
 
     Examples
     --------
@@ -299,14 +268,33 @@ def _box_of(outlines: Sequence[Shape], complaints: list[Complaint]) -> np.ndarra
         return None
     if len(boxes) > 1:
         where = f"shapes {', '.join(str(shape.index) for shape in boxes)}"
-        complaints.append(
-            Complaint(where, "several boxes of one instance; the box around all is taken", "keep one", lost=False)
-        )
-    for shape in (shape for shape in boxes if shape.kind == "mask"):
-        what = "of a mask only the box is read"
-        complaints.append(Complaint(f"shape {shape.index}", what, "draw a polygon to keep the outline", lost=False))
+        problems.append(Problem(where, "several boxes of one instance; the box around all is taken", "keep one"))
     corners = np.concatenate([shape.points for shape in boxes])
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+
+
+def _mask_of(outlines: Sequence[Shape], size: tuple[int, int], problems: list[Problem]) -> dict[str, Any] | None:
+    """Run lengths, as COCO has them, of all that mask shapes cover; None without a mask that can be read.
+
+    Examples
+    --------
+    >>> import base64, cv2
+    >>> png = base64.b64encode(cv2.imencode(".png", np.ones((2, 3), np.uint8))[1]).decode()
+    >>> mask = Shape(1, "mouse", "mask", np.array([[1.0, 2], [3, 3]]), None, {"mask": png})
+    >>> _mask_of([mask], (4, 6), [])
+    {'size': [4, 6], 'counts': [6, 2, 2, 2, 2, 2, 8]}
+    """
+    covered = np.zeros(size, bool)
+    for shape in (shape for shape in outlines if shape.kind == "mask"):
+        try:
+            (x, y), pixels = np.round(shape.points.min(axis=0)).astype(int), decode_mask(shape)
+            place = covered[max(y, 0) : y + pixels.shape[0], max(x, 0) : x + pixels.shape[1]]
+            if place.shape != pixels.shape:
+                raise ValueError("its mask reaches beyond the picture")
+            place |= pixels
+        except ValueError as error:
+            problems.append(Problem(f"shape {shape.index}", f"{error}; only the box is read", "draw it again"))
+    return encode_mask(covered) if covered.any() else None
 
 
 def outline_print(instance: Instance) -> list[float] | None:
@@ -327,7 +315,7 @@ def outline_print(instance: Instance) -> list[float] | None:
     return [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist(), polygon_area(instance.polygons)]
 
 
-def _facts_of(shapes: Sequence[Shape], complaints: list[Complaint]) -> Mapping[str, Any]:
+def _facts_of(shapes: Sequence[Shape], problems: list[Problem]) -> Mapping[str, Any]:
     """What we once wrote about an instance into one of its shapes.
 
     Examples
@@ -341,7 +329,7 @@ def _facts_of(shapes: Sequence[Shape], complaints: list[Complaint]) -> Mapping[s
             return facts
         if facts is not None:
             what = f"{FACTS!r} must be a mapping, got {str(facts)[:40]}"
-            complaints.append(Complaint(f"shape {shape.index}", what, "remove that key", lost=False))
+            problems.append(Problem(f"shape {shape.index}", what, "remove that key"))
     return {}
 
 
@@ -359,7 +347,8 @@ def _apply_facts(instance: Instance, facts: Mapping[str, Any]) -> Instance:
     >>> _apply_facts(instance, {**facts, "outline": [0, 0, 5, 2, 9]}).box_xyxy is None
     True
     """
-    changes = {key: facts[key] for key in ("is_crowd", "score", "track", "extra", "group") if key in facts}
+    changes = {key: facts[key] for key in ("is_crowd", "score", "extra", "group", "mask") if key in facts}
+    changes |= {"track_id": facts["track"]} if "track" in facts else {}
     if facts.get("keypoint_scores") is not None:
         scores = np.array(facts["keypoint_scores"], np.float64)  # None, for NaN, becomes NaN
         if scores.shape == instance.keypoints.shape[:1]:

@@ -7,16 +7,20 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from utils.errors import DataError
+from utils.formats.coco.write import write_coco
 from utils.formats.compare import find_differences
-from utils.formats.labelme import read_labelme, unsupported, write_labelme
+from utils.formats.labelme.read import read_labelme
+from utils.formats.labelme.write import unsupported, write_labelme
 from utils.formats.pictures import picture_bytes
-from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, keypoints_array, missing_keypoints, read_poses
+from utils.formats.read import read_annotations, read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array, missing_keypoints
 
-REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data sets in {REAL}")
 
@@ -161,17 +165,79 @@ def test_a_bad_shape_is_one_problem_and_costs_no_other_shape(label, shape, reaso
     assert poses.pictures[0].extra["incomplete"]
 
 
+def mask_shape(text: object, group: int = 2) -> dict:
+    return {"label": "ball", "shape_type": "mask", "points": [[1, 2], [5, 9]], "mask": text, "group_id": group}
+
+
 def test_circles_masks_and_marks_around_keypoints(label):
     circle = {"label": "ball", "shape_type": "circle", "points": [[10, 10], [13, 14]], "group_id": 1}
-    mask = {"label": "ball", "shape_type": "mask", "points": [[1, 2], [5, 9]], "mask": "iVBOR", "group_id": 2}
     mark = {"label": "nose", "shape_type": "circle", "points": [[1, 2], [1, 4]], "group_id": 2}
-    poses = label(circle, mask, mark, point("nose", group=2))
+    poses = label(circle, mask_shape("iVBOR"), mark, point("nose", group=2))
     ball, masked = poses.pictures[0].instances
     radii = np.linalg.norm(ball.polygons[0] - 10, axis=1)
     np.testing.assert_allclose(radii, 5)
     assert masked.box_xyxy.tolist() == [1, 2, 5, 9]
-    assert masked.polygons == ()
-    assert [problem.what for problem in poses.problems] == ["of a mask only the box is read"]
+    assert (masked.polygons, masked.mask) == ((), None)
+    assert [problem.what for problem in poses.problems] == [
+        "expected a mask as PNG in base64, got 'iVBOR'; only the box is read"
+    ]
+
+
+def test_a_mask_becomes_run_lengths_of_the_whole_picture(label):
+    pixels = np.zeros((8, 5), np.uint8)
+    pixels[0, :2] = pixels[3:, 4] = 255
+    text = base64.b64encode(cv2.imencode(".png", pixels)[1]).decode()
+    part = label(mask_shape(text), mask_shape(text, group=3))
+    counts = part.pictures[0].instances[0].mask["counts"]
+    covered = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(60, 40).T
+    expected = np.zeros((40, 60), bool)
+    expected[2:10, 1:6] = pixels > 0
+    assert (covered == expected).all()
+    assert not part.problems
+    whole = base64.b64encode(cv2.imencode(".png", np.full((50, 70), 255, np.uint8))[1]).decode()
+    assert "beyond the picture; only the box is read" in label(mask_shape(whole)).problems[0].what
+    outside = {**mask_shape(text), "points": [[-1, 2], [3, 9]]}
+    assert "beyond the picture; only the box is read" in label(outside).problems[0].what
+
+
+def test_flags_are_tags_of_pictures_and_instances(label, tmp_path):
+    shapes = [
+        {**polygon("car", 1), "flags": {"occluded": True, "truncated": False}},
+        {**polygon("car", 1), "flags": {"occluded": False}},
+        {**point("wheel", group=1), "flags": {"kp_visible": False}},
+        box("dog", 0, 0, 5, 5),
+    ]
+    part = label(*shapes, flags={"rain": True, "night": False})
+    picture = part.pictures[0]
+    assert picture.tags == {"rain": True, "night": False}
+    assert "flags" not in picture.extra
+    assert [i.tags for i in picture.instances] == [{"occluded": True, "truncated": False}, {}]
+    assert picture.instances[0].keypoints[0, 2] == 1
+    write_labelme({"all": part}, tmp_path / "new")
+    assert unsupported(part) == []
+    read = read_labelme(tmp_path / "new")
+    assert read["all"].pictures[0].tags == picture.tags
+    assert find_differences({"all": part}, read) == []
+    write_coco({"all": part}, tmp_path / "coco")
+    read = read_poses(tmp_path / "coco")
+    assert read["all"].pictures[0].tags == picture.tags
+    assert find_differences({"all": part}, read, ignore=["group"]) == []
+
+
+def test_boxes_and_outlines_without_any_point_are_read_as_they_are(label, tmp_path):
+    label(box("car", 9, 8, 1, 2), polygon("dog"))
+    part = read_annotations(tmp_path / "set")["all"]
+    car, dog = part.pictures[0].instances
+    assert (car.category, car.box_xyxy.tolist(), car.keypoints.shape) == ("car", [1, 2, 9, 8], (0, 3))
+    assert (dog.category, dog.polygons[0].tolist()) == ("dog", [[0, 0], [8, 0], [8, 6]])
+
+
+def test_run_lengths_survive_in_a_labelme_file(tmp_path, draw_picture):
+    lengths = {"counts": [10, 20, 2370], "size": [40, 60]}
+    car = Instance("car", box_xyxy=np.array([0.0, 0, 5, 5]), mask=lengths)
+    picture = AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (car,))
+    write_labelme({"all": AnnotationSet([picture], {"car": Skeleton(())})}, tmp_path / "new")
+    assert read_labelme(tmp_path / "new")["all"].pictures[0].instances[0].mask == lengths
 
 
 def test_an_outline_of_no_category_is_a_problem(label):
@@ -350,25 +416,27 @@ def test_there_and_back(seed, maker, tmp_path):
 
 def test_facts_about_an_outline_are_forgotten_when_it_is_edited(tmp_path, draw_picture):
     square = np.array([[0.0, 0], [8, 0], [8, 8], [0, 8]])
-    mouse = Instance("mouse", keypoints_array([[1, 2]], [2]), np.array([0.0, 0, 9, 9]), (square,), area=60.0, track=4)
-    poses = PoseSet(
-        [PosePicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (mouse,))], {"mouse": Skeleton(("nose",))}
+    mouse = Instance(
+        "mouse", keypoints_array([[1, 2]], [2]), np.array([0.0, 0, 9, 9]), (square,), area=60.0, track_id=4
     )
-    path = write_labelme(poses, tmp_path / "new")[1]
+    poses = AnnotationSet(
+        [AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (mouse,))], {"mouse": Skeleton(("nose",))}
+    )
+    path = write_labelme({"all": poses}, tmp_path / "new")[1]
     content = json.loads(path.read_text())
     content["shapes"][0]["points"][2] = [8, 9]
     path.write_text(json.dumps(content))
     edited = read_labelme(tmp_path / "new")["all"].pictures[0].instances[0]
-    assert (edited.box_xyxy, edited.area, edited.track) == (None, None, 4)
+    assert (edited.box_xyxy, edited.area, edited.track_id) == (None, None, 4)
 
 
 def test_an_instance_of_nothing_is_left_out_and_listed(tmp_path, draw_picture):
     nothing = Instance("mouse", missing_keypoints(1))
-    poses = PoseSet(
-        [PosePicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (nothing,))], {"mouse": Skeleton(("nose",))}
+    poses = AnnotationSet(
+        [AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (nothing,))], {"mouse": Skeleton(("nose",))}
     )
     assert unsupported(poses) == ["neither box, polygon nor keypoint (left out): 1 of 1 instances"]
-    write_labelme(poses, tmp_path / "new")
+    write_labelme({"all": poses}, tmp_path / "new")
     assert read_labelme(tmp_path / "new")["all"].num_instances == 0
 
 
@@ -381,7 +449,7 @@ def test_damaged_facts_are_a_problem(label):
 
 
 def test_odd_values_anywhere_in_a_file_never_break_reading(maker, spoil, tmp_path):
-    write_labelme(maker.make(3, full=True)["train"], tmp_path / "new")
+    write_labelme({"all": maker.make(3, full=True)["train"]}, tmp_path / "new")
     source = max((tmp_path / "new" / "all").rglob("*.json"), key=lambda path: path.stat().st_size)
     picture = next(path for path in source.parent.iterdir() if path.stem == source.stem and path != source)
     (tmp_path / "odd").mkdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,11 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.pictures import (
-    PICTURE_SUFFIXES,
-    is_absolute,
-    is_picture,
-    list_files,
-    plain_path,
-    resolve_inside,
-)
-from utils.formats.poses import Problem
+from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, plain_path, resolve_inside
+from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_json_file, read_lines
+from utils.formats.types import Problem
 
-LISTS = (".txt", ".list", ".jsonl")
+LISTS = (*LIST_SUFFIXES, ".jsonl")
 _LABEL_FOLDERS = ("labels", "annotations", "labelme", "json")
 
 
@@ -80,8 +73,8 @@ def list_entries(path: Path, spec: specs.Spec | None, root: Path, problems: list
     """
     if spec is not None:
         found = {
-            split: [entry for text in texts for entry in _expand(_locate(spec, split, text), root, problems)]
-            for split, texts in spec.splits().items()
+            split: [entry for source in sources for entry in _expand(source, root, problems)]
+            for split, sources in spec.splits().items()
         }
     elif path.is_dir():
         found = _split_by_folder(path, list(_expand(path, root, problems)))
@@ -93,22 +86,6 @@ def list_entries(path: Path, spec: specs.Spec | None, root: Path, problems: list
             first = f"; first: {problems[0]}" if problems else ""
             raise DataError(f"{path}: {split}: no LabelMe file (*.json){first}")
     return {split: list({entry.path: entry for entry in entries}.values()) for split, entries in found.items()}
-
-
-def _locate(spec: specs.Spec, split: str, text: str) -> Path:
-    """Folder or file that a specification names.
-
-    Examples
-    --------
-    >>> _locate(specs.Spec(Path("data.yaml"), Path("/no"), {}), "train", "labels")
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: data.yaml: train: no such file or folder: /no/labels
-    """
-    path = Path(os.path.normpath(spec.root / plain_path(text)))
-    if not path.exists():
-        raise DataError(f"{spec.path}: {split}: no such file or folder: {path}")
-    return path
 
 
 def _split_by_folder(folder: Path, entries: list[Entry]) -> dict[str, list[Entry]]:
@@ -132,6 +109,11 @@ def _split_by_folder(folder: Path, entries: list[Entry]) -> dict[str, list[Entry
 def _expand(source: Path, root: Path, problems: list[Problem]) -> Iterator[Entry]:
     """The LabelMe files in a folder, list or index.
 
+    Raises
+    ------
+    DataError
+        If it is something else.
+
     Examples
     --------
     >>> import tempfile
@@ -146,9 +128,7 @@ def _expand(source: Path, root: Path, problems: list[Problem]) -> Iterator[Entry
     elif source.suffix.lower() == ".json":
         yield Entry(source)
     elif source.suffix.lower() in LISTS:
-        for number, line in enumerate(read_text(source).splitlines(), start=1):
-            if not line.strip():
-                continue
+        for number, line in read_lines(source):
             try:
                 yield _read_line(line, source, f"{source}:{number}", root)
             except ValueError as error:
@@ -204,36 +184,10 @@ def _find(text: str, folder: Path, root: Path) -> Path:
         ...
     ValueError: no such file: a.json
     """
-    plain = plain_path(text)
-    bases = [Path("/")] if is_absolute(plain) else [folder, root]
-    for base in bases:
-        if (base / plain).is_file():
-            return Path(os.path.normpath(base / plain))
-    raise ValueError(f"no such file: {plain}")
-
-
-def read_text(path: Path) -> str:
-    r"""Text of a file.
-
-    Raises
-    ------
-    DataError
-        If it is not text.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.json"
-    >>> _ = path.write_bytes(b"\xff\xfe")
-    >>> read_text(path)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: .../a.json: not a text file in UTF-8
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file in UTF-8") from None
+    found = find_listed(text, folder, root)
+    if found is None:
+        raise ValueError(f"no such file: {plain_path(text)}")
+    return found
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -254,13 +208,7 @@ def read_file(path: Path) -> dict[str, Any]:
         ...
     utils.errors.DataError: .../a.json: not a LabelMe file: no list 'shapes'
     """
-    try:
-        keys = json.loads(read_text(path))
-    except ValueError as error:
-        reason = str(error).partition(": ")[2] if isinstance(error, DataError) else f"not JSON ({error})"
-        raise DataError(f"{path}: {reason}") from None
-    except RecursionError:
-        raise DataError(f"{path}: not JSON that can be read: nested too deeply") from None
+    keys = read_json_file(path)
     if not isinstance(keys, dict) or not isinstance(keys.get("shapes"), list):
         raise DataError(f"{path}: not a LabelMe file: no list 'shapes'")
     return keys

@@ -1,4 +1,4 @@
-"""COCO keypoints: one JSON file for each split, with images, annotations and categories.
+"""COCO: one JSON file for each split, with images, annotations and categories.
 
 Points and boxes are taken as pixels from the outer corner of the top-left pixel, as they stand: x / width is the share
 of the picture, without a shift by half a pixel.
@@ -13,24 +13,24 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.coco_annotations import check_dialect, read_annotation, read_categories
-from utils.formats.coco_files import Sources, find_image, find_sources, image_folders, read_json_file
-from utils.formats.coco_writer import unsupported, write_coco
+from utils.formats.coco.annotations import PICTURE_KEYS, check_dialect, read_annotation, read_categories
+from utils.formats.coco.files import Sources, find_image, find_sources, image_folders
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import picture_ids
-from utils.formats.pose_sets import mark_incomplete, report_shared_pictures
-from utils.formats.poses import Instance, PosePicture, PoseSet, Problem, Skeleton
-
-__all__ = ["read_coco", "unsupported", "write_coco"]
+from utils.formats.sets import finish_sets, size_problems
+from utils.formats.text_files import read_json_file
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
 
 _SPEC_KEYS = ("image_root", "images", "val_split", "val_seed", "auto_val_split")
 
 
-def read_coco(path: str | Path, root: str | Path | None = None) -> dict[str, PoseSet]:
-    """Read COCO keypoints.
+def read_coco(
+    path: str | Path, root: str | Path | None = None, need_keypoints: bool = True
+) -> dict[str, AnnotationSet]:
+    """Read COCO labels: boxes, outlines and keypoints.
 
-    Annotations without keypoints are boxes. `iscrowd`, `area`, polygons, track and score are kept; whatever else an
-    annotation says, and a segmentation by run lengths, is in the instance's `extra`. The annotation's id is the group.
+    `iscrowd`, `area`, `track_id` and `score` are kept, `attributes` are the tags, a segmentation by run lengths is the
+    mask; whatever else an annotation says is in the instance's `extra`. The annotation's id is the group.
     Where a category has neither `flip_idx` nor `flip_pairs`, left and right are paired by the names of the keypoints.
 
     Parameters
@@ -41,10 +41,12 @@ def read_coco(path: str | Path, root: str | Path | None = None) -> dict[str, Pos
         file, or a folder with `annotations/`. Without a specification the names of the files tell the splits.
     root : str or Path, optional
         Data root, which no file_name may leave.
+    need_keypoints : bool
+        Whether a file of which no category has keypoints is refused.
 
     Returns
     -------
-    dict of str to PoseSet
+    dict of str to AnnotationSet
         By split. `extra` of a picture holds `image_id` and what else the file says about it.
 
     Raises
@@ -72,16 +74,14 @@ def read_coco(path: str | Path, root: str | Path | None = None) -> dict[str, Pos
     """
     sources = find_sources(Path(path), None if root is None else Path(root))
     problems = specs.find_misspelled(sources.spec, _SPEC_KEYS) if sources.spec else []
-    read = {split: _read_files(sources, split, problems) for split in sources.files}
+    read = {split: _read_files(sources, split, need_keypoints, problems) for split in sources.files}
     read = {split: files for split, files in read.items() if files}
-    if read:
-        _refuse_lost_split(sources, read, problems)
     if not read:
         raise DataError(f"{path}: no COCO keypoints; first: {problems[0]}")
+    _refuse_lost_split(sources, read, problems)
     ids = picture_ids((image.path for files in read.values() for file in files for image in file.images), sources.root)
     sets = {split: _build_set(files, ids) for split, files in read.items()}
-    next(iter(sets.values())).problems[:0] = problems
-    return report_shared_pictures(sets)
+    return finish_sets(sets, problems)
 
 
 @dataclass(frozen=True)
@@ -90,25 +90,13 @@ class _Image:
 
     Examples
     --------
-    >>> _Image(Path("a.png"), (4, 6), {"id": 7, "file_name": "a.png", "license": 4}).facts
-    {'image_id': 7, 'license': 4}
+    >>> _Image(Path("a.png"), (4, 6), {"id": 7, "file_name": "a.png", "license": 4}).keys["license"]
+    4
     """
 
     path: Path
     size: tuple[int, int]
     keys: dict[str, Any]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the file says about the picture beyond its name and size.
-
-        Examples
-        --------
-        >>> _Image(Path("a.png"), (4, 6), {"id": 7, "width": 6}).facts
-        {'image_id': 7}
-        """
-        own = ("id", "file_name", "width", "height", "image_id", "image_data", "found_by")
-        return {"image_id": self.keys["id"], **{key: value for key, value in self.keys.items() if key not in own}}
 
 
 @dataclass
@@ -129,8 +117,13 @@ class _File:
     problems: list[Problem] = field(default_factory=list)
 
 
-def _read_files(sources: Sources, split: str, problems: list[Problem]) -> list[_File]:
+def _read_files(sources: Sources, split: str, need_keypoints: bool, problems: list[Problem]) -> list[_File]:
     """Read the files of a split; of a folder, those that cannot be used become problems.
+
+    Raises
+    ------
+    DataError
+        If a file is not JSON, a path leads out of the data root, or a named file cannot be used.
 
     Examples
     --------
@@ -138,15 +131,16 @@ def _read_files(sources: Sources, split: str, problems: list[Problem]) -> list[_
     >>> path = Path(tempfile.mkdtemp()) / "a.json"
     >>> _ = path.write_text("[]")
     >>> problems = []
-    >>> _read_files(Sources({"all": [path]}, path.parent, named=False), "all", problems), len(problems)
+    >>> _read_files(Sources({"all": [path]}, path.parent, named=False), "all", True, problems), len(problems)
     ([], 1)
     """
     files = []
     for path in sources.files[split]:
+        content = read_json_file(path)
         try:
-            files.append(_read_file(sources, split, path))
+            files.append(_read_file(sources, split, path, content, need_keypoints))
         except DataError as error:
-            if sources.named or "outside of the data root" in str(error) or ": not JSON (" in str(error):
+            if sources.named or "outside of the data root" in str(error):
                 raise
             problems.append(Problem(str(path), str(error).removeprefix(f"{path}: "), "", None))
     return files
@@ -175,29 +169,30 @@ def _refuse_lost_split(sources: Sources, read: Mapping[str, list[_File]], proble
             raise DataError(f"{first}; no file of {split} can be used, mend it or move it away")
 
 
-def _read_file(sources: Sources, split: str, path: Path) -> _File:
-    """Read one file, and find its pictures.
+def _read_file(sources: Sources, split: str, path: Path, content: Any, need_keypoints: bool) -> _File:
+    """Check one file's content, and find its pictures.
 
     Raises
     ------
     DataError
-        If it is of another dialect, has no keypoints, or none of its pictures is there.
+        If it is of another dialect, lacks keypoints that are needed, or none of its pictures is there.
 
     Examples
     --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.json"
-    >>> _ = path.write_text('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}')
-    >>> _read_file(Sources({}, path.parent), "all", path)  # doctest: +ELLIPSIS
+    >>> content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}
+    >>> sources = Sources({}, Path("."))
+    >>> _read_file(sources, "all", Path("a.json"), content, need_keypoints=False).categories[1][0]
+    'car'
+    >>> _read_file(sources, "all", Path("a.json"), content, need_keypoints=True)
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: .../a.json: no category has keypoints (car); give keypoint_names in a specification
+    utils.errors.DataError: a.json: no category has keypoints (car); give keypoint_names in a specification
     """
-    content = check_dialect(str(path), read_json_file(path))
+    content = check_dialect(str(path), content)
     file = _File(path, {}, annotations=content["annotations"])
     categories = read_categories(str(path), content["categories"], file.problems)
     file.categories = _override(sources.spec, categories)
-    if not any(skeleton.num_keypoints for _, skeleton in file.categories.values()):
+    if need_keypoints and not any(skeleton.num_keypoints for _, skeleton in file.categories.values()):
         names = ", ".join(name for name, _ in file.categories.values()) or "there is none"
         raise DataError(f"{path}: no category has keypoints ({names}); give keypoint_names in a specification")
     folders = image_folders(sources, split, path)
@@ -233,14 +228,15 @@ def _override(
     if spec is None or not any(spec.keys.get(key) is not None for key in keys):
         return dict(categories)
     # data.yaml of a data set with several categories names only those that have keypoints
-    own = {name: list(skeleton.names) for name, skeleton in categories.values()}
-    names = specs.keypoint_names(spec, list(own)) or own
+    stated_names = {name: list(skeleton.names) for name, skeleton in categories.values()}
+    names = specs.keypoint_names(spec, list(stated_names)) or stated_names
     shape = specs.keypoint_shape(spec)
     for category, labels in names.items():
-        if shape is not None and own[category] and len(own[category]) != shape[0]:
-            raise DataError(f"{spec.path}: kpt_shape says {shape[0]} keypoints, {category!r} has {len(own[category])}")
-        if own[category] and len(labels) != len(own[category]):
-            what = f"{len(labels)} keypoints for {category!r}, the COCO file has {len(own[category])}"
+        count = len(stated_names[category])
+        if shape is not None and count not in (0, shape[0]):
+            raise DataError(f"{spec.path}: kpt_shape says {shape[0]} keypoints, {category!r} has {count}")
+        if count not in (0, len(labels)):
+            what = f"{len(labels)} keypoints for {category!r}, the COCO file has {count}"
             raise DataError(f"{spec.path}: {what}; name each of them once")
     skeletons = specs.build_skeletons(spec, names)
     stated = {key for key in ("flip_idx", "edges") if spec.keys.get(key) is not None}
@@ -297,7 +293,7 @@ def _add_image(file: _File, index: int, keys: Any, folders: Sequence[Path], root
     file.images.append(_Image(path, size, keys))
 
 
-def _build_set(files: Sequence[_File], ids: Mapping[Path, str]) -> PoseSet:
+def _build_set(files: Sequence[_File], ids: Mapping[Path, str]) -> AnnotationSet:
     """Join the files of a split.
 
     Raises
@@ -313,64 +309,49 @@ def _build_set(files: Sequence[_File], ids: Mapping[Path, str]) -> PoseSet:
         ...
     utils.errors.DataError: b.json: category 'fish' has other keypoints than in a.json; give them different names
     """
-    poses = PoseSet([], {}, [])
+    annotations = AnnotationSet([], {}, [])
     taken: dict[Path, Path] = {}
     for file in files:
         for name, skeleton in file.categories.values():
-            if poses.skeletons.setdefault(name, skeleton) != skeleton:
+            if annotations.skeletons.setdefault(name, skeleton) != skeleton:
                 what = f"category {name!r} has other keypoints than in {files[0].path}"
                 raise DataError(f"{file.path}: {what}; give them different names")
-        poses.problems += file.problems
-        _add_pictures(poses, file, ids, taken)
-    return poses
+        annotations.problems += file.problems
+        _add_pictures(annotations, file, ids, taken)
+    return annotations
 
 
-def _add_pictures(poses: PoseSet, file: _File, ids: Mapping[Path, str], taken: dict[Path, Path]) -> None:
+def _add_pictures(annotations: AnnotationSet, file: _File, ids: Mapping[Path, str], taken: dict[Path, Path]) -> None:
     """Add the pictures of a file to its split; one that is there already is left out, with a problem.
 
     Examples
     --------
     >>> file = _File(Path("a.json"), {}, [_Image(Path("a.png"), (4, 6), {"id": id}) for id in (1, 2)])
-    >>> poses = PoseSet([], {})
-    >>> _add_pictures(poses, file, {Path("a.png"): "a"}, {})
-    >>> len(poses.pictures), str(poses.problems[0])
+    >>> annotations = AnnotationSet([], {})
+    >>> _add_pictures(annotations, file, {Path("a.png"): "a"}, {})
+    >>> len(annotations.pictures), str(annotations.problems[0])
     (1, 'a.json: image 2: a.png is in a.json already; this entry and its annotations are left out; keep one entry')
     """
-    instances, damaged = _read_annotations(file, ids, poses.problems)
+    instances = _read_annotations(file, ids, annotations.problems)
     for image in file.images:
         id = ids[image.path]
         if image.path in taken:
             what = f"{image.path} is in {taken[image.path]} already; this entry and its annotations are left out"
-            poses.problems.append(Problem(f"{file.path}: image {image.keys['id']}", what, "keep one entry", id))
+            annotations.problems.append(Problem(f"{file.path}: image {image.keys['id']}", what, "keep one entry", id))
             continue
         taken[image.path] = file.path
         found = tuple(instances.get(image.keys["id"], ()))
-        picture = PosePicture(id, image.path, image.size, found, image.facts)
-        poses.pictures.append(mark_incomplete(picture) if image.keys["id"] in damaged else picture)
-        _check_size(file, image, id, poses.problems)
+        facts = {key: value for key, value in image.keys.items() if key not in PICTURE_KEYS}
+        facts["image_id"] = image.keys["id"]
+        tags = facts.pop("flags") if isinstance(facts.get("flags"), dict) else {}  # as `write_coco` keeps them
+        picture = AnnotatedPicture(id, image.path, image.size, found, facts, tags)
+        annotations.pictures.append(picture)
+        where, stated = f"{file.path}: image {image.keys['id']}", (image.keys.get("height"), image.keys.get("width"))
+        annotations.problems += size_problems(where, "height x width", stated, picture)
 
 
-def _check_size(file: _File, image: _Image, id: str, problems: list[Problem]) -> None:
-    """Report a picture that has not the size that the file says.
-
-    Examples
-    --------
-    >>> problems = []
-    >>> image = _Image(Path("a.png"), (4, 6), {"id": 1, "height": 6, "width": 4})
-    >>> _check_size(_File(Path("a.json"), {}), image, "a", problems)
-    >>> problems[0].what
-    'height x width is 6 x 4, the picture is 4 x 6'
-    """
-    stated = (image.keys.get("height"), image.keys.get("width"))
-    if None not in stated and stated != image.size:
-        what = f"height x width is {stated[0]} x {stated[1]}, the picture is {image.size[0]} x {image.size[1]}"
-        problems.append(Problem(f"{file.path}: image {image.keys['id']}", what, "label the picture as it is now", id))
-
-
-def _read_annotations(
-    file: _File, ids: Mapping[Path, str], problems: list[Problem]
-) -> tuple[dict[Any, list[Instance]], set[Any]]:
-    """Instances by image id, and the ids of images that lost one.
+def _read_annotations(file: _File, ids: Mapping[Path, str], problems: list[Problem]) -> dict[Any, list[Instance]]:
+    """Instances by image id; annotations that cannot be used become problems.
 
     Examples
     --------
@@ -378,32 +359,35 @@ def _read_annotations(
     >>> file.annotations = [{"id": 5, "image_id": 1, "category_id": 2}]
     >>> problems = []
     >>> _read_annotations(file, {}, problems), problems[0].what
-    (({}, {1}), 'category 2 is unknown; known: 1')
+    ({}, 'category 2 is unknown; known: 1')
     """
     names = {image.keys["id"]: ids[image.path] for image in file.images}
     instances: dict[Any, list[Instance]] = {}
-    damaged, seen = set(), set()
+    seen = set()
     for index, keys in enumerate(file.annotations, start=1):
-        id = str(keys.get("id", f"at place {index}") if isinstance(keys, dict) else f"at place {index}")
-        where = f"{file.path}: annotation {id}"
-        image = keys.get("image_id") if isinstance(keys, dict) else None
-        image = image if isinstance(image, int | str) else None
+        stated = keys if isinstance(keys, dict) else {}
+        id, image = str(stated.get("id", f"at place {index}")), stated.get("image_id")
+        where, name = f"{file.path}: annotation {id}", names.get(image) if isinstance(image, int | str) else None
         try:
             instance, parts = _read_one(file, keys)
         except ValueError as error:
-            problems.append(Problem(where, str(error), "mend or remove the annotation", names.get(image)))
-            damaged.add(image)
+            problems.append(Problem(where, str(error), "mend or remove the annotation", name, lost=True))
             continue
-        problems += [Problem(where, part, "", names.get(image)) for part in parts]
+        problems += [Problem(where, part, "", name) for part in parts]
         if id in seen:
-            problems.append(Problem(where, "the id stands twice", "give each annotation its own", names.get(image)))
+            problems.append(Problem(where, "the id stands twice", "give each annotation its own", name))
         seen.add(id)
         instances.setdefault(image, []).append(instance)
-    return instances, damaged
+    return instances
 
 
 def _read_one(file: _File, keys: Any) -> tuple[Instance, list[str]]:
     """One annotation, if its image and category are known.
+
+    Raises
+    ------
+    ValueError
+        If its image or its category is unknown, or the annotation cannot be used.
 
     Examples
     --------

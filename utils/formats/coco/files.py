@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
@@ -50,7 +48,8 @@ def find_sources(path: Path, root: Path | None) -> Sources:
     """Find the COCO files that a specification, a file or a folder stands for.
 
     In a folder, the first of these counts that has any: `annotations/` with all folders inside, the folder itself,
-    `annotations` files in the folders inside.
+    `annotations` files in the folders inside. The data root of a file that is given alone is the folder that holds
+    `annotations`, else its own.
 
     Raises
     ------
@@ -67,7 +66,7 @@ def find_sources(path: Path, root: Path | None) -> Sources:
     >>> list(find_sources(folder, None).files)
     ['train', 'val']
     """
-    if path.suffix.lower() in (".yaml", ".yml"):
+    if path.suffix.lower() in specs.SUFFIXES:
         return _sources_of_spec(specs.read_spec(path, root))
     if path.is_dir():
         groups = (
@@ -79,7 +78,8 @@ def find_sources(path: Path, root: Path | None) -> Sources:
         if not found:
             raise DataError(f"{path}: no COCO file in it, in annotations/ or in the folders inside")
         return Sources(_by_split(found, path), root or path, named=False)
-    return Sources(_by_split([path], path.parent), root or _root_of_file(path))
+    above = next((folder.parent for folder in path.parents if folder.name == "annotations"), path.parent)
+    return Sources(_by_split([path], path.parent), root or above)
 
 
 def _coco_files(files: Sequence[Path]) -> list[Path]:
@@ -114,17 +114,6 @@ def _coco_files(files: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _root_of_file(path: Path) -> Path:
-    """Data root of a file that is given alone: the folder that holds `annotations`, else its own.
-
-    Examples
-    --------
-    >>> _root_of_file(Path("set/annotations/val/a.json")).as_posix(), _root_of_file(Path("set/a.json")).as_posix()
-    ('set', 'set')
-    """
-    return next((folder.parent for folder in path.parents if folder.name == "annotations"), path.parent)
-
-
 def _by_split(files: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
     """Files by the split that a folder inside the data set, their name, or else their folder speaks of.
 
@@ -147,19 +136,19 @@ def _by_split(files: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
 def _sources_of_spec(spec: specs.Spec) -> Sources:
     """Files and image root that a specification names.
 
+    Raises
+    ------
+    DataError
+        If one of them is not there.
+
     Examples
     --------
     >>> _sources_of_spec(specs.Spec(Path("data.yaml"), Path("/no"), {"train": "a.json"}))
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: data.yaml: train: no such file: /no/a.json
+    utils.errors.DataError: data.yaml: train: no such file or folder: /no/a.json
     """
-    files: dict[str, list[Path]] = {}
-    for split, texts in spec.splits().items():
-        files[split] = [Path(os.path.normpath(spec.root / plain_path(text))) for text in texts]
-        missing = [file for file in files[split] if not file.is_file()]
-        if missing:
-            raise DataError(f"{spec.path}: {split}: no such file: {missing[0]}")
+    files = spec.splits()
     stated = spec.keys.get("image_root") or spec.keys.get("images")
     if stated is None:
         return Sources(files, spec.root, None, spec)
@@ -167,32 +156,6 @@ def _sources_of_spec(spec: specs.Spec) -> Sources:
     if not image_root.is_dir():
         raise DataError(f"{spec.path}: image_root: no such folder: {image_root}")
     return Sources(files, spec.root, image_root, spec)
-
-
-def read_json_file(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises
-    ------
-    DataError
-        If it is none.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.json"
-    >>> _ = path.write_text('{"images": [')
-    >>> read_json_file(path)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: .../a.json: not JSON (...)
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
 
 
 def image_folders(sources: Sources, split: str, file: Path) -> list[Path]:
@@ -217,27 +180,10 @@ def image_folders(sources: Sources, split: str, file: Path) -> list[Path]:
     words += [word for word in re.split(r"[^0-9A-Za-z]+", file.stem) if word.rstrip("0123456789") in words]
     inner = [*(f"images/{word}" for word in words), *words, "images", "JPEGImages", "."]
     inner += [f"{word}/{name}" for word in words for name in ("images", "JPEGImages")]
-    levels = list(_levels(file.parent, sources.root))
+    start, top = file.parent.absolute(), sources.root.absolute()
+    levels = [level for level in (start, *start.parents) if level.is_relative_to(top)] or [start, top]
     candidates = [levels[0], *(level / name for level in levels for name in inner)]
     return list(dict.fromkeys(Path(os.path.normpath(folder)) for folder in candidates if folder.is_dir()))
-
-
-def _levels(folder: Path, root: Path) -> Iterator[Path]:
-    """A folder and those above it up to the root; the root too when the folder is not below it.
-
-    Examples
-    --------
-    >>> [level.as_posix() for level in _levels(Path("/d/a/b"), Path("/d"))]
-    ['/d/a/b', '/d/a', '/d']
-    """
-    folder, root = folder.absolute(), root.absolute()
-    yield folder
-    if folder == root:
-        return
-    if folder.is_relative_to(root):
-        yield from _levels(folder.parent, root)
-    else:
-        yield root
 
 
 def find_image(where: str, name: str, folders: Sequence[Path], root: Path) -> Path | None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
+from utils.formats.types import MISSING, OCCLUDED, VISIBLE
+
 OUTLINES = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}  # with the least number of points
+VISIBILITY_FLAGS = ("kp_visibility", "visibility", "kp_visible")
 _CIRCLE_CORNERS = 64
 
 
@@ -97,7 +102,12 @@ def _is_whole(value: Any) -> bool:
 
 
 def _read_points(value: Any) -> np.ndarray:
-    """Points of a shape.
+    """Points of a shape, (N, 2).
+
+    Raises
+    ------
+    ValueError
+        If they are no pairs of finite numbers.
 
     Examples
     --------
@@ -132,34 +142,67 @@ def visibility_of(keys: Mapping[str, Any]) -> int:
     --------
     >>> visibility_of({"flags": {"kp_visible": False}}), visibility_of({"description": "0"}), visibility_of({})
     (1, 0, 2)
-    """
-    flags = keys["flags"] if isinstance(keys.get("flags"), Mapping) else {}
-    for stated in (flags.get("kp_visibility"), flags.get("visibility")):
-        if stated is not None:
-            return _visibility_number(stated)
-    if isinstance(flags.get("kp_visible"), bool):
-        return 2 if flags["kp_visible"] else 1
-    text = str(keys.get("description") or "").strip()
-    return _visibility_number(text) if _is_whole(text) else 2
-
-
-def _visibility_number(value: Any) -> int:
-    """A visibility that was written as a number.
-
-    Examples
-    --------
-    >>> _visibility_number(3)
+    >>> visibility_of({"flags": {"visibility": 3}})
     Traceback (most recent call last):
         ...
     ValueError: expected visibility 0, 1 or 2, got 3
     """
-    if not _is_whole(value) or int(value) not in (0, 1, 2):
-        raise ValueError(f"expected visibility 0, 1 or 2, got {value!r}")
-    return int(value)
+    flags = keys["flags"] if isinstance(keys.get("flags"), Mapping) else {}
+    text = str(keys.get("description") or "").strip()
+    numbers = [stated for stated in (flags.get("kp_visibility"), flags.get("visibility")) if stated is not None]
+    if not numbers and isinstance(flags.get("kp_visible"), bool):
+        return 2 if flags["kp_visible"] else 1
+    stated = next(iter(numbers), text if _is_whole(text) else VISIBLE)
+    if not _is_whole(stated) or int(stated) not in (MISSING, OCCLUDED, VISIBLE):
+        raise ValueError(f"expected visibility 0, 1 or 2, got {stated!r}")
+    return int(stated)
+
+
+def decode_mask(shape: Shape) -> np.ndarray:
+    """Pixels, bool of shape (H, W), of a mask shape from its first point on: a PNG in base64.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+
+    Examples
+    --------
+    >>> decode_mask(Shape(1, "mouse", "mask", np.zeros((2, 2)), None, {"mask": "iVBOR"}))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a mask as PNG in base64, got 'iVBOR'
+    """
+    text = shape.keys.get("mask")
+    try:
+        data = np.frombuffer(base64.b64decode(text or "", validate=True), np.uint8)
+        pixels = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
+    except (TypeError, ValueError, cv2.error):
+        pixels = None
+    if pixels is None:
+        raise ValueError(f"expected a mask as PNG in base64, got {str(text)[:60]!r}")
+    return pixels > 0
+
+
+def tags_of(shapes: Sequence[Shape]) -> dict[str, Any]:
+    """Flags of the shapes of one instance that are not about a keypoint's visibility; one that is true anywhere counts.
+
+    Examples
+    --------
+    >>> keys = {"flags": {"occluded": True, "truncated": False, "kp_visible": True}}, {"flags": {"occluded": False}}
+    >>> tags_of([Shape(1, "mouse", "polygon", np.zeros((3, 2)), 0, shape) for shape in keys])
+    {'occluded': True, 'truncated': False}
+    """
+    tags: dict[str, Any] = {}
+    for flags in (shape.keys.get("flags") for shape in shapes):
+        for name, value in flags.items() if isinstance(flags, Mapping) else ():
+            if name not in VISIBILITY_FLAGS:
+                tags[name] = tags.get(name) or value
+    return tags
 
 
 def polygon_of(shape: Shape) -> np.ndarray:
-    """Corners of a polygon, or of a circle given by its centre and a point on it.
+    """Corners (N, 2) of a polygon, or of a circle given by its centre and a point on it.
 
     Examples
     --------

@@ -10,17 +10,22 @@ import numpy as np
 
 from utils.files import write_bytes
 from utils.formats import specs
-from utils.formats.labelme_instances import FACTS, outline_print
+from utils.formats.labelme.instances import outline_print
 from utils.formats.picture_sizes import picture_size
-from utils.formats.pictures import new_names, place_picture
-from utils.formats.pose_sets import as_sets, check_target, count_lost, count_lost_facts, shared_skeletons, to_json
-from utils.formats.poses import OCCLUDED, Instance, PosePicture, PoseSet
+from utils.formats.pictures import new_names
+from utils.formats.sets import FACTS, HAS_FIELD, list_lost, place_pictures, shared_skeletons, to_json
+from utils.formats.types import (
+    OCCLUDED,
+    AnnotatedPicture,
+    AnnotationSet,
+    Instance,
+)
 
-_OWN_FACTS = ("flags", "image_data", "found_by", "incomplete")
+_OWN_FACTS = ("image_data", "found_by", "incomplete")
 VERSION = "5.5.0"  # of the file layout; LabelMe warns about another major version
 
 
-def write_labelme(poses: PoseSet | Mapping[str, PoseSet], folder: str | Path) -> list[Path]:
+def write_labelme(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Path]:
     """Write a LabelMe data set: data.yaml, and in a folder for each split every picture with its JSON file beside it.
 
     An instance becomes its polygons, else a rectangle, labelled with the category, and a point for each keypoint that
@@ -31,8 +36,8 @@ def write_labelme(poses: PoseSet | Mapping[str, PoseSet], folder: str | Path) ->
 
     Parameters
     ----------
-    poses : PoseSet or dict of str to PoseSet
-        By split; one set is the split "all".
+    sets : dict of str to AnnotationSet
+        By split.
     folder : str or Path
         Where to write.
 
@@ -44,39 +49,36 @@ def write_labelme(poses: PoseSet | Mapping[str, PoseSet], folder: str | Path) ->
     Examples
     --------
     >>> import json, tempfile
-    >>> from utils.formats.poses import Skeleton, keypoints_array
+    >>> from utils.formats.types import Skeleton, keypoints_array
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "a.png").write_bytes(b"pixels")
     >>> mouse = Instance("mouse", keypoints_array([[1, 2]], [1]), group=12)
-    >>> picture = PosePicture("a", folder / "a.png", (4, 6), (mouse,))
-    >>> written = write_labelme(PoseSet([picture], {"mouse": Skeleton(("nose",))}), folder / "new")
+    >>> picture = AnnotatedPicture("a", folder / "a.png", (4, 6), (mouse,))
+    >>> sets = {"all": AnnotationSet([picture], {"mouse": Skeleton(("nose",))})}
+    >>> written = write_labelme(sets, folder / "new")
     >>> [path.relative_to(folder).as_posix() for path in written]
     ['new/data.yaml', 'new/all/a.json']
     >>> keys = json.loads(written[1].read_text())
     >>> keys["imagePath"], [(shape["label"], shape["group_id"], shape["flags"]) for shape in keys["shapes"]]
     ('a.png', [('nose', 12, {'kp_visible': False})])
     """
-    folder, sets = Path(folder), as_sets(poses)
-    skeletons = shared_skeletons(sets)
+    folder, skeletons = Path(folder), shared_skeletons(sets)
     images = {split: [folder / split / name for name in new_names(part.pictures)] for split, part in sets.items()}
     labels = [image.with_suffix(".json") for part in images.values() for image in part]
-    planned = [*labels, *(image for part in images.values() for image in part)]
-    check_target(folder, sets, [folder / split for split in sets], planned)
+    place_pictures(folder, sets, images, labels, [folder / split for split in sets])
     for split, part in sets.items():
-        (folder / split).mkdir(parents=True, exist_ok=True)
         for picture, image in zip(part.pictures, images[split], strict=True):
-            place_picture(picture, image)
             write_bytes(image.with_suffix(".json"), to_json(_file_keys(picture, image.name, skeletons), indent=2))
     keys = {"format": "labelme", "path": ".", **{split: split for split in sets}, **specs.spec_keys(skeletons)}
     return [specs.write_spec(folder / "data.yaml", keys), *labels]
 
 
-def _file_keys(picture: PosePicture, name: str, skeletons: Mapping[str, Any]) -> dict[str, Any]:
+def _file_keys(picture: AnnotatedPicture, name: str, skeletons: Mapping[str, Any]) -> dict[str, Any]:
     """Content of a LabelMe file.
 
     Examples
     --------
-    >>> _file_keys(PosePicture("a", Path("a.png"), (4, 6), ()), "a.png", {})["imageHeight"]
+    >>> _file_keys(AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "a.png", {})["imageHeight"]
     4
     """
     height, width = picture.size or picture_size(picture.path)
@@ -84,7 +86,7 @@ def _file_keys(picture: PosePicture, name: str, skeletons: Mapping[str, Any]) ->
     facts = {key: value for key, value in picture.extra.items() if key not in _OWN_FACTS}
     return {
         "version": VERSION,
-        "flags": picture.extra.get("flags", {}),
+        "flags": picture.tags,
         **({FACTS: facts} if facts else {}),
         "shapes": [
             shape
@@ -98,14 +100,14 @@ def _file_keys(picture: PosePicture, name: str, skeletons: Mapping[str, Any]) ->
     }
 
 
-def _choose_groups(picture: PosePicture) -> list[int]:
+def _choose_groups(picture: AnnotatedPicture) -> list[int]:
     """A group_id for each instance: its own where no other has it, else the next free one.
 
     Examples
     --------
-    >>> from utils.formats.poses import missing_keypoints
+    >>> from utils.formats.types import missing_keypoints
     >>> animals = tuple(Instance("mouse", missing_keypoints(1), group=group) for group in (1, None, 1, 5))
-    >>> _choose_groups(PosePicture("a", Path("a.png"), (4, 6), animals))
+    >>> _choose_groups(AnnotatedPicture("a", Path("a.png"), (4, 6), animals))
     [1, 0, 2, 5]
     """
     taken = {instance.group for instance in picture.instances}
@@ -122,11 +124,11 @@ def _choose_groups(picture: PosePicture) -> list[int]:
 
 
 def _shapes(instance: Instance, names: tuple[str, ...], group: int) -> Iterator[dict[str, Any]]:
-    """Shapes of an instance; the first one carries what they do not show.
+    """Shapes of an instance; the first one carries its tags as flags, and what the shapes do not show.
 
     Examples
     --------
-    >>> from utils.formats.poses import keypoints_array
+    >>> from utils.formats.types import keypoints_array
     >>> mouse = Instance("mouse", keypoints_array([[1, 2], [0, 0]], [2, 0]), np.array([0.0, 1, 4, 5]), area=9.0)
     >>> [(shape["shape_type"], shape["points"]) for shape in _shapes(mouse, ("nose", "tail"), 3)]
     [('rectangle', [[0.0, 1.0], [4.0, 5.0]]), ('point', [[1.0, 2.0]])]
@@ -141,8 +143,9 @@ def _shapes(instance: Instance, names: tuple[str, ...], group: int) -> Iterator[
             shape["score"] = float(instance.keypoint_scores[k])
         shapes.append(shape)
     facts = _facts(instance, group)
-    if shapes and facts:
-        shapes[0][FACTS] = facts
+    if shapes:
+        shapes[0]["flags"] |= instance.tags
+        shapes[0] |= {FACTS: facts} if facts else {}
     yield from shapes
 
 
@@ -170,7 +173,7 @@ def _facts(instance: Instance, group: int) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from utils.formats.poses import missing_keypoints
+    >>> from utils.formats.types import missing_keypoints
     >>> _facts(Instance("mouse", missing_keypoints(1), np.array([0.0, 1, 4, 5]), area=9.0), 0)
     {'area': 9.0, 'group': None, 'outline': [0.0, 1.0, 4.0, 5.0, 0.0]}
     """
@@ -179,16 +182,19 @@ def _facts(instance: Instance, group: int) -> dict[str, Any]:
         facts["category"] = instance.category
     if instance.polygons and instance.box_xyxy is not None:
         facts["box_xyxy"] = instance.box_xyxy.tolist()
-    stated = {"area": instance.area, "score": instance.score, "track": instance.track}
+    stated = {
+        "area": instance.area,
+        "score": instance.score,
+        "track": instance.track_id,
+        "mask": instance.mask,
+        "is_crowd": instance.is_crowd or None,
+        "extra": instance.extra or None,
+    }
     facts |= {key: value for key, value in stated.items() if value is not None}
-    if instance.is_crowd:
-        facts["is_crowd"] = True
     if instance.keypoint_scores is not None:
         facts["keypoint_scores"] = [
             score if np.isfinite(score) else None for score in instance.keypoint_scores.tolist()
         ]
-    if instance.extra:
-        facts["extra"] = instance.extra
     if instance.group != group:
         facts["group"] = instance.group
     if "area" in facts or "box_xyxy" in facts:
@@ -196,12 +202,12 @@ def _facts(instance: Instance, group: int) -> dict[str, Any]:
     return facts
 
 
-def unsupported(poses: PoseSet) -> list[str]:
+def unsupported(annotations: AnnotationSet) -> list[str]:
     """List what LabelMe cannot hold of a set.
 
     Parameters
     ----------
-    poses : PoseSet
+    annotations : AnnotationSet
         What is to be written.
 
     Returns
@@ -211,9 +217,9 @@ def unsupported(poses: PoseSet) -> list[str]:
 
     Examples
     --------
-    >>> from utils.formats.poses import missing_keypoints
+    >>> from utils.formats.types import missing_keypoints
     >>> nothing = Instance("mouse", missing_keypoints(1))
-    >>> unsupported(PoseSet([PosePicture("a", Path("a.png"), (4, 6), (nothing,))], {}))
+    >>> unsupported(AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), (nothing,))], {}))
     ['neither box, polygon nor keypoint (left out): 1 of 1 instances']
     """
     tests = {
@@ -221,5 +227,5 @@ def unsupported(poses: PoseSet) -> list[str]:
             i.box_xyxy is None and not i.polygons and not (i.keypoints[:, 2] > 0).any()
         )
     }
-    kept = {key for picture in poses.pictures for key in picture.extra} - {"incomplete"}
-    return [*count_lost(poses, tests), *count_lost_facts(poses, kept)]
+    kept = {key for picture in annotations.pictures for key in picture.extra} - {"incomplete"}
+    return list_lost(annotations, HAS_FIELD, tests, kept | {"tags"})

@@ -9,10 +9,12 @@ import pytest
 
 from utils.errors import DataError
 from utils.formats.compare import find_differences
-from utils.formats.deeplabcut import read_deeplabcut, unsupported, write_deeplabcut
-from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, keypoints_array, read_poses
+from utils.formats.deeplabcut.read import read_deeplabcut
+from utils.formats.deeplabcut.write import unsupported, write_deeplabcut
+from utils.formats.read import read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array
 
-REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 HEADER = "scorer,me,me,me,me\nbodyparts,nose,nose,tail,tail\ncoords,x,y,x,y\n"
 
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data sets in {REAL}")
@@ -37,7 +39,7 @@ def test_a_row_is_a_picture_with_one_animal(table):
     first, second = poses.pictures
     assert first.id == "labeled-data/day1/a"
     assert first.instances[0].keypoints.tolist() == [[1.5, 2.5, 2], [3, 4, 2]]
-    assert first.instances[0].track is None
+    assert first.instances[0].track_id is None
     assert second.instances == ()
     assert second.size == (40, 60)
     assert not poses.problems
@@ -64,11 +66,11 @@ def test_several_individuals_keep_their_identity(table):
         "single": ("corner",),
     }
     first, second, corner = poses.pictures[0].instances
-    assert [i.track for i in poses.pictures[0].instances] == [0, 1, None]
+    assert [i.track_id for i in poses.pictures[0].instances] == [0, 1, None]
     assert first.keypoints[:, 2].tolist() == [2, 0]
     assert second.keypoints.tolist() == [[3, 4, 2], [5, 6, 2]]
     assert (corner.category, corner.extra) == ("single", {"individual": "single"})
-    assert [i.track for i in poses.pictures[1].instances] == [1]
+    assert [i.track_id for i in poses.pictures[1].instances] == [1]
 
 
 def test_likelihood_is_the_score(table):
@@ -134,7 +136,7 @@ def test_a_table_that_cannot_be_used_is_refused_in_one_line(table, header, rows,
     assert "\n" not in str(caught.value)
 
 
-def tracked(poses: dict[str, PoseSet]) -> dict[str, PoseSet]:
+def tracked(poses: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:
     """What a table can hold of a set: visible points of individuals."""
     found = {}
     for split, part in poses.items():
@@ -145,10 +147,10 @@ def tracked(poses: dict[str, PoseSet]) -> dict[str, PoseSet]:
                 seen = np.where(animal.keypoints[:, 2] > 0, 2, 0)
                 if seen.any():
                     animals.append(
-                        Instance(animal.category, keypoints_array(animal.keypoints[:, :2], seen), track=track + 3)
+                        Instance(animal.category, keypoints_array(animal.keypoints[:, :2], seen), track_id=track + 3)
                     )
-            pictures.append(PosePicture(picture.id, picture.path, picture.size, tuple(animals)))
-        found[split] = PoseSet(pictures, part.skeletons)
+            pictures.append(AnnotatedPicture(picture.id, picture.path, picture.size, tuple(animals)))
+        found[split] = AnnotationSet(pictures, part.skeletons)
     return found
 
 
@@ -163,20 +165,22 @@ def test_there_and_back(seed, maker, tmp_path):
     assert find_differences(ordered, read, ignore=["extra"]) == []
 
 
-def sort_by_individual(poses: PoseSet) -> PoseSet:
+def sort_by_individual(poses: AnnotationSet) -> AnnotationSet:
     order = list(poses.skeletons)
     pictures = [
-        PosePicture(p.id, p.path, p.size, tuple(sorted(p.instances, key=lambda i: (order.index(i.category), i.track))))
+        AnnotatedPicture(
+            p.id, p.path, p.size, tuple(sorted(p.instances, key=lambda i: (order.index(i.category), i.track_id)))
+        )
         for p in poses.pictures
     ]
-    return PoseSet(pictures, poses.skeletons)
+    return AnnotationSet(pictures, poses.skeletons)
 
 
 def test_categories_with_the_same_keypoints_stay_apart(tmp_path, draw_picture):
     skeletons = {"mouse": Skeleton(("nose",)), "rat": Skeleton(("nose",))}
-    rat = Instance("rat", keypoints_array([[1, 2]], [2]), track=0)
-    poses = PoseSet([PosePicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (rat,))], skeletons)
-    write_deeplabcut(poses, tmp_path / "new")
+    rat = Instance("rat", keypoints_array([[1, 2]], [2]), track_id=0)
+    poses = AnnotationSet([AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (rat,))], skeletons)
+    write_deeplabcut({"all": poses}, tmp_path / "new")
     assert read_poses(tmp_path / "new")["all"].pictures[0].instances[0].category == "rat"
 
 
@@ -195,9 +199,22 @@ def test_what_is_lost_is_listed(seed, maker, tmp_path):
             assert not lost or word in listed
 
 
+def test_boxes_masks_and_tags_are_listed_as_lost():
+    points = keypoints_array([[1, 2]], [2])
+    box, mask = np.array([0.0, 0, 5, 5]), {"counts": [0, 4], "size": [2, 2]}
+    mouse = Instance("mouse", points, box, mask=mask, tags={"wild": True})
+    picture = AnnotatedPicture("a", Path("a.png"), (40, 60), (mouse,), tags={"night": True})
+    assert unsupported(AnnotationSet([picture], {"mouse": Skeleton(("nose",))})) == [
+        "boxes: 1 of 1 instances",
+        "masks: 1 of 1 instances",
+        "tags: 1 of 1 instances",
+        "tags of pictures: 1 of 1",
+    ]
+
+
 def test_a_set_without_keypoints_is_refused(tmp_path):
     with pytest.raises(DataError, match="no category has any"):
-        write_deeplabcut(PoseSet([], {"car": Skeleton(())}), tmp_path)
+        write_deeplabcut({"all": AnnotationSet([], {"car": Skeleton(())})}, tmp_path)
 
 
 @needs_real_data

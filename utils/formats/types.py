@@ -1,4 +1,4 @@
-"""What every keypoint format is read into and written from: skeletons, instances, pictures and problems."""
+"""What every label format is read into and written from: instances in pictures, skeletons of categories, problems."""
 
 from __future__ import annotations
 
@@ -52,10 +52,11 @@ class Skeleton:
         doubled = sorted({name for name in self.names if self.names.count(name) > 1})
         if doubled:
             raise ValueError(f"keypoint names must differ, but {', '.join(map(repr, doubled))} stands twice")
-        if self.flip_idx is not None and not _is_involution(self.flip_idx, len(self.names)):
+        indices = list(range(len(self.names)))
+        flips = indices if self.flip_idx is None else list(self.flip_idx)
+        if sorted(flips) != indices or any(flips[flips[k]] != k for k in indices):
             raise ValueError(
-                f"flip_idx must name each of the {len(self.names)} keypoints once and be its own inverse, "
-                f"got {list(self.flip_idx)}"
+                f"flip_idx must name each of the {len(indices)} keypoints once and be its own inverse, got {flips}"
             )
         wrong = [edge for edge in self.edges if not all(0 <= index < len(self.names) for index in edge)]
         if wrong:
@@ -71,17 +72,6 @@ class Skeleton:
         2
         """
         return len(self.names)
-
-
-def _is_involution(flip_idx: Sequence[int], length: int) -> bool:
-    """Whether mirroring twice gives every keypoint back.
-
-    Examples
-    --------
-    >>> _is_involution([0, 2, 1], 3), _is_involution([1, 2, 0], 3), _is_involution([0], 2)
-    (True, False, False)
-    """
-    return sorted(flip_idx) == list(range(length)) and all(flip_idx[flip_idx[k]] == k for k in range(length))
 
 
 def build_skeleton(
@@ -162,7 +152,11 @@ def _find_pairs(names: dict[int, str], strip_digits: bool) -> list[tuple[int, in
     []
     """
     plain = {k: _plain_name(name, strip_digits) for k, name in names.items()}
-    mirrors = {k: {_plain_name(m, strip_digits) for m in _mirrored_names(name)} for k, name in names.items()}
+    mirrors: dict[int, set[str]] = {k: set() for k in names}
+    for k, name in names.items():
+        for start, end in {match.span() for pattern in (_SIDES, _CAPITALS) for match in pattern.finditer(name)}:
+            mirrored = name[:start] + _OTHER_SIDE[name[start:end].lower()] + name[end:]
+            mirrors[k].add(_plain_name(mirrored, strip_digits))
     partners = {k: [j for j in names if j != k and plain[j] in mirrors[k]] for k in names}
     single = [(k, found[0]) for k, found in partners.items() if len(found) == 1]
     return [(k, j) for k, j in single if k < j and partners[j] == [k]]
@@ -185,45 +179,37 @@ _CAPITALS = re.compile(r"(?<![A-Z])[LR](?![a-z])|[LR](?![A-Za-z])")  # eyeL, LEa
 _OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
-def _mirrored_names(name: str) -> list[str]:
-    """Every name that may be the other side's; the list is empty for a name without a side.
-
-    Examples
-    --------
-    >>> _mirrored_names("leftear"), _mirrored_names("eyeL"), _mirrored_names("tail")
-    (['rightear'], ['eyer'], [])
-    """
-    spans = {match.span() for pattern in (_SIDES, _CAPITALS) for match in pattern.finditer(name)}
-    return [name[:start] + _OTHER_SIDE[name[start:end].lower()] + name[end:] for start, end in sorted(spans)]
-
-
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """One animal or tool in one picture.
+    """One object in one picture, with as much as its label says of it.
 
     Parameters
     ----------
     category : str
-        A key of the set's skeletons.
+        Its class: a key of the set's skeletons.
     keypoints : ndarray of float64, shape (K, 3)
         x and y in pixels from the outer corner of the top-left pixel, then 0 missing, 1 occluded, 2 visible;
-        x and y are NaN where a keypoint is missing.
+        x and y are NaN where a keypoint is missing. Without keypoints (K = 0) by default.
     box_xyxy : ndarray of float64, shape (4,), optional
         In pixels.
     polygons : tuple of ndarray, shape (N, 2)
         Outline in pixels; several parts make one instance.
+    mask : dict, optional
+        COCO's run lengths: `size` as [height, width], and `counts` as numbers or text.
     area : float, optional
         In square pixels, as the file states it.
     is_crowd : bool
-        A group that was not told apart.
+        A group that is not told apart: to be ignored.
     group : int, optional
         LabelMe's group_id, COCO's annotation id.
     score, keypoint_scores : float and ndarray of shape (K,), optional
         Of a prediction.
-    track : int, optional
+    track_id : int, optional
         Identity over frames.
+    tags : dict
+        Attributes: LabelMe's flags of a shape, COCO's `attributes`.
     extra : dict
-        What the format knows beyond this.
+        What the format holds beyond this.
 
     Raises
     ------
@@ -234,18 +220,22 @@ class Instance:
     --------
     >>> Instance("mouse", keypoints_array([[3, 4], [0, 0]], [2, 0])).keypoints.tolist()
     [[3.0, 4.0, 2.0], [nan, nan, 0.0]]
+    >>> Instance("car", box_xyxy=np.array([1.0, 2, 5, 8])).keypoints.shape
+    (0, 3)
     """
 
     category: str
-    keypoints: np.ndarray
+    keypoints: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     box_xyxy: np.ndarray | None = None
     polygons: tuple[np.ndarray, ...] = ()
+    mask: dict | None = None
     area: float | None = None
     is_crowd: bool = False
     group: int | None = None
     score: float | None = None
     keypoint_scores: np.ndarray | None = None
-    track: int | None = None
+    track_id: int | None = None
+    tags: dict = field(default_factory=dict)
     extra: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -253,6 +243,8 @@ class Instance:
             raise ValueError(f"keypoints must have shape (K, 3), got {self.keypoints.shape}")
         if self.box_xyxy is not None and self.box_xyxy.shape != (4,):
             raise ValueError(f"box_xyxy must have shape (4,), got {self.box_xyxy.shape}")
+        if any(polygon.ndim != 2 or polygon.shape[1] != 2 for polygon in self.polygons):
+            raise ValueError(f"polygons must have shape (N, 2), got {[polygon.shape for polygon in self.polygons]}")
         if self.keypoint_scores is not None and self.keypoint_scores.shape != self.keypoints.shape[:1]:
             raise ValueError(f"keypoint_scores must have shape (K,), got {self.keypoint_scores.shape}")
 
@@ -282,7 +274,7 @@ def keypoints_array(points: object, visibility: object) -> np.ndarray:
 
 
 def missing_keypoints(num_keypoints: int) -> np.ndarray:
-    """Keypoints of an instance that only has a box.
+    """Keypoints, shape (K, 3), of an instance that only has a box.
 
     Examples
     --------
@@ -310,12 +302,12 @@ def tight_box(points: np.ndarray) -> np.ndarray | None:
     >>> tight_box(keypoints_array([[3, 9], [5, 4], [0, 0]], [2, 1, 0])).tolist()
     [3.0, 4.0, 5.0, 9.0]
     """
-    known = points[np.isfinite(points[:, :2]).all(axis=1), :2]
-    return np.concatenate([known.min(axis=0), known.max(axis=0)]).astype(np.float64) if len(known) else None
+    placed = points[np.isfinite(points[:, :2]).all(axis=1), :2]
+    return np.concatenate([placed.min(axis=0), placed.max(axis=0)]).astype(np.float64) if len(placed) else None
 
 
 def polygon_area(polygons: Sequence[np.ndarray]) -> float:
-    """Summed area of polygons in square pixels, each by the shoelace formula.
+    """Summed area of polygons, each of shape (N, 2), in square pixels by the shoelace formula.
 
     Examples
     --------
@@ -329,9 +321,32 @@ def polygon_area(polygons: Sequence[np.ndarray]) -> float:
     return total
 
 
+def encode_mask(mask: np.ndarray) -> dict:
+    """Write a mask as COCO's run lengths: column by column, first of what it does not cover.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (H, W)
+
+    Returns
+    -------
+    dict
+        `size` as [height, width], and `counts`.
+
+    Examples
+    --------
+    >>> encode_mask(np.array([[True, False, False], [True, False, True]]))
+    {'size': [2, 3], 'counts': [0, 2, 3, 1]}
+    """
+    flat = mask.T.ravel()
+    ends = [*(np.flatnonzero(flat[1:] != flat[:-1]) + 1), flat.size]
+    counts = np.diff([0, *([0] if flat[:1].any() else []), *ends])
+    return {"size": list(mask.shape), "counts": counts.tolist()}
+
+
 @dataclass(frozen=True, eq=False)
-class PosePicture:
-    """One labelled picture.
+class AnnotatedPicture:
+    """One labelled picture: its size, and the objects in it.
 
     Parameters
     ----------
@@ -342,14 +357,16 @@ class PosePicture:
     size : tuple of int, optional
         (height, width) as displayed, after EXIF orientation; None when it could not be read.
     instances : tuple of Instance
-        May be empty: a picture without an animal is a label too.
+        May be empty: a picture without an object is a label too.
     extra : dict
-        What the format knows beyond this; `incomplete: True` where an instance or a point had to be skipped, so that
+        What the format holds beyond this; `incomplete: True` where an instance or a point had to be skipped, so that
         the picture does not show nothing where it shows none.
+    tags : dict
+        Attributes of the whole picture: LabelMe's flags of a file.
 
     Examples
     --------
-    >>> PosePicture("train/a", Path("images/train/a.png"), (480, 640), ()).size
+    >>> AnnotatedPicture("train/a", Path("images/train/a.png"), (480, 640), ()).size
     (480, 640)
     """
 
@@ -358,11 +375,12 @@ class PosePicture:
     size: tuple[int, int] | None
     instances: tuple[Instance, ...]
     extra: dict = field(default_factory=dict)
+    tags: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in the labels that a person should mend; what it stands in was skipped or read as told.
+    """Something in the labels that a person should mend; what it stands in is skipped, or read as `what` says.
 
     Parameters
     ----------
@@ -374,6 +392,8 @@ class Problem:
         What to do.
     picture : str, optional
         Id of the picture it belongs to.
+    lost : bool
+        Whether an object or a point of that picture is skipped, so that the picture's labels are incomplete.
 
     Examples
     --------
@@ -385,31 +405,32 @@ class Problem:
     what: str
     cure: str = ""
     picture: str | None = None
+    lost: bool = False
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f"; {self.cure}" if self.cure else "")
 
 
 @dataclass
-class PoseSet:
-    """The pictures of one split, with the skeletons that they use.
+class AnnotationSet:
+    """The pictures of one split, with the categories of their instances.
 
     Parameters
     ----------
-    pictures : list of PosePicture
+    pictures : list of AnnotatedPicture
         In a fixed order.
     skeletons : dict of str to Skeleton
-        By category, in the order of the category indices.
+        By category, in the order of the category indices; of a category without keypoints it has no names.
     problems : list of Problem
         What was skipped or doubtful while reading.
 
     Examples
     --------
-    >>> PoseSet([], {"mouse": Skeleton(("nose",))}).num_instances
+    >>> AnnotationSet([], {"mouse": Skeleton(("nose",))}).num_instances
     0
     """
 
-    pictures: list[PosePicture]
+    pictures: list[AnnotatedPicture]
     skeletons: dict[str, Skeleton]
     problems: list[Problem] = field(default_factory=list)
 
@@ -420,64 +441,7 @@ class PoseSet:
         Examples
         --------
         >>> animal = Instance("mouse", missing_keypoints(1))
-        >>> PoseSet([PosePicture("a", Path("a.png"), None, (animal,))], {"mouse": Skeleton(("nose",))}).num_instances
-        1
+        >>> AnnotationSet([AnnotatedPicture("a", Path("a.png"), None, (animal, animal))], {}).num_instances
+        2
         """
         return sum(len(picture.instances) for picture in self.pictures)
-
-
-def read_poses(
-    path: str | Path, format: str = "auto", root: str | Path | None = None, keypoint_names: Sequence[str] | None = None
-) -> dict[str, PoseSet]:
-    """Read labelled pictures of any format.
-
-    Parameters
-    ----------
-    path : str or Path
-        A data set file (YAML, JSON, JSONL, csv, list) or a folder.
-    format : str
-        auto, yolo, labelme, coco or deeplabcut; auto looks at the content.
-    root : str or Path, optional
-        Data root: picture ids are relative to it, and no label may point out of it. By default what the file says,
-        else its own folder.
-    keypoint_names : sequence of str, optional
-        Of LabelMe, in place of those that the files name.
-
-    Returns
-    -------
-    dict of str to PoseSet
-        By split name; a source without splits gives one set named "all".
-
-    Raises
-    ------
-    DataError
-        If nothing can be read; the error names what was tried. A single bad row is skipped and becomes a Problem.
-    ValueError
-        If `format` is unknown.
-
-    Examples
-    --------
-    >>> read_poses("/no/such/folder")
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: /no/such/folder: no such file or folder; give a data set file or a folder
-    """
-    from utils.formats import coco, deeplabcut, labelme, recognise, yolo  # they build on this module
-
-    if format not in ("auto", *FORMATS):
-        raise ValueError(f"unknown format {format!r}; known: auto, {', '.join(FORMATS)}")
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; give a data set file or a folder")
-    source, found = recognise.find_source(path, format)
-    if keypoint_names is not None:
-        if found != "labelme":
-            raise DataError(f"{path}: a file of {found} names its keypoints itself; drop keypoints.names_file")
-        return labelme.read_labelme(source, root, keypoint_names)
-    readers = {
-        "yolo": yolo.read_yolo,
-        "labelme": labelme.read_labelme,
-        "coco": coco.read_coco,
-        "deeplabcut": deeplabcut.read_deeplabcut,
-    }
-    return readers[found](source, root)

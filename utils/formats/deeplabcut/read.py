@@ -7,6 +7,7 @@ by its path in one column or in three. An empty cell or NaN is a missing keypoin
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +18,20 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.deeplabcut_writer import unsupported, write_deeplabcut
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import is_picture, list_files, picture_ids, plain_path, resolve_inside
-from utils.formats.pose_sets import mark_incomplete, report_shared_pictures
-from utils.formats.poses import Instance, PosePicture, PoseSet, Problem, Skeleton, build_skeleton, keypoints_array
 from utils.formats.recognise import format_of_file
-
-__all__ = ["read_deeplabcut", "unsupported", "write_deeplabcut"]
+from utils.formats.sets import finish_sets
+from utils.formats.text_files import read_text
+from utils.formats.types import (
+    AnnotatedPicture,
+    AnnotationSet,
+    Instance,
+    Problem,
+    Skeleton,
+    build_skeleton,
+    keypoints_array,
+)
 
 DEFAULT_CATEGORY = "animal"
 _HEADER = ("scorer", "individuals", "bodyparts", "coords")
@@ -32,10 +39,10 @@ _UNIQUE = "single"  # DeepLabCut's individual for body parts that only exist onc
 _COORDS = ("x", "y", "likelihood")
 
 
-def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[str, PoseSet]:
+def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[str, AnnotationSet]:
     r"""Read DeepLabCut's tables of labels.
 
-    A keypoint with coordinates is visible (2). Individuals keep their identity: `track` is the number at the end of
+    A keypoint with coordinates is visible (2). Individuals keep their identity: `track_id` is the number at the end of
     the individual's name less one, or its place. Where a picture's path does not lead to it, its name is looked for
     beside the table and in `images`.
 
@@ -51,7 +58,7 @@ def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[st
 
     Returns
     -------
-    dict of str to PoseSet
+    dict of str to AnnotationSet
         By split. An instance has its individual's name in `extra["individual"]` where there are several.
 
     Raises
@@ -72,17 +79,21 @@ def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[st
     """
     path = Path(path)
     spec, base, files = _find_tables(path, None if root is None else Path(root))
-    problems = specs.find_misspelled(spec, ()) if spec else []
+    problems = specs.find_misspelled(spec) if spec else []
     tables = {split: [_read_table(file, base) for file in part] for split, part in files.items()}
     ids = picture_ids((picture for part in tables.values() for table in part for picture in table.rows), base)
     skeletons = _read_skeletons([table for part in tables.values() for table in part], spec, str(path))
     sets = {split: _build_set(part, skeletons, ids) for split, part in tables.items()}
-    next(iter(sets.values())).problems[:0] = problems
-    return report_shared_pictures(sets)
+    return finish_sets(sets, problems)
 
 
 def _find_tables(path: Path, root: Path | None) -> tuple[specs.Spec | None, Path, dict[str, list[Path]]]:
     """The specification if there is one, the data root, and the tables of each split.
+
+    Raises
+    ------
+    DataError
+        If a folder has no table in it.
 
     Examples
     --------
@@ -90,10 +101,9 @@ def _find_tables(path: Path, root: Path | None) -> tuple[specs.Spec | None, Path
     >>> root.as_posix(), list(files)
     ('set', ['all'])
     """
-    if path.suffix.lower() in (".yaml", ".yml"):
+    if path.suffix.lower() in specs.SUFFIXES:
         spec = specs.read_spec(path, root)
-        named = {split: [spec.root / plain_path(text) for text in texts] for split, texts in spec.splits().items()}
-        return spec, spec.root, named
+        return spec, spec.root, spec.splits()
     tables = [path]
     if path.is_dir():
         tables = [file for file in list_files(path, (".csv",)) if format_of_file(file) == "deeplabcut"]
@@ -172,12 +182,10 @@ def _read_table(path: Path, root: Path) -> _Table:
         ...
     utils.errors.DataError: .../a.csv: not a table of DeepLabCut: no header row bodyparts, coords
     """
+    text = read_text(path)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            lines = [(number, line) for number, line in enumerate(csv.reader(stream), start=1) if any(line)]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+        lines = [(number, line) for number, line in enumerate(csv.reader(io.StringIO(text, "")), start=1) if any(line)]
+    except csv.Error as error:
         raise DataError(f"{path}: not a csv table ({error})") from None
     header = {line[0]: line for _, line in lines[:4] if line[0] in _HEADER}
     table = _Table(path, *_read_header(path, header))
@@ -191,6 +199,11 @@ def _read_table(path: Path, root: Path) -> _Table:
 
 def _read_header(path: Path, header: Mapping[str, Sequence[str]]) -> tuple[dict, int]:
     """What the columns mean, counted from the first value, and how many columns the picture's path takes.
+
+    Raises
+    ------
+    DataError
+        If a row is missing, a column stands twice, or x and y are not both there.
 
     Examples
     --------
@@ -228,6 +241,11 @@ def _read_header(path: Path, header: Mapping[str, Sequence[str]]) -> tuple[dict,
 def _add_row(table: _Table, number: int, line: Sequence[str], root: Path) -> None:
     """Add a row, or the problem that keeps it out.
 
+    Raises
+    ------
+    DataError
+        If the picture's path leads out of the data root.
+
     Examples
     --------
     >>> table = _Table(Path("/d/a.csv"), {(None, "nose"): {"x": 0, "y": 1}}, 1)
@@ -258,7 +276,12 @@ def _add_row(table: _Table, number: int, line: Sequence[str], root: Path) -> Non
 
 
 def _read_values(cells: Sequence[str]) -> np.ndarray:
-    """Numbers of a row; an empty cell is NaN.
+    """Numbers of a row, shape (N,); an empty cell is NaN.
+
+    Raises
+    ------
+    ValueError
+        If a cell is no finite number.
 
     Examples
     --------
@@ -310,6 +333,11 @@ def _find_picture(where: str, name: str, folder: Path, root: Path) -> Path:
 def _read_skeletons(tables: Sequence[_Table], spec: specs.Spec | None, where: str) -> dict[str, Skeleton]:
     """Skeletons by category: as the specification says, else "animal" for the first set of body parts.
 
+    Raises
+    ------
+    DataError
+        If the specification has no category with a table's keypoints.
+
     Examples
     --------
     >>> table = _Table(Path("a.csv"), {("m1", "nose"): {}, ("single", "corner"): {}}, 1)
@@ -334,32 +362,31 @@ def _read_skeletons(tables: Sequence[_Table], spec: specs.Spec | None, where: st
     return found
 
 
-def _build_set(tables: Sequence[_Table], skeletons: Mapping[str, Skeleton], ids: Mapping[Path, str]) -> PoseSet:
+def _build_set(tables: Sequence[_Table], skeletons: Mapping[str, Skeleton], ids: Mapping[Path, str]) -> AnnotationSet:
     """Join the tables of a split.
 
     Examples
     --------
     >>> rows = {Path("a.png"): _Row(4, (4, 6), np.array([3.0, np.nan]))}
     >>> table = _Table(Path("a.csv"), {(None, "nose"): {"x": 0, "y": 1}}, 1, rows)
-    >>> poses = _build_set([table], {"mouse": Skeleton(("nose",))}, {Path("a.png"): "a"})
-    >>> poses.pictures[0].instances, poses.problems[0].what
+    >>> annotations = _build_set([table], {"mouse": Skeleton(("nose",))}, {Path("a.png"): "a"})
+    >>> annotations.pictures[0].instances, annotations.problems[0].what
     ((), "'nose' has only one of x and y; it is taken as missing")
     """
-    poses = PoseSet([], dict(skeletons), [])
+    annotations = AnnotationSet([], dict(skeletons), [])
     seen: dict[Path, Path] = {}
     for table in tables:
-        poses.problems += table.problems
+        annotations.problems += table.problems
         for path, row in table.rows.items():
-            where, id, count = f"{table.path}:{row.number}", ids[path], len(poses.problems)
+            where, id = f"{table.path}:{row.number}", ids[path]
             if path in seen:
                 what = f"{path} has a row in {seen[path]} already; this one is left out"
-                poses.problems.append(Problem(where, what, "keep one row", id))
+                annotations.problems.append(Problem(where, what, "keep one row", id))
                 continue
             seen[path] = table.path
-            instances = tuple(_read_instances(table, row, skeletons, id, poses.problems))
-            picture = PosePicture(id, path, row.size, instances)
-            poses.pictures.append(picture if len(poses.problems) == count else mark_incomplete(picture))
-    return poses
+            instances = tuple(_read_instances(table, row, skeletons, id, annotations.problems))
+            annotations.pictures.append(AnnotatedPicture(id, path, row.size, instances))
+    return annotations
 
 
 def _read_instances(
@@ -372,18 +399,18 @@ def _read_instances(
     >>> row = _Row(4, (4, 6), np.array([3.0, 2.0, 0.5]))
     >>> table = _Table(Path("a.csv"), {("m3", "nose"): {"x": 0, "y": 1, "likelihood": 2}}, 1)
     >>> mouse = next(_read_instances(table, row, {"mouse": Skeleton(("nose",))}, "a", []))
-    >>> mouse.track, mouse.extra, mouse.keypoint_scores.tolist()
+    >>> mouse.track_id, mouse.extra, mouse.keypoint_scores.tolist()
     (2, {'individual': 'm3'}, [0.5])
     """
     tracks = _tracks(table.parts, skeletons)
     for individual, names in table.parts.items():
         places = [table.columns[individual, name] for name in names]
         points = row.values[[[place["x"], place["y"]] for place in places]]
-        known = np.isfinite(points)
-        for k in np.flatnonzero(known.any(axis=1) & ~known.all(axis=1)):
+        finite = np.isfinite(points)
+        for k in np.flatnonzero(finite.any(axis=1) & ~finite.all(axis=1)):
             what = f"{names[k]!r} has only one of x and y; it is taken as missing"
-            problems.append(Problem(f"{table.path}:{row.number}", what, "give both or none", id))
-        seen = known.all(axis=1)
+            problems.append(Problem(f"{table.path}:{row.number}", what, "give both or none", id, lost=True))
+        seen = finite.all(axis=1)
         if not seen.any():
             continue
         scores = np.array([row.values[place["likelihood"]] if "likelihood" in place else np.nan for place in places])
@@ -391,7 +418,7 @@ def _read_instances(
             category=_category_of(individual, names, skeletons),
             keypoints=keypoints_array(points, np.where(seen, 2, 0)),
             keypoint_scores=None if np.isnan(scores).all() else scores,
-            track=tracks[individual],
+            track_id=tracks[individual],
             extra={} if individual is None else {"individual": individual},
         )
 

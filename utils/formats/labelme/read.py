@@ -7,29 +7,26 @@ top-left pixel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.labelme_files import Entry, find_picture, list_entries, read_file
-from utils.formats.labelme_instances import ANY_CATEGORY, FACTS, ShapeReader
-from utils.formats.labelme_writer import unsupported, write_labelme
+from utils.formats.labelme.files import Entry, find_picture, list_entries, read_file
+from utils.formats.labelme.instances import ANY_CATEGORY, ShapeReader
 from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import decode_embedded, picture_ids
-from utils.formats.pose_sets import mark_incomplete, report_shared_pictures
-from utils.formats.poses import PosePicture, PoseSet, Problem, build_skeleton
-
-__all__ = ["read_labelme", "unsupported", "write_labelme"]
+from utils.formats.sets import FACTS, finish_sets, size_problems
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Problem, build_skeleton
 
 DEFAULT_CATEGORY = "animal"
 
 
 def read_labelme(
     path: str | Path, root: str | Path | None = None, keypoint_names: Sequence[str] | None = None
-) -> dict[str, PoseSet]:
+) -> dict[str, AnnotationSet]:
     r"""Read a LabelMe data set.
 
     Shapes without group_id are one animal where that is possible: no keypoint stands twice, and there is one box at
@@ -53,10 +50,10 @@ def read_labelme(
 
     Returns
     -------
-    dict of str to PoseSet
+    dict of str to AnnotationSet
         By split. A picture that exists only inside its JSON file has that file as path and
         `extra["image_data"] == "embedded"`; `pictures.picture_bytes` reads it. `extra["found_by"]` tells how each
-        picture was found, `extra["flags"]` holds the file's flags.
+        picture was found; the file's flags are the picture's tags, a shape's flags that are true its instance's.
 
     Raises
     ------
@@ -75,9 +72,9 @@ def read_labelme(
     ('a', (4, 6), [[3.0, 2.0, 2.0]])
     """
     path = Path(path)
-    spec = specs.read_spec(path, root) if path.suffix.lower() in (".yaml", ".yml") else None
+    spec = specs.read_spec(path, root) if path.suffix.lower() in specs.SUFFIXES else None
     base = spec.root if spec else Path(root) if root is not None else path if path.is_dir() else path.parent
-    problems: list[Problem] = specs.find_misspelled(spec, ()) if spec else []
+    problems: list[Problem] = specs.find_misspelled(spec) if spec else []
     entries = list_entries(path, spec, base, problems)
     files = {split: _read_files(part, base, problems) for split, part in entries.items()}
     if not any(files.values()):
@@ -85,12 +82,11 @@ def read_labelme(
         raise DataError(f"{path}: none of the {sum(map(len, entries.values()))} files is a LabelMe file{first}")
     reader = _build_reader(path, spec, files, keypoint_names)
     ids = picture_ids((file.picture for part in files.values() for file in part if file.picture), base)
-    sets = {split: PoseSet([], {}, []) for split in files}
-    next(iter(sets.values())).problems += problems
+    sets = {split: AnnotationSet([], {}, []) for split in files}
     for split, part in files.items():
         _fill(sets[split], part, ids, reader)
     _name_categories(sets, reader)
-    return report_shared_pictures(sets)
+    return finish_sets(sets, problems)
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,12 @@ def _locate_picture(entry: Entry, keys: dict[str, Any], root: Path, problems: li
 def _build_reader(
     path: Path, spec: specs.Spec | None, files: Mapping[str, Sequence[_File]], keypoint_names: Sequence[str] | None
 ) -> ShapeReader:
-    """What is known of categories and keypoints, from the specification or the files.
+    """The reader for the categories and keypoints of the specification, or else of the files in order of appearance.
+
+    Raises
+    ------
+    DataError
+        If `kpt_shape` contradicts the files, or names stand twice.
 
     Examples
     --------
@@ -176,7 +177,9 @@ def _build_reader(
     if keypoint_names is not None:
         names = {category: list(keypoint_names) for category in categories}
     if names is None:
-        collected = _collect_names(file for part in files.values() for file in part)
+        shapes = [shape for part in files.values() for file in part for shape in file.keys["shapes"]]
+        points = [shape for shape in shapes if isinstance(shape, dict) and shape.get("shape_type") == "point"]
+        collected = list(dict.fromkeys(str(shape["label"]) for shape in points if "label" in shape))
         shape = specs.keypoint_shape(spec) if spec else None
         if shape is not None and shape[0] != len(collected):
             what = f"kpt_shape says {shape[0]} keypoints, the files have {len(collected)}: {', '.join(collected[:12])}"
@@ -187,32 +190,18 @@ def _build_reader(
     return ShapeReader({category: build_skeleton(str(path), labels) for category, labels in names.items()}, True)
 
 
-def _collect_names(files: Iterable[_File]) -> list[str]:
-    """Labels of all points, in the order in which they first appear.
-
-    Examples
-    --------
-    >>> shapes = [{"label": "tail", "shape_type": "point"}, {"label": "mouse", "shape_type": "polygon"}, 3]
-    >>> _collect_names([_File(Path("a.json"), {"shapes": shapes})])
-    ['tail']
-    """
-    shapes = (shape for file in files for shape in file.keys["shapes"] if isinstance(shape, dict))
-    points = (shape for shape in shapes if shape.get("shape_type") == "point" and "label" in shape)
-    return list(dict.fromkeys(str(shape["label"]) for shape in points))
-
-
-def _fill(poses: PoseSet, files: Sequence[_File], ids: Mapping[Path, str], reader: ShapeReader) -> None:
+def _fill(annotations: AnnotationSet, files: Sequence[_File], ids: Mapping[Path, str], reader: ShapeReader) -> None:
     """Add the pictures of a split, and the problems of their shapes.
 
     Examples
     --------
-    >>> from utils.formats.poses import Skeleton
+    >>> from utils.formats.types import Skeleton
     >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
     >>> keys = {"shapes": [], "imageHeight": 4, "imageWidth": 9}
     >>> file = _File(Path("a.json"), keys, Path("a.png"), "sidecar", (4, 6))
-    >>> poses = PoseSet([], {})
-    >>> _fill(poses, [file], {Path("a.png"): "a"}, reader)
-    >>> poses.pictures[0].id, poses.problems[0].what
+    >>> annotations = AnnotationSet([], {})
+    >>> _fill(annotations, [file], {Path("a.png"): "a"}, reader)
+    >>> annotations.pictures[0].id, annotations.problems[0].what
     ('a', 'imageHeight x imageWidth is 4 x 9, the picture is 4 x 6')
     """
     taken: dict[str, Path] = {}
@@ -222,18 +211,16 @@ def _fill(poses: PoseSet, files: Sequence[_File], ids: Mapping[Path, str], reade
         id = ids[file.picture]
         if id in taken:
             what = f"{file.picture} is labelled by {taken[id]} too; this file is left out"
-            poses.problems.append(Problem(str(file.path), what, "keep one of them", id))
+            annotations.problems.append(Problem(str(file.path), what, "keep one of them", id))
             continue
         taken[id] = file.path
+        instances, problems = reader.read(file.keys["shapes"], file.size)
+        flags = file.keys["flags"] if isinstance(file.keys.get("flags"), dict) else {}
+        picture = AnnotatedPicture(id, file.picture, file.size, tuple(instances), _picture_facts(file), flags)
         stated = (file.keys.get("imageHeight"), file.keys.get("imageWidth"))
-        if None not in stated and stated != file.size:
-            sizes = f"{stated[0]} x {stated[1]}, the picture is {file.size[0]} x {file.size[1]}"
-            what, cure = f"imageHeight x imageWidth is {sizes}", "label the picture as it is now"
-            poses.problems.append(Problem(str(file.path), what, cure, id))
-        instances, complaints = reader.read(file.keys["shapes"])
-        poses.problems += [Problem(f"{file.path}: {c.where}", c.what, c.cure, id) for c in complaints]
-        picture = PosePicture(id, file.picture, file.size, tuple(instances), _picture_facts(file))
-        poses.pictures.append(mark_incomplete(picture) if any(c.lost for c in complaints) else picture)
+        annotations.problems += size_problems(str(file.path), "imageHeight x imageWidth", stated, picture)
+        annotations.problems += [replace(p, where=f"{file.path}: {p.where}", picture=id) for p in problems]
+        annotations.pictures.append(picture)
 
 
 def _picture_facts(file: _File) -> dict[str, Any]:
@@ -241,56 +228,43 @@ def _picture_facts(file: _File) -> dict[str, Any]:
 
     Examples
     --------
-    >>> _picture_facts(_File(Path("a.json"), {"flags": {"cat": True}}, Path("a.json"), "embedded", (4, 6)))
-    {'found_by': 'embedded', 'image_data': 'embedded', 'flags': {'cat': True}}
+    >>> _picture_facts(_File(Path("a.json"), {"shapes": []}, Path("a.json"), "embedded", (4, 6)))
+    {'found_by': 'embedded', 'image_data': 'embedded'}
     """
     kept = file.keys.get(FACTS)
     facts = {key: value for key, value in kept.items() if key != "image_data"} if isinstance(kept, dict) else {}
     facts["found_by"] = file.found_by
     if file.found_by == "embedded":
         facts["image_data"] = "embedded"
-    if file.keys.get("flags"):
-        facts["flags"] = file.keys["flags"]
     return facts
 
 
-def _name_categories(sets: Mapping[str, PoseSet], reader: ShapeReader) -> None:
+def _name_categories(sets: Mapping[str, AnnotationSet], reader: ShapeReader) -> None:
     """Give every set its skeletons, and instances without a label the only category that there is, or "animal".
 
     Examples
     --------
-    >>> from utils.formats.poses import Skeleton
+    >>> from utils.formats.types import Skeleton
     >>> reader = ShapeReader({ANY_CATEGORY: Skeleton(())}, any_category=True)
     >>> boxes = [{"label": "cat", "points": [[0, 0], [2, 3]], "shape_type": "rectangle"}]
-    >>> poses = PoseSet([PosePicture("a", Path("a.png"), (4, 6), tuple(reader.read(boxes)[0]))], {})
-    >>> _name_categories({"all": poses}, reader)
-    >>> poses.skeletons
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), tuple(reader.read(boxes, (4, 6))[0]))
+    >>> annotations = AnnotationSet([picture], {})
+    >>> _name_categories({"all": annotations}, reader)
+    >>> annotations.skeletons
     {'cat': Skeleton(names=(), flip_idx=None, edges=())}
     """
     if not reader.any_category:
-        for poses in sets.values():
-            poses.skeletons = dict(reader.skeletons)
+        for annotations in sets.values():
+            annotations.skeletons = dict(reader.skeletons)
         return
-    instances = [i for poses in sets.values() for picture in poses.pictures for i in picture.instances]
+    instances = [i for annotations in sets.values() for picture in annotations.pictures for i in picture.instances]
     labels = list(dict.fromkeys(instance.category for instance in instances if instance.category != ANY_CATEGORY))
     default = labels[0] if len(labels) == 1 else DEFAULT_CATEGORY
     if not labels or any(instance.category == ANY_CATEGORY for instance in instances):
         labels = list(dict.fromkeys([*labels, default]))
-    for poses in sets.values():
-        poses.skeletons = {label: reader.skeletons[ANY_CATEGORY] for label in labels}
-        poses.pictures = [_rename(picture, default) for picture in poses.pictures]
-
-
-def _rename(picture: PosePicture, category: str) -> PosePicture:
-    """Name the category of the instances that have none.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from utils.formats.poses import Instance
-    >>> picture = PosePicture("a", Path("a.png"), (4, 6), (Instance(ANY_CATEGORY, np.zeros((0, 3))),))
-    >>> _rename(picture, "mouse").instances[0].category
-    'mouse'
-    """
-    named = tuple(replace(i, category=category) if i.category == ANY_CATEGORY else i for i in picture.instances)
-    return replace(picture, instances=named)
+    for annotations in sets.values():
+        annotations.skeletons = {label: reader.skeletons[ANY_CATEGORY] for label in labels}
+        annotations.pictures = [
+            replace(picture, instances=tuple(replace(i, category=i.category or default) for i in picture.instances))
+            for picture in annotations.pictures
+        ]

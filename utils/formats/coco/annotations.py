@@ -9,24 +9,19 @@ from typing import Any
 import numpy as np
 
 from utils.errors import DataError
-from utils.formats.poses import Instance, Problem, Skeleton, build_skeleton, keypoints_array, missing_keypoints
+from utils.formats.sets import FACTS
+from utils.formats.types import Instance, Problem, Skeleton, build_skeleton, keypoints_array, missing_keypoints
 
-FACTS = "dinolith"  # our key in an annotation: which fields were derived, and the group it had
 OWN_KEYS = frozenset(
     {
         "id", "image_id", "category_id", "bbox", "keypoints", "num_keypoints", "area", "iscrowd", "segmentation",
-        "track_id", "score", "keypoint_scores", FACTS,
+        "track_id", "score", "keypoint_scores", "attributes", FACTS,
     }
 )  # fmt: skip
+PICTURE_KEYS = frozenset({"id", "file_name", "width", "height", "image_id", "image_data", "found_by"})
 _WHOLE_BODY = (
-    "face_kpts",
-    "lefthand_kpts",
-    "righthand_kpts",
-    "foot_kpts",
-    "face_valid",
-    "lefthand_valid",
-    "foot_valid",
-)
+    "face_kpts", "lefthand_kpts", "righthand_kpts", "foot_kpts", "face_valid", "lefthand_valid", "foot_valid",
+)  # fmt: skip
 
 
 def check_dialect(where: str, content: Any) -> dict[str, Any]:
@@ -97,7 +92,7 @@ def read_categories(where: str, entries: Sequence[Any], problems: list[Problem])
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), int) or "name" not in entry:
             raise DataError(f"{where}: category {index}: expected an id and a name, got {str(entry)[:60]}")
         name, place = str(entry["name"]), f"{where}: category {entry['name']!r}"
-        if entry["id"] in found or name in (known for known, _ in found.values()):
+        if entry["id"] in found or name in (other for other, _ in found.values()):
             raise DataError(f"{place}: its id {entry['id']} or its name stands twice; give each category its own")
         labels = entry.get("keypoints") or []
         if not isinstance(labels, list) or not all(isinstance(label, str | int) for label in labels):
@@ -134,6 +129,11 @@ def _read_edges(where: str, value: Any, count: int, problems: list[Problem]) -> 
 
 def _read_flips(where: str, entry: Mapping[str, Any], count: int) -> list[int] | None:
     """Mirror partners that a category states, or None.
+
+    Raises
+    ------
+    DataError
+        If they are no list of indices, or no pairs of them.
 
     Examples
     --------
@@ -177,7 +177,7 @@ def read_annotation(keys: Mapping[str, Any], category: str, skeleton: Skeleton) 
     Returns
     -------
     Instance
-        Fields that are not COCO's own are in `extra`, and so is a segmentation by run lengths.
+        Fields that are not COCO's own are in `extra`.
     list of str
         Parts that could not be used.
 
@@ -197,27 +197,35 @@ def read_annotation(keys: Mapping[str, Any], category: str, skeleton: Skeleton) 
     stated = keys.get(FACTS)
     facts: dict[str, Any] = stated if isinstance(stated, dict) else {}
     derived = facts["derived"] if isinstance(facts.get("derived"), list) else []
+    tags = keys.get("attributes")
     extra = {key: value for key, value in keys.items() if key not in OWN_KEYS}
-    if isinstance(keys.get("segmentation"), dict):
-        extra["segmentation"] = keys["segmentation"]
+    if not isinstance(tags, dict) and tags is not None:
+        extra["attributes"] = tags
     instance = Instance(
         category=category,
         keypoints=_read_keypoints(keys.get("keypoints"), skeleton),
         box_xyxy=None if "bbox" in derived else _read_box(keys.get("bbox"), parts),
         polygons=tuple(_read_polygons(keys.get("segmentation"), parts)),
+        mask=keys["segmentation"] if isinstance(keys.get("segmentation"), dict) else None,
         area=None if "area" in derived else _read_number(keys, "area", parts),
         is_crowd=bool(keys.get("iscrowd", 0)),
         group=facts["group"] if "group" in facts else _read_whole(keys.get("id")),
         score=_read_number(keys, "score", parts),
         keypoint_scores=_read_scores(keys.get("keypoint_scores"), skeleton, parts),
-        track=_read_whole(keys.get("track_id")),
+        track_id=_read_whole(keys.get("track_id")),
+        tags=tags if isinstance(tags, dict) else {},
         extra=extra,
     )
     return instance, parts
 
 
 def _read_keypoints(value: Any, skeleton: Skeleton) -> np.ndarray:
-    """Keypoints of an annotation.
+    """Keypoints of an annotation, shape (K, 3).
+
+    Raises
+    ------
+    ValueError
+        If they are not three finite numbers for each keypoint, or a visibility is not 0, 1 or 2.
 
     Examples
     --------
@@ -243,7 +251,12 @@ def _read_keypoints(value: Any, skeleton: Skeleton) -> np.ndarray:
 
 
 def _numbers(value: Any, name: str) -> np.ndarray:
-    """A flat list of numbers.
+    """A flat list of numbers as an array of shape (N,).
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
 
     Examples
     --------
@@ -259,7 +272,7 @@ def _numbers(value: Any, name: str) -> np.ndarray:
 
 
 def as_floats(values: Sequence[float | None]) -> np.ndarray:
-    """Numbers of JSON as an array; None becomes NaN, a whole number that no float can hold infinity.
+    """Numbers of JSON as an array of shape (N,); None becomes NaN, a whole number that no float can hold infinity.
 
     Examples
     --------
@@ -287,41 +300,37 @@ def as_float(value: float) -> float:
 
 
 def _read_box(value: Any, parts: list[str]) -> np.ndarray | None:
-    """Box as corners; None where there is none or it is flat.
+    """Box as corners, (4,) as x1, y1, x2, y2; None where there is none or it is flat.
+
+    Raises
+    ------
+    ValueError
+        If it is not 4 finite numbers.
 
     Examples
     --------
+    >>> _read_box([1, 2, float("nan"), 6], [])
+    Traceback (most recent call last):
+        ...
+    ValueError: expected bbox as 4 finite numbers (x, y, width, height), got [1, 2, nan, 6]
     >>> parts = []
     >>> _read_box([1, 2, 0, 6], parts), parts
     (None, ['bbox has no width or no height (0 x 6); it is left out'])
     """
     if value is None:
         return None
-    x, y, width, height = _read_four(value)
+    values = _numbers(value, "bbox")
+    if values.shape != (4,) or not np.isfinite(values).all():
+        raise ValueError(f"expected bbox as 4 finite numbers (x, y, width, height), got {str(value)[:60]}")
+    x, y, width, height = values
     if min(width, height) <= 0:
         parts.append(f"bbox has no width or no height ({width:g} x {height:g}); it is left out")
         return None
     return np.array([x, y, x + width, y + height], np.float64)
 
 
-def _read_four(value: Any) -> np.ndarray:
-    """The four finite numbers of a bbox.
-
-    Examples
-    --------
-    >>> _read_four([1, 2, float("nan"), 6])
-    Traceback (most recent call last):
-        ...
-    ValueError: expected bbox as 4 finite numbers (x, y, width, height), got [1, 2, nan, 6]
-    """
-    values = _numbers(value, "bbox")
-    if values.shape != (4,) or not np.isfinite(values).all():
-        raise ValueError(f"expected bbox as 4 finite numbers (x, y, width, height), got {str(value)[:60]}")
-    return values
-
-
 def _read_polygons(value: Any, parts: list[str]) -> Iterable[np.ndarray]:
-    """Polygons of a segmentation that is a list of them.
+    """Polygons, each of shape (N, 2), of a segmentation that is a list of them.
 
     Examples
     --------
@@ -368,7 +377,7 @@ def _read_whole(value: Any) -> int | None:
 
 
 def _read_scores(value: Any, skeleton: Skeleton, parts: list[str]) -> np.ndarray | None:
-    """Scores of keypoints, one for each.
+    """Scores of keypoints, one for each: shape (K,).
 
     Examples
     --------

@@ -10,11 +10,13 @@ import pytest
 
 from utils.errors import DataError
 from utils.formats.compare import find_differences
-from utils.formats.labelme import read_labelme
-from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, keypoints_array, missing_keypoints, read_poses
-from utils.formats.yolo import label_path, read_yolo, unsupported, write_yolo
+from utils.formats.labelme.read import read_labelme
+from utils.formats.read import read_annotations, read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array, missing_keypoints
+from utils.formats.yolo.read import label_path, read_yolo
+from utils.formats.yolo.write import unsupported, write_yolo
 
-REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 GOOD = "0 .5 .5 .5 .5 .25 .5 2 .5 .75 1\n"
 
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data sets in {REAL}")
@@ -223,7 +225,7 @@ def test_what_is_lost_is_listed(seed, maker, tmp_path):
     assert not [str(problem) for part in read.values() for problem in part.problems]
     words = {
         "box_xyxy": "no box", "polygons": "polygons", "is_crowd": "is_crowd", "area": "area", "group": "group",
-        "score": "scores", "keypoint_scores": "scores", "track": "track", "extra": "extra facts",
+        "score": "scores", "keypoint_scores": "scores", "track_id": "track_id", "extra": "extra facts", "tags": "tags",
     }  # fmt: skip
     for split, part in poses.items():
         listed = " ".join(unsupported(part))
@@ -238,8 +240,8 @@ def test_boxes_and_points_beyond_the_picture_are_cut_and_listed(tmp_path, draw_p
     flat = Instance("mouse", points, np.array([5.0, 5, 5, 9]))
     single = Instance("mouse", keypoints_array([[0, 0], [59.9, 39.9]], [0, 2]))
     nothing = Instance("mouse", missing_keypoints(2))
-    poses = PoseSet(
-        [PosePicture("a", path, (40, 60), (beyond, flat, single, nothing))], {"mouse": Skeleton(("a", "b"))}
+    poses = AnnotationSet(
+        [AnnotatedPicture("a", path, (40, 60), (beyond, flat, single, nothing))], {"mouse": Skeleton(("a", "b"))}
     )
     assert unsupported(poses) == [
         "no box (the tight box of the keypoints is written): 1",
@@ -247,7 +249,7 @@ def test_boxes_and_points_beyond_the_picture_are_cut_and_listed(tmp_path, draw_p
         "keypoints beyond the picture (written as missing): 2",
         "neither box nor keypoint (left out): 1 of 4 instances",
     ]
-    write_yolo(poses, tmp_path / "new")
+    write_yolo({"all": poses}, tmp_path / "new")
     read = read_yolo(tmp_path / "new" / "data.yaml")["all"]
     assert not read.problems
     assert read.pictures[0].instances[0].box_xyxy.tolist() == pytest.approx([0, 0, 60, 30])
@@ -256,18 +258,18 @@ def test_boxes_and_points_beyond_the_picture_are_cut_and_listed(tmp_path, draw_p
 
 def test_sides_that_differ_between_categories_are_listed():
     skeletons = {"a": Skeleton(("x", "y"), (1, 0)), "b": Skeleton(("x", "y"))}
-    assert unsupported(PoseSet([], skeletons)) == [
+    assert unsupported(AnnotationSet([], skeletons)) == [
         "flip_idx that differs between categories (inferred from the names when read)"
     ]
 
 
 def test_categories_with_different_numbers_of_keypoints_are_refused(tmp_path):
-    poses = PoseSet([], {"a": Skeleton(("x",)), "b": Skeleton(("x", "y"))})
+    poses = AnnotationSet([], {"a": Skeleton(("x",)), "b": Skeleton(("x", "y"))})
     assert unsupported(poses) == ["2 different numbers of keypoints"]
     with pytest.raises(DataError, match="a has 1, b has 2"):
-        write_yolo(poses, tmp_path)
+        write_yolo({"all": poses}, tmp_path)
     with pytest.raises(DataError, match="needs keypoints"):
-        write_yolo(PoseSet([], {"a": Skeleton(())}), tmp_path)
+        write_yolo({"all": AnnotationSet([], {"a": Skeleton(())})}, tmp_path)
 
 
 @needs_real_data
@@ -299,3 +301,43 @@ def test_a_list_from_another_computer_is_refused(tmp_path):
         DataError, match=r"no picture in train-clip.txt; first: .*train-clip.txt:1: no such picture: data"
     ):
         read_yolo(spec)
+
+
+def test_a_set_without_keypoints_has_boxes_and_outlines(data, tmp_path):
+    rows = "1 .5 .5 .5 .25\n0 0 0 .5 0 .5 .25\n"
+    with pytest.raises(DataError, match="no kpt_shape, so the number of keypoints is unknown"):
+        data(rows, "names: [car, dog]")
+    for path in (tmp_path, tmp_path / "data.yaml"):
+        part = read_annotations(path)["train"]
+        dog, car = part.pictures[0].instances
+        assert (dog.category, dog.box_xyxy.tolist(), dog.polygons) == ("dog", [15, 15, 45, 25], ())
+        assert (car.category, car.box_xyxy) == ("car", None)
+        assert car.polygons[0].tolist() == [[0, 0], [30, 0], [30, 10]]
+        assert dog.keypoints.shape == car.keypoints.shape == (0, 3)
+        assert part.skeletons == {"car": Skeleton(()), "dog": Skeleton(())}
+        assert not part.problems
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("0 .5 .5 .5 .5 .25", r"expected 5 values \(class, box of 4, or an outline\), got 6"),
+        ("0 .5 .5 .5", r"expected 5 values .*got 4"),
+        ("0 .5 .5 .5 .5 .25 1.2", "expected an outline as shares of the picture, 0 to 1, got 1.2"),
+        ("2 .5 .5 .5 .5", "class 2 is unknown; there are classes 0 to 1"),
+    ],
+)
+def test_a_bad_row_of_a_set_without_keypoints_is_one_problem(data, tmp_path, row, reason):
+    with pytest.raises(DataError):
+        data(f"0 .5 .5 .5 .5\n{row}\n", "names: [car, dog]")
+    part = read_annotations(tmp_path)["train"]
+    assert [i.category for i in part.pictures[0].instances] == ["car"]
+    assert len(part.problems) == 1
+    assert re.search(reason, part.problems[0].what)
+
+
+def test_a_box_in_a_set_of_poses_is_written_with_missing_keypoints(tmp_path, draw_picture):
+    mouse = Instance("mouse", box_xyxy=np.array([15.0, 10, 45, 30]))
+    picture = AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (mouse,))
+    write_yolo({"all": AnnotationSet([picture], {"mouse": Skeleton(("nose", "tail"))})}, tmp_path / "new")
+    assert (tmp_path / "new/labels/all/a.txt").read_text() == "0 0.5 0.5 0.5 0.5 0 0 0 0 0 0\n"

@@ -10,21 +10,25 @@ import numpy as np
 
 from utils.files import write_bytes
 from utils.formats import specs
-from utils.formats.coco_annotations import FACTS, OWN_KEYS
+from utils.formats.coco.annotations import OWN_KEYS, PICTURE_KEYS
 from utils.formats.picture_sizes import picture_size
-from utils.formats.pictures import new_names, place_picture
-from utils.formats.pose_sets import as_sets, check_target, count_lost, count_lost_facts, shared_skeletons, to_json
-from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, polygon_area, tight_box
+from utils.formats.pictures import new_names
+from utils.formats.sets import FACTS, HAS_FIELD, list_lost, place_pictures, shared_skeletons, to_json
+from utils.formats.types import (
+    AnnotatedPicture,
+    AnnotationSet,
+    Instance,
+    Skeleton,
+    polygon_area,
+    tight_box,
+)
 
 LAYOUTS = ("annotations", "folders")
 MODES = ("keypoints", "segmentation")
-_OWN_PICTURE_KEYS = frozenset(
-    {"id", "file_name", "width", "height", "image_id", "image_data", "found_by", "incomplete"}
-)
 
 
 def write_coco(
-    poses: PoseSet | Mapping[str, PoseSet], folder: str | Path, layout: str = "annotations", mode: str = "keypoints"
+    sets: Mapping[str, AnnotationSet], folder: str | Path, layout: str = "annotations", mode: str = "keypoints"
 ) -> list[Path]:
     """Write a COCO data set.
 
@@ -34,8 +38,8 @@ def write_coco(
 
     Parameters
     ----------
-    poses : PoseSet or dict of str to PoseSet
-        By split; one set is the split "all".
+    sets : dict of str to AnnotationSet
+        By split.
     folder : str or Path
         Where to write.
     layout : str
@@ -58,76 +62,63 @@ def write_coco(
     Examples
     --------
     >>> import json, tempfile
-    >>> from utils.formats.poses import keypoints_array
+    >>> from utils.formats.types import keypoints_array
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "a.png").write_bytes(b"pixels")
     >>> mouse = Instance("mouse", keypoints_array([[1, 2]], [1]), np.array([0.0, 1, 4, 6]))
-    >>> poses = PoseSet([PosePicture("a", folder / "a.png", (4, 6), (mouse,))], {"mouse": Skeleton(("nose",))})
-    >>> written = write_coco({"val": poses}, folder / "new", layout="folders")
+    >>> picture = AnnotatedPicture("a", folder / "a.png", (4, 6), (mouse,))
+    >>> sets = {"val": AnnotationSet([picture], {"mouse": Skeleton(("nose",))})}
+    >>> written = write_coco(sets, folder / "new", layout="folders")
     >>> [path.relative_to(folder).as_posix() for path in written]
     ['new/data.yaml', 'new/valid/annotations.json', 'new/annotations_valid.json']
     >>> annotation = json.loads(written[1].read_text())["annotations"][0]
     >>> annotation["bbox"], annotation["keypoints"], annotation["area"], annotation["dinolith"]
     ([0.0, 1.0, 4.0, 5.0], [1.0, 2.0, 1], 20.0, {'derived': ['area'], 'group': None})
     """
-    for name, value, known in (("layout", layout, LAYOUTS), ("mode", mode, MODES)):
-        if value not in known:
-            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
-    folder, sets = Path(folder), as_sets(poses)
-    skeletons = shared_skeletons(sets)
-    check_target(folder, sets)
-    keys: dict[str, Any] = {"format": "coco", "path": "."}
+    for name, value, choices in (("layout", layout, LAYOUTS), ("mode", mode, MODES)):
+        if value not in choices:
+            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(choices)}")
+    folder, skeletons = Path(folder), shared_skeletons(sets)
+    keys: dict[str, Any] = {"format": "coco", "path": "."} | ({"image_root": "images"} if layout != "folders" else {})
     written = []
-    if layout == "annotations":
-        keys["image_root"] = "images"
-        (folder / "images").mkdir(parents=True, exist_ok=True)
+    names = {split: "valid" if split == "val" and layout == "folders" else split for split in sets}
+    tops = {s: f"{name}/JPEGImages" if layout == "folders" else f"images/{name}" for s, name in names.items()}
+    files = {split: new_names(part.pictures) for split, part in sets.items()}
+    place_pictures(folder, sets, {split: [folder / tops[split] / file for file in files[split]] for split in sets})
     for split, part in sets.items():
-        name = "valid" if split == "val" and layout == "folders" else split
-        image_folder = f"{name}/JPEGImages" if layout == "folders" else f"images/{name}"
-        files = _place_pictures(part, folder / image_folder)
+        name = names[split]
         targets = {f"annotations/{name}.json": f"{name}/"}
         if layout == "folders":
-            targets = {f"{name}/annotations.json": "JPEGImages/", f"annotations_{name}.json": f"{image_folder}/"}
+            targets = {f"{name}/annotations.json": "JPEGImages/", f"annotations_{name}.json": f"{tops[split]}/"}
         for target, prefix in targets.items():
-            content = _content(part, skeletons, [prefix + file for file in files], mode)
+            content = _content(part, skeletons, [prefix + file for file in files[split]], mode)
             write_bytes(folder / target, to_json(content))
             written.append(folder / target)
         keys[split] = next(iter(targets))
-    if mode == "segmentation":
-        return [specs.write_spec(folder / "data.yaml", {**keys, "names": dict(enumerate(skeletons))}), *written]
-    return [specs.write_spec(folder / "data.yaml", {**keys, **specs.spec_keys(skeletons)}), *written]
+    keys |= {"names": dict(enumerate(skeletons))} if mode == "segmentation" else specs.spec_keys(skeletons)
+    return [specs.write_spec(folder / "data.yaml", keys), *written]
 
 
-def _place_pictures(poses: PoseSet, folder: Path) -> list[str]:
-    """Put the pictures of a split into a folder; give their names in it.
-
-    Examples
-    --------
-    >>> _place_pictures(PoseSet([], {}), Path("/no/such"))
-    []
-    """
-    names = new_names(poses.pictures)
-    for picture, name in zip(poses.pictures, names, strict=True):
-        place_picture(picture, folder / name)
-    return names
-
-
-def _content(poses: PoseSet, skeletons: Mapping[str, Skeleton], files: list[str], mode: str) -> dict[str, Any]:
+def _content(
+    annotations: AnnotationSet, skeletons: Mapping[str, Skeleton], files: list[str], mode: str
+) -> dict[str, Any]:
     """What a COCO file holds.
 
     Examples
     --------
-    >>> content = _content(PoseSet([], {}), {"mouse": Skeleton(("eyeL", "eyeR"), (1, 0), ((0, 1),))}, [], "keypoints")
-    >>> content["categories"]
+    >>> skeleton = Skeleton(("eyeL", "eyeR"), (1, 0), ((0, 1),))
+    >>> _content(AnnotationSet([], {}), {"mouse": skeleton}, [], "keypoints")["categories"]
     [{'id': 1, 'name': 'mouse', 'keypoints': ['eyeL', 'eyeR'], 'skeleton': [[1, 2]], 'flip_idx': [1, 0]}]
     """
     category_ids = {name: index for index, name in enumerate(skeletons, start=1)}
-    image_ids = _choose_ids([picture.extra.get("image_id") for picture in poses.pictures])
-    instances = [(id, i) for id, picture in zip(image_ids, poses.pictures, strict=True) for i in picture.instances]
+    image_ids = _choose_ids([picture.extra.get("image_id") for picture in annotations.pictures])
+    instances = [
+        (id, i) for id, picture in zip(image_ids, annotations.pictures, strict=True) for i in picture.instances
+    ]
     annotation_ids = _choose_ids([instance.group for _, instance in instances])
     annotation = _annotation if mode == "keypoints" else _outline_annotation
     return {
-        "images": [_image(p, id, file) for p, id, file in zip(poses.pictures, image_ids, files, strict=True)],
+        "images": [_image(p, id, file) for p, id, file in zip(annotations.pictures, image_ids, files, strict=True)],
         "annotations": [
             {"id": id, "image_id": image, "category_id": category_ids[i.category], **annotation(i, id)}
             for id, (image, i) in zip(annotation_ids, instances, strict=True)
@@ -148,16 +139,17 @@ def _choose_ids(stated: list[Any]) -> list[Any]:
     return list(stated) if good else list(range(1, len(stated) + 1))  # some tools take 0 for "no match"
 
 
-def _image(picture: PosePicture, id: int, file: str) -> dict[str, Any]:
+def _image(picture: AnnotatedPicture, id: int, file: str) -> dict[str, Any]:
     """An entry of `images`.
 
     Examples
     --------
-    >>> _image(PosePicture("a", Path("a.png"), (4, 6), (), {"license": 4, "found_by": "sidecar"}), 1, "a.png")
+    >>> _image(AnnotatedPicture("a", Path("a.png"), (4, 6), (), {"license": 4, "found_by": "sidecar"}), 1, "a.png")
     {'id': 1, 'file_name': 'a.png', 'width': 6, 'height': 4, 'license': 4}
     """
     height, width = picture.size or picture_size(picture.path)
-    facts = {key: value for key, value in picture.extra.items() if key not in _OWN_PICTURE_KEYS}
+    facts = {key: value for key, value in picture.extra.items() if key not in PICTURE_KEYS | {"incomplete"}}
+    facts |= {"flags": picture.tags} if picture.tags else {}
     return {"id": id, "file_name": file, "width": width, "height": height, **facts}
 
 
@@ -182,14 +174,15 @@ def _annotation(instance: Instance, id: int) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from utils.formats.poses import keypoints_array
+    >>> from utils.formats.types import keypoints_array
     >>> _annotation(Instance("mouse", keypoints_array([[1, 2], [0, 0]], [2, 0]), group=3), 3)["keypoints"]
     [1.0, 2.0, 2, 0, 0, 0]
     """
     fields = _shared_fields(instance)
-    seen = instance.keypoints[:, 2] > 0
-    rows = [[x, y, int(v)] if v > 0 else [0, 0, 0] for x, y, v in instance.keypoints.tolist()]
-    fields |= {"keypoints": [value for row in rows for value in row], "num_keypoints": int(seen.sum())}
+    if len(instance.keypoints):
+        rows = [[x, y, int(v)] if v > 0 else [0, 0, 0] for x, y, v in instance.keypoints.tolist()]
+        seen = int((instance.keypoints[:, 2] > 0).sum())
+        fields |= {"keypoints": [value for row in rows for value in row], "num_keypoints": seen}
     if instance.keypoint_scores is not None:
         scores = instance.keypoint_scores.tolist()
         fields["keypoint_scores"] = [score if np.isfinite(score) else None for score in scores]
@@ -204,7 +197,7 @@ def _outline_annotation(instance: Instance, id: int) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from utils.formats.poses import missing_keypoints
+    >>> from utils.formats.types import missing_keypoints
     >>> _outline_annotation(Instance("mouse", missing_keypoints(1), np.array([0.0, 1, 4, 6])), 1)["segmentation"]
     [[0.0, 1.0, 4.0, 1.0, 4.0, 6.0, 0.0, 6.0]]
     """
@@ -221,7 +214,7 @@ def _shared_fields(instance: Instance) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from utils.formats.poses import keypoints_array
+    >>> from utils.formats.types import keypoints_array
     >>> fields = _shared_fields(Instance("mouse", keypoints_array([[1, 2], [4, 3]], [2, 2])))
     >>> fields["bbox"], fields["area"], fields["derived"]
     ([1.0, 2.0, 3.0, 1.0], 3.0, ['bbox', 'area'])
@@ -237,26 +230,25 @@ def _shared_fields(instance: Instance) -> dict[str, Any]:
     if area is None:
         derived.append("area")
         area = polygon_area(instance.polygons) if instance.polygons else (x2 - x1) * (y2 - y1)
-    run_lengths = instance.extra.get("segmentation")
     polygons = [polygon.ravel().tolist() for polygon in instance.polygons]
-    stated = {"track_id": instance.track, "score": instance.score}
+    stated = {"track_id": instance.track_id, "score": instance.score, "attributes": instance.tags or None}
     return {
         **{key: value for key, value in instance.extra.items() if key not in OWN_KEYS},
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": area,
         "iscrowd": int(instance.is_crowd),
-        "segmentation": polygons or run_lengths or [],
+        "segmentation": polygons or instance.mask or [],
         **{key: value for key, value in stated.items() if value is not None},
         "derived": derived,
     }
 
 
-def unsupported(poses: PoseSet, mode: str = "keypoints") -> list[str]:
+def unsupported(annotations: AnnotationSet, mode: str = "keypoints") -> list[str]:
     """List what COCO cannot hold of a set.
 
     Parameters
     ----------
-    poses : PoseSet
+    annotations : AnnotationSet
         What is to be written.
     mode : str
         As for `write_coco`.
@@ -268,19 +260,17 @@ def unsupported(poses: PoseSet, mode: str = "keypoints") -> list[str]:
 
     Examples
     --------
-    >>> from utils.formats.poses import keypoints_array
+    >>> from utils.formats.types import keypoints_array
     >>> mouse = Instance("mouse", keypoints_array([[1, 2]], [2]), extra={"score": "high"})
-    >>> poses = PoseSet([PosePicture("a", Path("a.png"), (4, 6), (mouse,))], {})
-    >>> unsupported(poses), unsupported(poses, "segmentation")
+    >>> annotations = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), (mouse,))], {})
+    >>> unsupported(annotations), unsupported(annotations, "segmentation")
     (['extra facts that have the name of a field of COCO: 1 of 1 instances'], \
 ['extra facts that have the name of a field of COCO: 1 of 1 instances', 'keypoints: 1 of 1 instances'])
     """
     tests: dict[str, Callable[[Instance], bool]] = {
-        "extra facts that have the name of a field of COCO": lambda i: bool(
-            (i.extra.keys() & OWN_KEYS) - (set() if i.polygons else {"segmentation"})
-        )
+        "extra facts that have the name of a field of COCO": lambda i: bool(i.extra.keys() & OWN_KEYS),
+        "masks beside polygons": lambda i: bool(i.mask and i.polygons),
     }
-    if mode == "segmentation":
-        tests["keypoints"] = lambda i: bool((i.keypoints[:, 2] > 0).any())
-    facts = {key for picture in poses.pictures for key in picture.extra} - {"id", "file_name", "width", "height"}
-    return [*count_lost(poses, tests), *count_lost_facts(poses, kept=facts)]
+    kept = HAS_FIELD.keys() - ({"keypoints"} if mode == "segmentation" else set())
+    facts = {key for picture in annotations.pictures for key in picture.extra} - {"id", "file_name", "width", "height"}
+    return list_lost(annotations, kept, tests, facts | {"tags"})

@@ -1,0 +1,1 @@
+"""COCO: a JSON file of images, annotations and categories for each split."""

@@ -1,0 +1,1 @@
+"""DeepLabCut: csv tables of keypoints."""

@@ -1,0 +1,99 @@
+"""Reading labelled pictures of any format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import DataError
+from utils.formats import recognise
+from utils.formats.coco.read import read_coco
+from utils.formats.deeplabcut.read import read_deeplabcut
+from utils.formats.labelme.read import read_labelme
+from utils.formats.types import FORMATS, AnnotationSet
+from utils.formats.yolo.read import read_yolo
+
+
+def read_annotations(
+    path: str | Path,
+    format: str = "auto",
+    root: str | Path | None = None,
+    keypoint_names: Sequence[str] | None = None,
+    need_keypoints: bool = False,
+) -> dict[str, AnnotationSet]:
+    """Read labelled pictures of any format.
+
+    Parameters
+    ----------
+    path : str or Path
+        A data set file (YAML, JSON, JSONL, csv, list) or a folder.
+    format : str
+        auto, yolo, labelme, coco or deeplabcut; auto looks at the content.
+    root : str or Path, optional
+        Data root: picture ids are relative to it, and no label may point out of it. By default what the file says,
+        else its own folder.
+    keypoint_names : sequence of str, optional
+        Of LabelMe, in place of those that the files name.
+    need_keypoints : bool
+        Whether files whose format could hold keypoints, but of which no category has any, are refused.
+
+    Returns
+    -------
+    dict of str to AnnotationSet
+        By split name; a source without splits gives one set named "all".
+
+    Raises
+    ------
+    DataError
+        If nothing can be read; the error names what was tried. A single bad row is skipped and becomes a Problem.
+    ValueError
+        If `format` is unknown.
+
+    Examples
+    --------
+    >>> import json, tempfile, cv2, numpy as np
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = cv2.imwrite(str(folder / "a.png"), np.zeros((4, 6), np.uint8))
+    >>> car = {"label": "car", "points": [[1, 2], [5, 4]], "shape_type": "rectangle"}
+    >>> _ = (folder / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": [car]}))
+    >>> picture = read_annotations(folder)["all"].pictures[0]
+    >>> picture.instances[0].category, picture.instances[0].box_xyxy.tolist()
+    ('car', [1.0, 2.0, 5.0, 4.0])
+    """
+    if format not in ("auto", *FORMATS):
+        raise ValueError(f"unknown format {format!r}; known: auto, {', '.join(FORMATS)}")
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; give a data set file or a folder")
+    source, found = recognise.find_source(path, format)
+    if keypoint_names is not None and found != "labelme":
+        raise DataError(f"{path}: a file of {found} names its keypoints itself; drop keypoints.names_file")
+    if found == "labelme":
+        return read_labelme(source, root, keypoint_names)
+    if found == "deeplabcut":
+        return read_deeplabcut(source, root)
+    return (read_yolo if found == "yolo" else read_coco)(source, root, need_keypoints)
+
+
+def read_poses(
+    path: str | Path, format: str = "auto", root: str | Path | None = None, keypoint_names: Sequence[str] | None = None
+) -> dict[str, AnnotationSet]:
+    """Read labelled pictures whose instances have keypoints: see `read_annotations`.
+
+    An instance has as many keypoints as its category, all missing where its label is a box or an outline only.
+
+    Raises
+    ------
+    DataError
+        If nothing can be read, or a file that must hold keypoints has none.
+    ValueError
+        If `format` is unknown.
+
+    Examples
+    --------
+    >>> read_poses("/no/such/folder")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: /no/such/folder: no such file or folder; give a data set file or a folder
+    """
+    return read_annotations(path, format, root, keypoint_names, need_keypoints=True)

@@ -1,0 +1,232 @@
+"""Sets of labelled pictures, by split: what all readers and all writers of them do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import DataError
+from utils.formats.pictures import place_picture
+from utils.formats.types import SPLITS, AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
+
+FACTS = "dinolith"  # our key in files of other formats, for what they have no place for
+
+
+def shared_skeletons(sets: Mapping[str, AnnotationSet]) -> dict[str, Skeleton]:
+    """Skeletons of all splits together.
+
+    Raises
+    ------
+    ValueError
+        If a split has an unknown name, or two splits mean different keypoints by one category.
+
+    Examples
+    --------
+    >>> mouse, rat = {"mouse": Skeleton(("nose",))}, {"rat": Skeleton(("tail",))}
+    >>> list(shared_skeletons({"train": AnnotationSet([], mouse), "val": AnnotationSet([], rat)}))
+    ['mouse', 'rat']
+    >>> shared_skeletons({"trian": AnnotationSet([], {})})
+    Traceback (most recent call last):
+        ...
+    ValueError: unknown split 'trian'; known: train, val, test, all
+    """
+    found: dict[str, Skeleton] = {}
+    for name, part in sets.items():
+        if name not in SPLITS:
+            raise ValueError(f"unknown split {name!r}; known: {', '.join(SPLITS)}")
+        for category, skeleton in part.skeletons.items():
+            if found.setdefault(category, skeleton) != skeleton:
+                raise ValueError(f"split {name!r}: the skeleton of {category!r} differs from the other splits'")
+    return found
+
+
+def place_pictures(
+    folder: Path,
+    sets: Mapping[str, AnnotationSet],
+    images: Mapping[str, Sequence[Path]],
+    labels: Iterable[Path] = (),
+    tops: Iterable[Path] = (),
+) -> None:
+    """Put the pictures of all splits into a new data set, unless it would mix with the source or with old labels.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the data set is to be written.
+    sets : dict of str to AnnotationSet
+        What is to be written, by split.
+    images : dict of str to sequence of Path
+        New name of each picture, by split.
+    labels : iterable of Path
+        The other files that will be written.
+    tops : iterable of Path
+        Folders that are to hold nothing but `images` and `labels`, also not in folders inside.
+
+    Raises
+    ------
+    DataError
+        If a picture of the source lies in the folder, or a file is there that is not of this data set.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.png").write_bytes(b"pixels")
+    >>> sets = {"all": AnnotationSet([AnnotatedPicture("a", folder / "a.png", (4, 6), ())], {})}
+    >>> place_pictures(folder / "new", sets, {"all": [folder / "new" / "b.png"]})
+    >>> (folder / "new" / "b.png").read_bytes()
+    b'pixels'
+    >>> place_pictures(folder / "new", {}, {}, tops=[folder / "new"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../b.png: not of the data set that is to be written here; write to an empty folder
+    """
+    top = folder.absolute()
+    sources = (picture.path for part in sets.values() for picture in part.pictures)
+    inside = next((path for path in sources if path.absolute().is_relative_to(top)), None)
+    if inside is not None:
+        raise DataError(f"{folder}: the source lies in it ({inside}), and would be overwritten; write elsewhere")
+    expected = {path for paths in (*images.values(), labels) for path in paths}
+    for path in (Path(root, name) for top in tops for root, _, names in os.walk(top) for name in sorted(names)):
+        if path not in expected and not path.name.startswith("."):
+            raise DataError(f"{path}: not of the data set that is to be written here; write to an empty folder")
+    for split, part in sets.items():
+        for picture, target in zip(part.pictures, images[split], strict=True):
+            place_picture(picture, target)
+
+
+def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPicture) -> list[Problem]:
+    """Report a picture that has not the size (height, width) that its label states.
+
+    Examples
+    --------
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), ())
+    >>> [str(problem) for problem in size_problems("a.json", "height x width", (6, 4), picture)]
+    ['a.json: height x width is 6 x 4, the picture is 4 x 6; label the picture as it is now']
+    >>> size_problems("a.json", "height x width", (None, 4), picture)
+    []
+    """
+    if None in stated or picture.size is None or stated == picture.size:
+        return []
+    what = f"{names} is {stated[0]} x {stated[1]}, the picture is {picture.size[0]} x {picture.size[1]}"
+    return [Problem(where, what, "label the picture as it is now", picture.id)]
+
+
+def finish_sets(sets: dict[str, AnnotationSet], problems: Iterable[Problem] = ()) -> dict[str, AnnotationSet]:
+    """Add problems of the whole data set to its first split, and one for every picture that several splits hold.
+
+    A picture of whose labels something is lost is marked: `extra["incomplete"]` is True.
+
+    Examples
+    --------
+    >>> both = AnnotatedPicture("a", Path("a.png"), (4, 6), ())
+    >>> sets = {"train": AnnotationSet([both], {}), "val": AnnotationSet([both], {})}
+    >>> str(finish_sets(sets)["val"].problems[0])
+    'a.png: the picture is in train and in val; keep it in one split, or the scores of val flatter'
+    >>> lost = AnnotationSet([both], {}, [Problem("a.txt:1", "expected numbers", picture="a", lost=True)])
+    >>> finish_sets({"all": lost})["all"].pictures[0].extra
+    {'incomplete': True}
+    """
+    next(iter(sets.values())).problems[:0] = problems
+    seen: dict[str, str] = {}
+    for name, part in sets.items():
+        for picture in part.pictures:
+            first = seen.setdefault(picture.id, name)
+            if first != name:
+                what = f"the picture is in {first} and in {name}"
+                cure = f"keep it in one split, or the scores of {name} flatter"
+                part.problems.append(Problem(str(picture.path), what, cure, picture.id))
+        lost = {problem.picture for problem in part.problems if problem.lost}
+        for index, picture in enumerate(part.pictures):
+            if picture.id in lost:
+                part.pictures[index] = replace(picture, extra={**picture.extra, "incomplete": True})
+    return sets
+
+
+HAS_FIELD: dict[str, Callable[[Instance], bool]] = {
+    "boxes": lambda i: i.box_xyxy is not None,
+    "polygons": lambda i: bool(i.polygons),
+    "masks": lambda i: i.mask is not None,
+    "keypoints": lambda i: bool((i.keypoints[:, 2] > 0).any()),
+    "is_crowd": lambda i: i.is_crowd,
+    "area": lambda i: i.area is not None,
+    "group": lambda i: i.group is not None,
+    "track_id": lambda i: i.track_id is not None,
+    "score": lambda i: i.score is not None,
+    "tags": lambda i: bool(i.tags),
+    "extra facts": lambda i: bool(i.extra),
+}
+
+
+def list_lost(
+    annotations: AnnotationSet,
+    kept: Iterable[str],
+    tests: Mapping[str, Callable[[Instance], bool]],
+    kept_facts: Iterable[str] = (),
+) -> list[str]:
+    """List what a format cannot hold, with how many instances or pictures have it.
+
+    Parameters
+    ----------
+    annotations : AnnotationSet
+        What is to be written.
+    kept : iterable of str
+        Names in `HAS_FIELD` of what the format holds.
+    tests : dict of str to callable
+        What it lacks besides: whether an instance has the thing of that name.
+    kept_facts : iterable of str
+        Keys of a picture's `extra` that the format holds; "tags" where it holds the tags of pictures.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> instances, facts = (Instance("car", area=3.0), Instance("car")), {"license": 4, "image_id": 7}
+    >>> annotations = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), instances, facts)], {})
+    >>> list_lost(annotations, ["boxes"], {"car": lambda instance: instance.category == "car"})
+    ['car: 2 of 2 instances', 'area: 1 of 2 instances', 'license of pictures: 1 of 1']
+    """
+    pictures = annotations.pictures
+    instances = [instance for picture in pictures for instance in picture.instances]
+    lacking = {**tests, **{name: test for name, test in HAS_FIELD.items() if name not in kept}}
+    facts = [set(picture.extra) | ({"tags"} if picture.tags else set()) for picture in pictures]
+    lost = sorted(set().union(*facts) - {"image_data", "found_by", "image_id", "incomplete", *kept_facts})
+    incomplete = sum(bool(picture.extra.get("incomplete")) for picture in pictures)
+    counts = {name: (sum(map(test, instances)), f"{len(instances)} instances") for name, test in lacking.items()}
+    counts["incomplete pictures (written as if whole; see the problems)"] = incomplete, str(len(pictures))
+    counts |= {f"{key} of pictures": (sum(key in fact for fact in facts), str(len(pictures))) for key in lost}
+    return [f"{name}: {count} of {total}" for name, (count, total) in counts.items() if count]
+
+
+def to_json(value: Any, indent: int | None = None) -> bytes:
+    r"""Write a value as JSON; arrays and numbers of NumPy as lists and numbers.
+
+    Raises
+    ------
+    TypeError
+        If it holds something that JSON cannot.
+
+    Examples
+    --------
+    >>> to_json({"a": np.float32(0.5), "b": np.arange(2)})
+    b'{"a": 0.5, "b": [0, 1]}\n'
+    >>> to_json(Path("a.png"))
+    Traceback (most recent call last):
+        ...
+    TypeError: PosixPath cannot be written as JSON
+    """
+
+    def to_plain(entry: Any) -> Any:
+        if isinstance(entry, np.ndarray | np.generic):
+            return entry.tolist()
+        raise TypeError(f"{type(entry).__name__} cannot be written as JSON")
+
+    return (json.dumps(value, indent=indent, ensure_ascii=False, default=to_plain) + "\n").encode()

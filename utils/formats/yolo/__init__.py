@@ -1,0 +1,1 @@
+"""YOLO: a data.yaml, and a text file of rows for each picture."""

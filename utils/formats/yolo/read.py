@@ -1,0 +1,218 @@
+"""YOLO: a data.yaml, pictures under `images`, and one text file of normalised rows for each under `labels`.
+
+A row of a pose set is `class cx cy w h` and then `x y v` (or `x y`) for each keypoint. In a set without keypoints it is
+`class cx cy w h` for a box, or `class x1 y1 x2 y2 x3 y3 ...` for an outline. All are shares of the picture's width and
+height; x is x in pixels over the width, without a shift by half a pixel.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from utils.errors import DataError
+from utils.formats import specs
+from utils.formats.picture_sizes import picture_size
+from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, picture_ids
+from utils.formats.sets import finish_sets
+from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
+from utils.formats.yolo.rows import RowReader
+
+
+def read_yolo(
+    path: str | Path, root: str | Path | None = None, need_keypoints: bool = True
+) -> dict[str, AnnotationSet]:
+    r"""Read a YOLO data set: of annotations where the file has `kpt_shape`, else of boxes and outlines.
+
+    Keys of the file: `path` (data root, relative to the file), `train`, `val`, `test`, `all` (a folder, a list of
+    folders, or a text file of picture paths, relative to the data root; in a text file also relative to it),
+    `kpt_shape`, `names`, `flip_idx`, and keypoint names as `kpt_names`, `keypoint_names` or `kpt_labels`.
+
+    Labels lie where the last folder named `images` in a picture's path is replaced by `labels`; where no file is
+    there, the first such folder is tried, as other tools do; without such a folder, beside the picture. An empty file
+    says that there is no object; a missing one is a problem, and the picture counts as incomplete.
+
+    Parameters
+    ----------
+    path : str or Path
+        The YAML file.
+    root : str or Path, optional
+        Data root in place of the file's.
+    need_keypoints : bool
+        Whether a file without `kpt_shape` is refused.
+
+    Returns
+    -------
+    dict of str to AnnotationSet
+        By split.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be used, or a split has no picture or no label at all.
+
+    Examples
+    --------
+    >>> import tempfile, cv2, numpy as np
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("images", "labels"):
+    ...     (folder / name).mkdir()
+    >>> _ = cv2.imwrite(str(folder / "images/a.png"), np.zeros((100, 200, 3), np.uint8))
+    >>> _ = (folder / "labels/a.txt").write_text("0 .5 .5 .5 .25 .25 .5 2\n0 .5 .5\n")
+    >>> _ = (folder / "data.yaml").write_text("{train: images, kpt_shape: [1, 3], names: [mouse]}")
+    >>> train = read_yolo(folder / "data.yaml")["train"]
+    >>> train.pictures[0].id, train.pictures[0].instances[0].box_xyxy.tolist()
+    ('images/a', [50.0, 37.5, 150.0, 62.5])
+    >>> train.problems[0].what
+    'expected 8 values (class, box of 4, 1 keypoints of 3), got 3'
+    """
+    spec = specs.read_spec(Path(path), root)
+    shape = specs.keypoint_shape(spec)
+    if shape is None and need_keypoints:
+        raise DataError(f"{path}: no kpt_shape, so the number of keypoints is unknown; add kpt_shape: [K, 3]")
+    categories = specs.category_names(spec) or ["0"]
+    numbers = [str(index) for index in range(shape[0] if shape else 0)]
+    names = (shape and specs.keypoint_names(spec, categories)) or dict.fromkeys(categories, numbers)
+    reader = RowReader(specs.build_skeletons(spec, names), *(shape or (0, 2)))
+
+    problems: dict[str, list[Problem]] = {}
+    listed = {}
+    for split, sources in spec.splits().items():
+        problems[split] = specs.find_misspelled(spec) if not problems else []
+        listed[split] = _list_pictures(spec, split, sources, problems[split])
+    ids = picture_ids((picture for pictures in listed.values() for picture in pictures), spec.root)
+    sets = {}
+    for split, pictures in listed.items():
+        labels = {
+            picture: next(
+                filter(Path.is_file, (label_path(picture), label_path(picture, 0), picture.with_suffix(".txt"))), None
+            )
+            for picture in pictures
+        }
+        if not any(labels.values()):
+            raise DataError(
+                f"{path}: {split}: none of the {len(pictures)} pictures has a label, such as {label_path(pictures[0])}"
+            )
+        read = [_read_picture(picture, ids[picture], labels[picture], reader, problems[split]) for picture in pictures]
+        sets[split] = AnnotationSet([picture for picture in read if picture], dict(reader.skeletons), problems[split])
+    return finish_sets(sets)
+
+
+def _list_pictures(spec: specs.Spec, split: str, sources: Sequence[Path], problems: list[Problem]) -> list[Path]:
+    """The pictures of a split, each once; those that are named but not there become problems.
+
+    Raises
+    ------
+    DataError
+        If there is none, or a source is neither a folder, a list nor a picture.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "train").mkdir()
+    >>> _list_pictures(specs.Spec(Path("data.yaml"), folder, {}), "train", [folder / "train"], [])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: train: no picture in train
+    """
+    found: dict[Path, None] = {}
+    missing: list[Problem] = []
+    for source in sources:
+        if source.is_dir():
+            found.update(dict.fromkeys(list_files(source, PICTURE_SUFFIXES)))
+        elif source.suffix.lower() in LIST_SUFFIXES:
+            for number, line in read_lines(source):
+                picture = find_listed(line, source.parent, spec.root)
+                if picture is None:
+                    what = f"no such picture: {line}"
+                    missing.append(Problem(f"{source}:{number}", what, "put it there, or take the line out"))
+                else:
+                    found[picture] = None
+        elif is_picture(source):
+            found[source] = None
+        else:
+            raise DataError(f"{spec.path}: {split}: expected a folder, a list (.txt) or a picture, got {source}")
+    if not found:
+        first = f"; first: {missing[0]}" if missing else ""
+        names = ", ".join(os.path.relpath(source, spec.root) for source in sources)
+        raise DataError(f"{spec.path}: {split}: no picture in {names}{first}")
+    problems += missing
+    return list(found)
+
+
+def label_path(picture: Path, component: int = -1) -> Path:
+    """Where the label of a picture belongs.
+
+    Parameters
+    ----------
+    picture : Path
+        The picture.
+    component : int
+        Which folder named `images` is replaced by `labels`: -1 the last, 0 the first.
+
+    Examples
+    --------
+    >>> label_path(Path("/images/set/images/a.png")).as_posix()
+    '/images/set/labels/a.txt'
+    >>> label_path(Path("/images/set/images/a.png"), 0).as_posix(), label_path(Path("set/a.png")).as_posix()
+    ('/labels/set/images/a.txt', 'set/a.txt')
+    """
+    parts = list(picture.parts)
+    places = [index for index, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[component]] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def _read_picture(
+    path: Path, id: str, label: Path | None, reader: RowReader, problems: list[Problem]
+) -> AnnotatedPicture | None:
+    """Read one picture's rows; None when the picture itself cannot be used.
+
+    Examples
+    --------
+    >>> problems = []
+    >>> _read_picture(Path("/no/a.png"), "a", None, RowReader({}, 1, 2), problems), len(problems)
+    (None, 1)
+    """
+    try:
+        size = picture_size(path)
+    except DataError as error:
+        where, _, what = str(error).partition(": ")
+        problems.append(Problem(where, what, picture=id))
+        return None
+    if label is None:
+        what, cure = f"no label for {path}", "write an empty file where there is no object"
+        problems.append(Problem(str(label_path(path)), what, cure, id, lost=True))
+        return AnnotatedPicture(id, path, size, ())
+    return AnnotatedPicture(id, path, size, tuple(_read_rows(label, id, size, reader, problems)))
+
+
+def _read_rows(
+    label: Path, id: str, size: tuple[int, int], reader: RowReader, problems: list[Problem]
+) -> Iterator[Instance]:
+    r"""The instances of a label file; bad rows become problems.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.formats.types import Skeleton
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> _ = path.write_text("0 .5 .5 .5 .25 nan .5\n")
+    >>> problems = []
+    >>> list(_read_rows(path, "a", (4, 6), RowReader({"mouse": Skeleton(("nose",))}, 1, 2), problems))
+    []
+    >>> str(problems[0])  # doctest: +ELLIPSIS
+    '.../a.txt:1: expected finite numbers, got NaN or infinity; mend or remove the row'
+    """
+    try:
+        for number, line in read_lines(label):
+            try:
+                yield reader.read(line, size)
+            except ValueError as error:
+                problems.append(Problem(f"{label}:{number}", str(error), "mend or remove the row", id, lost=True))
+    except DataError as error:
+        problems.append(Problem(str(label), str(error).partition(": ")[2], "save it as text", id, lost=True))

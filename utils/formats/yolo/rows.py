@@ -1,0 +1,152 @@
+"""Rows of YOLO labels: numbers to instances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.formats.types import Instance, Skeleton, keypoints_array
+
+TOLERANCE = 0.01  # how far beyond the picture, as a share of its side, a value may lie: rounding, not another unit
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """What it takes to read one row.
+
+    Parameters
+    ----------
+    skeletons : dict of str to Skeleton
+        By category, in the order of the class numbers.
+    num_keypoints, num_values : int
+        `kpt_shape`; without keypoints a row is a box or an outline.
+
+    Examples
+    --------
+    >>> reader = RowReader({"mouse": Skeleton(("nose",))}, 1, 3)
+    >>> reader.read("0 .5 .5 .5 .25 .25 .5 1", (100, 200)).keypoints.tolist()
+    [[50.0, 50.0, 1.0]]
+    >>> RowReader({"car": Skeleton(())}).read("0 0 0 .5 0 .5 .25", (100, 200)).polygons[0].tolist()
+    [[0.0, 0.0], [100.0, 0.0], [100.0, 25.0]]
+    """
+
+    skeletons: Mapping[str, Skeleton]
+    num_keypoints: int = 0
+    num_values: int = 2
+
+    def read(self, row: str, size: tuple[int, int]) -> Instance:
+        """Read one row.
+
+        Parameters
+        ----------
+        row : str
+            Line of a label file.
+        size : (int, int)
+            Height and width of the picture.
+
+        Raises
+        ------
+        ValueError
+            What is wrong with the row.
+
+        Examples
+        --------
+        >>> RowReader({"mouse": Skeleton(("nose",))}, 1, 2).read("0 .5 .5 .5 .25 .25", (100, 200))
+        Traceback (most recent call last):
+            ...
+        ValueError: expected 7 values (class, box of 4, 1 keypoints of 2), got 6
+        """
+        values = self._parse(row)
+        category, scale = list(self.skeletons)[int(values[0])], np.array(size[::-1], np.float64)
+        if not self.num_keypoints and len(values) > 5:
+            _check_shares("an outline", values[1:])
+            return Instance(category, polygons=(values[1:].reshape(-1, 2) * scale,))
+        points, seen = self._keypoints(values[5:].reshape(self.num_keypoints, self.num_values))
+        _check_shares("the box", values[1:5])
+        _check_shares("keypoints", points[seen > 0])
+        if min(values[3:5]) <= 0:
+            raise ValueError(f"expected a box with a width and a height, got {values[3]:g} x {values[4]:g}")
+        centre, extent = values[1:3] * scale, values[3:5] * scale
+        box = np.concatenate([centre - extent / 2, centre + extent / 2])
+        return Instance(category, keypoints_array(points * scale, seen), box)
+
+    def _parse(self, row: str) -> np.ndarray:
+        """The numbers of a row, shape (N,): as many as there should be, with a class that exists.
+
+        Raises
+        ------
+        ValueError
+            If their number, one of them or the class is wrong.
+
+        Examples
+        --------
+        >>> RowReader({"mouse": Skeleton(("nose",))}, 1, 2)._parse("3 .5 .5 .5 .25 .25 .5")
+        Traceback (most recent call last):
+            ...
+        ValueError: class 3 is unknown; there are classes 0 to 0
+        """
+        words = row.split()
+        expected = 5 + self.num_keypoints * self.num_values
+        is_outline = not self.num_keypoints and len(words) >= 7 and len(words) % 2 == 1
+        if len(words) != expected and not is_outline:
+            rest = f"{self.num_keypoints} keypoints of {self.num_values}" if self.num_keypoints else "or an outline"
+            raise ValueError(f"expected {expected} values (class, box of 4, {rest}), got {len(words)}")
+        try:
+            values = np.array([float(word) for word in words])
+        except ValueError:
+            raise ValueError(f"expected numbers, got {row.strip()[:60]!r}") from None
+        if not np.isfinite(values).all():
+            raise ValueError("expected finite numbers, got NaN or infinity")
+        if values[0] != int(values[0]) or not 0 <= values[0] < len(self.skeletons):
+            raise ValueError(f"class {words[0]} is unknown; there are classes 0 to {len(self.skeletons) - 1}")
+        return values
+
+    def _keypoints(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points (K, 2) and their visibility (K,), rounded; without one a point at (0, 0) is missing.
+
+        Raises
+        ------
+        ValueError
+            If a visibility is not 0, 1 or 2.
+
+        Examples
+        --------
+        >>> reader = RowReader({"mouse": Skeleton(("nose", "tail"))}, 2, 2)
+        >>> reader._keypoints(np.array([[0.25, 0.5], [0, 0]]))[1].tolist()
+        [2.0, 0.0]
+        """
+        if self.num_values == 2:
+            return values, np.where((values == 0).all(axis=1), 0.0, 2.0)
+        seen = np.round(values[:, 2])
+        if ((seen < 0) | (seen > 2)).any():
+            raise ValueError(f"expected visibility 0, 1 or 2, got {values[:, 2].tolist()}")
+        return values[:, :2], seen
+
+
+def _check_shares(name: str, values: np.ndarray) -> None:
+    """Refuse values that cannot be shares of a picture.
+
+    Parameters
+    ----------
+    name : str
+        What the values are.
+    values : ndarray, any shape
+        Shares of the width and the height.
+
+    Raises
+    ------
+    ValueError
+        If one lies outside of 0 to 1 by more than `TOLERANCE`.
+
+    Examples
+    --------
+    >>> _check_shares("keypoints", np.array([[0.5, 48.0]]))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected keypoints as shares of the picture, 0 to 1, got 48
+    """
+    wrong = values[(values < -TOLERANCE) | (values > 1 + TOLERANCE)]
+    if len(wrong):
+        raise ValueError(f"expected {name} as shares of the picture, 0 to 1, got {wrong[0]:g}")

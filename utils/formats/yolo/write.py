@@ -1,0 +1,238 @@
+"""Writing YOLO pose data sets, with their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import DataError
+from utils.files import write_bytes
+from utils.formats import specs
+from utils.formats.pictures import new_names
+from utils.formats.sets import list_lost, place_pictures, shared_skeletons
+from utils.formats.types import (
+    AnnotatedPicture,
+    AnnotationSet,
+    Instance,
+    Skeleton,
+    missing_keypoints,
+    tight_box,
+)
+from utils.formats.yolo.rows import TOLERANCE
+
+
+def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Path]:
+    """Write a YOLO pose data set: data.yaml, `images/<split>/` and `labels/<split>/`.
+
+    Pictures are given a second name (a hard link) where the system allows it, else copied. What the format cannot
+    hold is left out: `unsupported` lists it.
+
+    Parameters
+    ----------
+    sets : dict of str to AnnotationSet
+        By split.
+    folder : str or Path
+        Where to write.
+
+    Returns
+    -------
+    list of Path
+        The specification first, then the label files.
+
+    Raises
+    ------
+    DataError
+        If categories have different numbers of keypoints, or a picture's size is not known.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> sets = {"all": AnnotationSet([], {"mouse": Skeleton(("nose",)), "fish": Skeleton(("eye", "fin"))})}
+    >>> write_yolo(sets, tempfile.mkdtemp())
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: YOLO holds one number of keypoints, but mouse has 1, fish has 2; choose categories
+    """
+    folder, skeletons = Path(folder), shared_skeletons(sets)
+    counts = {name: skeleton.num_keypoints for name, skeleton in skeletons.items()}
+    if not any(counts.values()):
+        raise DataError(f"{folder}: YOLO pose needs keypoints, but no category has any")
+    if len(set(counts.values())) > 1:
+        stated = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise DataError(f"YOLO holds one number of keypoints, but {stated}; choose categories")
+    keys = specs.spec_keys(skeletons)
+    if isinstance(keys["flip_idx"], dict):  # the format has one for all; `unsupported` lists the others
+        del keys["flip_idx"]
+    images = {s: [folder / "images" / s / name for name in new_names(part.pictures)] for s, part in sets.items()}
+    tops = {split: (folder / "images" / split, folder / "labels" / split) for split in sets}
+    labels = {
+        split: [(tops[split][1] / image.relative_to(tops[split][0])).with_suffix(".txt") for image in images[split]]
+        for split in sets
+    }
+    written = [path for paths in labels.values() for path in paths]
+    texts = [_format_label(picture, skeletons) for part in sets.values() for picture in part.pictures]
+    place_pictures(folder, sets, images, written, [top for pair in tops.values() for top in pair])
+    for label, text in zip(written, texts, strict=True):
+        write_bytes(label, text.encode())
+    splits = {split: f"images/{split}" for split in sets}
+    return [specs.write_spec(folder / "data.yaml", {"path": ".", **splits, **keys}), *written]
+
+
+def _format_label(picture: AnnotatedPicture, skeletons: Mapping[str, Skeleton]) -> str:
+    """The label file of a picture.
+
+    Raises
+    ------
+    DataError
+        If its size is not known.
+
+    Examples
+    --------
+    >>> _format_label(AnnotatedPicture("a", Path("a.png"), None, ()), {})
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.png: the size is unknown, and YOLO writes shares of it; look at its problem
+    """
+    if picture.size is None:
+        raise DataError(f"{picture.path}: the size is unknown, and YOLO writes shares of it; look at its problem")
+    rows = [_format_row(instance, skeletons, picture.size) for instance in picture.instances]
+    return "".join(row + "\n" for row in rows if row)
+
+
+def unsupported(annotations: AnnotationSet) -> list[str]:
+    """List what YOLO pose cannot hold of a set.
+
+    Parameters
+    ----------
+    annotations : AnnotationSet
+        What is to be written.
+
+    Returns
+    -------
+    list of str
+        Each with how many instances have it; empty when writing loses nothing.
+
+    Examples
+    --------
+    >>> from utils.formats.types import keypoints_array
+    >>> crowd = Instance("mouse", keypoints_array([[1, 2]], [2]), tight_box(np.eye(2)), is_crowd=True, area=6.0)
+    >>> beyond = Instance("mouse", keypoints_array([[9, 2]], [2]), np.array([0.0, 0, 9, 3]))
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (crowd, beyond))
+    >>> for line in unsupported(AnnotationSet([picture], {"mouse": Skeleton(("nose",))})):
+    ...     print(line)
+    boxes beyond the picture or flat (cut to it): 1
+    keypoints beyond the picture (written as missing): 1
+    is_crowd: 1 of 2 instances
+    area: 1 of 2 instances
+    """
+    counts = {skeleton.num_keypoints for skeleton in annotations.skeletons.values()}
+    sizes = [f"{len(counts)} different numbers of keypoints"] if len(counts) > 1 else []
+    flips = len({skeleton.flip_idx for skeleton in annotations.skeletons.values()})
+    sides = ["flip_idx that differs between categories (inferred from the names when read)"] if flips > 1 else []
+    tests = {
+        "neither box nor keypoint (left out)": lambda i: i.box_xyxy is None and tight_box(i.keypoints) is None,
+        "scores": lambda i: i.score is not None or i.keypoint_scores is not None,
+    }
+    placed = [(i, p.size) for p in annotations.pictures if p.size is not None for i in p.instances]
+    beyond = {
+        "no box (the tight box of the keypoints is written)": sum(
+            i.box_xyxy is None and tight_box(i.keypoints) is not None for i, _ in placed
+        ),
+        "boxes beyond the picture or flat (cut to it)": sum(
+            i.box_xyxy is not None and not _holds_box(i, size) for i, size in placed
+        ),
+        "keypoints beyond the picture (written as missing)": sum(
+            int(((i.keypoints[:, 2] > 0) & ~_is_held(i, size)).sum()) for i, size in placed
+        ),
+    }
+    lines = [f"{name}: {count}" for name, count in beyond.items() if count]
+    return [*sizes, *sides, *lines, *list_lost(annotations, ("boxes", "keypoints", "score"), tests)]
+
+
+def _format_row(instance: Instance, skeletons: Mapping[str, Skeleton], size: tuple[int, int]) -> str:
+    """Write one row; empty for an instance with neither box nor keypoint.
+
+    Examples
+    --------
+    >>> from utils.formats.types import keypoints_array
+    >>> mouse = Instance("mouse", keypoints_array([[50, 50], [0, 0]], [1, 0]), np.array([50.0, 37.5, 150, 62.5]))
+    >>> _format_row(mouse, {"mouse": Skeleton(("nose", "tail"))}, (100, 200))
+    '0 0.5 0.5 0.5 0.25 0.25 0.5 1 0 0 0'
+    """
+    box = _written_box(instance, size)
+    if box is None:
+        return ""
+    if not len(instance.keypoints):
+        instance = replace(instance, keypoints=missing_keypoints(skeletons[instance.category].num_keypoints))
+    held = _is_held(instance, size)
+    points = np.where(held[:, None], instance.keypoints[:, :2] / np.array(size[::-1], np.float64), 0)
+    seen = np.where(held, instance.keypoints[:, 2], 0)
+    numbers = [f"{x:.15g} {y:.15g} {v:.0f}" for (x, y), v in zip(points, seen, strict=True)]
+    shares = [f"{share:.15g}" for share in _box_shares(box, size)]
+    return " ".join([str(list(skeletons).index(instance.category)), *shares, *numbers])
+
+
+def _box_shares(box_xyxy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Centre, width and height of a box (4,) as shares of a picture of `size` (height, width).
+
+    Examples
+    --------
+    >>> _box_shares(np.array([50.0, 0, 150, 25]), (100, 200)).tolist()
+    [0.5, 0.125, 0.5, 0.25]
+    """
+    low, high = box_xyxy[:2], box_xyxy[2:]
+    return np.concatenate([(low + high) / 2, high - low]) / np.array([*size[::-1], *size[::-1]], np.float64)
+
+
+def _written_box(instance: Instance, size: tuple[int, int]) -> np.ndarray | None:
+    """The box (4,) of a row: as stated where it can be written, else in the picture and a pixel wide and high at least.
+
+    Examples
+    --------
+    >>> from utils.formats.types import keypoints_array
+    >>> _written_box(Instance("mouse", keypoints_array([[50, 20]], [2])), (100, 200)).tolist()
+    [49.5, 19.5, 50.5, 20.5]
+    """
+    if _holds_box(instance, size):
+        return instance.box_xyxy
+    box = instance.box_xyxy if instance.box_xyxy is not None else tight_box(instance.keypoints)
+    if box is None:
+        return None
+    limits = np.array([size[1], size[0]], np.float64)
+    centre, extent = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], 1)
+    low, high = np.clip(centre - extent / 2, 0, limits - 1), np.clip(centre + extent / 2, 1, limits)
+    return np.concatenate([low, high])
+
+
+def _holds_box(instance: Instance, size: tuple[int, int]) -> bool:
+    """Whether an instance has a box that reading would take back.
+
+    Examples
+    --------
+    >>> from utils.formats.types import keypoints_array
+    >>> flat = Instance("mouse", keypoints_array([[5, 2]], [2]), np.array([5.0, 2, 5, 9]))
+    >>> _holds_box(flat, (100, 200))
+    False
+    """
+    box = instance.box_xyxy
+    if box is None:
+        return False
+    shares = _box_shares(box, size)
+    return bool((shares[2:] > 0).all() and ((shares >= -TOLERANCE) & (shares <= 1 + TOLERANCE)).all())
+
+
+def _is_held(instance: Instance, size: tuple[int, int]) -> np.ndarray:
+    """Which keypoints, shape (K,), are there and near enough to the picture to be written.
+
+    Examples
+    --------
+    >>> from utils.formats.types import keypoints_array
+    >>> mouse = Instance("mouse", keypoints_array([[50, 50], [250, 50], [0, 0]], [1, 1, 0]))
+    >>> _is_held(mouse, (100, 200)).tolist()
+    [True, False, False]
+    """
+    shares = np.nan_to_num(instance.keypoints[:, :2], nan=-np.inf) / np.array([size[1], size[0]], np.float64)
+    return ((shares >= -TOLERANCE) & (shares <= 1 + TOLERANCE)).all(axis=1)
