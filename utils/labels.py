@@ -22,8 +22,9 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from utils.errors import DataError, SettingsError
+from utils.formats.picture_sizes import MAX_PIXELS
 from utils.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees, locate_affine, locate_pixels, overlap
-from utils.raster_files import DEFAULT_MAX_PIXELS, RASTER_SUFFIXES, RasterFile, walk_files
+from utils.raster_files import RASTER_SUFFIXES, RasterFile, walk_files
 from utils.rasters import RasterScene
 from utils.tiling import Window
 
@@ -429,7 +430,7 @@ class RasterLabels(LabelSource):
         nodata: float | str | None = None,
         colours: Mapping[Any, Any] | None = None,
         ignore_values: Sequence[float] = (),
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
     ):
         super().__init__(path, num_classes, class_names)
         if mapping and colours:

@@ -25,6 +25,7 @@ from rasterio.crs import CRS
 
 from utils.errors import DataError
 from utils.files import atomic_path
+from utils.formats.picture_sizes import MAX_PIXELS
 from utils.gdal import file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.grids import MOST_DISTANT, PixelGrid
 from utils.recent import Recent
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
-DEFAULT_MAX_PIXELS = 2**27  # 134 million: 400 MB of 8-bit colours
 PICTURE_CACHE_BYTES = 2**28
 
 _PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP", "GIF"})  # decoded from the top: no random access
@@ -554,7 +554,7 @@ class RasterFile:
     [[[8, 9, 10], [14, 15, 16]]]
     """
 
-    def __init__(self, path: str | Path, max_pixels: int = DEFAULT_MAX_PIXELS):
+    def __init__(self, path: str | Path, max_pixels: int = MAX_PIXELS):
         self.path = str(path)
         self.max_pixels = max_pixels
 
@@ -887,7 +887,7 @@ def turn_upright(values: np.ndarray, orientation: int) -> np.ndarray:
     return values
 
 
-def check_scene(path: str | Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> list[str]:
+def check_scene(path: str | Path, max_pixels: int = MAX_PIXELS) -> list[str]:
     """Look at a file without reading it all: its header, where its data end, and its last block.
 
     Parameters

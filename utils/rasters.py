@@ -19,9 +19,10 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from utils.errors import DataError, SettingsError
+from utils.formats.picture_sizes import MAX_PIXELS
 from utils.gdal import close_files
 from utils.grids import PixelGrid
-from utils.raster_files import DEFAULT_MAX_PIXELS, RasterFile, RawBlock
+from utils.raster_files import RasterFile, RawBlock
 from utils.resampling import RESAMPLING, axis_weights, resample, working_dtype
 from utils.tiling import Window
 
@@ -224,7 +225,7 @@ class RasterScene:
         *,
         bands: Sequence[int] | None = None,
         scale: float = 1.0,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
         scaling: ValueScaling | None = None,
         resampling: str = "auto",
     ):
