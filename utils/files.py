@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,12 +44,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".partial{path.suffix}", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.partial{path.suffix}")
+    temporary.touch(exist_ok=False)  # not mkstemp, whose files are private; results are for everybody
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files private; results are for everybody
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
@@ -58,19 +56,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """Permission bits that new files of this process lack.
-
-    Examples
-    --------
-    >>> 0 <= _umask() <= 0o777
-    True
-    """
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sync(path: str | Path) -> None:
