@@ -11,16 +11,16 @@ import functools
 import glob
 import math
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
 from affine import Affine
+from PIL.PngImagePlugin import ChunkStream
 from rasterio.crs import CRS
 
 from utils.errors import DataError
@@ -769,6 +769,11 @@ def _decode_whole(header: RasterHeader) -> tuple[np.ndarray, np.ndarray | None]:
 def _check_png(path: str) -> None:
     """Refuse a truncated or damaged PNG, which GDAL reads without complaint.
 
+    Raises
+    ------
+    DataError
+        If a checksum is wrong or the end is missing.
+
     Examples
     --------
     >>> import tempfile
@@ -779,46 +784,16 @@ def _check_png(path: str) -> None:
     >>> _check_png(str(path))
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: ...a.png: cannot be read (the PNG has no end); the file is truncated: ...
+    utils.errors.DataError: ...a.png: cannot be read (truncated PNG file); the file is damaged: ...
     """
     if not os.path.isfile(path):
         return
     with open(path, "rb") as stream:
         stream.seek(8)  # the signature, by which GDAL knew it
-        end = b""
-        while end != b"IEND":  # some programs append notes of their own behind it
-            end = _check_png_chunk(stream, path)
-
-
-def _check_png_chunk(stream: BinaryIO, path: str) -> bytes:
-    r"""Read the next chunk of a PNG and give its type.
-
-    Examples
-    --------
-    >>> import io
-    >>> chunk = b"\0\0\0\1IDATx" + zlib.crc32(b"IDATx").to_bytes(4, "big")
-    >>> _check_png_chunk(io.BytesIO(chunk), "a.png")
-    b'IDAT'
-    >>> _check_png_chunk(io.BytesIO(chunk.replace(b"x", b"y")), "a.png")
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: a.png: cannot be read (the PNG's part IDAT at byte 0 is damaged); copy or export it again
-    """
-    place = stream.tell()
-    head = stream.read(8)
-    length, kind = int.from_bytes(head[:4], "big"), head[4:]
-    if len(head) == 8 and length < 2**31:  # the format's bound; a wild length would ask for memory
-        checksum = zlib.crc32(kind)
-        while length > 0 and (part := stream.read(min(length, 2**20))):
-            checksum, length = zlib.crc32(part, checksum), length - len(part)
-        stored = stream.read(4)
-        if length == 0 and len(stored) == 4:
-            if checksum != int.from_bytes(stored, "big") and not kind[0] & 32:  # notes, in lower case, may be broken
-                name = ascii(kind.decode("latin1"))[1:-1]
-                reason = f"the PNG's part {name} at byte {place} is damaged"
-                raise DataError(f"{path}: cannot be read ({reason}); copy or export it again")
-            return kind
-    raise DataError(f"{path}: cannot be read (the PNG has no end); the file is truncated: copy or export it again")
+        try:
+            ChunkStream(stream).verify()  # up to the end: some programs append notes of their own behind it
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); the file is damaged: copy or export it again") from None
 
 
 def _decode_with_tifffile(header: RasterHeader) -> np.ndarray:
