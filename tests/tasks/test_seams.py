@@ -12,13 +12,13 @@ import pytest
 import rasterio
 from torch import nn
 
-from models.local_backbone import write_local_backbone
 from tasks.base import Context, Item
 from tasks.example import example_context, example_task
 from tasks.phases import evaluate, prepare, train
 from tasks.phases.prediction import live_batches, predict_item
 from tasks.segmentation.prediction import DensePredictor
 from tasks.segmentation.task import SegmentationTask
+from tests.models.local_backbone import write_local_backbone
 from utils.tiling import StripBlender, Window
 
 TILE, STRIDE, SIDE = 64, 48, 64 + 4 * 48  # windows that lie symmetrically

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
 from utils.formats.coco import read_coco, unsupported, write_coco
-from utils.formats.compare import find_differences
 from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, keypoints_array, read_poses
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data"

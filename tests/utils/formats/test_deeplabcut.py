@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
-from utils.formats.compare import find_differences
 from utils.formats.deeplabcut import read_deeplabcut, unsupported, write_deeplabcut
 from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, keypoints_array, read_poses
 

@@ -13,9 +13,9 @@ import pytest
 import tifffile
 import yaml
 
+from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
 from utils.formats.coco import write_coco
-from utils.formats.compare import find_differences
 from utils.formats.deeplabcut import write_deeplabcut
 from utils.formats.labelme import write_labelme
 from utils.formats.picture_sizes import picture_size

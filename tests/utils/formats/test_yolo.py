@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
-from utils.formats.compare import find_differences
 from utils.formats.labelme import read_labelme
 from utils.formats.poses import Instance, PosePicture, PoseSet, Skeleton, keypoints_array, missing_keypoints, read_poses
 from utils.formats.yolo import label_path, read_yolo, unsupported, write_yolo
