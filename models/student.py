@@ -14,13 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.backbone import Backbone, BackboneInfo, resolve_layers
-from models.base import FeatureSpec, Head, HeadOptions
+from models.base import FeatureSpec, Head, HeadOptions, resize
 from models.inheritance import choose_blocks, inherit_weights
 from models.weights import (
     FAMILIES,
@@ -203,10 +202,8 @@ def fit_grid(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
     >>> fit_grid(torch.tensor([[[[0.0, 4.0]]]]), (1, 4)).flatten().tolist()
     [0.0, 1.0, 3.0, 4.0]
     """
-    if tuple(feature_map.shape[-2:]) == tuple(grid):
-        return feature_map
     fewer = feature_map.shape[-2] > grid[0] or feature_map.shape[-1] > grid[1]
-    return F.interpolate(feature_map, size=tuple(grid), mode="bilinear", antialias=fewer, align_corners=False)
+    return resize(feature_map, grid, antialias=fewer)
 
 
 def choose_learners(named: Sequence[int] | None, count: int, depth: int) -> tuple[int, ...]:

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IGNORE_INDEX = 255
+from utils import IGNORE_INDEX
+
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, how bright red, green and blue look
 
 Array = TypeVar("Array", np.ndarray, Tensor)

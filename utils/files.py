@@ -73,6 +73,33 @@ def sync(path: str | Path) -> None:
         os.close(handle)
 
 
+def walk_files(folder: Path) -> list[Path]:
+    """Files in a folder and the folders inside, also linked ones, sorted; hidden ones left out, broken links not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "deep").mkdir()
+    >>> for name in ("deep/a.jp2", ".b.tif", "c.txt"):
+    ...     (folder / name).touch()
+    >>> (folder / "deep" / "up").symlink_to(folder)
+    >>> [str(path.relative_to(folder)) for path in walk_files(folder)]
+    ['c.txt', 'deep/a.jp2']
+    """
+    found: list[Path] = []
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:  # a link leads back up
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file that appears whole or not at all.
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import DataError
-from utils.raster_files import find_scenes, is_excluded, walk_files
+from utils.files import walk_files
+from utils.raster_files import find_scenes, is_excluded
 from utils.videos import is_video
 
 

@@ -21,14 +21,15 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
+from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
+from utils.files import walk_files
 from utils.formats.picture_sizes import MAX_PIXELS
 from utils.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees, locate_affine, locate_pixels, overlap
-from utils.raster_files import RASTER_SUFFIXES, RasterFile, walk_files
+from utils.raster_files import RASTER_SUFFIXES, RasterFile
 from utils.rasters import RasterScene
 from utils.tiling import Window
 
-IGNORE = 255
 EVERY_OTHER = "*"  # in a mapping: all values that are not named
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".geojsonl", ".json", ".shp", ".fgb", ".kml", ".gml", ".sqlite")
 _READ_PIXELS = 2**24  # label pixels held at a time

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE_INDEX = 255
-
+from utils import IGNORE_INDEX
 
 # --- what the target alone tells -------------------------------------------------------------------------------------
 

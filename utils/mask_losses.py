@@ -12,7 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.losses import IGNORE_INDEX, pixel_counts
+from utils import IGNORE_INDEX
+from utils.losses import pixel_counts
 
 
 class MaskWeights(NamedTuple):

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IGNORE_INDEX = 255
+from utils import IGNORE_INDEX
+
 _VALUES = 256  # of a uint8
 
 ClassMap = np.ndarray | Tensor

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from utils import IGNORE_INDEX
 from utils.files import atomic_path, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-IGNORE_INDEX = 255
 _FONT, _FONT_SCALE, _LINE_HEIGHT = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 22  # pixels
 WRONG = (230, 0, 60)
 # Columns whose names hold one of these are shares of one, which fit one panel.

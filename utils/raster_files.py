@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import ChunkStream
 from rasterio.crs import CRS
 
 from utils.errors import DataError
-from utils.files import atomic_path
+from utils.files import atomic_path, walk_files
 from utils.formats.picture_sizes import MAX_PIXELS
 from utils.gdal import file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.grids import MOST_DISTANT, PixelGrid
@@ -131,33 +131,6 @@ def _files_of_folder(folder: Path) -> list[Path]:
     ['deep/a.jp2']
     """
     return [path for path in walk_files(folder) if _has_raster_suffix(path) and path.is_file()]
-
-
-def walk_files(folder: Path) -> list[Path]:
-    """Files in a folder and the folders inside, also linked ones, sorted; hidden ones left out, broken links not.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / "deep").mkdir()
-    >>> for name in ("deep/a.jp2", ".b.tif", "c.txt"):
-    ...     (folder / name).touch()
-    >>> (folder / "deep" / "up").symlink_to(folder)
-    >>> [str(path.relative_to(folder)) for path in walk_files(folder)]
-    ['c.txt', 'deep/a.jp2']
-    """
-    found: list[Path] = []
-    seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        status = os.stat(root)
-        if (status.st_dev, status.st_ino) in seen:  # a link leads back up
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in names if not name.startswith(".")]
-    return sorted(found)
 
 
 def broken_links(sources: str | Path | Sequence[str | Path]) -> list[Path]:

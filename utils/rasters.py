@@ -23,7 +23,7 @@ from utils.formats.picture_sizes import MAX_PIXELS
 from utils.gdal import close_files
 from utils.grids import PixelGrid
 from utils.raster_files import RasterFile, RawBlock
-from utils.resampling import RESAMPLING, axis_weights, resample, working_dtype
+from utils.resampling import RESAMPLING, axis_weights, reflect_index, resample, working_dtype
 from utils.tiling import Window
 
 # ImageNet's mean colour: the backbone's normalisation turns it into about 0, as if nothing were there.
@@ -733,19 +733,6 @@ def neutral_colour(num_bands: int) -> np.ndarray:
     [124, 116, 104, 128]
     """
     return np.array((*NEUTRAL_COLOUR, *(NEUTRAL_EXTRA,) * (num_bands - 3))[:num_bands], dtype=np.uint8)
-
-
-def reflect_index(start: int, count: int, size: int) -> np.ndarray:
-    """Positions on an axis whose outside is its reflection about the first and last pixel.
-
-    Examples
-    --------
-    >>> reflect_index(-2, 8, 4).tolist(), reflect_index(-1, 3, 1).tolist()
-    ([2, 1, 0, 1, 2, 3, 2, 1], [0, 0, 0])
-    """
-    period = max(2 * (size - 1), 1)
-    position = np.arange(start, start + count) % period
-    return np.minimum(position, period - position) if size > 1 else np.zeros(count, dtype=np.int64)
 
 
 def _is_inside(start: int, count: int, size: int) -> np.ndarray:

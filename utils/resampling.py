@@ -20,6 +20,19 @@ def working_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32 if small else np.float64)
 
 
+def reflect_index(start: int, count: int, size: int) -> np.ndarray:
+    """Positions on an axis whose outside is its reflection about the first and last pixel.
+
+    Examples
+    --------
+    >>> reflect_index(-2, 8, 4).tolist(), reflect_index(-1, 3, 1).tolist()
+    ([2, 1, 0, 1, 2, 3, 2, 1], [0, 0, 0])
+    """
+    period = max(2 * (size - 1), 1)
+    position = np.arange(start, start + count) % period
+    return np.minimum(position, period - position) if size > 1 else np.zeros(count, dtype=np.int64)
+
+
 def axis_weights(
     start: int, count: int, source_size: int, target_size: int, kind: str
 ) -> tuple[np.ndarray, np.ndarray]:

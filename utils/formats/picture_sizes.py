@@ -46,6 +46,7 @@ def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> 
     >>> picture_size(cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes())
     (4, 6)
     """
+    size: tuple[int, int] | None
     name = name or ("picture" if isinstance(source, bytes) else source)
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
