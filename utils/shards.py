@@ -555,22 +555,6 @@ def read_all(handle: int, buffers: Sequence[np.ndarray], position: int) -> None:
         rest = _skip_bytes(rest, count)
 
 
-def read_through(path: Path, step: int = 1 << 20) -> int:
-    """Read a file from end to end and forget what it holds; its size.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a"
-    >>> _ = path.write_bytes(bytes(10))
-    >>> read_through(path, step=4)
-    10
-    """
-    buffer = bytearray(step)
-    with open(path, "rb", buffering=0) as stream:
-        return sum(iter(lambda: stream.readinto(buffer), 0))
-
-
 def select_public(layout: Layout) -> list[Field]:
     """The arrays that a caller gave, without padding and scales.
 
