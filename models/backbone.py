@@ -377,19 +377,6 @@ class Backbone(nn.Module):
         """
         return self.scale.device
 
-    @property
-    def is_frozen(self) -> bool:
-        """Whether no weight is to be tuned.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from models.random_backbone import write_random_backbone
-        >>> load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0]).is_frozen
-        True
-        """
-        return not any(parameter.requires_grad for parameter in self.parameters())
-
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode, whatever is asked for.
 
@@ -452,7 +439,7 @@ class Backbone(nn.Module):
             # Only pretraining masks patches: a tuned weight without a gradient would stop DDP.
             if name.endswith("mask_token"):
                 parameter.requires_grad_(False)
-        if not self._uses_norm:
+        if not FAMILIES[self.info.family].is_vit and self.info.num_blocks - 1 not in self.info.layers:
             self.norm.requires_grad_(False)
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
@@ -531,7 +518,9 @@ class Backbone(nn.Module):
             ]
         is_vit = FAMILIES[self.info.family].is_vit
         with (
-            torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen),
+            torch.set_grad_enabled(
+                torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters())
+            ),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision_in_use == "bf16"),
         ):
             maps = self._compute_vit_maps(pixels, stretch) if is_vit else self._compute_stage_maps(pixels)
@@ -634,20 +623,6 @@ class Backbone(nn.Module):
         """
         with torch.autocast(self.device.type, enabled=False):
             return self.norm(features.float())
-
-    @property
-    def _uses_norm(self) -> bool:
-        """Whether a chosen map goes through the final norm.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from models.random_backbone import write_random_backbone
-        >>> folder = write_random_backbone(tempfile.mkdtemp(), "dinov3_convnext")
-        >>> [load_backbone(str(folder), [stage])._uses_norm for stage in (2, 3)]
-        [False, True]
-        """
-        return FAMILIES[self.info.family].is_vit or self.info.num_blocks - 1 in self.info.layers
 
 
 def describe_backbone(

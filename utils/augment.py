@@ -766,7 +766,8 @@ class RandomColour:
             raise ValueError(f"image must have shape (H, W, C) with at least three channels, got {image.shape}")
         draws = generator.random(6)
         colours = self._recolour(np.ascontiguousarray(image[..., :3]), 2 * draws[:4] - 1)
-        colours = _blur(colours, self.blur_sigma * draws[4])
+        sigma = self.blur_sigma * draws[4]
+        colours = cv2.GaussianBlur(colours, (0, 0), sigma) if sigma > 0.2 else colours  # below, no byte would change
         colours = _add_noise(colours, self.noise_std * draws[5], generator)
         return np.concatenate([colours, image[..., 3:]], axis=2) if image.shape[2] > 3 else colours
 
@@ -786,18 +787,6 @@ class RandomColour:
         brightness, contrast, saturation = (1 + shifts[:3] * limits).tolist()
         matrix = colour_matrix(brightness, contrast, saturation, self.hue_deg * float(shifts[3]), grey)
         return cv2.transform(colours, matrix)
-
-
-def _blur(colours: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur, unless so little that no byte would change.
-
-    Examples
-    --------
-    >>> edge = np.array([[[0] * 3, [0] * 3, [200] * 3, [200] * 3]], np.uint8)
-    >>> _blur(edge, 0.1)[0, :, 0].tolist(), _blur(edge, 1.0)[0, :, 0].tolist()
-    ([0, 0, 200, 200], [23, 61, 139, 177])
-    """
-    return cv2.GaussianBlur(colours, (0, 0), sigma) if sigma > 0.2 else colours
 
 
 def _add_noise(colours: np.ndarray, std: float, generator: np.random.Generator) -> np.ndarray:

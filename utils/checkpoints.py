@@ -269,21 +269,11 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     """
     return digest_json(
         {
-            name: [str(tensor.dtype), list(tensor.shape), digest_array(_as_bytes(tensor))]
+            # as bytes, for NumPy knows no bfloat16
+            name: [str(tensor.dtype), list(tensor.shape), digest_array(tensor.reshape(-1).view(torch.uint8).numpy())]
             for name, tensor in tensors.items()
         }
     )
-
-
-def _as_bytes(tensor: Tensor) -> np.ndarray:
-    """A contiguous tensor's memory as bytes; NumPy knows no bfloat16.
-
-    Examples
-    --------
-    >>> _as_bytes(torch.ones(1, dtype=torch.bfloat16)).tolist()
-    [128, 63]
-    """
-    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 def find_file(path: Path, kind: str) -> Path:

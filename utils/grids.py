@@ -48,17 +48,6 @@ class PixelGrid:
     transform: Affine
 
     @property
-    def georeferenced(self) -> bool:
-        """Whether the pixels have a place on Earth.
-
-        Examples
-        --------
-        >>> PixelGrid(4, 6, None, Affine.identity()).georeferenced
-        False
-        """
-        return self.crs is not None and not self.transform.is_identity
-
-    @property
     def is_place(self) -> bool:
         """Whether the transform's numbers can be true: finite, and no farther away than anything that is mapped.
 
@@ -85,18 +74,6 @@ class PixelGrid:
         xs, ys = zip(*corners, strict=True)
         return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
 
-    @property
-    def resolution(self) -> tuple[float, float]:
-        """Map units per pixel along the rows and down the columns.
-
-        Examples
-        --------
-        >>> PixelGrid(4, 6, None, Affine(0, 3, 0, -2, 0, 0)).resolution
-        (2.0, 3.0)
-        """
-        matrix = self.transform
-        return math.hypot(matrix.a, matrix.d), math.hypot(matrix.b, matrix.e)
-
     def scaled(self, scale: float) -> PixelGrid:
         """The same ground on another number of pixels; all four outer corners stay where they are.
 
@@ -108,8 +85,8 @@ class PixelGrid:
         Examples
         --------
         >>> grid = PixelGrid(4, 7, None, Affine(2, 0, 100, 0, -2, 50)).scaled(0.5)
-        >>> grid.height, grid.width, grid.resolution, grid.bounds
-        (2, 4, (3.5, 4.0), (100.0, 42.0, 114.0, 50.0))
+        >>> grid.height, grid.width, grid.transform.a, grid.transform.e, grid.bounds
+        (2, 4, 3.5, -4.0, (100.0, 42.0, 114.0, 50.0))
         """
         if scale == 1:
             return self

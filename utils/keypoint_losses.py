@@ -107,18 +107,6 @@ HEATMAP_LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-def _cell_weights(target: Tensor, known: Tensor, balance: Tensor | None) -> Tensor:
-    """Weights of cells: 0 where nothing is known, else 1 + (w - 1) * target.
-
-    Examples
-    --------
-    >>> target = torch.tensor([[[[1.0, 0.5, 0.0]]]])
-    >>> _cell_weights(target, torch.ones_like(target), torch.tensor([5.0])).tolist()
-    [[[[5.0, 3.0, 1.0]]]]
-    """
-    return known if balance is None else known * (1 + (balance.to(target) - 1).view(-1, 1, 1) * target)
-
-
 def _soft_dice_sum(logits: Tensor, target: Tensor, known: Tensor, eps: float) -> Tensor:
     """Sum 1 - Dice over the maps that show their keypoint.
 
@@ -199,7 +187,7 @@ def heatmap_sums(
     logits, known = raise_to_single(logits), _known_cells(target, valid, labelled)
     sums: dict[str, Tensor] = {}
     if heatmap_weight:
-        weights = _cell_weights(target, known, balance)
+        weights = known if balance is None else known * (1 + (balance.to(target) - 1).view(-1, 1, 1) * target)
         sums["heatmap"] = heatmap_weight * (HEATMAP_LOSSES[kind](logits, target, focal_gamma) * weights).sum()
     if dice_weight:
         sums["dice"] = dice_weight * _soft_dice_sum(logits, target, known, eps)

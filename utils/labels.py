@@ -81,21 +81,6 @@ def class_index(
     raise SettingsError(f"{where}: unknown class {target!r}; known: {', '.join(known)}")
 
 
-def _check_num_classes(num_classes: int) -> int:
-    """Refuse a number of classes that 8 bits with 255 as "ignore" cannot hold.
-
-    Examples
-    --------
-    >>> _check_num_classes(256)
-    Traceback (most recent call last):
-        ...
-    utils.errors.SettingsError: number of classes: expected 1 to 255 (255 itself means "ignore"), got 256
-    """
-    if not 1 <= num_classes <= IGNORE:
-        raise SettingsError(f'number of classes: expected 1 to 255 (255 itself means "ignore"), got {num_classes}')
-    return num_classes
-
-
 @dataclass(frozen=True)
 class ClassTable:
     """Which class each value stands for.
@@ -201,7 +186,9 @@ class LabelSource(ABC):
 
     def __init__(self, path: str | Path, num_classes: int, class_names: Sequence[str] = ()):
         self.path = Path(path)
-        self.num_classes = _check_num_classes(num_classes)
+        if not 1 <= num_classes <= IGNORE:
+            raise SettingsError(f'number of classes: expected 1 to 255 (255 itself means "ignore"), got {num_classes}')
+        self.num_classes = num_classes
         self.class_names = tuple(class_names)
 
     def __repr__(self) -> str:

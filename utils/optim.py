@@ -830,17 +830,6 @@ class ExponentialMovingAverage:
         trained = {name: tensor for name, tensor in self.module.named_parameters() if tensor.requires_grad}
         return trained | dict(self.module.named_buffers())
 
-    def decay_at(self, update: int) -> float:
-        """Weight of the old average at an update, counted from 0.
-
-        Examples
-        --------
-        >>> average = ExponentialMovingAverage(nn.Linear(1, 1), decay=0.9)
-        >>> [average.decay_at(update) for update in (0, 8, 1000)]
-        [0.1, 0.5, 0.9]
-        """
-        return min(self.decay, (1 + update) / (10 + update))
-
     @torch.no_grad()
     def update(self) -> None:
         """Take the module's present weights into the average; to be called after each step of the optimizer.
@@ -852,7 +841,7 @@ class ExponentialMovingAverage:
         >>> average.updates
         1
         """
-        decay = self.decay_at(self.updates)
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, tensor in self._tensors().items():
             if isinstance(tensor, nn.Parameter):
                 self.averages[name].lerp_(tensor, 1 - decay)

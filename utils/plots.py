@@ -558,18 +558,6 @@ def plot_training(
     save_figure(figure, path)
 
 
-def _normalise_rows(matrix: np.ndarray) -> np.ndarray:
-    """Divide each row by its sum; rows without counts become NaN.
-
-    Examples
-    --------
-    >>> _normalise_rows(np.array([[3, 1], [0, 0]])).tolist()
-    [[0.75, 0.25], [nan, nan]]
-    """
-    totals = matrix.sum(axis=1, keepdims=True)
-    return np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
-
-
 def label_cells(axes: Axes, shares: np.ndarray) -> None:
     """Write each share into its cell, light on dark and dark on light.
 
@@ -618,7 +606,8 @@ def plot_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
     side = min(3.0 + 0.45 * num_classes, 30.0)
     figure = new_figure(side + 1, side)
     axes = figure.subplots()
-    shares = _normalise_rows(counts)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)  # rows without counts: NaN
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(drawn, ax=axes, label="share of the true class")
     axes.set_xticks(range(num_classes), class_names, rotation=90, fontsize=8)

@@ -29,7 +29,6 @@ from utils.pose_matching import (
     labelled_points,
     match_poses,
     pose_area,
-    pose_diagonal,
     stack_poses,
 )
 
@@ -277,11 +276,6 @@ class PoseScores:
         For each keypoint the one that a mirror turns it into; without it there is no swap rate.
     sigmas : float, sequence of float, or "coco"
         Tolerances of OKS, see `resolve_sigmas`.
-    count_occluded : bool
-        Whether points with v = 1 count in pixel scores and swaps as those with v = 2 do. OKS always counts both.
-    size_measure : "area" or "diagonal"
-        What PCK relative to size is relative to: the square root of the area, or the diagonal of the box (of the
-        labelled points, where there is none).
     more_px : sequence of float
         Thresholds of PCK in pixels beside 2, 4, 8 and 16.
 
@@ -307,19 +301,13 @@ class PoseScores:
         num_keypoints: int,
         flip_idx: Sequence[int] | None = None,
         sigmas: float | Sequence[float] | Literal["coco"] = DEFAULT_SIGMA,
-        count_occluded: bool = True,
-        size_measure: Literal["area", "diagonal"] = "area",
         more_px: Sequence[float] = (),
     ):
         if flip_idx is not None and len(flip_idx) != num_keypoints:
             raise ValueError(f"flip_idx: expected {num_keypoints} indices, got {len(flip_idx)}")
-        if size_measure not in ("area", "diagonal"):
-            raise ValueError(f"size_measure: expected 'area' or 'diagonal', got {size_measure!r}")
         self.num_keypoints = num_keypoints
         self.pairs = swap_pairs(flip_idx)
         self.sigmas = resolve_sigmas(sigmas, num_keypoints)
-        self.count_occluded = count_occluded
-        self.size_measure = size_measure
         self.more_px = tuple(more_px)
         self._pictures: dict[str, Any] = {}
 
@@ -486,12 +474,12 @@ class PoseScores:
         Examples
         --------
         >>> truth = TruthPose(np.array([[0.0, 0, 2], [10, 0, 1]]), area=100.0)
-        >>> result = PoseScores(2, count_occluded=False)._point_scores([[truth]], [[]], [[-1]])
+        >>> result = PoseScores(2)._point_scores([[truth]], [[]], [[-1]])
         >>> result["labelled"], result["missed"], result["instances"], result["matched"]
-        (1, 1, 1, 0)
+        (2, 2, 1, 0)
         """
         truth, predicted, sizes = self._pair_up(truths, predictions, matches)
-        counted = truth[..., 2] > 0 if self.count_occluded else truth[..., 2] == 2
+        counted = truth[..., 2] > 0
         errors = np.linalg.norm(truth[..., :2] - predicted, axis=-1)
         columns = [(errors[counted[:, k], k], sizes[counted[:, k]]) for k in range(self.num_keypoints)]
         rows = [_summarise(*column, self.more_px) for column in columns]
@@ -520,7 +508,7 @@ class PoseScores:
         predicted : ndarray, shape (N, K, 2)
             NaN where there is nothing.
         sizes : ndarray, shape (N,)
-            In pixels, by `size_measure`.
+            In pixels: the square root of the area.
 
         Examples
         --------
@@ -536,8 +524,7 @@ class PoseScores:
                 if is_counted(pose):
                     poses.append(pose)
                     found.append(nothing if index < 0 else predicted[index].keypoints)
-        measure = pose_diagonal if self.size_measure == "diagonal" else _root_area
-        sizes = fill_unknown(np.array([measure(pose) for pose in poses], float))
+        sizes = fill_unknown(np.sqrt(np.array([pose.area for pose in poses], float)))  # None becomes NaN
         keypoints = [pose.keypoints for pose in poses]
         return stack_poses(keypoints, self.num_keypoints), stack_poses(found, self.num_keypoints)[..., :2], sizes
 
@@ -555,17 +542,6 @@ class PoseScores:
         pairs = [list(pair) for pair in self.pairs]
         table = {"pairs": pairs, "swapped": swapped, "comparable": comparable, "swap_rate": rates}
         return {"swap_rate": _share(sum(swapped), sum(comparable)), "per_pair": table}
-
-
-def _root_area(pose: TruthPose) -> float:
-    """Size of an animal whose area is known.
-
-    Examples
-    --------
-    >>> _root_area(TruthPose(np.zeros((1, 3)), area=25.0))
-    5.0
-    """
-    return math.nan if pose.area is None else math.sqrt(pose.area)
 
 
 def _known_mean(values: Sequence[float]) -> float:

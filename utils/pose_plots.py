@@ -100,17 +100,6 @@ def _cut_out(image: np.ndarray, region: tuple[int, int, int, int], limit: int) -
     return panel, np.array([width / (x2 - x1), height / (y2 - y1)])
 
 
-def _carry(pose: np.ndarray, region: tuple[int, int, int, int], factors: np.ndarray) -> np.ndarray:
-    """A pose in the pixels of a panel.
-
-    Examples
-    --------
-    >>> _carry(np.array([[12.0, 25.0, 0.5]]), (10, 20, 110, 70), np.array([3.0, 2.0])).tolist()
-    [[6.0, 10.0, 0.5]]
-    """
-    return np.column_stack([(pose[:, :2] - region[:2]) * factors, pose[:, 2:]])
-
-
 def _grey(picture: np.ndarray) -> np.ndarray:
     """A picture without its colours, and paler, as a ground for marks.
 
@@ -322,12 +311,14 @@ def draw_pose_comparison(
     region = poses_region(labelled or predicted, size) if zoom else (0, 0, size[1], size[0])
     panel, factors = _cut_out(image, region, panel_size)
     true, labelled, predicted = (
-        [_carry(pose, region, factors) for pose in poses] for poses in (true, labelled, predicted)
+        [np.column_stack([(pose[:, :2] - region[:2]) * factors, pose[:, 2:]]) for pose in poses]
+        for poses in (true, labelled, predicted)
     )
     colours = class_palette(len(names)) if colours is None else colours
     radius = max(mark_radius(panel.shape[:2], labelled or predicted), _SMALLEST_MARK)
     panels = [("image", panel)]
-    entries = _legend_entries(labelled + predicted, names, colours)
+    occurring = np.any([np.zeros(len(names), bool), *map(known_points, labelled + predicted)], axis=0)
+    entries = [(names[index], colours[index].tolist()) for index in np.flatnonzero(occurring).tolist()]
     if truth is not None:
         shown = draw_poses(panel, true, edges, third="visibility", colours=colours, radius=radius)
         panels.append(("truth", shown))
@@ -340,21 +331,6 @@ def draw_pose_comparison(
         entries += [(name, list(colour)) for name, colour, occurs in marks if occurs]
     sheet = side_by_side([with_title(picture, title) for title, picture in panels])
     return np.vstack([sheet, draw_legend(entries, sheet.shape[1])])
-
-
-def _legend_entries(
-    poses: Sequence[np.ndarray], names: Sequence[str], colours: np.ndarray
-) -> list[tuple[str, list[int]]]:
-    """Names and colours of the keypoints that occur.
-
-    Examples
-    --------
-    >>> colours = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
-    >>> _legend_entries([np.array([[np.nan, 2.0], [3, 4]])], ["nose", "tail"], colours)
-    [('tail', [4, 5, 6])]
-    """
-    occurring = np.any([np.zeros(len(names), bool), *map(known_points, poses)], axis=0)
-    return [(names[index], colours[index].tolist()) for index in np.flatnonzero(occurring).tolist()]
 
 
 # --- plots -----------------------------------------------------------------------------------------------------------

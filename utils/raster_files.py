@@ -606,9 +606,10 @@ def _guard_pixels(header: RasterHeader, max_pixels: int) -> None:
     height, width = header.grid.height, header.grid.width
     if height * width <= max_pixels:
         return
+    promised = height * width * sum(np.dtype(dtype).itemsize for dtype in header.dtypes)
     if header.whole:
         why = "for a picture that must be decoded at once"
-    elif not header.tiled and _promised_bytes(header) > _BOMB_RATIO * max(file_key(header.path)[1], 1):
+    elif not header.tiled and promised > _BOMB_RATIO * max(file_key(header.path)[1], 1):
         why = "and far more than the file's bytes can hold"
     else:
         return
@@ -636,18 +637,6 @@ def _guard_place(header: RasterHeader) -> None:
         f"{header.path}: its geotransform ({numbers}) is no place: expected finite numbers below {MOST_DISTANT:g}; "
         "write it anew (gdal_edit.py -a_ullr) or take it away (gdal_edit.py -unsetgt)"
     )
-
-
-def _promised_bytes(header: RasterHeader) -> int:
-    """Bytes of all pixels by the header's word.
-
-    Examples
-    --------
-    >>> grid = PixelGrid(4, 6, None, Affine.identity())
-    >>> _promised_bytes(RasterHeader("a", "PNG", grid, ("uint8", "uint16"), (None,) * 2, (1, 6), False))
-    72
-    """
-    return header.grid.height * header.grid.width * sum(np.dtype(dtype).itemsize for dtype in header.dtypes)
 
 
 def _read_with_gdal(header: RasterHeader, window: Window, bands: list[int]) -> tuple[np.ndarray, np.ndarray | None]:

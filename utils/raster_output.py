@@ -398,20 +398,9 @@ class ClassRasterWriter:
         wrong = classes[(classes >= len(self.class_names)) & ~empty]
         if wrong.size:
             raise ValueError(
-                f"{window}: class {wrong[0]} is neither below {len(self.class_names)} nor {self._nodata_name}"
+                f"{window}: class {wrong[0]} is neither below {len(self.class_names)} nor nodata {self.nodata}"
             )
         return [classes] if confidence is None else [classes, encode_confidence(confidence, empty)]
-
-    @property
-    def _nodata_name(self) -> str:
-        """Nodata as messages name it.
-
-        Examples
-        --------
-        >>> ClassRasterWriter("a.tif", height=1, width=1, class_names=["a"], palette=[[0, 0, 0]])._nodata_name
-        'nodata 255'
-        """
-        return f"nodata {self.nodata}"
 
     def _save(self, strip: OpenStrip) -> None:
         """Save a full strip; before the first, drop those of other fingerprints.
@@ -464,10 +453,14 @@ class ClassRasterWriter:
         try:
             with bounded_gdal(GDAL_PAM_ENABLED="NO"), told_when_full(self.destination, self.work):
                 made = [self._assemble(plane) for plane in range(len(self.targets))]
-                self._write_style()
+                if self.targets[0].kind != "png":  # a style beside a TIFF lets QGIS show the classes by name
+                    style = qgis_style(self.class_names, self.palette)
+                    write_bytes(self.destination.with_suffix(".qml"), style.encode())
                 self._publish(made)
         except DataError:
-            self._drop_unfinished()
+            for path in self.work.iterdir():  # a full disk needs the room of what was begun; the strips stay
+                if path.suffix not in (".strip", ".json"):
+                    path.unlink()
             raise
         shutil.rmtree(self.work)
         return self.outputs
@@ -489,24 +482,6 @@ class ClassRasterWriter:
             sync(temporary)
             os.replace(temporary, path)
         sync(self.destination.parent)
-
-    def _drop_unfinished(self) -> None:
-        """Remove what a failed `close` has begun, and keep the strips: a full disk needs the room.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.tif"
-        >>> writer = ClassRasterWriter(path, height=2, width=1, class_names=["a"], palette=[[0, 0, 0]])
-        >>> writer.append(Window(0, 0, 1, 1), np.zeros((1, 1), np.uint8))
-        >>> _ = (writer.work / "a.tif").write_bytes(b"begun")
-        >>> writer._drop_unfinished()
-        >>> writer.resume_row(), (writer.work / "a.tif").exists()
-        (1, False)
-        """
-        for path in self.work.iterdir():
-            if path.suffix not in (".strip", ".json"):
-                path.unlink()
 
     def _assemble(self, plane: int) -> Path:
         """Make one output in the work folder and read it back.
@@ -552,22 +527,11 @@ class ClassRasterWriter:
         tiles = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "bigtiff": "IF_SAFER"}
         place = {"crs": self.crs, "transform": self.transform} if self.transform is not None else {}
         compress = {"compress": self.targets[plane].compress}
-        with open_silent(path, "w", **profile, **tiles, **place, **compress, nodata=self._nodata_of(plane)) as raster:
+        nodata = self.nodata if plane == 0 else NODATA
+        with open_silent(path, "w", **profile, **tiles, **place, **compress, nodata=nodata) as raster:
             self._describe(raster, plane)
             for y, band in self.store.read_bands(plane, BLOCK):
                 raster.write(band, 1, window=RasterioWindow(0, y, self.width, len(band)))
-
-    def _nodata_of(self, plane: int) -> int:
-        """Nodata value of a plane.
-
-        Examples
-        --------
-        >>> options = {"class_names": ["a"], "palette": [[0, 0, 0]], "confidence": True, "nodata": 9}
-        >>> writer = ClassRasterWriter("a.tif", height=1, width=1, **options)
-        >>> writer._nodata_of(0), writer._nodata_of(1)
-        (9, 255)
-        """
-        return self.nodata if plane == 0 else NODATA
 
     def _describe(self, raster: Any, plane: int) -> None:
         """Write names, colours and tags into an open file.
@@ -592,21 +556,6 @@ class ClassRasterWriter:
         raster.set_band_description(1, "class")
         raster.update_tags(CLASS_NAMES=json.dumps(self.class_names, ensure_ascii=False))
         raster.update_tags(1, **{f"CLASS_{index}": name for index, name in enumerate(self.class_names)})
-
-    def _write_style(self) -> None:
-        """Write a QGIS style beside a TIFF, so that the legend shows the classes by name.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.tif"
-        >>> ClassRasterWriter(path, height=1, width=1, class_names=["a"], palette=[[0, 0, 0]])._write_style()
-        >>> os.listdir(path.parent)
-        ['a.qml']
-        """
-        if self.targets[0].kind != "png":
-            text = qgis_style(self.class_names, self.palette)
-            write_bytes(self.destination.with_suffix(".qml"), text.encode())
 
     def _verify(self, path: Path, plane: int) -> None:
         """Compare a file with the strips it was made of: not every failed write in GDAL raises.

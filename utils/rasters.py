@@ -23,7 +23,7 @@ from utils.formats.picture_sizes import MAX_PIXELS
 from utils.gdal import close_files
 from utils.grids import PixelGrid
 from utils.raster_files import RasterFile, RawBlock
-from utils.resampling import RESAMPLING, axis_weights, reflect_index, resample, working_dtype
+from utils.resampling import axis_weights, reflect_index, resample, working_dtype
 from utils.tiling import Window
 
 # ImageNet's mean colour: the backbone's normalisation turns it into about 0, as if nothing were there.
@@ -187,14 +187,11 @@ class RasterScene:
         Largest picture that is decoded at once (PNG, JPEG and the like); rasters in tiles or strips may be any size.
     scaling : ValueScaling, optional
         Of values to 8 bits. 8-bit data need none.
-    resampling : str
-        How pixels are made when `scale` is not 1: "auto" takes means of the covered ground when shrinking and bilinear
-        interpolation when enlarging; or "nearest", "area", "bilinear", "cubic".
 
     Raises
     ------
     SettingsError
-        If `scale`, `resampling` or `bands` make no sense.
+        If `scale` or `bands` make no sense.
     DataError
         On first use: a file that cannot be opened, files that do not share a grid, bands that are not there.
 
@@ -212,8 +209,8 @@ class RasterScene:
     >>> pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
     >>> write_raster(path, pixels, crs="EPSG:32631", transform=Affine(2, 0, 8, 0, -2, 9))
     >>> scene = RasterScene(path, scale=0.5)
-    >>> (scene.height, scene.width), scene.num_bands, scene.resolution
-    ((2, 3), 3, (4.0, 4.0))
+    >>> (scene.height, scene.width), scene.num_bands
+    ((2, 3), 3)
     >>> image, valid = scene.read(Window(0, 0, 2, 4))
     >>> image[:, :, 0].tolist(), valid[0].tolist()
     ([[4, 6, 8, 6], [16, 18, 20, 18]], [True, True, True, False])
@@ -227,20 +224,17 @@ class RasterScene:
         scale: float = 1.0,
         max_pixels: int = MAX_PIXELS,
         scaling: ValueScaling | None = None,
-        resampling: str = "auto",
     ):
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
         if not listed:
             raise SettingsError("a scene needs at least one file, got an empty list")
         if not 1 / 256 <= scale <= 16:
             raise SettingsError(f"dataset.scale: expected 1/256 to 16, got {scale}")
-        if resampling not in RESAMPLING:
-            raise SettingsError(f"unknown resampling {resampling!r}; known: {', '.join(RESAMPLING)}")
         self.paths = tuple(Path(path) for path in listed)
         self.bands = None if bands is None else tuple(bands)
         self.scale = scale
         self.scaling = scaling
-        self.resampling = ("area" if scale < 1 else "bilinear") if resampling == "auto" else resampling
+        self.resampling = "area" if scale < 1 else "bilinear"
         self._files = tuple(RasterFile(path, max_pixels) for path in self.paths)
 
     def __repr__(self) -> str:
@@ -351,36 +345,6 @@ class RasterScene:
         """
         return self.grid.transform
 
-    @property
-    def georeferenced(self) -> bool:
-        """Whether the pixels have a place on Earth.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.raster_files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.png"
-        >>> write_raster(path, np.zeros((4, 6), np.uint8))
-        >>> RasterScene(path).georeferenced
-        False
-        """
-        return self.grid.georeferenced
-
-    @property
-    def resolution(self) -> tuple[float, float]:
-        """Map units per pixel in x and y, after `scale`.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.raster_files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6), np.uint8), transform=Affine(2, 0, 8, 0, -3, 9))
-        >>> RasterScene(path).resolution
-        (2.0, 3.0)
-        """
-        return self.grid.resolution
-
     @functools.cached_property
     def channels(self) -> tuple[tuple[int, int], ...]:
         """File and band, counted from 1, of every channel; band 0 of a paletted file stands for its colours.
@@ -476,21 +440,6 @@ class RasterScene:
         (True, [[[1, 2, 3], [7, 8, 9]]])
         """
         return self.channels[0][1] == 0
-
-    @property
-    def _unsigned(self) -> bool:
-        """Whether nodata is a value that a colour can have too.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.raster_files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6), np.float32))
-        >>> RasterScene(path)._unsigned
-        False
-        """
-        return self.dtype.kind == "u"
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read a window as an 8-bit image, whatever part of it lies outside.
@@ -661,7 +610,7 @@ class RasterScene:
             if block.hidden is not None:
                 visible &= ~block.hidden
         if missing.any():
-            visible &= ~(missing.all(axis=0) if self._unsigned else missing.any(axis=0))
+            visible &= ~(missing.all(axis=0) if self.dtype.kind == "u" else missing.any(axis=0))
             values[:, ~visible] = 0
         return values, visible
 
@@ -745,17 +694,6 @@ def _is_inside(start: int, count: int, size: int) -> np.ndarray:
     """
     position = np.arange(start, start + count)
     return (position >= 0) & (position < size)
-
-
-def has_content(valid: np.ndarray) -> bool:
-    """Whether a window holds anything; windows that do not are dropped.
-
-    Examples
-    --------
-    >>> has_content(np.array([[False, True]])), has_content(np.zeros((2, 3), bool))
-    (True, False)
-    """
-    return bool(valid.any())
 
 
 def estimate_scaling(
@@ -902,7 +840,7 @@ def _sample_scene(scene: RasterScene, generator: np.random.Generator, share: int
         window = Window(y * size, x * size, size, size).intersection(Window(0, 0, scene.height, scene.width))
         assert window is not None, "the place lies on the grid"
         values, valid = scene.read_values(window)
-        if has_content(valid) and len(samples) < share:
+        if valid.any() and len(samples) < share:
             samples.append(values[valid])
         if len(samples) == share:
             break
