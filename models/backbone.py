@@ -632,13 +632,12 @@ def describe_backbone(
     device: torch.device | str = "cpu",
     precision: str = "auto",
     attention: str = "sdpa",
-    local_files_only: bool = False,
 ) -> BackboneInfo:
     """Say what `load_backbone` would load, checked as far as that goes without building the model.
 
     Parameters
     ----------
-    source, layers, device, precision, attention, local_files_only
+    source, layers, device, precision, attention
         As in `load_backbone`.
 
     Returns
@@ -661,7 +660,7 @@ def describe_backbone(
     """
     if attention not in ATTENTIONS:
         raise SettingsError(f"unknown attention {attention!r}; known: {', '.join(ATTENTIONS)}")
-    folder = find_backbone_folder(source, local_files_only)
+    folder = find_backbone_folder(source)
     settings = read_json_object(folder / "config.json")
     family = choose_family(folder, settings)
     config = build_config(folder, family, settings)
@@ -693,7 +692,6 @@ def load_backbone(
     precision: str = "auto",
     attention: str = "sdpa",
     compile: bool = False,
-    local_files_only: bool = False,
 ) -> Backbone:
     """Load a backbone, frozen and in evaluation mode.
 
@@ -711,8 +709,6 @@ def load_backbone(
         How attention is computed: fused and exact to .9998 in bfloat16, or step by step (faster on some CPUs).
     compile : bool
         Compile each block with torch.compile on first use.
-    local_files_only : bool
-        Never ask the hub, see `find_backbone_folder`.
 
     Returns
     -------
@@ -746,9 +742,8 @@ def load_backbone(
         device=device,
         precision=precision,
         attention=attention,
-        local_files_only=local_files_only,
     )
-    folder = find_backbone_folder(source, local_files_only)
+    folder = find_backbone_folder(source)
     backbone = Backbone(load_model(folder, info.family, attention), info).to(device)
     if compile:
         # Block by block: equal blocks share one compilation, which takes a fraction of compiling the whole.

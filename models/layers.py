@@ -151,8 +151,6 @@ class ResidualUnit(nn.Module):
     ----------
     channels : int
         Channels before and after.
-    separable : bool
-        As in `ConvNorm`.
 
     References
     ----------
@@ -165,11 +163,11 @@ class ResidualUnit(nn.Module):
     [[[[1.0, -2.0]]]]
     """
 
-    def __init__(self, channels: int, *, separable: bool = False):
+    def __init__(self, channels: int):
         super().__init__()
         self.activation = nn.ReLU()
-        self.first = ConvNorm(channels, channels, separable=separable)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1, groups=channels if separable else 1, bias=False)
+        self.first = ConvNorm(channels, channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm = ChannelNorm(channels)
         nn.init.zeros_(self.norm.weight)
 
