@@ -368,9 +368,7 @@ def _generalised_iou(sides: Tensor, target: Tensor) -> Tensor:
     return overlap / union - (hull - union) / hull
 
 
-def box_sums(
-    distances: Tensor, target: Tensor, mask: Tensor, *, l1_weight: float = 1.0, giou_weight: float = 1.0
-) -> dict[str, Tensor]:
+def box_sums(distances: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Sum the errors of boxes at the cells that answer for one; divide each term by `mask.sum()`.
 
     Parameters
@@ -381,8 +379,6 @@ def box_sums(
         Those of `heatmaps.BoxTargets`.
     mask : Tensor of bool, shape (B, 1, h, w)
         Cells that answer for a box.
-    l1_weight, giou_weight : float
-        Factors, already applied to the sums; a term with factor 0 is neither computed nor returned.
 
     Returns
     -------
@@ -402,12 +398,7 @@ def box_sums(
     """
     image, _, row, column = mask.nonzero(as_tuple=True)
     sides, truth = raise_to_single(distances[image, :, row, column]), target[image, :, row, column]
-    sums: dict[str, Tensor] = {}
-    if l1_weight:
-        sums["box_l1"] = l1_weight * (sides - truth).abs().sum()
-    if giou_weight:
-        sums["box_giou"] = giou_weight * (1 - _generalised_iou(sides, truth)).sum()
-    return sums
+    return {"box_l1": (sides - truth).abs().sum(), "box_giou": (1 - _generalised_iou(sides, truth)).sum()}
 
 
 def objectness_sum(
