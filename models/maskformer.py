@@ -40,6 +40,11 @@ class MaskFormerOptions(HeadOptions):
     def _check_width(self) -> MaskFormerOptions:
         """Refuse a width that position encodings or attention heads cannot share out.
 
+        Raises
+        ------
+        ValueError
+            If the width is no multiple of 4 and of the attention heads.
+
         Examples
         --------
         >>> try:

@@ -35,6 +35,11 @@ class RelationalOptions(KeypointOptions):
     def _check_width(self) -> RelationalOptions:
         """Refuse a width that position encodings or attention heads cannot share out.
 
+        Raises
+        ------
+        ValueError
+            If the width is no multiple of 4 and of the heads.
+
         Examples
         --------
         >>> try:

@@ -406,6 +406,11 @@ def move_keypoints(keypoints: np.ndarray, matrix: np.ndarray, flip_idx: Sequence
 def _swap_sides(keypoints: np.ndarray, matrix: np.ndarray, flip_idx: Sequence[int] | None) -> np.ndarray:
     """Swap left and right where a matrix mirrors, and only there.
 
+    Raises
+    ------
+    ValueError
+        If the indices are for another number of keypoints.
+
     Examples
     --------
     >>> sides = np.array([[1, 1, 2], [2, 2, 2]])

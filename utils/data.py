@@ -150,6 +150,11 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
     def _empty(self) -> dict[str, Any]:
         """A batch of no samples whose arrays have the shapes and types of the first sample.
 
+        Raises
+        ------
+        DataError
+            When the data set has no samples.
+
         Examples
         --------
         >>> import tempfile

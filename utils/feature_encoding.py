@@ -93,6 +93,11 @@ def encode_features(array: Tensor | np.ndarray, dtype: str) -> Tensor | Int8Feat
 def _encode_int8(features: Tensor) -> Int8Features:
     """Divide each channel by its largest magnitude / 127 and round.
 
+    Raises
+    ------
+    ValueError
+        If the map has fewer than two dimensions or no cells.
+
     Examples
     --------
     >>> encoded = _encode_int8(torch.tensor([[1.0, -127.0], [0.0, 0.0]]))
@@ -149,6 +154,11 @@ def encoded_bytes(shape: Sequence[int], dtype: str) -> int:
         (C, h, w).
     dtype : {"fp16", "bf16", "int8"}
         Stored type.
+
+    Raises
+    ------
+    ValueError
+        If the type is unknown.
 
     Examples
     --------

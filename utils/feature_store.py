@@ -289,6 +289,11 @@ class FeatureStore:
     def _check_version(self, create: bool) -> None:
         """Make the folder, or see that it is a store of this version.
 
+        Raises
+        ------
+        DataError
+            When there is no store and none is to be made, or it is damaged or of another version.
+
         Examples
         --------
         >>> import tempfile
@@ -509,6 +514,11 @@ class FeatureStore:
     def _read_into(self, record: Record, buffers: Sequence[np.ndarray], start: int) -> None:
         """Fill buffers with a record's bytes from `start` on.
 
+        Raises
+        ------
+        DataError
+            When the shard is gone or ends early.
+
         Examples
         --------
         >>> import tempfile
@@ -574,6 +584,11 @@ class FeatureStore:
 
     def _common_fields(self, records: Sequence[Record], names: Sequence[str] | None) -> dict[str, Field]:
         """The fields to read, after a check that all records have them alike.
+
+        Raises
+        ------
+        DataError
+            When a field is missing in a record, or differs in type or shape.
 
         Examples
         --------

@@ -31,6 +31,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Path
         Where to write. It keeps the final suffix, because many libraries choose a format by it.
 
+    Raises
+    ------
+    OSError
+        When the file cannot be written; it names the file.
+
     Examples
     --------
     >>> import tempfile

@@ -196,6 +196,11 @@ def _draw_discs(columns: Tensor, rows: Tensor, radius: float) -> Tensor:
 def _draw(points: Tensor, present: Tensor, grid: tuple[int, int], size_cells: float, shape: str) -> Tensor:
     """Draw points of shape (B, N, C, 2) into maps of shape (B, C, h, w), the largest value winning.
 
+    Raises
+    ------
+    ValueError
+        If the shape of the spots is unknown, or their size not above 0.
+
     Examples
     --------
     >>> points = torch.tensor([[[[0.5, 0.5]], [[2.5, 0.5]]]])

@@ -59,6 +59,11 @@ def find_inputs(
 def _inputs_of(source: str, exclude: Sequence[str], is_result: Callable[[Path], bool]) -> list[Path]:
     """Videos and pictures of one source.
 
+    Raises
+    ------
+    DataError
+        When nothing is there, or only videos that inference has drawn.
+
     Examples
     --------
     >>> import tempfile

@@ -282,6 +282,11 @@ class LabelSource(ABC):
 def check_same_kind(path: Path, label_crs: CRS | None, scene: RasterScene) -> None:
     """Refuse labels with a CRS for a scene without one, and the other way round.
 
+    Raises
+    ------
+    DataError
+        When one of them has a CRS and the other has none.
+
     Examples
     --------
     >>> import tempfile
@@ -320,6 +325,11 @@ def show_bounds(bounds: Bounds) -> str:
 
 def check_overlap(path: Path, bounds: Bounds, crs: CRS | None, scene: RasterScene) -> None:
     """Refuse labels that share no ground with the scene.
+
+    Raises
+    ------
+    DataError
+        When they share no ground.
 
     Examples
     --------
@@ -538,6 +548,11 @@ class RasterLabels(LabelSource):
     def _match_sizes(self, grid: PixelGrid, scene: RasterScene) -> Affine:
         """The map for pictures without a place on Earth, which must be of one size before or after `scale`.
 
+        Raises
+        ------
+        DataError
+            When the sizes differ.
+
         Examples
         --------
         >>> import tempfile
@@ -664,6 +679,11 @@ def _read_colours(colours: Mapping[Any, Any], num_classes: int, class_names: Seq
     """Class of each colour, from (red, green, blue) -> class or class name -> (red, green, blue).
 
     Without `class_names` the names' own order gives the indices.
+
+    Raises
+    ------
+    SettingsError
+        When a colour is not three numbers from 0 to 255, or two classes have the same.
 
     Examples
     --------

@@ -62,6 +62,11 @@ def left_right_pairs(flip_idx: Sequence[int], names: Sequence[str] | None = None
 def _is_left(name: str, partner: str) -> bool:
     """Whether the first of two names that are a pair is the left one.
 
+    Raises
+    ------
+    DataError
+        When the names do not say which of them is the left one.
+
     Examples
     --------
     >>> _is_left("eyeL", "eyeR"), _is_left("rightEar", "leftEar")

@@ -258,6 +258,11 @@ def listening(logger: VerbosityLogger, *names: str) -> Iterator[None]:
 def _open_log(path: Path) -> IO[str]:
     r"""Open a log file for appending, line by line.
 
+    Raises
+    ------
+    SettingsError
+        When the file cannot be written, or holds something else than text.
+
     Examples
     --------
     >>> import tempfile

@@ -63,6 +63,11 @@ def class_bins(target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDE
 def _check_range(classes: Tensor, num_classes: int, ignore_index: int) -> None:
     """Complain about a class that the model does not have.
 
+    Raises
+    ------
+    ValueError
+        If a value is neither a class nor `ignore_index`.
+
     Examples
     --------
     >>> _check_range(torch.tensor([0, 7]), 3, 255)
@@ -261,6 +266,11 @@ class TargetLogProbability(torch.autograd.Function):
 
 def _checked_logits(logits: Tensor, target: Tensor) -> Tensor:
     """Logits as (B, K, H * W) in at least single precision, once they are known to fit the target.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not agree.
 
     Examples
     --------

@@ -236,6 +236,11 @@ def _match_batch(class_logits: Tensor, mask_logits: Tensor, grid: Tensor, **opti
 def _fixed_matches(class_logits: Tensor, grid: Tensor, ignore_index: int) -> _Matches:
     """Let query k stand for class k wherever an image shows it.
 
+    Raises
+    ------
+    ValueError
+        If there are not as many queries as classes.
+
     Examples
     --------
     >>> _fixed_matches(torch.zeros(1, 3, 4), torch.tensor([[[2, 0, 255]]]), 255).queries.tolist()

@@ -83,6 +83,11 @@ def _mean(values: np.ndarray) -> float:
 def _check_state(state: Tensor, expected: tuple[int, ...], name: str) -> None:
     """Complain about counts that belong to another set of classes or bins.
 
+    Raises
+    ------
+    ValueError
+        If the state has another shape.
+
     Examples
     --------
     >>> _check_state(torch.zeros(3, 3), (2, 2), "ConfusionMatrix")
@@ -174,6 +179,11 @@ class ConfusionMatrix:
 
     def _known(self, counts: np.ndarray) -> np.ndarray:
         """Cut the counts of all pairs of bytes down to the classes.
+
+        Raises
+        ------
+        ValueError
+            If a pixel has a value that is neither a class nor `ignore_index`.
 
         Examples
         --------

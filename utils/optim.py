@@ -228,6 +228,11 @@ def _outer_parameters(module: nn.Module) -> list[nn.Parameter]:
 def _parameters_under(module: nn.Module, declared: str) -> list[nn.Parameter]:
     """Find the parameters of one part of a module; a part that is switched off (None) has none.
 
+    Raises
+    ------
+    ValueError
+        If the module has no part of that name.
+
     Examples
     --------
     >>> [tuple(weight.shape) for weight in _parameters_under(nn.Linear(2, 3), "bias")]
@@ -475,6 +480,11 @@ def _check_rates(
     *, muon_lr: float, adamw_lr: float, momentum: float, weight_decay: float, betas: tuple[float, float]
 ) -> None:
     """Refuse numbers with which nothing would be learnt.
+
+    Raises
+    ------
+    SettingsError
+        If a rate is not above 0, the weight decay is negative, or a share is not from 0 to 1.
 
     Examples
     --------

@@ -140,6 +140,11 @@ def write_polygons(
 def _open_classes(path: str | Path) -> Iterator[Any]:
     """Open a class map, or say why it is none.
 
+    Raises
+    ------
+    DataError
+        When the file cannot be read, or has not one band of uint8.
+
     Examples
     --------
     >>> with _open_classes("/no/such.tif"):
@@ -163,6 +168,11 @@ def _open_classes(path: str | Path) -> Iterator[Any]:
 
 def _read_rows(raster: Any, top: int, rows: int) -> np.ndarray:
     """Read a band of rows of a class map.
+
+    Raises
+    ------
+    DataError
+        When the rows cannot be read.
 
     Examples
     --------
@@ -417,6 +427,11 @@ class _PolygonSink:
     def add(self, polygons: Polygons) -> None:
         """Take polygons in pixels; write when enough have come.
 
+        Raises
+        ------
+        DataError
+            When a class has no name.
+
         Examples
         --------
         >>> from utils.raster_output import open_silent
@@ -440,6 +455,11 @@ class _PolygonSink:
     def close(self) -> None:
         """Write what waits; a map without polygons gives an empty layer.
 
+        Raises
+        ------
+        OSError
+            When the disk is full: the spatial index lacks polygons.
+
         Examples
         --------
         >>> import pyogrio, tempfile
@@ -459,6 +479,11 @@ class _PolygonSink:
 
     def _write(self) -> None:
         """Write the waiting polygons.
+
+        Raises
+        ------
+        OSError
+            When the disk is full.
 
         Examples
         --------

@@ -357,6 +357,11 @@ class PoseScores:
     def _checked(self, keypoints: Any, picture_id: str) -> np.ndarray:
         """A pose as an array, if it has the right shape; infinite places become NaN.
 
+        Raises
+        ------
+        ValueError
+            If the pose has another shape.
+
         Examples
         --------
         >>> PoseScores(2)._checked(np.zeros((3, 3)), "a")
@@ -374,6 +379,11 @@ class PoseScores:
 
     def _refuse_twice(self, picture_ids: Iterable[str]) -> None:
         """Complain about pictures that would count twice.
+
+        Raises
+        ------
+        ValueError
+            If a picture was scored before.
 
         Examples
         --------

@@ -86,6 +86,11 @@ def find_scenes(sources: str | Path | Sequence[str | Path], exclude: Sequence[st
 def _expand_source(source: str | Path) -> list[Path]:
     """The files of one source: itself, a folder's, or a glob's.
 
+    Raises
+    ------
+    DataError
+        When there is no such file or folder.
+
     Examples
     --------
     >>> _expand_source("/no/such/scene.tif")
@@ -309,6 +314,11 @@ def read_header(path: str | Path) -> RasterHeader:
 @functools.lru_cache(maxsize=4096)
 def _read_header(key: tuple[str, int, int]) -> RasterHeader:
     """The header of one version of a file.
+
+    Raises
+    ------
+    DataError
+        When there is no such file, it cannot be read, or its values are complex numbers.
 
     Examples
     --------
@@ -594,6 +604,11 @@ class RasterFile:
 def _guard_pixels(header: RasterHeader, max_pixels: int) -> None:
     """Refuse what would fill the memory: a large picture without random access, or a header that cannot be true.
 
+    Raises
+    ------
+    DataError
+        When the file has more pixels than `max_pixels` and no random access, or more than its bytes can hold.
+
     Examples
     --------
     >>> grid = PixelGrid(90000, 90000, None, Affine.identity())
@@ -621,6 +636,11 @@ def _guard_pixels(header: RasterHeader, max_pixels: int) -> None:
 
 def _guard_place(header: RasterHeader) -> None:
     """Refuse a georeference that is no place, on which every comparison with labels would be meaningless.
+
+    Raises
+    ------
+    DataError
+        When a number of the transform is not finite or too large.
 
     Examples
     --------
@@ -865,6 +885,11 @@ def check_scene(path: str | Path, max_pixels: int = MAX_PIXELS) -> list[str]:
 
 def _check_tiff_end(header: RasterHeader) -> None:
     """Refuse a TIFF whose data would lie beyond the end of the file, without decoding any.
+
+    Raises
+    ------
+    DataError
+        When the data end behind the end of the file.
 
     Examples
     --------

@@ -249,6 +249,11 @@ class ClassRasterWriter:
     def _plan_targets(self, confidence: bool, format: str, compress: str) -> list[_Target]:
         """List the files to make: the classes, and the confidence when it is wanted.
 
+        Raises
+        ------
+        SettingsError
+            When the suffix, the format or the compression is unknown.
+
         Examples
         --------
         >>> ClassRasterWriter("a.jpg", height=1, width=1, class_names=["a"], palette=[[0, 0, 0]])
@@ -272,6 +277,11 @@ class ClassRasterWriter:
 
     def _check_classes(self) -> None:
         """Make sure that every class has a value, a name and a colour, and nodata none of them.
+
+        Raises
+        ------
+        SettingsError
+            When there are no or too many classes, nodata is one of them, or the palette does not fit.
 
         Examples
         --------
@@ -376,6 +386,11 @@ class ClassRasterWriter:
 
     def _check_block(self, window: Window, classes: np.ndarray, confidence: np.ndarray | None) -> list[np.ndarray]:
         """Make sure that a block can be stored, and bring it into the stored types.
+
+        Raises
+        ------
+        ValueError
+            If the window lies outside, a plane has another shape or type, or a class is unknown.
 
         Examples
         --------

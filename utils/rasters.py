@@ -381,6 +381,11 @@ class RasterScene:
     def _checked_bands(self, count: int) -> tuple[int, ...]:
         """The wanted bands, when all of them exist.
 
+        Raises
+        ------
+        DataError
+            When a band does not exist, or none is wanted.
+
         Examples
         --------
         >>> RasterScene("a.tif", bands=[1, 4])._checked_bands(3)
@@ -486,6 +491,11 @@ class RasterScene:
 
     def _read_inside(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Image and valid pixels of a window that lies inside.
+
+        Raises
+        ------
+        DataError
+            When the values are no bytes and there is no scaling.
 
         Examples
         --------

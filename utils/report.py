@@ -340,6 +340,11 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
 def _parse_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a file, without a torn last line; both empty when there is none.
 
+    Raises
+    ------
+    DataError
+        When a row has not as many cells as the header.
+
     Examples
     --------
     >>> _parse_csv(Path("/no/such/file.csv"))

@@ -45,6 +45,11 @@ def read_list(path: str | Path) -> list[str]:
 def _read_text(path: str | Path) -> str:
     r"""Read a list's text.
 
+    Raises
+    ------
+    DataError
+        When the file is no text in UTF-8.
+
     Examples
     --------
     >>> import tempfile

@@ -141,6 +141,11 @@ class StoreWriter:
     def _put_in_queue(self, item: PackedRecord | threading.Event) -> None:
         """Put something into the queue of a thread that is there to take it.
 
+        Raises
+        ------
+        RuntimeError
+            When the writer is not open.
+
         Examples
         --------
         >>> import tempfile
@@ -231,6 +236,11 @@ class StoreWriter:
 
     def _write_pending(self) -> None:
         """Write the records gathered so far as one shard.
+
+        Raises
+        ------
+        DataError
+            When the disk is full or cannot be written.
 
         Examples
         --------

@@ -600,6 +600,11 @@ class StripBlender:
     def _take(self, window: Window) -> tuple[_Span, _Span]:
         """Check that a window is the next one and give its places on both axes.
 
+        Raises
+        ------
+        ValueError
+            If another window is expected, or none.
+
         Examples
         --------
         >>> blender = StripBlender(3, 5, 1, tile=4, stride=4)

@@ -110,6 +110,11 @@ def read_layer_info(path: str | Path, layer: str | None) -> LayerInfo:
 def _read_layer_info(key: tuple[str, int, int], layer: str | None) -> LayerInfo:
     """What a layer of one version of a file says about itself.
 
+    Raises
+    ------
+    DataError
+        When the file is missing or damaged, its CRS is not understood, or the layer has no features.
+
     Examples
     --------
     >>> import tempfile
@@ -158,6 +163,11 @@ def _vector_errors() -> tuple[type[Exception], ...]:
 
 def _choose_layer(path: str, layers: Mapping[str, str | None], layer: str | None) -> str:
     """The layer to read: the chosen one, or the only one.
+
+    Raises
+    ------
+    DataError
+        When the layer does not exist, or there are several and none is named.
 
     Examples
     --------

@@ -150,6 +150,11 @@ class VideoReader:
     def _opened(self) -> Iterator[cv2.VideoCapture]:
         """Open the file, and close it however reading ends.
 
+        Raises
+        ------
+        DataError
+            When OpenCV cannot open it.
+
         Examples
         --------
         >>> import tempfile
@@ -232,6 +237,13 @@ class VideoReader:
     def _decode(self, start: int) -> Generator[np.ndarray, None, None]:
         """One pass over the file.
 
+        Raises
+        ------
+        DataError
+            When there are no frames from `start` on, or a frame has another size.
+        ValueError
+            If the reader was closed meanwhile.
+
         Examples
         --------
         >>> import tempfile
@@ -308,6 +320,11 @@ class VideoReader:
     def _check_size(self, index: int, frame: np.ndarray) -> None:
         """Refuse a frame of another size: points and canvases are for one.
 
+        Raises
+        ------
+        DataError
+            When the frame has another size than the first.
+
         Examples
         --------
         >>> reader = VideoReader.__new__(VideoReader)
@@ -352,6 +369,11 @@ _CURE = "copy it again, or convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
 
 def _check_file(path: Path) -> None:
     """Refuse what is no file, or an empty one, in words that OpenCV does not have.
+
+    Raises
+    ------
+    DataError
+        When there is no such file, or it is empty.
 
     Examples
     --------
@@ -535,6 +557,13 @@ class VideoWriter:
 
     def _check_whole(self) -> None:
         """Look whether all frames arrived: OpenCV does not say when a disk is full.
+
+        Raises
+        ------
+        DataError
+            When frames are missing: the disk is full.
+        ValueError
+            If no frame was written.
 
         Examples
         --------
