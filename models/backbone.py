@@ -529,6 +529,8 @@ class Backbone(nn.Module):
     def _compute_vit_maps(self, pixels: Tensor, stretch: Tensor | None = None) -> dict[int, Tensor]:
         """Run the blocks of a ViT, keeping only the states that are asked for.
 
+        `pixels` has shape (B, 3, H, W), each map shape (B, C, h, w).
+
         Examples
         --------
         >>> import tempfile
@@ -612,6 +614,8 @@ class Backbone(nn.Module):
 
     def _apply_norm(self, features: Tensor) -> Tensor:
         """The final norm over the last axis, in float32 whatever the blocks were computed in.
+
+        The shape, (..., C), stays.
 
         Examples
         --------

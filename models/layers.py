@@ -531,6 +531,8 @@ class RankBatchNorm2d(nn.Module):
     def _move_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         """Move the running statistics towards those of a batch, unless it was empty on all ranks.
 
+        `mean` and `variance` have shape (C,).
+
         Examples
         --------
         >>> norm = RankBatchNorm2d(1, momentum=0.5)

@@ -147,6 +147,8 @@ class Projection(nn.Conv2d):
     def know(self, mean: Tensor, deviation: Tensor) -> None:
         """Take what was measured of the teacher.
 
+        Both have shape (C,).
+
         Examples
         --------
         >>> projection = Projection(4, 2)
@@ -196,6 +198,8 @@ class Projection(nn.Conv2d):
 
 def fit_grid(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
     """Bring a map to another grid of the same ground, bilinearly; where cells become fewer, all of them count.
+
+    `feature_map` has shape (B, C, h, w), the result shape (B, C, *grid).
 
     Examples
     --------

@@ -410,6 +410,8 @@ def _warp(
 ) -> np.ndarray:
     """Warp with OpenCV, whose coordinates lie on the centres of pixels, half a pixel from ours.
 
+    `array` has shape (H, W) or (H, W, C), the matrix shape (3, 3) from input to output points.
+
     Examples
     --------
     >>> shift = np.array([[1.0, 0, 1], [0, 1, 0], [0, 0, 1]])
@@ -657,6 +659,8 @@ class RandomGeometry:
 def _rotation(angle_deg: float) -> np.ndarray:
     """Matrix of a counter-clockwise turn, as it is seen with y pointing down.
 
+    The matrix has shape (2, 2).
+
     Examples
     --------
     >>> (_rotation(90.0) @ (1.0, 0.0)).round(9).tolist()
@@ -774,6 +778,8 @@ class RandomColour:
     def _recolour(self, colours: np.ndarray, shifts: np.ndarray) -> np.ndarray:
         """Change colours by shifts of -1 to 1 times the largest change.
 
+        `colours` has shape (H, W, 3), uint8; `shifts` shape (4,): brightness, contrast, saturation, hue.
+
         Examples
         --------
         >>> pixel = np.full((1, 1, 3), 100, np.uint8)
@@ -791,6 +797,8 @@ class RandomColour:
 
 def _add_noise(colours: np.ndarray, std: float, generator: np.random.Generator) -> np.ndarray:
     """Add Gaussian noise and stay within bytes.
+
+    `colours` has shape (H, W, 3), uint8.
 
     Examples
     --------

@@ -131,6 +131,8 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
     def _read_maps(self, entries: Sequence[Entry], view_names: Sequence[str]) -> list[Tensor]:
         """Feature maps of a batch, in the order of their numbers.
 
+        Each has shape (B, C, h, w).
+
         Examples
         --------
         >>> import tempfile

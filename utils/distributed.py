@@ -383,6 +383,8 @@ def differentiable_sum_over_ranks(values: Tensor) -> Tensor:
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Add up each parameter's gradient over all ranks, in place; all ranks then hold the same gradients.
 
+    Gradients may have any shape.
+
     A rank without a gradient counts as zeros. Where no rank has one, it stays None, as in a single process: an
     optimizer leaves such a parameter alone.
 
@@ -411,6 +413,8 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
 def _buckets(parameters: Sequence[Tensor], limit_bytes: int) -> Iterator[list[Tensor]]:
     """Group parameters of one type and device, up to a size, in an order that depends on nothing else.
 
+    Parameters may have any shape.
+
     Examples
     --------
     >>> single, double = torch.zeros(3), torch.zeros(3, dtype=torch.float64)
@@ -434,6 +438,8 @@ def _buckets(parameters: Sequence[Tensor], limit_bytes: int) -> Iterator[list[Te
 
 def _sum_bucket(parameters: Sequence[Tensor]) -> None:
     """Add up the gradients of some parameters of one type in a single collective.
+
+    Parameters may have any shape.
 
     Examples
     --------

@@ -498,6 +498,8 @@ class FeatureStore:
     def _read_bytes(self, record: Record) -> Tensor:
         """The bytes of a record as they lie in the file.
 
+        The tensor has shape (bytes,), uint8.
+
         Examples
         --------
         >>> import tempfile
@@ -618,6 +620,8 @@ class FeatureStore:
     def _decode_batch(self, arrays: Mapping[str, Tensor], name: str) -> Tensor:
         """A stacked array as it is handed out: as read, or int8 multiplied with its scales.
 
+        Its shape is (B, ...).
+
         Examples
         --------
         >>> import tempfile
@@ -633,6 +637,8 @@ class FeatureStore:
 
     def _fill(self, records: Sequence[Record], rows: Mapping[str, np.ndarray]) -> None:
         """Read each record into its row of every array, in the order of the disk.
+
+        Each of `rows` has shape (B, bytes), uint8.
 
         Examples
         --------

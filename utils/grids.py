@@ -189,6 +189,8 @@ def transform_points(source: CRS, target: CRS, x: np.ndarray, y: np.ndarray) -> 
 def _transform_or_split(source: CRS, target: CRS, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Transform points; when PROJ refuses them all for the sake of one, halve until that one is alone.
 
+    `x` and `y` have shape (N,), the result has shape (2, N).
+
     Examples
     --------
     >>> utm, degrees = CRS.from_epsg(32631), CRS.from_epsg(4326)
@@ -286,6 +288,8 @@ def place_exactly(source: PixelGrid, target: PixelGrid, x: np.ndarray, y: np.nda
 def _centre_lines(start: int, count: int) -> np.ndarray:
     """Positions on an axis every half lattice step, on the same places whatever the window, and around it.
 
+    The positions have shape (N,).
+
     Examples
     --------
     >>> _centre_lines(40, 30).tolist()
@@ -298,6 +302,8 @@ def _centre_lines(start: int, count: int) -> np.ndarray:
 
 def _interpolate(nodes: np.ndarray, places: np.ndarray, first: int, axis: int, step: int) -> np.ndarray:
     """Linear interpolation along one axis between evenly spaced nodes.
+
+    `nodes` may have any shape; along `axis` the result has as many entries as `places`, which have shape (N,).
 
     Examples
     --------
@@ -378,6 +384,8 @@ def _lattice_error(lattice: np.ndarray, line_x: np.ndarray, line_y: np.ndarray) 
 
 def _to_pixels(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Row and column that hold a place; -1 where there is none.
+
+    `places` has shape (2, ...): x and y; rows and columns have shape (...).
 
     Examples
     --------

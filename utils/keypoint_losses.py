@@ -70,6 +70,8 @@ def positive_weights(sums: Tensor, most: float = 50.0) -> Tensor:
 def _bce(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Binary cross entropy of each cell.
 
+    All have one shape, such as (B, K, h, w).
+
     Examples
     --------
     >>> _bce(torch.tensor([0.0, 90.0]), torch.tensor([0.5, 1.0]), 0.0).exp().tolist()
@@ -81,6 +83,8 @@ def _bce(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 def _squared_error(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Squared error of each cell's probability.
 
+    All have one shape, such as (B, K, h, w).
+
     Examples
     --------
     >>> _squared_error(torch.tensor([0.0, 90.0]), torch.tensor([1.0, 0.5]), 0.0).tolist()
@@ -91,6 +95,8 @@ def _squared_error(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 
 def _quality_focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Binary cross entropy of each cell times |target - p| ** gamma.
+
+    All have one shape, such as (B, K, h, w).
 
     Examples
     --------
@@ -109,6 +115,8 @@ HEATMAP_LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 def _soft_dice_sum(logits: Tensor, target: Tensor, known: Tensor, eps: float) -> Tensor:
     """Sum 1 - Dice over the maps that show their keypoint.
+
+    All have shape (B, K, h, w), or one that broadcasts to it.
 
     Examples
     --------
@@ -199,6 +207,8 @@ def heatmap_sums(
 
 def _smooth_l1(difference: Tensor, beta: float) -> Tensor:
     """Absolute value with a parabola between -beta and beta, 0 at 0 and of slope 1 outside.
+
+    The shape may be any; it stays.
 
     Examples
     --------

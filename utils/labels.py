@@ -104,6 +104,8 @@ class ClassTable:
     def look_up(self, values: Iterable[object]) -> np.ndarray:
         """Class of each value, -1 where there is none.
 
+        The result has shape (N,), one class per value.
+
         Examples
         --------
         >>> ClassTable({"a": 0}, other=3).look_up(["a", "b"]).tolist()
@@ -635,6 +637,8 @@ class RasterLabels(LabelSource):
     def _colour_codes(self, values: np.ndarray) -> np.ndarray:
         """Colours as numbers 0xRRGGBB, from three bands or a palette.
 
+        `values` has shape (bands, H, W), the result shape (H, W).
+
         Examples
         --------
         >>> import tempfile
@@ -652,6 +656,8 @@ class RasterLabels(LabelSource):
 
     def _raise_foreign(self, unique: np.ndarray, counts: np.ndarray, window: Window) -> None:
         """Report values or colours that are no class.
+
+        `unique` and `counts` have shape (N,): values, and how often each occurs.
 
         Raises
         ------
@@ -726,6 +732,8 @@ def _show_colour(code: int) -> str:
 
 def _unique_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values that occur, and for each element which of them it is.
+
+    Values may have any shape; what is said of each element has that shape too.
 
     Examples
     --------

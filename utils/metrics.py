@@ -24,6 +24,8 @@ ClassMap = np.ndarray | Tensor
 def to_numpy(values: ClassMap) -> np.ndarray:
     """View or copy an array or a tensor, wherever it lies, as a numpy array.
 
+    The shape may be any; it stays.
+
     Examples
     --------
     >>> to_numpy(torch.tensor([[1, 2]], dtype=torch.uint8)).tolist()
@@ -60,6 +62,8 @@ def nan_to_none(value: Any) -> Any:
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Divide element by element; NaN where there is nothing to divide by.
 
+    Both have one shape, or shapes that broadcast.
+
     Examples
     --------
     >>> _ratio(np.array([1, 0, 0]), np.array([2, 4, 0])).tolist()
@@ -70,6 +74,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _mean(values: np.ndarray) -> float:
     """Mean of what is not NaN; NaN when nothing is left.
+
+    `values` may have any shape.
 
     Examples
     --------
@@ -179,6 +185,8 @@ class ConfusionMatrix:
 
     def _known(self, counts: np.ndarray) -> np.ndarray:
         """Cut the counts of all pairs of bytes down to the classes.
+
+        The counts have shape (256, 256), prediction by truth; the result has shape (K, K).
 
         Raises
         ------

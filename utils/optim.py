@@ -438,6 +438,8 @@ muon expected weight, got nothing; start a new training
 def _fill_slots(kernel: HiddenMatrix, slots: Sequence[Tensor]) -> None:
     """Let slots stand for a kernel's present values and gradient.
 
+    Slots have shape (rows, columns).
+
     They are set anew at every step, because a module that was moved to another device has other memory.
 
     Examples
@@ -570,6 +572,8 @@ def build_optimizer(
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None = None) -> float:
     """Scale all gradients down together when their common length exceeds a limit.
+
+    Gradients may have any shape.
 
     Parameters
     ----------

@@ -169,6 +169,8 @@ def _open_classes(path: str | Path) -> Iterator[Any]:
 def _read_rows(raster: Any, top: int, rows: int) -> np.ndarray:
     """Read a band of rows of a class map.
 
+    The result has shape (rows, W), uint8.
+
     Raises
     ------
     DataError
@@ -236,6 +238,8 @@ def polygonize(raster: Any, skip_classes: Iterable[int] = (), band_pixels: int =
 def _trace(values: np.ndarray, wanted: np.ndarray, top: int) -> Polygons:
     """Trace one band of rows that begins at row `top`.
 
+    `values` and `wanted` have shape (H, W).
+
     Examples
     --------
     >>> values = np.array([[7, 7, 0]], np.uint8)
@@ -302,6 +306,8 @@ class _Stitcher:
     def _join(self, pieces: Polygons, top: int) -> np.ndarray:
         """Number the polygons that open ones and new pieces make together; open ones come first.
 
+        The result has shape (N,): a number for each open polygon and each new piece.
+
         Examples
         --------
         >>> stitcher = _Stitcher(4, 2)
@@ -322,6 +328,8 @@ class _Stitcher:
 
     def _regroup(self, pieces: Polygons, groups: np.ndarray, grows: np.ndarray, bottom: int) -> Polygons:
         """Gather the parts of each group; keep those open that grow, and unite the others.
+
+        `groups` has shape (N,), `grows` one entry for each of the new pieces, shape (P,).
 
         Examples
         --------
@@ -353,6 +361,8 @@ class _Stitcher:
 def _unite(parts: Sequence[list[shapely.Geometry]]) -> np.ndarray:
     """Unite the parts of each polygon and drop the corners that the seams left on straight sides.
 
+    The result has shape (N,), one geometry each.
+
     Examples
     --------
     >>> united = _unite([[shapely.box(0, 0, 1, 1), shapely.box(0, 1, 1, 2)], [shapely.box(5, 0, 6, 1)]])
@@ -367,6 +377,8 @@ def _unite(parts: Sequence[list[shapely.Geometry]]) -> np.ndarray:
 
 def _border_owners(geometries: np.ndarray, y: int, width: int) -> np.ndarray:
     """Find which polygon has its side on each pixel of the line at `y`; -1 where none has.
+
+    `geometries` has shape (N,), the result shape (W,).
 
     Examples
     --------
@@ -520,6 +532,8 @@ class _PolygonSink:
     def _measure(self, geometries: np.ndarray) -> dict[str, np.ndarray]:
         """Areas of polygons in pixels, and in square metres when the CRS tells.
 
+        Geometries and areas have shape (N,).
+
         Examples
         --------
         >>> from utils.raster_output import open_silent
@@ -536,6 +550,8 @@ class _PolygonSink:
 
     def _place(self, geometries: np.ndarray) -> np.ndarray:
         """Simplify polygons when that is wanted, and bring them from pixels into the map.
+
+        Geometries have shape (N,).
 
         Examples
         --------
@@ -593,6 +609,8 @@ def _count_indexed(path: Path, layer: str) -> int:
 def _to_map(geometries: np.ndarray, transform: Any) -> np.ndarray:
     """Bring geometries from pixels into map coordinates.
 
+    Geometries have shape (N,).
+
     Examples
     --------
     >>> from affine import Affine
@@ -639,6 +657,8 @@ def measure_area_m2(geometries: np.ndarray, crs: Any) -> np.ndarray:
 
 def _to_equal_area(points: np.ndarray) -> np.ndarray:
     """Project longitude and latitude in degrees to a cylinder on which areas are true, in metres.
+
+    Both have shape (N, 2).
 
     Examples
     --------

@@ -28,6 +28,8 @@ _DARK, _LIGHT = (20, 20, 20), (255, 255, 255)
 def _place(point: np.ndarray) -> tuple[int, int]:
     """A point in OpenCV's fixed-point coordinates, which lie on pixel centres.
 
+    `point` has shape (2,): x, y.
+
     Examples
     --------
     >>> _place(np.array([0.5, 2.0])), _place(np.array([1e30, 0.5]))
@@ -115,6 +117,8 @@ def draw_line(picture: np.ndarray, start: np.ndarray, end: np.ndarray, colour: S
 def _draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: Sequence[int], width: int = -1) -> None:
     """Draw a disc, or a ring of some width, with smooth edges.
 
+    `picture` has shape (H, W, 3), `centre` shape (2,).
+
     Examples
     --------
     >>> picture = np.zeros((9, 13, 3), np.uint8)
@@ -128,6 +132,8 @@ def _draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: S
 
 def _draw_bones(picture: np.ndarray, pose: np.ndarray, edges: Edges, colours: np.ndarray, radius: float) -> None:
     """Draw the lines between the points of a pose, each half in the colour of its end, over a dark rim.
+
+    `picture` has shape (H, W, 3), `pose` shape (K, 3), `colours` shape (K, 3).
 
     Examples
     --------
@@ -151,6 +157,8 @@ def _draw_bones(picture: np.ndarray, pose: np.ndarray, edges: Edges, colours: np
 
 def _draw_points(picture: np.ndarray, pose: np.ndarray, colours: np.ndarray, radius: float, hollow: np.ndarray) -> None:
     """Draw the points of a pose as discs, or as rings, in a light and a dark rim that stand out on any ground.
+
+    `picture` has shape (H, W, 3), `pose` shape (K, 3), `colours` shape (K, 3), `hollow` shape (K,).
 
     Examples
     --------
@@ -237,6 +245,8 @@ def _pose_colours(
     num_keypoints: int, index: int, colours: np.ndarray | None, identities: Sequence[int] | None
 ) -> np.ndarray:
     """Colours of the points of one pose: its own, or those of its animal.
+
+    The result has shape (K, 3), uint8.
 
     Examples
     --------

@@ -541,6 +541,8 @@ class PoseScores:
     def _swap_scores(self, truth: np.ndarray, predicted: np.ndarray, counted: np.ndarray) -> dict[str, Any]:
         """Swap rate of all pairs together and of each.
 
+        `truth` and `predicted` have shape (N, K, 2), `counted` shape (N, K).
+
         Examples
         --------
         >>> truth = np.array([[[0.0, 0], [10, 0]]])

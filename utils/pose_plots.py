@@ -103,6 +103,8 @@ def _cut_out(image: np.ndarray, region: tuple[int, int, int, int], limit: int) -
 def _grey(picture: np.ndarray) -> np.ndarray:
     """A picture without its colours, and paler, as a ground for marks.
 
+    Both have shape (H, W, 3), uint8.
+
     Examples
     --------
     >>> _grey(np.full((1, 1, 3), 100, np.uint8)).tolist()
@@ -114,6 +116,8 @@ def _grey(picture: np.ndarray) -> np.ndarray:
 
 def _draw_crosses(picture: np.ndarray, points: np.ndarray, arm: float, width: int) -> None:
     """Cross out points, light on a dark rim.
+
+    `picture` has shape (H, W, 3), `points` shape (N, 2).
 
     Examples
     --------
@@ -181,6 +185,8 @@ def _draw_errors(
 
 def _matched(labelled: np.ndarray, predictions: Sequence[np.ndarray], index: int) -> np.ndarray:
     """Predicted places of the labelled points of an animal; NaN where there is none.
+
+    `labelled` has shape (K, 2), each prediction shape (K, 3); the result has shape (K, 2).
 
     Examples
     --------
@@ -351,6 +357,8 @@ def _bin_names(edges: Sequence[float]) -> list[str]:
 def _draw_shares(axes: Axes, counts: np.ndarray, missed: int, labels: Sequence[str]) -> None:
     """Draw the share of points in each bin as bars, and of those up to each bin as a line.
 
+    `counts` has shape (bins,).
+
     Examples
     --------
     >>> axes = new_figure(3, 2).subplots()
@@ -376,6 +384,8 @@ def _draw_pck_curves(
     axes: Axes, counts: np.ndarray, missed: np.ndarray, edges: Sequence[float], names: Sequence[str]
 ) -> None:
     """Draw for each keypoint the share of its points up to each error; keypoints without truth are left out.
+
+    `counts` has shape (K, bins), `missed` shape (K,).
 
     Examples
     --------

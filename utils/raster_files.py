@@ -662,6 +662,8 @@ def _guard_place(header: RasterHeader) -> None:
 def _read_with_gdal(header: RasterHeader, window: Window, bands: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
     """Values and hidden pixels of a window, read by GDAL.
 
+    Values have shape (bands, H, W), hidden pixels shape (H, W).
+
     Examples
     --------
     >>> import tempfile
@@ -723,6 +725,8 @@ _PICTURES = Recent(PICTURE_CACHE_BYTES, _decoded_bytes)  # windows of a picture 
 
 def _decode_whole(header: RasterHeader) -> tuple[np.ndarray, np.ndarray | None]:
     """Decode a picture at once and turn it upright.
+
+    Values have shape (bands, H, W), hidden pixels shape (H, W).
 
     Raises
     ------

@@ -492,6 +492,8 @@ class RasterScene:
     def _read_inside(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Image and valid pixels of a window that lies inside.
 
+        The image has shape (H, W, bands), uint8, the valid pixels shape (H, W).
+
         Raises
         ------
         DataError
@@ -686,6 +688,8 @@ def _look_up_colours(block: RawBlock, palette: Sequence[tuple[int, int, int, int
 def neutral_colour(num_bands: int) -> np.ndarray:
     """The colour of nothing: ImageNet's mean for three colours, mid-grey for further bands.
 
+    The result has shape (bands,), uint8.
+
     Examples
     --------
     >>> neutral_colour(4).tolist()
@@ -696,6 +700,8 @@ def neutral_colour(num_bands: int) -> np.ndarray:
 
 def _is_inside(start: int, count: int, size: int) -> np.ndarray:
     """Which positions of a stretch lie on the axis.
+
+    The result has shape (count,).
 
     Examples
     --------
@@ -830,6 +836,8 @@ def _sample_values(
 
 def _sample_scene(scene: RasterScene, generator: np.random.Generator, share: int, size: int) -> list[np.ndarray]:
     """Values from up to `share` windows of a scene that hold something; empty ones are replaced up to four times.
+
+    Each has shape (N, bands).
 
     Examples
     --------

@@ -21,6 +21,8 @@ def working_dtype(dtype: np.dtype) -> np.dtype:
 def reflect_index(start: int, count: int, size: int) -> np.ndarray:
     """Positions on an axis whose outside is its reflection about the first and last pixel.
 
+    The result has shape (count,).
+
     Examples
     --------
     >>> reflect_index(-2, 8, 4).tolist(), reflect_index(-1, 3, 1).tolist()
@@ -101,6 +103,8 @@ def _combine(values: np.ndarray, index: np.ndarray, weight: np.ndarray, axis: in
 
 def _pick(values: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
     """Take positions along an axis, as a view where they are evenly spaced.
+
+    Along `axis` the result has as many entries as `index`, which has shape (N,); other axes keep their shape.
 
     Examples
     --------

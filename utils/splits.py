@@ -167,6 +167,8 @@ def stratified_choice(counts: np.ndarray, fraction: float, generator: np.random.
 def _stays_in_training(counts: np.ndarray, chosen: np.ndarray, unit: int) -> bool:
     """Whether every class still has ground in training when one more unit is chosen.
 
+    `counts` has shape (N, K), `chosen` shape (N,).
+
     Examples
     --------
     >>> counts, chosen = np.array([[1, 1], [1, 0]]), np.array([False, False])

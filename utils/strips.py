@@ -148,6 +148,8 @@ class StripStore:
     def _read(self, path: Path, plane: int, rows: int) -> np.ndarray:
         """Unpack one plane of a strip; a damaged strip is removed, so that the next run makes it anew.
 
+        The result has shape (rows, W).
+
         Raises
         ------
         DataError
@@ -229,6 +231,8 @@ class OpenStrip:
 
     def put(self, window: Window, planes: Sequence[np.ndarray]) -> None:
         """Copy one block in.
+
+        Each plane has the shape (height, width) of the window.
 
         Raises
         ------

@@ -269,6 +269,8 @@ def axis_weights(size: int, starts: Sequence[int], tile: int, kind: str = "hann"
 def _normalize_over_windows(weights: np.ndarray, starts: Sequence[int]) -> np.ndarray:
     """Divide the weights of windows along an axis by their sum at each pixel.
 
+    Both have shape (windows, tile).
+
     Examples
     --------
     >>> _normalize_over_windows(np.ones((2, 3)), [0, 2]).tolist()
@@ -414,6 +416,8 @@ def _fold(values: np.ndarray, span: _Span, carry: np.ndarray, carried: bool, out
 
 def _read_probabilities(probabilities: np.ndarray | Tensor) -> np.ndarray:
     """View a tensor or an array as float32 numpy values, without a copy where that is possible.
+
+    The shape stays, such as (K, H, W).
 
     Examples
     --------
@@ -626,6 +630,8 @@ class StripBlender:
     def _blend(self, values: np.ndarray, row: _Span, column: _Span) -> list[Block]:
         """Fold a window in along its columns, then the columns that this finishes along the rows.
 
+        `values` has shape (C, H, W).
+
         Examples
         --------
         >>> blender = StripBlender(2, 2, 1, tile=2, stride=2)
@@ -646,6 +652,8 @@ class StripBlender:
 
     def _block(self, values: np.ndarray, row: _Span, column: _Span) -> list[Block]:
         """Name the finished block's place; nothing when it has no rows or columns.
+
+        `values` has shape (C, H, W).
 
         Examples
         --------

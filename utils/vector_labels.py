@@ -260,6 +260,8 @@ class _Shapes:
     def build(cls, geometries: np.ndarray, classes: np.ndarray, touched: np.ndarray) -> _Shapes:
         """Index the geometries.
 
+        All have shape (N,).
+
         Examples
         --------
         >>> len(_Shapes.build(np.array([shapely.Point(1, 2)]), np.uint8([1]), np.array([False])).tree)
@@ -269,6 +271,8 @@ class _Shapes:
 
     def draw(self, window: Window, unlabelled: int) -> np.ndarray:
         """Draw what meets a window, later features over earlier ones.
+
+        The result has the shape (height, width) of the window, uint8.
 
         Examples
         --------
@@ -551,6 +555,8 @@ class VectorLabels(LabelSource):
     def _look_up(self, values: np.ndarray) -> np.ndarray:
         """Class of each feature by its attribute.
 
+        Both have shape (N,).
+
         Examples
         --------
         >>> labels = VectorLabels("l.shp", 3, {1: 0, "2": 2}, attribute="code")
@@ -616,6 +622,8 @@ class VectorLabels(LabelSource):
     def _read_inside(self, scene: RasterScene, window: Window) -> np.ndarray:
         """Put a window together from blocks of the class map.
 
+        The result has the shape (height, width) of the window, uint8.
+
         Examples
         --------
         >>> import tempfile
@@ -643,6 +651,8 @@ class VectorLabels(LabelSource):
 
     def _draw_block(self, scene: RasterScene, info: LayerInfo, block: Window) -> np.ndarray:
         """Draw one block of the class map.
+
+        The result has the shape (height, width) of the block, uint8.
 
         Examples
         --------
@@ -724,6 +734,8 @@ def _bounds_around(grid: PixelGrid, crs: CRS | None, area: Window, margin: float
 def _mend(geometries: np.ndarray) -> tuple[np.ndarray, int]:
     """Make invalid polygons valid; also how many there were.
 
+    Geometries have shape (N,).
+
     Examples
     --------
     >>> bow_tie = shapely.Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
@@ -742,6 +754,8 @@ def _mend(geometries: np.ndarray) -> tuple[np.ndarray, int]:
 def _cut_to(geometries: np.ndarray, bounds: Bounds) -> np.ndarray:
     """Cut off what lies beyond some bounds: far away a CRS may have no place for it.
 
+    Geometries have shape (N,).
+
     Examples
     --------
     >>> _cut_to(np.array([shapely.box(0, 0, 9, 9), shapely.Point(1, 1)]), (-1, -1, 4, 5))[0].bounds
@@ -757,6 +771,8 @@ def _cut_to(geometries: np.ndarray, bounds: Bounds) -> np.ndarray:
 
 def _carry_shapes(shapes: np.ndarray, crs: CRS | None, grid: PixelGrid, bounds: Bounds | None) -> np.ndarray:
     """Carry geometries vertex by vertex onto a scene's pixels, long edges divided where the CRS differ.
+
+    Geometries have shape (N,).
 
     Examples
     --------

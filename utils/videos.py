@@ -237,6 +237,8 @@ class VideoReader:
     def _decode(self, start: int) -> Generator[np.ndarray, None, None]:
         """One pass over the file.
 
+        Frames have shape (H, W, 3), uint8.
+
         Raises
         ------
         DataError
@@ -417,6 +419,8 @@ def _positive(value: float) -> float | None:
 
 def _next_frame(capture: cv2.VideoCapture) -> np.ndarray | None:
     """Next frame as red, green and blue; None after the last.
+
+    It has shape (H, W, 3), uint8.
 
     Examples
     --------
