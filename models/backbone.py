@@ -548,7 +548,8 @@ class Backbone(nn.Module):
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, **context)
             if index in self.info.layers:
-                maps[index] = self._tokens_to_map(tokens, grid)
+                patches = self._apply_norm(tokens[:, -grid[0] * grid[1] :])  # after CLS and registers
+                maps[index] = patches.transpose(1, 2).reshape(len(tokens), -1, *grid).contiguous()
         return maps
 
     def _rotations(self, pixels: Tensor, patch_grid: tuple[int, int], stretch: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -575,21 +576,6 @@ class Backbone(nn.Module):
         angles = 2 * torch.pi * (places * stretch[:, None])[..., None] * rope.inv_freq
         angles = angles.flatten(2).tile(2)[:, None]  # (B, 1, N, channels of a head)
         return angles.cos(), angles.sin()
-
-    def _tokens_to_map(self, tokens: Tensor, patch_grid: tuple[int, int]) -> Tensor:
-        """Norm the patch tokens and lay them out as a map; the tokens before them (CLS, registers) are dropped.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from models.random_backbone import write_random_backbone
-        >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0])
-        >>> backbone._tokens_to_map(torch.zeros(1, 7, 8), (2, 3)).shape
-        torch.Size([1, 8, 2, 3])
-        """
-        rows, columns = patch_grid
-        patch_tokens = self._apply_norm(tokens[:, tokens.shape[1] - rows * columns :])
-        return patch_tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns).contiguous()
 
     def _compute_stage_maps(self, pixels: Tensor) -> dict[int, Tensor]:
         """Run the stages of a ConvNeXt; only the last of all has a norm that fits it.

@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
@@ -34,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.buffers import ALIGNMENT, ProcessState
+from utils.buffers import ProcessState
 from utils.errors import DataError
 from utils.feature_encoding import multiply_scales
 from utils.files import digest_json, format_bytes, read_json, write_bytes, write_json
@@ -703,27 +702,6 @@ class FeatureStore:
         (2, 2)
         """
         return StoreWriter(self, max_shard_bytes, queue_records)
-
-    def plan(self, num_records: int, record_bytes: int) -> Plan:
-        """What storing so many records will take.
-
-        Parameters
-        ----------
-        num_records : int
-            Records still to be written.
-        record_bytes : int
-            Bytes of the arrays of one (see `encoded_bytes`).
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> plan = FeatureStore(tempfile.mkdtemp()).plan(10, 4_200_000)
-        >>> plan.records, plan.bytes, plan.free_bytes > 0
-        (10, 42010240, True)
-        """
-        padded = record_bytes + -record_bytes % ALIGNMENT
-        total = num_records * (padded + 1024)  # 1024: the record's part of the header
-        return Plan(num_records, total, shutil.disk_usage(self.folder).free, str(self.folder))
 
     def adopt(self, name: str) -> None:
         """Take a shard that was just written into the index.

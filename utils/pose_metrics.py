@@ -229,17 +229,6 @@ def _read_truth(item: Mapping[str, Any]) -> TruthPose:
     return TruthPose(np.array(item["keypoints"], float), box, item["area"], item["is_crowd"])
 
 
-def _read_prediction(item: Mapping[str, Any]) -> PredictedPose:
-    """A prediction from its form in the state.
-
-    Examples
-    --------
-    >>> _read_prediction({"keypoints": [[1.0, None, 0.5]], "score": 0.25})
-    PredictedPose(keypoints=array([[1. , nan, 0.5]]), score=0.25)
-    """
-    return PredictedPose(np.array(item["keypoints"], float), item["score"])
-
-
 def _with_areas(truths: Sequence[Sequence[TruthPose]]) -> tuple[list[list[TruthPose]], dict[str, int]]:
     """Give every truth an area; one that cannot be told becomes the median of the set.
 
@@ -466,7 +455,10 @@ class PoseScores:
         """
         pictures = [self._pictures[name] for name in sorted(self._pictures)]
         truths, sources = _with_areas([[_read_truth(item) for item in picture["truth"]] for picture in pictures])
-        predictions = [[_read_prediction(item) for item in picture["predictions"]] for picture in pictures]
+        predictions = [
+            [PredictedPose(np.array(item["keypoints"], float), item["score"]) for item in picture["predictions"]]
+            for picture in pictures
+        ]
         matches = [picture["matches"] for picture in pictures]
         result = self._point_scores(truths, predictions, matches)
         result |= {f"OKS_{name}": value for name, value in oks_scores(truths, predictions, self.sigmas).items()}

@@ -520,7 +520,7 @@ class RasterScene:
         planes = (scaling or ValueScaling.identity(self.num_bands)).apply(values, axis=0)
         image = np.ascontiguousarray(planes.transpose(1, 2, 0))
         if not valid.all():
-            image[~valid] = neutral_colour(self.num_bands)
+            image[~valid] = (*NEUTRAL_COLOUR, *(NEUTRAL_EXTRA,) * (self.num_bands - 3))[: self.num_bands]
         return image, valid
 
     def read_values(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -683,19 +683,6 @@ def _look_up_colours(block: RawBlock, palette: Sequence[tuple[int, int, int, int
     hidden = hidden if block.hidden is None else hidden | block.hidden
     missing = None if block.missing is None else np.repeat(block.missing, _PALETTE_COLOURS, axis=0)
     return RawBlock(colours[:, :, :3].transpose(2, 0, 1), missing, hidden)
-
-
-def neutral_colour(num_bands: int) -> np.ndarray:
-    """The colour of nothing: ImageNet's mean for three colours, mid-grey for further bands.
-
-    The result has shape (bands,), uint8.
-
-    Examples
-    --------
-    >>> neutral_colour(4).tolist()
-    [124, 116, 104, 128]
-    """
-    return np.array((*NEUTRAL_COLOUR, *(NEUTRAL_EXTRA,) * (num_bands - 3))[:num_bands], dtype=np.uint8)
 
 
 def _is_inside(start: int, count: int, size: int) -> np.ndarray:

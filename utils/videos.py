@@ -274,51 +274,6 @@ class VideoReader:
                 raise ValueError(f"{self.path}: the reader was closed after frame {index - 1}")
         self._finish(index)
 
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode frames in order, several at a time.
-
-        Parameters
-        ----------
-        batch_size : int
-            Frames in each batch but the last.
-        start : int
-            Index of the first frame given.
-
-        Yields
-        ------
-        first : int
-            Index of the batch's first frame.
-        frames : ndarray of uint8, shape (B, H, W, 3)
-            Red, green and blue.
-
-        Raises
-        ------
-        DataError
-            As `frames`.
-        ValueError
-            If `batch_size` is not positive, or `start` is negative.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.avi"
-        >>> with VideoWriter(path, size=(48, 64), fps=25) as writer:
-        ...     for _ in range(6):
-        ...         writer.write(np.zeros((48, 64, 3), np.uint8))
-        >>> [(first, frames.shape) for first, frames in VideoReader(path).batches(3, start=2)]
-        [(2, (3, 48, 64, 3)), (5, (1, 48, 64, 3))]
-        """
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
-        waiting: list[np.ndarray] = []
-        for frame in self.frames(start):
-            waiting.append(frame)
-            if len(waiting) == batch_size:
-                yield start, np.stack(waiting)
-                start, waiting = start + batch_size, []
-        if waiting:
-            yield start, np.stack(waiting)
-
     def _check_size(self, index: int, frame: np.ndarray) -> None:
         """Refuse a frame of another size: points and canvases are for one.
 
