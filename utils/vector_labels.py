@@ -239,35 +239,20 @@ class _Shapes:
         Single polygons and points in pixel coordinates; lines are polygons of their width.
     classes : uint8 array, shape (N,)
         Class of each.
-    touched : bool array, shape (N,)
-        Whether a pixel that is only touched counts.
     tree : shapely.STRtree
         Of the geometries.
 
     Examples
     --------
-    >>> shapes = _Shapes.build(np.array([shapely.box(0, 0, 2, 1)]), np.uint8([1]), np.array([False]))
+    >>> boxes = np.array([shapely.box(0, 0, 2, 1)])
+    >>> shapes = _Shapes(boxes, np.uint8([1]), shapely.STRtree(boxes))
     >>> shapes.draw(Window(0, 1, 2, 2), unlabelled=0).tolist()
     [[1, 0], [0, 0]]
     """
 
     geometries: np.ndarray
     classes: np.ndarray
-    touched: np.ndarray
     tree: shapely.STRtree
-
-    @classmethod
-    def build(cls, geometries: np.ndarray, classes: np.ndarray, touched: np.ndarray) -> _Shapes:
-        """Index the geometries.
-
-        All have shape (N,).
-
-        Examples
-        --------
-        >>> len(_Shapes.build(np.array([shapely.Point(1, 2)]), np.uint8([1]), np.array([False])).tree)
-        1
-        """
-        return cls(geometries, classes, touched, shapely.STRtree(geometries))
 
     def draw(self, window: Window, unlabelled: int) -> np.ndarray:
         """Draw what meets a window, later features over earlier ones.
@@ -277,7 +262,7 @@ class _Shapes:
         Examples
         --------
         >>> boxes = np.array([shapely.box(0, 0, 2, 2), shapely.box(1, 0, 3, 2)])
-        >>> shapes = _Shapes.build(boxes, np.uint8([1, 2]), np.array([False, False]))
+        >>> shapes = _Shapes(boxes, np.uint8([1, 2]), shapely.STRtree(boxes))
         >>> shapes.draw(Window(0, 0, 1, 4), unlabelled=255).tolist()
         [[1, 2, 2, 255]]
         """
@@ -285,14 +270,12 @@ class _Shapes:
 
         drawn = np.full((window.height, window.width), unlabelled, dtype=np.uint8)
         frame = shapely.box(window.x - 1, window.y - 1, window.columns.stop + 1, window.rows.stop + 1)
-        met = np.sort(self.tree.query(frame))
-        place = Affine.translation(window.x, window.y)
-        for touched, group in itertools.groupby(met.tolist(), key=lambda index: bool(self.touched[index])):
-            shapes = [(_trim(self.geometries[index], window), int(self.classes[index])) for index in group]
-            kept = [(shape, value) for shape, value in shapes if not shape.is_empty]
-            if kept:
-                with bounded_gdal():
-                    rasterize(kept, out=drawn, transform=place, all_touched=touched)
+        met = np.sort(self.tree.query(frame)).tolist()
+        shapes = [(_trim(self.geometries[index], window), int(self.classes[index])) for index in met]
+        kept = [(shape, value) for shape, value in shapes if not shape.is_empty]
+        if kept:
+            with bounded_gdal():
+                rasterize(kept, out=drawn, transform=Affine.translation(window.x, window.y))
         return drawn
 
 
@@ -408,8 +391,6 @@ class VectorLabels(LabelSource):
         Class of the ground outside all features; 255 ignores it.
     line_width : float
         Width at which lines are drawn, in pixels of the scene after its `scale`; at least 1.
-    all_touched : bool
-        Whether polygons take every pixel that they touch. Points always take the one in which they lie.
 
     Raises
     ------
@@ -446,14 +427,12 @@ class VectorLabels(LabelSource):
         attribute: str | None = None,
         unlabelled: int | str = IGNORE,
         line_width: float = 3.0,
-        all_touched: bool = False,
     ):
         super().__init__(path, num_classes, class_names)
         self.layer = layer
         self.attribute = attribute
         self.unlabelled = class_index(unlabelled, num_classes, class_names, "dataset.unlabelled")
         self.line_width = line_width
-        self.all_touched = all_touched
         self._table = build_table(mapping, num_classes, class_names)
         if attribute is None and (self._table.other is None or self._table.classes):
             raise SettingsError(
@@ -712,7 +691,7 @@ class VectorLabels(LabelSource):
             )
         lines = dimensions[index] == 1
         parts[lines] = shapely.buffer(parts[lines], self.line_width / 2)
-        return _Shapes.build(parts, classes[index], np.full(len(parts), self.all_touched) & (dimensions[index] == 2))
+        return _Shapes(parts, classes[index], shapely.STRtree(parts))
 
 
 def _bounds_around(grid: PixelGrid, crs: CRS | None, area: Window, margin: float) -> Bounds | None:
