@@ -142,8 +142,8 @@ def window_starts(size: int, tile: int, stride: int, offset: int = 0) -> list[in
     return [step * stride - offset for step in range(steps + 1)]
 
 
-def grid_windows(height: int, width: int, tile: Pair, stride: Pair) -> list[Window]:
-    """All windows over a raster, row by row from the top left.
+def windows_for_rows(height: int, width: int, tile: Pair, stride: Pair, rows: tuple[int, int]) -> list[Window]:
+    """Windows of the grid that touch a band of rows: what must be computed to know these rows.
 
     Parameters
     ----------
@@ -151,41 +151,21 @@ def grid_windows(height: int, width: int, tile: Pair, stride: Pair) -> list[Wind
         Size of the raster in pixels.
     tile, stride : int or (int, int)
         Size of a window and the way to the next one, in pixels; a pair means (height, width).
-
-    Returns
-    -------
-    list of Window
-        Windows of equal size; those at the bottom and the right may stick out (pad them, do not shift them).
-
-    Examples
-    --------
-    >>> grid_windows(4, 9, tile=4, stride=3)  # doctest: +NORMALIZE_WHITESPACE
-    [Window(y=0, x=0, height=4, width=4), Window(y=0, x=3, height=4, width=4), Window(y=0, x=6, height=4, width=4)]
-    >>> grid_windows(2, 3, tile=(8, 9), stride=5)
-    [Window(y=0, x=0, height=8, width=9)]
-    """
-    return windows_for_rows(height, width, tile, stride, (0, height))
-
-
-def windows_for_rows(height: int, width: int, tile: Pair, stride: Pair, rows: tuple[int, int]) -> list[Window]:
-    """Windows of the grid that touch a band of rows: what must be computed to know these rows.
-
-    Parameters
-    ----------
-    height, width, tile, stride
-        As in `grid_windows`.
     rows : (int, int)
         First row of the band, and the row after its last.
 
     Returns
     -------
     list of Window
-        Row by row from the top left; those that begin above the band reach into it.
+        Of equal size, row by row from the top left; those that begin above the band reach into it, those at the bottom
+        and the right may stick out (pad them, do not shift them).
 
     Examples
     --------
     >>> [window.y for window in windows_for_rows(12, 4, tile=4, stride=3, rows=(6, 7))]
     [3, 6]
+    >>> windows_for_rows(2, 3, tile=(8, 9), stride=5, rows=(0, 2))
+    [Window(y=0, x=0, height=8, width=9)]
     """
     (tile_height, tile_width), (stride_y, stride_x) = _pair(tile), _pair(stride)
     tops = [
