@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -95,12 +95,14 @@ def _size_of_stream(stream: BinaryIO) -> tuple[int, int]:
     (4, 6)
     """
     with Image.open(stream, formats=_HEADERS) as picture:
+        tags: Any = Image.Exif()  # not `picture.getexif()`: it decodes a PNG, and follows XMP, which OpenCV does not
         if isinstance(picture, TiffImageFile):
-            return picture.height, picture.width  # turned already
-        tags = Image.Exif()  # not `picture.getexif()`: it decodes a PNG, and follows XMP, which OpenCV does not
-        tags.load(picture.info.get("exif") or (_exif_behind_pixels(stream) if picture.format == "PNG" else b""))
-        turned = tags.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        return (picture.width, picture.height) if turned else (picture.height, picture.width)
+            tags = picture.tag_v2
+            width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]  # `size` is turned already
+        else:
+            width, height = picture.size
+            tags.load(picture.info.get("exif") or (_exif_behind_pixels(stream) if picture.format == "PNG" else b""))
+        return (width, height) if tags.get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else (height, width)
 
 
 def _exif_behind_pixels(stream: BinaryIO) -> bytes:
