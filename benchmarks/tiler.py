@@ -34,7 +34,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from utils.gdal import bounded_gdal
 from utils.raster_output import ClassRasterWriter
-from utils.tiling import StripBlender, Window, axis_weights, decode_classes, grid_windows
+from utils.tiling import StripBlender, Window, axis_weights, decode_classes, windows_for_rows
 
 TILE, STRIDE = 512, 384
 CPU_GOAL_S = 0.08
@@ -78,7 +78,7 @@ def run_plain_loop(picture: np.ndarray, probabilities: torch.Tensor) -> np.ndarr
     weights = weight[:, None] * weight
     total = torch.zeros(len(probabilities), height + TILE, width + TILE)
     weight_sum = torch.zeros(height + TILE, width + TILE)
-    for window in grid_windows(height, width, TILE, STRIDE):
+    for window in windows_for_rows(height, width, TILE, STRIDE, (0, height)):
         read_padded(picture, window)
         total[:, window.rows, window.columns] += probabilities * weights
         weight_sum[window.rows, window.columns] += weights

@@ -35,6 +35,7 @@ from models.weights import (
     read_normalization,
 )
 from utils.errors import DataError, SettingsError
+from utils.resampling import reflect_index
 
 logger = logging.getLogger(__name__)
 
@@ -285,33 +286,6 @@ def _describe_geometry(folder: Path, family: str, config: Any) -> tuple[int, lis
     return sides[0], [config.hidden_size] * config.num_hidden_layers, [sides[0]] * config.num_hidden_layers
 
 
-def reflected_indices(length: int, padded: int, device: torch.device | str = "cpu") -> Tensor:
-    """Indices that continue a line by reflection at its ends, as often as needed.
-
-    Parameters
-    ----------
-    length : int
-        Cells of the line, at least 1.
-    padded : int
-        Cells wanted.
-    device : torch.device or str
-        Where the indices shall lie.
-
-    Returns
-    -------
-    Tensor, shape (padded,)
-        Indices into the line.
-
-    Examples
-    --------
-    >>> reflected_indices(3, 8).tolist(), reflected_indices(1, 3).tolist()
-    ([0, 1, 2, 1, 0, 1, 2, 1], [0, 0, 0])
-    """
-    period = max(2 * (length - 1), 1)
-    position = torch.arange(padded, device=device) % period
-    return torch.minimum(position, period - position) if length > 1 else position
-
-
 class Backbone(nn.Module):
     """A frozen DINO model that turns pictures into the feature maps of chosen blocks.
 
@@ -403,19 +377,6 @@ class Backbone(nn.Module):
         """
         return self.scale.device
 
-    @property
-    def is_frozen(self) -> bool:
-        """Whether no weight is to be tuned.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from models.random_backbone import write_random_backbone
-        >>> load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0]).is_frozen
-        True
-        """
-        return not any(parameter.requires_grad for parameter in self.parameters())
-
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode, whatever is asked for.
 
@@ -478,7 +439,7 @@ class Backbone(nn.Module):
             # Only pretraining masks patches: a tuned weight without a gradient would stop DDP.
             if name.endswith("mask_token"):
                 parameter.requires_grad_(False)
-        if not self._uses_norm:
+        if not FAMILIES[self.info.family].is_vit and self.info.num_blocks - 1 not in self.info.layers:
             self.norm.requires_grad_(False)
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
@@ -516,7 +477,8 @@ class Backbone(nn.Module):
         images = images.to(self.device)
         for axis, length in zip((2, 3), self.info.padded(images.shape[2:]), strict=True):
             if images.shape[axis] != length:
-                images = images.index_select(axis, reflected_indices(images.shape[axis], length, self.device))
+                reflected = torch.from_numpy(reflect_index(0, length, images.shape[axis]))
+                images = images.index_select(axis, reflected.to(self.device))
         return torch.addcmul(self.shift, images.float(), self.scale)
 
     def forward(self, images: Tensor, stretch: Tensor | None = None) -> list[Tensor]:
@@ -556,7 +518,9 @@ class Backbone(nn.Module):
             ]
         is_vit = FAMILIES[self.info.family].is_vit
         with (
-            torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen),
+            torch.set_grad_enabled(
+                torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters())
+            ),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision_in_use == "bf16"),
         ):
             maps = self._compute_vit_maps(pixels, stretch) if is_vit else self._compute_stage_maps(pixels)
@@ -564,6 +528,8 @@ class Backbone(nn.Module):
 
     def _compute_vit_maps(self, pixels: Tensor, stretch: Tensor | None = None) -> dict[int, Tensor]:
         """Run the blocks of a ViT, keeping only the states that are asked for.
+
+        `pixels` has shape (B, 3, H, W), each map shape (B, C, h, w).
 
         Examples
         --------
@@ -582,7 +548,8 @@ class Backbone(nn.Module):
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, **context)
             if index in self.info.layers:
-                maps[index] = self._tokens_to_map(tokens, grid)
+                patches = self._apply_norm(tokens[:, -grid[0] * grid[1] :])  # after CLS and registers
+                maps[index] = patches.transpose(1, 2).reshape(len(tokens), -1, *grid).contiguous()
         return maps
 
     def _rotations(self, pixels: Tensor, patch_grid: tuple[int, int], stretch: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -610,21 +577,6 @@ class Backbone(nn.Module):
         angles = angles.flatten(2).tile(2)[:, None]  # (B, 1, N, channels of a head)
         return angles.cos(), angles.sin()
 
-    def _tokens_to_map(self, tokens: Tensor, patch_grid: tuple[int, int]) -> Tensor:
-        """Norm the patch tokens and lay them out as a map; the tokens before them (CLS, registers) are dropped.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from models.random_backbone import write_random_backbone
-        >>> backbone = load_backbone(str(write_random_backbone(tempfile.mkdtemp())), [0])
-        >>> backbone._tokens_to_map(torch.zeros(1, 7, 8), (2, 3)).shape
-        torch.Size([1, 8, 2, 3])
-        """
-        rows, columns = patch_grid
-        patch_tokens = self._apply_norm(tokens[:, tokens.shape[1] - rows * columns :])
-        return patch_tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns).contiguous()
-
     def _compute_stage_maps(self, pixels: Tensor) -> dict[int, Tensor]:
         """Run the stages of a ConvNeXt; only the last of all has a norm that fits it.
 
@@ -649,6 +601,8 @@ class Backbone(nn.Module):
     def _apply_norm(self, features: Tensor) -> Tensor:
         """The final norm over the last axis, in float32 whatever the blocks were computed in.
 
+        The shape, (..., C), stays.
+
         Examples
         --------
         >>> import tempfile
@@ -660,20 +614,6 @@ class Backbone(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             return self.norm(features.float())
 
-    @property
-    def _uses_norm(self) -> bool:
-        """Whether a chosen map goes through the final norm.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from models.random_backbone import write_random_backbone
-        >>> folder = write_random_backbone(tempfile.mkdtemp(), "dinov3_convnext")
-        >>> [load_backbone(str(folder), [stage])._uses_norm for stage in (2, 3)]
-        [False, True]
-        """
-        return FAMILIES[self.info.family].is_vit or self.info.num_blocks - 1 in self.info.layers
-
 
 def describe_backbone(
     source: str,
@@ -682,13 +622,12 @@ def describe_backbone(
     device: torch.device | str = "cpu",
     precision: str = "auto",
     attention: str = "sdpa",
-    local_files_only: bool = False,
 ) -> BackboneInfo:
     """Say what `load_backbone` would load, checked as far as that goes without building the model.
 
     Parameters
     ----------
-    source, layers, device, precision, attention, local_files_only
+    source, layers, device, precision, attention
         As in `load_backbone`.
 
     Returns
@@ -711,7 +650,7 @@ def describe_backbone(
     """
     if attention not in ATTENTIONS:
         raise SettingsError(f"unknown attention {attention!r}; known: {', '.join(ATTENTIONS)}")
-    folder = find_backbone_folder(source, local_files_only)
+    folder = find_backbone_folder(source)
     settings = read_json_object(folder / "config.json")
     family = choose_family(folder, settings)
     config = build_config(folder, family, settings)
@@ -743,7 +682,6 @@ def load_backbone(
     precision: str = "auto",
     attention: str = "sdpa",
     compile: bool = False,
-    local_files_only: bool = False,
 ) -> Backbone:
     """Load a backbone, frozen and in evaluation mode.
 
@@ -761,8 +699,6 @@ def load_backbone(
         How attention is computed: fused and exact to .9998 in bfloat16, or step by step (faster on some CPUs).
     compile : bool
         Compile each block with torch.compile on first use.
-    local_files_only : bool
-        Never ask the hub, see `find_backbone_folder`.
 
     Returns
     -------
@@ -796,9 +732,8 @@ def load_backbone(
         device=device,
         precision=precision,
         attention=attention,
-        local_files_only=local_files_only,
     )
-    folder = find_backbone_folder(source, local_files_only)
+    folder = find_backbone_folder(source)
     backbone = Backbone(load_model(folder, info.family, attention), info).to(device)
     if compile:
         # Block by block: equal blocks share one compilation, which takes a fraction of compiling the whole.

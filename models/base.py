@@ -147,6 +147,35 @@ def patch_grid_of(feature_maps: Sequence[Tensor], spec: FeatureSpec) -> tuple[in
     return int(rows), int(columns)
 
 
+def resize(feature_map: Tensor, size: Sequence[int], antialias: bool = False) -> Tensor:
+    """Resize bilinearly between the same outer corners; nothing is done when the size is right already.
+
+    Parameters
+    ----------
+    feature_map : Tensor, shape (B, C, h, w)
+        B may be 0.
+    size : sequence of int
+        Rows and columns of the result.
+    antialias : bool
+        Let all cells count where they become fewer.
+
+    Returns
+    -------
+    Tensor, shape (B, C, rows, columns)
+        The same ground in more or fewer cells.
+
+    Examples
+    --------
+    >>> resize(torch.tensor([[[[0.0, 4.0]]]]), (1, 4)).tolist()
+    [[[[0.0, 1.0, 3.0, 4.0]]]]
+    >>> resize(torch.zeros(0, 8, 2, 3), (4, 6)).shape
+    torch.Size([0, 8, 4, 6])
+    """
+    if tuple(feature_map.shape[-2:]) == tuple(size):
+        return feature_map
+    return F.interpolate(feature_map, size=tuple(size), mode="bilinear", antialias=antialias, align_corners=False)
+
+
 def fit_to_image(logits: Tensor, image_size: Sequence[int], patch_size: int) -> Tensor:
     """Bring logits of the padded grid to the pixels of the picture.
 
@@ -175,9 +204,7 @@ def fit_to_image(logits: Tensor, image_size: Sequence[int], patch_size: int) -> 
     height, width = image_size
     padded = (-(-height // patch_size) * patch_size, -(-width // patch_size) * patch_size)
     logits = logits.float()  # bfloat16 has too few digits to interpolate between neighbours
-    if tuple(logits.shape[-2:]) != padded:
-        logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=False)
-    return logits[..., :height, :width]
+    return resize(logits, padded)[..., :height, :width]
 
 
 class HeadOptions(BaseModel):

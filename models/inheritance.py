@@ -154,6 +154,11 @@ def _teachers_name(name: str, family: str, blocks: Sequence[int]) -> str:
 def _find(weights: Mapping[str, Tensor], name: str) -> Tensor:
     """Look up a weight of the teacher.
 
+    Raises
+    ------
+    SettingsError
+        When the teacher has no such weight.
+
     Examples
     --------
     >>> _find({}, "norm.weight")
@@ -170,6 +175,11 @@ def _find(weights: Mapping[str, Tensor], name: str) -> Tensor:
 
 def _fit(name: str, theirs: Tensor, own: Tensor) -> Tensor:
     """Bring a weight of the teacher to the size of the student's.
+
+    Raises
+    ------
+    SettingsError
+        When the sizes differ.
 
     Examples
     --------

@@ -452,6 +452,8 @@ class FineGridHead(KeypointHead):
     def draw(self, patches: Tensor, fine: Tensor) -> dict[str, Tensor]:
         """Maps of the fine grid that the head answers with, made of both grids of the decoder.
 
+        `patches` has shape (B, C, h, w), `fine` shape (B, F, H, W), and so have the maps.
+
         Examples
         --------
         >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)

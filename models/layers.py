@@ -11,38 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import FeatureSpec
+from models.base import FeatureSpec, resize
 from utils.distributed import differentiable_sum_over_ranks
 
 EXTRA_BAND_MEAN = 0.5  # bands beyond the colours have no statistics of their own: the middle of the scale,
 EXTRA_BAND_STD = 0.25  # and a quarter of it
-
-
-def resize(feature_map: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize bilinearly between the same outer corners; nothing is done when the size is right already.
-
-    Parameters
-    ----------
-    feature_map : Tensor, shape (B, C, h, w)
-        B may be 0.
-    size : sequence of int
-        Rows and columns of the result.
-
-    Returns
-    -------
-    Tensor, shape (B, C, rows, columns)
-        The same ground in more or fewer cells.
-
-    Examples
-    --------
-    >>> resize(torch.tensor([[[[0.0, 4.0]]]]), (1, 4)).tolist()
-    [[[[0.0, 1.0, 3.0, 4.0]]]]
-    >>> resize(torch.zeros(0, 8, 2, 3), (4, 6)).shape
-    torch.Size([0, 8, 4, 6])
-    """
-    if tuple(feature_map.shape[-2:]) == tuple(size):
-        return feature_map
-    return F.interpolate(feature_map, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def grid_size(grid: tuple[int, int], cells: int) -> tuple[int, int]:
@@ -178,8 +151,6 @@ class ResidualUnit(nn.Module):
     ----------
     channels : int
         Channels before and after.
-    separable : bool
-        As in `ConvNorm`.
 
     References
     ----------
@@ -192,11 +163,11 @@ class ResidualUnit(nn.Module):
     [[[[1.0, -2.0]]]]
     """
 
-    def __init__(self, channels: int, *, separable: bool = False):
+    def __init__(self, channels: int):
         super().__init__()
         self.activation = nn.ReLU()
-        self.first = ConvNorm(channels, channels, separable=separable)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1, groups=channels if separable else 1, bias=False)
+        self.first = ConvNorm(channels, channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm = ChannelNorm(channels)
         nn.init.zeros_(self.norm.weight)
 
@@ -559,6 +530,8 @@ class RankBatchNorm2d(nn.Module):
 
     def _move_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         """Move the running statistics towards those of a batch, unless it was empty on all ranks.
+
+        `mean` and `variance` have shape (C,).
 
         Examples
         --------

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.base import FeatureSpec, HeadOptions, SegmentationHead
-from models.layers import Classifier, RankBatchNorm2d, grid_size, resize
+from models.base import FeatureSpec, HeadOptions, SegmentationHead, resize
+from models.layers import Classifier, RankBatchNorm2d, grid_size
 
 
 class LinearOptions(HeadOptions):

@@ -40,6 +40,11 @@ class MaskFormerOptions(HeadOptions):
     def _check_width(self) -> MaskFormerOptions:
         """Refuse a width that position encodings or attention heads cannot share out.
 
+        Raises
+        ------
+        ValueError
+            If the width is no multiple of 4 and of the attention heads.
+
         Examples
         --------
         >>> try:
@@ -272,32 +277,9 @@ class MaskFormerHead(SegmentationHead):
         self.mask_embedding = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, widths[-1])
         )
-        self._start_undecided()
-
-    def _start_undecided(self) -> None:
-        """Let all masks and classes start near one half and equal, so that the first steps choose.
-
-        Examples
-        --------
-        >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
-        >>> MaskFormerHead(spec, 2, MaskFormerOptions(width=16)).classifier.bias.tolist()
-        [0.0, 0.0, 0.0]
-        """
         for layer in (self.classifier, cast(nn.Linear, self.mask_embedding[-1])):
-            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.normal_(layer.weight, std=0.02)  # masks and classes start near one half, and the first steps choose
             nn.init.zeros_(layer.bias)
-
-    def _remember(self, maps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """Tokens (B, N, C) of the patch grid that the queries read.
-
-        Examples
-        --------
-        >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
-        >>> MaskFormerHead(spec, 2, MaskFormerOptions(width=16))._remember([torch.zeros(1, 8, 2, 3)], (2, 3)).shape
-        torch.Size([1, 6, 16])
-        """
-        memory = self.memory_unit(self.memory(maps, grid))
-        return self.memory_norm(memory.flatten(2).transpose(1, 2))
 
     def _predict(self, queries: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, Q, K + 1) and mask logits (B, Q, h, w) of queries (B, Q, C) over pixels (B, c, h, w).
@@ -354,7 +336,8 @@ class MaskFormerHead(SegmentationHead):
         """
         maps, grid = self.receive(feature_maps, image)
         pixels = self.pyramid(maps, cast(Tensor, image), grid)[-1]
-        memory = self._remember(maps, grid)
+        memory = self.memory_unit(self.memory(maps, grid))
+        memory = self.memory_norm(memory.flatten(2).transpose(1, 2))  # the tokens (B, N, C) that the queries read
         positions = sine_positions(*grid, memory.shape[-1]).to(memory)
         queries = self.queries.expand(len(memory), -1, -1)
         predictions = [self._predict(queries, pixels)]

@@ -35,6 +35,11 @@ class RelationalOptions(KeypointOptions):
     def _check_width(self) -> RelationalOptions:
         """Refuse a width that position encodings or attention heads cannot share out.
 
+        Raises
+        ------
+        ValueError
+            If the width is no multiple of 4 and of the heads.
+
         Examples
         --------
         >>> try:
@@ -173,19 +178,8 @@ class RelationalHead(FineGridHead):
         self.refine = nn.Sequential(ResidualUnit(fine), ChannelNorm(fine))
         self.scale = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.full((num_keypoints,), RARE).logit())
-        self._start_small()
-
-    def _start_small(self) -> None:
-        """Let all heatmaps start flat, so that the bias alone speaks.
-
-        Examples
-        --------
-        >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
-        >>> RelationalHead(spec, 2, RelationalOptions(width=16)).mask_embedding[-1].bias.abs().sum().item()
-        0.0
-        """
         last = cast(nn.Linear, self.mask_embedding[-1])
-        nn.init.normal_(last.weight, std=0.02)
+        nn.init.normal_(last.weight, std=0.02)  # all heatmaps start flat, and the bias alone decides
         nn.init.zeros_(last.bias)
 
     def _ask(self, patches: Tensor) -> Tensor:

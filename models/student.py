@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.backbone import Backbone, BackboneInfo, resolve_layers
-from models.base import FeatureSpec, Head, HeadOptions
+from models.base import FeatureSpec, Head, HeadOptions, resize
 from models.inheritance import choose_blocks, inherit_weights
 from models.weights import (
     FAMILIES,
@@ -147,6 +147,8 @@ class Projection(nn.Conv2d):
     def know(self, mean: Tensor, deviation: Tensor) -> None:
         """Take what was measured of the teacher.
 
+        Both have shape (C,).
+
         Examples
         --------
         >>> projection = Projection(4, 2)
@@ -197,15 +199,15 @@ class Projection(nn.Conv2d):
 def fit_grid(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
     """Bring a map to another grid of the same ground, bilinearly; where cells become fewer, all of them count.
 
+    `feature_map` has shape (B, C, h, w), the result shape (B, C, *grid).
+
     Examples
     --------
     >>> fit_grid(torch.tensor([[[[0.0, 4.0]]]]), (1, 4)).flatten().tolist()
     [0.0, 1.0, 3.0, 4.0]
     """
-    if tuple(feature_map.shape[-2:]) == tuple(grid):
-        return feature_map
     fewer = feature_map.shape[-2] > grid[0] or feature_map.shape[-1] > grid[1]
-    return F.interpolate(feature_map, size=tuple(grid), mode="bilinear", antialias=fewer, align_corners=False)
+    return resize(feature_map, grid, antialias=fewer)
 
 
 def choose_learners(named: Sequence[int] | None, count: int, depth: int) -> tuple[int, ...]:
@@ -713,17 +715,17 @@ class ConvNextStudent(Student):
         return list(self.options.widths), [4, 8, 16, 32], 32
 
 
-def count_multiply_adds(family: str, config: Mapping[str, Any] | Any, image_size: Sequence[int]) -> int:
+def count_multiply_adds(family: str, config: Mapping[str, Any], image_size: Sequence[int]) -> int:
     """Count the multiplications with an addition that a backbone needs for one picture.
 
-    Counted are the embedding of patches, the projections and products of attention, and the hidden layers; not norms,
-    activations and softmax, which are a few percent. Twice as many are its FLOPs.
+    Counted are matrix products and convolutions; not norms, activations and softmax, which are a few percent. Twice as
+    many are its FLOPs.
 
     Parameters
     ----------
     family : str
         One of `models.weights.FAMILIES`.
-    config : mapping or configuration of transformers
+    config : mapping
         What `config.json` says.
     image_size : sequence of two int
         Height and width, which are continued to whole patches.
@@ -739,44 +741,12 @@ def count_multiply_adds(family: str, config: Mapping[str, Any] | Any, image_size
     >>> round(count_multiply_adds("dinov2", small, (224, 224)) / 1e9, 2)
     6.12
     """
-    if isinstance(config, Mapping):
-        config = build_config(Path("student"), family, config)
-    count = _count_vit if FAMILIES[family].is_vit else _count_convnext
-    return count(config, image_size)
+    import transformers
 
-
-def _count_vit(config: Any, image_size: Sequence[int]) -> int:
-    """Multiply-adds of a transformer.
-
-    Examples
-    --------
-    >>> tiny = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "patch_size": 2, "mlp_ratio": 2}
-    >>> _count_vit(build_config(Path("a"), "dinov2", tiny), (2, 4))  # 2 patches and CLS: 96 + 192 + 72 + 192
-    552
-    """
-    width, side = config.hidden_size, config.patch_size
-    patches = -(-image_size[0] // side) * -(-image_size[1] // side)
-    tokens = patches + 1 + getattr(config, "num_register_tokens", 0)
-    hidden = getattr(config, "intermediate_size", None) or int(width * config.mlp_ratio)
-    matrices = 3 if getattr(config, "use_gated_mlp", False) or getattr(config, "use_swiglu_ffn", False) else 2
-    block = 4 * tokens * width**2 + 2 * tokens**2 * width + matrices * tokens * width * hidden
-    return patches * 3 * side**2 * width + config.num_hidden_layers * block
-
-
-def _count_convnext(config: Any, image_size: Sequence[int]) -> int:
-    """Multiply-adds of a ConvNeXt.
-
-    Examples
-    --------
-    >>> tiny = {"hidden_sizes": [1, 1, 1, 1], "depths": [1, 0, 0, 0]}
-    >>> _count_convnext(build_config(Path("a"), "dinov3_convnext", tiny), (32, 32))  # 64 cells of 48 + 57, and 84
-    6804
-    """
-    total, before = 0, 3
-    for stage, (width, layers) in enumerate(zip(config.hidden_sizes, config.depths, strict=True)):
-        stride = 4 * 2**stage
-        cells = -(-image_size[0] // 32) * -(-image_size[1] // 32) * (32 // stride) ** 2
-        kernel = 16 if stage == 0 else 4
-        total += cells * (kernel * before * width + layers * (49 * width + 8 * width**2))
-        before = width
-    return total
+    settings = build_config(Path("student"), family, config)
+    settings._attn_implementation = "eager"  # fused attention is not counted where there is no memory behind a tensor
+    multiple = settings.patch_size if FAMILIES[family].is_vit else 32
+    height, width = (-(-side // multiple) * multiple for side in image_size)
+    with quiet_transformers(), torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        getattr(transformers, f"{FAMILIES[family].prefix}Model")(settings)(torch.zeros(1, 3, height, width))
+    return counter.get_total_flops() // 2

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from models.base import FeatureSpec, HeadOptions, SegmentationHead
+from models.base import FeatureSpec, HeadOptions, SegmentationHead, resize
 from models.layers import (
     ChannelNorm,
     Classifier,
@@ -18,7 +18,6 @@ from models.layers import (
     UpBlock,
     grid_size,
     halving_widths,
-    resize,
     spread_over_levels,
 )
 

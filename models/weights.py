@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from utils.errors import DataError
@@ -95,16 +95,13 @@ FAMILIES = {
 }
 
 
-def find_backbone_folder(source: str, local_files_only: bool = False) -> Path:
+def find_backbone_folder(source: str) -> Path:
     """Find the folder that holds a backbone's files; the hub is asked only for an id that the cache does not hold.
 
     Parameters
     ----------
     source : str
         `embedded`, a folder, or a Hugging Face id such as `facebook/dinov2-small`.
-    local_files_only : bool
-        Never ask the hub. Under several ranks rank 0 comes first without this and fills the cache; the others follow,
-        after a barrier, with it.
 
     Returns
     -------
@@ -135,7 +132,7 @@ def find_backbone_folder(source: str, local_files_only: bool = False) -> Path:
             f"backbone {source!r}: no such folder; give a folder with config.json and model.safetensors, "
             f"a Hugging Face id, or '{EMBEDDED}'"
         )
-    return _find_in_cache(source) or _fetch_from_hub(source, local_files_only)
+    return _find_in_cache(source) or _fetch_from_hub(source)
 
 
 def _find_in_cache(repository: str) -> Path | None:
@@ -156,7 +153,7 @@ def _find_in_cache(repository: str) -> Path | None:
     return folder if weights and all(path.is_file() for path in weights) else None
 
 
-def _fetch_from_hub(repository: str, local_files_only: bool) -> Path:
+def _fetch_from_hub(repository: str) -> Path:
     """Fetch a repository's configuration, weights and model card into the Hugging Face cache.
 
     Raises
@@ -166,20 +163,19 @@ def _fetch_from_hub(repository: str, local_files_only: bool) -> Path:
 
     Examples
     --------
-    >>> _fetch_from_hub("nobody/no-such-repository", local_files_only=True)
+    >>> from unittest.mock import patch
+    >>> with patch("huggingface_hub.snapshot_download", side_effect=OSError("no route")):
+    ...     _fetch_from_hub("nobody/no-such-repository")
     Traceback (most recent call last):
         ...
     utils.errors.DataError: backbone 'nobody/no-such-repository': neither a folder nor in the Hugging Face cache ...
     """
     from huggingface_hub import errors, snapshot_download
 
-    if not local_files_only:
-        logger.info("fetching %s from the Hugging Face hub", repository)
+    logger.info("fetching %s from the Hugging Face hub", repository)
     try:
         with _bars_in_terminals_only():
-            return Path(
-                snapshot_download(repository, allow_patterns=list(HUB_FILES), local_files_only=local_files_only)
-            )
+            return Path(snapshot_download(repository, allow_patterns=list(HUB_FILES)))
     except errors.GatedRepoError as error:
         raise DataError(
             f"backbone {repository!r}: access is gated; accept the licence at https://huggingface.co/{repository}, "
@@ -452,67 +448,6 @@ def _read_card(path: Path) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-@dataclass(frozen=True, order=True)
-class StoredTensor:
-    """One tensor of a safetensors file: its name, type and shape, and its bytes from `start` to `stop` of the file.
-
-    Examples
-    --------
-    >>> StoredTensor("norm.weight", "F16", (8,), 100, 116).stop
-    116
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-def read_stored_tensors(path: Path) -> list[StoredTensor]:
-    """Read the header of a safetensors file, and see that the file is as long as it promises.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    list of StoredTensor
-        Sorted by name.
-
-    Raises
-    ------
-    DataError
-        When the file is cut off or is no safetensors file.
-
-    Examples
-    --------
-    >>> read_stored_tensors(EMBEDDED_FOLDER / "model.safetensors")[0].name
-    'embeddings.cls_token'
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        base = 8 + length
-        if size < 8 or base > size:
-            raise DataError(f"{path}: cut off or not a safetensors file ({size} bytes); fetch it again")
-        header = stream.read(length)
-    try:
-        tensors = [
-            StoredTensor(name, entry["dtype"], tuple(entry["shape"]), *(base + at for at in entry["data_offsets"]))
-            for name, entry in json.loads(header).items()
-            if name != "__metadata__"
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a safetensors file (its header cannot be read); fetch it again") from error
-    promised = max((tensor.stop for tensor in tensors), default=base)
-    if size != promised:
-        raise DataError(f"{path}: {size} bytes, but its header promises {promised}: cut off; fetch it again")
-    return sorted(tensors)
-
-
 def digest_weights(folder: Path) -> str:
     """Hash what a backbone computes with: every tensor's name, type, shape and bytes, and the active configuration.
 
@@ -546,13 +481,32 @@ def digest_weights(folder: Path) -> str:
         key: value for key, value in read_json_object(folder / "config.json").items() if key not in PASSIVE_FIELDS
     }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    paths = _require_weight_files(folder)
-    stored = sorted((tensor, path) for path in paths for tensor in read_stored_tensors(path))
-    files = {path: np.memmap(path, np.uint8, "r") for path in paths}
-    for tensor, path in stored:
-        digest.update(f"\n{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
-        digest.update(files[path][tensor.start : tensor.stop].data)
+    files = map(_open_tensors, _require_weight_files(folder))
+    holders = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - a file is no dict
+    for name in sorted(holders):
+        stored = holders[name].get_slice(name)
+        digest.update(f"\n{name} {stored.get_dtype()} {tuple(stored.get_shape())}\n".encode())
+        digest.update(holders[name].get_tensor(name).reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
+
+
+def _open_tensors(path: Path) -> Any:
+    """Open a safetensors file, of which tensors are read one by one.
+
+    Raises
+    ------
+    DataError
+        When the file is cut off or is no safetensors file.
+
+    Examples
+    --------
+    >>> "embeddings.cls_token" in _open_tensors(EMBEDDED_FOLDER / "model.safetensors").keys()
+    True
+    """
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cut off or not a safetensors file ({error}); fetch it again") from error
 
 
 @contextmanager

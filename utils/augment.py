@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IGNORE_INDEX = 255
+from utils import IGNORE_INDEX
+
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, how bright red, green and blue look
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -409,6 +410,8 @@ def _warp(
 ) -> np.ndarray:
     """Warp with OpenCV, whose coordinates lie on the centres of pixels, half a pixel from ours.
 
+    `array` has shape (H, W) or (H, W, C), the matrix shape (3, 3) from input to output points.
+
     Examples
     --------
     >>> shift = np.array([[1.0, 0, 1], [0, 1, 0], [0, 0, 1]])
@@ -656,6 +659,8 @@ class RandomGeometry:
 def _rotation(angle_deg: float) -> np.ndarray:
     """Matrix of a counter-clockwise turn, as it is seen with y pointing down.
 
+    The matrix has shape (2, 2).
+
     Examples
     --------
     >>> (_rotation(90.0) @ (1.0, 0.0)).round(9).tolist()
@@ -765,12 +770,15 @@ class RandomColour:
             raise ValueError(f"image must have shape (H, W, C) with at least three channels, got {image.shape}")
         draws = generator.random(6)
         colours = self._recolour(np.ascontiguousarray(image[..., :3]), 2 * draws[:4] - 1)
-        colours = _blur(colours, self.blur_sigma * draws[4])
+        sigma = self.blur_sigma * draws[4]
+        colours = cv2.GaussianBlur(colours, (0, 0), sigma) if sigma > 0.2 else colours  # below, no byte would change
         colours = _add_noise(colours, self.noise_std * draws[5], generator)
         return np.concatenate([colours, image[..., 3:]], axis=2) if image.shape[2] > 3 else colours
 
     def _recolour(self, colours: np.ndarray, shifts: np.ndarray) -> np.ndarray:
         """Change colours by shifts of -1 to 1 times the largest change.
+
+        `colours` has shape (H, W, 3), uint8; `shifts` shape (4,): brightness, contrast, saturation, hue.
 
         Examples
         --------
@@ -787,20 +795,10 @@ class RandomColour:
         return cv2.transform(colours, matrix)
 
 
-def _blur(colours: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur, unless so little that no byte would change.
-
-    Examples
-    --------
-    >>> edge = np.array([[[0] * 3, [0] * 3, [200] * 3, [200] * 3]], np.uint8)
-    >>> _blur(edge, 0.1)[0, :, 0].tolist(), _blur(edge, 1.0)[0, :, 0].tolist()
-    ([0, 0, 200, 200], [23, 61, 139, 177])
-    """
-    return cv2.GaussianBlur(colours, (0, 0), sigma) if sigma > 0.2 else colours
-
-
 def _add_noise(colours: np.ndarray, std: float, generator: np.random.Generator) -> np.ndarray:
     """Add Gaussian noise and stay within bytes.
+
+    `colours` has shape (H, W, 3), uint8.
 
     Examples
     --------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -17,20 +16,6 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64  # source and destination on the same cache line: preadv runs at 17 GB/s, else at 12 (measured)
-
-
-def available_bytes() -> int:
-    """Memory that can be had without swapping, as Linux estimates it; 0 where it does not.
-
-    Examples
-    --------
-    >>> available_bytes() == 0 or available_bytes() > 1 << 20
-    True
-    """
-    path = Path("/proc/meminfo")
-    text = path.read_text() if path.exists() else ""
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    return int(match[1]) * 1024 if match else 0
 
 
 class _Descriptor:

@@ -191,6 +191,11 @@ def _safetensors_path(path: Path) -> Path:
 def _write(path: Path, tensors: Mapping[str, Tensor], kind: str, content: Any) -> None:
     """Write tensors with a JSON text, atomically.
 
+    Raises
+    ------
+    DataError
+        When the disk is full or the folder cannot be written.
+
     Examples
     --------
     >>> import tempfile
@@ -234,6 +239,11 @@ def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], Any, Path]:
     """Read the tensors and the JSON content of a file of one kind, and say which file it was.
 
+    Raises
+    ------
+    DataError
+        When the file is missing, of another kind, cut off or changed since it was written.
+
     Examples
     --------
     >>> import tempfile
@@ -269,25 +279,20 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     """
     return digest_json(
         {
-            name: [str(tensor.dtype), list(tensor.shape), digest_array(_as_bytes(tensor))]
+            # as bytes, for NumPy knows no bfloat16
+            name: [str(tensor.dtype), list(tensor.shape), digest_array(tensor.reshape(-1).view(torch.uint8).numpy())]
             for name, tensor in tensors.items()
         }
     )
 
 
-def _as_bytes(tensor: Tensor) -> np.ndarray:
-    """A contiguous tensor's memory as bytes; NumPy knows no bfloat16.
-
-    Examples
-    --------
-    >>> _as_bytes(torch.ones(1, dtype=torch.bfloat16)).tolist()
-    [128, 63]
-    """
-    return tensor.reshape(-1).view(torch.uint8).numpy()
-
-
 def find_file(path: Path, kind: str) -> Path:
     r"""Choose the file to read, or say why there is none.
+
+    Raises
+    ------
+    DataError
+        When there is no such file, or it is pickled.
 
     Examples
     --------
@@ -339,6 +344,11 @@ def _describe_candidates(path: Path) -> str:
 
 def _check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> dict[str, Any]:
     """Take the JSON envelope out of a file's metadata, or say why it is not what was expected.
+
+    Raises
+    ------
+    DataError
+        When the description is missing or damaged, or the file is of another kind or format version.
 
     Examples
     --------
@@ -573,6 +583,11 @@ def pack_state(tree: Any) -> tuple[dict[str, Tensor], Any]:
 def _pack(value: Any, place: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
     """Describe a value in JSON; tensors in it go to `tensors`.
 
+    Raises
+    ------
+    TypeError
+        When a value is no tensor, array, number, text, None, list or dictionary.
+
     Examples
     --------
     >>> _pack([1, None], ("a",), {})
@@ -611,6 +626,11 @@ def _pack_tensor(value: Tensor | np.ndarray, name: str, tensors: dict[str, Tenso
 
 def _pack_items(value: Mapping[Any, Any], place: tuple[str, ...], tensors: dict[str, Tensor]) -> list[list[Any]]:
     """Describe a dictionary as pairs, which keep the order and the type of its keys.
+
+    Raises
+    ------
+    TypeError
+        When a key is neither text nor a whole number.
 
     Examples
     --------

@@ -68,6 +68,8 @@ def canvas_of(sizes: Sequence[tuple[int, int]], short_side: int, multiple: int =
 def _best_aspect(aspects: np.ndarray) -> float:
     """Width by height of the canvas that pictures cover best.
 
+    `aspects` has shape (N,): width by height of each picture.
+
     A picture of aspect a covers min(a / A, A / a) of a canvas of aspect A. The sum over pictures has its maximum at the
     aspect of one of them, because between two neighbours it is convex in log A; sorted sums find it without all pairs.
 
@@ -278,6 +280,8 @@ def warp_picture(image: np.ndarray, matrix: np.ndarray, canvas: tuple[int, int])
 def _part_seen(size: tuple[int, ...], matrix: np.ndarray, canvas: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of a picture that a canvas shows, with a margin as wide as smoothing looks.
 
+    The matrix has shape (3, 3), from the picture to the canvas.
+
     Without this, a crop of one small animal would smooth the whole picture, and OpenCV refuses sides above 32767.
 
     Examples
@@ -405,6 +409,13 @@ def move_keypoints(keypoints: np.ndarray, matrix: np.ndarray, flip_idx: Sequence
 
 def _swap_sides(keypoints: np.ndarray, matrix: np.ndarray, flip_idx: Sequence[int] | None) -> np.ndarray:
     """Swap left and right where a matrix mirrors, and only there.
+
+    `keypoints` has shape (..., K, 2 or more), the matrix shape (3, 3).
+
+    Raises
+    ------
+    ValueError
+        If the indices are for another number of keypoints.
 
     Examples
     --------

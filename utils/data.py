@@ -131,6 +131,8 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
     def _read_maps(self, entries: Sequence[Entry], view_names: Sequence[str]) -> list[Tensor]:
         """Feature maps of a batch, in the order of their numbers.
 
+        Each has shape (B, C, h, w).
+
         Examples
         --------
         >>> import tempfile
@@ -149,6 +151,11 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
 
     def _empty(self) -> dict[str, Any]:
         """A batch of no samples whose arrays have the shapes and types of the first sample.
+
+        Raises
+        ------
+        DataError
+            When the data set has no samples.
 
         Examples
         --------

@@ -98,6 +98,11 @@ def stop_ranks() -> None:
 def _wants_ranks(setting: str | bool, launched: bool) -> bool:
     """Decide whether to join other ranks.
 
+    Raises
+    ------
+    SettingsError
+        When the setting is unknown, or contradicts how the process was started.
+
     Examples
     --------
     >>> _wants_ranks("auto", launched=True), _wants_ranks("auto", launched=False), _wants_ranks(False, launched=False)
@@ -120,6 +125,11 @@ def _wants_ranks(setting: str | bool, launched: bool) -> bool:
 
 def _check_launcher_environment() -> None:
     """Refuse half an environment, such as one that a cluster's scheduler leaves.
+
+    Raises
+    ------
+    SettingsError
+        When a variable is missing or no whole number.
 
     Examples
     --------
@@ -144,6 +154,11 @@ def _check_launcher_environment() -> None:
 
 def _choose_backend(backend: str | None, device: torch.device) -> str:
     """Find a backend that carries tensors of the device, or say why the wanted one does not.
+
+    Raises
+    ------
+    SettingsError
+        When the backend is unknown, is not built in, or does not carry tensors of the device.
 
     Examples
     --------
@@ -172,6 +187,11 @@ def _choose_backend(backend: str | None, device: torch.device) -> str:
 
 def _device_of_rank(device: torch.device, local_rank: int, shared: bool) -> torch.device:
     """Give each rank of a machine its own GPU; with gloo, ranks may share one.
+
+    Raises
+    ------
+    SettingsError
+        When there are more ranks than GPUs and the backend cannot share them.
 
     Examples
     --------
@@ -560,6 +580,11 @@ def _seal(value: Any) -> bytes:
 
 def _check_keys(value: Any) -> None:
     """Refuse keys that JSON would silently turn into text.
+
+    Raises
+    ------
+    TypeError
+        When a key is no text.
 
     Examples
     --------

@@ -38,6 +38,8 @@ class Int8Features:
     def decode(self) -> Tensor:
         """The feature map as float32: float16 would add an error of its own.
 
+        Its shape is that of the values, (C, h, w).
+
         Examples
         --------
         >>> encode_features(torch.tensor([[127.0, 63.6]]), "int8").decode().tolist()
@@ -93,6 +95,13 @@ def encode_features(array: Tensor | np.ndarray, dtype: str) -> Tensor | Int8Feat
 def _encode_int8(features: Tensor) -> Int8Features:
     """Divide each channel by its largest magnitude / 127 and round.
 
+    `features` has shape (C, h, w); there are C scales.
+
+    Raises
+    ------
+    ValueError
+        If the map has fewer than two dimensions or no cells.
+
     Examples
     --------
     >>> encoded = _encode_int8(torch.tensor([[1.0, -127.0], [0.0, 0.0]]))
@@ -111,6 +120,8 @@ def _encode_int8(features: Tensor) -> Int8Features:
 
 def _check_finite(encoded: Tensor, features: Tensor) -> None:
     """Raise when encoding left something that is not a number, and say why.
+
+    Both have one shape, such as (C, h, w).
 
     Examples
     --------
@@ -149,6 +160,11 @@ def encoded_bytes(shape: Sequence[int], dtype: str) -> int:
         (C, h, w).
     dtype : {"fp16", "bf16", "int8"}
         Stored type.
+
+    Raises
+    ------
+    ValueError
+        If the type is unknown.
 
     Examples
     --------

@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
@@ -34,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.buffers import ALIGNMENT, ProcessState, available_bytes
+from utils.buffers import ProcessState
 from utils.errors import DataError
 from utils.feature_encoding import multiply_scales
 from utils.files import digest_json, format_bytes, read_json, write_bytes, write_json
@@ -53,7 +52,6 @@ from utils.shards import (
     plan_reads,
     read_all,
     read_shard,
-    read_through,
     remove_leftover,
     select_fields,
     select_public,
@@ -243,7 +241,8 @@ class FeatureStore:
         self._index = StoreIndex(self._shards, frozenset())
         self._check_version(create)
         if create:
-            self._remove_leftovers()
+            for path in self._shards.glob(".*.partial"):  # of writers that are dead
+                remove_leftover(path)
         self.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -290,6 +289,11 @@ class FeatureStore:
     def _check_version(self, create: bool) -> None:
         """Make the folder, or see that it is a store of this version.
 
+        Raises
+        ------
+        DataError
+            When there is no store and none is to be made, or it is damaged or of another version.
+
         Examples
         --------
         >>> import tempfile
@@ -317,22 +321,6 @@ class FeatureStore:
                 f"{path}: expected format {FORMAT}, version {VERSION}, got {name}, version {version}; "
                 "use another folder, or the program that wrote this one"
             )
-
-    def _remove_leftovers(self) -> None:
-        """Remove temporary shards whose writers are dead.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> leftover = FeatureStore(folder).folder / "shards" / ".host-1-x.safetensors.partial"
-        >>> _ = leftover.write_bytes(b"half")
-        >>> _ = FeatureStore(folder)
-        >>> leftover.exists()
-        False
-        """
-        for path in self._shards.glob(".*.partial"):
-            remove_leftover(path)
 
     def _shard_names(self) -> list[str]:
         """What lies in `shards/`, without temporary files, in order.
@@ -412,21 +400,6 @@ class FeatureStore:
         []
         """
         return list(self._index.records)
-
-    @property
-    def size_bytes(self) -> int:
-        """What the shards take on disk.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> with store.writer() as writer:
-        ...     writer.put("ab" * 8, {"x": np.zeros(1000)})
-        >>> 8000 <= store.size_bytes < 9000
-        True
-        """
-        return sum(self._index.sizes.values())
 
     def metadata(self, key: str) -> dict[str, Any]:
         """What the maker of a record wrote about it.
@@ -525,6 +498,8 @@ class FeatureStore:
     def _read_bytes(self, record: Record) -> Tensor:
         """The bytes of a record as they lie in the file.
 
+        The tensor has shape (bytes,), uint8.
+
         Examples
         --------
         >>> import tempfile
@@ -540,6 +515,11 @@ class FeatureStore:
 
     def _read_into(self, record: Record, buffers: Sequence[np.ndarray], start: int) -> None:
         """Fill buffers with a record's bytes from `start` on.
+
+        Raises
+        ------
+        DataError
+            When the shard is gone or ends early.
 
         Examples
         --------
@@ -557,10 +537,10 @@ class FeatureStore:
             path = self._shards / record.shard
             raise DataError(f"{path}: cannot read record {record.key} ({error}); run the verify phase") from error
 
-    def read_batch(
-        self, keys: Sequence[str], names: Sequence[str] | None = None, out: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def read_batch(self, keys: Sequence[str], names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Read records of equal shapes straight into stacked tensors.
+
+        Memory is taken from a pool, to which it returns by itself when the tensors are gone.
 
         Parameters
         ----------
@@ -568,9 +548,6 @@ class FeatureStore:
             B records, in any order, repeats allowed; at least one.
         names : sequence of str, optional
             Which arrays; all by default. Others are not read.
-        out : mapping of str to Tensor, optional
-            Contiguous tensors of at least B rows to fill. Without it memory is taken from a pool to which it returns
-            by itself when its tensors are gone, so that `out` is seldom needed.
 
         Returns
         -------
@@ -582,7 +559,7 @@ class FeatureStore:
         DataError
             If a record is not there or cut off, or the records' shapes or types differ.
         ValueError
-            If `keys` is empty, a name is unknown, or a tensor of `out` does not fit.
+            If `keys` is empty or a name is unknown.
 
         Examples
         --------
@@ -599,14 +576,21 @@ class FeatureStore:
             raise ValueError("read_batch needs at least one key: an empty batch has no shapes")
         records = [self._record(key) for key in keys]
         fields = self._common_fields(records, names)
-        arrays = {field.name: self._target(field, len(keys), fields, out) for field in fields.values()}
+        arrays = {
+            field.name: self.memory((len(keys), *field.shape), DTYPES[field.type_name]) for field in fields.values()
+        }
         rows = {name: _byte_rows(array) for name, array in arrays.items()}
         self._fill(records, rows)
         wanted = names if names is not None else [name for name in fields if not name.endswith(SCALE_SUFFIX)]
-        return {name: self._decode_batch(arrays, name, out) for name in wanted}
+        return {name: self._decode_batch(arrays, name) for name in wanted}
 
     def _common_fields(self, records: Sequence[Record], names: Sequence[str] | None) -> dict[str, Field]:
         """The fields to read, after a check that all records have them alike.
+
+        Raises
+        ------
+        DataError
+            When a field is missing in a record, or differs in type or shape.
 
         Examples
         --------
@@ -633,43 +617,28 @@ class FeatureStore:
                     )
         return fields
 
-    def _target(self, field: Field, rows: int, fields: Mapping[str, Field], out: Mapping[str, Tensor] | None) -> Tensor:
-        """Where the bytes of a field go: the caller's tensor, or memory of the pool.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> field = Field("x", "F16", (2, 3), 0, 12)
-        >>> FeatureStore(tempfile.mkdtemp())._target(field, 4, {"x": field}, None).shape
-        torch.Size([4, 2, 3])
-        """
-        dtype = DTYPES[field.type_name]
-        if out is None or field.name not in out or field.name + SCALE_SUFFIX in fields:
-            return self.memory((rows, *field.shape), dtype)
-        return _check_out(field.name, out[field.name], rows, field.shape, dtype)
-
-    def _decode_batch(self, arrays: Mapping[str, Tensor], name: str, out: Mapping[str, Tensor] | None) -> Tensor:
+    def _decode_batch(self, arrays: Mapping[str, Tensor], name: str) -> Tensor:
         """A stacked array as it is handed out: as read, or int8 multiplied with its scales.
+
+        Its shape is (B, ...).
 
         Examples
         --------
         >>> import tempfile
         >>> values, scales = torch.ones(1, 2, 1, dtype=torch.int8), torch.tensor([[2.0, 3.0]])
         >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> store._decode_batch({"m": values, "m.scale": scales}, "m", None).tolist()
+        >>> store._decode_batch({"m": values, "m.scale": scales}, "m").tolist()
         [[[2.0], [3.0]]]
         """
         array = arrays[name]
         if name + SCALE_SUFFIX not in arrays:
             return array
-        if out is not None and name in out:
-            target = _check_out(name, out[name], len(array), array.shape[1:], torch.float32)
-        else:
-            target = self.memory(array.shape, torch.float32)
-        return multiply_scales(array, arrays[name + SCALE_SUFFIX], target)
+        return multiply_scales(array, arrays[name + SCALE_SUFFIX], self.memory(array.shape, torch.float32))
 
     def _fill(self, records: Sequence[Record], rows: Mapping[str, np.ndarray]) -> None:
         """Read each record into its row of every array, in the order of the disk.
+
+        Each of `rows` has shape (B, bytes), uint8.
 
         Examples
         --------
@@ -711,45 +680,6 @@ class FeatureStore:
         """
         return self._process.pool.take(shape, dtype)
 
-    def warm_up(self, keys: Iterable[str] | None = None, limit_bytes: int | None = None) -> int:
-        """Bring shards into the system's page cache, from first to last byte.
-
-        A disk gives a shard in order at twice the speed of single records, and pages that came in order lie in larger
-        blocks, from which later reads in random order are twice as fast too (measured on ext4).
-
-        Parameters
-        ----------
-        keys : iterable of str, optional
-            The records that will be read; all by default.
-        limit_bytes : int, optional
-            Stop before this is exceeded; half of the memory that is available by default.
-
-        Returns
-        -------
-        int
-            Bytes read.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> with store.writer() as writer:
-        ...     writer.put("ab" * 8, {"x": np.zeros(1000)})
-        >>> store.warm_up() == store.size_bytes, store.warm_up(limit_bytes=100)
-        (True, 0)
-        """
-        wanted = self.keys() if keys is None else keys
-        shards = dict.fromkeys(record.shard for key in wanted if (record := self._index.records.get(key)))
-        left = available_bytes() // 2 if limit_bytes is None else limit_bytes
-        done = 0
-        for name in shards:
-            size = self._index.sizes[name]
-            if done + size > left:
-                break
-            read_through(self._shards / name)
-            done += size
-        return done
-
     # -- writing
 
     def writer(self, max_shard_bytes: int = 64 << 20, queue_records: int = 16) -> StoreWriter:
@@ -773,27 +703,6 @@ class FeatureStore:
         (2, 2)
         """
         return StoreWriter(self, max_shard_bytes, queue_records)
-
-    def plan(self, num_records: int, record_bytes: int) -> Plan:
-        """What storing so many records will take.
-
-        Parameters
-        ----------
-        num_records : int
-            Records still to be written.
-        record_bytes : int
-            Bytes of the arrays of one (see `encoded_bytes`).
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> plan = FeatureStore(tempfile.mkdtemp()).plan(10, 4_200_000)
-        >>> plan.records, plan.bytes, plan.free_bytes > 0
-        (10, 42010240, True)
-        """
-        padded = record_bytes + -record_bytes % ALIGNMENT
-        total = num_records * (padded + 1024)  # 1024: the record's part of the header
-        return Plan(num_records, total, shutil.disk_usage(self.folder).free, str(self.folder))
 
     def adopt(self, name: str) -> None:
         """Take a shard that was just written into the index.
@@ -1067,28 +976,6 @@ def _canonical(value: Any) -> str:
     '{"a":null,"b":[1,2]}'
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _check_out(name: str, tensor: Tensor, rows: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """The first rows of a caller's tensor, if it can take what is read.
-
-    Examples
-    --------
-    >>> _check_out("x", torch.zeros(4, 2), 3, (2,), torch.float32).shape
-    torch.Size([3, 2])
-    >>> _check_out("x", torch.zeros(4, 2), 3, (2,), torch.uint8)
-    Traceback (most recent call last):
-        ...
-    ValueError: out['x'] must be a contiguous torch.uint8 tensor on the CPU of shape (>= 3, 2), got torch.float32 ...
-    """
-    fits = tuple(tensor.shape[1:]) == tuple(shape) and len(tensor) >= rows and tensor.dtype == dtype
-    if not fits or not tensor.is_contiguous() or tensor.device.type != "cpu":
-        wanted = ", ".join(map(str, [f">= {rows}", *shape]))
-        raise ValueError(
-            f"out[{name!r}] must be a contiguous {dtype} tensor on the CPU of shape ({wanted}), "
-            f"got {tensor.dtype} {tuple(tensor.shape)}"
-        )
-    return tensor[:rows]
 
 
 def _byte_rows(tensor: Tensor) -> np.ndarray:

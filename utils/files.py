@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +31,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Path
         Where to write. It keeps the final suffix, because many libraries choose a format by it.
 
+    Raises
+    ------
+    OSError
+        When the file cannot be written; it names the file.
+
     Examples
     --------
     >>> import tempfile
@@ -44,12 +49,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".partial{path.suffix}", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.partial{path.suffix}")
+    temporary.touch(exist_ok=False)  # not mkstemp, whose files are private; results are for everybody
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files private; results are for everybody
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
@@ -58,19 +61,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """Permission bits that new files of this process lack.
-
-    Examples
-    --------
-    >>> 0 <= _umask() <= 0o777
-    True
-    """
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sync(path: str | Path) -> None:
@@ -86,6 +76,33 @@ def sync(path: str | Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def walk_files(folder: Path) -> list[Path]:
+    """Files in a folder and the folders inside, also linked ones, sorted; hidden ones left out, broken links not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "deep").mkdir()
+    >>> for name in ("deep/a.jp2", ".b.tif", "c.txt"):
+    ...     (folder / name).touch()
+    >>> (folder / "deep" / "up").symlink_to(folder)
+    >>> [str(path.relative_to(folder)) for path in walk_files(folder)]
+    ['c.txt', 'deep/a.jp2']
+    """
+    found: list[Path] = []
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:  # a link leads back up
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

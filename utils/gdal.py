@@ -188,6 +188,11 @@ def open_raster(path: str) -> rasterio.DatasetReader:
 def refuse_other_encoding(path: str) -> None:
     r"""Refuse a path whose bytes are no UTF-8, which GDAL cannot be given.
 
+    Raises
+    ------
+    DataError
+        When the name is not UTF-8.
+
     Examples
     --------
     >>> refuse_other_encoding("gr\u00fcn.tif")

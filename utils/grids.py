@@ -48,17 +48,6 @@ class PixelGrid:
     transform: Affine
 
     @property
-    def georeferenced(self) -> bool:
-        """Whether the pixels have a place on Earth.
-
-        Examples
-        --------
-        >>> PixelGrid(4, 6, None, Affine.identity()).georeferenced
-        False
-        """
-        return self.crs is not None and not self.transform.is_identity
-
-    @property
     def is_place(self) -> bool:
         """Whether the transform's numbers can be true: finite, and no farther away than anything that is mapped.
 
@@ -85,18 +74,6 @@ class PixelGrid:
         xs, ys = zip(*corners, strict=True)
         return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
 
-    @property
-    def resolution(self) -> tuple[float, float]:
-        """Map units per pixel along the rows and down the columns.
-
-        Examples
-        --------
-        >>> PixelGrid(4, 6, None, Affine(0, 3, 0, -2, 0, 0)).resolution
-        (2.0, 3.0)
-        """
-        matrix = self.transform
-        return math.hypot(matrix.a, matrix.d), math.hypot(matrix.b, matrix.e)
-
     def scaled(self, scale: float) -> PixelGrid:
         """The same ground on another number of pixels; all four outer corners stay where they are.
 
@@ -108,8 +85,8 @@ class PixelGrid:
         Examples
         --------
         >>> grid = PixelGrid(4, 7, None, Affine(2, 0, 100, 0, -2, 50)).scaled(0.5)
-        >>> grid.height, grid.width, grid.resolution, grid.bounds
-        (2, 4, (3.5, 4.0), (100.0, 42.0, 114.0, 50.0))
+        >>> grid.height, grid.width, grid.transform.a, grid.transform.e, grid.bounds
+        (2, 4, 3.5, -4.0, (100.0, 42.0, 114.0, 50.0))
         """
         if scale == 1:
             return self
@@ -212,6 +189,8 @@ def transform_points(source: CRS, target: CRS, x: np.ndarray, y: np.ndarray) -> 
 def _transform_or_split(source: CRS, target: CRS, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Transform points; when PROJ refuses them all for the sake of one, halve until that one is alone.
 
+    `x` and `y` have shape (N,), the result has shape (2, N).
+
     Examples
     --------
     >>> utm, degrees = CRS.from_epsg(32631), CRS.from_epsg(4326)
@@ -309,6 +288,8 @@ def place_exactly(source: PixelGrid, target: PixelGrid, x: np.ndarray, y: np.nda
 def _centre_lines(start: int, count: int) -> np.ndarray:
     """Positions on an axis every half lattice step, on the same places whatever the window, and around it.
 
+    The positions have shape (N,).
+
     Examples
     --------
     >>> _centre_lines(40, 30).tolist()
@@ -321,6 +302,8 @@ def _centre_lines(start: int, count: int) -> np.ndarray:
 
 def _interpolate(nodes: np.ndarray, places: np.ndarray, first: int, axis: int, step: int) -> np.ndarray:
     """Linear interpolation along one axis between evenly spaced nodes.
+
+    `nodes` may have any shape; along `axis` the result has as many entries as `places`, which have shape (N,).
 
     Examples
     --------
@@ -401,6 +384,8 @@ def _lattice_error(lattice: np.ndarray, line_x: np.ndarray, line_y: np.ndarray) 
 
 def _to_pixels(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Row and column that hold a place; -1 where there is none.
+
+    `places` has shape (2, ...): x and y; rows and columns have shape (...).
 
     Examples
     --------

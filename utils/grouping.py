@@ -107,6 +107,8 @@ def _assign(votes: np.ndarray, distances: np.ndarray, trust: np.ndarray, reach: 
 def _nearest_of_each(votes: np.ndarray, centre: np.ndarray, reach: float) -> np.ndarray:
     """Rows of the votes within reach of a centre, the nearest one of each keypoint.
 
+    `votes` has shape (M, 6), `centre` shape (2,).
+
     Examples
     --------
     >>> votes = np.array([[0, 0, 1, 2.0, 0, 0], [0, 0, 1, 1.0, 0, 0], [0, 0, 1, 9.0, 0, 1]])

@@ -170,6 +170,8 @@ def _axis_windows(positions: Tensor, reach: float, size: int) -> tuple[Tensor, T
 def _draw_gaussians(columns: Tensor, rows: Tensor, sigma: float) -> Tensor:
     """Values of Gaussians in their windows, 1 at the cell nearest to the point.
 
+    `columns` has shape (M, w), `rows` shape (M, h): squared distances along each axis; the result has shape (M, h, w).
+
     Examples
     --------
     >>> squares = torch.tensor([[0.25, 0.25, torch.inf]])
@@ -183,6 +185,8 @@ def _draw_gaussians(columns: Tensor, rows: Tensor, sigma: float) -> Tensor:
 def _draw_discs(columns: Tensor, rows: Tensor, radius: float) -> Tensor:
     """Ones within the radius of the points, at least at the nearest cell, zeros elsewhere.
 
+    `columns` has shape (M, w), `rows` shape (M, h): squared distances along each axis; the result has shape (M, h, w).
+
     Examples
     --------
     >>> squares = torch.tensor([[0.25, 0.25, 2.25]])
@@ -195,6 +199,11 @@ def _draw_discs(columns: Tensor, rows: Tensor, radius: float) -> Tensor:
 
 def _draw(points: Tensor, present: Tensor, grid: tuple[int, int], size_cells: float, shape: str) -> Tensor:
     """Draw points of shape (B, N, C, 2) into maps of shape (B, C, h, w), the largest value winning.
+
+    Raises
+    ------
+    ValueError
+        If the shape of the spots is unknown, or their size not above 0.
 
     Examples
     --------
@@ -452,6 +461,8 @@ def box_targets(
     radius_cells: float,
 ) -> BoxTargets:
     """Make the targets of a box branch, one box per instance.
+
+    Distances have shape (B, 4, h, w), their mask shape (B, 1, h, w).
 
     Parameters
     ----------

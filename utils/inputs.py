@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import DataError
-from utils.raster_files import find_scenes, is_excluded, walk_files
+from utils.files import walk_files
+from utils.raster_files import find_scenes, is_excluded
 from utils.videos import is_video
 
 
@@ -57,6 +58,11 @@ def find_inputs(
 
 def _inputs_of(source: str, exclude: Sequence[str], is_result: Callable[[Path], bool]) -> list[Path]:
     """Videos and pictures of one source.
+
+    Raises
+    ------
+    DataError
+        When nothing is there, or only videos that inference has drawn.
 
     Examples
     --------

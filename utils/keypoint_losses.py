@@ -70,6 +70,8 @@ def positive_weights(sums: Tensor, most: float = 50.0) -> Tensor:
 def _bce(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Binary cross entropy of each cell.
 
+    All have one shape, such as (B, K, h, w).
+
     Examples
     --------
     >>> _bce(torch.tensor([0.0, 90.0]), torch.tensor([0.5, 1.0]), 0.0).exp().tolist()
@@ -81,6 +83,8 @@ def _bce(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 def _squared_error(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Squared error of each cell's probability.
 
+    All have one shape, such as (B, K, h, w).
+
     Examples
     --------
     >>> _squared_error(torch.tensor([0.0, 90.0]), torch.tensor([1.0, 0.5]), 0.0).tolist()
@@ -91,6 +95,8 @@ def _squared_error(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 
 def _quality_focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Binary cross entropy of each cell times |target - p| ** gamma.
+
+    All have one shape, such as (B, K, h, w).
 
     Examples
     --------
@@ -107,20 +113,10 @@ HEATMAP_LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-def _cell_weights(target: Tensor, known: Tensor, balance: Tensor | None) -> Tensor:
-    """Weights of cells: 0 where nothing is known, else 1 + (w - 1) * target.
-
-    Examples
-    --------
-    >>> target = torch.tensor([[[[1.0, 0.5, 0.0]]]])
-    >>> _cell_weights(target, torch.ones_like(target), torch.tensor([5.0])).tolist()
-    [[[[5.0, 3.0, 1.0]]]]
-    """
-    return known if balance is None else known * (1 + (balance.to(target) - 1).view(-1, 1, 1) * target)
-
-
 def _soft_dice_sum(logits: Tensor, target: Tensor, known: Tensor, eps: float) -> Tensor:
     """Sum 1 - Dice over the maps that show their keypoint.
+
+    All have shape (B, K, h, w), or one that broadcasts to it.
 
     Examples
     --------
@@ -199,7 +195,7 @@ def heatmap_sums(
     logits, known = raise_to_single(logits), _known_cells(target, valid, labelled)
     sums: dict[str, Tensor] = {}
     if heatmap_weight:
-        weights = _cell_weights(target, known, balance)
+        weights = known if balance is None else known * (1 + (balance.to(target) - 1).view(-1, 1, 1) * target)
         sums["heatmap"] = heatmap_weight * (HEATMAP_LOSSES[kind](logits, target, focal_gamma) * weights).sum()
     if dice_weight:
         sums["dice"] = dice_weight * _soft_dice_sum(logits, target, known, eps)
@@ -211,6 +207,8 @@ def heatmap_sums(
 
 def _smooth_l1(difference: Tensor, beta: float) -> Tensor:
     """Absolute value with a parabola between -beta and beta, 0 at 0 and of slope 1 outside.
+
+    The shape may be any; it stays.
 
     Examples
     --------
@@ -380,9 +378,7 @@ def _generalised_iou(sides: Tensor, target: Tensor) -> Tensor:
     return overlap / union - (hull - union) / hull
 
 
-def box_sums(
-    distances: Tensor, target: Tensor, mask: Tensor, *, l1_weight: float = 1.0, giou_weight: float = 1.0
-) -> dict[str, Tensor]:
+def box_sums(distances: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Sum the errors of boxes at the cells that answer for one; divide each term by `mask.sum()`.
 
     Parameters
@@ -393,8 +389,6 @@ def box_sums(
         Those of `heatmaps.BoxTargets`.
     mask : Tensor of bool, shape (B, 1, h, w)
         Cells that answer for a box.
-    l1_weight, giou_weight : float
-        Factors, already applied to the sums; a term with factor 0 is neither computed nor returned.
 
     Returns
     -------
@@ -414,12 +408,7 @@ def box_sums(
     """
     image, _, row, column = mask.nonzero(as_tuple=True)
     sides, truth = raise_to_single(distances[image, :, row, column]), target[image, :, row, column]
-    sums: dict[str, Tensor] = {}
-    if l1_weight:
-        sums["box_l1"] = l1_weight * (sides - truth).abs().sum()
-    if giou_weight:
-        sums["box_giou"] = giou_weight * (1 - _generalised_iou(sides, truth)).sum()
-    return sums
+    return {"box_l1": (sides - truth).abs().sum(), "box_giou": (1 - _generalised_iou(sides, truth)).sum()}
 
 
 def objectness_sum(

@@ -21,13 +21,15 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
+from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
+from utils.files import walk_files
+from utils.formats.picture_sizes import MAX_PIXELS
 from utils.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees, locate_affine, locate_pixels, overlap
-from utils.raster_files import DEFAULT_MAX_PIXELS, RASTER_SUFFIXES, RasterFile, walk_files
+from utils.raster_files import RASTER_SUFFIXES, RasterFile
 from utils.rasters import RasterScene
 from utils.tiling import Window
 
-IGNORE = 255
 EVERY_OTHER = "*"  # in a mapping: all values that are not named
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".geojsonl", ".json", ".shp", ".fgb", ".kml", ".gml", ".sqlite")
 _READ_PIXELS = 2**24  # label pixels held at a time
@@ -79,21 +81,6 @@ def class_index(
     raise SettingsError(f"{where}: unknown class {target!r}; known: {', '.join(known)}")
 
 
-def _check_num_classes(num_classes: int) -> int:
-    """Refuse a number of classes that 8 bits with 255 as "ignore" cannot hold.
-
-    Examples
-    --------
-    >>> _check_num_classes(256)
-    Traceback (most recent call last):
-        ...
-    utils.errors.SettingsError: number of classes: expected 1 to 255 (255 itself means "ignore"), got 256
-    """
-    if not 1 <= num_classes <= IGNORE:
-        raise SettingsError(f'number of classes: expected 1 to 255 (255 itself means "ignore"), got {num_classes}')
-    return num_classes
-
-
 @dataclass(frozen=True)
 class ClassTable:
     """Which class each value stands for.
@@ -116,6 +103,8 @@ class ClassTable:
 
     def look_up(self, values: Iterable[object]) -> np.ndarray:
         """Class of each value, -1 where there is none.
+
+        The result has shape (N,), one class per value.
 
         Examples
         --------
@@ -199,7 +188,9 @@ class LabelSource(ABC):
 
     def __init__(self, path: str | Path, num_classes: int, class_names: Sequence[str] = ()):
         self.path = Path(path)
-        self.num_classes = _check_num_classes(num_classes)
+        if not 1 <= num_classes <= IGNORE:
+            raise SettingsError(f'number of classes: expected 1 to 255 (255 itself means "ignore"), got {num_classes}')
+        self.num_classes = num_classes
         self.class_names = tuple(class_names)
 
     def __repr__(self) -> str:
@@ -293,6 +284,11 @@ class LabelSource(ABC):
 def check_same_kind(path: Path, label_crs: CRS | None, scene: RasterScene) -> None:
     """Refuse labels with a CRS for a scene without one, and the other way round.
 
+    Raises
+    ------
+    DataError
+        When one of them has a CRS and the other has none.
+
     Examples
     --------
     >>> import tempfile
@@ -331,6 +327,11 @@ def show_bounds(bounds: Bounds) -> str:
 
 def check_overlap(path: Path, bounds: Bounds, crs: CRS | None, scene: RasterScene) -> None:
     """Refuse labels that share no ground with the scene.
+
+    Raises
+    ------
+    DataError
+        When they share no ground.
 
     Examples
     --------
@@ -429,7 +430,7 @@ class RasterLabels(LabelSource):
         nodata: float | str | None = None,
         colours: Mapping[Any, Any] | None = None,
         ignore_values: Sequence[float] = (),
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
     ):
         super().__init__(path, num_classes, class_names)
         if mapping and colours:
@@ -549,6 +550,11 @@ class RasterLabels(LabelSource):
     def _match_sizes(self, grid: PixelGrid, scene: RasterScene) -> Affine:
         """The map for pictures without a place on Earth, which must be of one size before or after `scale`.
 
+        Raises
+        ------
+        DataError
+            When the sizes differ.
+
         Examples
         --------
         >>> import tempfile
@@ -631,6 +637,8 @@ class RasterLabels(LabelSource):
     def _colour_codes(self, values: np.ndarray) -> np.ndarray:
         """Colours as numbers 0xRRGGBB, from three bands or a palette.
 
+        `values` has shape (bands, H, W), the result shape (H, W).
+
         Examples
         --------
         >>> import tempfile
@@ -648,6 +656,8 @@ class RasterLabels(LabelSource):
 
     def _raise_foreign(self, unique: np.ndarray, counts: np.ndarray, window: Window) -> None:
         """Report values or colours that are no class.
+
+        `unique` and `counts` have shape (N,): values, and how often each occurs.
 
         Raises
         ------
@@ -675,6 +685,11 @@ def _read_colours(colours: Mapping[Any, Any], num_classes: int, class_names: Seq
     """Class of each colour, from (red, green, blue) -> class or class name -> (red, green, blue).
 
     Without `class_names` the names' own order gives the indices.
+
+    Raises
+    ------
+    SettingsError
+        When a colour is not three numbers from 0 to 255, or two classes have the same.
 
     Examples
     --------
@@ -717,6 +732,8 @@ def _show_colour(code: int) -> str:
 
 def _unique_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values that occur, and for each element which of them it is.
+
+    Values may have any shape; what is said of each element has that shape too.
 
     Examples
     --------

@@ -62,6 +62,11 @@ def left_right_pairs(flip_idx: Sequence[int], names: Sequence[str] | None = None
 def _is_left(name: str, partner: str) -> bool:
     """Whether the first of two names that are a pair is the left one.
 
+    Raises
+    ------
+    DataError
+        When the names do not say which of them is the left one.
+
     Examples
     --------
     >>> _is_left("eyeL", "eyeR"), _is_left("rightEar", "leftEar")
@@ -197,6 +202,8 @@ def active_pairs(
 def _soft_length(vectors: Tensor, least: float) -> Tensor:
     """Lengths of vectors (..., 2), at least `least`, with a finite gradient at 0.
 
+    The result has shape (...).
+
     Examples
     --------
     >>> _soft_length(torch.tensor([[3.0, 0.0], [0.0, 0.0]]), least=4.0).tolist()
@@ -270,6 +277,8 @@ def pair_margin(points: Tensor, pairs: Tensor, active: Tensor, margin_cells: flo
 def _across(points: Tensor, axis: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Cross product of the body's axis with each point's place, the axis, and the places seen from its middle.
 
+    `points` has shape (..., K, 2); the cross product has shape (..., K).
+
     Examples
     --------
     >>> points = torch.tensor([[0.0, -2.0], [0.0, 2.0], [-3.0, 5.0]])  # the nose looks up the picture
@@ -283,6 +292,8 @@ def _across(points: Tensor, axis: tuple[int, int]) -> tuple[Tensor, Tensor, Tens
 
 def _sides(points: Tensor, axis: tuple[int, int]) -> Tensor:
     """Sine of the angle from the body's axis to each point, seen from the middle of the axis; the left is negative.
+
+    `points` has shape (..., K, 2), the result shape (..., K).
 
     Examples
     --------

@@ -67,6 +67,8 @@ def _max_of_neighbours(maps: Tensor) -> Tensor:
 def _has_tie(maps: Tensor, index: Tensor, cells: Tensor) -> Tensor:
     """Whether a cell of a map may have a neighbour of the same value.
 
+    `maps` has shape (L, h, w), `index` shape (M,), `cells` shape (M, 2) as x, y; the result has shape (M,).
+
     Examples
     --------
     >>> maps = torch.tensor([[[0.0, 1.0, 1.0, 0.0]] * 3])
@@ -164,6 +166,8 @@ def centre_on_plateaus(maps: Tensor, cells: Tensor) -> Tensor:
 
 def _merge_plateaus(maps: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
     """One cell for each plateau of local maxima; none for one that goes on uphill.
+
+    `maps` and `highest` have shape (L, h, w); the index has shape (M,), the cells shape (M, 2) as x, y.
 
     Examples
     --------

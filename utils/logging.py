@@ -157,9 +157,12 @@ class VerbosityLogger:
         # tqdm.write keeps clear of a bar, but it settles multiprocessing's start method: only where there is a bar
         write = tqdm.write if self.open_bars else print
         for line in message.splitlines() or [""]:
-            line = _format_line(label, line, datetime.now() if self.timestamps else None)
+            stamp = datetime.now().isoformat(" ", timespec="seconds") + " " if self.timestamps else ""
+            line = f"{stamp}[{label}] {line}"
             self._keep(line)
-            self._say(_printable(line, stream), write, stream)
+            # what the encoding lacks is escaped: a class name must not stop a run under cron's ASCII locale
+            encoding = getattr(stream, "encoding", None) or "utf-8"
+            self._say(line.encode(encoding, errors="backslashreplace").decode(encoding), write, stream)
 
     def _say(self, line: str, write: Callable[..., None], stream: IO[str]) -> None:
         """Print a line; when nobody reads the pipe any more (`... | head`), the work goes on without it.
@@ -252,20 +255,13 @@ def listening(logger: VerbosityLogger, *names: str) -> Iterator[None]:
             source.propagate = propagate
 
 
-def _is_binary(path: Path) -> bool:
-    """Whether a file begins like none that people read.
-
-    Examples
-    --------
-    >>> _is_binary(Path(__file__))
-    False
-    """
-    with open(path, "rb") as stream:
-        return b"\0" in stream.read(4096)
-
-
 def _open_log(path: Path) -> IO[str]:
     r"""Open a log file for appending, line by line.
+
+    Raises
+    ------
+    SettingsError
+        When the file cannot be written, or holds something else than text.
 
     Examples
     --------
@@ -278,38 +274,15 @@ def _open_log(path: Path) -> IO[str]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and _is_binary(path):
-            raise SettingsError(f"logging.file: {path} is no text file; name a file of its own for the log")
+        if path.is_file():
+            with open(path, "rb") as stream:
+                if b"\0" in stream.read(4096):
+                    raise SettingsError(f"logging.file: {path} is no text file; name a file of its own for the log")
         return open(path, "a", buffering=1, encoding="utf-8")
     except OSError as error:
         raise SettingsError(
             f"logging.file: cannot write {path}: {error.strerror}; choose a file in a folder that you may write"
         ) from None
-
-
-def _format_line(label: str, message: str, time_of_line: datetime | None = None) -> str:
-    """Put the level, and the time when there is one, before a message.
-
-    Examples
-    --------
-    >>> _format_line("INFO", "a", datetime(2025, 1, 2, 3, 4, 5, 678000))
-    '2025-01-02 03:04:05 [INFO] a'
-    """
-    stamp = "" if time_of_line is None else time_of_line.isoformat(" ", timespec="seconds") + " "
-    return f"{stamp}[{label}] {message}"
-
-
-def _printable(text: str, stream: IO[str]) -> str:
-    r"""Escape what the stream's encoding lacks: a class name must not stop a run under cron's ASCII locale.
-
-    Examples
-    --------
-    >>> import io
-    >>> _printable("for\u00eat", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    'for\\xeat'
-    """
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, errors="backslashreplace").decode(encoding)
 
 
 def format_duration(seconds: float) -> str:

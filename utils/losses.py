@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE_INDEX = 255
-
+from utils import IGNORE_INDEX
 
 # --- what the target alone tells -------------------------------------------------------------------------------------
 
@@ -63,6 +62,13 @@ def class_bins(target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDE
 
 def _check_range(classes: Tensor, num_classes: int, ignore_index: int) -> None:
     """Complain about a class that the model does not have.
+
+    `classes` may have any shape.
+
+    Raises
+    ------
+    ValueError
+        If a value is neither a class nor `ignore_index`.
 
     Examples
     --------
@@ -111,6 +117,8 @@ def pixel_counts(target: Tensor, num_classes: int, ignore_index: int = IGNORE_IN
 
 def _count_bins(bins: Tensor, num_classes: int) -> Tensor:
     """Count each row's bins, without the last one, that of the ignored pixels.
+
+    `bins` has shape (B, N), the result shape (B, K).
 
     Examples
     --------
@@ -263,6 +271,11 @@ class TargetLogProbability(torch.autograd.Function):
 def _checked_logits(logits: Tensor, target: Tensor) -> Tensor:
     """Logits as (B, K, H * W) in at least single precision, once they are known to fit the target.
 
+    Raises
+    ------
+    ValueError
+        If the shapes do not agree.
+
     Examples
     --------
     >>> _checked_logits(torch.zeros(1, 2, 3, 4, dtype=torch.bfloat16), torch.zeros(1, 3, 4)).shape
@@ -288,6 +301,8 @@ def _checked_logits(logits: Tensor, target: Tensor) -> Tensor:
 def _weigh_pixels(values: Tensor, bins: Tensor, class_weights: Tensor | None) -> Tensor:
     """Multiply each pixel's value by the weight of its true class, 0 where it is ignored.
 
+    `values` and `bins` have shape (B, N), the weights shape (K,).
+
     Examples
     --------
     >>> _weigh_pixels(torch.ones(1, 3), torch.tensor([[1, 0, 2]]), torch.tensor([0.5, 4.0])).tolist()
@@ -301,6 +316,8 @@ def _weigh_pixels(values: Tensor, bins: Tensor, class_weights: Tensor | None) ->
 
 def _dice_terms(of_target: Tensor, mass: Tensor, bins: Tensor, eps: float) -> Tensor:
     """Sum 1 - Dice over images and the classes they show.
+
+    `of_target` and `bins` have shape (B, N), `mass` shape (B, K).
 
     Examples
     --------
@@ -316,6 +333,8 @@ def _dice_terms(of_target: Tensor, mass: Tensor, bins: Tensor, eps: float) -> Te
 
 def _focal_factor(of_target: Tensor, gamma: float) -> Tensor:
     """Weight (1 - p) ** gamma of a pixel whose true class has probability p.
+
+    The shape may be any; it stays.
 
     Examples
     --------

@@ -176,6 +176,8 @@ class ChannelStatistics:
     def compute(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation; a channel that never changes has a tiny deviation, by which nothing is divided to death.
 
+        Both have shape (C,).
+
         Examples
         --------
         >>> statistics = ChannelStatistics()

@@ -12,7 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.losses import IGNORE_INDEX, pixel_counts
+from utils import IGNORE_INDEX
+from utils.losses import pixel_counts
 
 
 class MaskWeights(NamedTuple):
@@ -82,6 +83,8 @@ def target_on_grid(
 
 def _spread_indices(count: int, limit: int, device: torch.device) -> Tensor:
     """At most `limit` of `count` indices, spread evenly by steps of the golden ratio.
+
+    The result has shape (M,).
 
     An ordinary step may beat with the width of the rows and see a few columns only.
 
@@ -213,6 +216,8 @@ class _Matches(NamedTuple):
 def _match_batch(class_logits: Tensor, mask_logits: Tensor, grid: Tensor, **options: Any) -> _Matches:
     """Match the classes that each image of a batch shows with its queries.
 
+    `class_logits` has shape (B, Q, K + 1), `mask_logits` shape (B, Q, h, w), `grid` shape (B, h, w).
+
     Examples
     --------
     >>> mask_logits = torch.tensor([[[[0.0, 9.0]], [[9.0, 0.0]]]])
@@ -234,6 +239,13 @@ def _match_batch(class_logits: Tensor, mask_logits: Tensor, grid: Tensor, **opti
 
 def _fixed_matches(class_logits: Tensor, grid: Tensor, ignore_index: int) -> _Matches:
     """Let query k stand for class k wherever an image shows it.
+
+    `class_logits` has shape (B, Q, K + 1), `grid` shape (B, h, w).
+
+    Raises
+    ------
+    ValueError
+        If there are not as many queries as classes.
 
     Examples
     --------
@@ -257,6 +269,8 @@ def _fixed_matches(class_logits: Tensor, grid: Tensor, ignore_index: int) -> _Ma
 def _query_class_sum(class_logits: Tensor, matches: _Matches, no_object_weight: float) -> Tensor:
     """Sum the cross entropy of all queries: matched ones have a class, the others are "no object".
 
+    `class_logits` has shape (B, Q, K + 1).
+
     Images without any mask have no valid pixel, so nothing is known of their queries.
 
     Examples
@@ -277,6 +291,8 @@ def _query_class_sum(class_logits: Tensor, matches: _Matches, no_object_weight: 
 
 def _mask_term_sums(mask_logits: Tensor, grid: Tensor, matches: _Matches, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Sum binary cross entropy (mean over valid cells) and 1 - Dice over the matched masks.
+
+    `mask_logits` has shape (B, Q, h, w), `grid` shape (B, h, w).
 
     Examples
     --------

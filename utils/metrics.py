@@ -8,14 +8,14 @@ count; its accuracy (recall) is 0 / 0 and left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-IGNORE_INDEX = 255
+from utils import IGNORE_INDEX
+
 _VALUES = 256  # of a uint8
 
 ClassMap = np.ndarray | Tensor
@@ -23,6 +23,8 @@ ClassMap = np.ndarray | Tensor
 
 def to_numpy(values: ClassMap) -> np.ndarray:
     """View or copy an array or a tensor, wherever it lies, as a numpy array.
+
+    The shape may be any; it stays.
 
     Examples
     --------
@@ -60,6 +62,8 @@ def nan_to_none(value: Any) -> Any:
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Divide element by element; NaN where there is nothing to divide by.
 
+    Both have one shape, or shapes that broadcast.
+
     Examples
     --------
     >>> _ratio(np.array([1, 0, 0]), np.array([2, 4, 0])).tolist()
@@ -70,6 +74,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _mean(values: np.ndarray) -> float:
     """Mean of what is not NaN; NaN when nothing is left.
+
+    `values` may have any shape.
 
     Examples
     --------
@@ -82,6 +88,11 @@ def _mean(values: np.ndarray) -> float:
 
 def _check_state(state: Tensor, expected: tuple[int, ...], name: str) -> None:
     """Complain about counts that belong to another set of classes or bins.
+
+    Raises
+    ------
+    ValueError
+        If the state has another shape.
 
     Examples
     --------
@@ -174,6 +185,13 @@ class ConfusionMatrix:
 
     def _known(self, counts: np.ndarray) -> np.ndarray:
         """Cut the counts of all pairs of bytes down to the classes.
+
+        The counts have shape (256, 256), prediction by truth; the result has shape (K, K).
+
+        Raises
+        ------
+        ValueError
+            If a pixel has a value that is neither a class nor `ignore_index`.
 
         Examples
         --------
@@ -401,7 +419,7 @@ class ScoreHistogram:
     --------
     >>> scores = ScoreHistogram(bins=8)
     >>> scores.update(np.array([0.1, 0.2, 0.3, 0.9]), np.array([0, 0, 1, 1], np.uint8))
-    >>> scores.best_threshold("IoU")  # the default of 0.5 misses one of the two
+    >>> scores.best_threshold()  # the default of 0.5 misses one of the two
     (0.25, 1.0)
     """
 
@@ -463,7 +481,7 @@ class ScoreHistogram:
         --------
         >>> scores = ScoreHistogram(bins=2)
         >>> scores.load_state(torch.tensor([[5, 0], [0, 5]]))
-        >>> scores.best_threshold("accuracy")
+        >>> scores.best_threshold()
         (0.5, 1.0)
         """
         _check_state(state, (2, self.bins), "ScoreHistogram")
@@ -493,81 +511,44 @@ class ScoreHistogram:
         _check_state(other.state, tuple(self.state.shape), "ScoreHistogram")
         self.state = self.state + other.state
 
-    def curve(self, metric: str = "IoU") -> np.ndarray:
-        """Score of every threshold i / bins, where a pixel is foreground from the threshold upwards.
-
-        Parameters
-        ----------
-        metric : {"IoU", "Dice", "mIoU", "accuracy"}
-            IoU or Dice of the foreground, mean IoU of both sides, or the share of pixels that are right.
+    def curve(self) -> np.ndarray:
+        """IoU of the foreground at every threshold i / bins, where a pixel is foreground from the threshold upwards.
 
         Returns
         -------
         ndarray of float64, shape (bins,)
-            NaN where the score has nothing to divide by.
-
-        Raises
-        ------
-        ValueError
-            If the metric is unknown.
+            NaN where there is no foreground.
 
         Examples
         --------
         >>> scores = ScoreHistogram(bins=2)
         >>> scores.load_state(torch.tensor([[3, 1], [0, 1]]))
-        >>> scores.curve("IoU").tolist(), scores.curve("accuracy").tolist()
-        ([0.2, 0.5], [0.2, 0.8])
+        >>> scores.curve().tolist()
+        [0.2, 0.5]
         """
-        if metric not in _SCORES:
-            raise ValueError(f"unknown metric {metric!r}; known: {', '.join(_SCORES)}")
         # From a bin upwards everything is foreground: false and true positives.
         false, true = self.state.numpy()[:, ::-1].cumsum(axis=1)[:, ::-1]
-        background, foreground = self.state.numpy().sum(axis=1)
-        return _SCORES[metric](true, false, foreground - true, background - false)
+        return _ratio(true, self.state[1].sum().item() + false)
 
-    def best_threshold(self, metric: str = "IoU") -> tuple[float, float]:
-        """Threshold with the best score; of equal ones, the nearest to 0.5.
-
-        Parameters
-        ----------
-        metric : str
-            As in `curve`.
+    def best_threshold(self) -> tuple[float, float]:
+        """Threshold with the best IoU; of equal ones, the nearest to 0.5.
 
         Returns
         -------
         float
             The threshold: a pixel is foreground when its probability reaches it. 0.5 when there is no score.
         float
-            Its score, or NaN.
+            Its IoU, or NaN.
 
         Examples
         --------
         >>> scores = ScoreHistogram(bins=4)
         >>> scores.load_state(torch.tensor([[4, 0, 0, 1], [0, 1, 0, 2]]))
-        >>> scores.best_threshold("IoU"), ScoreHistogram(bins=4).best_threshold("IoU")
+        >>> scores.best_threshold(), ScoreHistogram(bins=4).best_threshold()
         ((0.25, 0.75), (0.5, nan))
         """
-        curve = self.curve(metric)
+        curve = self.curve()
         if np.isnan(curve).all():
             return 0.5, math.nan
         best = np.flatnonzero(curve == np.nanmax(curve)) / self.bins
         return float(best[np.abs(best - 0.5).argmin()]), float(np.nanmax(curve))
-
-
-def _mean_iou(true: np.ndarray, false: np.ndarray, missed: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """Mean IoU of foreground and background, NaN when one of them does not occur.
-
-    Examples
-    --------
-    >>> _mean_iou(*(np.array([count]) for count in (2, 1, 1, 4))).round(4).tolist()  # 2 / 4 and 4 / 6
-    [0.5833]
-    """
-    return (_ratio(true, true + false + missed) + _ratio(rest, rest + false + missed)) / 2
-
-
-_SCORES: dict[str, Callable[..., np.ndarray]] = {  # of true positives, false positives, missed and true negatives
-    "IoU": lambda true, false, missed, rest: _ratio(true, true + false + missed),
-    "Dice": lambda true, false, missed, rest: _ratio(2 * true, 2 * true + false + missed),
-    "mIoU": _mean_iou,
-    "accuracy": lambda true, false, missed, rest: _ratio(true + rest, true + false + missed + rest),
-}

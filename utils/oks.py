@@ -72,6 +72,8 @@ def resolve_sigmas(sigmas: float | Sequence[float] | Literal["coco"], num_keypoi
 def _xywh(box_xyxy: np.ndarray | None) -> list[float]:
     """A box as COCO writes it; zeros when there is none.
 
+    `box_xyxy` has shape (4,).
+
     Examples
     --------
     >>> _xywh(np.array([1.0, 2, 4, 6])), _xywh(None)

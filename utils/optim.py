@@ -228,6 +228,11 @@ def _outer_parameters(module: nn.Module) -> list[nn.Parameter]:
 def _parameters_under(module: nn.Module, declared: str) -> list[nn.Parameter]:
     """Find the parameters of one part of a module; a part that is switched off (None) has none.
 
+    Raises
+    ------
+    ValueError
+        If the module has no part of that name.
+
     Examples
     --------
     >>> [tuple(weight.shape) for weight in _parameters_under(nn.Linear(2, 3), "bias")]
@@ -433,6 +438,8 @@ muon expected weight, got nothing; start a new training
 def _fill_slots(kernel: HiddenMatrix, slots: Sequence[Tensor]) -> None:
     """Let slots stand for a kernel's present values and gradient.
 
+    Slots have shape (rows, columns).
+
     They are set anew at every step, because a module that was moved to another device has other memory.
 
     Examples
@@ -475,6 +482,11 @@ def _check_rates(
     *, muon_lr: float, adamw_lr: float, momentum: float, weight_decay: float, betas: tuple[float, float]
 ) -> None:
     """Refuse numbers with which nothing would be learnt.
+
+    Raises
+    ------
+    SettingsError
+        If a rate is not above 0, the weight decay is negative, or a share is not from 0 to 1.
 
     Examples
     --------
@@ -560,6 +572,8 @@ def build_optimizer(
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None = None) -> float:
     """Scale all gradients down together when their common length exceeds a limit.
+
+    Gradients may have any shape.
 
     Parameters
     ----------
@@ -832,17 +846,6 @@ class ExponentialMovingAverage:
         trained = {name: tensor for name, tensor in self.module.named_parameters() if tensor.requires_grad}
         return trained | dict(self.module.named_buffers())
 
-    def decay_at(self, update: int) -> float:
-        """Weight of the old average at an update, counted from 0.
-
-        Examples
-        --------
-        >>> average = ExponentialMovingAverage(nn.Linear(1, 1), decay=0.9)
-        >>> [average.decay_at(update) for update in (0, 8, 1000)]
-        [0.1, 0.5, 0.9]
-        """
-        return min(self.decay, (1 + update) / (10 + update))
-
     @torch.no_grad()
     def update(self) -> None:
         """Take the module's present weights into the average; to be called after each step of the optimizer.
@@ -854,7 +857,7 @@ class ExponentialMovingAverage:
         >>> average.updates
         1
         """
-        decay = self.decay_at(self.updates)
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, tensor in self._tensors().items():
             if isinstance(tensor, nn.Parameter):
                 self.averages[name].lerp_(tensor, 1 - decay)

@@ -52,6 +52,8 @@ class Peaks(NamedTuple):
 def raise_to_single(maps: Tensor) -> Tensor:
     """Bring maps to at least single precision.
 
+    The shape may be any; it stays.
+
     Parameters
     ----------
     maps : Tensor

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from utils import IGNORE_INDEX
 from utils.files import atomic_path, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-IGNORE_INDEX = 255
 _FONT, _FONT_SCALE, _LINE_HEIGHT = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 22  # pixels
 WRONG = (230, 0, 60)
 # Columns whose names hold one of these are shares of one, which fit one panel.
@@ -196,6 +196,8 @@ def draw_class_map(
 def _draw_errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, ignore_index: int) -> np.ndarray:
     """Show a picture in grey, its wrong pixels in red, and darker where nothing is known.
 
+    `image` has shape (H, W, C), `truth` and `prediction` shape (H, W); the result has shape (H, W, 3).
+
     Examples
     --------
     >>> image, truth = np.full((1, 3, 3), 100, np.uint8), np.array([[0, 1, 255]], np.uint8)
@@ -238,6 +240,8 @@ def _text_width(text: str) -> int:
 
 def _draw_text(picture: np.ndarray, text: str, x: int, top: int) -> None:
     """Write a line of text into a picture, dark on light.
+
+    `picture` has shape (H, W, 3).
 
     Examples
     --------
@@ -302,6 +306,8 @@ def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
 
 def _agreement(truth: np.ndarray, prediction: np.ndarray, ignore_index: int) -> str:
     """Share of right pixels among the known ones, as a title.
+
+    Both have one shape, such as (H, W).
 
     Examples
     --------
@@ -454,6 +460,8 @@ def _panel_of(column: str) -> str | None:
 def _group_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
     """Values of each column by panel, without columns that hold no number.
 
+    Values have shape (N,), one per row.
+
     Examples
     --------
     >>> groups = _group_columns([{"epoch": 0, "loss": "0.5"}, {"epoch": 1, "loss": "0.25", "mIoU": ""}])
@@ -502,6 +510,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 def _draw_curves(axes: Axes, positions: np.ndarray, curves: Mapping[str, np.ndarray], title: str) -> None:
     """Draw curves of one panel; gaps in a column, such as epochs without validation, are bridged.
+
+    `positions` and each curve have shape (N,).
 
     Examples
     --------
@@ -558,20 +568,10 @@ def plot_training(
     save_figure(figure, path)
 
 
-def _normalise_rows(matrix: np.ndarray) -> np.ndarray:
-    """Divide each row by its sum; rows without counts become NaN.
-
-    Examples
-    --------
-    >>> _normalise_rows(np.array([[3, 1], [0, 0]])).tolist()
-    [[0.75, 0.25], [nan, nan]]
-    """
-    totals = matrix.sum(axis=1, keepdims=True)
-    return np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
-
-
 def label_cells(axes: Axes, shares: np.ndarray) -> None:
     """Write each share into its cell, light on dark and dark on light.
+
+    `shares` has shape (rows, columns).
 
     Examples
     --------
@@ -618,7 +618,8 @@ def plot_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
     side = min(3.0 + 0.45 * num_classes, 30.0)
     figure = new_figure(side + 1, side)
     axes = figure.subplots()
-    shares = _normalise_rows(counts)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)  # rows without counts: NaN
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(drawn, ax=axes, label="share of the true class")
     axes.set_xticks(range(num_classes), class_names, rotation=90, fontsize=8)

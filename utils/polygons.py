@@ -140,6 +140,11 @@ def write_polygons(
 def _open_classes(path: str | Path) -> Iterator[Any]:
     """Open a class map, or say why it is none.
 
+    Raises
+    ------
+    DataError
+        When the file cannot be read, or has not one band of uint8.
+
     Examples
     --------
     >>> with _open_classes("/no/such.tif"):
@@ -163,6 +168,13 @@ def _open_classes(path: str | Path) -> Iterator[Any]:
 
 def _read_rows(raster: Any, top: int, rows: int) -> np.ndarray:
     """Read a band of rows of a class map.
+
+    The result has shape (rows, W), uint8.
+
+    Raises
+    ------
+    DataError
+        When the rows cannot be read.
 
     Examples
     --------
@@ -225,6 +237,8 @@ def polygonize(raster: Any, skip_classes: Iterable[int] = (), band_pixels: int =
 
 def _trace(values: np.ndarray, wanted: np.ndarray, top: int) -> Polygons:
     """Trace one band of rows that begins at row `top`.
+
+    `values` and `wanted` have shape (H, W).
 
     Examples
     --------
@@ -292,6 +306,8 @@ class _Stitcher:
     def _join(self, pieces: Polygons, top: int) -> np.ndarray:
         """Number the polygons that open ones and new pieces make together; open ones come first.
 
+        The result has shape (N,): a number for each open polygon and each new piece.
+
         Examples
         --------
         >>> stitcher = _Stitcher(4, 2)
@@ -312,6 +328,8 @@ class _Stitcher:
 
     def _regroup(self, pieces: Polygons, groups: np.ndarray, grows: np.ndarray, bottom: int) -> Polygons:
         """Gather the parts of each group; keep those open that grow, and unite the others.
+
+        `groups` has shape (N,), `grows` one entry for each of the new pieces, shape (P,).
 
         Examples
         --------
@@ -343,6 +361,8 @@ class _Stitcher:
 def _unite(parts: Sequence[list[shapely.Geometry]]) -> np.ndarray:
     """Unite the parts of each polygon and drop the corners that the seams left on straight sides.
 
+    The result has shape (N,), one geometry each.
+
     Examples
     --------
     >>> united = _unite([[shapely.box(0, 0, 1, 1), shapely.box(0, 1, 1, 2)], [shapely.box(5, 0, 6, 1)]])
@@ -357,6 +377,8 @@ def _unite(parts: Sequence[list[shapely.Geometry]]) -> np.ndarray:
 
 def _border_owners(geometries: np.ndarray, y: int, width: int) -> np.ndarray:
     """Find which polygon has its side on each pixel of the line at `y`; -1 where none has.
+
+    `geometries` has shape (N,), the result shape (W,).
 
     Examples
     --------
@@ -417,6 +439,11 @@ class _PolygonSink:
     def add(self, polygons: Polygons) -> None:
         """Take polygons in pixels; write when enough have come.
 
+        Raises
+        ------
+        DataError
+            When a class has no name.
+
         Examples
         --------
         >>> from utils.raster_output import open_silent
@@ -440,6 +467,11 @@ class _PolygonSink:
     def close(self) -> None:
         """Write what waits; a map without polygons gives an empty layer.
 
+        Raises
+        ------
+        OSError
+            When the disk is full: the spatial index lacks polygons.
+
         Examples
         --------
         >>> import pyogrio, tempfile
@@ -459,6 +491,11 @@ class _PolygonSink:
 
     def _write(self) -> None:
         """Write the waiting polygons.
+
+        Raises
+        ------
+        OSError
+            When the disk is full.
 
         Examples
         --------
@@ -495,6 +532,8 @@ class _PolygonSink:
     def _measure(self, geometries: np.ndarray) -> dict[str, np.ndarray]:
         """Areas of polygons in pixels, and in square metres when the CRS tells.
 
+        Geometries and areas have shape (N,).
+
         Examples
         --------
         >>> from utils.raster_output import open_silent
@@ -511,6 +550,8 @@ class _PolygonSink:
 
     def _place(self, geometries: np.ndarray) -> np.ndarray:
         """Simplify polygons when that is wanted, and bring them from pixels into the map.
+
+        Geometries have shape (N,).
 
         Examples
         --------
@@ -568,6 +609,8 @@ def _count_indexed(path: Path, layer: str) -> int:
 def _to_map(geometries: np.ndarray, transform: Any) -> np.ndarray:
     """Bring geometries from pixels into map coordinates.
 
+    Geometries have shape (N,).
+
     Examples
     --------
     >>> from affine import Affine
@@ -614,6 +657,8 @@ def measure_area_m2(geometries: np.ndarray, crs: Any) -> np.ndarray:
 
 def _to_equal_area(points: np.ndarray) -> np.ndarray:
     """Project longitude and latitude in degrees to a cylinder on which areas are true, in metres.
+
+    Both have shape (N, 2).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Poses over a picture: points, the lines between them, and names or scores beside them.
+"""Poses over a picture: points, and the lines between them.
 
 Marks keep their size on the screen: their radius follows the picture, but stays small beside the animal. A point (x, y)
 is drawn to a sixteenth of a pixel; the centre of the first pixel is (0.5, 0.5). What is not finite is not drawn.
@@ -20,8 +20,6 @@ Edges = Sequence[tuple[int, int]]
 _SHIFT = 4  # OpenCV takes coordinates in 1 / 2^4 pixels
 _FARTHEST = 1e5  # pixels; OpenCV's coordinates are 32-bit
 _DARK, _LIGHT = (20, 20, 20), (255, 255, 255)
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))  # where a label may stand
 
 
 # --- marks -----------------------------------------------------------------------------------------------------------
@@ -29,6 +27,8 @@ _DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1,
 
 def _place(point: np.ndarray) -> tuple[int, int]:
     """A point in OpenCV's fixed-point coordinates, which lie on pixel centres.
+
+    `point` has shape (2,): x, y.
 
     Examples
     --------
@@ -117,6 +117,8 @@ def draw_line(picture: np.ndarray, start: np.ndarray, end: np.ndarray, colour: S
 def _draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: Sequence[int], width: int = -1) -> None:
     """Draw a disc, or a ring of some width, with smooth edges.
 
+    `picture` has shape (H, W, 3), `centre` shape (2,).
+
     Examples
     --------
     >>> picture = np.zeros((9, 13, 3), np.uint8)
@@ -130,6 +132,8 @@ def _draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: S
 
 def _draw_bones(picture: np.ndarray, pose: np.ndarray, edges: Edges, colours: np.ndarray, radius: float) -> None:
     """Draw the lines between the points of a pose, each half in the colour of its end, over a dark rim.
+
+    `picture` has shape (H, W, 3), `pose` shape (K, 3), `colours` shape (K, 3).
 
     Examples
     --------
@@ -154,6 +158,8 @@ def _draw_bones(picture: np.ndarray, pose: np.ndarray, edges: Edges, colours: np
 def _draw_points(picture: np.ndarray, pose: np.ndarray, colours: np.ndarray, radius: float, hollow: np.ndarray) -> None:
     """Draw the points of a pose as discs, or as rings, in a light and a dark rim that stand out on any ground.
 
+    `picture` has shape (H, W, 3), `pose` shape (K, 3), `colours` shape (K, 3), `hollow` shape (K,).
+
     Examples
     --------
     >>> picture = np.full((20, 40, 3), 128, np.uint8)
@@ -171,122 +177,6 @@ def _draw_points(picture: np.ndarray, pose: np.ndarray, colours: np.ndarray, rad
             _draw_disc(picture, pose[index], 0.55 * radius, _LIGHT)
 
 
-def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Area that each box shares with all others together.
-
-    Examples
-    --------
-    >>> _overlaps(np.array([[0.0, 0, 4, 4], [9, 9, 10, 10]]), np.array([[2.0, 2, 6, 6], [0, 0, 1, 9]])).tolist()
-    [8.0, 0.0]
-    """
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    return np.prod(np.maximum(high - low, 0), axis=-1).sum(axis=1)
-
-
-def _place_label(
-    point: np.ndarray, label: tuple[float, float], taken: np.ndarray, size: tuple[int, int], radius: float
-) -> np.ndarray:
-    """Box of a label near its point that hides as little as can be, and stays within the picture.
-
-    Parameters
-    ----------
-    point : ndarray, shape (2,)
-        x, y of the mark.
-    label : (float, float)
-        Width and height of the label.
-    taken : ndarray, shape (M, 4)
-        Boxes of marks and labels.
-    size : (int, int)
-        Height and width of the picture.
-    radius : float
-        Of the marks.
-
-    Returns
-    -------
-    ndarray, shape (4,)
-        x1, y1, x2, y2.
-
-    Examples
-    --------
-    >>> point, free = np.array([50.0, 50.0]), np.zeros((0, 4))
-    >>> _place_label(point, (20, 10), free, (100, 100), radius=4.0).tolist()  # to the right
-    [58.0, 45.0, 78.0, 55.0]
-    >>> _place_label(point, (20, 10), np.array([[60.0, 40, 99, 60]]), (100, 100), radius=4.0).tolist()  # to the left
-    [22.0, 45.0, 42.0, 55.0]
-    """
-    half = np.array(label) / 2
-    steps = np.array([step for step in (2.0, 5.0, 9.0) for _ in _DIRECTIONS]) * radius
-    directions = np.array(_DIRECTIONS * 3, float)
-    centres = point + directions * (half + steps[:, None])
-    boxes = np.concatenate([centres - half, centres + half], axis=1)
-    picture = np.array([[0.0, 0.0, size[1], size[0]]])
-    area = 4 * half[0] * half[1]
-    hidden = _overlaps(boxes, taken) + 4 * (area - _overlaps(boxes, picture))
-    return boxes[int((hidden / area + 0.01 * steps / radius).argmin())]
-
-
-def _draw_labels(
-    picture: np.ndarray, poses: Sequence[np.ndarray], texts: Sequence[Sequence[str]], radius: float
-) -> None:
-    """Write a text on a dark ground beside each point within the picture, joined by a line where it stands aside.
-
-    Examples
-    --------
-    >>> picture = np.full((40, 120, 3), 128, np.uint8)
-    >>> poses = [np.array([[10.0, 20.0], [110.0, 20.0], [1e9, 20.0]])]
-    >>> _draw_labels(picture, poses, [["nose", "tail", "gone"]], radius=3.0)
-    >>> picture[:, 20:60].max().item() > 200, picture[:, 60:100].max().item() > 200, picture[0, 0].tolist()
-    (True, True, [128, 128, 128])
-    """
-    scale = max(0.35, 0.2 + 0.05 * radius)
-    size = picture.shape[:2]
-    items = [
-        (point[:2], text)
-        for pose, of_pose in zip(poses, texts, strict=True)
-        for point, text in zip(pose, of_pose, strict=True)
-        if text and 0 <= point[0] <= size[1] and 0 <= point[1] <= size[0]  # NaN fails too
-    ]
-    taken = np.array([[*(point - 1.5 * radius), *(point + 1.5 * radius)] for point, _ in items]).reshape(-1, 4)
-    for point, text in items:
-        (width, height), below = cv2.getTextSize(text, _FONT, scale, 1)
-        box = _place_label(point, (width + 4, height + below + 2), taken, size, radius)
-        taken = np.concatenate([taken, box[None]])
-        nearest = np.clip(point, box[:2], box[2:])
-        if np.linalg.norm(nearest - point) > 3 * radius:
-            draw_line(picture, point, nearest, _LIGHT, 1)
-        _draw_plate(picture, box, text, scale, below)
-
-
-def _draw_plate(picture: np.ndarray, box: np.ndarray, text: str, scale: float, below: int) -> None:
-    """Write a text into its box, over a ground that lets the picture shine through.
-
-    Examples
-    --------
-    >>> picture = np.full((20, 60, 3), 220, np.uint8)
-    >>> _draw_plate(picture, np.array([4.0, 2.0, 50.0, 18.0]), "nose", 0.4, 4)
-    >>> picture[0, 0].tolist(), picture[3, 49].tolist(), picture[4:16, 4:50].max().item() > 200
-    ([220, 220, 220], [90, 90, 90], True)
-    """
-    x1, y1, x2, y2 = (int(value) for value in np.floor(box))
-    ground = picture[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)]
-    ground[:] = (0.35 * ground + 0.65 * np.array(_DARK)).astype(np.uint8)
-    cv2.putText(picture, text, (x1 + 2, y2 - 1 - below), _FONT, scale, _LIGHT, 1, cv2.LINE_AA)
-
-
-def _texts(pose: np.ndarray, names: Sequence[str] | None, show_scores: bool) -> list[str]:
-    """What stands beside each point of a pose.
-
-    Examples
-    --------
-    >>> pose = np.array([[1.0, 2, 0.875], [3, 4, 0.5]])
-    >>> _texts(pose, ["nose", "tail"], True), _texts(pose, None, True), _texts(pose, None, False)
-    (['nose 0.88', 'tail 0.50'], ['0.88', '0.50'], ['', ''])
-    """
-    scores = [f"{row[2]:.2f}" if show_scores else "" for row in pose]
-    return [f"{name} {score}".strip() for name, score in zip(names or [""] * len(pose), scores, strict=True)]
-
-
 def draw_poses(
     image: np.ndarray,
     poses: Sequence[np.ndarray],
@@ -295,8 +185,6 @@ def draw_poses(
     third: Literal["score", "visibility"] = "score",
     colours: np.ndarray | None = None,
     identities: Sequence[int] | None = None,
-    names: Sequence[str] | None = None,
-    show_scores: bool = False,
     radius: float | None = None,
 ) -> np.ndarray:
     """Lay poses over a picture.
@@ -315,10 +203,6 @@ def draw_poses(
         Red, green, blue of the keypoints; those of `class_palette` by default.
     identities : sequence of int, optional
         Numbers of the animals, such as tracks. Each animal then has one colour, always the same for a number.
-    names : sequence of str, optional
-        Texts that are written beside the K keypoints.
-    show_scores : bool
-        Whether to write the third column beside the points.
     radius : float, optional
         Of a point, in pixels; `mark_radius` by default.
 
@@ -354,8 +238,6 @@ def draw_poses(
         _draw_bones(picture, pose, edges, of_points, radius)
     for pose, of_points, rings in zip(shown, painted, hollow, strict=True):
         _draw_points(picture, pose, of_points, radius, rings)
-    if names is not None or show_scores:
-        _draw_labels(picture, shown, [_texts(pose, names, show_scores) for pose in shown], radius)
     return picture
 
 
@@ -363,6 +245,8 @@ def _pose_colours(
     num_keypoints: int, index: int, colours: np.ndarray | None, identities: Sequence[int] | None
 ) -> np.ndarray:
     """Colours of the points of one pose: its own, or those of its animal.
+
+    The result has shape (K, 3), uint8.
 
     Examples
     --------

@@ -299,6 +299,8 @@ def _matching_costs(distances: np.ndarray, labelled: np.ndarray, caps: np.ndarra
 def _assign(costs: np.ndarray) -> list[int]:
     """Column of each row at the least total cost, with as many pairs as can be; -1 for a row that gets none.
 
+    `costs` has shape (rows, columns); infinite where two may not be a pair.
+
     Examples
     --------
     >>> _assign(np.array([[1.0, 2.0], [1.5, 9.0], [np.inf, np.inf]])), _assign(np.array([[np.inf, 5.0]]))

@@ -29,7 +29,6 @@ from utils.pose_matching import (
     labelled_points,
     match_poses,
     pose_area,
-    pose_diagonal,
     stack_poses,
 )
 
@@ -230,17 +229,6 @@ def _read_truth(item: Mapping[str, Any]) -> TruthPose:
     return TruthPose(np.array(item["keypoints"], float), box, item["area"], item["is_crowd"])
 
 
-def _read_prediction(item: Mapping[str, Any]) -> PredictedPose:
-    """A prediction from its form in the state.
-
-    Examples
-    --------
-    >>> _read_prediction({"keypoints": [[1.0, None, 0.5]], "score": 0.25})
-    PredictedPose(keypoints=array([[1. , nan, 0.5]]), score=0.25)
-    """
-    return PredictedPose(np.array(item["keypoints"], float), item["score"])
-
-
 def _with_areas(truths: Sequence[Sequence[TruthPose]]) -> tuple[list[list[TruthPose]], dict[str, int]]:
     """Give every truth an area; one that cannot be told becomes the median of the set.
 
@@ -277,11 +265,6 @@ class PoseScores:
         For each keypoint the one that a mirror turns it into; without it there is no swap rate.
     sigmas : float, sequence of float, or "coco"
         Tolerances of OKS, see `resolve_sigmas`.
-    count_occluded : bool
-        Whether points with v = 1 count in pixel scores and swaps as those with v = 2 do. OKS always counts both.
-    size_measure : "area" or "diagonal"
-        What PCK relative to size is relative to: the square root of the area, or the diagonal of the box (of the
-        labelled points, where there is none).
     more_px : sequence of float
         Thresholds of PCK in pixels beside 2, 4, 8 and 16.
 
@@ -307,19 +290,13 @@ class PoseScores:
         num_keypoints: int,
         flip_idx: Sequence[int] | None = None,
         sigmas: float | Sequence[float] | Literal["coco"] = DEFAULT_SIGMA,
-        count_occluded: bool = True,
-        size_measure: Literal["area", "diagonal"] = "area",
         more_px: Sequence[float] = (),
     ):
         if flip_idx is not None and len(flip_idx) != num_keypoints:
             raise ValueError(f"flip_idx: expected {num_keypoints} indices, got {len(flip_idx)}")
-        if size_measure not in ("area", "diagonal"):
-            raise ValueError(f"size_measure: expected 'area' or 'diagonal', got {size_measure!r}")
         self.num_keypoints = num_keypoints
         self.pairs = swap_pairs(flip_idx)
         self.sigmas = resolve_sigmas(sigmas, num_keypoints)
-        self.count_occluded = count_occluded
-        self.size_measure = size_measure
         self.more_px = tuple(more_px)
         self._pictures: dict[str, Any] = {}
 
@@ -369,6 +346,11 @@ class PoseScores:
     def _checked(self, keypoints: Any, picture_id: str) -> np.ndarray:
         """A pose as an array, if it has the right shape; infinite places become NaN.
 
+        Raises
+        ------
+        ValueError
+            If the pose has another shape.
+
         Examples
         --------
         >>> PoseScores(2)._checked(np.zeros((3, 3)), "a")
@@ -386,6 +368,11 @@ class PoseScores:
 
     def _refuse_twice(self, picture_ids: Iterable[str]) -> None:
         """Complain about pictures that would count twice.
+
+        Raises
+        ------
+        ValueError
+            If a picture was scored before.
 
         Examples
         --------
@@ -468,7 +455,10 @@ class PoseScores:
         """
         pictures = [self._pictures[name] for name in sorted(self._pictures)]
         truths, sources = _with_areas([[_read_truth(item) for item in picture["truth"]] for picture in pictures])
-        predictions = [[_read_prediction(item) for item in picture["predictions"]] for picture in pictures]
+        predictions = [
+            [PredictedPose(np.array(item["keypoints"], float), item["score"]) for item in picture["predictions"]]
+            for picture in pictures
+        ]
         matches = [picture["matches"] for picture in pictures]
         result = self._point_scores(truths, predictions, matches)
         result |= {f"OKS_{name}": value for name, value in oks_scores(truths, predictions, self.sigmas).items()}
@@ -486,12 +476,12 @@ class PoseScores:
         Examples
         --------
         >>> truth = TruthPose(np.array([[0.0, 0, 2], [10, 0, 1]]), area=100.0)
-        >>> result = PoseScores(2, count_occluded=False)._point_scores([[truth]], [[]], [[-1]])
+        >>> result = PoseScores(2)._point_scores([[truth]], [[]], [[-1]])
         >>> result["labelled"], result["missed"], result["instances"], result["matched"]
-        (1, 1, 1, 0)
+        (2, 2, 1, 0)
         """
         truth, predicted, sizes = self._pair_up(truths, predictions, matches)
-        counted = truth[..., 2] > 0 if self.count_occluded else truth[..., 2] == 2
+        counted = truth[..., 2] > 0
         errors = np.linalg.norm(truth[..., :2] - predicted, axis=-1)
         columns = [(errors[counted[:, k], k], sizes[counted[:, k]]) for k in range(self.num_keypoints)]
         rows = [_summarise(*column, self.more_px) for column in columns]
@@ -520,7 +510,7 @@ class PoseScores:
         predicted : ndarray, shape (N, K, 2)
             NaN where there is nothing.
         sizes : ndarray, shape (N,)
-            In pixels, by `size_measure`.
+            In pixels: the square root of the area.
 
         Examples
         --------
@@ -536,13 +526,14 @@ class PoseScores:
                 if is_counted(pose):
                     poses.append(pose)
                     found.append(nothing if index < 0 else predicted[index].keypoints)
-        measure = pose_diagonal if self.size_measure == "diagonal" else _root_area
-        sizes = fill_unknown(np.array([measure(pose) for pose in poses], float))
+        sizes = fill_unknown(np.sqrt(np.array([pose.area for pose in poses], float)))  # None becomes NaN
         keypoints = [pose.keypoints for pose in poses]
         return stack_poses(keypoints, self.num_keypoints), stack_poses(found, self.num_keypoints)[..., :2], sizes
 
     def _swap_scores(self, truth: np.ndarray, predicted: np.ndarray, counted: np.ndarray) -> dict[str, Any]:
         """Swap rate of all pairs together and of each.
+
+        `truth` and `predicted` have shape (N, K, 2), `counted` shape (N, K).
 
         Examples
         --------
@@ -555,17 +546,6 @@ class PoseScores:
         pairs = [list(pair) for pair in self.pairs]
         table = {"pairs": pairs, "swapped": swapped, "comparable": comparable, "swap_rate": rates}
         return {"swap_rate": _share(sum(swapped), sum(comparable)), "per_pair": table}
-
-
-def _root_area(pose: TruthPose) -> float:
-    """Size of an animal whose area is known.
-
-    Examples
-    --------
-    >>> _root_area(TruthPose(np.zeros((1, 3)), area=25.0))
-    5.0
-    """
-    return math.nan if pose.area is None else math.sqrt(pose.area)
 
 
 def _known_mean(values: Sequence[float]) -> float:

@@ -100,19 +100,10 @@ def _cut_out(image: np.ndarray, region: tuple[int, int, int, int], limit: int) -
     return panel, np.array([width / (x2 - x1), height / (y2 - y1)])
 
 
-def _carry(pose: np.ndarray, region: tuple[int, int, int, int], factors: np.ndarray) -> np.ndarray:
-    """A pose in the pixels of a panel.
-
-    Examples
-    --------
-    >>> _carry(np.array([[12.0, 25.0, 0.5]]), (10, 20, 110, 70), np.array([3.0, 2.0])).tolist()
-    [[6.0, 10.0, 0.5]]
-    """
-    return np.column_stack([(pose[:, :2] - region[:2]) * factors, pose[:, 2:]])
-
-
 def _grey(picture: np.ndarray) -> np.ndarray:
     """A picture without its colours, and paler, as a ground for marks.
+
+    Both have shape (H, W, 3), uint8.
 
     Examples
     --------
@@ -125,6 +116,8 @@ def _grey(picture: np.ndarray) -> np.ndarray:
 
 def _draw_crosses(picture: np.ndarray, points: np.ndarray, arm: float, width: int) -> None:
     """Cross out points, light on a dark rim.
+
+    `picture` has shape (H, W, 3), `points` shape (N, 2).
 
     Examples
     --------
@@ -192,6 +185,8 @@ def _draw_errors(
 
 def _matched(labelled: np.ndarray, predictions: Sequence[np.ndarray], index: int) -> np.ndarray:
     """Predicted places of the labelled points of an animal; NaN where there is none.
+
+    `labelled` has shape (K, 2), each prediction shape (K, 3); the result has shape (K, 2).
 
     Examples
     --------
@@ -322,12 +317,14 @@ def draw_pose_comparison(
     region = poses_region(labelled or predicted, size) if zoom else (0, 0, size[1], size[0])
     panel, factors = _cut_out(image, region, panel_size)
     true, labelled, predicted = (
-        [_carry(pose, region, factors) for pose in poses] for poses in (true, labelled, predicted)
+        [np.column_stack([(pose[:, :2] - region[:2]) * factors, pose[:, 2:]]) for pose in poses]
+        for poses in (true, labelled, predicted)
     )
     colours = class_palette(len(names)) if colours is None else colours
     radius = max(mark_radius(panel.shape[:2], labelled or predicted), _SMALLEST_MARK)
     panels = [("image", panel)]
-    entries = _legend_entries(labelled + predicted, names, colours)
+    occurring = np.any([np.zeros(len(names), bool), *map(known_points, labelled + predicted)], axis=0)
+    entries = [(names[index], colours[index].tolist()) for index in np.flatnonzero(occurring).tolist()]
     if truth is not None:
         shown = draw_poses(panel, true, edges, third="visibility", colours=colours, radius=radius)
         panels.append(("truth", shown))
@@ -340,21 +337,6 @@ def draw_pose_comparison(
         entries += [(name, list(colour)) for name, colour, occurs in marks if occurs]
     sheet = side_by_side([with_title(picture, title) for title, picture in panels])
     return np.vstack([sheet, draw_legend(entries, sheet.shape[1])])
-
-
-def _legend_entries(
-    poses: Sequence[np.ndarray], names: Sequence[str], colours: np.ndarray
-) -> list[tuple[str, list[int]]]:
-    """Names and colours of the keypoints that occur.
-
-    Examples
-    --------
-    >>> colours = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
-    >>> _legend_entries([np.array([[np.nan, 2.0], [3, 4]])], ["nose", "tail"], colours)
-    [('tail', [4, 5, 6])]
-    """
-    occurring = np.any([np.zeros(len(names), bool), *map(known_points, poses)], axis=0)
-    return [(names[index], colours[index].tolist()) for index in np.flatnonzero(occurring).tolist()]
 
 
 # --- plots -----------------------------------------------------------------------------------------------------------
@@ -374,6 +356,8 @@ def _bin_names(edges: Sequence[float]) -> list[str]:
 
 def _draw_shares(axes: Axes, counts: np.ndarray, missed: int, labels: Sequence[str]) -> None:
     """Draw the share of points in each bin as bars, and of those up to each bin as a line.
+
+    `counts` has shape (bins,).
 
     Examples
     --------
@@ -400,6 +384,8 @@ def _draw_pck_curves(
     axes: Axes, counts: np.ndarray, missed: np.ndarray, edges: Sequence[float], names: Sequence[str]
 ) -> None:
     """Draw for each keypoint the share of its points up to each error; keypoints without truth are left out.
+
+    `counts` has shape (K, bins), `missed` shape (K,).
 
     Examples
     --------

@@ -11,20 +11,21 @@ import functools
 import glob
 import math
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
 from affine import Affine
+from PIL.PngImagePlugin import ChunkStream
 from rasterio.crs import CRS
 
 from utils.errors import DataError
-from utils.files import atomic_path
+from utils.files import atomic_path, walk_files
+from utils.formats.picture_sizes import MAX_PIXELS
 from utils.gdal import file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.grids import MOST_DISTANT, PixelGrid
 from utils.recent import Recent
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
-DEFAULT_MAX_PIXELS = 2**27  # 134 million: 400 MB of 8-bit colours
 PICTURE_CACHE_BYTES = 2**28
 
 _PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP", "GIF"})  # decoded from the top: no random access
@@ -86,6 +86,11 @@ def find_scenes(sources: str | Path | Sequence[str | Path], exclude: Sequence[st
 def _expand_source(source: str | Path) -> list[Path]:
     """The files of one source: itself, a folder's, or a glob's.
 
+    Raises
+    ------
+    DataError
+        When there is no such file or folder.
+
     Examples
     --------
     >>> _expand_source("/no/such/scene.tif")
@@ -131,33 +136,6 @@ def _files_of_folder(folder: Path) -> list[Path]:
     ['deep/a.jp2']
     """
     return [path for path in walk_files(folder) if _has_raster_suffix(path) and path.is_file()]
-
-
-def walk_files(folder: Path) -> list[Path]:
-    """Files in a folder and the folders inside, also linked ones, sorted; hidden ones left out, broken links not.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / "deep").mkdir()
-    >>> for name in ("deep/a.jp2", ".b.tif", "c.txt"):
-    ...     (folder / name).touch()
-    >>> (folder / "deep" / "up").symlink_to(folder)
-    >>> [str(path.relative_to(folder)) for path in walk_files(folder)]
-    ['c.txt', 'deep/a.jp2']
-    """
-    found: list[Path] = []
-    seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        status = os.stat(root)
-        if (status.st_dev, status.st_ino) in seen:  # a link leads back up
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in names if not name.startswith(".")]
-    return sorted(found)
 
 
 def broken_links(sources: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -336,6 +314,11 @@ def read_header(path: str | Path) -> RasterHeader:
 @functools.lru_cache(maxsize=4096)
 def _read_header(key: tuple[str, int, int]) -> RasterHeader:
     """The header of one version of a file.
+
+    Raises
+    ------
+    DataError
+        When there is no such file, it cannot be read, or its values are complex numbers.
 
     Examples
     --------
@@ -554,7 +537,7 @@ class RasterFile:
     [[[8, 9, 10], [14, 15, 16]]]
     """
 
-    def __init__(self, path: str | Path, max_pixels: int = DEFAULT_MAX_PIXELS):
+    def __init__(self, path: str | Path, max_pixels: int = MAX_PIXELS):
         self.path = str(path)
         self.max_pixels = max_pixels
 
@@ -621,6 +604,11 @@ class RasterFile:
 def _guard_pixels(header: RasterHeader, max_pixels: int) -> None:
     """Refuse what would fill the memory: a large picture without random access, or a header that cannot be true.
 
+    Raises
+    ------
+    DataError
+        When the file has more pixels than `max_pixels` and no random access, or more than its bytes can hold.
+
     Examples
     --------
     >>> grid = PixelGrid(90000, 90000, None, Affine.identity())
@@ -633,9 +621,10 @@ def _guard_pixels(header: RasterHeader, max_pixels: int) -> None:
     height, width = header.grid.height, header.grid.width
     if height * width <= max_pixels:
         return
+    promised = height * width * sum(np.dtype(dtype).itemsize for dtype in header.dtypes)
     if header.whole:
         why = "for a picture that must be decoded at once"
-    elif not header.tiled and _promised_bytes(header) > _BOMB_RATIO * max(file_key(header.path)[1], 1):
+    elif not header.tiled and promised > _BOMB_RATIO * max(file_key(header.path)[1], 1):
         why = "and far more than the file's bytes can hold"
     else:
         return
@@ -647,6 +636,11 @@ def _guard_pixels(header: RasterHeader, max_pixels: int) -> None:
 
 def _guard_place(header: RasterHeader) -> None:
     """Refuse a georeference that is no place, on which every comparison with labels would be meaningless.
+
+    Raises
+    ------
+    DataError
+        When a number of the transform is not finite or too large.
 
     Examples
     --------
@@ -665,20 +659,10 @@ def _guard_place(header: RasterHeader) -> None:
     )
 
 
-def _promised_bytes(header: RasterHeader) -> int:
-    """Bytes of all pixels by the header's word.
-
-    Examples
-    --------
-    >>> grid = PixelGrid(4, 6, None, Affine.identity())
-    >>> _promised_bytes(RasterHeader("a", "PNG", grid, ("uint8", "uint16"), (None,) * 2, (1, 6), False))
-    72
-    """
-    return header.grid.height * header.grid.width * sum(np.dtype(dtype).itemsize for dtype in header.dtypes)
-
-
 def _read_with_gdal(header: RasterHeader, window: Window, bands: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
     """Values and hidden pixels of a window, read by GDAL.
+
+    Values have shape (bands, H, W), hidden pixels shape (H, W).
 
     Examples
     --------
@@ -742,6 +726,8 @@ _PICTURES = Recent(PICTURE_CACHE_BYTES, _decoded_bytes)  # windows of a picture 
 def _decode_whole(header: RasterHeader) -> tuple[np.ndarray, np.ndarray | None]:
     """Decode a picture at once and turn it upright.
 
+    Values have shape (bands, H, W), hidden pixels shape (H, W).
+
     Raises
     ------
     DataError
@@ -769,6 +755,11 @@ def _decode_whole(header: RasterHeader) -> tuple[np.ndarray, np.ndarray | None]:
 def _check_png(path: str) -> None:
     """Refuse a truncated or damaged PNG, which GDAL reads without complaint.
 
+    Raises
+    ------
+    DataError
+        If a checksum is wrong or the end is missing.
+
     Examples
     --------
     >>> import tempfile
@@ -779,46 +770,16 @@ def _check_png(path: str) -> None:
     >>> _check_png(str(path))
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: ...a.png: cannot be read (the PNG has no end); the file is truncated: ...
+    utils.errors.DataError: ...a.png: cannot be read (truncated PNG file); the file is damaged: ...
     """
     if not os.path.isfile(path):
         return
     with open(path, "rb") as stream:
         stream.seek(8)  # the signature, by which GDAL knew it
-        end = b""
-        while end != b"IEND":  # some programs append notes of their own behind it
-            end = _check_png_chunk(stream, path)
-
-
-def _check_png_chunk(stream: BinaryIO, path: str) -> bytes:
-    r"""Read the next chunk of a PNG and give its type.
-
-    Examples
-    --------
-    >>> import io
-    >>> chunk = b"\0\0\0\1IDATx" + zlib.crc32(b"IDATx").to_bytes(4, "big")
-    >>> _check_png_chunk(io.BytesIO(chunk), "a.png")
-    b'IDAT'
-    >>> _check_png_chunk(io.BytesIO(chunk.replace(b"x", b"y")), "a.png")
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: a.png: cannot be read (the PNG's part IDAT at byte 0 is damaged); copy or export it again
-    """
-    place = stream.tell()
-    head = stream.read(8)
-    length, kind = int.from_bytes(head[:4], "big"), head[4:]
-    if len(head) == 8 and length < 2**31:  # the format's bound; a wild length would ask for memory
-        checksum = zlib.crc32(kind)
-        while length > 0 and (part := stream.read(min(length, 2**20))):
-            checksum, length = zlib.crc32(part, checksum), length - len(part)
-        stored = stream.read(4)
-        if length == 0 and len(stored) == 4:
-            if checksum != int.from_bytes(stored, "big") and not kind[0] & 32:  # notes, in lower case, may be broken
-                name = ascii(kind.decode("latin1"))[1:-1]
-                reason = f"the PNG's part {name} at byte {place} is damaged"
-                raise DataError(f"{path}: cannot be read ({reason}); copy or export it again")
-            return kind
-    raise DataError(f"{path}: cannot be read (the PNG has no end); the file is truncated: copy or export it again")
+        try:
+            ChunkStream(stream).verify()  # up to the end: some programs append notes of their own behind it
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); the file is damaged: copy or export it again") from None
 
 
 def _decode_with_tifffile(header: RasterHeader) -> np.ndarray:
@@ -887,7 +848,7 @@ def turn_upright(values: np.ndarray, orientation: int) -> np.ndarray:
     return values
 
 
-def check_scene(path: str | Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> list[str]:
+def check_scene(path: str | Path, max_pixels: int = MAX_PIXELS) -> list[str]:
     """Look at a file without reading it all: its header, where its data end, and its last block.
 
     Parameters
@@ -928,6 +889,11 @@ def check_scene(path: str | Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> list[
 
 def _check_tiff_end(header: RasterHeader) -> None:
     """Refuse a TIFF whose data would lie beyond the end of the file, without decoding any.
+
+    Raises
+    ------
+    DataError
+        When the data end behind the end of the file.
 
     Examples
     --------

@@ -249,6 +249,11 @@ class ClassRasterWriter:
     def _plan_targets(self, confidence: bool, format: str, compress: str) -> list[_Target]:
         """List the files to make: the classes, and the confidence when it is wanted.
 
+        Raises
+        ------
+        SettingsError
+            When the suffix, the format or the compression is unknown.
+
         Examples
         --------
         >>> ClassRasterWriter("a.jpg", height=1, width=1, class_names=["a"], palette=[[0, 0, 0]])
@@ -272,6 +277,11 @@ class ClassRasterWriter:
 
     def _check_classes(self) -> None:
         """Make sure that every class has a value, a name and a colour, and nodata none of them.
+
+        Raises
+        ------
+        SettingsError
+            When there are no or too many classes, nodata is one of them, or the palette does not fit.
 
         Examples
         --------
@@ -377,6 +387,11 @@ class ClassRasterWriter:
     def _check_block(self, window: Window, classes: np.ndarray, confidence: np.ndarray | None) -> list[np.ndarray]:
         """Make sure that a block can be stored, and bring it into the stored types.
 
+        Raises
+        ------
+        ValueError
+            If the window lies outside, a plane has another shape or type, or a class is unknown.
+
         Examples
         --------
         >>> options = {"class_names": ["a"], "palette": [[0, 0, 0]], "confidence": True}
@@ -398,20 +413,9 @@ class ClassRasterWriter:
         wrong = classes[(classes >= len(self.class_names)) & ~empty]
         if wrong.size:
             raise ValueError(
-                f"{window}: class {wrong[0]} is neither below {len(self.class_names)} nor {self._nodata_name}"
+                f"{window}: class {wrong[0]} is neither below {len(self.class_names)} nor nodata {self.nodata}"
             )
         return [classes] if confidence is None else [classes, encode_confidence(confidence, empty)]
-
-    @property
-    def _nodata_name(self) -> str:
-        """Nodata as messages name it.
-
-        Examples
-        --------
-        >>> ClassRasterWriter("a.tif", height=1, width=1, class_names=["a"], palette=[[0, 0, 0]])._nodata_name
-        'nodata 255'
-        """
-        return f"nodata {self.nodata}"
 
     def _save(self, strip: OpenStrip) -> None:
         """Save a full strip; before the first, drop those of other fingerprints.
@@ -464,10 +468,14 @@ class ClassRasterWriter:
         try:
             with bounded_gdal(GDAL_PAM_ENABLED="NO"), told_when_full(self.destination, self.work):
                 made = [self._assemble(plane) for plane in range(len(self.targets))]
-                self._write_style()
+                if self.targets[0].kind != "png":  # a style beside a TIFF lets QGIS show the classes by name
+                    style = qgis_style(self.class_names, self.palette)
+                    write_bytes(self.destination.with_suffix(".qml"), style.encode())
                 self._publish(made)
         except DataError:
-            self._drop_unfinished()
+            for path in self.work.iterdir():  # a full disk needs the room of what was begun; the strips stay
+                if path.suffix not in (".strip", ".json"):
+                    path.unlink()
             raise
         shutil.rmtree(self.work)
         return self.outputs
@@ -489,24 +497,6 @@ class ClassRasterWriter:
             sync(temporary)
             os.replace(temporary, path)
         sync(self.destination.parent)
-
-    def _drop_unfinished(self) -> None:
-        """Remove what a failed `close` has begun, and keep the strips: a full disk needs the room.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.tif"
-        >>> writer = ClassRasterWriter(path, height=2, width=1, class_names=["a"], palette=[[0, 0, 0]])
-        >>> writer.append(Window(0, 0, 1, 1), np.zeros((1, 1), np.uint8))
-        >>> _ = (writer.work / "a.tif").write_bytes(b"begun")
-        >>> writer._drop_unfinished()
-        >>> writer.resume_row(), (writer.work / "a.tif").exists()
-        (1, False)
-        """
-        for path in self.work.iterdir():
-            if path.suffix not in (".strip", ".json"):
-                path.unlink()
 
     def _assemble(self, plane: int) -> Path:
         """Make one output in the work folder and read it back.
@@ -552,22 +542,11 @@ class ClassRasterWriter:
         tiles = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "bigtiff": "IF_SAFER"}
         place = {"crs": self.crs, "transform": self.transform} if self.transform is not None else {}
         compress = {"compress": self.targets[plane].compress}
-        with open_silent(path, "w", **profile, **tiles, **place, **compress, nodata=self._nodata_of(plane)) as raster:
+        nodata = self.nodata if plane == 0 else NODATA
+        with open_silent(path, "w", **profile, **tiles, **place, **compress, nodata=nodata) as raster:
             self._describe(raster, plane)
             for y, band in self.store.read_bands(plane, BLOCK):
                 raster.write(band, 1, window=RasterioWindow(0, y, self.width, len(band)))
-
-    def _nodata_of(self, plane: int) -> int:
-        """Nodata value of a plane.
-
-        Examples
-        --------
-        >>> options = {"class_names": ["a"], "palette": [[0, 0, 0]], "confidence": True, "nodata": 9}
-        >>> writer = ClassRasterWriter("a.tif", height=1, width=1, **options)
-        >>> writer._nodata_of(0), writer._nodata_of(1)
-        (9, 255)
-        """
-        return self.nodata if plane == 0 else NODATA
 
     def _describe(self, raster: Any, plane: int) -> None:
         """Write names, colours and tags into an open file.
@@ -592,21 +571,6 @@ class ClassRasterWriter:
         raster.set_band_description(1, "class")
         raster.update_tags(CLASS_NAMES=json.dumps(self.class_names, ensure_ascii=False))
         raster.update_tags(1, **{f"CLASS_{index}": name for index, name in enumerate(self.class_names)})
-
-    def _write_style(self) -> None:
-        """Write a QGIS style beside a TIFF, so that the legend shows the classes by name.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.tif"
-        >>> ClassRasterWriter(path, height=1, width=1, class_names=["a"], palette=[[0, 0, 0]])._write_style()
-        >>> os.listdir(path.parent)
-        ['a.qml']
-        """
-        if self.targets[0].kind != "png":
-            text = qgis_style(self.class_names, self.palette)
-            write_bytes(self.destination.with_suffix(".qml"), text.encode())
 
     def _verify(self, path: Path, plane: int) -> None:
         """Compare a file with the strips it was made of: not every failed write in GDAL raises.
@@ -652,6 +616,11 @@ def open_silent(path: str | Path, mode: str = "r", **options: Any) -> Iterator[A
 def _check_overviews(raster: Any, file_size: int) -> None:
     """Make sure that every tile of every overview lies within the file; GDAL may lose the last ones on a full disk.
 
+    Raises
+    ------
+    OSError
+        If one does not.
+
     Examples
     --------
     >>> with rasterio.MemoryFile() as memory:
@@ -662,39 +631,27 @@ def _check_overviews(raster: Any, file_size: int) -> None:
     Traceback (most recent call last):
         ...
     OSError: [Errno 28] 0 of 1 overviews can be read
+    >>> with rasterio.MemoryFile() as memory:
+    ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=513, width=2) as raster:
+    ...         raster.write(np.ones((1, 513, 2), np.uint8))
+    ...         raster.build_overviews([2])
+    ...     with open_silent(memory.name) as raster:
+    ...         _check_overviews(raster, 9000)
+    ...         _check_overviews(raster, 100)
+    Traceback (most recent call last):
+        ...
+    OSError: [Errno 28] tile 0_0 of overview 0 is missing
     """
     expected = len(_overview_factors(raster.height, raster.width))
     if len(raster.overviews(1)) != expected:
         raise OSError(errno.ENOSPC, f"{len(raster.overviews(1))} of {expected} overviews can be read")
     for level in range(expected):
         with open_silent(raster.name, overview_level=level) as overview:
-            height, width = overview.shape
-            block_height, block_width = overview.block_shapes[0]
-        for row in range(-(-height // block_height)):
-            for column in range(-(-width // block_width)):
-                _check_tile(raster, level, f"{column}_{row}", file_size)
-
-
-def _check_tile(raster: Any, level: int, place: str, file_size: int) -> None:
-    """Make sure that one tile of an overview lies within the file.
-
-    Examples
-    --------
-    >>> with rasterio.MemoryFile() as memory:
-    ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=8, width=2) as raster:
-    ...         raster.write(np.zeros((1, 8, 2), np.uint8))
-    ...         raster.build_overviews([2])
-    ...     with open_silent(memory.name) as raster:
-    ...         _check_tile(raster, 0, "0_0", 2000)
-    ...         _check_tile(raster, 0, "0_0", 100)
-    Traceback (most recent call last):
-        ...
-    OSError: [Errno 28] tile 0_0 of overview 0 is missing
-    """
-    offset = raster.get_tag_item(f"BLOCK_OFFSET_{place}", "TIFF", bidx=1, ovr=level)
-    size = raster.get_tag_item(f"BLOCK_SIZE_{place}", "TIFF", bidx=1, ovr=level)
-    if not offset or not size or int(offset) + int(size) > file_size:
-        raise OSError(errno.ENOSPC, f"tile {place} of overview {level} is missing")
+            tiles = [f"{column}_{row}" for (row, column), _ in overview.block_windows(1)]
+        for tile in tiles:
+            ends = [raster.get_tag_item(f"BLOCK_{end}_{tile}", "TIFF", bidx=1, ovr=level) for end in ("OFFSET", "SIZE")]
+            if None in ends or sum(map(int, ends)) > file_size:
+                raise OSError(errno.ENOSPC, f"tile {tile} of overview {level} is missing")
 
 
 def encode_confidence(confidence: np.ndarray, empty: np.ndarray) -> np.ndarray:

@@ -19,10 +19,11 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from utils.errors import DataError, SettingsError
+from utils.formats.picture_sizes import MAX_PIXELS
 from utils.gdal import close_files
 from utils.grids import PixelGrid
-from utils.raster_files import DEFAULT_MAX_PIXELS, RasterFile, RawBlock
-from utils.resampling import RESAMPLING, axis_weights, resample, working_dtype
+from utils.raster_files import RasterFile, RawBlock
+from utils.resampling import axis_weights, reflect_index, resample, working_dtype
 from utils.tiling import Window
 
 # ImageNet's mean colour: the backbone's normalisation turns it into about 0, as if nothing were there.
@@ -186,14 +187,11 @@ class RasterScene:
         Largest picture that is decoded at once (PNG, JPEG and the like); rasters in tiles or strips may be any size.
     scaling : ValueScaling, optional
         Of values to 8 bits. 8-bit data need none.
-    resampling : str
-        How pixels are made when `scale` is not 1: "auto" takes means of the covered ground when shrinking and bilinear
-        interpolation when enlarging; or "nearest", "area", "bilinear", "cubic".
 
     Raises
     ------
     SettingsError
-        If `scale`, `resampling` or `bands` make no sense.
+        If `scale` or `bands` make no sense.
     DataError
         On first use: a file that cannot be opened, files that do not share a grid, bands that are not there.
 
@@ -211,8 +209,8 @@ class RasterScene:
     >>> pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
     >>> write_raster(path, pixels, crs="EPSG:32631", transform=Affine(2, 0, 8, 0, -2, 9))
     >>> scene = RasterScene(path, scale=0.5)
-    >>> (scene.height, scene.width), scene.num_bands, scene.resolution
-    ((2, 3), 3, (4.0, 4.0))
+    >>> (scene.height, scene.width), scene.num_bands
+    ((2, 3), 3)
     >>> image, valid = scene.read(Window(0, 0, 2, 4))
     >>> image[:, :, 0].tolist(), valid[0].tolist()
     ([[4, 6, 8, 6], [16, 18, 20, 18]], [True, True, True, False])
@@ -224,22 +222,19 @@ class RasterScene:
         *,
         bands: Sequence[int] | None = None,
         scale: float = 1.0,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
         scaling: ValueScaling | None = None,
-        resampling: str = "auto",
     ):
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
         if not listed:
             raise SettingsError("a scene needs at least one file, got an empty list")
         if not 1 / 256 <= scale <= 16:
             raise SettingsError(f"dataset.scale: expected 1/256 to 16, got {scale}")
-        if resampling not in RESAMPLING:
-            raise SettingsError(f"unknown resampling {resampling!r}; known: {', '.join(RESAMPLING)}")
         self.paths = tuple(Path(path) for path in listed)
         self.bands = None if bands is None else tuple(bands)
         self.scale = scale
         self.scaling = scaling
-        self.resampling = ("area" if scale < 1 else "bilinear") if resampling == "auto" else resampling
+        self.resampling = "area" if scale < 1 else "bilinear"
         self._files = tuple(RasterFile(path, max_pixels) for path in self.paths)
 
     def __repr__(self) -> str:
@@ -350,36 +345,6 @@ class RasterScene:
         """
         return self.grid.transform
 
-    @property
-    def georeferenced(self) -> bool:
-        """Whether the pixels have a place on Earth.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.raster_files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.png"
-        >>> write_raster(path, np.zeros((4, 6), np.uint8))
-        >>> RasterScene(path).georeferenced
-        False
-        """
-        return self.grid.georeferenced
-
-    @property
-    def resolution(self) -> tuple[float, float]:
-        """Map units per pixel in x and y, after `scale`.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.raster_files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6), np.uint8), transform=Affine(2, 0, 8, 0, -3, 9))
-        >>> RasterScene(path).resolution
-        (2.0, 3.0)
-        """
-        return self.grid.resolution
-
     @functools.cached_property
     def channels(self) -> tuple[tuple[int, int], ...]:
         """File and band, counted from 1, of every channel; band 0 of a paletted file stands for its colours.
@@ -415,6 +380,11 @@ class RasterScene:
 
     def _checked_bands(self, count: int) -> tuple[int, ...]:
         """The wanted bands, when all of them exist.
+
+        Raises
+        ------
+        DataError
+            When a band does not exist, or none is wanted.
 
         Examples
         --------
@@ -476,21 +446,6 @@ class RasterScene:
         """
         return self.channels[0][1] == 0
 
-    @property
-    def _unsigned(self) -> bool:
-        """Whether nodata is a value that a colour can have too.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.raster_files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6), np.float32))
-        >>> RasterScene(path)._unsigned
-        False
-        """
-        return self.dtype.kind == "u"
-
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read a window as an 8-bit image, whatever part of it lies outside.
 
@@ -537,6 +492,13 @@ class RasterScene:
     def _read_inside(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Image and valid pixels of a window that lies inside.
 
+        The image has shape (H, W, bands), uint8, the valid pixels shape (H, W).
+
+        Raises
+        ------
+        DataError
+            When the values are no bytes and there is no scaling.
+
         Examples
         --------
         >>> import tempfile
@@ -558,7 +520,7 @@ class RasterScene:
         planes = (scaling or ValueScaling.identity(self.num_bands)).apply(values, axis=0)
         image = np.ascontiguousarray(planes.transpose(1, 2, 0))
         if not valid.all():
-            image[~valid] = neutral_colour(self.num_bands)
+            image[~valid] = (*NEUTRAL_COLOUR, *(NEUTRAL_EXTRA,) * (self.num_bands - 3))[: self.num_bands]
         return image, valid
 
     def read_values(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -660,7 +622,7 @@ class RasterScene:
             if block.hidden is not None:
                 visible &= ~block.hidden
         if missing.any():
-            visible &= ~(missing.all(axis=0) if self._unsigned else missing.any(axis=0))
+            visible &= ~(missing.all(axis=0) if self.dtype.kind == "u" else missing.any(axis=0))
             values[:, ~visible] = 0
         return values, visible
 
@@ -723,32 +685,10 @@ def _look_up_colours(block: RawBlock, palette: Sequence[tuple[int, int, int, int
     return RawBlock(colours[:, :, :3].transpose(2, 0, 1), missing, hidden)
 
 
-def neutral_colour(num_bands: int) -> np.ndarray:
-    """The colour of nothing: ImageNet's mean for three colours, mid-grey for further bands.
-
-    Examples
-    --------
-    >>> neutral_colour(4).tolist()
-    [124, 116, 104, 128]
-    """
-    return np.array((*NEUTRAL_COLOUR, *(NEUTRAL_EXTRA,) * (num_bands - 3))[:num_bands], dtype=np.uint8)
-
-
-def reflect_index(start: int, count: int, size: int) -> np.ndarray:
-    """Positions on an axis whose outside is its reflection about the first and last pixel.
-
-    Examples
-    --------
-    >>> reflect_index(-2, 8, 4).tolist(), reflect_index(-1, 3, 1).tolist()
-    ([2, 1, 0, 1, 2, 3, 2, 1], [0, 0, 0])
-    """
-    period = max(2 * (size - 1), 1)
-    position = np.arange(start, start + count) % period
-    return np.minimum(position, period - position) if size > 1 else np.zeros(count, dtype=np.int64)
-
-
 def _is_inside(start: int, count: int, size: int) -> np.ndarray:
     """Which positions of a stretch lie on the axis.
+
+    The result has shape (count,).
 
     Examples
     --------
@@ -757,17 +697,6 @@ def _is_inside(start: int, count: int, size: int) -> np.ndarray:
     """
     position = np.arange(start, start + count)
     return (position >= 0) & (position < size)
-
-
-def has_content(valid: np.ndarray) -> bool:
-    """Whether a window holds anything; windows that do not are dropped.
-
-    Examples
-    --------
-    >>> has_content(np.array([[False, True]])), has_content(np.zeros((2, 3), bool))
-    (True, False)
-    """
-    return bool(valid.any())
 
 
 def estimate_scaling(
@@ -895,6 +824,8 @@ def _sample_values(
 def _sample_scene(scene: RasterScene, generator: np.random.Generator, share: int, size: int) -> list[np.ndarray]:
     """Values from up to `share` windows of a scene that hold something; empty ones are replaced up to four times.
 
+    Each has shape (N, bands).
+
     Examples
     --------
     >>> import tempfile
@@ -914,7 +845,7 @@ def _sample_scene(scene: RasterScene, generator: np.random.Generator, share: int
         window = Window(y * size, x * size, size, size).intersection(Window(0, 0, scene.height, scene.width))
         assert window is not None, "the place lies on the grid"
         values, valid = scene.read_values(window)
-        if has_content(valid) and len(samples) < share:
+        if valid.any() and len(samples) < share:
             samples.append(values[valid])
         if len(samples) == share:
             break

@@ -136,7 +136,10 @@ def format_table(
     padded = [
         [f"{cell:{side}{width}}" for cell, side, width in zip(line, align, widths, strict=True)] for line in lines
     ]
-    return _draw_bars(padded, align) if markdown else _draw_plain(padded)
+    if markdown:
+        return _draw_bars(padded, align)
+    rule = ["-" * len(cell) for cell in padded[0]]
+    return "\n".join("  ".join(line).rstrip() for line in [padded[0], rule, *padded[1:]])
 
 
 def _draw_bars(lines: list[list[str]], align: str) -> str:
@@ -155,20 +158,6 @@ def _draw_bars(lines: list[list[str]], align: str) -> str:
     ]
     text = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join([text[0], "|" + "|".join(rule) + "|", *text[1:]])
-
-
-def _draw_plain(lines: list[list[str]]) -> str:
-    """Join padded cells as plain text, whose first line is the header.
-
-    Examples
-    --------
-    >>> print(_draw_plain([["a", " b"], ["c", "10"]]))
-    a   b
-    -  --
-    c  10
-    """
-    rule = ["-" * len(cell) for cell in lines[0]]
-    return "\n".join("  ".join(line).rstrip() for line in [lines[0], rule, *lines[1:]])
 
 
 def class_table(metrics: Mapping[str, Any], names: Sequence[str], markdown: bool = True) -> str:
@@ -339,6 +328,11 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
 
 def _parse_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a file, without a torn last line; both empty when there is none.
+
+    Raises
+    ------
+    DataError
+        When a row has not as many cells as the header.
 
     Examples
     --------

@@ -5,8 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-RESAMPLING = ("auto", "nearest", "area", "bilinear", "cubic")
-
 
 def working_dtype(dtype: np.dtype) -> np.dtype:
     """The real type in which values of a type can be averaged without loss that matters.
@@ -18,6 +16,21 @@ def working_dtype(dtype: np.dtype) -> np.dtype:
     """
     small = dtype.itemsize <= 2 or dtype == np.float32
     return np.dtype(np.float32 if small else np.float64)
+
+
+def reflect_index(start: int, count: int, size: int) -> np.ndarray:
+    """Positions on an axis whose outside is its reflection about the first and last pixel.
+
+    The result has shape (count,).
+
+    Examples
+    --------
+    >>> reflect_index(-2, 8, 4).tolist(), reflect_index(-1, 3, 1).tolist()
+    ([2, 1, 0, 1, 2, 3, 2, 1], [0, 0, 0])
+    """
+    period = max(2 * (size - 1), 1)
+    position = np.arange(start, start + count) % period
+    return np.minimum(position, period - position) if size > 1 else np.zeros(count, dtype=np.int64)
 
 
 def axis_weights(
@@ -34,7 +47,7 @@ def axis_weights(
     source_size, target_size : int
         Pixels of the whole axis; both cover the same ground.
     kind : str
-        "nearest", "area" (mean of the covered ground), "bilinear" or "cubic".
+        "area" (mean of the covered ground) or "bilinear".
 
     Returns
     -------
@@ -42,10 +55,6 @@ def axis_weights(
         Source pixels, kept inside the axis.
     weight : float array, shape (count, taps)
         Each row adds up to 1.
-
-    References
-    ----------
-    Keys, 1981 (doi:10.1109/TASSP.1981.1163711), for the cubic kernel, a = -0.5.
 
     Examples
     --------
@@ -56,9 +65,6 @@ def axis_weights(
     [[0.75, 0.25]]
     """
     target = np.arange(start, start + count, dtype=np.int64)[:, None]
-    if kind == "nearest":
-        index = (2 * target + 1) * source_size // (2 * target_size)
-        return index, np.ones(index.shape)
     if kind == "area":
         first = target * source_size // target_size
         index = first + np.arange(-(-source_size // target_size) + 1)
@@ -69,23 +75,8 @@ def axis_weights(
         return index.clip(0, source_size - 1), np.maximum(end - begin, 0) / source_size
     centre = (2 * target + 1) * source_size - target_size
     base, fraction = centre // (2 * target_size), centre % (2 * target_size) / (2 * target_size)
-    offsets = np.arange(2) if kind == "bilinear" else np.arange(-1, 3)
-    distance = np.abs(offsets - fraction)
-    weight = 1 - distance if kind == "bilinear" else _cubic_kernel(distance)
-    return (base + offsets).clip(0, source_size - 1), weight
-
-
-def _cubic_kernel(distance: np.ndarray) -> np.ndarray:
-    """Weight of a source pixel by its distance, at most 2 pixels.
-
-    Examples
-    --------
-    >>> _cubic_kernel(np.array([0, 0.5, 1, 1.5, 2])).tolist()
-    [1.0, 0.5625, 0.0, -0.0625, 0.0]
-    """
-    near = (1.5 * distance - 2.5) * distance**2 + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    return np.where(distance <= 1, near, far)
+    offsets = np.arange(2)
+    return (base + offsets).clip(0, source_size - 1), 1 - np.abs(offsets - fraction)
 
 
 def _combine(values: np.ndarray, index: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:
@@ -112,6 +103,8 @@ def _combine(values: np.ndarray, index: np.ndarray, weight: np.ndarray, axis: in
 
 def _pick(values: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
     """Take positions along an axis, as a view where they are evenly spaced.
+
+    Along `axis` the result has as many entries as `index`, which has shape (N,); other axes keep their shape.
 
     Examples
     --------

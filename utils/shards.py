@@ -180,6 +180,11 @@ class ShardError(DataError):
 def check_key(key: str) -> str:
     """Give back a key that can be a file name and a part of a tensor's name.
 
+    Raises
+    ------
+    ValueError
+        If it is not 8 to 128 lower-case hexadecimal digits.
+
     Examples
     --------
     >>> check_key("../x")
@@ -194,6 +199,11 @@ def check_key(key: str) -> str:
 
 def _as_tensor(name: str, value: Tensor | np.ndarray) -> Tensor:
     """An array as a tensor in main memory, of a type that the store knows.
+
+    Raises
+    ------
+    ValueError
+        If the name is no word, or the type cannot be stored.
 
     Examples
     --------
@@ -260,6 +270,11 @@ def pack_record(
     key: str, arrays: Mapping[str, Tensor | np.ndarray | Int8Features], metadata: Mapping[str, Any] | None
 ) -> PackedRecord:
     """Copy a record's arrays into one block of bytes, with its checksum.
+
+    Raises
+    ------
+    ValueError
+        If there are no arrays, or one of them cannot be stored.
 
     Examples
     --------
@@ -338,6 +353,11 @@ def _build_header(packed: Sequence[PackedRecord]) -> bytes:
 def _read_header(path: Path) -> tuple[dict[str, str], int, int]:
     """Metadata in a shard's header, where the shard's data begins, and how long the file is.
 
+    Raises
+    ------
+    ShardError
+        When the file is cut off or a bit of its header has changed.
+
     Examples
     --------
     >>> import tempfile
@@ -364,6 +384,11 @@ def _read_header(path: Path) -> tuple[dict[str, str], int, int]:
 
 def _parse_metadata(text: bytes) -> dict[str, str]:
     """The metadata at the front of a header; the tensors after it, ten times as long, need no parsing.
+
+    Raises
+    ------
+    ShardError
+        When the header is damaged, or of another program or format.
 
     Examples
     --------
@@ -555,22 +580,6 @@ def read_all(handle: int, buffers: Sequence[np.ndarray], position: int) -> None:
         rest = _skip_bytes(rest, count)
 
 
-def read_through(path: Path, step: int = 1 << 20) -> int:
-    """Read a file from end to end and forget what it holds; its size.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a"
-    >>> _ = path.write_bytes(bytes(10))
-    >>> read_through(path, step=4)
-    10
-    """
-    buffer = bytearray(step)
-    with open(path, "rb", buffering=0) as stream:
-        return sum(iter(lambda: stream.readinto(buffer), 0))
-
-
 def select_public(layout: Layout) -> list[Field]:
     """The arrays that a caller gave, without padding and scales.
 
@@ -610,6 +619,11 @@ def decode_array(arrays: Mapping[str, Tensor], name: str) -> Tensor:
 
 def select_fields(layout: Layout, names: Sequence[str] | None) -> dict[str, Field]:
     """The fields behind some names, with the scales that decode them.
+
+    Raises
+    ------
+    ValueError
+        If the record has no array of a name.
 
     Examples
     --------

@@ -84,6 +84,11 @@ class StopSignal:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal: keep the first in mind, give way to the second.
 
+        Raises
+        ------
+        KeyboardInterrupt
+            At a second signal, `grace_s` seconds after the first.
+
         Examples
         --------
         >>> stop = StopSignal(quiet=True, grace_s=60)

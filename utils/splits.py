@@ -45,6 +45,11 @@ def read_list(path: str | Path) -> list[str]:
 def _read_text(path: str | Path) -> str:
     r"""Read a list's text.
 
+    Raises
+    ------
+    DataError
+        When the file is no text in UTF-8.
+
     Examples
     --------
     >>> import tempfile
@@ -161,6 +166,8 @@ def stratified_choice(counts: np.ndarray, fraction: float, generator: np.random.
 
 def _stays_in_training(counts: np.ndarray, chosen: np.ndarray, unit: int) -> bool:
     """Whether every class still has ground in training when one more unit is chosen.
+
+    `counts` has shape (N, K), `chosen` shape (N,).
 
     Examples
     --------

@@ -26,10 +26,10 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StoreWriter:
-    """Writes records behind the back of whoever computes them.
+    """Writes records in a thread of its own.
 
     `put` copies a record and returns; a thread gathers records into shards and writes each in one go. An error of the
-    thread (a full disk) is raised by the next `put`, `flush` or the end of the `with` block; what was finished before
+    thread (a full disk) is raised by the next `put` or the end of the `with` block; what was finished before
     is kept. When the block ends by an exception, records that were put are still written.
 
     Parameters
@@ -48,15 +48,14 @@ class StoreWriter:
     >>> store = FeatureStore(tempfile.mkdtemp())
     >>> with StoreWriter(store, max_shard_bytes=1 << 20, queue_records=4) as writer:
     ...     writer.put("ab" * 8, {"x": np.zeros(3)})
-    ...     writer.flush()
-    ...     store.has("ab" * 8)
+    >>> store.has("ab" * 8)
     True
     """
 
     def __init__(self, store: FeatureStore, max_shard_bytes: int, queue_records: int):
         self.store = store
         self.max_shard_bytes = max_shard_bytes
-        self._queue: queue.Queue[PackedRecord | threading.Event | None] = queue.Queue(max(1, queue_records))
+        self._queue: queue.Queue[PackedRecord | None] = queue.Queue(max(1, queue_records))
         self._pending: list[PackedRecord] = []
         self._pending_bytes = 0
         self._queued: set[str] = set()
@@ -100,6 +99,8 @@ class StoreWriter:
             If the disk is full.
         ValueError
             If key, a name or a type cannot be stored.
+        RuntimeError
+            When the writer is not open.
 
         Examples
         --------
@@ -116,43 +117,10 @@ class StoreWriter:
         if key in self._queued or self.store.has(key):
             return
         packed = pack_record(key, arrays, metadata)
-        self._queued.add(key)
-        self._put_in_queue(packed)
-
-    def flush(self) -> None:
-        """Wait until everything that was put is on disk.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.feature_store import FeatureStore
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> with store.writer() as writer:
-        ...     writer.put("ab" * 8, {"x": np.array([1])})
-        ...     writer.flush()
-        ...     len(store)
-        1
-        """
-        done = threading.Event()
-        self._put_in_queue(done)
-        done.wait()
-        self._raise_error()
-
-    def _put_in_queue(self, item: PackedRecord | threading.Event) -> None:
-        """Put something into the queue of a thread that is there to take it.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.feature_store import FeatureStore
-        >>> FeatureStore(tempfile.mkdtemp()).writer().flush()
-        Traceback (most recent call last):
-            ...
-        RuntimeError: the writer is not open: use it in a `with` block
-        """
         if not self._thread.is_alive():
             raise RuntimeError("the writer is not open: use it in a `with` block")
-        self._queue.put(item)
+        self._queued.add(key)
+        self._queue.put(packed)
 
     def _raise_error(self) -> None:
         """Raise what went wrong in the thread.
@@ -184,11 +152,7 @@ class StoreWriter:
         (None, True)
         """
         while (item := self._queue.get()) is not None:
-            if isinstance(item, threading.Event):
-                self._attempt(self._write_pending)
-                item.set()
-            else:
-                self._attempt(partial(self._gather, item))
+            self._attempt(partial(self._gather, item))
         self._attempt(self._write_pending)
 
     def _attempt(self, step: Any) -> None:
@@ -231,6 +195,11 @@ class StoreWriter:
 
     def _write_pending(self) -> None:
         """Write the records gathered so far as one shard.
+
+        Raises
+        ------
+        DataError
+            When the disk is full or cannot be written.
 
         Examples
         --------

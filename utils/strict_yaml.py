@@ -23,6 +23,11 @@ class UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Build a mapping, refusing duplicate keys.
 
+        Raises
+        ------
+        SettingsError
+            When a key occurs twice, or is a list or a section.
+
         Examples
         --------
         >>> yaml.load("{a: 1, a: 2}", UniqueKeyLoader)
@@ -81,6 +86,11 @@ def hint_of_quotes(problem: str) -> str:
 
 def read_sections(text: str) -> dict:
     """Parse YAML text into nested dictionaries.
+
+    Raises
+    ------
+    SettingsError
+        When the text is not valid YAML or holds no sections.
 
     Examples
     --------

@@ -148,6 +148,13 @@ class StripStore:
     def _read(self, path: Path, plane: int, rows: int) -> np.ndarray:
         """Unpack one plane of a strip; a damaged strip is removed, so that the next run makes it anew.
 
+        The result has shape (rows, W).
+
+        Raises
+        ------
+        DataError
+            When the strip is damaged.
+
         Examples
         --------
         >>> import tempfile
@@ -224,6 +231,13 @@ class OpenStrip:
 
     def put(self, window: Window, planes: Sequence[np.ndarray]) -> None:
         """Copy one block in.
+
+        Each plane has the shape (height, width) of the window.
+
+        Raises
+        ------
+        ValueError
+            If the block belongs to another strip, or has come before.
 
         Examples
         --------

@@ -142,8 +142,8 @@ def window_starts(size: int, tile: int, stride: int, offset: int = 0) -> list[in
     return [step * stride - offset for step in range(steps + 1)]
 
 
-def grid_windows(height: int, width: int, tile: Pair, stride: Pair) -> list[Window]:
-    """All windows over a raster, row by row from the top left.
+def windows_for_rows(height: int, width: int, tile: Pair, stride: Pair, rows: tuple[int, int]) -> list[Window]:
+    """Windows of the grid that touch a band of rows: what must be computed to know these rows.
 
     Parameters
     ----------
@@ -151,41 +151,21 @@ def grid_windows(height: int, width: int, tile: Pair, stride: Pair) -> list[Wind
         Size of the raster in pixels.
     tile, stride : int or (int, int)
         Size of a window and the way to the next one, in pixels; a pair means (height, width).
-
-    Returns
-    -------
-    list of Window
-        Windows of equal size; those at the bottom and the right may stick out (pad them, do not shift them).
-
-    Examples
-    --------
-    >>> grid_windows(4, 9, tile=4, stride=3)  # doctest: +NORMALIZE_WHITESPACE
-    [Window(y=0, x=0, height=4, width=4), Window(y=0, x=3, height=4, width=4), Window(y=0, x=6, height=4, width=4)]
-    >>> grid_windows(2, 3, tile=(8, 9), stride=5)
-    [Window(y=0, x=0, height=8, width=9)]
-    """
-    return windows_for_rows(height, width, tile, stride, (0, height))
-
-
-def windows_for_rows(height: int, width: int, tile: Pair, stride: Pair, rows: tuple[int, int]) -> list[Window]:
-    """Windows of the grid that touch a band of rows: what must be computed to know these rows.
-
-    Parameters
-    ----------
-    height, width, tile, stride
-        As in `grid_windows`.
     rows : (int, int)
         First row of the band, and the row after its last.
 
     Returns
     -------
     list of Window
-        Row by row from the top left; those that begin above the band reach into it.
+        Of equal size, row by row from the top left; those that begin above the band reach into it, those at the bottom
+        and the right may stick out (pad them, do not shift them).
 
     Examples
     --------
     >>> [window.y for window in windows_for_rows(12, 4, tile=4, stride=3, rows=(6, 7))]
     [3, 6]
+    >>> windows_for_rows(2, 3, tile=(8, 9), stride=5, rows=(0, 2))
+    [Window(y=0, x=0, height=8, width=9)]
     """
     (tile_height, tile_width), (stride_y, stride_x) = _pair(tile), _pair(stride)
     tops = [
@@ -268,6 +248,8 @@ def axis_weights(size: int, starts: Sequence[int], tile: int, kind: str = "hann"
 
 def _normalize_over_windows(weights: np.ndarray, starts: Sequence[int]) -> np.ndarray:
     """Divide the weights of windows along an axis by their sum at each pixel.
+
+    Both have shape (windows, tile).
 
     Examples
     --------
@@ -414,6 +396,8 @@ def _fold(values: np.ndarray, span: _Span, carry: np.ndarray, carried: bool, out
 
 def _read_probabilities(probabilities: np.ndarray | Tensor) -> np.ndarray:
     """View a tensor or an array as float32 numpy values, without a copy where that is possible.
+
+    The shape stays, such as (K, H, W).
 
     Examples
     --------
@@ -600,6 +584,11 @@ class StripBlender:
     def _take(self, window: Window) -> tuple[_Span, _Span]:
         """Check that a window is the next one and give its places on both axes.
 
+        Raises
+        ------
+        ValueError
+            If another window is expected, or none.
+
         Examples
         --------
         >>> blender = StripBlender(3, 5, 1, tile=4, stride=4)
@@ -621,6 +610,8 @@ class StripBlender:
     def _blend(self, values: np.ndarray, row: _Span, column: _Span) -> list[Block]:
         """Fold a window in along its columns, then the columns that this finishes along the rows.
 
+        `values` has shape (C, H, W).
+
         Examples
         --------
         >>> blender = StripBlender(2, 2, 1, tile=2, stride=2)
@@ -641,6 +632,8 @@ class StripBlender:
 
     def _block(self, values: np.ndarray, row: _Span, column: _Span) -> list[Block]:
         """Name the finished block's place; nothing when it has no rows or columns.
+
+        `values` has shape (C, H, W).
 
         Examples
         --------

@@ -110,6 +110,11 @@ def read_layer_info(path: str | Path, layer: str | None) -> LayerInfo:
 def _read_layer_info(key: tuple[str, int, int], layer: str | None) -> LayerInfo:
     """What a layer of one version of a file says about itself.
 
+    Raises
+    ------
+    DataError
+        When the file is missing or damaged, its CRS is not understood, or the layer has no features.
+
     Examples
     --------
     >>> import tempfile
@@ -158,6 +163,11 @@ def _vector_errors() -> tuple[type[Exception], ...]:
 
 def _choose_layer(path: str, layers: Mapping[str, str | None], layer: str | None) -> str:
     """The layer to read: the chosen one, or the only one.
+
+    Raises
+    ------
+    DataError
+        When the layer does not exist, or there are several and none is named.
 
     Examples
     --------
@@ -229,41 +239,30 @@ class _Shapes:
         Single polygons and points in pixel coordinates; lines are polygons of their width.
     classes : uint8 array, shape (N,)
         Class of each.
-    touched : bool array, shape (N,)
-        Whether a pixel that is only touched counts.
     tree : shapely.STRtree
         Of the geometries.
 
     Examples
     --------
-    >>> shapes = _Shapes.build(np.array([shapely.box(0, 0, 2, 1)]), np.uint8([1]), np.array([False]))
+    >>> boxes = np.array([shapely.box(0, 0, 2, 1)])
+    >>> shapes = _Shapes(boxes, np.uint8([1]), shapely.STRtree(boxes))
     >>> shapes.draw(Window(0, 1, 2, 2), unlabelled=0).tolist()
     [[1, 0], [0, 0]]
     """
 
     geometries: np.ndarray
     classes: np.ndarray
-    touched: np.ndarray
     tree: shapely.STRtree
-
-    @classmethod
-    def build(cls, geometries: np.ndarray, classes: np.ndarray, touched: np.ndarray) -> _Shapes:
-        """Index the geometries.
-
-        Examples
-        --------
-        >>> len(_Shapes.build(np.array([shapely.Point(1, 2)]), np.uint8([1]), np.array([False])).tree)
-        1
-        """
-        return cls(geometries, classes, touched, shapely.STRtree(geometries))
 
     def draw(self, window: Window, unlabelled: int) -> np.ndarray:
         """Draw what meets a window, later features over earlier ones.
 
+        The result has the shape (height, width) of the window, uint8.
+
         Examples
         --------
         >>> boxes = np.array([shapely.box(0, 0, 2, 2), shapely.box(1, 0, 3, 2)])
-        >>> shapes = _Shapes.build(boxes, np.uint8([1, 2]), np.array([False, False]))
+        >>> shapes = _Shapes(boxes, np.uint8([1, 2]), shapely.STRtree(boxes))
         >>> shapes.draw(Window(0, 0, 1, 4), unlabelled=255).tolist()
         [[1, 2, 2, 255]]
         """
@@ -271,14 +270,12 @@ class _Shapes:
 
         drawn = np.full((window.height, window.width), unlabelled, dtype=np.uint8)
         frame = shapely.box(window.x - 1, window.y - 1, window.columns.stop + 1, window.rows.stop + 1)
-        met = np.sort(self.tree.query(frame))
-        place = Affine.translation(window.x, window.y)
-        for touched, group in itertools.groupby(met.tolist(), key=lambda index: bool(self.touched[index])):
-            shapes = [(_trim(self.geometries[index], window), int(self.classes[index])) for index in group]
-            kept = [(shape, value) for shape, value in shapes if not shape.is_empty]
-            if kept:
-                with bounded_gdal():
-                    rasterize(kept, out=drawn, transform=place, all_touched=touched)
+        met = np.sort(self.tree.query(frame)).tolist()
+        shapes = [(_trim(self.geometries[index], window), int(self.classes[index])) for index in met]
+        kept = [(shape, value) for shape, value in shapes if not shape.is_empty]
+        if kept:
+            with bounded_gdal():
+                rasterize(kept, out=drawn, transform=Affine.translation(window.x, window.y))
         return drawn
 
 
@@ -394,8 +391,6 @@ class VectorLabels(LabelSource):
         Class of the ground outside all features; 255 ignores it.
     line_width : float
         Width at which lines are drawn, in pixels of the scene after its `scale`; at least 1.
-    all_touched : bool
-        Whether polygons take every pixel that they touch. Points always take the one in which they lie.
 
     Raises
     ------
@@ -432,14 +427,12 @@ class VectorLabels(LabelSource):
         attribute: str | None = None,
         unlabelled: int | str = IGNORE,
         line_width: float = 3.0,
-        all_touched: bool = False,
     ):
         super().__init__(path, num_classes, class_names)
         self.layer = layer
         self.attribute = attribute
         self.unlabelled = class_index(unlabelled, num_classes, class_names, "dataset.unlabelled")
         self.line_width = line_width
-        self.all_touched = all_touched
         self._table = build_table(mapping, num_classes, class_names)
         if attribute is None and (self._table.other is None or self._table.classes):
             raise SettingsError(
@@ -541,6 +534,8 @@ class VectorLabels(LabelSource):
     def _look_up(self, values: np.ndarray) -> np.ndarray:
         """Class of each feature by its attribute.
 
+        Both have shape (N,).
+
         Examples
         --------
         >>> labels = VectorLabels("l.shp", 3, {1: 0, "2": 2}, attribute="code")
@@ -606,6 +601,8 @@ class VectorLabels(LabelSource):
     def _read_inside(self, scene: RasterScene, window: Window) -> np.ndarray:
         """Put a window together from blocks of the class map.
 
+        The result has the shape (height, width) of the window, uint8.
+
         Examples
         --------
         >>> import tempfile
@@ -633,6 +630,8 @@ class VectorLabels(LabelSource):
 
     def _draw_block(self, scene: RasterScene, info: LayerInfo, block: Window) -> np.ndarray:
         """Draw one block of the class map.
+
+        The result has the shape (height, width) of the block, uint8.
 
         Examples
         --------
@@ -692,7 +691,7 @@ class VectorLabels(LabelSource):
             )
         lines = dimensions[index] == 1
         parts[lines] = shapely.buffer(parts[lines], self.line_width / 2)
-        return _Shapes.build(parts, classes[index], np.full(len(parts), self.all_touched) & (dimensions[index] == 2))
+        return _Shapes(parts, classes[index], shapely.STRtree(parts))
 
 
 def _bounds_around(grid: PixelGrid, crs: CRS | None, area: Window, margin: float) -> Bounds | None:
@@ -714,6 +713,8 @@ def _bounds_around(grid: PixelGrid, crs: CRS | None, area: Window, margin: float
 def _mend(geometries: np.ndarray) -> tuple[np.ndarray, int]:
     """Make invalid polygons valid; also how many there were.
 
+    Geometries have shape (N,).
+
     Examples
     --------
     >>> bow_tie = shapely.Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
@@ -732,6 +733,8 @@ def _mend(geometries: np.ndarray) -> tuple[np.ndarray, int]:
 def _cut_to(geometries: np.ndarray, bounds: Bounds) -> np.ndarray:
     """Cut off what lies beyond some bounds: far away a CRS may have no place for it.
 
+    Geometries have shape (N,).
+
     Examples
     --------
     >>> _cut_to(np.array([shapely.box(0, 0, 9, 9), shapely.Point(1, 1)]), (-1, -1, 4, 5))[0].bounds
@@ -747,6 +750,8 @@ def _cut_to(geometries: np.ndarray, bounds: Bounds) -> np.ndarray:
 
 def _carry_shapes(shapes: np.ndarray, crs: CRS | None, grid: PixelGrid, bounds: Bounds | None) -> np.ndarray:
     """Carry geometries vertex by vertex onto a scene's pixels, long edges divided where the CRS differ.
+
+    Geometries have shape (N,).
 
     Examples
     --------

@@ -150,6 +150,11 @@ class VideoReader:
     def _opened(self) -> Iterator[cv2.VideoCapture]:
         """Open the file, and close it however reading ends.
 
+        Raises
+        ------
+        DataError
+            When OpenCV cannot open it.
+
         Examples
         --------
         >>> import tempfile
@@ -232,6 +237,15 @@ class VideoReader:
     def _decode(self, start: int) -> Generator[np.ndarray, None, None]:
         """One pass over the file.
 
+        Frames have shape (H, W, 3), uint8.
+
+        Raises
+        ------
+        DataError
+            When there are no frames from `start` on, or a frame has another size.
+        ValueError
+            If the reader was closed meanwhile.
+
         Examples
         --------
         >>> import tempfile
@@ -260,53 +274,13 @@ class VideoReader:
                 raise ValueError(f"{self.path}: the reader was closed after frame {index - 1}")
         self._finish(index)
 
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode frames in order, several at a time.
-
-        Parameters
-        ----------
-        batch_size : int
-            Frames in each batch but the last.
-        start : int
-            Index of the first frame given.
-
-        Yields
-        ------
-        first : int
-            Index of the batch's first frame.
-        frames : ndarray of uint8, shape (B, H, W, 3)
-            Red, green and blue.
+    def _check_size(self, index: int, frame: np.ndarray) -> None:
+        """Refuse a frame of another size: points and canvases are for one.
 
         Raises
         ------
         DataError
-            As `frames`.
-        ValueError
-            If `batch_size` is not positive, or `start` is negative.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.avi"
-        >>> with VideoWriter(path, size=(48, 64), fps=25) as writer:
-        ...     for _ in range(6):
-        ...         writer.write(np.zeros((48, 64, 3), np.uint8))
-        >>> [(first, frames.shape) for first, frames in VideoReader(path).batches(3, start=2)]
-        [(2, (3, 48, 64, 3)), (5, (1, 48, 64, 3))]
-        """
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
-        waiting: list[np.ndarray] = []
-        for frame in self.frames(start):
-            waiting.append(frame)
-            if len(waiting) == batch_size:
-                yield start, np.stack(waiting)
-                start, waiting = start + batch_size, []
-        if waiting:
-            yield start, np.stack(waiting)
-
-    def _check_size(self, index: int, frame: np.ndarray) -> None:
-        """Refuse a frame of another size: points and canvases are for one.
+            When the frame has another size than the first.
 
         Examples
         --------
@@ -353,6 +327,11 @@ _CURE = "copy it again, or convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
 def _check_file(path: Path) -> None:
     """Refuse what is no file, or an empty one, in words that OpenCV does not have.
 
+    Raises
+    ------
+    DataError
+        When there is no such file, or it is empty.
+
     Examples
     --------
     >>> _check_file(Path("no/such.mp4"))
@@ -395,6 +374,8 @@ def _positive(value: float) -> float | None:
 
 def _next_frame(capture: cv2.VideoCapture) -> np.ndarray | None:
     """Next frame as red, green and blue; None after the last.
+
+    It has shape (H, W, 3), uint8.
 
     Examples
     --------
@@ -535,6 +516,13 @@ class VideoWriter:
 
     def _check_whole(self) -> None:
         """Look whether all frames arrived: OpenCV does not say when a disk is full.
+
+        Raises
+        ------
+        DataError
+            When frames are missing: the disk is full.
+        ValueError
+            If no frame was written.
 
         Examples
         --------

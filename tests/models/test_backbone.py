@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from models.backbone import describe_backbone, has_bfloat16, load_backbone
-from models.local_backbone import write_local_backbone
 from models.random_backbone import write_random_backbone
 from models.student import count_multiply_adds
 from models.weights import EMBEDDED_FOLDER, FAMILIES, IMAGENET, quiet_transformers
+from tests.models.local_backbone import write_local_backbone
 from utils.errors import SettingsError
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "dinov2-small"

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import HEADS, build_head, choose, find_head, read_head_options
-from models.base import FeatureSpec, SegmentationHead, fit_to_image, patch_grid_of
-from models.layers import FusionPyramid, RankBatchNorm2d, levels_by_stride, resize, spread_over_levels
+from models.base import FeatureSpec, SegmentationHead, fit_to_image, patch_grid_of, resize
+from models.layers import FusionPyramid, RankBatchNorm2d, levels_by_stride, spread_over_levels
 from utils.errors import SettingsError
 
 NAMES = sorted(HEADS["segmentation"])

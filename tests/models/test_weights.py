@@ -128,13 +128,10 @@ def test_a_configuration_that_does_not_fit_is_refused(copy, changes, message):
 def test_weights_that_are_cut_off_are_refused(copy):
     path = copy / "model.safetensors"
     content = path.read_bytes()
-    for length, message in [(len(content) - 1, "header promises"), (100, "cut off"), (5, "cut off"), (0, "cut off")]:
-        path.write_bytes(content[:length])
-        with pytest.raises(DataError, match=message):
-            load_backbone(str(copy), [0])
-    for header in (b"x" * 40, b'{"a": {"dtype": "F16"}}', b"[]"):
-        path.write_bytes(len(header).to_bytes(8, "little") + header)
-        with pytest.raises(DataError, match="header cannot be read"):
+    headers = [len(header).to_bytes(8, "little") + header for header in (b"x" * 40, b'{"a": {"dtype": "F16"}}', b"[]")]
+    for damaged in (content[:-1], content[:100], content[:5], b"", content + b"x", *headers):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"model\.safetensors: cut off or not a safetensors file \("):
             load_backbone(str(copy), [0])
 
 

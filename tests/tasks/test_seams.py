@@ -12,7 +12,6 @@ import pytest
 import rasterio
 from torch import nn
 
-from models.local_backbone import write_local_backbone
 from tasks.base import Context, Item
 from tasks.example import example_context, example_task
 from tasks.phases import evaluate, prepare, train
@@ -20,6 +19,7 @@ from tasks.phases.prediction import predict as predict_items
 from tasks.phases.samples import Job, LiveSamples
 from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.task import SegmentationTask
+from tests.models.local_backbone import write_local_backbone
 from utils.tiling import StripBlender, Window
 
 TILE, STRIDE, SIDE = 64, 48, 64 + 4 * 48  # windows that lie symmetrically

@@ -327,26 +327,21 @@ def random_polygons(generator: np.random.Generator, count: int = 60) -> list[sha
     return polygons
 
 
-@pytest.mark.parametrize("all_touched", [False, True])
 @pytest.mark.parametrize("name", ["l.gpkg", "l.geojson", "l.shp", "l.fgb"])
-def test_polygons_are_drawn_where_and_in_the_order_they_lie(tmp_path, scene, generator, name, all_touched):
+def test_polygons_are_drawn_where_and_in_the_order_they_lie(tmp_path, scene, generator, name):
     polygons = random_polygons(generator)
     kinds = generator.integers(0, 3, len(polygons)).tolist()
     options = {"SPATIAL_INDEX": "NO"} if name == "l.fgb" else {}  # its index would sort the features
     wkb = np.array([shapely.to_wkb(polygon) for polygon in polygons], dtype=object)
     fields = {"field_data": [np.array(kinds)], "fields": ["kind"]}
     pyogrio.raw.write(tmp_path / name, wkb, **fields, geometry_type="Polygon", crs=UTM, **options)
-    source = VectorLabels(
-        tmp_path / name, 4, {i: i for i in range(3)}, attribute="kind", unlabelled=3, all_touched=all_touched
-    )
+    source = VectorLabels(tmp_path / name, 4, {i: i for i in range(3)}, attribute="kind", unlabelled=3)
     source.check(scene)
     label = assert_windows_agree(source, scene, generator)
     valid = [polygon if polygon.is_valid else shapely.make_valid(polygon) for polygon in polygons]
     shapes = list(zip(valid, kinds, strict=True))
-    expected = rasterize(
-        shapes, out_shape=label.shape, fill=3, transform=scene.transform, all_touched=all_touched, dtype="uint8"
-    )
-    assert (label != expected).mean() < (1e-3 if all_touched else 1e-9)
+    expected = rasterize(shapes, out_shape=label.shape, fill=3, transform=scene.transform, dtype="uint8")
+    assert (label != expected).mean() < 1e-9
     assert len(np.unique(label)) == 4
 
 
@@ -425,7 +420,7 @@ def test_lines_have_a_width_and_points_one_pixel(tmp_path, scene):
     write_features(tmp_path / "lines.gpkg", lines, crs=UTM)
     write_features(tmp_path / "points.gpkg", [points], crs=UTM)
     for width in (1, 3, 5):
-        source = VectorLabels(tmp_path / "lines.gpkg", 2, {"*": 1}, unlabelled=0, line_width=width, all_touched=True)
+        source = VectorLabels(tmp_path / "lines.gpkg", 2, {"*": 1}, unlabelled=0, line_width=width)
         label = source.read(scene, whole(scene))
         assert label[:, 15].sum() == width
         assert np.flatnonzero(label[:, 15]).mean() == 6  # row 6 holds y 4,999,987
@@ -636,14 +631,15 @@ def test_a_real_shapefile_agrees_with_its_labelled_pixels():
     folder = REAL / "geo_landsat"
     scene = RasterScene(folder / "landsat_multiband.tif")
     mapping = {value + 1: value for value in range(7)}
-    polygons = VectorLabels(folder / "landsat96_polygons.shp", 7, mapping, attribute="id", all_touched=True)
+    polygons = VectorLabels(folder / "landsat96_polygons.shp", 7, mapping, attribute="id")
     pixels = RasterLabels(folder / "landsat96_labelled_pixels.tif", 7, mapping)
     for source in (polygons, pixels):
         source.check(scene)
     drawn, read = (assert_windows_agree(source, scene, np.random.default_rng(2)) for source in (polygons, pixels))
     both = (drawn != IGNORE) & (read != IGNORE)
     assert (drawn == read)[both].all()
-    assert both.sum() > 0.95 * (read != IGNORE).sum()
+    assert both.sum() > 0.75 * (read != IGNORE).sum()  # the others are only touched at an edge
+    assert both.sum() > 0.99 * (drawn != IGNORE).sum()
 
 
 @pytest.mark.real_data

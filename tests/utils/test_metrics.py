@@ -114,8 +114,7 @@ def test_running_mean_weighs_by_count_and_merges() -> None:
         second.load_state(torch.zeros(3))
 
 
-@pytest.mark.parametrize("metric", ["IoU", "Dice", "mIoU", "accuracy"])
-def test_curve_equals_scores_of_thresholded_maps(metric: str) -> None:
+def test_curve_equals_scores_of_thresholded_maps() -> None:
     generator = np.random.default_rng(0)
     target = generator.integers(0, 2, 500).astype(np.uint8)
     probabilities = np.clip(generator.normal(0.3 + 0.3 * target, 0.2), 0, 1).astype(np.float32)
@@ -126,14 +125,11 @@ def test_curve_equals_scores_of_thresholded_maps(metric: str) -> None:
     def score(threshold: float) -> float:
         matrix = ConfusionMatrix(2)
         matrix.update((probabilities >= threshold).astype(np.uint8), target)
-        result = matrix.compute()
-        return {"IoU": result["IoU"][1], "Dice": result["Dice"][1], "mIoU": result["mIoU"], "accuracy": result["aAcc"]}[
-            metric
-        ]
+        return matrix.compute()["IoU"][1]
 
     expected = [score(index / 16) for index in range(16)]
-    np.testing.assert_allclose(scores.curve(metric), expected)
-    threshold, best = scores.best_threshold(metric)
+    np.testing.assert_allclose(scores.curve(), expected)
+    threshold, best = scores.best_threshold()
     assert best == pytest.approx(max(expected))
     assert score(threshold) == pytest.approx(best)
     assert best > score(0.0)
@@ -158,8 +154,6 @@ def test_histogram_names_wrong_input() -> None:
         scores.update(np.array([np.nan]), np.zeros(1, np.uint8))
     with pytest.raises(ValueError, match="must have one shape"):
         scores.update(np.zeros(2), np.zeros(1, np.uint8))
-    with pytest.raises(ValueError, match="unknown metric 'iou'; known: IoU, Dice, mIoU, accuracy"):
-        scores.best_threshold("iou")
     with pytest.raises(ValueError, match="bins: expected at least 2, got 1"):
         ScoreHistogram(bins=1)
     with pytest.raises(ValueError, match=r"expected a state of shape \(2, 256\)"):

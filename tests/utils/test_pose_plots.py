@@ -13,7 +13,7 @@ import pytest
 
 from utils.metrics import nan_to_none
 from utils.plots import WRONG, class_palette
-from utils.pose_drawing import _place_label, draw_poses, mark_radius
+from utils.pose_drawing import draw_poses, mark_radius
 from utils.pose_matching import PredictedPose, TruthPose
 from utils.pose_metrics import PoseScores
 from utils.pose_plots import (
@@ -105,13 +105,13 @@ def test_the_picture_itself_stays_and_channels_do_not_matter(generator: np.rando
 def test_what_is_nowhere_is_not_drawn(nowhere: float) -> None:
     image = np.full((40, 40, 3), 9, np.uint8)
     pose = np.array([[nowhere, 20.0, 1], [20.0, nowhere, 1], [np.nan, np.nan, 1]])
-    assert np.array_equal(draw_poses(image, [pose], [(0, 1), (1, 2)], names=["a", "b", "c"], show_scores=True), image)
+    assert np.array_equal(draw_poses(image, [pose], [(0, 1), (1, 2)]), image)
     assert np.array_equal(draw_poses(image, [], [(0, 1)]), image)
 
 
 def test_points_far_outside_are_taken_and_their_bones_lead_there() -> None:
     image = np.zeros((60, 90, 3), np.uint8)
-    drawn = draw_poses(image, [np.array([[45.0, 30, 1], [1e12, 30, 1]])], [(0, 1)], names=["here", "there"], radius=5.0)
+    drawn = draw_poses(image, [np.array([[45.0, 30, 1], [1e12, 30, 1]])], [(0, 1)], radius=5.0)
     colour = class_palette(1)[0]
     assert (np.abs(drawn[28:32, 85].astype(int) - colour).sum(axis=-1) < 30).any()
     assert not drawn[:, :25].any()
@@ -143,30 +143,6 @@ def test_more_keypoints_than_colours_are_drawn() -> None:
     pose = np.column_stack([np.tile(np.arange(5, 305, 10), 10), np.repeat(np.arange(5, 105, 10), 30), np.ones(300)])
     drawn = draw_poses(np.zeros((110, 310, 3), np.uint8), [pose], radius=2.0)
     assert drawn[95, 295].tolist() == class_palette(256)[299 - 256].tolist()
-
-
-def test_labels_find_room_within_the_picture_and_beside_each_other(generator: np.random.Generator) -> None:
-    points = generator.uniform(0, [400, 300], (12, 2))
-    taken = np.concatenate([points - 6, points + 6], axis=1)
-    placed = []
-    for point in points:
-        placed.append(_place_label(point, (60.0, 14.0), np.concatenate([taken, *placed]), (300, 400), 4.0)[None])
-    boxes = np.concatenate(placed)
-    assert (boxes[:, :2] >= 0).all()
-    assert (boxes[:, 2:] <= (400, 300)).all()
-    low, high = np.maximum(boxes[:, None, :2], boxes[:, :2]), np.minimum(boxes[:, None, 2:], boxes[:, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=-1)
-    assert (shared[~np.eye(12, dtype=bool)] == 0).all()
-
-
-def test_names_and_scores_are_written() -> None:
-    image, pose = np.full((100, 200, 3), 90, np.uint8), np.array([[100.0, 50, 0.25]])
-    bare = draw_poses(image, [pose])
-    changed = [
-        (draw_poses(image, [pose], names=names, show_scores=scores) != bare).any(axis=(0, 2)).sum()
-        for names, scores in ((["nose"], False), (None, True), (["nose"], True))
-    ]
-    assert 15 < changed[0] < changed[2] > changed[1] > 15  # columns that the text takes
 
 
 # --- sheets ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import struct
 import subprocess
 import sys
@@ -13,9 +14,12 @@ import pytest
 import rasterio
 from affine import Affine
 
+from config import DatasetConfig
 from utils import raster_files
 from utils.errors import DataError
-from utils.raster_files import broken_links, check_scene, find_scenes, scene_ids, write_raster
+from utils.formats import picture_sizes
+from utils.labels import RasterLabels
+from utils.raster_files import RasterFile, broken_links, check_scene, find_scenes, scene_ids, write_raster
 from utils.rasters import RasterScene
 from utils.recent import Recent
 from utils.tiling import Window
@@ -65,7 +69,7 @@ def test_a_png_with_a_hole_is_refused_though_it_has_an_end(tmp_path, generator):
     content[3000:3400] = bytes(400)
     (tmp_path / "b.png").write_bytes(content)
     (said,) = check_scene(tmp_path / "b.png")
-    assert "b.png: cannot be read (the PNG's part IDAT at byte" in said
+    assert "b.png: cannot be read (broken PNG file" in said
     (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes() + b"notes of a program")
     assert check_scene(tmp_path / "c.png") == []
 
@@ -130,6 +134,12 @@ def test_a_giant_header_is_refused_before_anything_is_decoded(tmp_path, monkeypa
     with pytest.raises(DataError, match=message):
         RasterScene(tmp_path / "bomb.png").read(Window(0, 0, 1, 1))
     assert "90000 x 100000" in check_scene(tmp_path / "bomb.png")[0]
+
+
+def test_one_limit_of_pixels_holds_everywhere():
+    assert DatasetConfig().max_pixels == picture_sizes.MAX_PIXELS
+    for reader in (RasterFile, RasterScene, RasterLabels, check_scene):
+        assert inspect.signature(reader).parameters["max_pixels"].default == picture_sizes.MAX_PIXELS
 
 
 def test_size_limits_spare_rasters_with_random_access(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from utils.resampling import axis_weights
 
 
-@pytest.mark.parametrize("kind", ["nearest", "area", "bilinear", "cubic"])
+@pytest.mark.parametrize("kind", ["area", "bilinear"])
 @pytest.mark.parametrize(("source", "target"), [(10, 10), (10, 3), (7, 19), (100, 99), (5, 1)])
 def test_weights_add_up_and_a_constant_stays(kind, source, target):
     index, weight = axis_weights(0, target, source, target, kind)

@@ -12,7 +12,6 @@ from utils.tiling import (
     Window,
     axis_weights,
     decode_classes,
-    grid_windows,
     split_rows,
     window_starts,
     windows_for_rows,
@@ -73,7 +72,7 @@ def blend(blender: StripBlender, model, skipped=frozenset()) -> tuple[dict[Windo
 @pytest.mark.parametrize(("height", "width", "tile", "stride", "offset"), CASES)
 def test_windows_cover_the_raster_and_none_is_superfluous(height, width, tile, stride, offset):
     covered = np.zeros((height, width), int)
-    for window in grid_windows(height, width, tile, stride):
+    for window in windows_for_rows(height, width, tile, stride, (0, height)):
         ground = window.intersection(Window(0, 0, height, width))
         fresh = covered[ground.rows, ground.columns] == 0
         assert fresh.any(), "this window's ground was covered before"

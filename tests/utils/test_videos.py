@@ -73,14 +73,6 @@ def test_resumption_beyond_the_end_is_refused(video: Path) -> None:
         VideoReader(video).frames(-1)
 
 
-@pytest.mark.parametrize(("batch_size", "start"), [(1, 0), (7, 0), (8, 3), (40, 0), (99, 38)])
-def test_batches_hold_every_frame_once(video: Path, batch_size: int, start: int) -> None:
-    batches = list(VideoReader(video).batches(batch_size, start))
-    assert [first for first, _ in batches] == list(range(start, COUNT, batch_size))
-    assert [read_index(frame) for _, frames in batches for frame in frames] == list(range(start, COUNT))
-    assert all(len(frames) == batch_size for _, frames in batches[:-1])
-
-
 def test_passes_do_not_disturb_each_other(video: Path) -> None:
     reader = VideoReader(video)
     one, other = reader.frames(), reader.frames(10)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.errors import DataError
-from utils.files import sync, write_bytes
+from utils.files import sync, walk_files, write_bytes
 from utils.formats.types import AnnotatedPicture
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -42,17 +42,7 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     >>> [path.name for path in list_files(folder, PICTURE_SUFFIXES)]
     ['a.PNG', 'b.png']
     """
-    found, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        status = os.stat(root)
-        if (status.st_dev, status.st_ino) in seen:  # a link leads back up
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        wanted = (name for name in names if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes)
-        found += [Path(root, name) for name in wanted]
-    return sorted(found)
+    return [path for path in walk_files(folder) if path.suffix.lower() in suffixes]
 
 
 def plain_path(text: str) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
 from utils.formats.coco.read import read_coco
 from utils.formats.coco.write import unsupported, write_coco
-from utils.formats.compare import find_differences
 from utils.formats.read import read_annotations, read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array
 

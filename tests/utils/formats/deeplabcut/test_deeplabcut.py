@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
-from utils.formats.compare import find_differences
 from utils.formats.deeplabcut.read import read_deeplabcut
 from utils.formats.deeplabcut.write import unsupported, write_deeplabcut
 from utils.formats.read import read_poses

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
 from utils.formats.coco.write import write_coco
-from utils.formats.compare import find_differences
 from utils.formats.labelme.read import read_labelme
 from utils.formats.labelme.write import unsupported, write_labelme
 from utils.formats.pictures import picture_bytes

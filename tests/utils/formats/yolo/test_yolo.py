@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
-from utils.formats.compare import find_differences
 from utils.formats.labelme.read import read_labelme
 from utils.formats.read import read_annotations, read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array, missing_keypoints

@@ -1,0 +1,1 @@
+"""Tests, in the order of what they test, and what several of them need."""
