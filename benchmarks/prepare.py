@@ -60,7 +60,7 @@ class Bench:
         task.settle()
         self.samples = [(split, sample) for split in prepare.SPLITS for sample in self.read(task, split)]
         self.pictures = [
-            np.ascontiguousarray(task.transform(sample, view).arrays["image"])
+            np.ascontiguousarray(task.apply_view(sample, view).arrays["image"])
             for split, sample in self.samples
             for view in task.views(split)
         ]
@@ -115,7 +115,7 @@ def part_times(bench: Bench) -> dict[str, float]:
     parts: dict[str, Callable[[], object]] = {
         "read": lambda: [list(bench.read(task, split)) for split in prepare.SPLITS],
         "digest of the sample": lambda: [digest_array(a) for a in first.arrays.values() for _ in range(reads)],
-        "turn to a view, contiguous": lambda: [task.requests(task.transform(first, view)) for _ in range(count)],
+        "turn to a view, contiguous": lambda: [task.requests(task.apply_view(first, view)) for _ in range(count)],
         "encode": lambda: encode_all(task, maps, count),
         "write and fsync": lambda: write_all(store, records),
     }

@@ -35,6 +35,7 @@ from models.weights import (
     read_normalization,
 )
 from utils.errors import DataError, SettingsError
+from utils.geometry.padding import pad_picture
 
 logger = logging.getLogger(__name__)
 
@@ -285,33 +286,6 @@ def _describe_geometry(folder: Path, family: str, config: Any) -> tuple[int, lis
     return sides[0], [config.hidden_size] * config.num_hidden_layers, [sides[0]] * config.num_hidden_layers
 
 
-def reflected_indices(length: int, padded: int, device: torch.device | str = "cpu") -> Tensor:
-    """Indices that continue a line by reflection at its ends, as often as needed.
-
-    Parameters
-    ----------
-    length : int
-        Cells of the line, at least 1.
-    padded : int
-        Cells wanted.
-    device : torch.device or str
-        Where the indices shall lie.
-
-    Returns
-    -------
-    Tensor, shape (padded,)
-        Indices into the line.
-
-    Examples
-    --------
-    >>> reflected_indices(3, 8).tolist(), reflected_indices(1, 3).tolist()
-    ([0, 1, 2, 1, 0, 1, 2, 1], [0, 0, 0])
-    """
-    period = max(2 * (length - 1), 1)
-    position = torch.arange(padded, device=device) % period
-    return torch.minimum(position, period - position) if length > 1 else position
-
-
 class Backbone(nn.Module):
     """A frozen DINO model that turns pictures into the feature maps of chosen blocks.
 
@@ -513,10 +487,7 @@ class Backbone(nn.Module):
             raise ValueError(f"images must have shape (B, 3, H, W), got {tuple(images.shape)}")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ValueError(f"images must be uint8 or floating point from 0 to 255, got {images.dtype}")
-        images = images.to(self.device)
-        for axis, length in zip((2, 3), self.info.padded(images.shape[2:]), strict=True):
-            if images.shape[axis] != length:
-                images = images.index_select(axis, reflected_indices(images.shape[axis], length, self.device))
+        images = pad_picture(images.to(self.device), self.info.padded(images.shape[2:]))
         return torch.addcmul(self.shift, images.float(), self.scale)
 
     def forward(self, images: Tensor, stretch: Tensor | None = None) -> list[Tensor]:

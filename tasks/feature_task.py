@@ -96,6 +96,18 @@ class FeatureTask(Task):
         store = open_store(self.settings, "prepare")
         return FeatureService(self.settings.model, store, self.settings.prepare.store_dtype, device)
 
+    def cell_size(self) -> int:
+        """Side of a patch of the backbone, or of a cell of its coarsest stage.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import example_task
+        >>> example_task(tempfile.mkdtemp())[0].cell_size()
+        4
+        """
+        return self.features.info.patch_size
+
     def views(self, split: str) -> Sequence[View | Variation]:
         """Stored views of training samples; validation is stored as it is.
 

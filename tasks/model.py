@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tasks.base import Batch
 from tasks.features import FeatureService
 from utils.errors import DataError, DinolithError
+from utils.geometry.fields import padded_maps
 
 
 class FeatureModel(nn.Module):
@@ -30,8 +31,9 @@ class FeatureModel(nn.Module):
     >>> from tasks.example import prepared_example
     >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
     >>> model = task.build_model()
-    >>> from tasks.prepared import PreparedReader, Ticket
-    >>> batch = PreparedReader(task, store, prepared).read([Ticket(0)])
+    >>> from tasks.prepared import PreparedReader
+    >>> from utils.data import SampleRef
+    >>> batch = PreparedReader(task, store, prepared).read([SampleRef(0)])
     >>> stored = model(batch)["logits"]
     >>> batch.feature_maps = None
     >>> torch.equal(stored, model(batch)["logits"])
@@ -51,16 +53,21 @@ class FeatureModel(nn.Module):
         --------
         >>> import tempfile
         >>> from tasks.example import prepared_example
-        >>> from tasks.prepared import PreparedReader, Ticket
+        >>> from tasks.prepared import PreparedReader
+        >>> from utils.data import SampleRef
         >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
-        >>> task.build_model()(PreparedReader(task, store, prepared).read([Ticket(0)]))["logits"].shape
+        >>> task.build_model()(PreparedReader(task, store, prepared).read([SampleRef(0)]))["logits"].shape
         torch.Size([1, 2, 8, 8])
         """
         image = batch.arrays["image"]
         maps = batch.feature_maps
         if maps is None:
-            colours = image[:, :3]
-            maps = self.backbone(colours) if self.backbone is not None else self.features.maps(colours)
+            compute = self.features.maps if self.backbone is None else self.backbone
+            maps = (
+                compute(image[:, :3])
+                if batch.sizes is None
+                else padded_maps(compute, image[:, :3], batch.sizes, self.features.info.patch_size)
+            )
         return self.head([feature_map.to(torch.float32) for feature_map in maps], image)
 
 

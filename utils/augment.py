@@ -25,6 +25,9 @@ from torch import Tensor
 IGNORE_INDEX = 255
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, how bright red, green and blue look
 
+_MOVED_BYTES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # sizes of a pixel that OpenCV can transpose
+_ROTATIONS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
+
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 
@@ -124,9 +127,28 @@ class View:
             axes = axes or (-2, -1)
             flipped = array.flip(axes[1]) if self.flip else array
             return torch.rot90(flipped, self.quarter_turns, axes).contiguous()
+        pixel_bytes = array.itemsize * math.prod(array.shape[2:])
+        if axes in (None, (0, 1)) and array.size and array.ndim in (2, 3) and pixel_bytes in _MOVED_BYTES:
+            return self._apply_to_bytes(np.ascontiguousarray(array), pixel_bytes)
         axes = axes or (0, 1)
         turned = np.rot90(np.flip(array, axes[1]) if self.flip else array, self.quarter_turns, axes)
         return np.ascontiguousarray(turned)
+
+    def _apply_to_bytes(self, array: np.ndarray, pixel_bytes: int) -> np.ndarray:
+        """Let OpenCV move whole pixels, whatever they hold; it takes a tenth of NumPy's time.
+
+        Examples
+        --------
+        >>> View(False, 1)._apply_to_bytes(np.array([[1.5, 2.5]]), 8).tolist()
+        [[2.5], [1.5]]
+        """
+        moved: np.ndarray = array.reshape(-1).view(np.uint8).reshape(*array.shape[:2], pixel_bytes)
+        if self.flip:
+            moved = cv2.flip(moved, 1)
+        if self.quarter_turns:
+            moved = cv2.rotate(moved, _ROTATIONS[self.quarter_turns])
+        size = array.shape[1::-1] if self.quarter_turns % 2 else array.shape[:2]
+        return moved.reshape(-1).view(array.dtype).reshape(*size, *array.shape[2:])
 
     def invert(self) -> View:
         """The view that undoes this one.
@@ -281,13 +303,13 @@ class Variation:
 
         Examples
         --------
-        >>> laid_down_as(Variation(2, "5ca1ab1e").name)
+        >>> parse_view_name(Variation(2, "5ca1ab1e").name)
         Variation(index=2, recipe='5ca1ab1e')
         """
         return f"varied{self.index}-{self.recipe}"
 
 
-def laid_down_as(name: str) -> View | Variation:
+def parse_view_name(name: str) -> View | Variation:
     """Find the view or variation of a name.
 
     Raises
@@ -297,7 +319,7 @@ def laid_down_as(name: str) -> View | Variation:
 
     Examples
     --------
-    >>> laid_down_as("hflip"), laid_down_as("varied12-5ca1ab1e")
+    >>> parse_view_name("hflip"), parse_view_name("varied12-5ca1ab1e")
     (View(flip=True, quarter_turns=0), Variation(index=12, recipe='5ca1ab1e'))
     """
     varied = _VARIED.fullmatch(name)

@@ -62,11 +62,11 @@ def student_batch(folder: str | Path, *overrides: str) -> tuple[DistillTask, Bat
     >>> sorted(student_batch(tempfile.mkdtemp())[1].target)
     ['scale', 'stretch']
     """
-    from tasks.prepared import stack_samples
+    from tasks.prepared import collate_samples
 
     task, _ = student_example(folder, *overrides)
     sample = next(task.samples(task.data.units["scene"]))
-    return task, task.collate(stack_samples([sample]), [task.encode(sample, Progress())])
+    return task, task.collate(collate_samples(task, [sample]), [task.encode(sample, Progress())])
 
 
 @cache

@@ -38,13 +38,12 @@ from tasks.distill.model import DistillModel, fit_projections, teacher_pictures
 from tasks.distill.pictures import CropData, CropItem
 from tasks.distill.scoring import StudentMetric, StudentPredictor, draw_maps, report_scores
 from tasks.feature_task import FeatureTask, refuse_other
-from tasks.prepared import BACKBONE
 from tasks.runs import choose_device
 from tasks.splits import lists_stay
 from utils import distributed
 from utils.augment import IDENTITY, RandomColour, View
 from utils.checkpoints import Checkpoint
-from utils.data import map_names
+from utils.data import BACKBONE, map_names
 from utils.errors import DataError, SettingsError
 from utils.map_comparison import ChannelStatistics, distill_counts, distill_sums
 from utils.tiling import Window

@@ -31,10 +31,11 @@ from utils import distributed
 from utils.animals import make_animals
 from utils.augment import IDENTITY, RandomColour, View, tta_views
 from utils.checkpoints import Checkpoint
-from utils.crops import drop_outside, move_boxes, move_keypoints, random_similarity, warp_picture
+from utils.crops import random_similarity
 from utils.errors import DataError, SettingsError
 from utils.formats.convert import convert_poses
 from utils.formats.poses import Instance, Skeleton
+from utils.geometry.fields import Boxes, Fields, Image, Mask, Points, Transform, Values, warp
 from utils.tiling import Window
 from utils.videos import VideoReader, is_video
 
@@ -438,47 +439,25 @@ class KeypointsTask(FeatureTask):
         self._apply_rules()
         return super().view_group()
 
-    def transform(self, sample: Sample, view: View, generator: np.random.Generator | None = None) -> Sample:
-        """Turn picture, points and boxes together; a mirror exchanges left and right.
+    @property
+    def fields(self) -> Fields:
+        """Kinds of a canvas, its animals, the matrix that laid them on it, and their place in the item.
 
         Examples
         --------
         >>> import tempfile
         >>> from tasks.keypoints.example import animals_example
-        >>> task, context = animals_example(tempfile.mkdtemp())
-        >>> sample = next(task.samples(task.items("val")[0]))
-        >>> twice = task.transform(task.transform(sample, View(True, 0)), View(True, 0))
-        >>> bool(np.allclose(twice.arrays["keypoints"], sample.arrays["keypoints"], atol=1e-4))
-        True
+        >>> animals_example(tempfile.mkdtemp())[0].fields["keypoints"].swap
+        (0, 2, 1, 4, 3, 5, 6)
         """
-        if view == IDENTITY:
-            return sample
-        matrix = view.matrix((sample.arrays["image"].shape[0], sample.arrays["image"].shape[1]))
-        pictures = {name: view.apply(sample.arrays[name]) for name in ("image", "valid")}
-        return sample.with_arrays(self._moved(sample, matrix, pictures), view=sample.view.compose(view))
-
-    def _moved(self, sample: Sample, matrix: np.ndarray, pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Arrays of a sample whose picture was moved by a matrix.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.keypoints.example import animals_example
-        >>> task, context = animals_example(tempfile.mkdtemp())
-        >>> sample = next(task.samples(task.items("val")[0]))
-        >>> moved = task._moved(sample, np.diag([2.0, 2.0, 1.0]), {"valid": np.ones((192, 256), bool)})
-        >>> moved["matrix"][0, 0] / sample.arrays["matrix"][0, 0]
-        np.float64(2.0)
-        """
-        arrays, size = sample.arrays, pictures["valid"].shape
-        points = move_keypoints(arrays["keypoints"], matrix, self._flip_idx)
-        there = arrays["boxes"].any(axis=-1, keepdims=True)
-        moved = {
-            "keypoints": drop_outside(points, (size[0], size[1])).astype(np.float32),
-            "boxes": np.where(there, move_boxes(arrays["boxes"], matrix), 0).astype(np.float32),
-            "matrix": matrix @ arrays["matrix"],
+        return {
+            "image": Image("black"),
+            "valid": Mask(0),
+            "keypoints": Points(self._flip_idx, ragged=False),
+            "boxes": Boxes(ragged=False),
+            "matrix": Transform(),
+            "place": Values(),
         }
-        return {**arrays, **pictures, **moved}
 
     @property
     def _flip_idx(self) -> tuple[int, ...]:
@@ -511,16 +490,13 @@ class KeypointsTask(FeatureTask):
         varied = self.settings.dataset.augmentations
         if not varied.enable:
             return sample
-        size = sample.arrays["image"].shape[:2]
+        height, width = sample.arrays["image"].shape[:2]
         low, high = varied.scale_range
-        matrix = random_similarity(generator, (size[0], size[1]), (low, high), varied.rotation_degrees)
+        matrix = random_similarity(generator, (height, width), (low, high), varied.rotation_degrees)
         colour = RandomColour(varied.brightness, varied.contrast, varied.saturation)
-        if np.array_equal(matrix, np.eye(3)):
-            return sample.with_arrays({**sample.arrays, "image": colour(sample.arrays["image"], generator)})
-        image, seen = warp_picture(sample.arrays["image"], matrix, (size[0], size[1]))
-        ground, _ = warp_picture(sample.arrays["valid"][..., None].astype(np.uint8), matrix, (size[0], size[1]))
-        pictures = {"image": colour(image, generator), "valid": seen & (ground[..., 0] > 0)}
-        return sample.with_arrays(self._moved(sample, matrix, pictures))
+        still = np.array_equal(matrix, np.eye(3))
+        arrays = sample.arrays if still else warp(self.fields, sample.arrays, matrix, (height, width))
+        return sample.with_arrays({**arrays, "image": colour(arrays["image"], generator)})
 
     def sample_bytes(self) -> int:
         """Size of the stored arrays of one sample.
@@ -633,10 +609,10 @@ class KeypointsTask(FeatureTask):
         --------
         >>> import tempfile
         >>> from tasks.keypoints.example import animals_example
-        >>> from tasks.prepared import stack_samples
+        >>> from tasks.prepared import collate_samples
         >>> task, context = animals_example(tempfile.mkdtemp())
         >>> sample = next(task.samples(task.items("val")[0]))
-        >>> batch = task.collate(stack_samples([sample]), [task.encode(sample, Progress())])
+        >>> batch = task.collate(collate_samples(task, [sample]), [task.encode(sample, Progress())])
         >>> batch.target["heatmaps"].shape
         torch.Size([1, 7, 24, 32])
         """

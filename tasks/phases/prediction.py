@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from tasks.base import Batch, Context, Item, Piece, Predictor, Sample, Task
 from tasks.phases.streams import closed_in_the_end, read_ahead
-from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, stack_samples
+from tasks.prepared import PreparedItem, PreparedReader, batched, collate_samples
 from utils import distributed
 from utils.augment import IDENTITY
+from utils.data import SampleRef
 from utils.feature_store import FeatureStore
 
 
@@ -40,14 +41,14 @@ def live_batches(
     [4, 4, 1]
     """
     views = task.prediction_views()
-    samples = (task.transform(sample, view) for sample in task.samples(item) for view in views)
+    samples = (task.apply_view(sample, view) for sample in task.samples(item) for view in views)
     if not predictor.batched:
         for sample in samples:  # whether the next sample is wanted may depend on what this one gave
-            yield ([sample], stack_samples([sample]) if predictor.wants(sample) else None)
+            yield ([sample], collate_samples(task, [sample]) if predictor.wants(sample) else None)
         return
     for wanted, run in groupby(samples, predictor.wants):
         while group := list(islice(run, batch_size)):
-            yield group, stack_samples(group) if wanted else None
+            yield group, collate_samples(task, group) if wanted else None
 
 
 def stored_batches(
@@ -67,12 +68,11 @@ def stored_batches(
     [3, 1]
     """
     reader = PreparedReader(task, store, [prepared])
-    tickets = [Ticket(position) for position in range(len(prepared.entries))]
-    for group in batched(tickets, batch_size if predictor.batched else 1):
+    refs = [SampleRef(position) for position in range(len(prepared.entries))]
+    for group in batched(refs, batch_size if predictor.batched else 1):
         batch = reader.read(group)
-        samples = reader.samples(batch)
-        wanted = predictor.batched or predictor.wants(samples[0])
-        yield samples, batch if wanted else None
+        wanted = predictor.batched or predictor.wants(batch.samples[0])
+        yield batch.samples, batch if wanted else None
 
 
 def predict_item(

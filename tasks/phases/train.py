@@ -22,10 +22,11 @@ from tasks.base import Batch, Context, PhaseResult, Progress, Task, open_store
 from tasks.model import load_trained_state, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.streams import closed_in_the_end, read_ahead
-from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, prepared_items
+from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
 from utils import distributed
 from utils.checkpoints import init_from, load_checkpoint, load_training_state, save_checkpoint, save_training_state
+from utils.data import SampleRef
 from utils.errors import DataError, DinolithError, Interrupted
 from utils.feature_store import FeatureStore
 from utils.files import digest_json, read_json, write_json
@@ -52,12 +53,12 @@ class Step:
 
     Examples
     --------
-    >>> Step(0, [[Ticket(0)]]).index
+    >>> Step(0, [[SampleRef(0)]]).index
     0
     """
 
     index: int
-    micro_batches: list[Sequence[Ticket]]
+    micro_batches: Sequence[Sequence[SampleRef]]
 
 
 def run(task: Task, context: Context) -> PhaseResult:
@@ -358,7 +359,7 @@ class Training:
         >>> import tempfile
         >>> from tasks.example import training_example
         >>> steps = training_example(tempfile.mkdtemp())._steps()
-        >>> sorted(ticket.position for step in steps for part in step.micro_batches for ticket in part)
+        >>> sorted(ref.position for step in steps for part in step.micro_batches for ref in part)
         [0, 1, 2, 3, 4, 5]
         """
         entries = self.reader.entries
@@ -368,12 +369,12 @@ class Training:
         else:
             order = generator.choice(len(entries), len(entries), p=self.weights / self.weights.sum())
         curriculum = self.task.curriculum(self.epoch, self.settings.epochs)
-        tickets = []
+        refs = []
         for position in order.tolist():
             stored = sorted(entries[position].records) if self.settings.features == "cached" else self._online_views()
             views = self.task.training_views(stored, curriculum)
-            tickets.append(Ticket(position, views[int(generator.integers(len(views)))]))
-        micro = list(batched(tickets, self.settings.batch_size))
+            refs.append(SampleRef(position, views[int(generator.integers(len(views)))]))
+        micro = self.reader.plan(refs, self.settings.batch_size, generator)
         grouped = [
             micro[i : i + self.settings.grad_accum_steps] for i in range(0, len(micro), self.settings.grad_accum_steps)
         ]

@@ -40,6 +40,7 @@ from utils.augment import RandomColour, RandomGeometry, View, tta_views
 from utils.checkpoints import Checkpoint, load_checkpoint
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json
+from utils.geometry.fields import warp
 from utils.labels import IGNORE, label_counts
 from utils.losses import class_weights_from_counts, segmentation_counts, segmentation_sums
 from utils.mask_losses import mask_classification_counts, mask_classification_sums
@@ -453,9 +454,9 @@ class SegmentationTask(FeatureTask):
         (16, 16)
         """
         geometry, colour = self._variation
-        moved = geometry(sample.arrays["image"], sample.arrays["label"], sample.arrays["valid"], generator)
-        arrays = {"image": colour(moved.image, generator), "label": moved.label, "valid": moved.valid}
-        return sample.with_arrays(arrays)
+        height, width = sample.arrays["image"].shape[:2]
+        arrays = warp(self.fields, sample.arrays, geometry.sample((height, width), generator), geometry.size)
+        return sample.with_arrays({**arrays, "image": colour(arrays["image"], generator)})
 
     @cached_property
     def _variation(self) -> tuple[RandomGeometry, RandomColour]:

@@ -20,7 +20,7 @@ from config import KeypointsConfig
 from tasks.keypoints.example import SETTINGS, animals_example, drawn_animals
 from tasks.keypoints.prediction import Decoder
 from tasks.keypoints.sinks import pose_array
-from tasks.prepared import stack_samples
+from tasks.prepared import collate_samples
 from utils.augment import View, views_of
 from utils.checkpoints import load_checkpoint
 from utils.errors import DataError, SettingsError
@@ -180,13 +180,13 @@ def test_maps_of_views_are_laid_back_upon_each_other():
 def test_picture_and_points_move_together_and_back(view, tmp_path):
     task, _ = animals_example(tmp_path)
     sample = next(task.samples(task.items("train")[0]))
-    moved = task.transform(sample, view)
+    moved = task.apply_view(sample, view)
     order = list(task._flip_idx) if view.flip else list(range(7))
     before, after = sample.arrays["keypoints"], moved.arrays["keypoints"][:, order]
     seen = before[..., 2] > 0
     np.testing.assert_allclose(after[seen][:, :2], view.points(before[seen][:, :2], (96, 128)), atol=1e-3)
     assert np.array_equal(moved.arrays["image"], view.apply(sample.arrays["image"]))
-    back = task.transform(moved, view.invert())
+    back = task.apply_view(moved, view.invert())
     np.testing.assert_allclose(back.arrays["keypoints"], sample.arrays["keypoints"], atol=1e-3)
     assert np.array_equal(back.arrays["image"], sample.arrays["image"])
 
@@ -197,12 +197,12 @@ def test_stored_variations_are_the_same_in_prepare_and_training(tmp_path):
     sample = next(task.samples(task.items("train")[0]))
     views = task.views("train")
     assert len(views) == 6
-    first, again = (task.lay_down(sample, views[-1]).arrays for _ in range(2))
+    first, again = (task.apply_view(sample, views[-1]).arrays for _ in range(2))
     assert all(np.array_equal(first[name], again[name]) for name in first)
-    assert not np.array_equal(first["image"], task.lay_down(sample, views[-2]).arrays["image"])
+    assert not np.array_equal(first["image"], task.apply_view(sample, views[-2]).arrays["image"])
     other, _ = animals_example(tmp_path, varied, "resources.seed=5")
     assert other.views("train") == views
-    assert np.array_equal(other.lay_down(sample, views[-1]).arrays["image"], first["image"])
+    assert np.array_equal(other.apply_view(sample, views[-1]).arrays["image"], first["image"])
 
 
 def test_the_size_of_targets_follows_the_curriculum(tmp_path):
@@ -211,7 +211,11 @@ def test_the_size_of_targets_follows_the_curriculum(tmp_path):
     task, _ = animals_example(tmp_path, "keypoints={short_side: 96, sigma: 3.0, sigma_end: 1.0}")
     sample = next(task.samples(task.items("train")[0]))
     spots = [
-        float(task.collate(stack_samples([sample]), [task.encode(sample, Progress(epoch, 3))]).target["heatmaps"].sum())
+        float(
+            task.collate(collate_samples(task, [sample]), [task.encode(sample, Progress(epoch, 3))])
+            .target["heatmaps"]
+            .sum()
+        )
         for epoch in range(3)
     ]
     assert spots[0] > 1.5 * spots[1] > 2 * spots[2] > 0

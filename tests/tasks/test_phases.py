@@ -20,11 +20,12 @@ from tasks.base import Context, Progress, open_store
 from tasks.example import example_task, prepared_example, training_example
 from tasks.phases import evaluate, inference, prepare, train, verify
 from tasks.phases.prediction import live_batches, stored_batches
-from tasks.prepared import PreparedReader, Ticket, prepared_items
+from tasks.prepared import PreparedReader, prepared_items
 from tasks.runs import BEST, LAST, checkpoint_path
 from tasks.segmentation.task import SegmentationTask
 from utils.augment import View
 from utils.checkpoints import load_checkpoint, save_checkpoint
+from utils.data import SampleRef
 from utils.errors import DataError, DinolithError, Interrupted, SettingsError
 from utils.feature_store import FeatureStore
 from utils.files import read_json
@@ -225,8 +226,8 @@ def test_a_batch_from_the_store_equals_one_computed_on_the_fly(dtype, tmp_path):
     reader = PreparedReader(task, store, prepared)
     view = task.views("train")[1]
     for name in ("identity", view.name):
-        stored = reader.read([Ticket(0, name), Ticket(1, name)], Progress())
-        samples = [task.transform(sample, View.from_name(name)) for sample in list(task.samples(prepared[0].item))[:2]]
+        stored = reader.read([SampleRef(0, name), SampleRef(1, name)], Progress())
+        samples = [task.apply_view(sample, View.from_name(name)) for sample in list(task.samples(prepared[0].item))[:2]]
         for field in ("image", "label", "valid"):
             live = np.stack([sample.arrays[field] for sample in samples])
             live = live.transpose(0, 3, 1, 2) if field == "image" else live
@@ -546,7 +547,7 @@ def test_online_windows_are_cropped_with_their_labels_anew_in_each_epoch(tmp_pat
     task, store, prepared = prepared_example(tmp_path, online, "dataset.augmentations.enable=true")
     assert set(producers_of(tmp_path, keys_of(tmp_path))) == {"sample"}, "no features are stored"
     reader = PreparedReader(task, store, prepared)
-    tickets = [Ticket(position, view.name) for position in range(6) for view in task.views("train")]
+    tickets = [SampleRef(position, view.name) for position in range(6) for view in task.views("train")]
     batch = reader.read(tickets, Progress(0))
     assert batch.feature_maps is None
     assert batch.arrays["image"].shape == (48, 3, 12, 12)
