@@ -96,7 +96,7 @@ def has_behaviour(node: ast.AST) -> bool:
             set(bases) - {"ABC", "Protocol"}
         )
     if any(
-        getattr(decorator, "id", getattr(decorator, "attr", "")) in ("abstractmethod", "overload")
+        getattr(decorator, "id", getattr(decorator, "attr", "")) in ("abstractmethod", "overload", "override")
         for decorator in node.decorator_list
     ):
         return False

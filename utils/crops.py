@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from utils.augment import transform_points, warp_image, warp_valid
+from utils.geometry.warps import transform_points, warp_image, warp_valid
 
 # --- canvases --------------------------------------------------------------------------------------------------------
 

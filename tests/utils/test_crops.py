@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.augment import warp_image
 from utils.crops import (
     box_of_points,
     box_of_polygon,
@@ -21,6 +20,7 @@ from utils.crops import (
     whole_picture,
 )
 from utils.formats.poses import infer_flip_idx
+from utils.geometry.warps import warp_image
 
 SIZE = (150, 220)
 NAMES = ("snout", "left_ear", "right_ear", "tail")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.augment import IDENTITY, RandomGeometry, View, transform_points, views_of
+from utils.augment import IDENTITY, RandomGeometry, View, views_of
 from utils.crops import random_similarity
 from utils.errors import DataError
 from utils.geometry.fields import (
@@ -28,6 +28,7 @@ from utils.geometry.fields import (
     split_rows,
     warp,
 )
+from utils.geometry.warps import transform_points
 
 VIEWS = views_of(hflip=True, rotate90=True)
 NAMES = [view.name for view in VIEWS]
