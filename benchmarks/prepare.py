@@ -60,7 +60,7 @@ class Bench:
         task.source.prepare_data()
         self.samples = [(split, sample) for split in prepare.SPLITS for sample in self.read(task, split)]
         self.pictures = [
-            np.ascontiguousarray(task.source.transform(sample, view).arrays["image"])
+            np.ascontiguousarray(task.source.apply_view(sample, view).arrays["image"])
             for split, sample in self.samples
             for view in task.source.views(split)
         ]
@@ -116,7 +116,7 @@ def part_times(bench: Bench) -> dict[str, float]:
         "read": lambda: [list(bench.read(task, split)) for split in prepare.SPLITS],
         "digest of the sample": lambda: [digest_array(a) for a in first.arrays.values() for _ in range(reads)],
         "turn to a view, contiguous": lambda: [
-            task.source.requests(task.source.transform(first, view)) for _ in range(count)
+            task.source.requests(task.source.apply_view(first, view)) for _ in range(count)
         ],
         "encode": lambda: encode_all(task, maps, count),
         "write and fsync": lambda: write_all(store, records),

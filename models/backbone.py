@@ -35,7 +35,7 @@ from models.weights import (
     read_normalization,
 )
 from utils.errors import DataError, SettingsError
-from utils.resampling import reflect_index
+from utils.geometry.padding import pad_picture
 
 logger = logging.getLogger(__name__)
 
@@ -474,11 +474,7 @@ class Backbone(nn.Module):
             raise ValueError(f"images must have shape (B, 3, H, W), got {tuple(images.shape)}")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ValueError(f"images must be uint8 or floating point from 0 to 255, got {images.dtype}")
-        images = images.to(self.device)
-        for axis, length in zip((2, 3), self.info.padded(images.shape[2:]), strict=True):
-            if images.shape[axis] != length:
-                reflected = torch.from_numpy(reflect_index(0, length, images.shape[axis]))
-                images = images.index_select(axis, reflected.to(self.device))
+        images = pad_picture(images.to(self.device), self.info.padded(images.shape[2:]))
         return torch.addcmul(self.shift, images.float(), self.scale)
 
     def forward(self, images: Tensor, stretch: Tensor | None = None) -> list[Tensor]:

@@ -8,11 +8,11 @@ from itertools import pairwise
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import FeatureSpec, resize
 from utils.distributed import differentiable_sum_over_ranks
+from utils.geometry.padding import pad_picture
 
 EXTRA_BAND_MEAN = 0.5  # bands beyond the colours have no statistics of their own: the middle of the scale,
 EXTRA_BAND_STD = 0.25  # and a quarter of it
@@ -293,7 +293,7 @@ class ImageInput(nn.Module):
         """
         height, width = image.shape[-2:]
         normalized = (image.float() / 255 - self.mean) / self.std
-        padded = F.pad(normalized, (0, -width % self.patch_size, 0, -height % self.patch_size), mode="replicate")
+        padded = pad_picture(normalized, (height + -height % self.patch_size, width + -width % self.patch_size))
         size = tuple(side // self.patch_size * self.cells for side in padded.shape[-2:])
         return resize(padded, size).contiguous(memory_format=torch.channels_last)
 

@@ -67,7 +67,8 @@ class Sample:
     item : Item
         Where it comes from.
     arrays : dict of str to ndarray
-        Named fields, such as `image` (H, W, C) uint8, `label` (H, W) uint8 and `valid` (H, W) bool.
+        Named fields, such as `image` (H, W, C) uint8, `label` (H, W) uint8 and `valid` (H, W) bool, of the kinds that
+        the task declares.
     window : Window, optional
         Its place in the item, in pixels.
     view : View
@@ -81,11 +82,11 @@ class Sample:
 
     id: str
     item: Item
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, Any]
     window: Window | None = None
     view: View = IDENTITY
 
-    def with_arrays(self, arrays: dict[str, np.ndarray], **changes: Any) -> Sample:
+    def with_arrays(self, arrays: dict[str, Any], **changes: Any) -> Sample:
         """Copy this sample with other arrays.
 
         Examples
@@ -138,49 +139,6 @@ class Producer(Protocol):
         """Give one record per input; what an iterator does for each is done in another thread, beside the next call."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where the records of one prepared sample are.
-
-    Parameters
-    ----------
-    sample_id : str
-        The sample.
-    sample_key : str
-        Record of the sample's arrays.
-    records : dict of str to dict of str to str
-        view name -> producer -> record key.
-    window : list of int, optional
-        y, x, height, width.
-    facts : dict
-        What the task wants to know later without reading, such as pixel counts of the classes.
-
-    Examples
-    --------
-    >>> entry = Entry("a", "00", {"identity": {"backbone": "11"}, "hflip": {"backbone": "22"}})
-    >>> list(entry.record_keys())
-    ['00', '11', '22']
-    """
-
-    sample_id: str
-    sample_key: str
-    records: dict[str, dict[str, str]]
-    window: list[int] | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def record_keys(self) -> Iterator[str]:
-        """All record keys.
-
-        Examples
-        --------
-        >>> list(Entry("a", "00", {}).record_keys())
-        ['00']
-        """
-        yield self.sample_key
-        for view in self.records.values():
-            yield from view.values()
-
-
 @dataclass
 class Batch:
     """What reaches a model, whether it came from the store or was computed on the fly.
@@ -188,14 +146,17 @@ class Batch:
     Parameters
     ----------
     samples : list of Sample
-        Without arrays; for the predictor and for messages.
-    arrays : dict of str to Tensor
-        Stacked fields: `image` (B, C, H, W) uint8, `label` (B, H, W) and so on.
+        With their arrays, without padding, for the predictor; without them in training.
+    arrays : dict of str to Tensor or list of Tensor
+        Fields of all samples: `image` (B, C, H, W) uint8, `label` (B, H, W) and so on; ragged ones, such as boxes, are
+        lists with a tensor per sample.
     feature_maps : list of Tensor (B, C, h, w), optional
         One per chosen block; None when the model has yet to compute them.
     target : any
         What the loss compares with: a tensor (B, ...), a list with an element per sample, a dictionary or tuple of
         those, or None.
+    sizes : list of (int, int), optional
+        Height and width of each sample where pictures of several sizes were padded to one; `arrays` then have `valid`.
 
     Examples
     --------
@@ -204,9 +165,10 @@ class Batch:
     """
 
     samples: list[Sample]
-    arrays: dict[str, Tensor]
+    arrays: dict[str, Any]
     feature_maps: list[Tensor] | None = None
     target: Any = None
+    sizes: list[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         """Give the number of samples."""
@@ -220,9 +182,8 @@ class Batch:
         >>> Batch([], {"image": torch.zeros(1, 3, 4, 6)}).to("cpu").arrays["image"].shape
         torch.Size([1, 3, 4, 6])
         """
-        arrays = {name: array.to(device, non_blocking=True) for name, array in self.arrays.items()}
-        maps = None if self.feature_maps is None else [m.to(device, non_blocking=True) for m in self.feature_maps]
-        return Batch(self.samples, arrays, maps, _to_device(self.target, device))
+        moved = [_to_device(value, device) for value in (self.arrays, self.feature_maps, self.target)]
+        return Batch(self.samples, moved[0], moved[1], moved[2], self.sizes)
 
 
 def _to_device(value: Any, device: str | torch.device) -> Any:

@@ -33,8 +33,9 @@ class FeatureModel(nn.Module):
     >>> from tasks.example import prepared_example
     >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
     >>> model = task.build_model()
-    >>> from tasks.prepared import PreparedReader, Ticket
-    >>> batch = PreparedReader(task, store, prepared).read([Ticket(0)])
+    >>> from tasks.prepared import PreparedReader
+    >>> from utils.data import SampleRef
+    >>> batch = PreparedReader(task, store, prepared).read([SampleRef(0)])
     >>> stored = model(batch)["logits"]
     >>> batch.feature_maps = None
     >>> torch.equal(stored, model(batch)["logits"])
@@ -57,9 +58,10 @@ class FeatureModel(nn.Module):
         --------
         >>> import tempfile
         >>> from tasks.example import prepared_example
-        >>> from tasks.prepared import PreparedReader, Ticket
+        >>> from tasks.prepared import PreparedReader
+        >>> from utils.data import SampleRef
         >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
-        >>> task.build_model()(PreparedReader(task, store, prepared).read([Ticket(0)]))["logits"].shape
+        >>> task.build_model()(PreparedReader(task, store, prepared).read([SampleRef(0)]))["logits"].shape
         torch.Size([1, 2, 8, 8])
         """
         image = batch.arrays["image"]

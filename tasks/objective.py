@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tasks.base import Batch, Entry, Progress, Sample
+from tasks.base import Batch, Progress, Sample
+from utils.data import Entry
 
 
 class Objective(ABC):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.base import Batch
-from tasks.prepared import PreparedReader, Ticket, batched
+from tasks.prepared import PreparedReader, batched
+from utils.data import SampleRef
 
 MOST_CELLS = 200_000  # cells that a probe is fitted to
 READ_AT_ONCE = 8  # windows
@@ -107,15 +108,15 @@ def collect_cells(
     """
     vectors, classes = [], []
     generator = torch.Generator().manual_seed(seed)
-    for tickets in batched([Ticket(position) for position in range(len(reader.entries))], READ_AT_ONCE):
-        batch = reader.read(tickets)
+    for refs in batched([SampleRef(position) for position in range(len(reader.entries))], READ_AT_ONCE):
+        batch = reader.read(refs)
         grid = cell_vectors(batch, on_colours)
         label = functional.interpolate(
             batch.arrays["label"][:, None].float(), size=grid.shape[-2:], mode="nearest-exact"
         )
         known = label[:, 0] != 255
         flat = grid.permute(0, 2, 3, 1)[known]
-        chosen = torch.randperm(len(flat), generator=generator)[: most * len(tickets) // len(reader.entries)]
+        chosen = torch.randperm(len(flat), generator=generator)[: most * len(refs) // len(reader.entries)]
         vectors.append(flat[chosen])
         classes.append(label[:, 0][known][chosen].long())
     return torch.cat(vectors), torch.cat(classes)
@@ -145,7 +146,7 @@ def fit_probe(
     >>> from tasks.example import prepared_example
     >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
     >>> reader = PreparedReader(task, store, prepared)
-    >>> probe, batch = fit_probe(task, reader, on_colours=True, most=2000), reader.read([Ticket(0)])
+    >>> probe, batch = fit_probe(task, reader, on_colours=True, most=2000), reader.read([SampleRef(0)])
     >>> float((probe(batch)["logits"].argmax(dim=1) == batch.arrays["label"]).float().mean())
     1.0
     """

@@ -18,6 +18,7 @@ from tasks.splits import LIST_SPLITS, OTHER_PICTURES, check_fraction, lists_stay
 from utils.augment import IDENTITY, Variation, View, views_of
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json
+from utils.geometry.fields import STANDARD_FIELDS, Fields, apply_view
 from utils.splits import nearest, read_list
 
 
@@ -75,6 +76,15 @@ class Source(ABC):
 
     # -- stored records
 
+    @property
+    def fields(self) -> Fields:
+        """Kind of each field of a sample, by which it is turned, warped, padded and stacked."""
+        return STANDARD_FIELDS
+
+    def cell_size(self) -> int:
+        """Give the pixels per side of the largest cell of the feature maps."""
+        return 1
+
     def cache_key(self) -> dict[str, Any]:
         """Give everything beside an item's files that its stored samples depend on."""
         return {}
@@ -83,23 +93,24 @@ class Source(ABC):
         """Give the views of each sample that are stored."""
         return [IDENTITY]
 
-    def transform(self, sample: Sample, view: View, generator: np.random.Generator | None = None) -> Sample:
-        """Turn or mirror a sample."""
-        arrays = {name: view.apply(array, axes=(0, 1)) for name, array in sample.arrays.items()}
-        return sample.with_arrays(arrays, view=sample.view.compose(view))
-
     def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
-        """Vary a sample at random."""
+        """Vary a sample at random; all samples keep their size, or all come to one size."""
         return sample
 
     def apply_view(self, sample: Sample, view: View | Variation) -> Sample:
         """Turn a sample, or vary it at random by a generator that its id and the variation's number seed."""
+        plain, generator = self.draw_view(sample.id, view)
+        arrays = apply_view(self.fields, sample.arrays, plain)
+        turned = sample.with_arrays(arrays, view=sample.view.compose(plain))
+        return turned if isinstance(view, View) else self.augment(turned, generator)
+
+    def draw_view(self, sample_id: str, view: View | Variation) -> tuple[View, np.random.Generator]:
+        """Give the flip and turn of a view or variation of a sample, and the generator of what varies it further."""
+        generator = np.random.default_rng([crc32(sample_id.encode()), 0 if isinstance(view, View) else view.index])
         if isinstance(view, View):
-            return self.transform(sample, view)
-        generator = np.random.default_rng([crc32(sample.id.encode()), view.index])
+            return view, generator
         plain = [stored for stored in self.views("train") if isinstance(stored, View)]
-        turned = self.transform(sample, plain[int(generator.integers(len(plain)))])
-        return self.augment(turned, generator)
+        return plain[int(generator.integers(len(plain)))], generator
 
     def requests(self, sample: Sample) -> list[Request]:
         """Give what is to be computed and stored for a sample."""
@@ -154,6 +165,10 @@ class FeatureSource(Source):
         4
         """
         return 3
+
+    @override
+    def cell_size(self) -> int:
+        return self.features.info.patch_size
 
     @override
     def views(self, split: str) -> Sequence[View | Variation]:

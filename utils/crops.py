@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from utils.augment import transform_points, warp_image, warp_valid
+from utils.geometry.warps import transform_points, warp_image, warp_valid
 
 # --- canvases --------------------------------------------------------------------------------------------------------
 
@@ -269,7 +269,7 @@ def warp_picture(image: np.ndarray, matrix: np.ndarray, canvas: tuple[int, int])
     rows, columns = _part_seen(image.shape[:2], matrix, canvas)
     part = image[rows, columns]
     if not part.size:
-        return np.zeros((*canvas, image.shape[2]), np.uint8), np.zeros(canvas, bool)
+        return np.zeros((*canvas, image.shape[2]), image.dtype), np.zeros(canvas, bool)
     local = matrix @ np.array([[1.0, 0, columns.start], [0, 1, rows.start], [0, 0, 1]])
     valid = warp_valid(np.ones(part.shape[:2], bool), local, canvas)
     warped = warp_image(part, local, canvas)
@@ -370,7 +370,7 @@ def drop_outside(keypoints: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
     >>> drop_outside(np.array([[0, 9.5, 2], [20, 5, 2], [np.nan, np.nan, 0]]), canvas=(10, 20)).tolist()
     [[0.0, 9.5, 2.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    x, y, visibility = np.moveaxis(np.asarray(keypoints), -1, 0)
+    x, y, visibility = np.moveaxis(np.asarray(keypoints)[..., :3], -1, 0)
     inside = (x >= 0) & (x < canvas[1]) & (y >= 0) & (y < canvas[0]) & (visibility > 0)
     return np.where(inside[..., None], keypoints, np.zeros_like(keypoints))
 

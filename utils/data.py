@@ -3,53 +3,134 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-import cv2
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from utils.augment import View
+from utils.augment import IDENTITY, View
 from utils.errors import DataError
 from utils.feature_store import FeatureStore
+from utils.geometry.fields import (
+    STANDARD_FIELDS,
+    Fields,
+    Grid,
+    Maps,
+    Rows,
+    Size,
+    apply_view,
+    collate,
+    kind_of,
+    merge_rows,
+    split_rows,
+)
 
-Memory = Callable[[Sequence[int], torch.dtype], Tensor]
-
+BACKBONE = "backbone"  # the producer whose maps reach a model as `feature_maps`
 _MAP_NAME = re.compile(r"map_(\d+)")
+
+
+class SampleRef(NamedTuple):
+    """One sample of a batch.
+
+    Parameters
+    ----------
+    position : int
+        Where it stands in the entries.
+    view : str
+        Name of the view, or of the stored variation, to take.
+    padded : (int, int), optional
+        Height and width of the batch that it belongs to, where samples of several sizes share it.
+
+    Examples
+    --------
+    >>> SampleRef(3, "hflip").view
+    'hflip'
+    """
+
+    position: int
+    view: str = IDENTITY.name
+    padded: Size | None = None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one sample lies in the store.
+    """Where the records of one prepared sample are.
 
     Parameters
     ----------
     sample_id : str
         Name of the sample, for reports and lists.
     sample_key : str
-        Record with `image` uint8 (H, W, C), `label` uint8 (H, W), `valid` bool (H, W) and any other arrays.
-    features : dict of str to str
-        View name -> record with the feature maps `map_0`, `map_1`, ... of the picture laid down that way.
+        Record of the sample's arrays, such as `image` uint8 (H, W, C), `label` uint8 (H, W) and `valid` bool (H, W).
+    records : dict of str to dict of str to str
+        view name -> producer -> record key; the record of the producer `backbone` holds the feature maps `map_0`,
+        `map_1`, ... of the picture laid down that way.
+    window : list of int, optional
+        y, x, height, width.
+    facts : dict
+        What the task wants to know later without reading, such as pixel counts of the classes.
 
     Examples
     --------
-    >>> Entry("scene_y0_x512", "00ff00ff", {"identity": "11ee11ee"}).features["identity"]
-    '11ee11ee'
+    >>> entry = Entry("a", "00", {"identity": {"backbone": "11"}, "hflip": {"backbone": "22"}})
+    >>> list(entry.record_keys())
+    ['00', '11', '22']
     """
 
     sample_id: str
     sample_key: str
-    features: dict[str, str] = field(default_factory=dict)
+    records: dict[str, dict[str, str]] = field(default_factory=dict)
+    window: list[int] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def record_keys(self) -> Iterator[str]:
+        """All record keys.
+
+        Examples
+        --------
+        >>> list(Entry("a", "00").record_keys())
+        ['00']
+        """
+        yield self.sample_key
+        for view in self.records.values():
+            yield from view.values()
+
+
+class Loaded(NamedTuple):
+    """What was read for a batch.
+
+    Parameters
+    ----------
+    samples : list of dict
+        The fields of each sample, pictures (H, W, C), in its view and without padding.
+    arrays : dict of str to Tensor or list of Tensor
+        The fields of all samples together, pictures (B, C, H, W).
+    sizes : list of (int, int), or None
+        Height and width of each sample where pictures were padded.
+
+    Examples
+    --------
+    >>> Loaded([], {}, None).sizes is None
+    True
+    """
+
+    samples: list[dict[str, Any]]
+    arrays: dict[str, Any]
+    sizes: list[Size] | None
+
+
+Change = Callable[[SampleRef, dict[str, Any]], dict[str, Any]]
 
 
 class PrecomputedDataset(Dataset[dict[str, Any]]):
-    """Samples and feature maps from the store.
+    """Samples and feature maps from the store; the one reader of batches.
 
-    An item is asked for by (position, view name). Pictures, labels and everything else that has the picture's height
-    and width is laid down in that view, which is exact; feature maps never are: each view has maps of its own.
+    An item is asked for by (position, view name). Its fields are laid down in that view as their kinds ask for, which
+    is exact; feature maps never are: each view has maps of its own. Samples of several sizes share a batch: pictures
+    and maps are padded below and to the right, and `valid` is False there. Maps are padded by cells after they were
+    computed, so that what was added to a picture never reaches the backbone.
 
     Parameters
     ----------
@@ -59,24 +140,33 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
         The samples, in the order of their positions.
     use_features : bool
         False leaves `feature_maps` empty; then every view can be asked for.
+    fields : mapping of str to Values
+        Kind of each field of the records; arrays of producers other than the backbone are named producer_array.
 
     Examples
     --------
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> store = FeatureStore(tempfile.mkdtemp())
     >>> with store.writer() as writer:
     ...     writer.put("aa" * 8, {"image": torch.arange(6, dtype=torch.uint8).view(1, 2, 3)})
     ...     writer.put("bb" * 8, {"map_0": torch.ones(4, 1, 1)})
-    >>> dataset = PrecomputedDataset(store, [Entry("a", "aa" * 8, {"hflip": "bb" * 8})])
+    >>> dataset = PrecomputedDataset(store, [Entry("a", "aa" * 8, {"hflip": {"backbone": "bb" * 8}})])
     >>> item = dataset[0, "hflip"]
     >>> item["image"].tolist(), [maps.shape for maps in item["feature_maps"]]
     ([[[3, 0]], [[4, 1]], [[5, 2]]], [torch.Size([4, 1, 1])])
     """
 
-    def __init__(self, store: FeatureStore, entries: Sequence[Entry], use_features: bool = True):
+    def __init__(
+        self,
+        store: FeatureStore,
+        entries: Sequence[Entry],
+        use_features: bool = True,
+        fields: Fields = STANDARD_FIELDS,
+    ):
         self.store = store
         self.entries = list(entries)
         self.use_features = use_features
+        self.fields = fields
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -86,7 +176,7 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
         item = {name: value[0] for name, value in batch.items() if name != "feature_maps"}
         return {**item, "feature_maps": [maps[0] for maps in batch["feature_maps"]]}
 
-    def read(self, requests: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    def read(self, requests: Sequence[tuple[int, str] | SampleRef]) -> dict[str, Any]:
         """Read a batch, every array straight into its place.
 
         Parameters
@@ -104,11 +194,11 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
         Raises
         ------
         DataError
-            If a record is missing, a view is not stored, or the samples' shapes differ.
+            If a record is missing, or a view is not stored.
 
         Examples
         --------
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> with store.writer() as writer:
         ...     writer.put("aa" * 8, {"image": torch.zeros(4, 5, 3), "label": torch.eye(4, 5)})
@@ -119,35 +209,206 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
         """
         if not requests:
             return self._empty()
-        entries = [self.entries[position] for position, _ in requests]
-        views = [View.from_name(name) for _, name in requests]
-        keys = [entry.sample_key for entry in entries]
-        names = [name for name in self.store.describe(keys[0]) if not _MAP_NAME.fullmatch(name)]
-        arrays = lay_down(self.store.read_batch(keys, names), views, self.store.memory)
-        arrays["sample_id"] = [entry.sample_id for entry in entries]
-        arrays["view"] = [name for _, name in requests]
-        return {**arrays, "feature_maps": self._read_maps(entries, arrays["view"])}
+        refs = [SampleRef(*request) for request in requests]
+        loaded = self.load(refs, lambda ref, arrays: apply_view(self.fields, arrays, View.from_name(ref.view)))
+        return {
+            **loaded.arrays,
+            "sample_id": [self.entries[ref.position].sample_id for ref in refs],
+            "view": [ref.view for ref in refs],
+            "feature_maps": self.read_maps(refs, loaded.sizes) if self.use_features else [],
+        }
 
-    def _read_maps(self, entries: Sequence[Entry], view_names: Sequence[str]) -> list[Tensor]:
-        """Feature maps of a batch, in the order of their numbers.
+    def load(self, refs: Sequence[SampleRef], turn: Change, vary: Change | None = None) -> Loaded:
+        """Read all fields of samples except the backbone's maps.
+
+        Parameters
+        ----------
+        refs : sequence of SampleRef
+            At least one.
+        turn : callable
+            Lays the stored fields of a sample down in its view.
+        vary : callable, optional
+            Changes all fields of a sample further, those of producers with them.
 
         Each has shape (B, C, h, w).
 
         Examples
         --------
-        >>> import tempfile
+        >>> import tempfile, torch
+        >>> store = FeatureStore(tempfile.mkdtemp())
+        >>> with store.writer() as writer:
+        ...     writer.put("aa" * 8, {"label": torch.eye(4, 5)})
+        >>> loaded = PrecomputedDataset(store, [Entry("a", "aa" * 8)]).load([SampleRef(0)], lambda ref, arrays: arrays)
+        >>> loaded.samples[0]["label"].shape, loaded.arrays["label"].shape, loaded.sizes
+        ((4, 5), torch.Size([1, 4, 5]), None)
+        """
+        keys = [self.entries[ref.position].sample_key for ref in refs]
+        names = [name for name in self.store.describe(keys[0]) if not _MAP_NAME.fullmatch(name)]
+        rows = self._read_rows(keys, names)
+        if any(ref.view != IDENTITY.name for ref in refs):
+            rows = self._change(refs, rows, turn)
+        rows |= self._read_producers(refs)
+        if vary is not None:
+            rows = self._change(refs, rows, vary)
+        arrays, sizes = collate(self.fields, rows, refs[0].padded, self.store.memory)
+        return Loaded(list(split_rows(self.fields, rows)), arrays, sizes)
+
+    def _change(self, refs: Sequence[SampleRef], rows: dict[str, Rows], change: Change) -> dict[str, Rows]:
+        """Change the fields of each sample.
+
+        Examples
+        --------
+        >>> dataset = PrecomputedDataset(None, [])
+        >>> dataset._change([SampleRef(7)], {"label": [3]}, lambda ref, arrays: {"label": ref.position})
+        {'label': [7]}
+        """
+        samples = zip(refs, split_rows(self.fields, rows), strict=True)
+        return merge_rows([change(ref, arrays) for ref, arrays in samples])
+
+    def _read_rows(self, keys: Sequence[str], names: Sequence[str]) -> dict[str, Rows]:
+        """Read arrays of records: those of one shape straight into one tensor, others into a list.
+
+        Raises
+        ------
+        DataError
+            If a record lacks an array, or the types differ.
+
+        Examples
+        --------
+        >>> import tempfile, torch
+        >>> store = FeatureStore(tempfile.mkdtemp())
+        >>> with store.writer() as writer:
+        ...     for count in range(2):
+        ...         writer.put(f"{count:08x}", {"image": torch.zeros(2, 3, 3), "boxes": torch.ones(count, 4)})
+        >>> rows = PrecomputedDataset(store, [])._read_rows(["00000000", "00000001"], ["image", "boxes"])
+        >>> rows["image"].shape, [tuple(boxes.shape) for boxes in rows["boxes"]]
+        (torch.Size([2, 2, 3, 3]), [(0, 4), (1, 4)])
+        """
+        layouts = [self.store.describe(key) for key in keys]
+        mixed = [name for name in names if any(layout.get(name) != layouts[0][name] for layout in layouts)]
+        for name in mixed:
+            for key, layout in zip(keys, layouts, strict=True):
+                if name not in layout or layout[name][1] != layouts[0][name][1]:
+                    raise DataError(
+                        f"{self.store.folder}: records {keys[0]} and {key} cannot share a batch: {name!r} is "
+                        f"{layouts[0][name]} and {layout.get(name, 'absent')}; run prepare again"
+                    )
+        equal = [name for name in names if name not in mixed]
+        stacked = self.store.read_batch(keys, equal) if equal else {}
+        single = [self.store.read_batch([key], mixed) for key in keys] if mixed else []
+        return {name: stacked[name] if name in stacked else [record[name][0] for record in single] for name in names}
+
+    def _read_producers(self, refs: Sequence[SampleRef]) -> dict[str, Rows]:
+        """Read the records of producers other than the backbone, named producer_array.
+
+        Examples
+        --------
+        >>> import tempfile, torch
+        >>> store = FeatureStore(tempfile.mkdtemp())
+        >>> with store.writer() as writer:
+        ...     writer.put("bb" * 8, {"flow": torch.ones(1, 2)})
+        >>> entry = Entry("a", "aa" * 8, {"identity": {"motion": "bb" * 8}})
+        >>> list(PrecomputedDataset(store, [entry])._read_producers([SampleRef(0)]))
+        ['motion_flow']
+        """
+        rows: dict[str, Rows] = {}
+        for producer in sorted(set(self._records(refs[0])) - {BACKBONE}):
+            keys = [self._records(ref)[producer] for ref in refs]
+            for name, values in self._read_rows(keys, list(self.store.describe(keys[0]))).items():
+                rows[f"{producer}_{name}"] = values
+        return rows
+
+    def _records(self, ref: SampleRef) -> dict[str, str]:
+        """Records of a sample in its view: producer -> key.
+
+        Examples
+        --------
+        >>> PrecomputedDataset(None, [Entry("a", "00")])._records(SampleRef(0))
+        {}
+        """
+        return self.entries[ref.position].records.get(ref.view, {})
+
+    def has_maps(self, refs: Sequence[SampleRef]) -> bool:
+        """Whether the backbone's maps of all of these samples and views are stored.
+
+        Examples
+        --------
+        >>> dataset = PrecomputedDataset(None, [Entry("a", "00", {"identity": {"backbone": "11"}})])
+        >>> dataset.has_maps([SampleRef(0)]), dataset.has_maps([SampleRef(0, "hflip")])
+        (True, False)
+        """
+        return all(BACKBONE in self._records(ref) for ref in refs)
+
+    def read_maps(self, refs: Sequence[SampleRef], sizes: Sequence[Size] | None = None, cell: int = 1) -> list[Tensor]:
+        """Read the backbone's maps of samples in their views, in the order of their numbers.
+
+        Parameters
+        ----------
+        refs : sequence of SampleRef
+            At least one.
+        sizes : sequence of (int, int), optional
+            Height and width of each picture where they are padded to one size.
+        cell : int
+            Pixels per side of the largest cell; needed where pictures are padded.
+
+        Returns
+        -------
+        list of Tensor, shape (B, C_i, h_i, w_i)
+            On the grid of the padded pictures.
+
+        Raises
+        ------
+        DataError
+            If a view is not stored: maps of another view cannot stand in for it.
+
+        Examples
+        --------
+        >>> import tempfile, torch
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> with store.writer() as writer:
         ...     writer.put("bb" * 8, {f"map_{index}": torch.full((2,), index) for index in (10, 9)})
-        >>> entry = Entry("a", "aa" * 8, {"identity": "bb" * 8})
-        >>> PrecomputedDataset(store, [entry])._read_maps([entry], ["identity"])[0].tolist()
+        >>> entry = Entry("a", "aa" * 8, {"identity": {"backbone": "bb" * 8}})
+        >>> PrecomputedDataset(store, [entry]).read_maps([SampleRef(0)])[0].tolist()
         [[9, 9]]
+        >>> PrecomputedDataset(store, [entry]).read_maps([SampleRef(0, "rot90")])
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: sample a: no features of view 'rot90' are stored; stored: identity
         """
-        if not self.use_features:
-            return []
-        keys = [feature_key(entry, view_name) for entry, view_name in zip(entries, view_names, strict=True)]
-        names = map_names(self.store.describe(keys[0]))
-        return list(self.store.read_batch(keys, names).values())
+        for ref in refs:
+            if BACKBONE not in self._records(ref):
+                entry = self.entries[ref.position]
+                stored = ", ".join(entry.records) or "none"
+                raise DataError(
+                    f"sample {entry.sample_id}: no features of view {ref.view!r} are stored; stored: {stored}"
+                )
+        keys = [self._records(ref)[BACKBONE] for ref in refs]
+        rows = self._read_rows(keys, map_names(self.store.describe(keys[0])))
+        kind = Maps(cell=cell)
+        if sizes is not None:
+            padded = refs[0].padded or (max(height for height, _ in sizes), max(width for _, width in sizes))
+            rows = {
+                name: [kind.pad(value, size, padded) for value, size in zip(values, sizes, strict=True)]
+                for name, values in rows.items()
+            }
+        return [kind.stack(values, self.store.memory) for values in rows.values()]  # type: ignore[misc]
+
+    def stored_size(self, position: int) -> Size | None:
+        """Height and width of a sample as it is stored, without reading it; None where it has no picture.
+
+        Examples
+        --------
+        >>> import tempfile, torch
+        >>> store = FeatureStore(tempfile.mkdtemp())
+        >>> with store.writer() as writer:
+        ...     writer.put("aa" * 8, {"label": torch.zeros(4, 5)})
+        >>> PrecomputedDataset(store, [Entry("a", "aa" * 8)]).stored_size(0)
+        (4, 5)
+        """
+        for name, (shape, _) in self.store.describe(self.entries[position].sample_key).items():
+            if not _MAP_NAME.fullmatch(name) and isinstance(kind_of(self.fields, name), Grid):
+                return shape[0], shape[1]
+        return None
 
     def _empty(self) -> dict[str, Any]:
         """A batch of no samples whose arrays have the shapes and types of the first sample.
@@ -159,7 +420,7 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
 
         Examples
         --------
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> with store.writer() as writer:
         ...     writer.put("aa" * 8, {"image": torch.zeros(4, 5, 3)})
@@ -170,32 +431,9 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
             raise DataError(
                 f"{self.store.folder}: the data set has no samples, so that even an empty batch has no shape"
             )
-        entry = self.entries[0]
-        view_name = next(iter(entry.features), "identity")
-        batch = self.read([(0, view_name)])
+        batch = self.read([(0, next(iter(self.entries[0].records), IDENTITY.name))])
         maps = [stacked[:0] for stacked in batch.pop("feature_maps")]
         return {**{name: value[:0] for name, value in batch.items()}, "feature_maps": maps}
-
-
-def feature_key(entry: Entry, view_name: str) -> str:
-    """The record that holds the feature maps of a sample in a view.
-
-    Raises
-    ------
-    DataError
-        If that view is not stored: maps of another view cannot stand in for it.
-
-    Examples
-    --------
-    >>> feature_key(Entry("a", "00", {"identity": "11", "hflip": "22"}), "rot90")
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: sample a: no features of view 'rot90' are stored; stored: identity, hflip
-    """
-    if view_name not in entry.features:
-        stored = ", ".join(entry.features) or "none"
-        raise DataError(f"sample {entry.sample_id}: no features of view {view_name!r} are stored; stored: {stored}")
-    return entry.features[view_name]
 
 
 def map_names(names: Iterable[str]) -> list[str]:
@@ -208,96 +446,3 @@ def map_names(names: Iterable[str]) -> list[str]:
     """
     numbers = {name: int(match[1]) for name in names if (match := _MAP_NAME.fullmatch(name))}
     return sorted(numbers, key=numbers.__getitem__)
-
-
-def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Fresh memory; `FeatureStore.memory` gives used memory, which is faster.
-
-    Examples
-    --------
-    >>> allocate((2, 3), torch.uint8).shape
-    torch.Size([2, 3])
-    """
-    return torch.empty(tuple(shape), dtype=dtype)
-
-
-def lay_down(arrays: Mapping[str, Tensor], views: Sequence[View], memory: Memory = allocate) -> dict[str, Any]:
-    """Lay down everything that has the picture's height and width, each sample in its view, channels first.
-
-    Parameters
-    ----------
-    arrays : mapping of str to Tensor
-        `image` (B, H, W, C) or at least `label` (B, H, W), which tell H and W; others, such as an elevation
-        (B, H, W, 1), follow them. What has another shape stays as it is.
-    views : sequence of View
-        One per sample.
-    memory : callable
-        Gives a tensor of a shape and type for the results.
-
-    Returns
-    -------
-    dict of str to Tensor
-        (B, H, W) stays so, (B, H, W, C) becomes (B, C, H, W).
-
-    Raises
-    ------
-    DataError
-        If quarter turns of pictures that are not square should share a batch with unturned ones.
-
-    Examples
-    --------
-    >>> arrays = {"image": torch.arange(6).view(1, 1, 2, 3), "bounds": torch.tensor([[7.0, 8.0]])}
-    >>> laid = lay_down(arrays, [View(False, 1)])
-    >>> laid["image"].tolist(), laid["bounds"].tolist()
-    ([[[[3], [0]], [[4], [1]], [[5], [2]]]], [[7.0, 8.0]])
-    """
-    reference = arrays.get("image", arrays.get("label"))
-    if reference is None:
-        return dict(arrays)
-    height, width = reference.shape[1:3]
-    if height != width and len({view.quarter_turns % 2 for view in views}) > 1:
-        raise DataError(
-            f"pictures of {height} x {width} pixels cannot share a batch with quarter turns of themselves: use square "
-            "windows, views without quarter turns, or batches of one"
-        )
-    return {
-        name: _lay_down_one(array, views, memory)
-        if array.ndim in (3, 4) and array.shape[1:3] == (height, width)
-        else array
-        for name, array in arrays.items()
-    }
-
-
-def _lay_down_one(array: Tensor, views: Sequence[View], memory: Memory = allocate) -> Tensor:
-    """Lay down a stack (B, H, W) or (B, H, W, C), channels first.
-
-    Examples
-    --------
-    >>> _lay_down_one(torch.tensor([[[1, 2]], [[1, 2]]]), [View(False, 0), View(True, 0)]).tolist()
-    [[[1, 2]], [[2, 1]]]
-    """
-    planes = array if array.ndim == 3 else _channels_first(array, memory)
-    if all(view == View(False, 0) for view in views):
-        return planes
-    height, width = planes.shape[-2:]
-    turned = (width, height) if views[0].quarter_turns % 2 else (height, width)
-    result = memory((*planes.shape[:-2], *turned), planes.dtype)
-    for target, view, source in zip(result, views, planes, strict=True):
-        target.copy_(view.apply(source))
-    return result
-
-
-def _channels_first(array: Tensor, memory: Memory = allocate) -> Tensor:
-    """Reorder a stack (B, H, W, C) to (B, C, H, W).
-
-    Examples
-    --------
-    >>> _channels_first(torch.arange(6, dtype=torch.uint8).view(1, 1, 2, 3)).tolist()
-    [[[[0, 3]], [[1, 4]], [[2, 5]]]]
-    """
-    planes = memory((array.shape[0], array.shape[3], *array.shape[1:3]), array.dtype)
-    if array.dtype != torch.uint8:
-        return planes.copy_(array.permute(0, 3, 1, 2))
-    for target, source in zip(planes.numpy(), array.numpy(), strict=True):
-        cv2.split(source, list(target))  # seven times as fast as a strided copy
-    return planes

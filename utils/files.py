@@ -190,7 +190,8 @@ def digest_array(array: np.ndarray) -> str:
     False
     """
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).data.cast("B"))
+    if array.size:  # an array of no boxes has no bytes to look at
+        digest.update(np.ascontiguousarray(array).data.cast("B"))
     return digest.hexdigest()[:32]
 
 

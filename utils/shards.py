@@ -288,7 +288,7 @@ def pack_record(
     layout = _lay_out(tensors)
     data = np.zeros(layout[-1].stop, np.uint8)
     for field in layout:
-        if field.name != _PAD:
+        if field.name != _PAD and field.stop > field.start:  # no boxes have no bytes
             data[field.start : field.stop] = tensors[field.name].reshape(-1).view(torch.uint8).numpy()
     description = {"xxh3": compute_checksum(data), "metadata": dict(metadata or {})}
     return PackedRecord(check_key(key), layout, data, json.dumps(description))

@@ -74,11 +74,11 @@ def student_batch(folder: str | Path, *overrides: str) -> tuple[DistillTask, Bat
     >>> sorted(student_batch(tempfile.mkdtemp())[1].target)
     ['scale', 'stretch']
     """
-    from tasks.prepared import stack_samples
+    from tasks.prepared import collate_samples
 
     task, _ = student_example(folder, *overrides)
     sample = next(task.source.samples(task.source.units["scene"]))
-    return task, task.objective.collate(stack_samples([sample]), [task.objective.encode(sample, Progress())])
+    return task, task.objective.collate(collate_samples(task, [sample]), [task.objective.encode(sample, Progress())])
 
 
 @cache

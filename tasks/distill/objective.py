@@ -12,14 +12,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from models.student import Student
-from tasks.base import Batch, Entry, Progress, Sample, open_store
+from tasks.base import Batch, Progress, Sample, open_store
 from tasks.distill.settings import DistillSettings
 from tasks.distill.source import CropSource
 from tasks.objective import Objective
-from tasks.prepared import BACKBONE
 from utils import distributed
 from utils.augment import IDENTITY
-from utils.data import map_names
+from utils.data import BACKBONE, Entry, map_names
 from utils.map_comparison import ChannelStatistics, distill_counts, distill_sums
 
 MEASURED_RECORDS = 256  # training records whose channels are measured

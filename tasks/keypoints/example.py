@@ -85,8 +85,8 @@ def animals_batch(folder: str | Path) -> tuple[KeypointsTask, Batch]:
     >>> sorted(animals_batch(tempfile.mkdtemp())[1].target)
     ['centre', 'heatmaps', 'keypoints', 'near', 'offsets', 'valid']
     """
-    from tasks.prepared import stack_samples
+    from tasks.prepared import collate_samples
 
     task, _ = animals_example(folder)
     sample = next(task.source.samples(task.source.items("train")[0]))
-    return task, task.objective.collate(stack_samples([sample]), [task.objective.encode(sample, Progress())])
+    return task, task.objective.collate(collate_samples(task, [sample]), [task.objective.encode(sample, Progress())])

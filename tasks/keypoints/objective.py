@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from tasks.base import Batch, Entry, Progress, Sample
+from tasks.base import Batch, Progress, Sample
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.objective import Objective
 from utils.augment import IDENTITY
+from utils.data import Entry
 from utils.errors import DataError, SettingsError
 from utils.formats.types import Skeleton
 from utils.heatmaps import (

@@ -29,12 +29,11 @@ from tasks.keypoints.results import is_overlay
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.source import ListedSource
 from tasks.splits import split_list
-from utils.augment import IDENTITY, RandomColour, View
+from utils.augment import RandomColour
 from utils.crops import (
     crop_of_box,
     drop_outside,
     move_boxes,
-    move_keypoints,
     move_points,
     random_similarity,
     warp_picture,
@@ -44,6 +43,7 @@ from utils.errors import DataError, SettingsError
 from utils.formats.convert import convert_poses
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
+from utils.geometry.fields import Boxes, Fields, Image, Mask, Points, Transform, Values, warp
 from utils.inputs import find_inputs
 from utils.samples.files import write_foxes
 from utils.videos import VideoReader, is_video
@@ -375,48 +375,27 @@ class PoseSource(ListedSource):
         height, width = self.sample_size()
         return height * width * 4 + self.labels.max_instances * (self.labels.skeleton.num_keypoints * 12 + 16) + 88
 
+    @property
     @override
-    def transform(self, sample: Sample, view: View, generator: np.random.Generator | None = None) -> Sample:
-        if view == IDENTITY:
-            return sample
-        matrix = view.matrix((sample.arrays["image"].shape[0], sample.arrays["image"].shape[1]))
-        pictures = {name: view.apply(sample.arrays[name]) for name in ("image", "valid")}
-        return sample.with_arrays(self._moved(sample, matrix, pictures), view=sample.view.compose(view))
-
-    def _moved(self, sample: Sample, matrix: np.ndarray, pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Arrays of a sample whose picture was moved by a matrix.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> task = pose_task()
-        >>> sample = next(task.source.samples(task.source.items("val")[0]))
-        >>> moved = task.source._moved(sample, np.diag([2.0, 2.0, 1.0]), {"valid": np.ones((192, 256), bool)})
-        >>> moved["matrix"][0, 0] / sample.arrays["matrix"][0, 0]
-        np.float64(2.0)
-        """
-        arrays, size = sample.arrays, pictures["valid"].shape
-        points = move_keypoints(arrays["keypoints"], matrix, self.labels.mirror_swap)
-        there = arrays["boxes"].any(axis=-1, keepdims=True)
-        moved = {
-            "keypoints": drop_outside(points, (size[0], size[1])).astype(np.float32),
-            "boxes": np.where(there, move_boxes(arrays["boxes"], matrix), 0).astype(np.float32),
-            "matrix": matrix @ arrays["matrix"],
+    def fields(self) -> Fields:
+        return {
+            "image": Image("black"),
+            "valid": Mask(0),
+            "keypoints": Points(self.labels.mirror_swap, ragged=False),
+            "boxes": Boxes(ragged=False),
+            "matrix": Transform(),
+            "place": Values(),
         }
-        return {**arrays, **pictures, **moved}
 
     @override
     def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
         varied = self.settings.dataset.augmentations
         if not varied.enable:
             return sample
-        size = sample.arrays["image"].shape[:2]
+        height, width = sample.arrays["image"].shape[:2]
         low, high = varied.scale_range
-        matrix = random_similarity(generator, (size[0], size[1]), (low, high), varied.rotation_degrees)
+        matrix = random_similarity(generator, (height, width), (low, high), varied.rotation_degrees)
         colour = RandomColour(varied.brightness, varied.contrast, varied.saturation)
-        if np.array_equal(matrix, np.eye(3)):
-            return sample.with_arrays({**sample.arrays, "image": colour(sample.arrays["image"], generator)})
-        image, seen = warp_picture(sample.arrays["image"], matrix, (size[0], size[1]))
-        ground, _ = warp_picture(sample.arrays["valid"][..., None].astype(np.uint8), matrix, (size[0], size[1]))
-        pictures = {"image": colour(image, generator), "valid": seen & (ground[..., 0] > 0)}
-        return sample.with_arrays(self._moved(sample, matrix, pictures))
+        still = np.array_equal(matrix, np.eye(3))
+        arrays = sample.arrays if still else warp(self.fields, sample.arrays, matrix, (height, width))
+        return sample.with_arrays({**arrays, "image": colour(arrays["image"], generator)})

@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
-from tasks.base import Context, Entry, Item, PhaseResult, Producer, Request, Sample, open_store
+from tasks.base import Context, Item, PhaseResult, Producer, Request, Sample, open_store
 from tasks.phases.streams import Stream, read_ahead
 from tasks.prepared import is_complete, manifest_key, read_entries, write_entries
 from tasks.task import Task
 from utils import distributed
 from utils.augment import Variation, View
+from utils.data import Entry
 from utils.feature_store import FeatureStore, Plan, record_key
 from utils.files import digest_array
 from utils.logging import format_duration, progress
@@ -151,7 +152,7 @@ def announce_plan(task: Task, store: FeatureStore, jobs: Sequence[Job], context:
     plan.refuse_if_full(int(task.settings.prepare.reserve_gb * 1e9))
 
 
-class Finisher:
+class BackgroundWriter:
     """Encodes and writes records in a thread, so that the next batch is computed meanwhile.
 
     The thread takes batches in order, so that the records of a store lie in the order in which they were asked for.
@@ -168,8 +169,8 @@ class Finisher:
     --------
     >>> import tempfile
     >>> store = FeatureStore(tempfile.mkdtemp())
-    >>> with store.writer() as writer, Finisher(writer) as finisher:
-    ...     finisher.take([("ab" * 16, {"x": torch.ones(2)}, {})])
+    >>> with store.writer() as writer, BackgroundWriter(writer) as background:
+    ...     background.take([("ab" * 16, {"x": torch.ones(2)}, {})])
     >>> store.read("ab" * 16)["x"].tolist()
     [1.0, 1.0]
     """
@@ -177,10 +178,10 @@ class Finisher:
     def __init__(self, writer: StoreWriter, most: int = 2):
         self.writer = writer
         self.most = most
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="finisher")
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="background")
         self.waiting: deque[Future[None]] = deque()
 
-    def __enter__(self) -> Finisher:
+    def __enter__(self) -> BackgroundWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
@@ -194,8 +195,8 @@ class Finisher:
         Examples
         --------
         >>> import tempfile
-        >>> with FeatureStore(tempfile.mkdtemp()).writer() as writer, Finisher(writer) as finisher:
-        ...     finisher.take((str(1 // x), {}, {}) for x in [0])
+        >>> with FeatureStore(tempfile.mkdtemp()).writer() as writer, BackgroundWriter(writer) as background:
+        ...     background.take((str(1 // x), {}, {}) for x in [0])
         Traceback (most recent call last):
             ...
         ZeroDivisionError: integer division or modulo by zero
@@ -208,10 +209,10 @@ class Finisher:
 
         Examples
         --------
-        >>> finisher = Finisher(None)
-        >>> finisher.take([])
-        >>> finisher._wait_for(0)
-        >>> len(finisher.waiting)
+        >>> background = BackgroundWriter(None)
+        >>> background.take([])
+        >>> background._wait_for(0)
+        >>> len(background.waiting)
         0
         """
         while len(self.waiting) > left:
@@ -225,7 +226,7 @@ class Finisher:
         >>> import tempfile
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> with store.writer() as writer:
-        ...     Finisher(writer)._write([("ab" * 16, {"x": torch.ones(2)}, {})])
+        ...     BackgroundWriter(writer)._write([("ab" * 16, {"x": torch.ones(2)}, {})])
         >>> len(store)
         1
         """
@@ -353,17 +354,17 @@ class Preparation:
         total = sum(self.task.source.count_samples(job.item) for job in jobs)
         with (
             self.store.writer() as writer,
-            Finisher(writer) as finisher,
+            BackgroundWriter(writer) as background,
             ThreadPoolExecutor(workers, thread_name_prefix="plan") as pool,
             closing(read_ahead(self._plans(jobs, pool), depth=2 * self.batch_size * workers)) as plans,
         ):
             samples = self._closing_items(plans)
             for opened, plan in progress(samples, total, "prepare", logger=self.context.log, every=50):
                 self.context.check_stop()
-                opened.entries.append(self._take(plan.result(), finisher))
-            self._hand_over_samples(finisher)
+                opened.entries.append(self._take(plan.result(), background))
+            self._hand_over_samples(background)
             for group in list(self.pending):
-                self._compute(group, finisher)
+                self._compute(group, background)
         return self.written
 
     def _closing_items(
@@ -409,7 +410,7 @@ class Preparation:
                 yield opened, pool.submit(make_plan, self.task, sample, job.views)
             yield opened, None
 
-    def _take(self, plan: SamplePlan, finisher: Finisher) -> Entry:
+    def _take(self, plan: SamplePlan, background: BackgroundWriter) -> Entry:
         """Store a sample's arrays and queue what its views ask for, as far as they are not stored.
 
         Examples
@@ -427,10 +428,10 @@ class Preparation:
             self.samples.append((plan.key, plan.sample.arrays, {"sample": plan.sample.id}))
             self.written += 1
             if len(self.samples) == self.batch_size:
-                self._hand_over_samples(finisher)
+                self._hand_over_samples(background)
         for requests in plan.requests.values():
             for request in requests:
-                self._queue(request, finisher)
+                self._queue(request, background)
         return plan.entry
 
     def _is_new(self, key: str) -> bool:
@@ -449,7 +450,7 @@ class Preparation:
         self.known.add(key)
         return new
 
-    def _hand_over_samples(self, finisher: Finisher) -> None:
+    def _hand_over_samples(self, background: BackgroundWriter) -> None:
         """Let the arrays of the samples that wait be written.
 
         Examples
@@ -459,15 +460,15 @@ class Preparation:
         >>> task, context = example_task(tempfile.mkdtemp())
         >>> work = Preparation(task, open_store(task.settings, "prepare"), {}, context)
         >>> work.samples = [("ab" * 16, {"x": torch.ones(1)}, {})]
-        >>> with work.store.writer() as writer, Finisher(writer) as finisher:
-        ...     work._hand_over_samples(finisher)
+        >>> with work.store.writer() as writer, BackgroundWriter(writer) as background:
+        ...     work._hand_over_samples(background)
         >>> work.samples, len(work.store)
         ([], 1)
         """
-        finisher.take(self.samples)
+        background.take(self.samples)
         self.samples = []
 
-    def _queue(self, request: Request, finisher: Finisher) -> None:
+    def _queue(self, request: Request, background: BackgroundWriter) -> None:
         """Add a request to its batch; compute the batch when it is full.
 
         Examples
@@ -486,9 +487,9 @@ class Preparation:
             return
         self.pending[request.group].append(request)
         if len(self.pending[request.group]) == self.batch_size:
-            self._compute(request.group, finisher)
+            self._compute(request.group, background)
 
-    def _compute(self, group: tuple, finisher: Finisher) -> None:
+    def _compute(self, group: tuple, background: BackgroundWriter) -> None:
         """Compute one batch of requests and let it be stored.
 
         Examples
@@ -499,16 +500,16 @@ class Preparation:
         >>> import numpy as np
         >>> double = lambda inputs: [{"twice": 2 * array} for array in inputs]
         >>> work = Preparation(task, open_store(task.settings, "prepare"), {"double": double}, context)
-        >>> with work.store.writer() as writer, Finisher(writer) as finisher:
-        ...     work._queue(Request("double", "ab" * 16, np.ones(2)), finisher)
-        ...     work._compute(("double", (2,)), finisher)
+        >>> with work.store.writer() as writer, BackgroundWriter(writer) as background:
+        ...     work._queue(Request("double", "ab" * 16, np.ones(2)), background)
+        ...     work._compute(("double", (2,)), background)
         >>> work.store.read("ab" * 16)["twice"].tolist()
         [2.0, 2.0]
         """
         requests = self.pending.pop(group)
         started = time.perf_counter()
         records = self.producers[group[0]]([request.inputs for request in requests])
-        finisher.take(self._name_records(requests, records, started))
+        background.take(self._name_records(requests, records, started))
         self.written += len(requests)
 
     def _name_records(

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from tasks.base import Batch, Item, Predictor, Sample, Sink
 from tasks.phases.streams import Stream
-from tasks.prepared import PreparedItem, PreparedReader, Ticket, stack_samples
+from tasks.prepared import PreparedItem, PreparedReader, collate_samples
 from tasks.task import Task
 from utils.augment import IDENTITY, View
+from utils.data import SampleRef
 from utils.feature_store import FeatureStore
 
 
@@ -81,7 +82,7 @@ class Slot:
         The item.
     sample : Sample, optional
         With its arrays, as soon as they are read.
-    ticket : Ticket, optional
+    ref : SampleRef, optional
         Of a stored sample.
     ends : bool
         Whether this is the end of the item.
@@ -101,7 +102,7 @@ class Slot:
 
     job: Job
     sample: Sample | None = None
-    ticket: Ticket | None = None
+    ref: SampleRef | None = None
     ends: bool = False
     number: int = 0
     wanted: bool = True
@@ -157,7 +158,7 @@ class LiveSamples:
         """
         for sample in self.task.source.samples(job.item):
             for view in self.views:
-                turned = self.task.source.transform(sample, view)
+                turned = self.task.source.apply_view(sample, view)
                 yield Slot(job, turned, wanted=job.predictor.stateful or job.predictor.wants(turned))
 
     def shape(self, slot: Slot) -> Hashable:
@@ -191,7 +192,7 @@ class LiveSamples:
         >>> source.load([next(slots), next(slots)]).arrays["image"].shape
         torch.Size([2, 3, 32, 32])
         """
-        return stack_samples([slot.sample for slot in slots if slot.sample is not None])
+        return collate_samples(self.task, [slot.sample for slot in slots if slot.sample is not None])
 
 
 class StoredSamples:
@@ -227,11 +228,11 @@ class StoredSamples:
         >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
         >>> source = StoredSamples(task, store, prepared)
         >>> slots = source.read(Job(prepared[0].item, task.predictor()))
-        >>> [(slot.ticket.position, slot.sample) for slot in slots][:2]
+        >>> [(slot.ref.position, slot.sample) for slot in slots][:2]
         [(0, None), (1, None)]
         """
         for position in self.places.get(job.item.id, ()):
-            yield Slot(job, ticket=Ticket(position))
+            yield Slot(job, ref=SampleRef(position))
 
     def shape(self, slot: Slot) -> Hashable:
         """Names, shapes and types of all arrays, from the store's index.
@@ -247,9 +248,9 @@ class StoredSamples:
         >>> [name for name, _ in sample], [shape for _, (shape, _) in maps]
         (['image', 'valid', 'label'], [(8, 8, 8), (8, 8, 8)])
         """
-        assert slot.ticket is not None
-        entry = self.reader.entries[slot.ticket.position]
-        keys = [entry.sample_key, *entry.records.get(slot.ticket.view, {}).values()]
+        assert slot.ref is not None
+        entry = self.reader.entries[slot.ref.position]
+        keys = [entry.sample_key, *entry.records.get(slot.ref.view, {}).values()]
         return tuple(tuple(self.store.describe(key).items()) for key in keys)
 
     def load(self, slots: Sequence[Slot]) -> Batch:
@@ -266,8 +267,8 @@ class StoredSamples:
         >>> source.load([slot]).feature_maps[0].shape, slot.sample.window.x
         (torch.Size([1, 8, 8, 8]), 0)
         """
-        batch = self.reader.read([slot.ticket for slot in slots if slot.ticket is not None])
-        for slot, sample in zip(slots, self.reader.samples(batch), strict=True):
+        batch = self.reader.read([slot.ref for slot in slots if slot.ref is not None])
+        for slot, sample in zip(slots, batch.samples, strict=True):
             slot.sample = sample
             slot.wanted = slot.job.predictor.stateful or slot.job.predictor.wants(sample)
         return batch

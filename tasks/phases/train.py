@@ -22,11 +22,12 @@ from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
 from tasks.phases.training_state import TrainingState
-from tasks.prepared import PreparedItem, PreparedReader, Ticket, batched, prepared_items
+from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
 from tasks.task import Task
 from utils import distributed
 from utils.checkpoints import init_from, load_checkpoint
+from utils.data import SampleRef
 from utils.errors import DataError, DinolithError, Interrupted
 from utils.feature_store import FeatureStore
 from utils.files import digest_json, read_json, write_json
@@ -40,7 +41,7 @@ from utils.threads import map_in_threads
 LOG_EVERY = 10  # batches
 LARGEST_WEIGHT = 1e15  # what is larger has diverged: products of it overflow, and scores of it mean nothing
 
-Step = list[Sequence[Ticket]]  # the micro-batches of one step of the optimiser, for all ranks
+Step = Sequence[Sequence[SampleRef]]  # the micro-batches of one step of the optimiser, for all ranks
 
 
 def run(task: Task, context: Context) -> PhaseResult:
@@ -316,7 +317,7 @@ class Training:
         >>> import tempfile
         >>> from tasks.example import training_example
         >>> steps = training_example(tempfile.mkdtemp()).plan_epoch()
-        >>> sorted(ticket.position for step in steps for part in step for ticket in part)
+        >>> sorted(ref.position for step in steps for part in step for ref in part)
         [0, 1, 2, 3, 4, 5]
         """
         entries, epoch = self.reader.entries, self.state.epoch
@@ -327,11 +328,12 @@ class Training:
             order = generator.choice(len(entries), len(entries), p=self.weights / self.weights.sum())
         curriculum = self.task.objective.curriculum(epoch, self.settings.epochs)
         online = [view.name for view in self.task.source.views("train")] if self.settings.features == "online" else None
-        tickets = []
+        refs = []
         for position in order.tolist():
             views = self.task.objective.training_views(online or sorted(entries[position].records), curriculum)
-            tickets.append(Ticket(position, views[int(generator.integers(len(views)))]))
-        micro_batches, size = list(batched(tickets, self.settings.batch_size)), self.settings.grad_accum_steps
+            refs.append(SampleRef(position, views[int(generator.integers(len(views)))]))
+        micro_batches = self.reader.plan(refs, self.settings.batch_size, generator)
+        size = self.settings.grad_accum_steps
         return [micro_batches[start : start + size] for start in range(0, len(micro_batches), size)]
 
     def read(self, steps: Sequence[Step], curriculum: Progress) -> Generator[list[Batch]]:
@@ -346,7 +348,7 @@ class Training:
         [[4], [2]]
         """
 
-        def read_share(part: Sequence[Ticket]) -> Batch:
+        def read_share(part: Sequence[SampleRef]) -> Batch:
             return self.reader.read(distributed.share(part), curriculum).to(self.device)
 
         parts = (part for step in steps for part in step)

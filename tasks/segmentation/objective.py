@@ -15,9 +15,10 @@ from typing_extensions import override
 from models.backbone import BackboneInfo
 from models.base import SegmentationHead, fit_to_image
 from models.maskformer import MaskFormerHead
-from tasks.base import Batch, Entry, Progress
+from tasks.base import Batch, Progress
 from tasks.objective import Objective
 from tasks.segmentation.settings import SegmentationSettings
+from utils.data import Entry
 from utils.errors import DataError, SettingsError
 from utils.labels import IGNORE
 from utils.losses import class_weights_from_counts, segmentation_counts, segmentation_sums

@@ -17,6 +17,7 @@ from tasks.segmentation.settings import SegmentationSettings
 from tasks.splits import refuse_unlistable
 from utils.errors import DataError, SettingsError
 from utils.files import digest_json
+from utils.geometry.padding import pad_picture
 from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, pair_labels
 from utils.raster_files import broken_links, check_scene, find_scenes, scene_ids
 from utils.rasters import RasterScene, ValueScaling, estimate_scaling, share_outside, value_kind
@@ -70,7 +71,8 @@ class SceneItem(Item):
         [[0, 0, 8, 8], 4, 2]
         """
         area = self.area
-        return [*super().stamp(), [area.y, area.x, area.height, area.width], self.tile, self.stride]
+        padded = ["reflect"] if self.tile > min(area.height, area.width) else []  # entries of older padding are not met
+        return [*super().stamp(), [area.y, area.x, area.height, area.width], self.tile, self.stride, *padded]
 
     def windows(self) -> list[Window]:
         """Windows that touch the wanted rows, in the area's pixels, row by row.
@@ -501,7 +503,7 @@ class SceneReader:
         image, valid = self.scene(files.paths).read(place)
         below, right = window.height - inner.height, window.width - inner.width
         arrays = {
-            "image": np.pad(image, ((0, below), (0, right), (0, 0)), mode="symmetric"),
+            "image": pad_picture(image, (window.height, window.width)),
             "valid": np.pad(valid, ((0, below), (0, right))),
         }
         if files.label is not None:

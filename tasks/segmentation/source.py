@@ -22,6 +22,7 @@ from tasks.splits import lists_stay, split_list
 from utils import distributed
 from utils.augment import RandomColour, RandomGeometry
 from utils.errors import DataError, SettingsError
+from utils.geometry.fields import warp
 from utils.labels import IGNORE, label_counts
 from utils.raster_files import find_scenes, scene_ids
 from utils.samples.files import write_land
@@ -389,9 +390,9 @@ class SceneSource(ListedSource):
     @override
     def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
         geometry, colour = self._variation
-        moved = geometry(sample.arrays["image"], sample.arrays["label"], sample.arrays["valid"], generator)
-        arrays = {"image": colour(moved.image, generator), "label": moved.label, "valid": moved.valid}
-        return sample.with_arrays(arrays)
+        height, width = sample.arrays["image"].shape[:2]
+        arrays = warp(self.fields, sample.arrays, geometry.sample((height, width), generator), geometry.size)
+        return sample.with_arrays({**arrays, "image": colour(arrays["image"], generator)})
 
     @cached_property
     def _variation(self) -> tuple[RandomGeometry, RandomColour]:

@@ -27,9 +27,10 @@ from tasks.example import SETTINGS as LABELLED
 from tasks.example import tiny_backbone, write_pictures
 from tasks.phases import evaluate, prepare, train
 from tasks.phases.prediction import score
-from tasks.prepared import PreparedReader, Ticket, prepared_items
+from tasks.prepared import PreparedReader, prepared_items
 from tasks.runs import BEST, LAST
 from utils.checkpoints import load_checkpoint
+from utils.data import SampleRef
 from utils.errors import DataError, Interrupted, SettingsError
 from utils.files import read_json
 from utils.logging import VerbosityLogger
@@ -184,19 +185,16 @@ def test_shares_of_a_batch_have_the_gradient_of_the_whole(finished):
     prepared = prepared_items(task, store, "train", "test")
     task.objective.fit_statistics([entry for item in prepared for entry in item.entries])
     reader = PreparedReader(task, store, prepared)
-    tickets = [
-        Ticket(position, view) for position, view in ((0, "identity"), (7, "hflip"), (12, "identity"), (3, "hflip"))
+    refs = [
+        SampleRef(position, view) for position, view in ((0, "identity"), (7, "hflip"), (12, "identity"), (3, "hflip"))
     ]
-    tickets = [
-        ticket if ticket.view in reader.entries[ticket.position].records else Ticket(ticket.position)
-        for ticket in tickets
-    ]
+    refs = [ref if ref.view in reader.entries[ref.position].records else SampleRef(ref.position) for ref in refs]
     model = task.build_model().train()
-    whole = reader.read(tickets, Progress(2, 9))
+    whole = reader.read(refs, Progress(2, 9))
     assert len(set(whole.target["scale"].tolist())) > 1, "several sizes, or this shows nothing"
     counts = task.objective.counts(whole)
 
-    def gradient(parts: list[list[Ticket]]) -> torch.Tensor:
+    def gradient(parts: list[list[SampleRef]]) -> torch.Tensor:
         model.zero_grad()
         for part in parts:
             batch = reader.read(part, Progress(2, 9))
@@ -204,8 +202,8 @@ def test_shares_of_a_batch_have_the_gradient_of_the_whole(finished):
             torch.stack([sums[name] / counts[name] for name in sums]).sum().backward()
         return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
-    together = gradient([tickets])
-    for parts in ([tickets[:1], tickets[1:]], [tickets[:2], tickets[2:], []]):
+    together = gradient([refs])
+    for parts in ([refs[:1], refs[1:]], [refs[:2], refs[2:], []]):
         torch.testing.assert_close(gradient(parts), together, atol=1e-5, rtol=1e-3)
 
 
@@ -213,12 +211,12 @@ def test_another_epoch_draws_other_sizes_and_the_same_epoch_the_same(finished):
     task = task_of(finished)
     store = open_store(task.settings, "train")
     reader = PreparedReader(task, store, prepared_items(task, store, "train", "test"))
-    tickets = [Ticket(position) for position in range(12)]
-    drawn = [reader.read(tickets, Progress(epoch, 9)).target for epoch in (0, 0, 1)]
+    refs = [SampleRef(position) for position in range(12)]
+    drawn = [reader.read(refs, Progress(epoch, 9)).target for epoch in (0, 0, 1)]
     assert torch.equal(drawn[0]["stretch"], drawn[1]["stretch"])
     assert torch.equal(drawn[0]["scale"], drawn[1]["scale"])
     assert not torch.equal(drawn[0]["scale"], drawn[2]["scale"])
-    assert len(set(drawn[0]["stretch"][:, 0].tolist())) == len(tickets)
+    assert len(set(drawn[0]["stretch"][:, 0].tolist())) == len(refs)
 
 
 def test_channels_are_standardised_as_measured(finished):
@@ -228,7 +226,7 @@ def test_channels_are_standardised_as_measured(finished):
     task.objective.fit_statistics([entry for item in prepared for entry in item.entries])
     reader = PreparedReader(task, store, prepared)
     model = task.build_model().train()
-    targets = [model(reader.read([Ticket(position)]))["target_1"] for position in range(len(reader.entries))]
+    targets = [model(reader.read([SampleRef(position)]))["target_1"] for position in range(len(reader.entries))]
     joined = torch.cat([target.transpose(0, 1).flatten(1) for target in targets], dim=1)
     torch.testing.assert_close(joined.mean(dim=1), torch.zeros(8), atol=1e-3, rtol=0)
     torch.testing.assert_close(joined.std(dim=1), torch.ones(8), atol=1e-2, rtol=0)
@@ -487,7 +485,7 @@ def test_features_that_are_computed_online_are_varied_for_both(tmp_path):
     store = open_store(task.settings, "train")
     prepared = prepared_items(task, store, "train", "test")
     reader = PreparedReader(task, store, prepared)
-    early, late = (reader.read([Ticket(0)], Progress(epoch, 2)) for epoch in (0, 1))
+    early, late = (reader.read([SampleRef(0)], Progress(epoch, 2)) for epoch in (0, 1))
     assert early.feature_maps is None
     assert not torch.equal(early.arrays["image"], late.arrays["image"])
     task.objective.fit_statistics([entry for item in prepared for entry in item.entries])

@@ -42,13 +42,15 @@ from tasks.phases import evaluate, inference
 from tasks.phases.prediction import predict
 from tasks.phases.samples import Job, LiveSamples, StoredSamples
 from tasks.phases.step import WeightedLoss, count_targets
-from tasks.prepared import PreparedReader, Ticket, prepared_items
+from tasks.prepared import PreparedReader, prepared_items
 from tasks.source import Source
 from tasks.task import Task
 from utils.augment import IDENTITY, View
+from utils.data import SampleRef
 from utils.errors import DataError, Interrupted
 from utils.feature_store import record_key
 from utils.files import digest_array, read_json, write_bytes, write_json
+from utils.geometry.fields import Displacements, Image, Maps
 from utils.logging import VerbosityLogger
 
 HFLIP = View.from_name("hflip")
@@ -225,11 +227,9 @@ class MotionTask(LearningTask):
     def views(self, split: str) -> list[View]:
         return [IDENTITY, HFLIP] if split == "train" else [IDENTITY]
 
-    def transform(self, sample: Sample, view: View, generator: Any = None) -> Sample:
-        pictures = {name: sample.arrays[name] for name in ("image", "before")}
-        turned = super().transform(sample.with_arrays(pictures), view)
-        sign = np.array([-1 if view == HFLIP else 1, 1], np.float32)
-        return turned.with_arrays({**turned.arrays, "shift": sample.arrays["shift"] * sign})
+    @property
+    def fields(self):
+        return {"image": Image(), "before": Image(), "shift": Displacements()}
 
     def make_model(self) -> nn.Module:
         return ProfileModel()
@@ -410,6 +410,10 @@ class EchoTask(LearningTask):
     kind = "echo"
     phases = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "R2"
+
+    @property
+    def fields(self):
+        return {"image": Image(), "teacher_maps": Maps()}
 
     @cached_property
     def teacher(self) -> EchoModel:
@@ -645,7 +649,7 @@ def test_stored_views_turn_vectors_as_the_task_says(tmp_path):
     task, _ = build("motion", config)
     store = open_store(task.settings, "train")
     reader = PreparedReader(task, store, prepared_items(task, store, "train", "test"))
-    plain, mixed = (reader.read([Ticket(0), Ticket(1, view)], Progress()) for view in ("identity", "hflip"))
+    plain, mixed = (reader.read([SampleRef(0), SampleRef(1, view)], Progress()) for view in ("identity", "hflip"))
     assert torch.equal(plain.arrays["before"][0], mixed.arrays["before"][0])
     assert torch.equal(plain.arrays["before"][1].flip(-1), mixed.arrays["before"][1])
     factors = torch.tensor([[1.0, 1.0], [-1.0, 1.0]])
@@ -715,7 +719,7 @@ def test_a_teachers_maps_are_those_of_the_view_and_are_made_once(tmp_path):
     producers = [store.metadata(key).get("producer") for key in store.keys()]  # noqa: SIM118 - not a dictionary
     assert producers.count("teacher") == 6 * 2 + 2
     reader = PreparedReader(task, store, prepared_items(task, store, "train", "test"))
-    plain, turned = reader.read([Ticket(2)], Progress()), reader.read([Ticket(2, "hflip")], Progress())
+    plain, turned = reader.read([SampleRef(2)], Progress()), reader.read([SampleRef(2, "hflip")], Progress())
     [taught] = task.teach([np.load(task.source.items("train")[2].sources[0])[:, ::-1].copy()])
     assert torch.allclose(turned.target[0], taught["maps"], atol=1e-6)
     assert not torch.allclose(turned.target, plain.target.flip(-1), atol=0.1), "maps are never flipped"
@@ -727,9 +731,9 @@ def test_online_pictures_meet_the_maps_of_their_view(tmp_path):
     settings = load_settings(config, ["train.features=online"], kinds()).tasks["echo"]
     task, cached = EchoTask("echo", settings), build("echo", config)[0]
     store = open_store(settings, "train")
-    tickets = [Ticket(0, "hflip"), Ticket(1)]
-    online = PreparedReader(task, store, prepared_items(task, store, "train", "test")).read(tickets, Progress())
-    stored = PreparedReader(cached, store, prepared_items(task, store, "train", "test")).read(tickets, Progress())
+    refs = [SampleRef(0, "hflip"), SampleRef(1)]
+    online = PreparedReader(task, store, prepared_items(task, store, "train", "test")).read(refs, Progress())
+    stored = PreparedReader(cached, store, prepared_items(task, store, "train", "test")).read(refs, Progress())
     assert torch.equal(online.arrays["image"], stored.arrays["image"])
     assert torch.equal(online.target, stored.target)
 

@@ -20,7 +20,7 @@ from tasks.keypoints.example import SETTINGS, animals_example, drawn_animals
 from tasks.keypoints.predictor import Decoder
 from tasks.keypoints.settings import KeypointsConfig
 from tasks.keypoints.sinks import pose_array
-from tasks.prepared import stack_samples
+from tasks.prepared import collate_samples
 from utils.augment import View, views_of
 from utils.checkpoints import load_checkpoint
 from utils.errors import DataError, SettingsError
@@ -180,13 +180,13 @@ def test_maps_of_views_are_laid_back_upon_each_other():
 def test_picture_and_points_move_together_and_back(view, tmp_path):
     task, _ = animals_example(tmp_path)
     sample = next(task.source.samples(task.source.items("train")[0]))
-    moved = task.source.transform(sample, view)
+    moved = task.source.apply_view(sample, view)
     order = list(task.labels.mirror_swap) if view.flip else list(range(7))
     before, after = sample.arrays["keypoints"], moved.arrays["keypoints"][:, order]
     seen = before[..., 2] > 0
     np.testing.assert_allclose(after[seen][:, :2], view.points(before[seen][:, :2], (96, 128)), atol=1e-3)
     assert np.array_equal(moved.arrays["image"], view.apply(sample.arrays["image"]))
-    back = task.source.transform(moved, view.invert())
+    back = task.source.apply_view(moved, view.invert())
     np.testing.assert_allclose(back.arrays["keypoints"], sample.arrays["keypoints"], atol=1e-3)
     assert np.array_equal(back.arrays["image"], sample.arrays["image"])
 
@@ -212,7 +212,7 @@ def test_the_size_of_targets_follows_the_curriculum(tmp_path):
     sample = next(task.source.samples(task.source.items("train")[0]))
     spots = [
         float(
-            task.objective.collate(stack_samples([sample]), [task.objective.encode(sample, Progress(epoch, 3))])
+            task.objective.collate(collate_samples(task, [sample]), [task.objective.encode(sample, Progress(epoch, 3))])
             .target["heatmaps"]
             .sum()
         )

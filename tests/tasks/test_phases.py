@@ -24,11 +24,12 @@ from tasks.phases import evaluate, inference, prepare, train, verify
 from tasks.phases.prediction import collect
 from tasks.phases.samples import Job, LiveSamples, StoredSamples
 from tasks.phases.step import StepResult, count_targets
-from tasks.prepared import PreparedReader, Ticket, prepared_items
+from tasks.prepared import PreparedReader, prepared_items
 from tasks.runs import BEST, LAST, checkpoint_path
 from tasks.segmentation.task import SegmentationTask
 from utils.augment import IDENTITY, View
 from utils.checkpoints import load_checkpoint, save_checkpoint
+from utils.data import SampleRef
 from utils.errors import DataError, DinolithError, Interrupted, SettingsError
 from utils.feature_store import FeatureStore
 from utils.files import read_json
@@ -229,9 +230,9 @@ def test_a_batch_from_the_store_equals_one_computed_on_the_fly(dtype, tmp_path):
     reader = PreparedReader(task, store, prepared)
     view = task.source.views("train")[1]
     for name in ("identity", view.name):
-        stored = reader.read([Ticket(0, name), Ticket(1, name)], Progress())
+        stored = reader.read([SampleRef(0, name), SampleRef(1, name)], Progress())
         samples = [
-            task.source.transform(sample, View.from_name(name))
+            task.source.apply_view(sample, View.from_name(name))
             for sample in list(task.source.samples(prepared[0].item))[:2]
         ]
         for field in ("image", "label", "valid"):
@@ -594,7 +595,7 @@ def test_windows_with_a_rare_class_come_as_often_as_their_weight_says(tmp_path):
     for epoch in range(200):
         training.state.epoch = epoch
         for step in training.plan_epoch():
-            drawn.update(bool(holds[ticket.position]) for part in step for ticket in part)
+            drawn.update(bool(holds[ref.position]) for part in step for ref in part)
     expected = training.weights[holds].sum() / training.weights.sum()
     assert expected > 1.5 * holds.mean()
     assert drawn[True] / drawn.total() == pytest.approx(expected, abs=0.03)
@@ -605,15 +606,15 @@ def test_online_windows_are_cropped_with_their_labels_anew_in_each_epoch(tmp_pat
     task, store, prepared = prepared_example(tmp_path, online, "dataset.augmentations.enable=true")
     assert set(producers_of(tmp_path, keys_of(tmp_path))) == {"sample"}, "no features are stored"
     reader = PreparedReader(task, store, prepared)
-    tickets = [Ticket(position, view.name) for position in range(6) for view in task.source.views("train")]
-    batch = reader.read(tickets, Progress(0))
+    refs = [SampleRef(position, view.name) for position in range(6) for view in task.source.views("train")]
+    batch = reader.read(refs, Progress(0))
     assert batch.feature_maps is None
     assert batch.arrays["image"].shape == (48, 3, 12, 12)
     known = batch.target != 255
     bright = batch.arrays["image"].float().mean(dim=1) > 120
     assert torch.equal(bright[known], batch.target.bool()[known]), "light is bright: picture and label moved together"
-    assert torch.equal(batch.arrays["image"], reader.read(tickets, Progress(0)).arrays["image"])
-    epochs = torch.cat([reader.read(tickets[:48:8], Progress(epoch)).arrays["image"] for epoch in range(8)])
+    assert torch.equal(batch.arrays["image"], reader.read(refs, Progress(0)).arrays["image"])
+    epochs = torch.cat([reader.read(refs[:48:8], Progress(epoch)).arrays["image"] for epoch in range(8)])
     assert len(epochs.flatten(1).unique(dim=0)) > 40, "48 crops of six windows; few come twice"
     assert task.build_model().eval()(batch)["logits"].shape[:2] == (48, 2)
 

@@ -15,14 +15,11 @@ from utils.augment import (
     RandomGeometry,
     View,
     colour_matrix,
-    transform_points,
-    transform_vectors,
     tta_views,
     views_of,
-    warp_image,
-    warp_labels,
-    warp_valid,
 )
+from utils.geometry.fields import Image, Mask, warp
+from utils.geometry.warps import transform_points, transform_vectors, warp_image, warp_labels, warp_valid
 
 VIEWS = views_of(hflip=True, rotate90=True)
 NAMES = [view.name for view in VIEWS]
@@ -157,24 +154,32 @@ def test_image_and_points_agree_to_a_tenth_of_a_pixel(name: str) -> None:
     assert checked >= 5
 
 
+def move(geometry: RandomGeometry, image: np.ndarray, label: np.ndarray, valid: np.ndarray, seed: int):
+    """A picture (H, W, C), its label and its validity after a movement that a seed draws."""
+    matrix = geometry.sample(image.shape[:2], np.random.default_rng(seed))
+    fields = {"image": Image(), "label": Mask(9), "valid": Mask(0)}
+    moved = warp(fields, {"image": image, "label": label, "valid": valid}, matrix, geometry.size)
+    return moved["image"], moved["label"], moved["valid"], matrix
+
+
 def test_label_and_validity_follow_the_image() -> None:
     mask = cv2.GaussianBlur(np.random.default_rng(4).random((100, 120)), (0, 0), 6) > 0.5
-    image = mask.astype(np.uint8)[..., None] * 255
+    picture = mask.astype(np.uint8)[..., None] * 255
     for seed in range(10):
-        warped = GEOMETRIES["all"](image, mask.astype(np.uint8), np.ones_like(mask), np.random.default_rng(seed))
-        inside = cv2.erode(warped.valid.astype(np.uint8), np.ones((3, 3))) > 0
-        assert warped.image.shape == (*warped.label.shape, 1) == (120, 100, 1)
-        assert np.array_equal(warped.label == 255, ~warped.valid)
-        assert ((warped.image[..., 0] > 127) == (warped.label == 1))[inside].mean() > 0.99
+        image, label, valid, _ = move(GEOMETRIES["all"], picture, mask.astype(np.uint8), np.ones_like(mask), seed)
+        inside = cv2.erode(valid.astype(np.uint8), np.ones((3, 3))) > 0
+        assert image.shape == (*label.shape, 1) == (120, 100, 1)
+        assert np.array_equal(label == 9, ~valid)
+        assert ((image[..., 0] > 127) == (label == 1))[inside].mean() > 0.99
 
 
 def test_outside_is_neither_valid_nor_labelled() -> None:
-    label, valid = np.ones((4, 4), np.uint8), np.ones((4, 4), bool)
-    warped = RandomGeometry((6, 9))(random_image(4, 4), label, valid, np.random.default_rng(0), ignore_index=9)
-    assert warped.valid.sum() == (warped.label == 1).sum() == 16
-    assert (warped.label[~warped.valid] == 9).all()
-    corner = transform_points(np.zeros(2), warped.matrix).astype(int)
-    assert warped.valid[corner[1] : corner[1] + 4, corner[0] : corner[0] + 4].all()
+    ones = np.ones((4, 4), np.uint8)
+    _, label, valid, matrix = move(RandomGeometry((6, 9)), random_image(4, 4), ones, ones > 0, 0)
+    assert valid.sum() == (label == 1).sum() == 16
+    assert (label[~valid] == 9).all()
+    corner = transform_points(np.zeros(2), matrix).astype(int)
+    assert valid[corner[1] : corner[1] + 4, corner[0] : corner[0] + 4].all()
 
 
 def test_crops_without_scale_copy_pixels_and_reach_every_place() -> None:
@@ -230,11 +235,9 @@ def test_any_number_of_channels_is_warped_channel_by_channel(channels: int) -> N
 
 def test_same_generator_gives_the_same_sample() -> None:
     image, valid = random_image(40, 50), np.ones((40, 50), bool)
-    first, again, other = (
-        GEOMETRIES["all"](image, image[..., 0], valid, np.random.default_rng(seed)) for seed in (7, 7, 8)
-    )
+    first, again, other = (move(GEOMETRIES["all"], image, image[..., 0], valid, seed) for seed in (7, 7, 8))
     assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
-    assert not np.array_equal(first.matrix, other.matrix)
+    assert not np.array_equal(first[-1], other[-1])
 
 
 def test_warps_round_labels_to_the_nearest_pixel() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from utils.formats.poses import infer_flip_idx
 
-from utils.augment import warp_image
 from utils.crops import (
     box_of_points,
     box_of_polygon,
@@ -20,7 +20,7 @@ from utils.crops import (
     warp_picture,
     whole_picture,
 )
-from utils.formats.types import infer_flip_idx
+from utils.geometry.warps import warp_image
 
 SIZE = (150, 220)
 NAMES = ("snout", "left_ear", "right_ear", "tail")
