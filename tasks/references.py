@@ -178,12 +178,19 @@ def made_by(name: str, settings: TaskConfig, reference: Reference) -> Path:
 
     Raises
     ------
+    SettingsError
+        If tasks of its kind do not make it.
     DataError
         If it is not there.
 
     Examples
     --------
-    >>> made_by("student", TaskConfig(), Reference("model.backbone", "export"))
+    >>> from tasks.distill.settings import DistillSettings
+    >>> made_by("maps", TaskConfig(), Reference("model.backbone", "export"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: model.backbone: maps is a task of kind segmentation, which exports no backbone
+    >>> made_by("student", DistillSettings(), Reference("model.backbone", "export"))
     Traceback (most recent call last):
         ...
     utils.errors.DataError: model.backbone: the task student has exported nothing yet; run its export first
@@ -191,6 +198,8 @@ def made_by(name: str, settings: TaskConfig, reference: Reference) -> Path:
     run = latest_run(name, settings) or task_folder(name, settings)
     if reference.gives == "checkpoint":
         return find_checkpoint(None, run, reference.setting)
+    if "export" not in type(settings).model_fields:
+        raise SettingsError(f"{reference.setting}: {name} is a task of kind {settings.kind}, which exports no backbone")
     named = settings.export.output_dir
     folder = Path(expand_path(named)) if named else run / "export"
     if not folder.is_dir():

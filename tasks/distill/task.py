@@ -181,6 +181,7 @@ class DistillTask(FeatureTask):
         Examples
         --------
         >>> import tempfile
+        >>> from tasks.base import open_store
         >>> from tasks.distill.example import student_example
         >>> from tasks.phases import prepare
         >>> from tasks.prepared import prepared_items

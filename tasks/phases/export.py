@@ -29,8 +29,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     Examples
     --------
     >>> import tempfile
-    >>> from tasks.example import example_task
-    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> from tasks.distill.example import student_example
+    >>> task, context = student_example(tempfile.mkdtemp())
     >>> run(task, context)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...

@@ -178,6 +178,7 @@ def count_labels(items: Sequence[PreparedItem]) -> Counter:
     Examples
     --------
     >>> from tasks.base import Item
+    >>> from utils.data import Entry
     >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 0}})]
     >>> count_labels([PreparedItem(Item("a", ()), entries)])
     Counter({'field': 3, 'road': 0})
@@ -194,6 +195,7 @@ def balance(split: str, items: Sequence[PreparedItem]) -> list[str]:
     Examples
     --------
     >>> from tasks.base import Item
+    >>> from utils.data import Entry
     >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 1}})]
     >>> balance("train", [PreparedItem(Item("a", ()), entries)])
     ['train: items 1, windows 1', 'train: field 75.0 %, road 25.0 %']
@@ -212,6 +214,7 @@ def absent(split: str, items: Sequence[PreparedItem]) -> list[str]:
     Examples
     --------
     >>> from tasks.base import Item
+    >>> from utils.data import Entry
     >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 0}})]
     >>> absent("train", [PreparedItem(Item("a", ()), entries)])
     ['train: nothing is labelled road; it cannot be learnt']

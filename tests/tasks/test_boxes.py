@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from config import parse_settings
+from config import DatasetConfig, GeometricAugmentationsConfig, PathsConfig, TaskConfig, parse_settings
 from tasks.base import Batch, Context, Item, Metric, Piece, Predictor, Progress, Sample, open_store
 from tasks.batching import plan_batches
 from tasks.example import example_context, tiny_backbone
@@ -94,6 +94,20 @@ def covered_cells(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
     left, top, right, bottom = boxes[:, :, None, None].unbind(1)
     inside = (x >= left) & (x < right) & (y[:, None] >= top) & (y[:, None] < bottom)
     return inside.any(dim=0)
+
+
+class BoxPaths(PathsConfig):
+    raw_images_dir: str
+
+
+class BoxDataset(DatasetConfig):
+    augmentations: GeometricAugmentationsConfig = GeometricAugmentationsConfig()
+
+
+class BoxSettings(TaskConfig):
+    kind: Literal["boxes"] = "boxes"
+    paths: BoxPaths
+    dataset: BoxDataset = BoxDataset()
 
 
 class BoxSource(FeatureSource):
@@ -207,7 +221,7 @@ def make_task(folder: Path, way: str, runs: str) -> tuple[BoxTask, Context]:
     text = SETTINGS.format(
         data=folder / "data", store=folder / way, runs=folder / runs, backbone=backbone, features=features, views=views
     )
-    task = BoxTask("toy", parse_settings(text, (), ("boxes",)).tasks["toy"])
+    task = BoxTask("toy", parse_settings(text, (), {"boxes": BoxSettings}).tasks["toy"])
     return task, example_context(folder / runs / way)
 
 
