@@ -101,15 +101,13 @@ class View:
                 return cls(flip, quarter_turns)
         raise ValueError(f"unknown view {name!r}; known: {', '.join(_NAMES.values())}")
 
-    def apply(self, array: Array, axes: tuple[int, int] | None = None) -> Array:
+    def apply(self, array: Array) -> Array:
         """Lay down an array this way; pixels move and keep their values.
 
         Parameters
         ----------
         array : ndarray of shape (H, W) or (H, W, C), or Tensor of shape (..., H, W)
             A picture, labels or a map.
-        axes : (int, int), optional
-            Which axes are rows and columns; by default the first two of an ndarray, the last two of a tensor.
 
         Returns
         -------
@@ -122,15 +120,12 @@ class View:
         [[3, 6], [2, 5], [1, 4]]
         """
         if isinstance(array, Tensor):
-            axes = axes or (-2, -1)
-            flipped = array.flip(axes[1]) if self.flip else array
-            return torch.rot90(flipped, self.quarter_turns, axes).contiguous()
+            flipped = array.flip(-1) if self.flip else array
+            return torch.rot90(flipped, self.quarter_turns, (-2, -1)).contiguous()
         pixel_bytes = array.itemsize * math.prod(array.shape[2:])
-        if axes in (None, (0, 1)) and array.size and array.ndim in (2, 3) and pixel_bytes in _MOVED_BYTES:
+        if array.size and pixel_bytes in _MOVED_BYTES:
             return self._apply_to_bytes(np.ascontiguousarray(array), pixel_bytes)
-        axes = axes or (0, 1)
-        turned = np.rot90(np.flip(array, axes[1]) if self.flip else array, self.quarter_turns, axes)
-        return np.ascontiguousarray(turned)
+        return np.ascontiguousarray(np.rot90(np.flip(array, 1) if self.flip else array, self.quarter_turns))
 
     def _apply_to_bytes(self, array: np.ndarray, pixel_bytes: int) -> np.ndarray:
         """Let OpenCV move whole pixels, whatever they hold; it takes a tenth of NumPy's time.

@@ -100,12 +100,6 @@ def test_tensors_arrays_matrix_and_warp_agree(view: View) -> None:
     assert np.array_equal(transform_vectors(points, matrix), view.vectors(points))
 
 
-def test_axes_may_be_chosen() -> None:
-    stack = np.random.default_rng(0).random((2, 5, 7))
-    view = View.from_name("rot90")
-    assert np.array_equal(view.apply(stack, axes=(1, 2))[1], view.apply(stack[1]))
-
-
 @pytest.mark.parametrize("choice", list(itertools.product([False, True], repeat=3)))
 def test_chosen_views_are_closed_and_begin_with_the_identity(choice: tuple[bool, bool, bool]) -> None:
     views = views_of(*choice)
