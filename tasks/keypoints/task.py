@@ -611,7 +611,9 @@ class KeypointsTask(FeatureTask):
         [['hflip', 'identity'], ['identity']]
         """
         own = self.settings.keypoints
-        varied = own.augment_from <= progress.fraction < own.augment_until or own.augment_until == 1
+        varied = own.augment_from <= progress.fraction and (
+            progress.fraction < own.augment_until or own.augment_until == 1
+        )
         return stored if varied else [IDENTITY.name]
 
     def encode(self, sample: Sample, progress: Progress) -> Target:
