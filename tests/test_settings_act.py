@@ -17,7 +17,9 @@ import re
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -177,6 +179,45 @@ def sizes(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
     SIZES.clear()
     run_phases(kind, folder, ("train",), overrides)
     return first, sorted(SIZES)
+
+
+def threads(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
+    """How many threads pools are made for, and how many are started beside, by the phases that read the store."""
+    pools: list[int | None] = []
+    beside: list[str] = []
+    real_pool, real_start = ThreadPoolExecutor.__init__, threading.Thread.start
+
+    def make(self: ThreadPoolExecutor, max_workers: int | None = None, *rest: Any, **named: Any) -> None:
+        pools.append(max_workers)
+        real_pool(self, max_workers, *rest, **named)
+
+    def begin(self: threading.Thread) -> None:
+        if not self.name.startswith("ThreadPoolExecutor"):
+            beside.append(self.name)
+        real_start(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ThreadPoolExecutor, "__init__", make)
+        patch.setattr(threading.Thread, "start", begin)
+        run_phases(kind, folder, ("prepare", "verify", "train"), overrides)
+    return sorted(map(str, pools)), len(beside)
+
+
+def sizes_scored(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
+    """How many samples go through the networks together while a split is scored."""
+    named = f"evaluate.checkpoint={model_of(kind, folder)}"
+    run_phases(kind, folder, ("prepare",), (named, *overrides))
+    SIZES.clear()
+    run_phases(kind, folder, ("evaluate",), (named, "evaluate.pictures=0", *overrides))
+    return sorted(SIZES)
+
+
+def sizes_predicted(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
+    """How many samples go through the networks together while new pictures are predicted."""
+    named = f"inference.checkpoint={model_of(kind, folder)}"
+    SIZES.clear()
+    run_phases(kind, folder, ("inference",), (named, *overrides))
+    return sorted(SIZES)
 
 
 def verified(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
@@ -669,6 +710,12 @@ PROBES: dict[str, Probe] = {
     "train.min_delta": Probe(trained, "9", ("train.epochs=4", "train.patience=2", "train.adamw_lr=0.03")),
     "train.init_from": Probe(trained, "{model}"),
     "train.tensorboard": Probe(trained, "true"),
+    "evaluate.batch_size": Probe(sizes_scored, "3"),
+    "inference.batch_size": Probe(sizes_predicted, "3"),
+    "train.compile": Probe(trained, "true"),
+    "train.num_workers": Probe(threads, "3", ("train.num_workers=1",)),
+    "train.precision": Probe(trained, "bf16"),
+    "verify.workers": Probe(threads, "5"),
     "evaluate.enable": Probe(commanded, "true"),
     "evaluate.split": Probe(scored, "train"),
     "evaluate.checkpoint": Probe(scored, "/no/such.safetensors", error="no such"),
@@ -746,8 +793,6 @@ PROBES: dict[str, Probe] = {
 UNSEEN = {  # kinds whose small example does not show what a setting does, and why
     ("keypoints", "train.patience"): "every score of the example is 0",
     ("keypoints", "train.min_delta"): "every score of the example is 0",
-    ("keypoints", "train.val_batch_size"): "waits for batches across items",
-    ("distill", "train.val_batch_size"): "waits for batches across items",
     ("keypoints", "keypoints.format"): "the labels of the example are of one format",
     ("keypoints", "keypoints.loss.pair_margin_px"): "to be looked into",
     ("keypoints", "keypoints.loss.side_margin"): "to be looked into",
@@ -822,12 +867,6 @@ def test_a_setting_acts(kind, leaf, usual, tmp_path):
 
 
 PENDING = {  # settings without a probe yet, and why
-    "evaluate.batch_size": "waits for batches across items",
-    "inference.batch_size": "waits for batches across items",
-    "train.compile": "waits for the training that reads it",
-    "train.num_workers": "waits for the training that reads it",
-    "train.precision": "waits for the training that reads it",
-    "verify.workers": "waits for threads in verify",
     "dataset.sample.folder": "draws the whole sample, which is slow; tests/utils/test_sample.py looks at it",
     "dataset.sample.seed": "draws the whole sample, which is slow; tests/utils/test_sample.py looks at it",
     "dataset.band_files": "needs a scene whose bands are files",
