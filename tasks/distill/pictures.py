@@ -243,7 +243,7 @@ class PictureReader:
         if paths in self._scalings:
             return
         scene, dataset = self.open(paths, 1.0), self.settings.dataset
-        plain = scene.dtype == np.uint8
+        plain = scene.dtype == np.uint8 and dataset.value_range is None
         self._scalings[paths] = None if plain else estimate_scaling([scene], dataset.percentiles, dataset.value_range)
 
     def scales(self, size: tuple[int, int], margin: int = 0) -> list[float]:

@@ -160,7 +160,8 @@ class KeypointsObjective(Objective):
     @override
     def training_views(self, stored: Sequence[str], progress: Progress) -> Sequence[str]:
         own = self.own
-        varied = own.augment_from <= progress.fraction < own.augment_until or own.augment_until == 1
+        ends = own.augment_until == 1 or progress.fraction < own.augment_until
+        varied = own.augment_from <= progress.fraction and ends
         return stored if varied else [IDENTITY.name]
 
     @override

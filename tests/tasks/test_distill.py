@@ -511,7 +511,7 @@ def test_features_that_are_computed_online_are_varied_for_both(tmp_path):
         (["model.head_options.layers=[0, 0]"], "layers: [0, 0] leaves out the last of 2 blocks"),
         (["model.head_options.inherit=[0, 1]"], "the teacher is a dinov2, the student a dinov3_vit; take a student of"),
         (["distill.loss={cosine: 0, smooth_l1: 0}"], "distill.loss: all weights are 0"),
-        (["inference.enable=true"], "export it and name the folder in model.backbone"),
+        (["inference.enable=true"], "inference: unknown key; known keys: "),
         (["tasks.student.dataset.classes=[a]"], "dataset.classes: unknown key; known keys: "),
         (["distill.stacks=[[a.tif, b.tif]]"], "three files make a picture"),
     ],
