@@ -242,7 +242,7 @@ class VerifyConfig(Section):
     """Check every record and every label."""
 
     enable: bool = Field(False, description="run this phase")
-    workers: Count = Field(2, description="threads that check records")
+    workers: Count = Field(2, description="threads that check records, in parallel")
     rehash: bool = Field(True, description="read every record and compare its checksum")
     processed_dir: str | None = Field(None, description="null: paths.processed_dir")
 
@@ -258,7 +258,9 @@ class TrainConfig(Section):
     batch_size: Count = Field(8, description="windows per micro-batch, over all ranks")
     grad_accum_steps: Count = Field(1, description="micro-batches per step of the optimiser")
     epochs: Count = Field(30, description="passes over the training windows")
-    num_workers: int = Field(0, ge=0, description="threads that load ahead; 0 loads in the training thread")
+    num_workers: int = Field(
+        0, ge=0, description="threads that read batches ahead, in parallel; 0 reads in the training thread"
+    )
     optimizer: Literal["muon", "adamw"] = Field("muon", description="Muon for hidden matrices, AdamW for the rest")
     muon_lr: Positive = Field(0.02, description="peak learning rate of Muon")
     adamw_lr: Positive = Field(3.0e-3, description="peak learning rate of AdamW")
@@ -269,9 +271,13 @@ class TrainConfig(Section):
     )
     warmup: Fraction = Field(0.1, description="share of all steps in which the rates rise")
     milestones: list[Fraction] = Field([0.8, 0.95], description="schedule step: rates fall to a tenth at these shares")
-    clip_norm: NonNegative = Field(1.0, description="largest norm of the gradient; 0 does not clip")
-    precision: Literal["auto", "bf16", "fp32"] = Field("fp32", description="arithmetic of the head")
-    compile: bool = Field(False, description="torch.compile the head")
+    clip_norm: NonNegative | None = Field(1.0, description="largest norm of the gradient; 0 or null does not clip")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "fp32",
+        description="arithmetic of the head (bf16 by autocast; losses in fp32); auto: bf16 where the hardware has it; "
+        "the checkpoint keeps it for evaluate and inference",
+    )
+    compile: bool = Field(False, description="torch.compile what is trained, in training and its validations")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights; 0 is off")
     val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the default split that is validation")
     val_every: Count = Field(1, description="epochs between validations")
@@ -281,7 +287,9 @@ class TrainConfig(Section):
     resume: Literal["auto", "never"] = Field("auto", description="auto continues an interrupted run of these settings")
     save_minutes: Positive = Field(5.0, description="time between two saved states inside an epoch")
     init_from: str | None = Field(None, description="a task or a checkpoint whose head is the start")
-    non_finite_limit: Count = Field(20, description="losses in a row that may be infinite or not a number")
+    non_finite_limit: Count = Field(
+        20, description="steps in a row that are skipped as their loss or gradient is not finite; one more is an error"
+    )
     tensorboard: bool = Field(False, description="also write TensorBoard events")
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tasks.base import Batch
 from tasks.features import FeatureService
 from utils.errors import DataError, DinolithError
+from utils.geometry.fields import padded_maps
 
 
 class FeatureModel(nn.Module):
@@ -67,7 +68,12 @@ class FeatureModel(nn.Module):
         image = batch.arrays["image"]
         maps = batch.feature_maps
         if maps is None:
-            maps = (self.features.maps if self.backbone is None else self.backbone)(image[:, :3])
+            compute = self.features.maps if self.backbone is None else self.backbone
+            maps = (
+                compute(image[:, :3])
+                if batch.sizes is None
+                else padded_maps(compute, image[:, :3], batch.sizes, self.features.info.patch_size)
+            )
             if self.backbone is not None and torch.is_grad_enabled() and not len(image):
                 # the backward pass of a head's own collectives must run on all ranks alike
                 maps = [feature_map.requires_grad_() for feature_map in maps]

@@ -237,22 +237,22 @@ def read(kind: str, folder: Path, overrides: Sequence[str], change: Callable[[Pa
     if change:
         change(folder)
         task = type(task)(task.name, task.settings)
-    task.settle()
+    task.source.prepare_data()
     found: list[Any] = []
     for split in ("train", "val", "test"):
         try:
-            items = task.items(split)
+            items = task.source.items(split)
         except Exception as error:
             found.append(type(error).__name__)  # the example has no test split
             continue
-        samples = [sample for item in items for sample in task.samples(item)][:120]
+        samples = [sample for item in items for sample in task.source.samples(item)][:120]
         found.append([[item.id for item in items], [digest(sample.arrays) for sample in samples]])
         if split == "train":
-            views = task.views("train")
+            views = task.source.views("train")
             found.append([view.name for view in views])
-            turned = [task.lay_down(samples[0], view) for view in views]
+            turned = [task.source.apply_view(samples[0], view) for view in views]
             found.append(
-                [digest(task.augment(sample, np.random.default_rng(0)).arrays) for sample in [*turned, *samples]]
+                [digest(task.source.augment(sample, np.random.default_rng(0)).arrays) for sample in [*turned, *samples]]
             )
     return found
 
@@ -260,7 +260,7 @@ def read(kind: str, folder: Path, overrides: Sequence[str], change: Callable[[Pa
 def listed(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
     """The splits, where {folder}/one.txt names the first item of the default training split, and others the rest."""
     task, _ = EXAMPLES[kind](folder, *(entry for entry in overrides if "label_path" in entry))
-    task.settle()
+    task.source.prepare_data()
     train, val = (
         [line for line in next(folder.glob(f"splits/*_{split}.txt")).read_text().splitlines() if line[:1] != "#"]
         for split in ("train", "val")

@@ -490,7 +490,7 @@ def test_check_says_what_prepare_would_say_of_the_split(tmp_path, capsys):
     tree["paths"]["raw_images_dir"] = str(next(Path(tree["paths"]["raw_images_dir"]).iterdir()))
     (tmp_path / "config.yml").write_text(yaml.safe_dump(tree))
     assert main.main([str(tmp_path / "config.yml"), "--check"]) == 3
-    assert "only one block of labelled ground" in capsys.readouterr().err
+    assert "only one labelled block" in capsys.readouterr().err
 
 
 def test_an_empty_only_is_a_mistake_not_everything(tmp_path, capsys):

@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tasks.segmentation.scoring import SegmentationMetric
 
 from config import TaskConfig, parse_settings
 from tasks import kinds
@@ -30,6 +29,7 @@ from tasks.phases import evaluate, export, inference, prepare, train
 from tasks.phases.prediction import LOOK_AHEAD, predict, score
 from tasks.phases.samples import LiveSamples, Slot
 from tasks.prepared import prepared_items
+from tasks.segmentation.metric import SegmentationMetric
 from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask

@@ -92,6 +92,7 @@ def first_step(folder: Path, name: str) -> dict:
     """Loss, gradients and weights of the first step of a training."""
     kind, changes = STEPS[name]
     task, context = make_task(folder, kind, *STEP, *changes)
+    task.setup()
     if name == "counted in the forward":
         count_in_the_forward(task)
     store = open_store(task.settings, "train")

@@ -92,7 +92,7 @@ def test_a_checkpoint_that_names_no_precision_is_computed_in_fp32(tmp_path):
     checkpoint = load_checkpoint(checkpoint_path(context.folder, BEST))
     del checkpoint.description["train_precision"]
     other, _ = example_task(tmp_path, "train.precision=bf16")
-    assert type(other).restore(other.name, other.settings, checkpoint).settings.train.precision == "fp32"
+    assert type(other).from_checkpoint(other.name, other.settings, checkpoint).settings.train.precision == "fp32"
 
 
 @pytest.mark.parametrize("kind", sorted(EXAMPLES))

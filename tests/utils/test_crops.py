@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from utils.formats.poses import infer_flip_idx
 
 from utils.crops import (
     box_of_points,
@@ -20,6 +19,7 @@ from utils.crops import (
     warp_picture,
     whole_picture,
 )
+from utils.formats.types import infer_flip_idx
 from utils.geometry.warps import warp_image
 
 SIZE = (150, 220)

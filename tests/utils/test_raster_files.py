@@ -14,7 +14,7 @@ import pytest
 import rasterio
 from affine import Affine
 
-from config import DatasetConfig
+from tasks.segmentation.settings import SegmentationDataset
 from utils import raster_files
 from utils.errors import DataError
 from utils.formats import picture_sizes
@@ -137,7 +137,7 @@ def test_a_giant_header_is_refused_before_anything_is_decoded(tmp_path, monkeypa
 
 
 def test_one_limit_of_pixels_holds_everywhere():
-    assert DatasetConfig().max_pixels == picture_sizes.MAX_PIXELS
+    assert SegmentationDataset().max_pixels == picture_sizes.MAX_PIXELS
     for reader in (RasterFile, RasterScene, RasterLabels, check_scene):
         assert inspect.signature(reader).parameters["max_pixels"].default == picture_sizes.MAX_PIXELS
 

@@ -60,7 +60,7 @@ def by_scene(picture: np.ndarray, tmp_path) -> np.ndarray:
     )
     task.source.prepare_data()
     [item] = task.source.items("inference")
-    arrays = task.data.read(item, Window(0, 0, 8, 8))
+    arrays = task.source.scenes.read(item, Window(0, 0, 8, 8))
     assert arrays["valid"].sum() == picture[..., 0].size
     return arrays["image"]
 
