@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from utils.errors import SettingsError
-from utils.setting_classes import merge_classes, only_known, unknown_keys
-from utils.setting_errors import explain_errors, suggest
-from utils.setting_files import expand_path, holds, merge_sections, read_profile, set_value
-from utils.strict_yaml import read_sections
+from utils.runtime.setting_classes import merge_classes, only_known, unknown_keys
+from utils.runtime.setting_errors import explain_errors, suggest
+from utils.runtime.setting_files import expand_path, holds, merge_sections, read_profile, set_value
+from utils.runtime.strict_yaml import read_sections
 
 TASK_NAME = re.compile(r"[\w-]+")
 PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")

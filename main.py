@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from config import PHASES, Settings, expand_path, load_settings, safe_mode_in_force
 from tasks import kinds, load_task
 from utils.errors import DataError, DinolithError, LockedError, SettingsError, advice_for_files
-from utils.files import FileLock, write_json
 from utils.logging import TimedBlock, VerbosityLogger, listening
-from utils.setting_classes import schema_of
-from utils.setting_files import find_config
-from utils.signals import StopSignal
+from utils.runtime.files import FileLock, write_json
+from utils.runtime.setting_classes import schema_of
+from utils.runtime.setting_files import find_config
+from utils.runtime.signals import StopSignal
 
 if TYPE_CHECKING:
     from tasks.task import Task
@@ -271,7 +271,7 @@ def run_task(
     from tasks.phases import load_phase
     from tasks.references import resolve_references
     from tasks.runs import shared_run, task_folder
-    from utils import distributed
+    from utils.runtime import distributed
 
     name = task.name  # another task of this call may have made the checkpoint just now
     task.settings = resolve_references(task.settings, settings.tasks, "checkpoint")
@@ -298,7 +298,7 @@ def close(outcome: Outcome, log: VerbosityLogger) -> None:
     >>> outcome.add("coral", "train", "done", 2.5, {"mIoU": 0.5})
     >>> close(outcome, VerbosityLogger("error"))
     """
-    from utils.report import format_table, phase_table
+    from utils.report.tables import format_table, phase_table
 
     if outcome.rows:
         for line in phase_table(outcome.rows).splitlines():
@@ -346,7 +346,7 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
     0
     """
     from tasks.runs import choose_device, set_up_machine
-    from utils import distributed
+    from utils.runtime import distributed
 
     shared, resources, code = settings.shared, settings.shared.resources, 0
     with ExitStack() as stack:

@@ -31,9 +31,9 @@ from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.probe import fit_probe
 from tasks.runs import BEST, checkpoint_path, set_up_machine
 from tasks.task import Task
-from utils.checkpoints import load_checkpoint
 from utils.logging import VerbosityLogger
-from utils.report import format_table
+from utils.report.tables import format_table
+from utils.runtime.checkpoints import load_checkpoint
 
 
 def make_task(settings: Settings, head: str, seed: int, log: VerbosityLogger) -> tuple[Task, Context]:

@@ -47,7 +47,7 @@ from tasks.phases.prediction import collect
 from tasks.phases.samples import Job, LiveSamples
 from tasks.segmentation.task import SegmentationTask
 from tasks.task import Task
-from utils.checkpoints import save_checkpoint
+from utils.runtime.checkpoints import save_checkpoint
 
 TIME_GOAL, MEMORY_GOAL_MB = 1.15, 600
 ROOT = Path(__file__).resolve().parent.parent

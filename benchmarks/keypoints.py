@@ -41,8 +41,8 @@ from tasks.phases.prediction import collect
 from tasks.phases.samples import Job, LiveSamples
 from tasks.phases.train import Training
 from tasks.prepared import prepared_items
-from utils.checkpoints import save_checkpoint
 from utils.logging import VerbosityLogger
+from utils.runtime.checkpoints import save_checkpoint
 from utils.samples.files import write_foxes
 
 EPOCH_GOAL, VIDEO_GOAL = 4.0, 0.85

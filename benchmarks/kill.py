@@ -39,9 +39,9 @@ from benchmarks.workbench import (
     write_config,
     write_scene,
 )
-from utils.checkpoints import load_checkpoint
-from utils.feature_store import FeatureStore
-from utils.files import digest_array
+from utils.runtime.checkpoints import load_checkpoint
+from utils.runtime.files import digest_array
+from utils.store.feature_store import FeatureStore
 
 PHASES = ("prepare", "train", "inference")
 ROOT = Path(__file__).resolve().parent.parent

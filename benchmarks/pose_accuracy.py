@@ -28,9 +28,9 @@ from tasks.base import Context
 from tasks.phases import load_phase
 from tasks.runs import set_up_machine
 from tasks.task import Task
-from utils.files import read_json
 from utils.logging import VerbosityLogger
-from utils.report import format_table
+from utils.report.tables import format_table
+from utils.runtime.files import read_json
 
 SHOWN = ("PCK@4px", "PCK@8px", "PCK@16px", "mean_error_px", "median_error_px", "OKS_AP")
 

@@ -41,9 +41,9 @@ from tasks.base import Sample
 from tasks.features import even_layers
 from tasks.phases import prepare
 from tasks.segmentation.task import SegmentationTask
-from utils.feature_encoding import encode_features
-from utils.feature_store import FeatureStore
-from utils.files import digest_array
+from utils.runtime.files import digest_array
+from utils.store.encoding import encode_features
+from utils.store.feature_store import FeatureStore
 
 GOAL = 0.9
 

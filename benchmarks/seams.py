@@ -39,7 +39,7 @@ from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask
 from utils.logging import VerbosityLogger
-from utils.tiling import StripBlender, Window
+from utils.raster.tiling import StripBlender, Window
 
 GOAL = 0.005
 SAMPLE = Path(__file__).resolve().parent.parent / "config.example.yml"

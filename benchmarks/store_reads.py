@@ -24,8 +24,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.feature_store import FeatureStore, record_key
-from utils.files import format_bytes
+from utils.runtime.files import format_bytes
+from utils.store.feature_store import FeatureStore, record_key
 
 THREADED = "store, two threads"
 ReadBatch = Callable[[list[int]], object]

@@ -30,9 +30,9 @@ from tasks.phases.prediction import score
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.probe import fit_probe
 from tasks.runs import set_up_machine
-from utils.files import read_json
 from utils.logging import VerbosityLogger
-from utils.report import format_table
+from utils.report.tables import format_table
+from utils.runtime.files import read_json
 
 LOG = VerbosityLogger("error")
 MOST_CELLS = 50_000  # fewer than there are, so that seeds fit the probe to others

@@ -32,9 +32,9 @@ import rasterio
 import torch
 from rasterio.windows import Window as RasterioWindow
 
-from utils.gdal import bounded_gdal
-from utils.raster_output import ClassRasterWriter
-from utils.tiling import StripBlender, Window, axis_weights, decode_classes, windows_for_rows
+from utils.raster.gdal import bounded_gdal
+from utils.raster.tiling import StripBlender, Window, axis_weights, decode_classes, windows_for_rows
+from utils.raster.writer import ClassRasterWriter
 
 TILE, STRIDE = 512, 384
 CPU_GOAL_S = 0.08

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from utils.plots import class_palette, draw_comparison, save_picture, side_by_side
-from utils.rasters import RasterScene
+from utils.media.videos import VideoReader
+from utils.raster.scenes import RasterScene
+from utils.raster.tiling import Window
+from utils.report.plots import class_palette, draw_comparison, save_picture, side_by_side
 from utils.samples.world import CLASSES
-from utils.tiling import Window
-from utils.videos import VideoReader
 
 PICTURES = Path(__file__).parent / "pictures"
 SHOWN_FRAMES = 3

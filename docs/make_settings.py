@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 from pydantic import BaseModel
 
 from tasks import kinds
-from utils.files import write_bytes
+from utils.runtime.files import write_bytes
 
 HEAD = """# Settings
 

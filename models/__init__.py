@@ -10,7 +10,7 @@ from pydantic import AfterValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
 from utils.errors import SettingsError
-from utils.setting_errors import explain_errors, suggest
+from utils.runtime.setting_errors import explain_errors, suggest
 
 if TYPE_CHECKING:
     from models.base import FeatureSpec, Head, HeadOptions

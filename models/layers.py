@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from models.base import FeatureSpec, resize
-from utils.distributed import differentiable_sum_over_ranks
 from utils.geometry.padding import pad_picture
+from utils.runtime.distributed import differentiable_sum_over_ranks
 
 EXTRA_BAND_MEAN = 0.5  # bands beyond the colours have no statistics of their own: the middle of the scale,
 EXTRA_BAND_STD = 0.25  # and a quarter of it

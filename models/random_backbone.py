@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from models.weights import FAMILIES, IMAGENET, build_config
-from utils.files import atomic_path, write_bytes, write_json
+from utils.runtime.files import atomic_path, write_bytes, write_json
 
 
 def write_backbone_folder(

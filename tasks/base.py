@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.augment import IDENTITY, View
-from utils.files import file_stamp
-from utils.tiling import Window
+from utils.geometry.augment import IDENTITY, View
+from utils.raster.tiling import Window
+from utils.runtime.files import file_stamp
 
 if TYPE_CHECKING:
     from config import TaskConfig
-    from utils.feature_store import FeatureStore
     from utils.logging import VerbosityLogger
+    from utils.store.feature_store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -417,6 +417,6 @@ def open_store(settings: TaskConfig, phase: str, threads: int = 2) -> FeatureSto
     >>> len(open_store(TaskConfig(paths={"processed_dir": tempfile.mkdtemp()}), "train"))
     0
     """
-    from utils.feature_store import FeatureStore
+    from utils.store.feature_store import FeatureStore
 
     return FeatureStore(settings.processed_dir(phase), threads=threads)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tasks.phases.train import Training
     from tasks.prepared import PreparedItem
     from tasks.segmentation.task import SegmentationTask
-    from utils.feature_store import FeatureStore
+    from utils.store.feature_store import FeatureStore
 
 Made = TypeVar("Made")
 

@@ -21,9 +21,9 @@ from tasks.model import FeatureModel
 from tasks.runs import choose_device
 from tasks.source import FeatureSource
 from tasks.task import Task
-from utils.augment import View, tta_views
-from utils.checkpoints import Checkpoint
 from utils.errors import DataError, SettingsError
+from utils.geometry.augment import View, tta_views
+from utils.runtime.checkpoints import Checkpoint
 
 Config = TypeVar("Config", bound=TaskConfig)
 DESCRIBED = frozenset(  # what `describe_model` writes and `restored_settings` needs

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from config import ModelConfig
 from models.backbone import Backbone, BackboneInfo, even_blocks, load_backbone, resolve_precision
 from models.weights import find_backbone_folder
-from utils import distributed
 from utils.errors import DataError, SettingsError
-from utils.feature_encoding import Int8Features, encode_features, encoded_bytes
-from utils.feature_store import FeatureStore, record_key
-from utils.files import digest_array, digest_json, file_stamp, read_json
+from utils.runtime import distributed
+from utils.runtime.files import digest_array, digest_json, file_stamp, read_json
+from utils.store.encoding import Int8Features, encode_features, encoded_bytes
+from utils.store.feature_store import FeatureStore, record_key
 
 PADDING = "reflect-to-patch-grid-1"  # changes when pictures are padded in another way, so that no old record is met
 

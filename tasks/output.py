@@ -13,8 +13,8 @@ from torch import nn
 from tasks.base import Context, Item, Metric, Piece, Sink
 
 if TYPE_CHECKING:
-    from utils.checkpoints import Checkpoint
     from utils.logging import VerbosityLogger
+    from utils.runtime.checkpoints import Checkpoint
 
 
 class Output(ABC):

@@ -12,13 +12,13 @@ from torch import Tensor
 from tasks.base import Batch, Item, Progress, Sample
 from tasks.batching import plan_batches
 from tasks.task import Task
-from utils.augment import IDENTITY, Variation, View, parse_view_name
 from utils.data import Entry, PrecomputedDataset, SampleRef
 from utils.errors import DataError
-from utils.feature_store import FeatureStore
-from utils.files import digest_json
+from utils.geometry.augment import IDENTITY, Variation, View, parse_view_name
 from utils.geometry.fields import collate, merge_rows
-from utils.tiling import Window
+from utils.raster.tiling import Window
+from utils.runtime.files import digest_json
+from utils.store.feature_store import FeatureStore
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from config import ResourcesConfig, TaskConfig, expand_path
-from utils import distributed
 from utils.errors import DataError, SettingsError
-from utils.files import read_json, write_json
+from utils.runtime import distributed
+from utils.runtime.files import read_json, write_json
 
 BEST, LAST, STATE = "best", "last", "state"
 CONFIG, RUN = "config.json", "run.json"  # the resolved settings; the fingerprint of the training that began here

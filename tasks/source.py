@@ -14,12 +14,12 @@ from typing_extensions import override
 from config import TaskConfig
 from tasks.base import Finding, Item, Piece, Producer, Request, Sample
 from tasks.features import FeatureService
+from tasks.split_lists import nearest, read_list
 from tasks.splits import LIST_SPLITS, OTHER_PICTURES, check_fraction, lists_stay, settle_lists, split_list
-from utils.augment import IDENTITY, Variation, View, views_of
 from utils.errors import DataError, SettingsError
-from utils.files import digest_json
+from utils.geometry.augment import IDENTITY, Variation, View, views_of
 from utils.geometry.fields import STANDARD_FIELDS, Fields, apply_view
-from utils.splits import nearest, read_list
+from utils.runtime.files import digest_json
 
 
 class Source(ABC):

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from config import TaskConfig, expand_path
+from tasks.split_lists import made_from, read_list, write_list
 from utils.errors import DataError, SettingsError
-from utils.files import digest_json
-from utils.gdal import refuse_other_encoding
-from utils.splits import made_from, read_list, write_list
+from utils.raster.gdal import refuse_other_encoding
+from utils.runtime.files import digest_json
 
 logger = logging.getLogger(__name__)
 

@@ -22,13 +22,13 @@ from tasks.output import Output
 from tasks.references import Reference
 from tasks.runs import choose_device
 from tasks.source import Source
-from utils.augment import IDENTITY, View
-from utils.checkpoints import find_file
 from utils.errors import DataError, SettingsError
-from utils.report import require_tensorboard
+from utils.geometry.augment import IDENTITY, View
+from utils.report.tables import require_tensorboard
+from utils.runtime.checkpoints import find_file
 
 if TYPE_CHECKING:
-    from utils.checkpoints import Checkpoint
+    from utils.runtime.checkpoints import Checkpoint
 
 
 def check_checkpoint(named: str | None, made_first: bool) -> None:

@@ -14,8 +14,8 @@ from models import HEADS, head_name
 from tasks import TASKS, kinds
 from tasks.task import Task
 from utils.errors import SettingsError
-from utils.setting_classes import schema_of
-from utils.setting_files import CONFIG_VARIABLE, find_config
+from utils.runtime.setting_classes import schema_of
+from utils.runtime.setting_files import CONFIG_VARIABLE, find_config
 
 ROOT = Path(__file__).parent.parent
 DINOV3SEG = """

@@ -45,7 +45,7 @@ from tasks.example import example_task
 from tasks.keypoints.example import animals_example
 from tasks.phases import load_phase
 from utils.errors import Interrupted
-from utils.setting_errors import section_of
+from utils.runtime.setting_errors import section_of
 
 EXAMPLES = {"segmentation": example_task, "keypoints": animals_example, "distill": student_example}
 VARIED = "dataset.augmentations.enable=true"

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from utils.augment import IDENTITY, View
 from utils.errors import DataError
-from utils.feature_store import FeatureStore
+from utils.geometry.augment import IDENTITY, View
 from utils.geometry.fields import (
     STANDARD_FIELDS,
     Fields,
@@ -26,6 +25,7 @@ from utils.geometry.fields import (
     merge_rows,
     split_rows,
 )
+from utils.store.feature_store import FeatureStore
 
 BACKBONE = "backbone"  # the producer whose maps reach a model as `feature_maps`
 _MAP_NAME = re.compile(r"map_(\d+)")

@@ -237,7 +237,7 @@ def listening(logger: VerbosityLogger, *names: str) -> Iterator[None]:
     Examples
     --------
     >>> with listening(VerbosityLogger(), "utils"):
-    ...     standard.getLogger("utils.vector_labels").warning("one polygon is no polygon")
+    ...     standard.getLogger("utils.raster.vector_labels").warning("one polygon is no polygon")
     [WARNING] one polygon is no polygon
     """
     relay, loggers = _Relay(logger), [standard.getLogger(name) for name in names]

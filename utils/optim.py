@@ -1,6 +1,7 @@
 """What moves the weights: Muon with AdamW, learning rate schedules, weight averages, and when to stop.
 
-Everything here is built from a module and numbers, and all state is saved and loaded (`utils.checkpoints.pack_state`).
+Everything here is built from a module and numbers, and all state is saved and loaded
+(`utils.runtime.checkpoints.pack_state`).
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from tasks.prepared import PreparedReader, prepared_items
 from tasks.probe import fit_probe
 from tasks.runs import choose_device
 from tasks.segmentation.settings import SegmentationSettings
-from utils import distributed
 from utils.errors import SettingsError
-from utils.files import digest_json
+from utils.runtime import distributed
+from utils.runtime.files import digest_json
 
 PROBED = "segmentation"
 MOST_CELLS = 50_000  # of each probe: 1536 channels of so many take 300 MB

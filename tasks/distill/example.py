@@ -16,8 +16,8 @@ from config import parse_settings
 from tasks import kinds
 from tasks.base import Batch, Context, Progress
 from tasks.example import example_context, in_temporary_folder, tiny_backbone
-from utils.raster_files import write_raster
-from utils.videos import VideoWriter
+from utils.media.videos import VideoWriter
+from utils.raster.files import write_raster
 
 if TYPE_CHECKING:
     from tasks.distill.task import DistillTask

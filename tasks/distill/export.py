@@ -14,10 +14,10 @@ from models.student import Student, count_multiply_adds
 from models.weights import find_backbone_folder, read_json_object
 from tasks.distill.metric import closed_gap
 from tasks.distill.settings import CardConfig, DistillSettings
-from utils.checkpoints import Checkpoint
 from utils.errors import DataError, DinolithError
-from utils.files import read_json
-from utils.report import format_table, read_csv
+from utils.report.tables import format_table, read_csv
+from utils.runtime.checkpoints import Checkpoint
+from utils.runtime.files import read_json
 
 FILES = ("README.md", "config.json", "model.safetensors", "preprocessor_config.json")
 SIDES = (224, 518)  # pixels of the pictures for which the card tells the cost

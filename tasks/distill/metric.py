@@ -11,10 +11,10 @@ import numpy as np
 from typing_extensions import override
 
 from tasks.base import Metric, Piece
+from tasks.distill.map_comparison import MapScores
 from utils.logging import VerbosityLogger
-from utils.map_comparison import MapScores
-from utils.plots import side_by_side, with_title
-from utils.report import format_table, write_csv
+from utils.report.plots import side_by_side, with_title
+from utils.report.tables import format_table, write_csv
 
 COLUMNS = ("cosine", "raw_cosine", "explained_variance")
 SHOWN_SIDE = 320  # pixels of a panel

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from models.student import Projection, Student, fit_grid
 from tasks.base import Batch
+from tasks.distill.map_comparison import LinearFit
 from tasks.features import FeatureService
-from utils.map_comparison import LinearFit
-from utils.resampling import resize_picture
+from utils.geometry.resampling import resize_picture
 
 
 class DistillModel(nn.Module):

@@ -13,13 +13,13 @@ from typing_extensions import override
 
 from models.student import Student
 from tasks.base import Batch, Progress, Sample, open_store
+from tasks.distill.map_comparison import ChannelStatistics, distill_counts, distill_sums
 from tasks.distill.settings import DistillSettings
 from tasks.distill.source import CropSource
 from tasks.objective import Objective
-from utils import distributed
-from utils.augment import IDENTITY
 from utils.data import BACKBONE, Entry, map_names
-from utils.map_comparison import ChannelStatistics, distill_counts, distill_sums
+from utils.geometry.augment import IDENTITY
+from utils.runtime import distributed
 
 MEASURED_RECORDS = 256  # training records whose channels are measured
 

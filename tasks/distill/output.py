@@ -18,7 +18,7 @@ from tasks.distill.model import DistillModel
 from tasks.distill.settings import DistillSettings
 from tasks.features import FeatureService
 from tasks.output import Output
-from utils.checkpoints import Checkpoint
+from utils.runtime.checkpoints import Checkpoint
 
 
 class DistillOutput(Output):

@@ -14,12 +14,12 @@ from tasks.base import Item, open_store
 from tasks.distill.settings import DistillSettings
 from tasks.splits import refuse_unlistable
 from utils.errors import DataError, SettingsError
-from utils.files import digest_json, file_stamp
-from utils.inputs import find_inputs
-from utils.raster_files import scene_ids
-from utils.rasters import RasterScene, ValueScaling, estimate_scaling
-from utils.tiling import Window
-from utils.videos import VideoReader, is_video
+from utils.raster.inputs import find_inputs
+from utils.media.videos import VideoReader, is_video
+from utils.raster.files import scene_ids
+from utils.raster.scenes import RasterScene, ValueScaling, estimate_scaling
+from utils.raster.tiling import Window
+from utils.runtime.files import digest_json, file_stamp
 
 MOST_ENLARGED = 2.0  # how much a small picture may be scaled up to fill a crop
 

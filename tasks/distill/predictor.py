@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from tasks.base import Item, Piece, Predictor, Sample
-from utils.map_comparison import score_map, valid_cells
+from tasks.distill.map_comparison import score_map, valid_cells
 
 
 class StudentPredictor(Predictor):

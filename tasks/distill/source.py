@@ -20,12 +20,12 @@ from tasks.distill.pictures import CropItem, Picture, PictureReader
 from tasks.distill.settings import DistillSettings
 from tasks.features import FeatureService
 from tasks.source import ListedSource
-from utils.augment import RandomColour
 from utils.errors import DataError
-from utils.files import digest_json
-from utils.resampling import resize_picture
-from utils.tiling import Window
-from utils.videos import VideoReader
+from utils.geometry.augment import RandomColour
+from utils.geometry.resampling import resize_picture
+from utils.media.videos import VideoReader
+from utils.raster.tiling import Window
+from utils.runtime.files import digest_json
 
 logger = logging.getLogger(__name__)
 

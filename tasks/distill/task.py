@@ -24,10 +24,10 @@ from tasks.distill.settings import DistillSettings
 from tasks.distill.source import CropSource
 from tasks.feature_task import FeatureTask, refuse_other
 from tasks.splits import lists_stay
-from utils import distributed
-from utils.augment import IDENTITY, View
-from utils.checkpoints import Checkpoint
 from utils.errors import SettingsError
+from utils.geometry.augment import IDENTITY, View
+from utils.runtime import distributed
+from utils.runtime.checkpoints import Checkpoint
 
 DESCRIBED = frozenset(["crop"])
 CONVNEXT_STRIDE = 16  # pixels of a convolutional student per cell of the teacher: its third stage

@@ -10,7 +10,7 @@ from tasks.base import Finding
 from tasks.keypoints.items import PoseItem, box_of, decode_picture
 from utils.errors import DataError
 from utils.formats.types import Instance, Skeleton
-from utils.left_right import body_axis, left_right_pairs
+from utils.keypoints.left_right import body_axis, left_right_pairs
 
 CLEAR_SIDE = 0.05  # of the body axis: how far left and right must lie apart across it to be told apart
 OUTSIDE = 2.0  # pixels by which a point may leave its picture: hands that click at the edge

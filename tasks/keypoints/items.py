@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 
 from tasks.base import Item
-from utils.crops import box_of_points, box_of_polygon, move_boxes
 from utils.errors import DataError
-from utils.files import digest_json, file_stamp
-from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import picture_bytes
 from utils.formats.types import AnnotatedPicture, Instance
+from utils.geometry.crops import box_of_points, box_of_polygon, move_boxes
+from utils.media.picture_sizes import picture_size
+from utils.runtime.files import digest_json, file_stamp
 
 REACH = 3.0  # how many times as wide or high as its picture a box may be; a crop of a larger one shows nothing
 NUMBER_AT_END = re.compile(r"[\W_]*\d+$")

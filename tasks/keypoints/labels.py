@@ -12,11 +12,11 @@ from typing import Any
 from tasks.base import Finding
 from tasks.keypoints.items import box_faults, usable
 from tasks.keypoints.settings import KeypointsSettings
-from utils.crops import canvas_of
+from tasks.split_lists import nearest, read_list
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton
-from utils.splits import nearest, read_list
+from utils.geometry.crops import canvas_of
 
 logger = logging.getLogger(__name__)
 

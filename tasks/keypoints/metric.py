@@ -11,11 +11,11 @@ from typing_extensions import override
 from tasks.base import Metric, Piece
 from tasks.keypoints.settings import KeypointsConfig
 from utils.formats.types import Instance, Skeleton
-from utils.pose_matching import PredictedPose, TruthPose
-from utils.pose_metrics import PoseScores
-from utils.pose_plots import plot_error_histogram, plot_keypoint_table
-from utils.pose_tables import keypoint_table, swap_table, write_keypoint_table
-from utils.report import format_table
+from utils.keypoints.matching import PredictedPose, TruthPose
+from utils.keypoints.metrics import PoseScores
+from utils.keypoints.plots import plot_error_histogram, plot_keypoint_table
+from utils.keypoints.tables import keypoint_table, swap_table, write_keypoint_table
+from utils.report.tables import format_table
 
 PRIMARY = {"PCK": "weighted_PCK", "error": "negative_error", "AP": "OKS_AP"}
 SHOWN = ("mean_error_px", "median_error_px", "weighted_PCK", "OKS_AP", "OKS_AR", "swap_rate")

@@ -16,9 +16,9 @@ from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.survey import suggestions, survey
 from utils.errors import DataError, SettingsError
-from utils.files import write_bytes
 from utils.formats.types import AnnotatedPicture
 from utils.logging import VerbosityLogger
+from utils.runtime.files import write_bytes
 
 TEMPLATE = """\
 # Keypoints of {label}: {first}

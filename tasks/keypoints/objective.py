@@ -14,11 +14,11 @@ from typing_extensions import override
 from tasks.base import Batch, Progress, Sample
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.objective import Objective
-from utils.augment import IDENTITY
 from utils.data import Entry
 from utils.errors import DataError, SettingsError
 from utils.formats.types import Skeleton
-from utils.heatmaps import (
+from utils.geometry.augment import IDENTITY
+from utils.keypoints.heatmaps import (
     box_targets,
     centre_heatmaps,
     centre_targets,
@@ -26,7 +26,16 @@ from utils.heatmaps import (
     keypoint_heatmaps,
     valid_cells,
 )
-from utils.keypoint_losses import (
+from utils.keypoints.left_right import (
+    active_pairs,
+    body_axis,
+    canonicalise_left_right,
+    left_right_pairs,
+    pair_margin,
+    pair_overlap,
+    side_consistency,
+)
+from utils.keypoints.losses import (
     box_sums,
     coordinate_count,
     coordinate_sum,
@@ -38,16 +47,7 @@ from utils.keypoint_losses import (
     offset_sum,
     positive_weights,
 )
-from utils.left_right import (
-    active_pairs,
-    body_axis,
-    canonicalise_left_right,
-    left_right_pairs,
-    pair_margin,
-    pair_overlap,
-    side_consistency,
-)
-from utils.peaks import soft_argmax
+from utils.keypoints.peaks import soft_argmax
 
 CENTRE_SIGMA = 3.0  # cells; a centre need not be found to the pixel
 BOX_RADIUS = 2.0  # cells around a centre that answer for its box

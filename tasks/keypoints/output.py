@@ -16,8 +16,8 @@ from tasks.keypoints.metric import KeypointMetric, report_scores
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.sinks import PoseSink, gather_predictions
 from tasks.output import Output
-from utils.pose_matching import PredictedPose, TruthPose
-from utils.pose_plots import draw_pose_comparison
+from utils.keypoints.matching import PredictedPose, TruthPose
+from utils.keypoints.plots import draw_pose_comparison
 
 
 class KeypointsOutput(Output):

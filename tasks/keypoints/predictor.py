@@ -14,9 +14,9 @@ from typing_extensions import override
 from tasks.base import Item, Piece, Predictor, Sample
 from tasks.keypoints.objective import CENTRE_SIGMA
 from tasks.keypoints.settings import KeypointsConfig
-from utils.crops import points_back
-from utils.grouping import group_peaks
-from utils.peaks import Peaks, all_peaks, best_peaks
+from utils.geometry.crops import points_back
+from utils.keypoints.grouping import group_peaks
+from utils.keypoints.peaks import Peaks, all_peaks, best_peaks
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Decoder:
 
         Examples
         --------
-        >>> from utils.augment import IDENTITY, View
+        >>> from utils.geometry.augment import IDENTITY, View
         >>> decoder = Decoder(4.0, (1, 0), KeypointsConfig(tta_merge="max"), False, 1)
         >>> plain, mirrored = torch.tensor([[[0.0, 0, 0]], [[0, 0, 9]]]), torch.tensor([[[8.0, 0, 0]], [[0, 0, 0]]])
         >>> decoder.merge([{"heatmaps": plain}, {"heatmaps": mirrored}], [IDENTITY, View(True, 0)])["heatmaps"].tolist()
@@ -90,7 +90,7 @@ class Decoder:
 
         Examples
         --------
-        >>> from utils.augment import View
+        >>> from utils.geometry.augment import View
         >>> decoder = Decoder(4.0, (0,), KeypointsConfig(), True, 2)
         >>> maps = {"heatmaps": torch.tensor([[[1.0, 2]]]), "offsets": torch.tensor([[[5.0, 6]], [[7, 8]]])}
         >>> {name: found.flatten().tolist() for name, found in decoder._upright(maps, View(True, 0)).items()}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DataError, SettingsError
-from utils.files import read_json
-from utils.videos import is_video
+from utils.media.videos import is_video
+from utils.runtime.files import read_json
 
 if TYPE_CHECKING:
     from tasks.keypoints.items import PoseItem

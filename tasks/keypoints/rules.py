@@ -10,7 +10,7 @@ from tasks.keypoints.audit import ambiguity
 from tasks.keypoints.items import usable
 from tasks.keypoints.settings import KeypointsSettings
 from utils.formats.types import AnnotatedPicture, Skeleton
-from utils.left_right import body_axis, left_right_pairs
+from utils.keypoints.left_right import body_axis, left_right_pairs
 
 SMALL = 64  # training pictures
 AMBIGUOUS = 0.5  # share of pairs whose left and right cannot be told apart

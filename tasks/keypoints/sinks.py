@@ -27,10 +27,10 @@ from tasks.keypoints.results import (
     shared_results,
 )
 from utils.errors import DataError
-from utils.files import digest_json, read_json, sync, write_bytes, write_json
 from utils.formats.types import Skeleton
-from utils.pose_drawing import draw_poses, mark_radius
-from utils.videos import VideoReader, VideoWriter, is_video
+from utils.keypoints.drawing import draw_poses, mark_radius
+from utils.media.videos import VideoReader, VideoWriter, is_video
+from utils.runtime.files import digest_json, read_json, sync, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def write_labelme_prediction(item: PoseItem, frames: Sequence[dict], skeleton: S
     --------
     >>> import tempfile
     >>> from utils.formats.types import AnnotatedPicture
-    >>> from utils.files import write_bytes
+    >>> from utils.runtime.files import write_bytes
     >>> import cv2
     >>> folder = Path(tempfile.mkdtemp())
     >>> write_bytes(folder / "a.png", cv2.imencode(".png", np.zeros((40, 60, 3), np.uint8))[1].tobytes())

@@ -29,8 +29,12 @@ from tasks.keypoints.results import is_overlay
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.source import ListedSource
 from tasks.splits import split_list
-from utils.augment import RandomColour
-from utils.crops import (
+from utils.errors import DataError, SettingsError
+from utils.formats.convert import convert_poses
+from utils.formats.read import read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
+from utils.geometry.augment import RandomColour
+from utils.geometry.crops import (
     crop_of_box,
     drop_outside,
     move_boxes,
@@ -39,14 +43,10 @@ from utils.crops import (
     warp_picture,
     whole_picture,
 )
-from utils.errors import DataError, SettingsError
-from utils.formats.convert import convert_poses
-from utils.formats.read import read_poses
-from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.geometry.fields import Boxes, Fields, Image, Mask, Points, Transform, Values, warp
-from utils.inputs import find_inputs
+from utils.raster.inputs import find_inputs
+from utils.media.videos import VideoReader, is_video
 from utils.samples.files import write_foxes
-from utils.videos import VideoReader, is_video
 
 
 class PoseSource(ListedSource):

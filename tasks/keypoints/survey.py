@@ -9,7 +9,7 @@ import numpy as np
 from tasks.keypoints.audit import ambiguity
 from tasks.keypoints.items import box_of, usable
 from utils.formats.types import AnnotatedPicture, Skeleton
-from utils.left_right import body_axis, left_right_pairs
+from utils.keypoints.left_right import body_axis, left_right_pairs
 
 SMALL_ANIMAL = 0.2  # of a picture's short side: below it, an animal has few cells of a whole picture
 RARE_POINT = 0.2  # share of the animals below which a keypoint is hardly learnt

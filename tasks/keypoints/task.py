@@ -26,11 +26,11 @@ from tasks.keypoints.rules import Decision, automatic_settings
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.source import PoseSource
 from tasks.splits import lists_stay
-from utils import distributed
-from utils.augment import View
-from utils.checkpoints import Checkpoint
 from utils.errors import DataError, SettingsError
 from utils.formats.types import Skeleton
+from utils.geometry.augment import View
+from utils.runtime import distributed
+from utils.runtime.checkpoints import Checkpoint
 
 logger = logging.getLogger(__name__)
 

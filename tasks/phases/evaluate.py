@@ -13,14 +13,14 @@ from tasks.phases.prediction import score
 from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
 from tasks.runs import choose_device, find_checkpoint
 from tasks.task import Task
-from utils import distributed
-from utils.augment import IDENTITY
-from utils.checkpoints import Checkpoint, load_checkpoint
 from utils.errors import DataError, DinolithError
-from utils.feature_store import FeatureStore
-from utils.files import digest_file, digest_json, read_json, write_json
+from utils.geometry.augment import IDENTITY
 from utils.metrics import nan_to_none
-from utils.plots import save_picture
+from utils.report.plots import save_picture
+from utils.runtime import distributed
+from utils.runtime.checkpoints import Checkpoint, load_checkpoint
+from utils.runtime.files import digest_file, digest_json, read_json, write_json
+from utils.store.feature_store import FeatureStore
 
 
 def run(task: Task, context: Context) -> PhaseResult:

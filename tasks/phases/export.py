@@ -8,7 +8,7 @@ from config import expand_path
 from tasks.base import Context, PhaseResult
 from tasks.phases.evaluate import restore
 from tasks.task import Task
-from utils import distributed
+from utils.runtime import distributed
 
 
 def run(task: Task, context: Context) -> PhaseResult:

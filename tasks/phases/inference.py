@@ -15,14 +15,14 @@ from tasks.base import Context, Item, PhaseResult, Piece, Predictor
 from tasks.phases.evaluate import restore, safe_name
 from tasks.phases.prediction import predict
 from tasks.phases.samples import Job, LiveSamples
-from tasks.phases.streams import Stream
 from tasks.runs import choose_device
 from tasks.task import Task
-from utils import distributed
-from utils.checkpoints import Checkpoint, load_training_state, save_training_state
 from utils.errors import DataError, Interrupted
-from utils.files import digest_array, digest_json, file_stamp, read_json, write_json
 from utils.logging import Progress
+from utils.runtime import distributed
+from utils.runtime.checkpoints import Checkpoint, load_training_state, save_training_state
+from utils.runtime.files import digest_array, digest_json, file_stamp, read_json, write_json
+from utils.runtime.streams import Stream
 
 RECORD = "inference.json"  # in the run's folder: what was predicted from what
 RECORD_S = 5.0  # between two writings of it, which takes as long as all items before took

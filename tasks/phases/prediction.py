@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from tasks.base import Batch, Context, Item, Piece, Predictor, Sample
 from tasks.phases.samples import Job, LiveSamples, Slot, Source, StoredSamples
-from tasks.phases.streams import Stream, read_ahead
 from tasks.prepared import PreparedItem
 from tasks.task import Task
-from utils import distributed
-from utils.augment import IDENTITY, View
-from utils.feature_store import FeatureStore
+from utils.geometry.augment import IDENTITY, View
+from utils.runtime import distributed
+from utils.runtime.streams import Stream, read_ahead
+from utils.store.feature_store import FeatureStore
 
 LOOK_AHEAD = 4  # batches of common shapes that may overtake a sample of a rare one; bounds what waits in memory
 
@@ -378,7 +378,7 @@ def hand_on(
     --------
     >>> from tasks.segmentation.predictor import DensePredictor
     >>> from tasks.segmentation.scenes import SceneItem
-    >>> from utils.tiling import Window
+    >>> from utils.raster.tiling import Window
     >>> item = SceneItem("a", (), "a", Window(0, 0, 4, 4), 4, 4, (0, 4))
     >>> job, sample = Job(item, DensePredictor(2, 4)), Sample("a", item, {}, Window(0, 0, 4, 4))
     >>> answers = [(job, [sample], {"logits": torch.zeros(1, 2, 4, 4)}), (job, [], None)]

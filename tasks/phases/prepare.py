@@ -18,16 +18,16 @@ from typing import Any
 import torch
 
 from tasks.base import Context, Item, PhaseResult, Producer, Request, Sample, open_store
-from tasks.phases.streams import Stream, read_ahead
 from tasks.prepared import is_complete, manifest_key, read_entries, write_entries
 from tasks.task import Task
-from utils import distributed
-from utils.augment import Variation, View
 from utils.data import Entry
-from utils.feature_store import FeatureStore, Plan, record_key
-from utils.files import digest_array
+from utils.geometry.augment import Variation, View
 from utils.logging import format_duration, progress
-from utils.store_writer import StoreWriter
+from utils.runtime import distributed
+from utils.runtime.files import digest_array
+from utils.runtime.streams import Stream, read_ahead
+from utils.store.feature_store import FeatureStore, Plan, record_key
+from utils.store.writer import StoreWriter
 
 SPLITS = ("train", "val")
 Record = tuple[str, dict[str, Any], dict[str, Any]]  # key, arrays, what to say of it
@@ -283,7 +283,7 @@ def make_plan(task: Task, sample: Sample, views: Sequence[View | Variation]) -> 
     --------
     >>> import tempfile
     >>> from tasks.example import example_task
-    >>> from utils.augment import IDENTITY
+    >>> from utils.geometry.augment import IDENTITY
     >>> task, context = example_task(tempfile.mkdtemp())
     >>> task.source.prepare_data()
     >>> plan = make_plan(task, next(task.source.samples(task.source.items("train")[0])), [IDENTITY])

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tasks.base import Batch, Item, Predictor, Sample, Sink
-from tasks.phases.streams import Stream
 from tasks.prepared import PreparedItem, PreparedReader, collate_samples
 from tasks.task import Task
-from utils.augment import IDENTITY, View
 from utils.data import SampleRef
-from utils.feature_store import FeatureStore
+from utils.geometry.augment import IDENTITY, View
+from utils.runtime.streams import Stream
+from utils.store.feature_store import FeatureStore
 
 
 @dataclass(eq=False)
@@ -59,7 +59,7 @@ class Job:
         --------
         >>> from tasks.segmentation.predictor import DensePredictor
         >>> from tasks.segmentation.scenes import SceneItem
-        >>> from utils.tiling import Window
+        >>> from utils.raster.tiling import Window
         >>> job = Job(SceneItem("a", (), "a", Window(0, 0, 4, 8), 4, 4, (0, 4)), DensePredictor(2, 4))
         >>> job.begin()
         >>> job.predictor.item.id

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tasks.base import Batch, Progress
 from tasks.task import Task
-from utils import distributed
 from utils.optim import NonFiniteGuard, Schedule, build_ema, build_optimizer, clip_gradients
+from utils.runtime import distributed
 
 LossTerms = Mapping[str, Tensor | tuple[Tensor, Tensor]]
 

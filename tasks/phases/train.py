@@ -25,18 +25,18 @@ from tasks.phases.training_state import TrainingState
 from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
 from tasks.task import Task
-from utils import distributed
-from utils.checkpoints import init_from, load_checkpoint
 from utils.data import SampleRef
 from utils.errors import DataError, DinolithError, Interrupted
-from utils.feature_store import FeatureStore
-from utils.files import digest_json, read_json, write_json
 from utils.logging import format_duration, progress
 from utils.metrics import RunningMean
 from utils.optim import EarlyStopping
-from utils.plots import plot_training
-from utils.report import CsvLog
-from utils.threads import map_in_threads
+from utils.report.plots import plot_training
+from utils.report.tables import CsvLog
+from utils.runtime import distributed
+from utils.runtime.checkpoints import init_from, load_checkpoint
+from utils.runtime.files import digest_json, read_json, write_json
+from utils.runtime.threads import map_in_threads
+from utils.store.feature_store import FeatureStore
 
 LOG_EVERY = 10  # batches
 LARGEST_WEIGHT = 1e15  # what is larger has diverged: products of it overflow, and scores of it mean nothing
@@ -508,7 +508,7 @@ class Training:
         if epoch == self.settings.epochs or epoch % 10 == 0:
             plot_training(table.rows(), folder / "training.png", scores=self.task.plotted)
         if self.settings.tensorboard:
-            from utils.report import write_tensorboard
+            from utils.report.tables import write_tensorboard
 
             write_tensorboard(folder / "tensorboard", row, epoch)
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from tasks.model import load_trained_state, trained_state
 from tasks.phases.step import Optimisation
-from utils import distributed
-from utils.checkpoints import load_training_state, save_checkpoint, save_training_state
 from utils.metrics import RunningMean
 from utils.optim import EarlyStopping
+from utils.runtime import distributed
+from utils.runtime.checkpoints import load_training_state, save_checkpoint, save_training_state
 
 
 class TrainingState:
@@ -68,7 +68,7 @@ class TrainingState:
         --------
         >>> import tempfile
         >>> from tasks.example import training_example
-        >>> from utils.checkpoints import load_checkpoint
+        >>> from utils.runtime.checkpoints import load_checkpoint
         >>> path = Path(tempfile.mkdtemp()) / "last.safetensors"
         >>> training_example(path.parent).state.save_checkpoint([path], {"kind": "segmentation"})
         >>> load_checkpoint(path).description

@@ -10,10 +10,10 @@ from tasks.base import Context, Finding, PhaseResult, open_store
 from tasks.phases.prepare import SPLITS
 from tasks.prepared import PreparedItem, manifest_key, read_entries
 from tasks.task import Task
-from utils import distributed
 from utils.errors import DataError
-from utils.feature_store import FeatureStore
-from utils.files import write_json
+from utils.runtime import distributed
+from utils.runtime.files import write_json
+from utils.store.feature_store import FeatureStore
 
 
 def run(task: Task, context: Context) -> PhaseResult:

@@ -14,8 +14,8 @@ from tasks.base import Metric, Piece
 from tasks.segmentation.scenes import SceneItem
 from utils.logging import VerbosityLogger
 from utils.metrics import IGNORE_INDEX, ConfusionMatrix, ScoreHistogram
-from utils.plots import plot_confusion
-from utils.report import class_table, format_table, write_csv
+from utils.report.plots import plot_confusion
+from utils.report.tables import class_table, format_table, write_csv
 
 SCENES_SHOWN = 30  # more scenes than this stand in metrics.json only
 
@@ -31,7 +31,7 @@ class SegmentationMetric(Metric):
     Examples
     --------
     >>> from tasks.base import Item
-    >>> from utils.tiling import Window
+    >>> from utils.raster.tiling import Window
     >>> item = SceneItem("a", (), "a", Window(0, 0, 1, 4), 4, 4, (0, 1))
     >>> metric = SegmentationMetric(["field", "road", "water"])
     >>> piece = Piece(item, {"classes": np.array([[0, 1, 1, 2]], np.uint8)})

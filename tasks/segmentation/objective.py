@@ -20,9 +20,9 @@ from tasks.objective import Objective
 from tasks.segmentation.settings import SegmentationSettings
 from utils.data import Entry
 from utils.errors import DataError, SettingsError
-from utils.labels import IGNORE
 from utils.losses import class_weights_from_counts, segmentation_counts, segmentation_sums
-from utils.mask_losses import mask_classification_counts, mask_classification_sums
+from utils.masks.losses import mask_classification_counts, mask_classification_sums
+from utils.raster.labels import IGNORE
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from tasks.segmentation.metric import SegmentationMetric, report_scores
 from tasks.segmentation.scenes import SceneItem, SceneReader
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.sinks import RasterSink, refuse_foreign
+from tasks.split_lists import nearest
 from utils.errors import SettingsError
-from utils.labels import IGNORE
-from utils.plots import class_palette, draw_comparison
-from utils.raster_output import ClassRasterWriter
-from utils.splits import nearest
-from utils.tiling import Window
+from utils.raster.labels import IGNORE
+from utils.raster.tiling import Window
+from utils.raster.writer import ClassRasterWriter
+from utils.report.plots import class_palette, draw_comparison
 
 DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
 

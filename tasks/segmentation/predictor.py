@@ -13,7 +13,7 @@ from typing_extensions import override
 from models.base import fit_to_image
 from tasks.base import Item, Piece, Predictor, Sample
 from tasks.segmentation.scenes import SceneItem
-from utils.tiling import StripBlender, Window, decode_classes
+from utils.raster.tiling import StripBlender, Window, decode_classes
 
 
 class DensePredictor(Predictor):

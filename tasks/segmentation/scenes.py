@@ -16,13 +16,13 @@ from tasks.base import Item, open_store
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.splits import refuse_unlistable
 from utils.errors import DataError, SettingsError
-from utils.files import digest_json
 from utils.geometry.padding import pad_picture
-from utils.labels import IGNORE, LabelSource, RasterLabels, is_vector, pair_labels
-from utils.raster_files import broken_links, check_scene, find_scenes, scene_ids
-from utils.rasters import RasterScene, ValueScaling, estimate_scaling, share_outside, value_kind
-from utils.tiling import Window, windows_for_rows
-from utils.vector_labels import VectorLabels
+from utils.raster.files import broken_links, check_scene, find_scenes, scene_ids
+from utils.raster.labels import IGNORE, LabelSource, RasterLabels, is_vector, pair_labels
+from utils.raster.scenes import RasterScene, ValueScaling, estimate_scaling, share_outside, value_kind
+from utils.raster.tiling import Window, windows_for_rows
+from utils.raster.vector_labels import VectorLabels
+from utils.runtime.files import digest_json
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing_extensions import override
 from tasks.base import Piece, Sink
 from tasks.segmentation.scenes import SceneItem
 from utils.errors import SettingsError
-from utils.polygons import is_polygons, write_polygons
-from utils.raster_output import ClassRasterWriter, is_prediction, is_style
+from utils.raster.polygons import is_polygons, write_polygons
+from utils.raster.writer import ClassRasterWriter, is_prediction, is_style
 
 
 def refuse_foreign(path: Path, confidence: bool = False, polygons: bool = False) -> None:

@@ -18,16 +18,16 @@ from tasks.features import FeatureService
 from tasks.segmentation.scenes import SceneFiles, SceneItem, SceneReader, block_id, parse_id
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.source import ListedSource
+from tasks.split_lists import stratified_choice
 from tasks.splits import lists_stay, split_list
-from utils import distributed
-from utils.augment import RandomColour, RandomGeometry
 from utils.errors import DataError, SettingsError
+from utils.geometry.augment import RandomColour, RandomGeometry
 from utils.geometry.fields import warp
-from utils.labels import IGNORE, label_counts
-from utils.raster_files import find_scenes, scene_ids
+from utils.raster.files import find_scenes, scene_ids
+from utils.raster.labels import IGNORE, label_counts
+from utils.raster.tiling import Window, split_rows
+from utils.runtime import distributed
 from utils.samples.files import write_land
-from utils.splits import stratified_choice
-from utils.tiling import Window, split_rows
 
 logger = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem, raise_first, read_scaling
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.source import SceneSource
-from utils import distributed
-from utils.augment import View
-from utils.checkpoints import Checkpoint, load_checkpoint
 from utils.errors import SettingsError
-from utils.raster_files import check_scene
+from utils.geometry.augment import View
+from utils.raster.files import check_scene
+from utils.runtime import distributed
+from utils.runtime.checkpoints import Checkpoint, load_checkpoint
 
 DESCRIBED = frozenset(["classes", "tile_size", "scale", "bands", "scaling"])  # what `from_checkpoint` needs
 

@@ -18,9 +18,9 @@ import yaml
 import main
 from models.random_backbone import write_random_backbone
 from tasks.example import SETTINGS, tiny_backbone, write_pictures
-from utils.checkpoints import load_checkpoint, save_checkpoint
-from utils.raster_files import write_raster
-from utils.vector_labels import write_features
+from utils.raster.files import write_raster
+from utils.raster.vector_labels import write_features
+from utils.runtime.checkpoints import load_checkpoint, save_checkpoint
 
 Tree = dict[str, dict]
 PHASES = ("prepare", "verify", "train", "evaluate", "inference")

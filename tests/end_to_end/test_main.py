@@ -21,9 +21,9 @@ from torch import Tensor
 
 from models.random_backbone import write_random_backbone
 from tasks.example import SETTINGS, write_pictures
-from utils.checkpoints import load_checkpoint
-from utils.feature_store import FeatureStore
-from utils.files import FileLock, read_json
+from utils.runtime.checkpoints import load_checkpoint
+from utils.runtime.files import FileLock, read_json
+from utils.store.feature_store import FeatureStore
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120

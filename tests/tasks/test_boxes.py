@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -34,11 +34,11 @@ from tasks.phases import prepare, train
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.runs import BEST, checkpoint_path
 from tasks.source import FeatureSource
-from utils import distributed
-from utils.augment import View
-from utils.checkpoints import load_checkpoint
 from utils.data import SampleRef
+from utils.geometry.augment import View
 from utils.geometry.fields import Boxes, Image, Values
+from utils.runtime import distributed
+from utils.runtime.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = [(16, 24), (22, 12), (13, 30)]  # height and width; patches have 4 pixels
@@ -113,7 +113,7 @@ class BoxSettings(TaskConfig):
 class BoxSource(FeatureSource):
     """Pictures with boxes, as arrays in `<raw_images_dir>/<split>/`."""
 
-    fields = {"image": Image(), "boxes": Boxes(), "classes": Values(ragged=True)}
+    fields: ClassVar = {"image": Image(), "boxes": Boxes(), "classes": Values(ragged=True)}
 
     def sample_size(self):
         return max(SHAPES)

@@ -29,14 +29,14 @@ from tasks.phases import evaluate, prepare, train
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.runs import BEST, LAST
-from utils.checkpoints import load_checkpoint
+from tasks.split_lists import read_list
 from utils.data import SampleRef
 from utils.errors import DataError, Interrupted, SettingsError
-from utils.files import read_json
 from utils.logging import VerbosityLogger
-from utils.raster_files import write_raster
-from utils.splits import read_list
-from utils.tiling import Window
+from utils.raster.files import write_raster
+from utils.raster.tiling import Window
+from utils.runtime.checkpoints import load_checkpoint
+from utils.runtime.files import read_json
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -473,7 +473,7 @@ def train_and_read(task: DistillTask, context: Context) -> Path:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    from utils.report import read_csv
+    from utils.report.tables import read_csv
 
     return read_csv(path)
 

@@ -45,13 +45,13 @@ from tasks.phases.step import WeightedLoss, count_targets
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.source import Source
 from tasks.task import Task
-from utils.augment import IDENTITY, View
 from utils.data import SampleRef
 from utils.errors import DataError, Interrupted
-from utils.feature_store import record_key
-from utils.files import digest_array, read_json, write_bytes, write_json
+from utils.geometry.augment import IDENTITY, View
 from utils.geometry.fields import Displacements, Image, Maps
 from utils.logging import VerbosityLogger
+from utils.runtime.files import digest_array, read_json, write_bytes, write_json
+from utils.store.feature_store import record_key
 
 HFLIP = View.from_name("hflip")
 SIDE = 16  # pixels of every picture of these tests

@@ -21,12 +21,12 @@ from tasks.keypoints.predictor import Decoder
 from tasks.keypoints.settings import KeypointsConfig
 from tasks.keypoints.sinks import pose_array
 from tasks.prepared import collate_samples
-from utils.augment import View, views_of
-from utils.checkpoints import load_checkpoint
 from utils.errors import DataError, SettingsError
-from utils.files import read_json
 from utils.formats.read import read_poses
-from utils.pose_metrics import PoseScores
+from utils.geometry.augment import View, views_of
+from utils.keypoints.metrics import PoseScores
+from utils.runtime.checkpoints import load_checkpoint
+from utils.runtime.files import read_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -543,7 +543,7 @@ def test_prompts_without_area_or_end_are_refused_before_work(tmp_path, corners, 
 
 def test_videos_in_folders_and_globs_are_inputs(tmp_path):
     from tasks.keypoints.results import is_overlay
-    from utils.inputs import find_inputs
+    from utils.raster.inputs import find_inputs
 
     def names(*sources):
         paths = [f"{tmp_path}/{source}" for source in sources]

@@ -27,14 +27,14 @@ from tasks.phases.step import StepResult, count_targets
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.runs import BEST, LAST, checkpoint_path
 from tasks.segmentation.task import SegmentationTask
-from utils.augment import IDENTITY, View
-from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.data import SampleRef
 from utils.errors import DataError, DinolithError, Interrupted, SettingsError
-from utils.feature_store import FeatureStore
-from utils.files import read_json
+from utils.geometry.augment import IDENTITY, View
 from utils.logging import VerbosityLogger
 from utils.losses import class_weights_from_counts
+from utils.runtime.checkpoints import load_checkpoint, save_checkpoint
+from utils.runtime.files import read_json
+from utils.store.feature_store import FeatureStore
 
 SMALL = ("prepare.tile_size=16", "model.head=linear")  # 28 windows
 VIEWS = "dataset.augmentations={enable: true, stored_views: 2}"

@@ -34,13 +34,13 @@ from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask
 from tasks.task import Task
-from utils import distributed
-from utils.augment import IDENTITY
 from utils.errors import DataError, Interrupted
-from utils.files import read_json
+from utils.geometry.augment import IDENTITY
 from utils.logging import VerbosityLogger
+from utils.raster.tiling import Window
+from utils.runtime import distributed
+from utils.runtime.files import read_json
 from utils.samples.files import write_foxes
-from utils.tiling import Window
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -32,9 +32,9 @@ from tasks.prepared import prepared_items
 from tasks.runs import BEST, LAST, checkpoint_path
 from tasks.segmentation.task import SegmentationTask
 from tasks.task import Task
-from utils import distributed
-from utils.checkpoints import load_checkpoint
 from utils.errors import Interrupted
+from utils.runtime import distributed
+from utils.runtime.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = {

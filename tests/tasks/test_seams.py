@@ -20,7 +20,7 @@ from tasks.phases.samples import Job, LiveSamples
 from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.task import SegmentationTask
 from tests.models.local_backbone import write_local_backbone
-from utils.tiling import StripBlender, Window
+from utils.raster.tiling import StripBlender, Window
 
 TILE, STRIDE, SIDE = 64, 48, 64 + 4 * 48  # windows that lie symmetrically
 INSIDE = (slice(TILE, -TILE), slice(TILE, -TILE))  # where windows of any offset see ground on all sides

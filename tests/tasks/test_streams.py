@@ -15,8 +15,8 @@ from tasks.base import Batch, Context, Item, Predictor, Sample
 from tasks.example import example_context
 from tasks.phases.prediction import predict
 from tasks.phases.samples import Slot
-from tasks.phases.streams import read_ahead
-from utils.augment import IDENTITY
+from utils.geometry.augment import IDENTITY
+from utils.runtime.streams import read_ahead
 
 
 def readers() -> list[threading.Thread]:

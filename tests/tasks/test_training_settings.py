@@ -20,8 +20,8 @@ from tasks.phases.training_state import generator_states, restore_generators
 from tasks.prepared import PreparedReader
 from tasks.runs import BEST, LAST, checkpoint_path
 from tasks.task import Task
-from utils.checkpoints import load_checkpoint
-from utils.feature_store import FeatureStore
+from utils.runtime.checkpoints import load_checkpoint
+from utils.store.feature_store import FeatureStore
 
 EXAMPLES: dict[str, Callable[..., tuple[Task, Context]]] = {
     "segmentation": example_task,

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from utils.augment import View
 from utils.data import Entry, PrecomputedDataset, SampleRef
 from utils.errors import DataError
-from utils.feature_encoding import encode_features
-from utils.feature_store import FeatureStore, record_key
+from utils.geometry.augment import View
 from utils.geometry.fields import STANDARD_FIELDS, Boxes, Image, Points, Values, collate
+from utils.store.encoding import encode_features
+from utils.store.feature_store import FeatureStore, record_key
 
 VIEWS = ["identity", "hflip", "rot90"]
 FIELDS = {**STANDARD_FIELDS, "elevation": Image(), "bounds": Values()}

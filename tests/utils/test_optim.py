@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from utils.checkpoints import load_training_state, save_training_state
 from utils.errors import DataError, DinolithError, SettingsError
 from utils.optim import (
     OPTIMIZERS,
@@ -21,6 +20,7 @@ from utils.optim import (
     find_kernels,
     split_parameters,
 )
+from utils.runtime.checkpoints import load_training_state, save_training_state
 
 
 class Decoder(nn.Module):

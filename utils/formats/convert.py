@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from utils.errors import DataError
-from utils.files import digest_json, file_stamp, read_json, write_json
 from utils.formats.coco import write as coco
 from utils.formats.deeplabcut import write as deeplabcut
 from utils.formats.labelme import write as labelme
 from utils.formats.sets import to_json
 from utils.formats.types import AnnotationSet
 from utils.formats.yolo import write as yolo
+from utils.runtime.files import digest_json, file_stamp, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

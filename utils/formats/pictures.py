@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.errors import DataError
-from utils.files import sync, walk_files, write_bytes
 from utils.formats.types import AnnotatedPicture
+from utils.runtime.files import sync, walk_files, write_bytes
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _STARTS = {b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif", b"RIFF": ".webp"}

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import DataError, SettingsError
-from utils.files import write_bytes
 from utils.formats.pictures import plain_path
 from utils.formats.types import SPLITS, Problem, Skeleton, build_skeleton
-from utils.strict_yaml import read_sections
+from utils.runtime.files import write_bytes
+from utils.runtime.strict_yaml import read_sections
 
 SUFFIXES = (".yaml", ".yml")
 NAME_KEYS = ("keypoint_names", "kpt_names", "kpt_labels")

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from utils.augment import IDENTITY, View
-from utils.crops import drop_outside, move_boxes, move_keypoints, warp_picture
 from utils.errors import DataError
+from utils.geometry.augment import IDENTITY, View
+from utils.geometry.crops import drop_outside, move_boxes, move_keypoints, warp_picture
 from utils.geometry.padding import pad_picture
 from utils.geometry.warps import transform_vectors, warp_image, warp_labels, warp_valid
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.resampling import reflect_index
+from utils.geometry.resampling import reflect_index
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 

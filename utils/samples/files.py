@@ -17,11 +17,11 @@ from rasterio.warp import transform as transform_points
 from shapely import affinity
 
 from utils.errors import DataError
-from utils.files import digest_file, read_json, write_json
-from utils.raster_files import write_raster
+from utils.media.videos import VideoWriter
+from utils.raster.files import write_raster
+from utils.raster.vector_labels import write_features
+from utils.runtime.files import digest_file, read_json, write_json
 from utils.samples.world import CLASSES, EDGES, FPS, GROUNDS, KEYPOINTS, Object, draw_chase, draw_land, draw_photo
-from utils.vector_labels import write_features
-from utils.videos import VideoWriter
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from utils.errors import DataError
 from utils.formats.coco.write import write_coco
 from utils.formats.deeplabcut.write import write_deeplabcut
 from utils.formats.labelme.write import write_labelme
-from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import list_files, new_names, picture_bytes, picture_ids, place_picture, resolve_inside
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array
 from utils.formats.yolo.write import write_yolo
+from utils.media.picture_sizes import picture_size
 
 ROOT = Path(__file__).resolve().parents[3]
 REAL = ROOT.parent / "shared" / "data"

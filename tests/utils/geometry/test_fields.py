@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.augment import IDENTITY, RandomGeometry, View, views_of
-from utils.crops import random_similarity
 from utils.errors import DataError
+from utils.geometry.augment import IDENTITY, RandomGeometry, View, views_of
+from utils.geometry.crops import random_similarity
 from utils.geometry.fields import (
     Boxes,
     Displacements,

@@ -11,7 +11,7 @@ from models.layers import ImageInput
 from models.random_backbone import write_random_backbone
 from tasks.example import example_task
 from utils.geometry.padding import pad_picture
-from utils.tiling import Window
+from utils.raster.tiling import Window
 
 
 def reflected(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -14,11 +14,11 @@ from rasterio.features import rasterize
 from rasterio.warp import transform as warp_points
 
 from utils.errors import DataError
-from utils.files import digest_file, read_json
+from utils.media.videos import VideoReader
+from utils.runtime.files import digest_file, read_json
 from utils.samples import files
 from utils.samples.files import LABEL_CRS, SCENE_CRS, SCENES, write_foxes, write_land
 from utils.samples.world import CLASSES, draw_land, draw_photo
-from utils.videos import VideoReader
 
 SIZE = (192, 256)
 SMALL = {"train": 3, "val": 1, "frames": 3, "size": (128, 160)}

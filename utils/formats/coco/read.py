@@ -15,11 +15,11 @@ from utils.errors import DataError
 from utils.formats import specs
 from utils.formats.coco.annotations import PICTURE_KEYS, check_dialect, read_annotation, read_categories
 from utils.formats.coco.files import Sources, find_image, find_sources, image_folders
-from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import picture_ids
 from utils.formats.sets import finish_sets, size_problems
 from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
+from utils.media.picture_sizes import picture_size
 
 _SPEC_KEYS = ("image_root", "images", "val_split", "val_seed", "auto_val_split")
 

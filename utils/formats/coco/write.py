@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import write_bytes
 from utils.formats import specs
 from utils.formats.coco.annotations import OWN_KEYS, PICTURE_KEYS
-from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import new_names
 from utils.formats.sets import FACTS, HAS_FIELD, list_lost, place_pictures, shared_skeletons, to_json
 from utils.formats.types import (
@@ -22,6 +20,8 @@ from utils.formats.types import (
     polygon_area,
     tight_box,
 )
+from utils.media.picture_sizes import picture_size
+from utils.runtime.files import write_bytes
 
 LAYOUTS = ("annotations", "folders")
 MODES = ("keypoints", "segmentation")

@@ -18,7 +18,6 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import is_picture, list_files, picture_ids, plain_path, resolve_inside
 from utils.formats.recognise import format_of_file
 from utils.formats.sets import finish_sets
@@ -32,6 +31,7 @@ from utils.formats.types import (
     build_skeleton,
     keypoints_array,
 )
+from utils.media.picture_sizes import picture_size
 
 DEFAULT_CATEGORY = "animal"
 _HEADER = ("scorer", "individuals", "bodyparts", "coords")

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import DataError
-from utils.files import write_bytes
 from utils.formats import specs
 from utils.formats.pictures import new_names
 from utils.formats.sets import list_lost, place_pictures, shared_skeletons
 from utils.formats.types import OCCLUDED, AnnotatedPicture, AnnotationSet, Instance, Skeleton
+from utils.runtime.files import write_bytes
 
 SCORER = "dinolith"  # DeepLabCut's word for who labelled
 

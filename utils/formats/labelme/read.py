@@ -16,10 +16,10 @@ from utils.errors import DataError
 from utils.formats import specs
 from utils.formats.labelme.files import Entry, find_picture, list_entries, read_file
 from utils.formats.labelme.instances import ANY_CATEGORY, ShapeReader
-from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import decode_embedded, picture_ids
 from utils.formats.sets import FACTS, finish_sets, size_problems
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Problem, build_skeleton
+from utils.media.picture_sizes import picture_size
 
 DEFAULT_CATEGORY = "animal"
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import write_bytes
 from utils.formats import specs
 from utils.formats.labelme.instances import outline_print
-from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import new_names
 from utils.formats.sets import FACTS, HAS_FIELD, list_lost, place_pictures, shared_skeletons, to_json
 from utils.formats.types import (
@@ -20,6 +18,8 @@ from utils.formats.types import (
     AnnotationSet,
     Instance,
 )
+from utils.media.picture_sizes import picture_size
+from utils.runtime.files import write_bytes
 
 _OWN_FACTS = ("image_data", "found_by", "incomplete")
 VERSION = "5.5.0"  # of the file layout; LabelMe warns about another major version

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.picture_sizes import picture_size
 from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, picture_ids
 from utils.formats.sets import finish_sets
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
 from utils.formats.yolo.rows import RowReader
+from utils.media.picture_sizes import picture_size
 
 
 def read_yolo(

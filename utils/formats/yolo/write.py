@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import DataError
-from utils.files import write_bytes
 from utils.formats import specs
 from utils.formats.pictures import new_names
 from utils.formats.sets import list_lost, place_pictures, shared_skeletons
@@ -22,6 +21,7 @@ from utils.formats.types import (
     tight_box,
 )
 from utils.formats.yolo.rows import TOLERANCE
+from utils.runtime.files import write_bytes
 
 
 def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Path]:

@@ -1,0 +1,1 @@
+"""Keypoints: decoding, matching, losses, scores and drawing."""

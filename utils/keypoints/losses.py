@@ -1,0 +1,519 @@
+"""Losses of keypoint heads as sums; their counts follow from the targets alone, as in `utils.losses`.
+
+Maps are compared cell by cell where the picture is known (`valid`) and the labels say something about the keypoint
+(`labelled`). Three choices keep the maps' summits sharp, because the decoder reads sub-pixel places from their shape:
+
+- Class balance weighs whole cells, by 1 + (w - 1) * target. To weigh the positive half of the cross entropy alone
+  would move its optimum: at w = 80 a target of 0.1 asks for a probability of 0.9, and summits become plateaus.
+- The focal loss of heatmaps weighs by |target - p| (quality focal loss), so that its optimum is the target, too.
+- Dice has squares in the denominator. Without them its optimum for a soft target is a hard mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from utils.keypoints.heatmaps import UNKNOWN, single_points
+from utils.keypoints.peaks import raise_to_single, soft_argmax
+
+_NOWHERE = -1e30  # logit of a cell without a picture; finite, so that a map of nothing else gives no NaN
+_FURTHEST = 4.0  # canvas sizes; box edges beyond this say nothing more to the overlap and would overflow
+
+
+def _known_cells(target: Tensor, valid: Tensor | None, labelled: Tensor | None) -> Tensor:
+    """Cells of (B, K, h, w) that count, as zeros and ones.
+
+    Examples
+    --------
+    >>> valid, labelled = torch.tensor([[[[True, False]]]]), torch.tensor([[True, False]])
+    >>> _known_cells(torch.zeros(1, 2, 1, 2), valid, labelled).tolist()
+    [[[[1.0, 0.0]], [[0.0, 0.0]]]]
+    """
+    known = torch.ones_like(target, dtype=torch.float32)
+    if valid is not None:
+        known = known * valid
+    return known if labelled is None else known * labelled[:, :, None, None]
+
+
+# --- heatmaps --------------------------------------------------------------------------------------------------------
+
+
+def positive_weights(sums: Tensor, most: float = 50.0) -> Tensor:
+    """Choose how much the cells of a keypoint weigh against its empty ground.
+
+    Parameters
+    ----------
+    sums : Tensor, shape (2, K)
+        Sums of each keypoint's targets, and of 1 - target, over the training set: no weight depends on a batch.
+    most : float
+        Largest weight.
+
+    Returns
+    -------
+    Tensor of float32, shape (K,)
+        Negative over positive, from 1 to `most`; 1 for a keypoint that never occurs.
+
+    Examples
+    --------
+    >>> positive_weights(torch.tensor([[2.0, 1.0, 8.0, 0.0], [8.0, 900.0, 2.0, 10.0]])).tolist()
+    [4.0, 50.0, 1.0, 1.0]
+    """
+    positive, negative = sums.double()
+    weights = (negative / positive.clamp(min=torch.finfo(torch.float64).tiny)).clamp(1.0, most)
+    return weights.where(positive > 0, 1.0).float()
+
+
+def _bce(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Binary cross entropy of each cell.
+
+    All have one shape, such as (B, K, h, w).
+
+    Examples
+    --------
+    >>> _bce(torch.tensor([0.0, 90.0]), torch.tensor([0.5, 1.0]), 0.0).exp().tolist()
+    [2.0, 1.0]
+    """
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def _squared_error(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Squared error of each cell's probability.
+
+    All have one shape, such as (B, K, h, w).
+
+    Examples
+    --------
+    >>> _squared_error(torch.tensor([0.0, 90.0]), torch.tensor([1.0, 0.5]), 0.0).tolist()
+    [0.25, 0.25]
+    """
+    return (logits.sigmoid() - target) ** 2
+
+
+def _quality_focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Binary cross entropy of each cell times |target - p| ** gamma.
+
+    All have one shape, such as (B, K, h, w).
+
+    Examples
+    --------
+    >>> _quality_focal(torch.zeros(2), torch.tensor([0.5, 1.0]), 2.0).div(torch.tensor(2.0).log()).tolist()
+    [0.0, 0.25]
+    """
+    return _bce(logits, target, gamma) * (logits.sigmoid() - target).abs() ** gamma
+
+
+HEATMAP_LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "bce": _bce,
+    "mse": _squared_error,
+    "focal": _quality_focal,
+}
+
+
+def _soft_dice_sum(logits: Tensor, target: Tensor, known: Tensor, eps: float) -> Tensor:
+    """Sum 1 - Dice over the maps that show their keypoint.
+
+    All have shape (B, K, h, w), or one that broadcasts to it.
+
+    Examples
+    --------
+    >>> target = torch.tensor([[[[1.0, 1.0]], [[0.0, 0.0]]]])
+    >>> _soft_dice_sum(torch.zeros(1, 2, 1, 2), target, torch.ones_like(target), 0.0).item()  # 1 - 2 / (0.5 + 2)
+    0.19999998807907104
+    """
+    probabilities, truth = logits.sigmoid() * known, target * known
+    overlap = (probabilities * truth).sum(dim=(2, 3))
+    total = (probabilities.square() + truth.square()).sum(dim=(2, 3))
+    return (1 - (2 * overlap + eps) / (total + eps)).where(truth.sum(dim=(2, 3)) > 0, 0.0).sum()
+
+
+def heatmap_sums(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    valid: Tensor | None = None,
+    labelled: Tensor | None = None,
+    kind: str = "bce",
+    heatmap_weight: float = 1.0,
+    dice_weight: float = 0.5,
+    balance: Tensor | None = None,
+    focal_gamma: float = 2.0,
+    eps: float = 1e-6,
+) -> dict[str, Tensor]:
+    """Sum the terms of a heatmap loss.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, K, h, w)
+        Scores before the sigmoid; half precision is raised to single.
+    target : Tensor, shape (B, K, h, w)
+        Values 0 to 1.
+    valid : Tensor of bool, shape (B, 1, h, w), optional
+        Cells with a picture; all of them when None.
+    labelled : Tensor of bool, shape (B, K), optional
+        Maps of which the labels say something, be it that they are empty; all of them when None.
+    kind : {"bce", "mse", "focal"}
+        Binary cross entropy, squared error of the probability, or quality focal loss.
+    heatmap_weight, dice_weight : float
+        Factors, already applied to the sums; a term with factor 0 is neither computed nor returned.
+    balance : Tensor of shape (K,), optional
+        Weight of a cell whose target is 1, from `positive_weights`; in between, weights follow the target.
+    focal_gamma : float
+        At least 1; how strongly the focal loss discounts cells that are right already.
+    eps : float
+        Added to numerator and denominator of Dice, which is per image and keypoint that it shows.
+
+    Returns
+    -------
+    dict of str to Tensor of shape ()
+        "heatmap" and "dice", as far as they have a factor; sums, to be divided by what all ranks count.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not agree, the kind is unknown, or gamma is below 1.
+
+    References
+    ----------
+    Li et al., 2020 (arXiv:2006.04388), equation 2, for the focal loss; Milletari et al., 2016 (arXiv:1606.04797),
+    section 3, for Dice with squares.
+
+    Examples
+    --------
+    >>> logits, target = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 0.0]]]])
+    >>> sums = heatmap_sums(logits, target, kind="mse", dice_weight=1.0, eps=0.0)
+    >>> {name: round(value.item(), 4) for name, value in sums.items()}  # 1 / 4 + 1 / 4; 1 - 1 / 1.5
+    {'heatmap': 0.5, 'dice': 0.3333}
+    """
+    if kind not in HEATMAP_LOSSES or focal_gamma < 1:
+        raise ValueError(f"kind must be one of {', '.join(HEATMAP_LOSSES)}, gamma >= 1; got {kind!r}, {focal_gamma}")
+    if logits.shape != target.shape:
+        raise ValueError(f"logits and target must agree, got {tuple(logits.shape)} and {tuple(target.shape)}")
+    logits, known = raise_to_single(logits), _known_cells(target, valid, labelled)
+    sums: dict[str, Tensor] = {}
+    if heatmap_weight:
+        weights = known if balance is None else known * (1 + (balance.to(target) - 1).view(-1, 1, 1) * target)
+        sums["heatmap"] = heatmap_weight * (HEATMAP_LOSSES[kind](logits, target, focal_gamma) * weights).sum()
+    if dice_weight:
+        sums["dice"] = dice_weight * _soft_dice_sum(logits, target, known, eps)
+    return sums
+
+
+# --- coordinates -----------------------------------------------------------------------------------------------------
+
+
+def _smooth_l1(difference: Tensor, beta: float) -> Tensor:
+    """Absolute value with a parabola between -beta and beta, 0 at 0 and of slope 1 outside.
+
+    The shape may be any; it stays.
+
+    Examples
+    --------
+    >>> _smooth_l1(torch.tensor([0.0, -1.0, 4.0]), beta=2.0).tolist()
+    [0.0, 0.25, 3.0]
+    """
+    return F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none", beta=beta)
+
+
+COORDINATE_LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "smooth_l1": _smooth_l1,
+    "l1": lambda difference, beta: difference.abs(),
+    "l2": lambda difference, beta: difference.square(),
+}
+
+
+def coordinate_sum(
+    logits: Tensor,
+    keypoints: Tensor,
+    stride: float,
+    *,
+    valid: Tensor | None = None,
+    kind: str = "smooth_l1",
+    beta_cells: float = 1.0,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Sum the distances between the mean places of maps and the truth, where one instance has the keypoint.
+
+    The place is the soft argmax over the whole map: over a window around the truth it would never learn that there is
+    a second summit elsewhere. A lower temperature makes empty ground count less.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, K, h, w)
+        Scores before the sigmoid; half precision is raised to single.
+    keypoints : Tensor, shape (B, N, K, 3)
+        x and y in canvas pixels, visibility; coordinates with visibility 0 may be NaN.
+    stride : float
+        Canvas pixels per cell.
+    valid : Tensor of bool, shape (B, 1, h, w), optional
+        Cells with a picture; the others have no part in the mean.
+    kind : {"smooth_l1", "l1", "l2"}
+        Smooth absolute, absolute, or squared difference in cells, summed over x and y.
+    beta_cells : float
+        Where smooth L1 turns from a parabola to a line.
+    temperature : float
+        Of the softmax.
+
+    Returns
+    -------
+    Tensor, shape ()
+        The sum; divide it by `coordinate_count`.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown.
+
+    References
+    ----------
+    Sun et al., 2018 (arXiv:1711.08229).
+
+    Examples
+    --------
+    >>> keypoints = torch.tensor([[[[2.0, 6.0, 2.0], [float("nan"), 0.0, 0.0]]]])
+    >>> coordinate_sum(torch.zeros(1, 2, 2, 4), keypoints, stride=4, kind="l1").item()  # |2 - 0.5| + |1 - 1.5|
+    2.0
+    """
+    if kind not in COORDINATE_LOSSES:
+        raise ValueError(f"unknown coordinate loss {kind!r}; known: {', '.join(COORDINATE_LOSSES)}")
+    points, single = single_points(keypoints, (logits.shape[-2], logits.shape[-1]), stride)
+    image, keypoint = single.nonzero(as_tuple=True)
+    maps = raise_to_single(logits[image, keypoint])
+    if valid is not None:
+        maps = maps.masked_fill(~valid[image, 0], _NOWHERE)
+    difference = soft_argmax(maps, temperature) - points[image, keypoint]
+    return COORDINATE_LOSSES[kind](difference, beta_cells).sum()
+
+
+def coordinate_count(keypoints: Tensor, grid: tuple[int, int], stride: float) -> Tensor:
+    """Count the keypoints that `coordinate_sum` compares.
+
+    Parameters
+    ----------
+    keypoints, stride
+        As there.
+    grid : (int, int)
+        Rows and columns of the maps.
+
+    Returns
+    -------
+    Tensor of float64, shape ()
+        Keypoints that exactly one instance of their image shows on the grid.
+
+    Examples
+    --------
+    >>> coordinate_count(torch.tensor([[[[2.0, 6.0, 2.0], [1.0, 1.0, 0.0]]]]), (2, 4), stride=4).item()
+    1.0
+    """
+    return single_points(keypoints, grid, stride)[1].sum().double()
+
+
+# --- offsets, boxes, objects -----------------------------------------------------------------------------------------
+
+
+def offset_sum(offsets: Tensor, target: Tensor, mask: Tensor, beta_cells: float = 1.0) -> Tensor:
+    """Sum smooth L1 of the vectors to centres, where they are known; divide by `mask.sum()`.
+
+    Parameters
+    ----------
+    offsets : Tensor, shape (B, 2 K, h, w)
+        The head's vectors in cells; half precision is raised to single.
+    target : Tensor, shape (B, 2 K, h, w)
+        Those of `heatmaps.CentreTargets`.
+    mask : Tensor of bool, shape (B, K, h, w)
+        Where they are known.
+    beta_cells : float
+        Where smooth L1 turns from a parabola to a line.
+
+    Returns
+    -------
+    Tensor, shape ()
+        The sum over cells of x and y.
+
+    Examples
+    --------
+    >>> target, mask = torch.tensor([[[[3.0, 9.0]], [[0.5, 9.0]]]]), torch.tensor([[[[True, False]]]])
+    >>> offset_sum(torch.zeros(1, 2, 1, 2), target, mask).item()  # 3 - 1 / 2, and 0.5 ** 2 / 2
+    2.625
+    """
+    image, keypoint, row, column = mask.nonzero(as_tuple=True)  # few cells: far faster than a loss of whole maps
+    difference = [
+        offsets[image, 2 * keypoint + axis, row, column] - target[image, 2 * keypoint + axis, row, column]
+        for axis in (0, 1)
+    ]
+    return _smooth_l1(raise_to_single(torch.stack(difference)), beta_cells).sum()
+
+
+def _generalised_iou(sides: Tensor, target: Tensor) -> Tensor:
+    """Generalised IoU of boxes that are given by the distances of their edges from a common point.
+
+    Parameters
+    ----------
+    sides, target : Tensor, shape (M, 4)
+        Left, top, right, bottom; a box of negative size counts as empty.
+
+    Returns
+    -------
+    Tensor, shape (M,)
+        -1 to 1.
+
+    Examples
+    --------
+    >>> target = torch.tensor([[1.0, 1, 1, 1]])
+    >>> _generalised_iou(torch.tensor([[1.0, 1, 1, 1]]), target).tolist()
+    [1.0]
+    >>> _generalised_iou(torch.tensor([[-1.0, 1, 3, 1]]), target).tolist()  # beside it: 0 of 8, and 8 of 8 filled
+    [0.0]
+    """
+    sides = sides.clamp(-_FURTHEST, _FURTHEST)
+    tiny = torch.finfo(sides.dtype).eps ** 2
+    areas = [(box[:, :2] + box[:, 2:]).clamp(min=0).prod(dim=1) for box in (sides, target)]
+    inner, outer = torch.minimum(sides, target), torch.maximum(sides, target)
+    overlap = (inner[:, :2] + inner[:, 2:]).clamp(min=0).prod(dim=1)
+    hull = (outer[:, :2] + outer[:, 2:]).clamp(min=0).prod(dim=1).clamp(min=tiny)
+    union = (areas[0] + areas[1] - overlap).clamp(min=tiny)
+    return overlap / union - (hull - union) / hull
+
+
+def box_sums(distances: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Sum the errors of boxes at the cells that answer for one; divide each term by `mask.sum()`.
+
+    Parameters
+    ----------
+    distances : Tensor, shape (B, 4, h, w)
+        The head's left, top, right, bottom as shares of the canvas; half precision is raised to single.
+    target : Tensor, shape (B, 4, h, w)
+        Those of `heatmaps.BoxTargets`.
+    mask : Tensor of bool, shape (B, 1, h, w)
+        Cells that answer for a box.
+
+    Returns
+    -------
+    dict of str to Tensor of shape ()
+        "box_l1", summed over the four sides, and "box_giou", 1 - generalised IoU.
+
+    References
+    ----------
+    Rezatofighi et al., 2019 (arXiv:1902.09630).
+
+    Examples
+    --------
+    >>> target = torch.tensor([0.25, 0.25, 0.25, 0.25]).view(1, 4, 1, 1)
+    >>> sums = box_sums(2 * target, target, torch.tensor([[[[True]]]]))
+    >>> {name: value.item() for name, value in sums.items()}
+    {'box_l1': 1.0, 'box_giou': 0.75}
+    """
+    image, _, row, column = mask.nonzero(as_tuple=True)
+    sides, truth = raise_to_single(distances[image, :, row, column]), target[image, :, row, column]
+    return {"box_l1": (sides - truth).abs().sum(), "box_giou": (1 - _generalised_iou(sides, truth)).sum()}
+
+
+def objectness_sum(
+    logits: Tensor, target: Tensor, valid: Tensor | None = None, alpha: float = 2.0, beta: float = 4.0
+) -> Tensor:
+    """Sum the penalty-reduced focal loss of a map of centres; divide by `objectness_count`.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, 1, h, w)
+        Scores before the sigmoid; half precision is raised to single.
+    target : Tensor, shape (B, 1, h, w)
+        `heatmaps.centre_heatmaps`; cells of exactly 1 are centres.
+    valid : Tensor of bool, shape (B, 1, h, w), optional
+        Cells with a picture; all of them when None.
+    alpha : float
+        At least 1; discounts cells that are right already.
+    beta : float
+        Discounts cells near a centre.
+
+    Returns
+    -------
+    Tensor, shape ()
+        The sum.
+
+    References
+    ----------
+    Zhou et al., 2019 (arXiv:1904.07850), equation 1.
+
+    Examples
+    --------
+    >>> value = objectness_sum(torch.zeros(1, 1, 1, 3), torch.tensor([[[[1.0, 0.5, 0.0]]]]))
+    >>> round((value / torch.tensor(2.0).log()).item(), 6)  # 1 / 4 * (1 + 1 / 16 + 1)
+    0.515625
+    """
+    logits = raise_to_single(logits)
+    centre = -F.logsigmoid(logits) * (-logits).sigmoid() ** alpha
+    ground = -F.logsigmoid(-logits) * logits.sigmoid() ** alpha * (1 - target) ** beta
+    return (torch.where(target == 1, centre, ground) * _known_cells(target, valid, None)).sum()
+
+
+def objectness_count(target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Count the centres by which `objectness_sum` is divided.
+
+    Parameters
+    ----------
+    target, valid
+        As there.
+
+    Returns
+    -------
+    Tensor of float64, shape ()
+        Valid cells of exactly 1.
+
+    Examples
+    --------
+    >>> objectness_count(torch.tensor([[[[1.0, 0.5, 1.0]]]]), torch.tensor([[[[True, True, False]]]])).item()
+    1.0
+    """
+    return ((target == 1) * _known_cells(target, valid, None)).sum(dtype=torch.float64)
+
+
+def instance_mask_sum(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Sum binary cross entropy of a map of all instances; divide by `instance_mask_count`.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, 1, h, w)
+        Scores before the sigmoid; half precision is raised to single.
+    target : Tensor of uint8, shape (B, 1, h, w)
+        0 ground, 1 animal, 255 unknown.
+    valid : Tensor of bool, shape (B, 1, h, w), optional
+        Cells with a picture; all of them when None.
+
+    Returns
+    -------
+    Tensor, shape ()
+        The sum.
+
+    Examples
+    --------
+    >>> target = torch.tensor([[[[1, 0, 255]]]], dtype=torch.uint8)
+    >>> instance_mask_sum(torch.zeros(1, 1, 1, 3), target).exp().item()
+    4.0
+    """
+    known = _known_cells(target, valid, None) * (target != UNKNOWN)
+    return (_bce(raise_to_single(logits), (target == 1).float(), 0.0) * known).sum()
+
+
+def instance_mask_count(target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Count the cells of `instance_mask_sum`.
+
+    Parameters
+    ----------
+    target, valid
+        As there.
+
+    Returns
+    -------
+    Tensor of float64, shape ()
+        Valid cells that are not unknown.
+
+    Examples
+    --------
+    >>> instance_mask_count(torch.tensor([[[[1, 0, 255]]]], dtype=torch.uint8)).item()
+    2.0
+    """
+    return (_known_cells(target, valid, None) * (target != UNKNOWN)).sum(dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""Georeferenced rasters: scenes, windows, strips, writers, polygons and labels in any CRS."""

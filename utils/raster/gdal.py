@@ -1,0 +1,220 @@
+"""GDAL and its limits: a bounded cache, errors that name the file, and handles that no thread or child shares."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from utils.errors import DataError
+
+BLOCK_CACHE_MB = 64  # GDAL takes 5 % of the memory by itself, once per process
+OPEN_FILES = 32  # per thread
+
+# GDAL reads this once, at its first use in the process; a value that the user has set stands.
+os.environ.setdefault("GDAL_CACHEMAX", str(BLOCK_CACHE_MB))
+
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # photos have none; where it counts, it is checked
+for _name in ("rasterio._env", "rasterio._err", "tifffile"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # their errors reach the user as one DataError
+
+
+@contextmanager
+def bounded_gdal(**options: Any) -> Iterator[None]:
+    """Run GDAL with a bounded block cache and without messages of its own on stderr.
+
+    The cache is bounded by this module's import (`GDAL_CACHEMAX`, 64 MB unless the environment says otherwise): it
+    belongs to the process, and setting it from several threads in turn would undo it.
+
+    Parameters
+    ----------
+    **options
+        More settings of GDAL, such as GDAL_PAM_ENABLED="NO" to write no `.aux.xml` files beside results.
+
+    Examples
+    --------
+    >>> from rasterio._env import get_gdal_config
+    >>> with bounded_gdal(GDAL_PAM_ENABLED="NO"):
+    ...     get_gdal_config("GDAL_CACHEMAX") <= int(os.environ["GDAL_CACHEMAX"]) * 2**20
+    ...     get_gdal_config("GDAL_PAM_ENABLED")
+    True
+    'NO'
+    """
+    with rasterio.Env(CPL_DEBUG=False, **options):
+        yield
+
+
+def _gdal_reason(error: BaseException) -> str:
+    """The last thing that GDAL said about an error, in one line.
+
+    Examples
+    --------
+    >>> try:
+    ...     raise ValueError("Read failed.") from ValueError("tile 3:   cut off")
+    ... except ValueError as error:
+    ...     _gdal_reason(error)
+    'tile 3: cut off'
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(getattr(error, "errmsg", error)).split())
+
+
+@contextmanager
+def gdal_errors(
+    path: str, action: str, cure: str = "the file is truncated or damaged: copy or export it again"
+) -> Iterator[None]:
+    """Turn GDAL's errors into one that names the file and what to do.
+
+    Parameters
+    ----------
+    path : str
+        The file at work.
+    action : str
+        What failed, such as "opened" or "read".
+    cure : str
+        What to do about it.
+
+    Raises
+    ------
+    DataError
+        In place of any error of GDAL.
+
+    Examples
+    --------
+    >>> with gdal_errors("a.tif", "opened", cure="give another"):
+    ...     _ = rasterio.open("/no/a.tif")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.tif: cannot be opened (/no/a.tif: No such file or directory); give another
+    """
+    try:
+        with bounded_gdal():
+            yield
+    except (RasterioError, CPLE_BaseError) as error:
+        HANDLES.close([path])  # after an error some drivers go on with what they have, as if it were whole
+        raise DataError(f"{path}: cannot be {action} ({_gdal_reason(error)}); {cure}") from error
+
+
+def file_key(path: str) -> tuple[str, int, int]:
+    """What tells a file from its next version: path, size and modification time.
+
+    Examples
+    --------
+    >>> file_key("/no/such/file")
+    ('/no/such/file', -1, -1)
+    """
+    try:
+        status = os.stat(path)
+    except OSError:  # GDAL also knows paths that the system does not, such as /vsimem/
+        return path, -1, -1
+    return path, status.st_size, status.st_mtime_ns
+
+
+class Handles(threading.local):
+    """The open files of one thread; a GDAL handle must not be shared by threads, nor survive a fork.
+
+    Examples
+    --------
+    >>> handles = Handles()
+    >>> handles.get("key", lambda: open(os.devnull)) is handles.get("key", lambda: None)
+    True
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.open: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def get(self, key: Hashable, opener: Callable[[], Any]) -> Any:
+        """The handle of a key, opened when this thread of this process has none.
+
+        Examples
+        --------
+        >>> Handles().get("key", lambda: "opened")
+        'opened'
+        """
+        if self.pid != os.getpid():  # the file position is shared with the parent process
+            self.pid, self.open = os.getpid(), OrderedDict()
+        if key not in self.open:
+            self.open[key] = opener()
+            if len(self.open) > OPEN_FILES:
+                self.open.popitem(last=False)[1].close()
+        self.open.move_to_end(key)
+        return self.open[key]
+
+    def close(self, paths: Sequence[str] | None = None) -> None:
+        """Close the handles of some files, or all.
+
+        Examples
+        --------
+        >>> handles = Handles()
+        >>> stream = handles.get(("a", 0, 0), lambda: open(os.devnull))
+        >>> handles.close(["a"])
+        >>> stream.closed, len(handles.open)
+        (True, 0)
+        """
+        for key in [key for key in self.open if paths is None or (isinstance(key, tuple) and key[0] in paths)]:
+            self.open.pop(key).close()
+
+
+HANDLES = Handles()
+
+
+def open_raster(path: str) -> rasterio.DatasetReader:
+    """Open a file with GDAL, or take this thread's handle of it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from utils.raster.files import write_raster
+    >>> path = tempfile.mkdtemp() + "/a.tif"
+    >>> write_raster(path, np.zeros((4, 6), np.uint8))
+    >>> open_raster(path) is open_raster(path)
+    True
+    """
+    return HANDLES.get(file_key(path), lambda: rasterio.open(path))
+
+
+def refuse_other_encoding(path: str) -> None:
+    r"""Refuse a path whose bytes are no UTF-8, which GDAL cannot be given.
+
+    Raises
+    ------
+    DataError
+        When the name is not UTF-8.
+
+    Examples
+    --------
+    >>> refuse_other_encoding("gr\u00fcn.tif")
+    >>> refuse_other_encoding("gr\udcfcn.tif")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: gr\udcfcn.tif: its name is not UTF-8, which is expected; rename the file
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = path.encode(errors="backslashreplace").decode()
+        raise DataError(f"{shown}: its name is not UTF-8, which is expected; rename the file") from None
+
+
+def close_files(paths: Sequence[str] | None = None) -> None:
+    """Close the rasters that this thread holds open: some, or all.
+
+    Examples
+    --------
+    >>> close_files()
+    >>> len(HANDLES.open)
+    0
+    """
+    HANDLES.close(paths)

@@ -1,0 +1,1 @@
+"""What every part needs of the machine: errors, files, checkpoints, ranks, threads, signals, strict settings files."""

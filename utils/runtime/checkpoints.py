@@ -1,0 +1,677 @@
+"""Checkpoints and training states: safetensors with JSON, never pickle; each file is whole or absent.
+
+A checkpoint (weights and a description that `evaluate`, `inference` and `export` work from) and a training state (all
+that an interrupted training needs to go on bit by bit) are the same kind of file: tensors, and one JSON text in the
+file's metadata.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from utils.errors import DataError
+from utils.runtime.files import atomic_path, digest_array, digest_json, write_json
+
+FORMAT_VERSION = 2
+METADATA_KEY = "dinolith"
+# what torch.save and pickle.dump write: a zip archive, or a pickle of protocol 2 to 5
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Parameters
+    ----------
+    tensors : dict of Tensor
+        The weights by name, on the CPU.
+    description : dict
+        Task, head, options, backbone, classes, metrics: all that a use of the weights needs to know.
+    path : Path
+        The file that was read; another than asked for, where a `.pth` stood for its `.safetensors`.
+
+    Examples
+    --------
+    >>> Checkpoint({"weight": torch.zeros(2)}, {"head": "linear"}, Path("best.safetensors")).description["head"]
+    'linear'
+    """
+
+    tensors: dict[str, Tensor]
+    description: dict[str, Any]
+    path: Path
+
+
+def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> Path:
+    """Write weights with their description; a readable copy of the description goes to a `.json` beside them.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its suffix becomes `.safetensors`.
+    tensors : mapping of Tensor
+        The weights by name.
+    description : mapping
+        JSON values. The copy inside the safetensors file is the one that counts.
+
+    Returns
+    -------
+    Path
+        The file that was written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = save_checkpoint(Path(tempfile.mkdtemp()) / "best.pth", {"a": torch.ones(2)}, {"head": "linear"})
+    >>> sorted(entry.name for entry in path.parent.iterdir())
+    ['best.json', 'best.safetensors']
+    >>> load_checkpoint(path).tensors["a"].tolist()
+    [1.0, 1.0]
+    """
+    path = _safetensors_path(Path(path))
+    description = dict(description)
+    _write(path, tensors, "checkpoint", description)
+    write_json(path.with_suffix(".json"), description)
+    return path
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file. Where an older `.pth` or `.pt` is asked for that is not there, its `.safetensors` is taken.
+
+    Returns
+    -------
+    Checkpoint
+        Weights and description.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it is a pickle, truncated, damaged, not a checkpoint of ours, or of another format.
+
+    Examples
+    --------
+    >>> load_checkpoint("/no/such/best.safetensors")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: /no/such/best.safetensors: no such checkpoint, and none near it; train first or name another
+    """
+    tensors, description, path = _read(Path(path), "checkpoint")
+    return Checkpoint(tensors, description, path)
+
+
+def save_training_state(path: str | Path, tree: Any) -> Path:
+    """Write a nested state, such as that of an optimizer, so that it is read back bit by bit.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its suffix becomes `.safetensors`.
+    tree : nested value
+        What `pack_state` takes.
+
+    Returns
+    -------
+    Path
+        The file that was written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = save_training_state(Path(tempfile.mkdtemp()) / "last", {"epoch": 3, "best": (0.1, None)})
+    >>> load_training_state(path)
+    {'epoch': 3, 'best': (0.1, None)}
+    """
+    path = _safetensors_path(Path(path))
+    tensors, structure = pack_state(tree)
+    _write(path, tensors, "training state", structure)
+    return path
+
+
+def load_training_state(path: str | Path) -> Any:
+    """Read what `save_training_state` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    nested value
+        Equal to what was saved, with its tensors on the CPU.
+
+    Raises
+    ------
+    DataError
+        As `load_checkpoint` does.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = save_checkpoint(Path(tempfile.mkdtemp()) / "best", {}, {})
+    >>> load_training_state(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../best.safetensors: expected a training state, got a checkpoint; ...
+    """
+    tensors, structure, _ = _read(Path(path), "training state")
+    return unpack_state(tensors, structure)
+
+
+def _safetensors_path(path: Path) -> Path:
+    """Give a path its suffix, in place of those that checkpoints have elsewhere.
+
+    Examples
+    --------
+    >>> [_safetensors_path(Path(name)).name for name in ("a.pth", "a.pt", "a.safetensors", "unet_v2.1")]
+    ['a.safetensors', 'a.safetensors', 'a.safetensors', 'unet_v2.1.safetensors']
+    """
+    if path.suffix in (".pth", ".pt", ".safetensors"):
+        return path.with_suffix(".safetensors")
+    return path.with_name(path.name + ".safetensors")
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], kind: str, content: Any) -> None:
+    """Write tensors with a JSON text, atomically.
+
+    Raises
+    ------
+    DataError
+        When the disk is full or the folder cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+    >>> _write(path, {"a": torch.ones(3)[:1]}, "checkpoint", {"b": 1})
+    >>> _read(path, "checkpoint")[1]
+    {'b': 1}
+    """
+    own = _own_storage(tensors)
+    text = json.dumps({"version": FORMAT_VERSION, "kind": kind, "digest": digest_tensors(own), "content": content})
+    try:
+        with atomic_path(path) as temporary:
+            save_file(own, temporary, metadata={"format": "pt", METADATA_KEY: text})
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{path}: cannot be written ({error}); free space on this disk or choose another folder"
+        ) from None
+
+
+def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring tensors to the CPU, contiguous, each with memory of its own, as the format asks for.
+
+    Examples
+    --------
+    >>> weight = torch.arange(4.0)
+    >>> own = _own_storage({"tied": weight, "weight": weight, "row": weight.view(2, 2).t()})
+    >>> len({tensor.data_ptr() for tensor in own.values()}), own["row"].is_contiguous()
+    (3, True)
+    """
+    own: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in taken:
+            tensor = tensor.clone()
+        taken.add(tensor.untyped_storage().data_ptr())
+        own[name] = tensor
+    return own
+
+
+def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], Any, Path]:
+    """Read the tensors and the JSON content of a file of one kind, and say which file it was.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, of another kind, cut off or changed since it was written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+    >>> _write(path, {"a": torch.ones(1)}, "checkpoint", {"b": 1})
+    >>> _read(path.with_suffix(".pth"), "checkpoint")[2].name
+    'a.safetensors'
+    """
+    path = find_file(path, kind)
+    try:
+        with safe_open(path, framework="pt") as stream:
+            envelope = _check_metadata(path, stream.metadata() or {}, kind)
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{path}: truncated or not a safetensors file ({error}); remove it and train again, or take another copy"
+        ) from None
+    if digest_tensors(tensors) != envelope.get("digest"):
+        raise DataError(
+            f"{path}: its tensors are not those that were written: the file is damaged; remove it and train again, or "
+            "take another copy"
+        )
+    return tensors, envelope["content"], path
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hash tensors on the CPU with their names, so that a flipped byte is noticed.
+
+    Examples
+    --------
+    >>> digest_tensors({"a": torch.ones(2)}) == digest_tensors({"b": torch.ones(2)})
+    False
+    """
+    return digest_json(
+        {
+            # as bytes, for NumPy knows no bfloat16
+            name: [str(tensor.dtype), list(tensor.shape), digest_array(tensor.reshape(-1).view(torch.uint8).numpy())]
+            for name, tensor in tensors.items()
+        }
+    )
+
+
+def find_file(path: Path, kind: str) -> Path:
+    r"""Choose the file to read, or say why there is none.
+
+    Raises
+    ------
+    DataError
+        When there is no such file, or it is pickled.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "old.pth"
+    >>> _ = path.write_bytes(b"PK\x03\x04...")
+    >>> find_file(path, "checkpoint")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../old.pth: a pickle (torch.save), which could run any program when loaded; ...
+    """
+    sibling = _safetensors_path(path)
+    if not path.is_file() and sibling.is_file():
+        return sibling
+    if not path.is_file():
+        raise DataError(f"{path}: no such {kind}, {_describe_candidates(path)}")
+    with open(path, "rb") as stream:
+        start = stream.read(9)
+    if start.startswith(PICKLE_STARTS) and start[8:9] != b"{":  # a safetensors header of 640 bytes begins 80 02 too
+        advice = (
+            f"use {sibling} instead"
+            if sibling.is_file() and sibling != path
+            else "train again, or convert it to safetensors yourself"
+        )
+        raise DataError(
+            f"{path}: a pickle (torch.save), which could run any program when loaded; it is not loaded, {advice}"
+        )
+    return path
+
+
+def _describe_candidates(path: Path) -> str:
+    """Name the checkpoints near a path that is not there, the most similar first.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("unet_best", "linear_best"):
+    ...     _ = (folder / f"{name}.safetensors").write_bytes(b"")
+    >>> _describe_candidates(folder / "unet_bset.safetensors")
+    'did you mean unet_best.safetensors, linear_best.safetensors?'
+    """
+    folder = path.parent
+    names = sorted(found.name for found in folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not names:
+        return "and none near it; train first or name another"
+    return f"did you mean {', '.join(difflib.get_close_matches(path.name, names, n=NAMES_SHOWN, cutoff=0.0))}?"
+
+
+def _check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> dict[str, Any]:
+    """Take the JSON envelope out of a file's metadata, or say why it is not what was expected.
+
+    Raises
+    ------
+    DataError
+        When the description is missing or damaged, or the file is of another kind or format version.
+
+    Examples
+    --------
+    >>> text = '{"version": 2, "kind": "checkpoint", "content": [2]}'
+    >>> _check_metadata(Path("a"), {"dinolith": text}, "checkpoint")["content"]
+    [2]
+    """
+    if METADATA_KEY not in metadata:
+        raise DataError(
+            f"{path}: a safetensors file without Dinolith's description, so it is not known what it is for; expected a "
+            f"{kind} that a training has written"
+        )
+    try:
+        envelope = json.loads(metadata[METADATA_KEY])
+        version, found = envelope["version"], envelope["kind"]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: its description is damaged; take another copy, or train again") from None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{path}: format version {version}, this program reads version {FORMAT_VERSION}; use the "
+            "version of the program that wrote it, or train again"
+        )
+    if found != kind:
+        raise DataError(f"{path}: expected a {kind}, got a {found}; name the other file")
+    return envelope
+
+
+def _list_names(label: str, names: Sequence[str]) -> str:
+    """Put a label before the first few names; nothing where there is no name.
+
+    Examples
+    --------
+    >>> _list_names("missing", list("abcdefg")), _list_names("missing", [])
+    ('missing a, b, c, d, e and 2 more', '')
+    """
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"{label} {', '.join(names[:NAMES_SHOWN])}{more}" if names else ""
+
+
+def init_from(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    classes_from: Sequence[str] | None = None,
+    classes_to: Sequence[str] | None = None,
+) -> list[str]:
+    """Start a module from another one's tensors, as far as they fit.
+
+    Rows that belong to a class are copied by the class's name. They are looked for in the layers that the module
+    declares as `output_layers` (in all its layers, when no part of it declares any), where the first axis is as long as
+    the classes, or by one longer ("no object", the last row).
+
+    Parameters
+    ----------
+    module : Module
+        Freshly initialised; what finds no match stays so.
+    tensors : mapping of Tensor
+        The other module's `state_dict`.
+    classes_from, classes_to : sequence of str, optional
+        Class names of the other module and of this one, in the order of their rows.
+
+    Returns
+    -------
+    list of str
+        What stays freshly initialised: names of tensors, and of classes in them.
+
+    Raises
+    ------
+    DataError
+        If no tensor matches at all.
+
+    Examples
+    --------
+    >>> head = nn.Linear(2, 3)
+    >>> source = {"weight": torch.tensor([[1.0, 1.0], [2.0, 2.0]]), "bias": torch.tensor([3.0, 4.0])}
+    >>> init_from(head, source, ["road", "water"], ["water", "road", "house"])
+    ['weight (house)', 'bias (house)']
+    >>> head.bias[:2].tolist()
+    [4.0, 3.0]
+    """
+    own = module.state_dict()
+    rows = _ClassRows(_output_tensors(module), classes_from, classes_to)
+    fresh = [_copy_matching(name, tensor, tensors, rows) for name, tensor in own.items()]
+    if own and all(whole == name for name, whole in zip(own, fresh, strict=True)):
+        raise DataError(
+            f"nothing to start from: no tensor of this {type(module).__name__} matches; it has "
+            f"{_list_names('', list(own)).strip()}, the other has {_list_names('', list(tensors)).strip() or 'none'}"
+        )
+    return [name for name in fresh if name]
+
+
+@dataclass(frozen=True)
+class _ClassRows:
+    """Which rows of which tensors belong to which classes.
+
+    Parameters
+    ----------
+    outputs : collection of str
+        Names of tensors that may have a row per class.
+    classes_from, classes_to : sequence of str, optional
+        Names of the classes; without both there are no class rows.
+
+    Examples
+    --------
+    >>> rows = _ClassRows(["bias"], ["road", "water"], ["water", "road"])
+    >>> rows.pairs("bias", torch.zeros(3), torch.zeros(3))  # the third is "no object"
+    [(1, 0), (0, 1), (2, 2)]
+    """
+
+    outputs: Collection[str]
+    classes_from: Sequence[str] | None
+    classes_to: Sequence[str] | None
+
+    def pairs(self, name: str, source: Tensor, target: Tensor) -> list[tuple[int, int]] | None:
+        """Pair the rows of the same class; None where the tensors have no rows of classes.
+
+        Examples
+        --------
+        >>> _ClassRows(["bias"], ["road"], ["water", "road"]).pairs("bias", torch.zeros(1), torch.zeros(2))
+        [(0, 1)]
+        >>> _ClassRows([], ["road"], ["water", "road"]).pairs("bias", torch.zeros(1), torch.zeros(2)) is None
+        True
+        """
+        if self.classes_from is None or self.classes_to is None or name not in self.outputs:
+            return None
+        extra = self._extra_rows(source, target)
+        if extra is None:
+            return None
+        found = [
+            (list(self.classes_from).index(label), row)
+            for row, label in enumerate(self.classes_to)
+            if label in self.classes_from
+        ]
+        return found + [(len(self.classes_from), len(self.classes_to))] * extra
+
+    def _extra_rows(self, source: Tensor, target: Tensor) -> int | None:
+        """Count the rows after those of the classes, 0 or 1; None where the rows are not those of classes.
+
+        Examples
+        --------
+        >>> rows = _ClassRows([], ["road"], ["water", "road"])
+        >>> rows._extra_rows(torch.zeros(2), torch.zeros(3)), rows._extra_rows(torch.zeros(1), torch.zeros(3))
+        (1, None)
+        """
+        if not source.ndim or not target.ndim or source.shape[1:] != target.shape[1:]:
+            return None
+        extra = len(source) - len(self.classes_from or ())
+        return extra if extra == len(target) - len(self.classes_to or ()) and extra in (0, 1) else None
+
+
+def _output_tensors(module: nn.Module) -> set[str]:
+    """Names of the tensors in declared output layers; of all tensors when nothing is declared.
+
+    Examples
+    --------
+    >>> head = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> head.output_layers = ("1",)
+    >>> sorted(_output_tensors(head))
+    ['1.bias', '1.weight']
+    """
+    prefixes = [
+        f"{part}.{declared}" if part else declared
+        for part, child in module.named_modules()
+        for declared in getattr(child, "output_layers", ())
+    ]
+    names = set(module.state_dict())
+    return {name for name in names if any(name == p or name.startswith(p + ".") for p in prefixes)} or names
+
+
+def _copy_matching(name: str, target: Tensor, tensors: Mapping[str, Tensor], rows: _ClassRows) -> str:
+    """Copy what matches into a tensor; say what of it has stayed as it was, "" for nothing.
+
+    Examples
+    --------
+    >>> no_classes = _ClassRows([], None, None)
+    >>> _copy_matching("a", torch.zeros(2), {"a": torch.ones(3)}, no_classes)
+    'a'
+    >>> _copy_matching("a", torch.zeros(2), {"a": torch.ones(2)}, no_classes)
+    ''
+    """
+    source = tensors.get(name)
+    if source is None:
+        return name
+    pairs = rows.pairs(name, source, target)
+    if pairs is None:
+        if source.shape != target.shape:
+            return name
+        target.copy_(source)
+        return ""
+    for row_from, row_to in pairs:
+        target[row_to].copy_(source[row_from])
+    copied = {row_to for _, row_to in pairs}
+    fresh = [label for row, label in enumerate(rows.classes_to or ()) if row not in copied]
+    if not fresh:
+        return ""
+    return f"{name} ({', '.join(fresh)})" if copied else name
+
+
+def pack_state(tree: Any) -> tuple[dict[str, Tensor], Any]:
+    """Take the tensors out of a nested value, and describe the rest in JSON.
+
+    Parameters
+    ----------
+    tree : nested value
+        Dictionaries with keys of text or whole numbers, lists, tuples, tensors, numpy arrays, numbers, text, None.
+
+    Returns
+    -------
+    tensors : dict of Tensor
+        By a name that tells the place: `optimizer/state/0/exp_avg`.
+    structure : JSON value
+        What `unpack_state` needs besides.
+
+    Raises
+    ------
+    TypeError
+        If a value or a key is of another type; the message names its place.
+
+    Examples
+    --------
+    >>> tensors, structure = pack_state({"state": {0: (torch.ones(2), 0.5)}})
+    >>> list(tensors), structure
+    (['state/0/0'], {'dict': [['state', {'dict': [[0, {'tuple': [{'tensor': 'state/0/0'}, 0.5]}]]}]]})
+    >>> pack_state({"a": [object]})
+    Traceback (most recent call last):
+        ...
+    TypeError: cannot save a/0: a value of type type; expected tensors, arrays, numbers, text, None, lists, dictionaries
+    """
+    tensors: dict[str, Tensor] = {}
+    return tensors, _pack(tree, (), tensors)
+
+
+def _pack(value: Any, place: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
+    """Describe a value in JSON; tensors in it go to `tensors`.
+
+    Raises
+    ------
+    TypeError
+        When a value is no tensor, array, number, text, None, list or dictionary.
+
+    Examples
+    --------
+    >>> _pack([1, None], ("a",), {})
+    {'list': [1, None]}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor | np.ndarray):
+        return _pack_tensor(value, "/".join(place), tensors)
+    if isinstance(value, dict):
+        return {"dict": _pack_items(value, place, tensors)}
+    if isinstance(value, list | tuple):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_pack(child, (*place, str(index)), tensors) for index, child in enumerate(value)]}
+    raise TypeError(
+        f"cannot save {'/'.join(place) or 'this'}: a value of type {type(value).__name__}; expected tensors, arrays, "
+        "numbers, text, None, lists, dictionaries"
+    )
+
+
+def _pack_tensor(value: Tensor | np.ndarray, name: str, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Put a tensor or an array under a free name; a `1` and a 1 as keys would else share theirs.
+
+    Examples
+    --------
+    >>> tensors = {"a": torch.zeros(1)}
+    >>> _pack_tensor(np.zeros(2), "a", tensors), list(tensors)
+    ({'array': 'a~'}, ['a', 'a~'])
+    """
+    while name in tensors:
+        name += "~"
+    is_tensor = isinstance(value, Tensor)
+    tensors[name] = value if isinstance(value, Tensor) else torch.from_numpy(value.copy())
+    return {"tensor" if is_tensor else "array": name}
+
+
+def _pack_items(value: Mapping[Any, Any], place: tuple[str, ...], tensors: dict[str, Tensor]) -> list[list[Any]]:
+    """Describe a dictionary as pairs, which keep the order and the type of its keys.
+
+    Raises
+    ------
+    TypeError
+        When a key is neither text nor a whole number.
+
+    Examples
+    --------
+    >>> _pack_items({1: 2, "1": 3}, (), {})
+    [[1, 2], ['1', 3]]
+    """
+    for key in value:
+        if not isinstance(key, str | int) or isinstance(key, bool):
+            raise TypeError(f"cannot save {'/'.join(place) or 'this'}: key {key!r}; expected text or whole numbers")
+    return [[key, _pack(child, (*place, str(key)), tensors)] for key, child in value.items()]
+
+
+def unpack_state(tensors: Mapping[str, Tensor], structure: Any) -> Any:
+    """Build the nested value that `pack_state` took apart.
+
+    Parameters
+    ----------
+    tensors : mapping of Tensor
+        By name.
+    structure : JSON value
+        Where each goes.
+
+    Returns
+    -------
+    nested value
+        Equal to the original.
+
+    Examples
+    --------
+    >>> unpack_state({}, {"dict": [[0, {"tuple": [1, 0.5]}], ["a", None]]})
+    {0: (1, 0.5), 'a': None}
+    """
+    if not isinstance(structure, dict):
+        return structure
+    [(kind, content)] = structure.items()
+    if kind == "dict":
+        return {key: unpack_state(tensors, child) for key, child in content}
+    builders: dict[str, Callable[[Any], Any]] = {
+        "tensor": lambda name: tensors[name],
+        "array": lambda name: tensors[name].numpy(),
+        "list": lambda children: [unpack_state(tensors, child) for child in children],
+        "tuple": lambda children: tuple(unpack_state(tensors, child) for child in children),
+    }
+    return builders[kind](content)

@@ -1,0 +1,169 @@
+"""Settings as nested dictionaries: which file, profiles, layers over layers, and values from the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from utils.errors import SettingsError
+from utils.runtime.setting_errors import explain_errors, suggest
+from utils.runtime.strict_yaml import UniqueKeyLoader, hint_of_quotes, read_sections
+
+CONFIG_VARIABLE = "DINOV3SEG_CONFIG"
+
+
+def expand_path(path: str) -> str:
+    """Fill in `~` and `$VARIABLES`.
+
+    Examples
+    --------
+    >>> os.environ["SCENES"] = "/data/scenes"
+    >>> expand_path("$SCENES/a.tif")
+    '/data/scenes/a.tif'
+    """
+    return os.path.expandvars(os.path.expanduser(path))
+
+
+def find_config(argument: str | None = None, start: Path | None = None) -> Path:
+    """Choose the settings file: the argument, `$DINOV3SEG_CONFIG`, or `config.yml` here or in a folder above.
+
+    Parameters
+    ----------
+    argument : str, optional
+        Path given on the command line.
+    start : Path, optional
+        Folder in which the upward search begins; the working directory by default.
+
+    Returns
+    -------
+    Path
+        An existing file.
+
+    Raises
+    ------
+    SettingsError
+        If the named file is missing, or none is found.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "deep" / "er"
+    >>> folder.mkdir(parents=True)
+    >>> _ = (folder.parent / "config.yml").write_text("{}")
+    >>> find_config(start=folder) == folder.parent / "config.yml"
+    True
+    """
+    named = argument or os.environ.get(CONFIG_VARIABLE)
+    if named:
+        path = Path(expand_path(named))
+        if not path.is_file():
+            source = "the command line" if argument else f"${CONFIG_VARIABLE}"
+            raise SettingsError(f"{path}: no such settings file (named by {source})")
+        return path
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "config.yml").is_file():
+            return folder / "config.yml"
+    raise SettingsError(
+        f"no settings file: give one (python main.py config.yml), set ${CONFIG_VARIABLE}, or put config.yml into "
+        f"{start} or a folder above; config.example.yml is a start"
+    )
+
+
+def merge_sections(base: dict, own: dict) -> dict:
+    """Lay `own` over `base` key by key; sections merge, everything else replaces.
+
+    Examples
+    --------
+    >>> merge_sections({"a": {"x": 1, "y": 2}, "b": [1]}, {"a": {"y": 3}, "b": []})
+    {'a': {'x': 1, 'y': 3}, 'b': []}
+    """
+    merged = dict(base)
+    for key, value in own.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge_sections(merged[key], value) if nested else value
+    return merged
+
+
+def holds(tree: Any, path: Sequence[str]) -> bool:
+    """Whether nested dictionaries hold a value at `path`.
+
+    Examples
+    --------
+    >>> holds({"train": {"lr": 1}}, ["train", "lr"]), holds({"train": {}}, ["train", "lr"])
+    (True, False)
+    """
+    for key in path:
+        if not isinstance(tree, dict) or key not in tree:
+            return False
+        tree = tree[key]
+    return True
+
+
+def set_value(tree: dict, override: str) -> None:
+    """Set one `key.path=value` in nested dictionaries.
+
+    Examples
+    --------
+    >>> tree = {"train": {"epochs": 5}}
+    >>> set_value(tree, "train.loss.ce_weight=0.5")
+    >>> tree
+    {'train': {'epochs': 5, 'loss': {'ce_weight': 0.5}}}
+    """
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise SettingsError(f"{override}: expected key.path=value, such as train.epochs=3")
+    *sections, key = path.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"{override}: {section} is not a section")
+    try:
+        tree[key] = yaml.load(value, UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        problem = str(getattr(error, "problem", error))
+        raise SettingsError(f"{override}: the value is not valid YAML: {problem}{hint_of_quotes(problem)}") from None
+
+
+def read_profile(name: str, folder: Path, model: type[BaseModel]) -> dict:
+    """Read a profile, which lies in a folder named by its kind of task, and check that it can be used by itself.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such profile, or it holds what it cannot set.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pydantic import create_model
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "quick.yml").write_text("epochs: 3")
+    >>> read_profile("quick", folder, create_model("Task", epochs=(int, 5)))
+    {'epochs': 3}
+    """
+    kind, path = folder.parent.name, Path(expand_path(name))
+    if path.suffix not in (".yml", ".yaml"):
+        path = folder / f"{name}.yml"
+        names = sorted(file.stem for file in folder.glob("*.yml"))
+        if name not in names:
+            there = f"{suggest(name, names)} known: {', '.join(names)}" if names else f"; kind {kind} has none"
+            raise SettingsError(f"profile: unknown name {name!r}{there}; or name a YAML file")
+    try:
+        tree = read_sections(path.read_text(encoding="utf-8"))
+        wrong = sorted({"kind", "profile", "tasks"} & set(tree))
+        if wrong:
+            raise SettingsError(f"{wrong[0]}: a profile of kind {kind} cannot hold it; drop it")
+        model.model_validate(tree)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"profile: {path}: cannot be read as text: {error}") from None
+    except ValidationError as error:
+        raise SettingsError("\n".join(f"{path}: {line}" for line in explain_errors(error, model))) from None
+    except SettingsError as error:
+        raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+    return tree

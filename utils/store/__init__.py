@@ -1,0 +1,1 @@
+"""The feature store: shards of records, their index, writing, reading and encoding."""
