@@ -267,7 +267,7 @@ def run_task(
     >>> outcome.rows[0][:2]
     ('segmentation.prepare', 'done')
     """
-    from tasks.base import Context
+    from tasks.context import Context
     from tasks.phases import load_phase
     from tasks.references import resolve_references
     from tasks.runs import shared_run, task_folder

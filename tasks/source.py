@@ -12,8 +12,9 @@ import numpy as np
 from typing_extensions import override
 
 from config import TaskConfig
-from tasks.base import Finding, Item, Piece, Producer, Request, Sample
 from tasks.features import FeatureService
+from tasks.item import Finding, Item, Piece
+from tasks.sample import Producer, Request, Sample
 from tasks.split_lists import nearest, read_list
 from tasks.splits import LIST_SPLITS, OTHER_PICTURES, check_fraction, lists_stay, settle_lists, split_list
 from utils.errors import DataError, SettingsError

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from torch import nn
 
 from config import TaskConfig, expand_path
-from tasks.base import Predictor
 from tasks.objective import Objective
 from tasks.output import Output
+from tasks.predictor import Predictor
 from tasks.references import Reference
 from tasks.runs import choose_device
 from tasks.source import Source

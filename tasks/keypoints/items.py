@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tasks.base import Item
+from tasks.item import Item
 from utils.errors import DataError
 from utils.formats.pictures import picture_bytes
 from utils.formats.types import AnnotatedPicture, Instance

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tasks.base import Finding
+from tasks.item import Finding
 from tasks.keypoints.items import box_faults, usable
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.split_lists import nearest, read_list

@@ -11,8 +11,8 @@ import numpy as np
 from typing_extensions import override
 
 from config import expand_path
-from tasks.base import Finding, Item, Piece, Sample
 from tasks.features import FeatureService
+from tasks.item import Finding, Item, Piece
 from tasks.keypoints.audit import audit_pictures
 from tasks.keypoints.items import (
     PoseItem,
@@ -27,6 +27,7 @@ from tasks.keypoints.items import (
 from tasks.keypoints.labels import PoseLabels, join_skeletons
 from tasks.keypoints.results import is_overlay
 from tasks.keypoints.settings import KeypointsSettings
+from tasks.sample import Sample
 from tasks.source import ListedSource
 from tasks.splits import split_list
 from utils.errors import DataError, SettingsError

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
-from tasks.base import Context, Item, PhaseResult, Piece, open_store
+from tasks.context import Context, PhaseResult
+from tasks.item import Item, Piece
 from tasks.model import load_trained_state
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
 from tasks.runs import choose_device, find_checkpoint
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError, DinolithError
 from utils.geometry.augment import IDENTITY

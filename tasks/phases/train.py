@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.base import Batch, Context, PhaseResult, Progress, open_store
+from tasks.context import Context, PhaseResult
 from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
 from tasks.phases.training_state import TrainingState
 from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
+from tasks.sample import Batch, Progress
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.data import SampleRef
 from utils.errors import DataError, DinolithError, Interrupted

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tasks.base import Context, Finding, PhaseResult, open_store
+from tasks.context import Context, PhaseResult
+from tasks.item import Finding
 from tasks.phases.prepare import SPLITS
 from tasks.prepared import PreparedItem, manifest_key, read_entries
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError
 from utils.runtime import distributed
@@ -177,7 +179,7 @@ def count_labels(items: Sequence[PreparedItem]) -> Counter:
 
     Examples
     --------
-    >>> from tasks.base import Item
+    >>> from tasks.item import Item
     >>> from utils.data import Entry
     >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 0}})]
     >>> count_labels([PreparedItem(Item("a", ()), entries)])
@@ -194,7 +196,7 @@ def balance(split: str, items: Sequence[PreparedItem]) -> list[str]:
 
     Examples
     --------
-    >>> from tasks.base import Item
+    >>> from tasks.item import Item
     >>> from utils.data import Entry
     >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 1}})]
     >>> balance("train", [PreparedItem(Item("a", ()), entries)])
@@ -213,7 +215,7 @@ def absent(split: str, items: Sequence[PreparedItem]) -> list[str]:
 
     Examples
     --------
-    >>> from tasks.base import Item
+    >>> from tasks.item import Item
     >>> from utils.data import Entry
     >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 0}})]
     >>> absent("train", [PreparedItem(Item("a", ()), entries)])

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from tasks.base import Metric, Piece
+from tasks.item import Piece
+from tasks.output import Metric
 from tasks.segmentation.scenes import SceneItem
 from utils.logging import VerbosityLogger
 from utils.metrics import IGNORE_INDEX, ConfusionMatrix, ScoreHistogram
@@ -30,7 +31,7 @@ class SegmentationMetric(Metric):
 
     Examples
     --------
-    >>> from tasks.base import Item
+    >>> from tasks.item import Item
     >>> from utils.raster.tiling import Window
     >>> item = SceneItem("a", (), "a", Window(0, 0, 1, 4), 4, 4, (0, 1))
     >>> metric = SegmentationMetric(["field", "road", "water"])

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base import Item, open_store
+from tasks.item import Item
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.splits import refuse_unlistable
+from tasks.stores import open_store
 from utils.errors import DataError, SettingsError
 from utils.geometry.padding import pad_picture
 from utils.raster.files import broken_links, check_scene, find_scenes, scene_ids

@@ -13,8 +13,9 @@ import numpy as np
 from typing_extensions import override
 
 from config import expand_path
-from tasks.base import Finding, Item, Piece, Sample
 from tasks.features import FeatureService
+from tasks.item import Finding, Item, Piece
+from tasks.sample import Sample
 from tasks.segmentation.scenes import SceneFiles, SceneItem, SceneReader, block_id, parse_id
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.source import ListedSource

@@ -12,8 +12,8 @@ from typing_extensions import override
 from config import expand_path
 from models.backbone import resolve_layers
 from models.base import SegmentationHead
-from tasks.base import Predictor
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
+from tasks.predictor import Predictor
 from tasks.segmentation.objective import SegmentationObjective, listed_weights
 from tasks.segmentation.output import SegmentationOutput
 from tasks.segmentation.predictor import DensePredictor
