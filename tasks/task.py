@@ -171,6 +171,9 @@ class Task(ABC):
             raise DataError(f"{checkpoint.path}: a checkpoint of {kind!r}, not of {cls.kind!r}; name another")
         return cls(name, settings)
 
+    def take_checkpoint(self, checkpoint: Checkpoint) -> None:  # noqa: B027 - only some tasks have something to do
+        """Get ready to predict with a checkpoint that describes itself as this task does, in place of a new object."""
+
     # -- predictions
 
     @abstractmethod

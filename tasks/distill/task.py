@@ -222,6 +222,10 @@ class DistillTask(FeatureTask):
         task.refuse_other_backbone(said, checkpoint.path)
         return task
 
+    @override
+    def take_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.objective.statistics = None  # students made from now on begin with nothing of the teacher
+
     # -- predictions
 
     @override

@@ -45,8 +45,8 @@ from utils.geometry.crops import (
     whole_picture,
 )
 from utils.geometry.fields import Boxes, Fields, Image, Mask, Points, Transform, Values, warp
-from utils.raster.inputs import find_inputs
 from utils.media.videos import VideoReader, is_video
+from utils.raster.inputs import find_inputs
 from utils.samples.files import write_foxes
 
 

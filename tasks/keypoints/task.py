@@ -309,6 +309,10 @@ class KeypointsTask(FeatureTask):
         task._check_views()
         return task
 
+    @override
+    def take_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._check_views()
+
     # -- predictions
 
     @override

@@ -90,7 +90,8 @@ def restore(
 ) -> tuple[Task, nn.Module | None, Checkpoint | None]:
     """Make task and model as they were when the checkpoint was written.
 
-    A task without training has no checkpoint and no model.
+    The task itself is kept where its training in this run describes its checkpoints as this one describes itself. A
+    task without training has no checkpoint and no model.
 
     Examples
     --------
@@ -109,16 +110,20 @@ def restore(
     checkpoint = load_checkpoint(path)
     context.log.info(f"{phase}: using {checkpoint.path}")
     try:
-        restored = type(task).from_checkpoint(task.name, task.settings, checkpoint)
-        restored.setup()
-        model = restored.build_model()
+        described = context.description
+        if described is not None and described == {key: checkpoint.description.get(key) for key in described}:
+            task.take_checkpoint(checkpoint)
+        else:
+            task = type(task).from_checkpoint(task.name, task.settings, checkpoint)
+        task.setup()
+        model = task.build_model()
     except DinolithError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         said = f"its description cannot be used ({type(error).__name__}: {error})"
         raise DataError(f"{path}: {said}; take another copy of the checkpoint, or train again") from error
     load_trained_state(model, checkpoint.tensors)
-    return restored, model, checkpoint
+    return task, model, checkpoint
 
 
 def evaluation_fingerprint(task: Task, checkpoint: Checkpoint | None) -> str:

@@ -75,7 +75,7 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     >>> check_everything(task, context)["records"]
     0
     """
-    store = open_store(task.settings, "verify", threads=task.settings.verify.workers)
+    store = open_store(task.settings, "verify")
     broken = list(set_aside_broken_files(store))
     prepared = {split: known_items(task, store, split) for split in SPLITS}
     keys = sorted(
@@ -161,7 +161,7 @@ def set_aside_bad_records(task: Task, store: FeatureStore, keys: Sequence[str], 
     (1, 1)
     """
     findings, missing = [], []
-    for problem in store.verify(keys, rehash=task.settings.verify.rehash):
+    for problem in store.verify(keys, task.settings.verify.rehash, task.settings.verify.workers):
         context.check_stop()
         if not problem.file:  # nothing to set aside: the record is in no file
             missing.append(problem.subject)

@@ -154,6 +154,11 @@ class SegmentationTask(FeatureTask):
         task.source.scenes.use_scaling(read_scaling(said["scaling"], checkpoint.path), checkpoint.path)
         return task
 
+    @override
+    def take_checkpoint(self, checkpoint: Checkpoint) -> None:
+        scenes = self.source.scenes
+        scenes.use_scaling(scenes.scaling, checkpoint.path)  # new pictures must hold values that the model knows
+
     # -- predictions
 
     @override
