@@ -27,7 +27,7 @@ class Metric(ABC):
 
     @abstractmethod
     def state(self) -> Any:
-        """Give the counts as plain numbers and lists."""
+        """Give the counts: arrays, tensors, numbers and text, in lists and dictionaries with text keys."""
 
     @abstractmethod
     def merge(self, state: Any) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from typing_extensions import override
 
 from tasks.item import Piece
@@ -59,15 +58,15 @@ class SegmentationMetric(Metric):
 
     @override
     def state(self) -> dict[str, Any]:
-        scenes = {scene: matrix.state.tolist() for scene, matrix in self.scenes.items()}
-        return {"scenes": scenes, "histogram": None if self.histogram is None else self.histogram.state.tolist()}
+        scenes = {scene: matrix.state for scene, matrix in self.scenes.items()}
+        return {"scenes": scenes, "histogram": None if self.histogram is None else self.histogram.state}
 
     @override
     def merge(self, state: dict[str, Any]) -> None:
         for scene, counts in state["scenes"].items():
-            self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes))).state += torch.tensor(counts)
+            self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes))).state += torch.as_tensor(counts)
         if self.histogram is not None and state["histogram"] is not None:
-            self.histogram.state += torch.tensor(state["histogram"])
+            self.histogram.state += torch.as_tensor(state["histogram"])
 
     @override
     def compute(self) -> dict[str, Any]:
