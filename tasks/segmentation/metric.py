@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from typing_extensions import override
 
 from tasks.item import Piece
