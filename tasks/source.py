@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -54,6 +55,16 @@ class Source(ABC):
     def continue_from(self, item: Item, resume: int) -> Item:
         """Leave out of an item what a sink has already written, so that it is not computed again."""
         return item
+
+    def in_memory(self, image: np.ndarray, prompts: Any = None) -> AbstractContextManager[Item]:
+        """Give an item of a picture (H, W, C) that is in no file, to be predicted while the context is open.
+
+        Raises
+        ------
+        TypeError
+            If the task predicts no pictures.
+        """
+        raise TypeError(f"{type(self).__name__} predicts no pictures in memory")
 
     @abstractmethod
     def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:

@@ -9,13 +9,13 @@ from torch import nn
 
 from tasks.context import Context, PhaseResult
 from tasks.item import Item, Piece
-from tasks.model import load_trained_state
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
 from tasks.runs import choose_device, find_checkpoint
 from tasks.stores import open_store
 from tasks.task import Task
-from utils.errors import DataError, DinolithError
+from tasks.trained import build_trained, description_in_errors
+from utils.errors import DataError
 from utils.geometry.augment import IDENTITY
 from utils.metrics import nan_to_none
 from utils.report.plots import save_picture
@@ -109,20 +109,13 @@ def restore(
     path = find_checkpoint(named, context.folder, phase)
     checkpoint = load_checkpoint(path)
     context.log.info(f"{phase}: using {checkpoint.path}")
-    try:
-        described = context.description
+    described = context.description
+    with description_in_errors(checkpoint):
         if described is not None and described == {key: checkpoint.description.get(key) for key in described}:
             task.take_checkpoint(checkpoint)
         else:
             task = type(task).from_checkpoint(task.name, task.settings, checkpoint)
-        task.setup()
-        model = task.build_model()
-    except DinolithError:
-        raise
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        said = f"its description cannot be used ({type(error).__name__}: {error})"
-        raise DataError(f"{path}: {said}; take another copy of the checkpoint, or train again") from error
-    load_trained_state(model, checkpoint.tensors)
+        model = build_trained(task, checkpoint)
     return task, model, checkpoint
 
 
