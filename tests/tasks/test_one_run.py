@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import torch
 
 import main
 import tasks.keypoints.labels
 from config import parse_settings
 from tasks import kinds
+from tasks.distill.example import student_example
 from tasks.example import SETTINGS, tiny_backbone, write_pictures
 from tasks.keypoints.example import SETTINGS as ANIMALS
 from tasks.keypoints.example import drawn_animals
 from tasks.keypoints.task import KeypointsTask
+from tasks.phases import load_phase
+from tasks.phases.evaluate import restore
 from tasks.stores import open_store
 from utils.logging import VerbosityLogger
 from utils.runtime.checkpoints import load_checkpoint, save_checkpoint
@@ -156,3 +160,15 @@ def test_pictures_of_other_values_are_refused_also_right_after_training(tmp_path
     phases = {"segmentation": ("prepare", "train", "inference")}
     assert main.run_and_report(settings, phases, only_check=False) == 3
     assert "deep.tif: holds uint16, but the model was trained on 8-bit values as they are" in capsys.readouterr().err
+
+
+def test_a_student_made_after_training_begins_with_nothing_of_the_teacher(tmp_path):
+    options = "{width: 8, depth: 1, heads: 2, mlp_ratio: 2, patch_size: 8, inherit: [1]}"
+    task, context = student_example(tmp_path, "model.head=dinov2", f"model.head_options={options}")
+    load_phase("prepare")(task, context)
+    load_phase("train")(task, context)
+    teacher = task.features.backbone.blocks[1].norm1.weight
+    assert torch.equal(task.build_model().student.backbone.blocks[0].norm1.weight, teacher)
+    restored, _, _ = restore(task, None, context, "evaluate")
+    assert restored is task
+    assert not torch.equal(task.build_model().student.backbone.blocks[0].norm1.weight, teacher)
