@@ -267,7 +267,7 @@ def run_task(
     >>> outcome.rows[0][:2]
     ('segmentation.prepare', 'done')
     """
-    from tasks.base import Context
+    from tasks.context import Context
     from tasks.phases import load_phase
     from tasks.references import resolve_references
     from tasks.runs import shared_run, task_folder
@@ -346,6 +346,7 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
     0
     """
     from tasks.runs import choose_device, set_up_machine
+    from tasks.stores import keep_stores
     from utils.runtime import distributed
 
     shared, resources, code = settings.shared, settings.shared.resources, 0
@@ -353,6 +354,7 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
         set_up_machine(resources)
         distributed.start_ranks(resources.distributed, resources.dist_backend, choose_device(resources.device))
         stack.callback(distributed.stop_ranks)
+        stack.enter_context(keep_stores())
         main_rank = distributed.is_main()
         file = expand_path(shared.logging.file) if shared.logging.file and main_rank else None
         level, timestamps = shared.logging.level, shared.logging.timestamps

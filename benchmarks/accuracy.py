@@ -23,13 +23,15 @@ from torch import Tensor, nn
 from config import Settings, load_settings
 from models import HEADS
 from tasks import kinds, load_task
-from tasks.base import Batch, Context, open_store
+from tasks.context import Context
 from tasks.model import load_trained_state
 from tasks.phases import load_phase
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.probe import fit_probe
 from tasks.runs import BEST, checkpoint_path, set_up_machine
+from tasks.sample import Batch
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.logging import VerbosityLogger
 from utils.report.tables import format_table

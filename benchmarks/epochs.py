@@ -36,10 +36,10 @@ from benchmarks.workbench import (
     write_scene,
 )
 from models import HEADS
-from tasks.base import open_store
 from tasks.phases import prepare, step, train
 from tasks.phases.train import Training
 from tasks.prepared import prepared_items
+from tasks.stores import open_store
 
 PARTS = ("data", "forward", "loss", "backward", "optimiser")
 GOALS = {"linear": 10.0, "dpt": 4.0}

@@ -40,11 +40,12 @@ from benchmarks.workbench import (
     write_config,
     write_scene,
 )
-from tasks.base import Batch, Context
+from tasks.context import Context
 from tasks.model import trained_state
 from tasks.phases import inference, prepare
 from tasks.phases.prediction import collect
 from tasks.phases.samples import Job, LiveSamples
+from tasks.sample import Batch
 from tasks.segmentation.task import SegmentationTask
 from tasks.task import Task
 from utils.runtime.checkpoints import save_checkpoint

@@ -33,7 +33,7 @@ from benchmarks.workbench import (
 from config import parse_settings
 from models import HEADS
 from tasks import kinds
-from tasks.base import Context, open_store
+from tasks.context import Context
 from tasks.keypoints.task import KeypointsTask
 from tasks.model import trained_state
 from tasks.phases import inference, prepare
@@ -41,6 +41,7 @@ from tasks.phases.prediction import collect
 from tasks.phases.samples import Job, LiveSamples
 from tasks.phases.train import Training
 from tasks.prepared import prepared_items
+from tasks.stores import open_store
 from utils.logging import VerbosityLogger
 from utils.runtime.checkpoints import save_checkpoint
 from utils.samples.files import write_foxes

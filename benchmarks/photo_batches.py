@@ -30,10 +30,10 @@ from benchmarks.workbench import (
     verdict,
     write_scene,
 )
-from tasks.base import open_store
 from tasks.phases import prepare
 from tasks.phases.prediction import score
 from tasks.prepared import prepared_items
+from tasks.stores import open_store
 
 GOAL = 1.0  # never slower; on an accelerator, or with a small head, much faster
 

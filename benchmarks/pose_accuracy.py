@@ -24,7 +24,7 @@ from models import HEADS
 from models.base import FeatureSpec
 from models.keypoint_layers import FineClassifier, FineGridHead, KeypointOptions
 from tasks import kinds, load_task
-from tasks.base import Context
+from tasks.context import Context
 from tasks.phases import load_phase
 from tasks.runs import set_up_machine
 from tasks.task import Task

@@ -37,9 +37,9 @@ from benchmarks.workbench import (
     write_scene,
 )
 from models.backbone import Backbone, load_backbone
-from tasks.base import Sample
 from tasks.features import even_layers
 from tasks.phases import prepare
+from tasks.sample import Sample
 from tasks.segmentation.task import SegmentationTask
 from utils.runtime.files import digest_array
 from utils.store.encoding import encode_features

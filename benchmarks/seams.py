@@ -31,10 +31,12 @@ from torch import nn
 from benchmarks.workbench import machine_line, quiet_libraries, verdict
 from config import TaskConfig, load_settings
 from tasks import kinds
-from tasks.base import Context, Item, Predictor
+from tasks.context import Context
+from tasks.item import Item
 from tasks.phases import inference, prepare, train
 from tasks.phases.prediction import predict
 from tasks.phases.samples import Job, LiveSamples
+from tasks.predictor import Predictor
 from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask

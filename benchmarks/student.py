@@ -24,12 +24,12 @@ from config import Settings, load_settings
 from models.random_backbone import write_backbone_folder
 from models.weights import FAMILIES, build_config, find_backbone_folder, quiet_transformers, read_normalization
 from tasks import kinds
-from tasks.base import open_store
 from tasks.phases import load_phase
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.probe import fit_probe
 from tasks.runs import set_up_machine
+from tasks.stores import open_store
 from utils.logging import VerbosityLogger
 from utils.report.tables import format_table
 from utils.runtime.files import read_json

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 from config import Settings, parse_settings
 from models.random_backbone import write_random_backbone
 from tasks import kinds
-from tasks.base import Context
+from tasks.context import Context
 from tasks.segmentation.task import SegmentationTask
 from utils.logging import VerbosityLogger
 

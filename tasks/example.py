@@ -16,7 +16,7 @@ import rasterio
 
 from config import parse_settings
 from tasks import kinds
-from tasks.base import Context
+from tasks.context import Context
 from utils.logging import VerbosityLogger
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ def prepared_example(folder: str | Path, *overrides: str) -> tuple[SegmentationT
     >>> [len(item.entries) for item in prepared]
     [4, 2]
     """
-    from tasks.base import open_store
     from tasks.phases import prepare
     from tasks.prepared import prepared_items
+    from tasks.stores import open_store
 
     task, context = example_task(folder, *overrides)
     prepare.run(task, context)

@@ -15,11 +15,11 @@ from config import TaskConfig, expand_path
 from models import build_head
 from models.backbone import resolve_precision
 from models.base import FeatureSpec, Head
-from tasks.base import open_store
 from tasks.features import FeatureService
 from tasks.model import FeatureModel
 from tasks.runs import choose_device
 from tasks.source import FeatureSource
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View, tta_views

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Batch
 from tasks.features import FeatureService
+from tasks.sample import Batch
 from utils.errors import DataError, DinolithError
 from utils.geometry.fields import padded_maps
 

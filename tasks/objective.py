@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tasks.base import Batch, Progress, Sample
+from tasks.sample import Batch, Progress, Sample
 from utils.data import Entry
 
 

@@ -10,11 +10,56 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from tasks.base import Context, Item, Metric, Piece, Sink
+from tasks.context import Context
+from tasks.item import Item, Piece
 
 if TYPE_CHECKING:
     from utils.logging import VerbosityLogger
     from utils.runtime.checkpoints import Checkpoint
+
+
+class Metric(ABC):
+    """A score with mergeable state: counted on each rank, merged once, divided last."""
+
+    @abstractmethod
+    def update(self, piece: Piece, truth: Any) -> None:
+        """Count one piece against its truth."""
+
+    @abstractmethod
+    def state(self) -> Any:
+        """Give the counts: arrays, tensors, numbers and text, in lists and dictionaries with text keys."""
+
+    @abstractmethod
+    def merge(self, state: Any) -> None:
+        """Add another rank's counts."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, Any]:
+        """Give the scores: numbers by name, and nested dictionaries for tables."""
+
+
+class Sink(ABC):
+    """Writes a prediction: complete or absent."""
+
+    @abstractmethod
+    def append(self, piece: Piece) -> None:
+        """Take the next piece."""
+
+    def resume_point(self) -> int | None:
+        """Say where an interrupted prediction goes on; None: at the start."""
+        return None
+
+    def rewind(self, point: int) -> None:
+        """Drop what was written from a resume point on; the predictor's saved state is older than it."""
+        if (self.resume_point() or 0) > point:
+            raise NotImplementedError(f"{type(self).__name__} cannot go back to {point}, as a predictor's state needs")
+
+    def flush(self) -> None:  # noqa: B027 - most sinks write at once
+        """Make what was appended durable."""
+
+    @abstractmethod
+    def close(self) -> list[Path]:
+        """Finish the output and give its files; called once, after all ranks have flushed."""
 
 
 class Output(ABC):

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tasks.base import Batch, Item, Progress, Sample
 from tasks.batching import plan_batches
+from tasks.item import Item
+from tasks.sample import Batch, Progress, Sample
 from tasks.task import Task
 from utils.data import Entry, PrecomputedDataset, SampleRef
 from utils.errors import DataError

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.base import Batch
 from tasks.prepared import PreparedReader, batched
+from tasks.sample import Batch
 from utils.data import SampleRef
 
 MOST_CELLS = 200_000  # cells that a probe is fitted to

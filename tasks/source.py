@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -12,8 +13,9 @@ import numpy as np
 from typing_extensions import override
 
 from config import TaskConfig
-from tasks.base import Finding, Item, Piece, Producer, Request, Sample
 from tasks.features import FeatureService
+from tasks.item import Finding, Item, Piece
+from tasks.sample import Producer, Request, Sample
 from tasks.split_lists import nearest, read_list
 from tasks.splits import LIST_SPLITS, OTHER_PICTURES, check_fraction, lists_stay, settle_lists, split_list
 from utils.errors import DataError, SettingsError
@@ -53,6 +55,16 @@ class Source(ABC):
     def continue_from(self, item: Item, resume: int) -> Item:
         """Leave out of an item what a sink has already written, so that it is not computed again."""
         return item
+
+    def in_memory(self, image: np.ndarray, prompts: Any = None) -> AbstractContextManager[Item]:
+        """Give an item of a picture (H, W, C) that is in no file, to be predicted while the context is open.
+
+        Raises
+        ------
+        TypeError
+            If the task predicts no pictures.
+        """
+        raise TypeError(f"{type(self).__name__} predicts no pictures in memory")
 
     @abstractmethod
     def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from torch import nn
 
 from config import TaskConfig, expand_path
-from tasks.base import Predictor
 from tasks.objective import Objective
 from tasks.output import Output
+from tasks.predictor import Predictor
 from tasks.references import Reference
 from tasks.runs import choose_device
 from tasks.source import Source
@@ -170,6 +170,9 @@ class Task(ABC):
         if kind != cls.kind:
             raise DataError(f"{checkpoint.path}: a checkpoint of {kind!r}, not of {cls.kind!r}; name another")
         return cls(name, settings)
+
+    def take_checkpoint(self, checkpoint: Checkpoint) -> None:  # noqa: B027 - only some tasks have something to do
+        """Get ready to predict with a checkpoint that describes itself as this task does, in place of a new object."""
 
     # -- predictions
 

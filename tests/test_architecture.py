@@ -111,10 +111,11 @@ def has_behaviour(node: ast.AST) -> bool:
 
 
 INTERFACES = {
-    "tasks/base.py": ("Predictor", "Metric", "Sink", "Producer"),
+    "tasks/sample.py": ("Producer",),
+    "tasks/predictor.py": ("Predictor",),
     "tasks/source.py": ("Source",),
     "tasks/objective.py": ("Objective",),
-    "tasks/output.py": ("Output",),
+    "tasks/output.py": ("Metric", "Sink", "Output"),
     "tasks/task.py": ("Task",),
 }
 

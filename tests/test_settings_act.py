@@ -39,7 +39,7 @@ from safetensors.torch import load_file
 import main
 from config import Section, parse_settings
 from tasks import kinds, load_task
-from tasks.base import PhaseResult
+from tasks.context import PhaseResult
 from tasks.distill.example import student_example
 from tasks.example import example_task
 from tasks.keypoints.example import animals_example

@@ -12,13 +12,14 @@ from models.backbone import BackboneInfo
 from models.random_backbone import write_backbone_folder
 from models.student import Student
 from tasks import kinds, load_task
-from tasks.base import Context, open_store
+from tasks.context import Context
 from tasks.distill.settings import DistillSettings, ProbeConfig
 from tasks.features import even_layers
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.probe import fit_probe
 from tasks.runs import choose_device
 from tasks.segmentation.settings import SegmentationSettings
+from tasks.stores import open_store
 from utils.errors import SettingsError
 from utils.runtime import distributed
 from utils.runtime.files import digest_json

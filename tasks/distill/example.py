@@ -14,8 +14,9 @@ import numpy as np
 
 from config import parse_settings
 from tasks import kinds
-from tasks.base import Batch, Context, Progress
+from tasks.context import Context
 from tasks.example import example_context, in_temporary_folder, tiny_backbone
+from tasks.sample import Batch, Progress
 from utils.media.videos import VideoWriter
 from utils.raster.files import write_raster
 

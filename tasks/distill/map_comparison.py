@@ -289,14 +289,14 @@ class MapScores:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def state(self) -> dict[str, Any]:
-        """Sums as plain numbers and lists.
+        """Sums as numbers and an array.
 
         Examples
         --------
         >>> MapScores(1, 0.5, 0.5, 0.0, 1.0, np.array([2.0])).state()["sums"]
-        [2.0]
+        array([2.])
         """
-        return {**vars(self), "sums": np.asarray(self.sums).tolist()}
+        return {**vars(self), "sums": np.asarray(self.sums)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MapScores:
@@ -307,7 +307,7 @@ class MapScores:
         >>> MapScores.from_state(MapScores(1, 0.5, 0.5, 0.0, 1.0, np.array([2.0])).state()).sums.tolist()
         [2.0]
         """
-        return cls(**{**state, "sums": np.asarray(state["sums"])})
+        return cls(**state)
 
     def compute(self) -> dict[str, float]:
         """Mean cosines, and the share of the targets' variance that is explained; NaN where nothing was counted.

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from typing_extensions import override
 
-from tasks.base import Metric, Piece
 from tasks.distill.map_comparison import MapScores
+from tasks.item import Piece
+from tasks.output import Metric
 from utils.logging import VerbosityLogger
 from utils.report.plots import side_by_side, with_title
 from utils.report.tables import format_table, write_csv
@@ -30,7 +31,7 @@ class StudentMetric(Metric):
 
     Examples
     --------
-    >>> from tasks.base import Item
+    >>> from tasks.item import Item
     >>> metric = StudentMetric([3])
     >>> metric.update(Piece(Item("a", ()), {"scores": [MapScores(2, 1.0, 2.0, 1.0, 6.0, np.array([2.0]))]}), None)
     >>> metric.compute()["mean_cosine"], metric.compute()["per_block"]

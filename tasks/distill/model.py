@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.student import Projection, Student, fit_grid
-from tasks.base import Batch
 from tasks.distill.map_comparison import LinearFit
 from tasks.features import FeatureService
+from tasks.sample import Batch
 from utils.geometry.resampling import resize_picture
 
 

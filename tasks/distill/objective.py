@@ -12,11 +12,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from models.student import Student
-from tasks.base import Batch, Progress, Sample, open_store
 from tasks.distill.map_comparison import ChannelStatistics, distill_counts, distill_sums
 from tasks.distill.settings import DistillSettings
 from tasks.distill.source import CropSource
 from tasks.objective import Objective
+from tasks.sample import Batch, Progress, Sample
+from tasks.stores import open_store
 from utils.data import BACKBONE, Entry, map_names
 from utils.geometry.augment import IDENTITY
 from utils.runtime import distributed

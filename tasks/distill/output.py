@@ -10,14 +10,15 @@ import numpy as np
 from torch import nn
 from typing_extensions import override
 
-from tasks.base import Context, Item, Metric, Piece
+from tasks.context import Context
 from tasks.distill.comparison import compare_probes, probe_recipe
 from tasks.distill.export import export_student
 from tasks.distill.metric import StudentMetric, draw_maps, report_scores
 from tasks.distill.model import DistillModel
 from tasks.distill.settings import DistillSettings
 from tasks.features import FeatureService
-from tasks.output import Output
+from tasks.item import Item, Piece
+from tasks.output import Metric, Output
 from utils.runtime.checkpoints import Checkpoint
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.base import Item, open_store
 from tasks.distill.settings import DistillSettings
+from tasks.item import Item
 from tasks.splits import refuse_unlistable
+from tasks.stores import open_store
 from utils.errors import DataError, SettingsError
-from utils.raster.inputs import find_inputs
 from utils.media.videos import VideoReader, is_video
 from utils.raster.files import scene_ids
+from utils.raster.inputs import find_inputs
 from utils.raster.scenes import RasterScene, ValueScaling, estimate_scaling
 from utils.raster.tiling import Window
 from utils.runtime.files import digest_json, file_stamp

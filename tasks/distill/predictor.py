@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from tasks.base import Item, Piece, Predictor, Sample
 from tasks.distill.map_comparison import score_map, valid_cells
+from tasks.item import Item, Piece
+from tasks.predictor import Predictor
+from tasks.sample import Sample
 
 
 class StudentPredictor(Predictor):

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from tasks.base import Finding, Item, Piece, Sample
 from tasks.distill.model import teacher_pictures
 from tasks.distill.pictures import CropItem, Picture, PictureReader
 from tasks.distill.settings import DistillSettings
 from tasks.features import FeatureService
+from tasks.item import Finding, Item, Piece
+from tasks.sample import Sample
 from tasks.source import ListedSource
 from utils.errors import DataError
 from utils.geometry.augment import RandomColour

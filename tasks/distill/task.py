@@ -14,7 +14,6 @@ from typing_extensions import override
 from config import expand_path
 from models.student import Student, TransformerStudent
 from models.weights import FAMILIES
-from tasks.base import Predictor
 from tasks.distill.comparison import read_probe
 from tasks.distill.model import DistillModel, fit_projections
 from tasks.distill.objective import DistillObjective
@@ -23,6 +22,7 @@ from tasks.distill.predictor import StudentPredictor
 from tasks.distill.settings import DistillSettings
 from tasks.distill.source import CropSource
 from tasks.feature_task import FeatureTask, refuse_other
+from tasks.predictor import Predictor
 from tasks.splits import lists_stay
 from utils.errors import SettingsError
 from utils.geometry.augment import IDENTITY, View
@@ -181,7 +181,7 @@ class DistillTask(FeatureTask):
         Examples
         --------
         >>> import tempfile
-        >>> from tasks.base import open_store
+        >>> from tasks.stores import open_store
         >>> from tasks.distill.example import student_example
         >>> from tasks.phases import prepare
         >>> from tasks.prepared import prepared_items
@@ -221,6 +221,10 @@ class DistillTask(FeatureTask):
         task = cls(name, settings.model_copy(update={"distill": own}))
         task.refuse_other_backbone(said, checkpoint.path)
         return task
+
+    @override
+    def take_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.objective.statistics = None  # students made from now on begin with nothing of the teacher
 
     # -- predictions
 

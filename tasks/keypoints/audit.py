@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tasks.base import Finding
+from tasks.item import Finding
 from tasks.keypoints.items import PoseItem, box_of, decode_picture
 from utils.errors import DataError
 from utils.formats.types import Instance, Skeleton

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from config import parse_settings
 from tasks import kinds
-from tasks.base import Batch, Context, Progress
+from tasks.context import Context
 from tasks.example import example_context, in_temporary_folder, tiny_backbone
+from tasks.sample import Batch, Progress
 from utils.samples.files import write_foxes
 
 if TYPE_CHECKING:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from tasks.base import Item
+from tasks.item import Item
 from utils.errors import DataError
 from utils.formats.pictures import picture_bytes
 from utils.formats.types import AnnotatedPicture, Instance
@@ -35,6 +35,8 @@ class PoseItem(Item):
         What it is for.
     first_frame : int
         Of a video: where to begin.
+    pixels : ndarray, shape (H, W, 3), optional
+        The picture itself, uint8, red first, where it is in no file.
 
     Examples
     --------
@@ -45,6 +47,7 @@ class PoseItem(Item):
     picture: AnnotatedPicture
     split: str
     first_frame: int = 0
+    pixels: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def labels_digest(self) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tasks.base import Finding
+from tasks.item import Finding
 from tasks.keypoints.items import box_faults, usable
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.split_lists import nearest, read_list
@@ -199,8 +199,8 @@ correct or remove it
         >>> pose_task().labels.max_instances
         3
         """
-        if "most" in self.fixed:
-            return self.fixed["most"]
+        if "max_instances" in self.fixed:
+            return self.fixed["max_instances"]
         if self.own.instance_mode == "per_instance":
             return 1
         numbers = {picture.path: len(usable(picture)) for _, picture in self.pictures.values()}

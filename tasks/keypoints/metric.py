@@ -8,8 +8,9 @@ from typing import Any
 
 from typing_extensions import override
 
-from tasks.base import Metric, Piece
+from tasks.item import Piece
 from tasks.keypoints.settings import KeypointsConfig
+from tasks.output import Metric
 from utils.formats.types import Instance, Skeleton
 from utils.keypoints.matching import PredictedPose, TruthPose
 from utils.keypoints.metrics import PoseScores
@@ -34,7 +35,7 @@ class KeypointMetric(Metric):
     Examples
     --------
     >>> from pathlib import Path
-    >>> from tasks.base import Item
+    >>> from tasks.item import Item
     >>> import numpy as np
     >>> metric = KeypointMetric(Skeleton(("nose",)), KeypointsConfig())
     >>> found = {"frame": 0, "keypoints": np.array([[[3.0, 4.0, 0.9]]]), "scores": np.array([0.9])}

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from tasks.base import Batch, Progress, Sample
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.objective import Objective
+from tasks.sample import Batch, Progress, Sample
 from utils.data import Entry
 from utils.errors import DataError, SettingsError
 from utils.formats.types import Skeleton

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from tasks.base import Item, Metric, Piece, Sink
+from tasks.item import Item, Piece
 from tasks.keypoints.items import PoseItem, decode_picture
 from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.metric import KeypointMetric, report_scores
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.sinks import PoseSink, gather_predictions
-from tasks.output import Output
+from tasks.output import Metric, Output, Sink
 from utils.keypoints.matching import PredictedPose, TruthPose
 from utils.keypoints.plots import draw_pose_comparison
 

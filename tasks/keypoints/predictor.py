@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from tasks.base import Item, Piece, Predictor, Sample
+from tasks.item import Item, Piece
 from tasks.keypoints.objective import CENTRE_SIGMA
 from tasks.keypoints.settings import KeypointsConfig
+from tasks.predictor import Predictor
+from tasks.sample import Sample
 from utils.geometry.crops import points_back
 from utils.keypoints.grouping import group_peaks
 from utils.keypoints.peaks import Peaks, all_peaks, best_peaks

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 from typing_extensions import override
 
-from tasks.base import Piece, Sink
+from tasks.item import Piece
 from tasks.keypoints.items import PoseItem, decode_picture
 from tasks.keypoints.results import (
     COCO_KEYS,
@@ -26,6 +26,7 @@ from tasks.keypoints.results import (
     result_path,
     shared_results,
 )
+from tasks.output import Sink
 from utils.errors import DataError
 from utils.formats.types import Skeleton
 from utils.keypoints.drawing import draw_poses, mark_radius
@@ -142,7 +143,7 @@ def frame_to_json(piece: Piece) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from tasks.base import Item
+    >>> from tasks.item import Item
     >>> found = {"frame": 3, "keypoints": np.array([[[1.0, 2.0, 0.5], [np.nan, np.nan, 0.01]]])}
     >>> found |= {"scores": np.array([0.255]), "spread": np.array([[1.5, 2.0]])}
     >>> frame_to_json(Piece(Item("a", ()), found))["instances"][0]["keypoints_xy"]

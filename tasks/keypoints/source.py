@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import numpy as np
 from typing_extensions import override
 
 from config import expand_path
-from tasks.base import Finding, Item, Piece, Sample
 from tasks.features import FeatureService
+from tasks.item import Finding, Item, Piece
 from tasks.keypoints.audit import audit_pictures
 from tasks.keypoints.items import (
     PoseItem,
@@ -27,6 +28,7 @@ from tasks.keypoints.items import (
 from tasks.keypoints.labels import PoseLabels, join_skeletons
 from tasks.keypoints.results import is_overlay
 from tasks.keypoints.settings import KeypointsSettings
+from tasks.sample import Sample
 from tasks.source import ListedSource
 from tasks.splits import split_list
 from utils.errors import DataError, SettingsError
@@ -44,8 +46,8 @@ from utils.geometry.crops import (
     whole_picture,
 )
 from utils.geometry.fields import Boxes, Fields, Image, Mask, Points, Transform, Values, warp
-from utils.raster.inputs import find_inputs
 from utils.media.videos import VideoReader, is_video
+from utils.raster.inputs import find_inputs
 from utils.samples.files import write_foxes
 
 
@@ -209,6 +211,16 @@ class PoseSource(ListedSource):
             for name, path in found.items()
         ]
 
+    @override
+    @contextmanager
+    def in_memory(self, image: np.ndarray, prompts: Any = None) -> Iterator[Item]:
+        if image.dtype != np.uint8 or image.shape[2] != 3:
+            raise ValueError(f"expected a picture (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
+        if self.own.instance_mode == "per_instance" and not prompts:
+            raise ValueError("keypoints.instance_mode is per_instance: give prompts, an instance with a box per animal")
+        picture = AnnotatedPicture("array", Path("array"), (image.shape[0], image.shape[1]), tuple(prompts or ()))
+        yield PoseItem(picture.id, (), picture, "inference", pixels=image)
+
     def _prompts(self, found: dict[str, Path]) -> dict[str, tuple[Instance, ...]]:
         """Boxes of animals from LabelMe files with the pictures' names.
 
@@ -296,7 +308,7 @@ class PoseSource(ListedSource):
             with VideoReader(path) as video:
                 yield from enumerate(video.frames(item.first_frame), start=item.first_frame)
         elif item.first_frame == 0:
-            yield 0, decode_picture(item.picture)
+            yield 0, decode_picture(item.picture) if item.pixels is None else item.pixels
 
     def _places(self, item: PoseItem, size: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray, Sequence[Instance]]]:
         """Where samples lie in a picture: its whole, or the surroundings of each animal.

@@ -13,7 +13,6 @@ from typing_extensions import override
 from config import expand_path
 from models import find_head, read_head_options
 from models.base import KeypointHead
-from tasks.base import Predictor
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.keypoints.items import PoseItem
 from tasks.keypoints.labels import PoseLabels
@@ -25,6 +24,7 @@ from tasks.keypoints.results import refuse_double, refuse_foreign
 from tasks.keypoints.rules import Decision, automatic_settings
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.source import PoseSource
+from tasks.predictor import Predictor
 from tasks.splits import lists_stay
 from utils.errors import DataError, SettingsError
 from utils.formats.types import Skeleton
@@ -308,6 +308,10 @@ class KeypointsTask(FeatureTask):
         task.refuse_other_backbone(said, checkpoint.path)
         task._check_views()
         return task
+
+    @override
+    def take_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._check_views()
 
     # -- predictions
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks.base import Context, PhaseResult
+    from tasks.context import Context, PhaseResult
     from tasks.task import Task
 
 PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from torch import nn
 
-from tasks.base import Context, Item, PhaseResult, Piece, open_store
-from tasks.model import load_trained_state
+from tasks.context import Context, PhaseResult
+from tasks.item import Item, Piece
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
 from tasks.runs import choose_device, find_checkpoint
+from tasks.stores import open_store
 from tasks.task import Task
-from utils.errors import DataError, DinolithError
+from tasks.trained import build_trained, description_in_errors
+from utils.errors import DataError
 from utils.geometry.augment import IDENTITY
 from utils.metrics import nan_to_none
 from utils.report.plots import save_picture
@@ -88,7 +90,8 @@ def restore(
 ) -> tuple[Task, nn.Module | None, Checkpoint | None]:
     """Make task and model as they were when the checkpoint was written.
 
-    A task without training has no checkpoint and no model.
+    The task itself is kept where its training in this run describes its checkpoints as this one describes itself. A
+    task without training has no checkpoint and no model.
 
     Examples
     --------
@@ -106,17 +109,14 @@ def restore(
     path = find_checkpoint(named, context.folder, phase)
     checkpoint = load_checkpoint(path)
     context.log.info(f"{phase}: using {checkpoint.path}")
-    try:
-        restored = type(task).from_checkpoint(task.name, task.settings, checkpoint)
-        restored.setup()
-        model = restored.build_model()
-    except DinolithError:
-        raise
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        said = f"its description cannot be used ({type(error).__name__}: {error})"
-        raise DataError(f"{path}: {said}; take another copy of the checkpoint, or train again") from error
-    load_trained_state(model, checkpoint.tensors)
-    return restored, model, checkpoint
+    described = context.description
+    with description_in_errors(checkpoint):
+        if described is not None and described == {key: checkpoint.description.get(key) for key in described}:
+            task.take_checkpoint(checkpoint)
+        else:
+            task = type(task).from_checkpoint(task.name, task.settings, checkpoint)
+        model = build_trained(task, checkpoint)
+    return task, model, checkpoint
 
 
 def evaluation_fingerprint(task: Task, checkpoint: Checkpoint | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from config import expand_path
-from tasks.base import Context, PhaseResult
+from tasks.context import Context, PhaseResult
 from tasks.phases.evaluate import restore
 from tasks.task import Task
 from utils.runtime import distributed

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from config import expand_path
-from tasks.base import Context, Item, PhaseResult, Piece, Predictor
+from tasks.context import Context, PhaseResult
+from tasks.item import Item, Piece
 from tasks.phases.evaluate import restore, safe_name
 from tasks.phases.prediction import predict
 from tasks.phases.samples import Job, LiveSamples
+from tasks.predictor import Predictor
 from tasks.runs import choose_device
 from tasks.task import Task
 from utils.errors import DataError, Interrupted

@@ -16,9 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Batch, Context, Item, Piece, Predictor, Sample
+from tasks.context import Context
+from tasks.item import Item, Piece
 from tasks.phases.samples import Job, LiveSamples, Slot, Source, StoredSamples
+from tasks.predictor import Predictor
 from tasks.prepared import PreparedItem
+from tasks.sample import Batch, Sample
 from tasks.task import Task
 from utils.geometry.augment import IDENTITY, View
 from utils.runtime import distributed
@@ -440,7 +443,7 @@ def score(
     >>> import tempfile
     >>> from tasks.example import prepared_example
     >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
-    >>> from tasks.base import Context
+    >>> from tasks.context import Context
     >>> from utils.logging import VerbosityLogger
     >>> context = Context(VerbosityLogger("error"), store.folder)
     >>> model = task.build_model().eval()

@@ -17,8 +17,11 @@ from typing import Any
 
 import torch
 
-from tasks.base import Context, Item, PhaseResult, Producer, Request, Sample, open_store
+from tasks.context import Context, PhaseResult
+from tasks.item import Item
 from tasks.prepared import is_complete, manifest_key, read_entries, write_entries
+from tasks.sample import Producer, Request, Sample
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.data import Entry
 from utils.geometry.augment import Variation, View

@@ -6,8 +6,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tasks.base import Batch, Item, Predictor, Sample, Sink
+from tasks.item import Item
+from tasks.output import Sink
+from tasks.predictor import Predictor
 from tasks.prepared import PreparedItem, PreparedReader, collate_samples
+from tasks.sample import Batch, Sample
 from tasks.task import Task
 from utils.data import SampleRef
 from utils.geometry.augment import IDENTITY, View

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Batch, Progress
+from tasks.sample import Batch, Progress
 from tasks.task import Task
 from utils.optim import NonFiniteGuard, Schedule, build_ema, build_optimizer, clip_gradients
 from utils.runtime import distributed

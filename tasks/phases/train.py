@@ -6,6 +6,7 @@ state that is saved holds everything else. N epochs in one go and in pieces give
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Generator, Sequence
@@ -17,13 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.base import Batch, Context, PhaseResult, Progress, open_store
+from tasks.context import Context, PhaseResult
 from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
 from tasks.phases.training_state import TrainingState
 from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
+from tasks.sample import Batch, Progress
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.data import SampleRef
 from utils.errors import DataError, DinolithError, Interrupted
@@ -85,6 +88,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     if not any(item.entries for item in val_items):
         raise DataError("train: the val split holds no labelled window; see paths.label_path and the split lists")
     fingerprint = training_fingerprint(task, train_items, val_items)
+    context.description = json.loads(json.dumps(task.describe()))
     folder, why = distributed.run_on_main(
         lambda: [str(part) for part in choose_run(context.folder, task.settings, fingerprint)]
     )

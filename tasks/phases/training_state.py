@@ -97,7 +97,7 @@ class TrainingState:
         >>> load_training_state(path)["fingerprint"]
         'a'
         """
-        generators = distributed.gather_objects([part.tolist() for part in generator_states(self.device)])
+        generators = distributed.gather_objects(generator_states(self.device))
 
         def write() -> None:
             state = {
@@ -109,7 +109,7 @@ class TrainingState:
                 "loss": self.loss.state,
                 "model": trained_state(self.model),
                 "early": self.early.state_dict(),
-                "random": [[torch.tensor(part, dtype=torch.uint8) for part in of_rank] for of_rank in generators],
+                "random": generators,
                 **self.optimisation.state_dict(),
             }
             save_training_state(path, state)

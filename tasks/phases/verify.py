@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tasks.base import Context, Finding, PhaseResult, open_store
+from tasks.context import Context, PhaseResult
+from tasks.item import Finding
 from tasks.phases.prepare import SPLITS
 from tasks.prepared import PreparedItem, manifest_key, read_entries
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError
 from utils.runtime import distributed
@@ -73,7 +75,7 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     >>> check_everything(task, context)["records"]
     0
     """
-    store = open_store(task.settings, "verify", threads=task.settings.verify.workers)
+    store = open_store(task.settings, "verify")
     broken = list(set_aside_broken_files(store))
     prepared = {split: known_items(task, store, split) for split in SPLITS}
     keys = sorted(
@@ -159,7 +161,7 @@ def set_aside_bad_records(task: Task, store: FeatureStore, keys: Sequence[str], 
     (1, 1)
     """
     findings, missing = [], []
-    for problem in store.verify(keys, rehash=task.settings.verify.rehash):
+    for problem in store.verify(keys, task.settings.verify.rehash, task.settings.verify.workers):
         context.check_stop()
         if not problem.file:  # nothing to set aside: the record is in no file
             missing.append(problem.subject)
@@ -177,7 +179,7 @@ def count_labels(items: Sequence[PreparedItem]) -> Counter:
 
     Examples
     --------
-    >>> from tasks.base import Item
+    >>> from tasks.item import Item
     >>> from utils.data import Entry
     >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 0}})]
     >>> count_labels([PreparedItem(Item("a", ()), entries)])
@@ -194,7 +196,7 @@ def balance(split: str, items: Sequence[PreparedItem]) -> list[str]:
 
     Examples
     --------
-    >>> from tasks.base import Item
+    >>> from tasks.item import Item
     >>> from utils.data import Entry
     >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 1}})]
     >>> balance("train", [PreparedItem(Item("a", ()), entries)])
@@ -213,7 +215,7 @@ def absent(split: str, items: Sequence[PreparedItem]) -> list[str]:
 
     Examples
     --------
-    >>> from tasks.base import Item
+    >>> from tasks.item import Item
     >>> from utils.data import Entry
     >>> entries = [Entry("a", "00", {}, None, {"counts": {"field": 3, "road": 0}})]
     >>> absent("train", [PreparedItem(Item("a", ()), entries)])

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from tasks.base import Metric, Piece
+from tasks.item import Piece
+from tasks.output import Metric
 from tasks.segmentation.scenes import SceneItem
 from utils.logging import VerbosityLogger
 from utils.metrics import IGNORE_INDEX, ConfusionMatrix, ScoreHistogram
@@ -30,7 +31,7 @@ class SegmentationMetric(Metric):
 
     Examples
     --------
-    >>> from tasks.base import Item
+    >>> from tasks.item import Item
     >>> from utils.raster.tiling import Window
     >>> item = SceneItem("a", (), "a", Window(0, 0, 1, 4), 4, 4, (0, 1))
     >>> metric = SegmentationMetric(["field", "road", "water"])
@@ -58,15 +59,15 @@ class SegmentationMetric(Metric):
 
     @override
     def state(self) -> dict[str, Any]:
-        scenes = {scene: matrix.state.tolist() for scene, matrix in self.scenes.items()}
-        return {"scenes": scenes, "histogram": None if self.histogram is None else self.histogram.state.tolist()}
+        scenes = {scene: matrix.state for scene, matrix in self.scenes.items()}
+        return {"scenes": scenes, "histogram": None if self.histogram is None else self.histogram.state}
 
     @override
     def merge(self, state: dict[str, Any]) -> None:
         for scene, counts in state["scenes"].items():
-            self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes))).state += torch.tensor(counts)
+            self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes))).state += torch.as_tensor(counts)
         if self.histogram is not None and state["histogram"] is not None:
-            self.histogram.state += torch.tensor(state["histogram"])
+            self.histogram.state += torch.as_tensor(state["histogram"])
 
     @override
     def compute(self) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing_extensions import override
 from models.backbone import BackboneInfo
 from models.base import SegmentationHead, fit_to_image
 from models.maskformer import MaskFormerHead
-from tasks.base import Batch, Progress
 from tasks.objective import Objective
+from tasks.sample import Batch, Progress
 from tasks.segmentation.settings import SegmentationSettings
 from utils.data import Entry
 from utils.errors import DataError, SettingsError

@@ -10,8 +10,8 @@ import numpy as np
 from typing_extensions import override
 
 from config import expand_path
-from tasks.base import Item, Metric, Piece, Sink
-from tasks.output import Output
+from tasks.item import Item, Piece
+from tasks.output import Metric, Output, Sink
 from tasks.segmentation.metric import SegmentationMetric, report_scores
 from tasks.segmentation.scenes import SceneItem, SceneReader
 from tasks.segmentation.settings import SegmentationSettings

@@ -11,7 +11,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from models.base import fit_to_image
-from tasks.base import Item, Piece, Predictor, Sample
+from tasks.item import Item, Piece
+from tasks.predictor import Predictor
+from tasks.sample import Sample
 from tasks.segmentation.scenes import SceneItem
 from utils.raster.tiling import StripBlender, Window, decode_classes
 

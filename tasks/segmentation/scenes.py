@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base import Item, open_store
+from tasks.item import Item
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.splits import refuse_unlistable
+from tasks.stores import open_store
 from utils.errors import DataError, SettingsError
 from utils.geometry.padding import pad_picture
 from utils.raster.files import broken_links, check_scene, find_scenes, scene_ids
@@ -280,6 +281,21 @@ class SceneReader:
             self._refuse_other_bands(self._scenes[paths])
             self._refuse_other_values(self._scenes[paths])
         return self._scenes[paths]
+
+    def forget(self, paths: tuple[Path, ...]) -> None:
+        """Close a scene that was opened.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scenes = scene_task().source.scenes
+        >>> paths = scenes.labelled()["scene_0"].paths
+        >>> first = scenes.scene(paths)
+        >>> scenes.forget(paths)
+        >>> scenes.scene(paths) is first
+        False
+        """
+        self._scenes.pop(paths, None)
 
     def _refuse_other_bands(self, scene: RasterScene) -> None:
         """Refuse a scene with another number of bands than the scaling of values, so than the model, knows.

@@ -8,7 +8,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from tasks.base import Piece, Sink
+from tasks.item import Piece
+from tasks.output import Sink
 from tasks.segmentation.scenes import SceneItem
 from utils.errors import SettingsError
 from utils.raster.polygons import is_polygons, write_polygons

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rasterio.io import MemoryFile
 from typing_extensions import override
 
 from config import expand_path
-from tasks.base import Finding, Item, Piece, Sample
 from tasks.features import FeatureService
+from tasks.item import Finding, Item, Piece
+from tasks.sample import Sample
 from tasks.segmentation.scenes import SceneFiles, SceneItem, SceneReader, block_id, parse_id
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.source import ListedSource
@@ -162,6 +165,21 @@ class SceneSource(ListedSource):
                 f"inference.output_tif: one name for {len(groups)} pictures; set inference.output_dir in its place"
             )
         return [self._item(key, key, None, SceneFiles(paths, None), "inference") for key, paths in groups.items()]
+
+    @override
+    @contextmanager
+    def in_memory(self, image: np.ndarray, prompts: Any = None) -> Iterator[Item]:
+        height, width, count = image.shape
+        with MemoryFile(ext=".tif") as file:
+            with file.open(  # every channel is one of the picture, none is opacity
+                driver="GTiff", height=height, width=width, count=count, dtype=image.dtype, photometric="minisblack"
+            ) as raster:
+                raster.write(np.moveaxis(image, 2, 0))
+            files = SceneFiles((Path(file.name),), None)
+            try:
+                yield self._item(file.name, file.name, None, files, "inference")
+            finally:
+                self.scenes.forget(files.paths)
 
     def _results_of(self, names: Iterable[str]) -> set[Path]:
         """Files that the predictions of pictures become in a named folder, which may be that of the pictures.

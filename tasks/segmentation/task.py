@@ -12,8 +12,8 @@ from typing_extensions import override
 from config import expand_path
 from models.backbone import resolve_layers
 from models.base import SegmentationHead
-from tasks.base import Predictor
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
+from tasks.predictor import Predictor
 from tasks.segmentation.objective import SegmentationObjective, listed_weights
 from tasks.segmentation.output import SegmentationOutput
 from tasks.segmentation.predictor import DensePredictor
@@ -153,6 +153,11 @@ class SegmentationTask(FeatureTask):
             refuse_other(asked, "model", {"layers": said["layers"]}, checkpoint.path)
         task.source.scenes.use_scaling(read_scaling(said["scaling"], checkpoint.path), checkpoint.path)
         return task
+
+    @override
+    def take_checkpoint(self, checkpoint: Checkpoint) -> None:
+        scenes = self.source.scenes
+        scenes.use_scaling(scenes.scaling, checkpoint.path)  # new pictures must hold values that the model knows
 
     # -- predictions
 

@@ -23,17 +23,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from config import DatasetConfig, GeometricAugmentationsConfig, PathsConfig, TaskConfig, parse_settings
-from tasks.base import Batch, Context, Item, Metric, Piece, Predictor, Progress, Sample, open_store
 from tasks.batching import plan_batches
+from tasks.context import Context
 from tasks.example import example_context, tiny_backbone
 from tasks.feature_task import FeatureTask
+from tasks.item import Item, Piece
 from tasks.model import FeatureModel
 from tasks.objective import Objective
-from tasks.output import Output
+from tasks.output import Metric, Output
 from tasks.phases import prepare, train
+from tasks.predictor import Predictor
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.runs import BEST, checkpoint_path
+from tasks.sample import Batch, Progress, Sample
 from tasks.source import FeatureSource
+from tasks.stores import open_store
 from utils.data import SampleRef
 from utils.geometry.augment import View
 from utils.geometry.fields import Boxes, Image, Values

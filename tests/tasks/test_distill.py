@@ -20,7 +20,7 @@ from config import load_settings
 from models.backbone import load_backbone
 from models.random_backbone import write_random_backbone
 from tasks import kinds
-from tasks.base import Context, Progress, open_store
+from tasks.context import Context
 from tasks.distill.example import SETTINGS, draw_blots, drawn_pictures, student_example
 from tasks.distill.task import DistillTask
 from tasks.example import SETTINGS as LABELLED
@@ -29,7 +29,9 @@ from tasks.phases import evaluate, prepare, train
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.runs import BEST, LAST
+from tasks.sample import Progress
 from tasks.split_lists import read_list
+from tasks.stores import open_store
 from utils.data import SampleRef
 from utils.errors import DataError, Interrupted, SettingsError
 from utils.logging import VerbosityLogger

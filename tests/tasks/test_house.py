@@ -22,28 +22,19 @@ from torch import Tensor, nn
 import main
 from config import ExportConfig, InferenceConfig, PathsConfig, TaskConfig, load_settings
 from tasks import TASKS, kinds
-from tasks.base import (
-    Batch,
-    Context,
-    Finding,
-    Item,
-    Metric,
-    Piece,
-    Predictor,
-    Progress,
-    Request,
-    Sample,
-    Sink,
-    open_store,
-)
+from tasks.context import Context
+from tasks.item import Finding, Item, Piece
 from tasks.objective import Objective
-from tasks.output import Output
+from tasks.output import Metric, Output, Sink
 from tasks.phases import evaluate, inference
 from tasks.phases.prediction import predict
 from tasks.phases.samples import Job, LiveSamples, StoredSamples
 from tasks.phases.step import WeightedLoss, count_targets
+from tasks.predictor import Predictor
 from tasks.prepared import PreparedReader, prepared_items
+from tasks.sample import Batch, Progress, Request, Sample
 from tasks.source import Source
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.data import SampleRef
 from utils.errors import DataError, Interrupted

@@ -111,10 +111,11 @@ def test_two_ranks_give_the_weights_and_scores_of_one(finished, tmp_path):
 
 def test_training_in_two_pieces_gives_bitwise_the_weights_of_one(finished, tmp_path):
     from tasks import kinds
-    from tasks.base import Context, open_store
+    from tasks.context import Context
     from tasks.keypoints.task import KeypointsTask
     from tasks.phases.train import Training, training_fingerprint
     from tasks.prepared import prepared_items
+    from tasks.stores import open_store
     from utils.logging import VerbosityLogger
 
     settings = main.load_settings(finished / "config.yml", (), kinds()).tasks["animals"]
@@ -206,7 +207,7 @@ def test_stored_variations_are_the_same_in_prepare_and_training(tmp_path):
 
 
 def test_the_size_of_targets_follows_the_curriculum(tmp_path):
-    from tasks.base import Progress
+    from tasks.sample import Progress
 
     task, _ = animals_example(tmp_path, "keypoints={short_side: 96, sigma: 3.0, sigma_end: 1.0}")
     sample = next(task.source.samples(task.source.items("train")[0]))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from models import HEADS
-from tasks.base import Batch, Context, Progress, open_store
+from tasks.context import Context
 from tasks.example import example_task, prepared_example, training_example
 from tasks.model import FeatureModel, trained_state
 from tasks.phases import evaluate, inference, prepare, train, verify
@@ -26,7 +26,9 @@ from tasks.phases.samples import Job, LiveSamples, StoredSamples
 from tasks.phases.step import StepResult, count_targets
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.runs import BEST, LAST, checkpoint_path
+from tasks.sample import Batch, Progress
 from tasks.segmentation.task import SegmentationTask
+from tasks.stores import open_store
 from utils.data import SampleRef
 from utils.errors import DataError, DinolithError, Interrupted, SettingsError
 from utils.geometry.augment import IDENTITY, View

@@ -19,20 +19,25 @@ import torch
 
 from config import TaskConfig, parse_settings
 from tasks import kinds
-from tasks.base import Batch, Context, Item, Metric, Piece, Predictor, Sample, Sink, open_store
+from tasks.context import Context
 from tasks.example import SETTINGS as SCENES
 from tasks.example import example_context, example_task, tiny_backbone
+from tasks.item import Item, Piece
 from tasks.keypoints.example import SETTINGS as ANIMALS
 from tasks.keypoints.task import KeypointsTask
 from tasks.model import FeatureModel
+from tasks.output import Metric, Sink
 from tasks.phases import evaluate, export, inference, prepare, train
 from tasks.phases.prediction import LOOK_AHEAD, predict, score
 from tasks.phases.samples import LiveSamples, Slot
+from tasks.predictor import Predictor
 from tasks.prepared import prepared_items
+from tasks.sample import Batch, Sample
 from tasks.segmentation.metric import SegmentationMetric
 from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError, Interrupted
 from utils.geometry.augment import IDENTITY

@@ -19,7 +19,7 @@ import torch
 from config import parse_settings
 from models import HEADS
 from tasks import example, kinds
-from tasks.base import Context, Progress, open_store
+from tasks.context import Context
 from tasks.distill import example as students
 from tasks.distill.task import DistillTask
 from tasks.example import example_context, tiny_backbone
@@ -30,7 +30,9 @@ from tasks.phases import prepare, train
 from tasks.phases.step import count_targets
 from tasks.prepared import prepared_items
 from tasks.runs import BEST, LAST, checkpoint_path
+from tasks.sample import Progress
 from tasks.segmentation.task import SegmentationTask
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import Interrupted
 from utils.runtime import distributed

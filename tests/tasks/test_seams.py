@@ -12,8 +12,9 @@ import pytest
 import rasterio
 from torch import nn
 
-from tasks.base import Context, Item
+from tasks.context import Context
 from tasks.example import example_context, example_task
+from tasks.item import Item
 from tasks.phases import evaluate, prepare, train
 from tasks.phases.prediction import predict as predict_items
 from tasks.phases.samples import Job, LiveSamples

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.base import Batch, Context, Item, Predictor, Sample
+from tasks.context import Context
 from tasks.example import example_context
+from tasks.item import Item
 from tasks.phases.prediction import predict
 from tasks.phases.samples import Slot
+from tasks.predictor import Predictor
+from tasks.sample import Batch, Sample
 from utils.geometry.augment import IDENTITY
 from utils.runtime.streams import read_ahead
 

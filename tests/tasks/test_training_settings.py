@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.base import Context
+from tasks.context import Context
 from tasks.distill.example import student_example
 from tasks.example import example_task, training_example
 from tasks.keypoints.example import animals_example

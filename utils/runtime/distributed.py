@@ -16,8 +16,10 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,6 +29,7 @@ Item = TypeVar("Item")
 
 LAUNCH_HINT = "start it with: torchrun --nproc_per_node=NUMBER_OF_RANKS main.py CONFIG"
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+ARRAY, TENSOR = "\0array", "\0tensor"  # stand in the JSON text for an array or tensor that lies behind it
 ERROR_FAMILIES = (SettingsError, DataError, LockedError)
 
 
@@ -472,23 +475,23 @@ def gather_objects(value: Any) -> list[Any]:
 
     Parameters
     ----------
-    value : JSON value
-        As `broadcast_object` takes; may differ in size between ranks.
+    value : JSON value, ndarray, Tensor, or a list or dictionary of them
+        As `broadcast_object` takes, and arrays and tensors, which travel as bytes; may differ in size between ranks.
 
     Returns
     -------
     list
-        One value per rank, in the order of the ranks.
+        One value per rank, in the order of the ranks; tensors are on the CPU.
 
     Raises
     ------
     TypeError
-        On all ranks, if the value of any of them has no JSON form.
+        On all ranks, if the value of any of them has another form.
 
     Examples
     --------
-    >>> gather_objects({"seconds": 1.5})
-    [{'seconds': 1.5}]
+    >>> gather_objects({"seconds": 1.5, "counts": np.arange(3)})
+    [{'seconds': 1.5, 'counts': array([0, 1, 2])}]
     """
     return [_unseal(data) for data in _gather_bytes(_seal(value))]
 
@@ -539,8 +542,8 @@ def run_on_all(function: Callable[[], Any]) -> list[Any]:
 
     Returns
     -------
-    list of JSON value
-        One result per rank, in the order of the ranks.
+    list
+        One result per rank, in the order of the ranks, as `gather_objects` gives them.
 
     Raises
     ------
@@ -562,18 +565,33 @@ def run_on_all(function: Callable[[], Any]) -> list[Any]:
 
 
 def _seal(value: Any) -> bytes:
-    """Encode a value as JSON; one that has no JSON form becomes an error that is raised where it is decoded.
+    r"""Encode a value as a line of JSON, and arrays and tensors in it as safetensors behind that line.
+
+    A value of another form becomes an error that is raised where it is decoded.
 
     Examples
     --------
     >>> _seal([1, None])
     b'{"value": [1, null]}'
+    >>> _seal(np.zeros(1, np.uint8)).partition(b"\n")[0], len(_seal(np.zeros(10**6, np.uint8))) < 1.001e6
+    (b'{"value": {"\\u0000array": "0"}}', True)
     >>> _seal({"a": object})[:22]
     b'{"error": {"family": "'
     """
+    tensors: dict[str, Tensor] = {}
+
+    def take_out(part: Any) -> dict[str, str]:
+        if not isinstance(part, np.ndarray | Tensor):
+            raise TypeError(f"a value of type {type(part).__name__} cannot travel between ranks")
+        tensor = torch.from_numpy(part) if isinstance(part, np.ndarray) else part.detach().cpu()
+        name = str(len(tensors))
+        tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
+        return {ARRAY if isinstance(part, np.ndarray) else TENSOR: name}
+
     try:
         _check_keys(value)
-        return json.dumps({"value": value}).encode()
+        text = json.dumps({"value": value}, default=take_out).encode()
+        return text + b"\n" + save(tensors) if tensors else text
     except (TypeError, ValueError) as error:  # ValueError: a value that contains itself
         return _seal_error(TypeError(str(error)))
 
@@ -622,6 +640,8 @@ def _unseal(data: bytes) -> Any:
 
     Examples
     --------
+    >>> _unseal(_seal([torch.ones(2), None]))
+    [tensor([1., 1.]), None]
     >>> _unseal(b'{"value": NaN}')
     nan
     >>> _unseal(_seal_error(ZeroDivisionError("division by zero")))
@@ -629,7 +649,15 @@ def _unseal(data: bytes) -> Any:
         ...
     utils.errors.DinolithError: another rank failed: ZeroDivisionError: division by zero
     """
-    envelope = json.loads(data)
+    text, _, packed = data.partition(b"\n")
+    tensors = load(packed) if packed else {}
+
+    def put_back(part: dict[str, Any]) -> Any:
+        if part.keys() == {TENSOR}:
+            return tensors[part[TENSOR]]
+        return tensors[part[ARRAY]].numpy() if part.keys() == {ARRAY} else part
+
+    envelope = json.loads(text, object_hook=put_back)
     if "error" not in envelope:
         return envelope["value"]
     error = envelope["error"]

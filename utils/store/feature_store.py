@@ -721,8 +721,10 @@ class FeatureStore:
 
     # -- care
 
-    def verify(self, keys: Iterable[str] | None = None, rehash: bool = True) -> Iterator[Problem]:
-        """Look for damage; as many records are read at the same time as the store has threads.
+    def verify(
+        self, keys: Iterable[str] | None = None, rehash: bool = True, threads: int | None = None
+    ) -> Iterator[Problem]:
+        """Look for damage.
 
         Parameters
         ----------
@@ -730,6 +732,8 @@ class FeatureStore:
             Only these records; by default everything in the store, as it is on disk now.
         rehash : bool
             Read every byte and compare checksums; otherwise only sizes and headers are checked.
+        threads : int, optional
+            Records that are read at the same time; by default as many as the store has threads.
 
         Yields
         ------
@@ -753,15 +757,15 @@ class FeatureStore:
         if keys is None:
             for name in self._shard_names():
                 if not self._index.is_aside(name):
-                    yield from self._verify_shard(name, rehash)
+                    yield from self._verify_shard(name, rehash, threads)
             yield from self._verify_manifests()
             return
         records = {key: self._index.records.get(key) for key in keys}
-        yield from self._verify_records([record for record in records.values() if record], rehash)
+        yield from self._verify_records([record for record in records.values() if record], rehash, threads)
         for key in (key for key, record in records.items() if record is None):
             yield Problem("missing", f"{self.folder}: no record {key}; run the prepare phase to make it", key=key)
 
-    def _verify_shard(self, name: str, rehash: bool) -> Iterator[Problem]:
+    def _verify_shard(self, name: str, rehash: bool, threads: int | None = None) -> Iterator[Problem]:
         """Check one file of `shards/`, header first.
 
         Examples
@@ -783,10 +787,10 @@ class FeatureStore:
             yield Problem(error.kind, f"{path}: {error}; its records will be made again", file)
             return
         yield from self._verify_records(
-            [record for record in records if not self._index.is_aside(name, record.key)], rehash
+            [record for record in records if not self._index.is_aside(name, record.key)], rehash, threads
         )
 
-    def _verify_records(self, records: Iterable[Record], rehash: bool) -> Iterator[Problem]:
+    def _verify_records(self, records: Iterable[Record], rehash: bool, threads: int | None = None) -> Iterator[Problem]:
         """Compare the bytes of records with their checksums.
 
         Examples
@@ -806,7 +810,7 @@ class FeatureStore:
             return None if intact else Problem("checksum", self._describe_damage(record), file, record.key)
 
         if rehash:
-            checked = map_in_threads(check, records, self.threads)
+            checked = map_in_threads(check, records, threads or self.threads)
             yield from (problem for problem in checked if problem is not None)
 
     def _describe_damage(self, record: Record) -> str:

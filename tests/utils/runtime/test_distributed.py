@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -86,10 +87,26 @@ def try_reductions(rank: int) -> dict:
     }
 
 
+def gather_mixed(rank: int) -> list:
+    """What two ranks give each other as type, shape and sum: arrays of other sizes, none on rank 0."""
+    scenes = {f"scene {index}": np.full((index + 1, 2), 0.1 * rank) for index in range(2 * rank)}
+    state = {"scenes": scenes, "matrix": torch.full((2 + rank, 3), 7 - rank, dtype=torch.int64), "histogram": None}
+    gathered = distributed.gather_objects(state)
+    return [
+        [
+            (type(part).__name__, str(part.dtype), list(part.shape), float(part.sum()))
+            for part in [*found["scenes"].values(), found["matrix"]]
+        ]
+        for found in gathered
+    ]
+
+
 def try_objects(rank: int) -> dict:
     return {
         "broadcast": distributed.broadcast_object({"names": ["forêt", rank], "best": float("-inf")}),
         "gather": distributed.gather_objects("x" * (5 * rank)),
+        "gather_arrays": [[list(part) for part in value] for value in gather_mixed(rank)],
+        "bytes_of_a_million_floats": len(distributed._seal({"state": np.full(10**6, 1 / 3, np.float32)})),
         "gather_key": describe_error(distributed.gather_objects, {rank: 1} if rank else {"a": 1}),
         "broadcast_key": describe_error(distributed.broadcast_object, {rank: 1}),
         "main_result": distributed.run_on_main(lambda value: {"made by": value}, rank),
@@ -188,7 +205,7 @@ def test_a_value_without_a_json_form_is_an_error_on_all_ranks(ranks):
         words = "values that travel between ranks need text keys, got key"
         assert results["gather_key"] == ["TypeError", f"{words} 1 (int)"]
         assert results["broadcast_key"] == ["TypeError", f"{words} 0 (int)"]
-        assert results["main_has_no_json"] == ["TypeError", "Object of type set is not JSON serializable"]
+        assert results["main_has_no_json"] == ["TypeError", "a value of type set cannot travel between ranks"]
 
 
 @pytest.mark.parametrize("name", ["settings", "data", "lock", "signal"])
@@ -217,6 +234,20 @@ def test_two_ranks_have_the_gradients_of_one_process(count, parts, ranks):
             if one is not None:
                 assert torch.allclose(torch.tensor(one), torch.tensor(other), rtol=1e-12, atol=1e-15)
     assert ranks[0][f"gradients_{count}_{parts}"] == ranks[1][f"gradients_{count}_{parts}"]
+
+
+def test_arrays_of_any_size_travel_as_they_are(ranks):
+    from_rank_0 = [["Tensor", "torch.int64", [2, 3], 42.0]]
+    from_rank_1 = [
+        ["ndarray", "float64", [1, 2], 0.2],
+        ["ndarray", "float64", [2, 2], 0.4],
+        ["Tensor", "torch.int64", [3, 3], 54.0],
+    ]
+    assert [results["gather_arrays"] for results in ranks] == [[from_rank_0, from_rank_1]] * 2
+
+
+def test_a_million_floats_travel_as_four_million_bytes(ranks):
+    assert ranks[0]["bytes_of_a_million_floats"] == pytest.approx(4e6, rel=1e-3)
 
 
 def test_gradients_flow_through_the_sum_to_the_items_of_all_ranks(ranks):

@@ -1,0 +1,62 @@
+"""What a phase needs beside its task, and how it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from utils.logging import VerbosityLogger
+
+
+@dataclass
+class Context:
+    """What a phase needs beside its task.
+
+    Parameters
+    ----------
+    log : VerbosityLogger
+        Where to speak.
+    folder : Path
+        The run's folder.
+    check_stop : callable
+        Raises `Interrupted` when a signal asked the run to stop.
+    stop_requested : callable
+        Whether a signal asked the run to stop, for loops that save first.
+    description : dict, optional
+        What checkpoints of this run's training say of their model, as JSON: for these the task is not made again.
+
+    Examples
+    --------
+    >>> from utils.logging import VerbosityLogger
+    >>> Context(VerbosityLogger("error"), Path("runs/a/1")).folder.name
+    '1'
+    """
+
+    log: VerbosityLogger
+    folder: Path
+    check_stop: Any = field(default=lambda: None)
+    stop_requested: Any = field(default=lambda: None)
+    description: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """How a phase ended.
+
+    Parameters
+    ----------
+    status : str
+        `done` or `up to date`.
+    metrics : dict
+        Main figures, for the closing table.
+
+    Examples
+    --------
+    >>> PhaseResult("done", {"mIoU": 0.5}).status
+    'done'
+    """
+
+    status: str
+    metrics: dict[str, float] = field(default_factory=dict)
