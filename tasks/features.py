@@ -74,12 +74,12 @@ class FeatureService:
         if self._info is not None:
             return
         key = distributed.run_on_main(lambda: digest_json({"backbone": self._stamps(), "layers": self._asked_layers()}))
-        values = self.store.read_manifest(key)
+        values = self.store.manifests.read(key)
         if values is None:
             values = _as_json(self.backbone.info)
             distributed.barrier()
             if distributed.is_main():
-                self.store.write_manifest(key, values)
+                self.store.manifests.write(key, values)
         self._info = _from_json(values)
         self._check_width()
 

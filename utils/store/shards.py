@@ -605,18 +605,6 @@ def decoded_type(layout: Layout, field: Field) -> torch.dtype:
     return torch.float32 if scaled else DTYPES[field.type_name]
 
 
-def decode_array(arrays: Mapping[str, Tensor], name: str) -> Tensor:
-    """An array of one record as it is handed out.
-
-    Examples
-    --------
-    >>> decode_array({"m": torch.tensor([[3]], dtype=torch.int8), "m.scale": torch.tensor([0.5])}, "m").tolist()
-    [[1.5]]
-    """
-    scales = arrays.get(name + SCALE_SUFFIX)
-    return arrays[name] if scales is None else Int8Features(arrays[name], scales).decode()
-
-
 def select_fields(layout: Layout, names: Sequence[str] | None) -> dict[str, Field]:
     """The fields behind some names, with the scales that decode them.
 
