@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from config import ModelConfig
-from models.backbone import Backbone, BackboneInfo, even_blocks, load_backbone, resolve_precision
-from models.weights import find_backbone_folder
+from models.backbone import Backbone, load_backbone
+from models.backbones.info import BackboneInfo, even_blocks, resolve_precision
+from models.backbones.weights import find_backbone_folder
 from utils.errors import DataError, SettingsError
 from utils.runtime import distributed
 from utils.runtime.files import digest_array, digest_json, file_stamp, read_json
