@@ -37,12 +37,13 @@ from utils.store.index import StoreIndex
 from utils.store.manifests import Manifests
 from utils.store.reader import RecordReader
 from utils.store.shards import (
+    DTYPES,
     FORMAT,
+    SCALE_SUFFIX,
     VERSION,
     Record,
     ShardError,
     compute_checksum,
-    decoded_type,
     read_shard,
     remove_leftover,
     select_public,
@@ -321,7 +322,11 @@ class FeatureStore:
         {'map_0': ((2, 1, 3), torch.float32)}
         """
         layout = self._record(key).layout
-        return {field.name: (field.shape, decoded_type(layout, field)) for field in select_public(layout)}
+        scaled = {field.name.removesuffix(SCALE_SUFFIX) for field in layout if field.name.endswith(SCALE_SUFFIX)}
+        return {
+            field.name: (field.shape, torch.float32 if field.name in scaled else DTYPES[field.type_name])
+            for field in select_public(layout)
+        }
 
     def _record(self, key: str) -> Record:
         """Where a record lies.

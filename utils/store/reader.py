@@ -24,7 +24,6 @@ from utils.store.shards import (
     read_all,
     select_fields,
     select_public,
-    show_field,
 )
 
 
@@ -138,10 +137,11 @@ class RecordReader:
             for name in dict.fromkeys([*fields, *others]):
                 wanted, found = fields.get(name), others.get(name)
                 if wanted is None or found is None or wanted[1:3] != found[1:3]:
+                    shown = (f"{field.type_name} {field.shape}" if field else "absent" for field in (wanted, found))
                     raise DataError(
                         f"{self.shards.parent}: records {first.key} and {record.key} cannot be stacked: {name!r} is "
-                        f"{show_field(wanted)} and {show_field(found)}; read them in separate batches "
-                        "(batch_size: 1), or store windows of one size"
+                        f"{' and '.join(shown)}; read them in separate batches (batch_size: 1), or store windows of "
+                        "one size"
                     )
         return fields
 
