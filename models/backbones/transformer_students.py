@@ -70,9 +70,7 @@ class Dinov2Options(TransformerOptions):
     depth: int = Field(3, ge=1, description="blocks")
     heads: int = Field(6, ge=1, description="attention heads, which share the width evenly")
     mlp_ratio: int = Field(4, ge=1, description="hidden layer of a block, as a multiple of the width")
-    positions: int = Field(
-        24, ge=1, description="side of the grid of learnt positions, in patches; interpolated"
-    )
+    positions: int = Field(24, ge=1, description="side of the grid of learnt positions, in patches; interpolated")
 
 
 class TransformerStudent(Student):
