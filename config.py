@@ -168,10 +168,8 @@ class AugmentationsConfig(Section):
         []
         """
         names = ("scale_range", "rotation_degrees", "brightness", "contrast", "saturation")
-        fields = type(self).model_fields
-        return [
-            name for name in names if name in fields and self.enable and getattr(self, name) != fields[name].default
-        ]
+        fields = type(self).model_fields if self.enable else {}
+        return [name for name in names if name in fields and getattr(self, name) != fields[name].default]
 
 
 class GeometricAugmentationsConfig(AugmentationsConfig):
@@ -356,8 +354,8 @@ class ExportConfig(Section):
 class TaskConfig(Section):
     """What the settings of every kind of task are put together from, and what phases may ask of them.
 
-    A kind's own class names its `kind`, replaces sections by its own, and adds `inference` and `export` where it has
-    these phases; a field that it has no use for is taken out by `name: ClassVar = ...`.
+    The class of a kind names its `kind`, replaces sections, and adds `inference` and `export` where it has these
+    phases; a field that it has no use for is taken out by `name: ClassVar = ...`.
 
     Examples
     --------
@@ -455,11 +453,8 @@ class TaskConfig(Section):
             yield f"paths.run_name: expected the name of a folder, other than latest, got {name!r}"
         if isinstance(varied, GeometricAugmentationsConfig) and varied.scale_range[0] > varied.scale_range[1]:
             yield f"{where}.scale_range: the first value must not exceed the second, got {varied.scale_range}"
-        if (
-            "evaluate" in self.enabled_phases
-            and self.evaluate.split == "test"
-            and self.dataset.splits.test_list is None
-        ):
+        scored = self.evaluate.split if "evaluate" in self.enabled_phases else ""
+        if scored == "test" and self.dataset.splits.test_list is None:
             yield "evaluate.split: test, but dataset.splits.test_list names no list; name one, or score val"
 
 
@@ -468,11 +463,10 @@ Kinds = Mapping[str, type[TaskConfig]]
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one call: its tasks in order, and the file they came from."""
+    """The settings of one call: its tasks in order, and what they share (that of the first)."""
 
     tasks: dict[str, Any]  # each of its kind's class
     shared: TaskConfig
-    path: Path | None = None
 
 
 def load_settings(path: str | Path, overrides: Sequence[str], kinds: Kinds) -> Settings:
@@ -498,12 +492,12 @@ def load_settings(path: str | Path, overrides: Sequence[str], kinds: Kinds) -> S
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read as text: {error}") from None
     try:
-        return parse_settings(text, overrides, kinds, Path(path))
+        return parse_settings(text, overrides, kinds)
     except SettingsError as error:
         raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
 
 
-def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds, path: Path | None = None) -> Settings:
+def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Settings:
     """Validate settings given as YAML text; see `load_settings`, also for what it raises.
 
     Examples
@@ -533,7 +527,7 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds, path: Path
     errors.update(shared_targets(validated))
     if errors:
         raise SettingsError("\n".join(sorted(errors)))
-    return Settings(validated, next(iter(validated.values())), path)
+    return Settings(validated, next(iter(validated.values())))
 
 
 def only_task(tree: Mapping[str, Any]) -> str:
@@ -608,7 +602,7 @@ def _find_class(name: str, shared: dict, section: dict, kinds: Kinds, errors: se
 def _validate_task(
     name: str, shared: dict, section: dict, kind_class: type[TaskConfig], errors: set[str]
 ) -> TaskConfig | None:
-    """Validate one task; mistakes are added to `errors`, each with the path where it stands in the file.
+    """Validate one task; mistakes are added to `errors`, each with its path in the file.
 
     Examples
     --------
@@ -699,8 +693,7 @@ def shared_targets(tasks: dict[str, TaskConfig]) -> list[str]:
             target = getattr(getattr(task, part, None), key, None) if part in task.enabled_phases else None
             if target and part == "train":
                 target = f"{target} ({task.model.head})"
-            if target and owners.setdefault((f"{part}.{key}", target), name) != name:
-                owner = owners[f"{part}.{key}", target]
+            if target and (owner := owners.setdefault((f"{part}.{key}", target), name)) != name:
                 place = f"tasks.{name}.{part}.{key}: {target} holds the {what} of task {owner} too"
                 found.append(f"{place}; give each task a folder of its own")
     return found

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
-from models.backbone import ATTENTIONS, Backbone, load_backbone
+from models.backbone import Backbone, load_backbone
+from models.backbones.info import ATTENTIONS
 
 
 @dataclass(frozen=True)

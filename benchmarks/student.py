@@ -21,8 +21,14 @@ import torch
 
 from benchmarks import accuracy, pose_accuracy
 from config import Settings, load_settings
-from models.random_backbone import write_backbone_folder
-from models.weights import FAMILIES, build_config, find_backbone_folder, quiet_transformers, read_normalization
+from models.backbones.random_backbone import write_backbone_folder
+from models.backbones.weights import (
+    FAMILIES,
+    build_config,
+    find_backbone_folder,
+    quiet_transformers,
+    read_normalization,
+)
 from tasks import kinds
 from tasks.phases import load_phase
 from tasks.phases.prediction import score

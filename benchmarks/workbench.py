@@ -17,7 +17,7 @@ from rasterio.windows import Window as RasterioWindow
 from torch.nn.functional import interpolate
 
 from config import Settings, parse_settings
-from models.random_backbone import write_random_backbone
+from models.backbones.random_backbone import write_random_backbone
 from tasks import kinds
 from tasks.context import Context
 from tasks.segmentation.task import SegmentationTask

@@ -19,9 +19,9 @@ Choice = TypeVar("Choice")
 
 HEADS: dict[str, dict[str, str]] = {  # kind of task -> name of a head -> where its class is; names cost no import
     "distill": {
-        "convnext": "models.student:ConvNextStudent",
-        "dinov2": "models.student:Dinov2Student",
-        "vit": "models.student:VitStudent",
+        "convnext": "models.backbones.convnext_student:ConvNextStudent",
+        "dinov2": "models.backbones.transformer_students:Dinov2Student",
+        "vit": "models.backbones.transformer_students:VitStudent",
     },
     "keypoints": {
         "conv": "models.conv:ConvHead",

@@ -190,7 +190,7 @@ def tiny_backbone() -> str:
     >>> (Path(tiny_backbone()) / "config.json").exists()
     True
     """
-    from models.random_backbone import write_random_backbone
+    from models.backbones.random_backbone import write_random_backbone
 
     folder = tempfile.mkdtemp(prefix="tiny-backbone-")
     write_random_backbone(folder, family="dinov2", width=8, depth=2, heads=2, patch_size=4, seed=0)

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from config import TaskConfig, expand_path
 from models import build_head
-from models.backbone import resolve_precision
+from models.backbones.info import resolve_precision
 from models.base import FeatureSpec, Head
 from tasks.features import FeatureService
 from tasks.model import FeatureModel

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from config import ModelConfig
-from models.backbone import Backbone, BackboneInfo, even_blocks, load_backbone, resolve_precision
-from models.weights import find_backbone_folder
+from models.backbone import Backbone, load_backbone
+from models.backbones.info import BackboneInfo, even_blocks, resolve_precision
+from models.backbones.weights import find_backbone_folder
 from utils.errors import DataError, SettingsError
 from utils.runtime import distributed
 from utils.runtime.files import digest_array, digest_json, file_stamp, read_json
@@ -74,12 +75,12 @@ class FeatureService:
         if self._info is not None:
             return
         key = distributed.run_on_main(lambda: digest_json({"backbone": self._stamps(), "layers": self._asked_layers()}))
-        values = self.store.read_manifest(key)
+        values = self.store.manifests.read(key)
         if values is None:
             values = _as_json(self.backbone.info)
             distributed.barrier()
             if distributed.is_main():
-                self.store.write_manifest(key, values)
+                self.store.manifests.write(key, values)
         self._info = _from_json(values)
         self._check_width()
 

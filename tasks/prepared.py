@@ -59,7 +59,7 @@ def write_entries(store: FeatureStore, key: str, entries: Iterable[Entry]) -> No
     >>> read_entries(store, "ab" * 16)
     [Entry(sample_id='a', sample_key='00', records={}, window=[0, 0, 4, 6], facts={})]
     """
-    store.write_manifest(key, {"entries": [asdict(entry) for entry in entries]})
+    store.manifests.write(key, {"entries": [asdict(entry) for entry in entries]})
 
 
 def read_entries(store: FeatureStore, key: str) -> list[Entry] | None:
@@ -71,7 +71,7 @@ def read_entries(store: FeatureStore, key: str) -> list[Entry] | None:
     >>> read_entries(FeatureStore(tempfile.mkdtemp()), "00" * 16) is None
     True
     """
-    manifest = store.read_manifest(key)
+    manifest = store.manifests.read(key)
     return None if manifest is None else [Entry(**entry) for entry in manifest["entries"]]
 
 

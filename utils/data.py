@@ -250,7 +250,7 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
         rows |= self._read_producers(refs)
         if vary is not None:
             rows = self._change(refs, rows, vary)
-        arrays, sizes = collate(self.fields, rows, refs[0].padded, self.store.memory)
+        arrays, sizes = collate(self.fields, rows, refs[0].padded, self.store.reader.memory)
         return Loaded(list(split_rows(self.fields, rows)), arrays, sizes)
 
     def _change(self, refs: Sequence[SampleRef], rows: dict[str, Rows], change: Change) -> dict[str, Rows]:
@@ -391,7 +391,7 @@ class PrecomputedDataset(Dataset[dict[str, Any]]):
                 name: [kind.pad(value, size, padded) for value, size in zip(values, sizes, strict=True)]
                 for name, values in rows.items()
             }
-        return [kind.stack(values, self.store.memory) for values in rows.values()]  # type: ignore[misc]
+        return [kind.stack(values, self.store.reader.memory) for values in rows.values()]  # type: ignore[misc]
 
     def stored_size(self, position: int) -> Size | None:
         """Height and width of a sample as it is stored, without reading it; None where it has no picture.

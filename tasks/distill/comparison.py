@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from config import expand_path, load_settings
-from models.backbone import BackboneInfo
-from models.random_backbone import write_backbone_folder
-from models.student import Student
+from models.backbones.info import BackboneInfo
+from models.backbones.random_backbone import write_backbone_folder
+from models.backbones.student import Student
 from tasks import kinds, load_task
 from tasks.context import Context
 from tasks.distill.settings import DistillSettings, ProbeConfig

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.backbone import BackboneInfo, load_backbone
-from models.random_backbone import write_backbone_folder
-from models.student import Student, count_multiply_adds
-from models.weights import find_backbone_folder, read_json_object
+from models.backbone import load_backbone
+from models.backbones.info import BackboneInfo
+from models.backbones.random_backbone import write_backbone_folder
+from models.backbones.student import Student, count_multiply_adds
+from models.backbones.weights import find_backbone_folder, read_json_object
 from tasks.distill.metric import closed_gap
 from tasks.distill.settings import CardConfig, DistillSettings
 from utils.errors import DataError, DinolithError

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.student import Projection, Student, fit_grid
+from models.backbones.student import Projection, Student, fit_grid
 from tasks.distill.map_comparison import LinearFit
 from tasks.features import FeatureService
 from tasks.sample import Batch

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from models.student import Student
+from models.backbones.student import Student
 from tasks.distill.map_comparison import ChannelStatistics, distill_counts, distill_sums
 from tasks.distill.settings import DistillSettings
 from tasks.distill.source import CropSource

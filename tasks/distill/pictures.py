@@ -191,10 +191,10 @@ class PictureReader:
         """
         store = open_store(self.settings, "prepare")
         key = digest_json({"frames": file_stamp(path)})
-        known = store.read_manifest(key)
+        known = store.manifests.read(key)
         if known is None:
             known = VideoReader(path).count_frames()
-            store.write_manifest(key, known)
+            store.manifests.write(key, known)
         return known
 
     def open(self, paths: tuple[Path, ...], scale: float) -> RasterScene:

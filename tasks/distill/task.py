@@ -12,8 +12,9 @@ from torch import nn
 from typing_extensions import override
 
 from config import expand_path
-from models.student import Student, TransformerStudent
-from models.weights import FAMILIES
+from models.backbones.student import Student
+from models.backbones.transformer_students import TransformerStudent
+from models.backbones.weights import FAMILIES
 from tasks.distill.comparison import read_probe
 from tasks.distill.model import DistillModel, fit_projections
 from tasks.distill.objective import DistillObjective
@@ -167,7 +168,7 @@ class DistillTask(FeatureTask):
         model = DistillModel(self.features, student, self.teacher_side, self.settings.distill.student_scales)
         statistics = self.objective.statistics
         for projection, measured in zip(model.projections, statistics or [], strict=statistics is not None):
-            projection.know(*measured)
+            projection.set_target_stats(*measured)
         if statistics is not None and isinstance(student, TransformerStudent) and student.options.inherit:
             self._begin_as_teacher(student)  # only where a training begins
         return model
@@ -194,10 +195,10 @@ class DistillTask(FeatureTask):
         >>> torch.equal(student.backbone.blocks[0].norm1.weight, task.features.backbone.blocks[1].norm1.weight)
         True
         """
-        student.begin_as(self.features.backbone)
+        student.inherit_from(self.features.backbone)
         found = distributed.run_on_main(lambda: fit_projections(student, self.objective.measured_records()))
         for projection, (weight, bias) in zip(student.projections, found, strict=True):
-            projection.start_with(torch.tensor(weight), torch.tensor(bias))  # type: ignore[operator]
+            projection.load_weights(torch.tensor(weight), torch.tensor(bias))  # type: ignore[operator]
 
     # -- checkpoints
 

@@ -29,7 +29,8 @@ from utils.logging import format_duration, progress
 from utils.runtime import distributed
 from utils.runtime.files import digest_array
 from utils.runtime.streams import Stream, read_ahead
-from utils.store.feature_store import FeatureStore, Plan, record_key
+from utils.store.feature_store import FeatureStore, record_key
+from utils.store.plan import Plan
 from utils.store.writer import StoreWriter
 
 SPLITS = ("train", "val")

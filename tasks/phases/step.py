@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from tasks.sample import Batch, Progress
 from tasks.task import Task
-from utils.optim import NonFiniteGuard, Schedule, build_ema, build_optimizer, clip_gradients
+from utils.optim import MuonAdamW, clip_gradients
 from utils.runtime import distributed
+from utils.training.averages import ExponentialMovingAverage
+from utils.training.schedule import Schedule
+from utils.training.stopping import NonFiniteGuard
 
 LossTerms = Mapping[str, Tensor | tuple[Tensor, Tensor]]
 
@@ -240,7 +243,7 @@ class Optimisation:
     def __init__(self, task: Task, model: nn.Module, total_steps: int):
         settings = task.settings.train
         self.settings, self.model = settings, model
-        self.optimizer = build_optimizer(
+        self.optimizer = MuonAdamW(
             model,
             kind=settings.optimizer,
             muon_lr=settings.muon_lr,
@@ -251,11 +254,10 @@ class Optimisation:
         self.schedule = Schedule(
             settings.schedule,
             total_steps,
-            warmup_steps=0 if settings.schedule == "one_cycle" else round(settings.warmup * total_steps),
-            rise_share=settings.warmup,
+            warmup=settings.warmup,
             milestones=tuple(round(share * total_steps) for share in settings.milestones),
         )
-        self.ema = build_ema(model, settings.ema_decay)
+        self.ema = ExponentialMovingAverage(model, settings.ema_decay) if settings.ema_decay else None
         self.guard = NonFiniteGuard(settings.non_finite_limit)
         self.weighted_loss = distributed.wrap_in_ddp(WeightedLoss(model, task))
 
@@ -289,7 +291,7 @@ class Optimisation:
         >>> result.applied, result.loss > 0, result.gradient_norm > 0
         (True, True, True)
         """
-        self.schedule.apply(self.optimizer, index)
+        self.schedule.apply(self.optimizer.param_groups, index)
         self.optimizer.zero_grad()
         total: Any = 0.0
         for number, batch in enumerate(batches, start=1):

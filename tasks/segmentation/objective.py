@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from models.backbone import BackboneInfo
+from models.backbones.info import BackboneInfo
 from models.base import SegmentationHead, fit_to_image
 from models.maskformer import MaskFormerHead
 from tasks.objective import Objective

@@ -397,13 +397,13 @@ class SceneReader:
             "percentiles": dataset.percentiles,
         }
         store = open_store(self.settings, "prepare")
-        known = store.read_manifest(digest_json(what))
+        known = store.manifests.read(digest_json(what))
         if known is None:
             if not make:
                 raise DataError("the scaling of values is not known yet; run prepare (set prepare.enable: true)")
             opened = [self.scene(files.paths) for files in scenes.values()]
             known = estimate_scaling(opened, dataset.percentiles, dataset.value_range).to_json()
-            store.write_manifest(digest_json(what), known)
+            store.manifests.write(digest_json(what), known)
         self.use_scaling(ValueScaling.from_json(known))
 
     # -- labels

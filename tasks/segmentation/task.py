@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from typing_extensions import override
 
 from config import expand_path
-from models.backbone import resolve_layers
+from models.backbones.info import resolve_layers
 from models.base import SegmentationHead
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.predictor import Predictor

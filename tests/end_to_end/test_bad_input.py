@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import main
-from models.random_backbone import write_random_backbone
+from models.backbones.random_backbone import write_random_backbone
 from tasks.example import SETTINGS, tiny_backbone, write_pictures
 from utils.raster.files import write_raster
 from utils.raster.vector_labels import write_features

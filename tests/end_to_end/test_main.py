@@ -19,7 +19,7 @@ import rasterio
 import yaml
 from torch import Tensor
 
-from models.random_backbone import write_random_backbone
+from models.backbones.random_backbone import write_random_backbone
 from tasks.example import SETTINGS, write_pictures
 from utils.runtime.checkpoints import load_checkpoint
 from utils.runtime.files import FileLock, read_json

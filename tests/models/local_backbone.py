@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.random_backbone import write_backbone_folder
+from models.backbones.random_backbone import write_backbone_folder
 
 SEED = 7
 PATCH_SIZE = 16

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.backbone import describe_backbone, has_bfloat16, load_backbone
-from models.random_backbone import write_random_backbone
-from models.student import count_multiply_adds
-from models.weights import EMBEDDED_FOLDER, FAMILIES, IMAGENET, quiet_transformers
+from models.backbone import load_backbone
+from models.backbones.info import describe_backbone, has_bfloat16
+from models.backbones.random_backbone import write_random_backbone
+from models.backbones.student import count_multiply_adds
+from models.backbones.weights import EMBEDDED_FOLDER, FAMILIES, IMAGENET, quiet_transformers
 from tests.models.local_backbone import write_local_backbone
 from utils.errors import SettingsError
 
@@ -91,7 +92,7 @@ def test_stages_of_a_convnext_come_as_they_are_and_only_the_last_is_normed(folde
 def test_maps_cover_the_padded_grid_for_any_size(folders, family, size):
     backbone = load_backbone(str(folders[family]), [0, -1])
     maps = backbone(make_images(1, *size))
-    assert [tuple(map.shape[2:]) for map in maps] == backbone.feature_grid(size)
+    assert [tuple(map.shape[2:]) for map in maps] == backbone.info.feature_grid(size)
     assert all(map.isfinite().all() and map.is_contiguous() and map.dtype == torch.float32 for map in maps)
     height, width = backbone.info.padded(size)
     assert height % backbone.info.patch_size == width % backbone.info.patch_size == 0
@@ -207,7 +208,7 @@ def test_impossible_numbers_of_tuned_blocks_are_refused(folders):
 def test_bfloat16_is_only_computed_with_and_close_to_float32(folders, family):
     images = make_images(1, 32, 48)
     exact, rounded = (load_backbone(str(folders[family]), [0, -1], precision=p) for p in ("fp32", "bf16"))
-    assert (exact.precision_in_use, rounded.info.precision_in_use) == ("fp32", "bf16")
+    assert (exact.info.precision_in_use, rounded.info.precision_in_use) == ("fp32", "bf16")
     assert {parameter.dtype for parameter in rounded.parameters()} == {torch.float32}
     for a, b in zip(exact(images), rounded(images), strict=True):
         assert b.dtype == torch.float32
@@ -217,7 +218,7 @@ def test_bfloat16_is_only_computed_with_and_close_to_float32(folders, family):
 
 def test_auto_precision_follows_the_hardware(folders):
     expected = "bf16" if has_bfloat16("cpu") else "fp32"
-    assert load_backbone(str(folders["dinov2"]), [0]).precision_in_use == expected
+    assert load_backbone(str(folders["dinov2"]), [0]).info.precision_in_use == expected
     flags = Path("/proc/cpuinfo")
     if flags.exists() and "flags" in flags.read_text():
         words = flags.read_text().split()
@@ -328,7 +329,7 @@ def real():
 def test_trained_blocks_equal_hidden_states_at_odd_sizes(real, size):
     images = make_images(2, *size)
     backbone = load_backbone(real, [2, 5, 11], precision="fp32")
-    rows, columns = backbone.feature_grid(size)[0]
+    rows, columns = backbone.info.feature_grid(size)[0]
     padded = np.pad(
         images.numpy(), [(0, 0), (0, 0), (0, rows * 14 - size[0]), (0, columns * 14 - size[1])], mode="reflect"
     )

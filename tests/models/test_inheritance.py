@@ -8,11 +8,12 @@ import torch.nn.functional as F
 
 from models import build_head
 from models.backbone import Backbone, load_backbone
+from models.backbones.inheritance import resample_patches, resample_positions
+from models.backbones.random_backbone import write_random_backbone
+from models.backbones.student import Student
+from models.backbones.transformer_students import TransformerStudent
+from models.backbones.weights import IMAGENET
 from models.base import FeatureSpec
-from models.inheritance import resample_patches, resample_positions
-from models.random_backbone import write_random_backbone
-from models.student import Student, TransformerStudent
-from models.weights import IMAGENET
 from utils.errors import SettingsError
 
 TEACHER = {"width": 16, "depth": 4, "heads": 2, "patch_size": 4}
@@ -47,7 +48,7 @@ def test_the_first_blocks_give_the_maps_of_the_teacher(family, tmp_path):
     large = teacher(tmp_path, family)
     small = student(STUDENTS[family], inherit=[0, 1], **own_options(family, large))
     before = small.backbone(pictures())
-    small.begin_as(large)
+    small.inherit_from(large)
     for own, theirs, random in zip(small.backbone(pictures()), large(pictures()), before, strict=True):
         torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
         assert (random - theirs).abs().max() > 0.1
@@ -55,7 +56,7 @@ def test_the_first_blocks_give_the_maps_of_the_teacher(family, tmp_path):
 
 def test_other_blocks_are_those_that_were_named(tmp_path):
     large, small = teacher(tmp_path, layers=(3,)), student(inherit=[-1, 1])
-    small.begin_as(large)
+    small.inherit_from(large)
     for own, theirs in ((0, 3), (1, 1)):
         expected = large.blocks[theirs].state_dict()
         assert all(
@@ -65,7 +66,7 @@ def test_other_blocks_are_those_that_were_named(tmp_path):
 
 def test_registers_of_the_teacher_stay_behind(tmp_path):
     large, small = teacher(tmp_path, "dinov2_with_registers"), student(inherit=[0, 1])
-    small.begin_as(large)
+    small.inherit_from(large)
     assert torch.equal(small.backbone.blocks[1].norm1.weight, large.blocks[1].norm1.weight)
 
 
@@ -73,7 +74,7 @@ def test_larger_patches_see_an_enlarged_picture_as_the_teacher_sees_the_picture(
     large = teacher(tmp_path)
     config = large.model.config
     small = student(inherit=[0, 1], patch_size=6, positions=config.image_size // config.patch_size)
-    small.begin_as(large)
+    small.inherit_from(large)
     image = F.interpolate(torch.rand(1, 3, 6, 8), size=(24, 32), mode="bicubic") * 255  # patches resized one by one ...
     patches = F.unfold(image, 4, stride=4).transpose(1, 2).reshape(-1, 3, 4, 4)  # ... as interpolation sees edges
     enlarged = F.interpolate(patches, size=(6, 6), mode="bilinear")
@@ -129,14 +130,14 @@ def test_positions_of_the_same_grid_stay_and_a_constant_stays_constant():
 def test_what_cannot_be_inherited_is_refused_with_and_without_the_weights(family, options, message, tmp_path):
     large = teacher(tmp_path, family)
     with pytest.raises(SettingsError, match=message):
-        student(**options).begin_as(large)
+        student(**options).inherit_from(large)
     with pytest.raises(SettingsError, match=message):
         student(**options).check_teacher(large.info)
 
 
 def test_registers_that_the_teacher_does_not_have_are_refused(tmp_path):
     with pytest.raises(SettingsError, match=r"register_tokens has the shape \(1, 2, 16\) in the teacher"):
-        student("vit", inherit=[0, 1], registers=3).begin_as(teacher(tmp_path, "dinov3_vit"))
+        student("vit", inherit=[0, 1], registers=3).inherit_from(teacher(tmp_path, "dinov3_vit"))
 
 
 def test_one_block_may_learn_several_of_the_teachers():

@@ -11,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import HEADS, build_head
 from models.backbone import load_backbone
+from models.backbones.random_backbone import write_backbone_folder, write_random_backbone
+from models.backbones.student import Student, count_multiply_adds
+from models.backbones.transformer_students import VitOptions, VitStudent
+from models.backbones.weights import IMAGENET, read_json_object
 from models.base import FeatureSpec
-from models.random_backbone import write_backbone_folder, write_random_backbone
-from models.student import Student, VitOptions, VitStudent, count_multiply_adds
-from models.weights import IMAGENET, read_json_object
 from utils.errors import SettingsError
 from utils.optim import split_parameters
 
@@ -139,7 +140,7 @@ def test_a_student_sees_larger_grids_than_it_was_made_for():
 
 def test_the_teachers_channels_travel_with_the_weights():
     student = make("vit")
-    student.projections[0].know(torch.arange(6.0), torch.full((6,), 2.0))
+    student.projections[0].set_target_stats(torch.arange(6.0), torch.full((6,), 2.0))
     kept = {name: value for name, value in student.state_dict().items() if name.startswith("projections.0")}
     assert kept["projections.0.mean"].tolist() == [0, 1, 2, 3, 4, 5]
     assert set(kept["projections.0.deviation"].tolist()) == {2.0}

@@ -14,8 +14,15 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from models.backbone import load_backbone
-from models.random_backbone import write_random_backbone
-from models.weights import EMBEDDED_FOLDER, FAMILIES, SAT493M, digest_weights, find_backbone_folder, read_licence
+from models.backbones.random_backbone import write_random_backbone
+from models.backbones.weights import (
+    EMBEDDED_FOLDER,
+    FAMILIES,
+    SAT493M,
+    digest_weights,
+    find_backbone_folder,
+    read_licence,
+)
 from utils.errors import DataError
 
 
@@ -219,7 +226,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 ASK = """
 import json, sys
-from models.weights import find_backbone_folder
+from models.backbones.weights import find_backbone_folder
 answers = {}
 for source in sys.argv[1:]:
     try:

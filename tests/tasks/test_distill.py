@@ -18,7 +18,7 @@ import yaml
 import main
 from config import load_settings
 from models.backbone import load_backbone
-from models.random_backbone import write_random_backbone
+from models.backbones.random_backbone import write_random_backbone
 from tasks import kinds
 from tasks.context import Context
 from tasks.distill.example import SETTINGS, draw_blots, drawn_pictures, student_example

@@ -30,7 +30,7 @@ Rows = Tensor | list[Any]  # one field of several samples: stacked where it was 
 
 
 def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Fresh memory; `FeatureStore.memory` gives used memory, which is faster.
+    """Fresh memory; `RecordReader.memory` gives used memory, which is faster.
 
     Examples
     --------

@@ -20,44 +20,33 @@ Names are random, so any number of processes write at once; when two store the s
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from utils.errors import DataError
-from utils.runtime.files import digest_json, format_bytes, read_json, write_bytes, write_json
+from utils.runtime.files import digest_json, read_json, write_json
 from utils.runtime.threads import map_in_threads
-from utils.store.buffers import ProcessState
-from utils.store.encoding import multiply_scales
 from utils.store.index import StoreIndex
+from utils.store.manifests import Manifests
+from utils.store.reader import RecordReader
 from utils.store.shards import (
     DTYPES,
     FORMAT,
     SCALE_SUFFIX,
     VERSION,
-    Field,
     Record,
     ShardError,
-    check_key,
     compute_checksum,
-    decode_array,
-    decoded_type,
-    plan_reads,
-    read_all,
     read_shard,
     remove_leftover,
-    select_fields,
     select_public,
-    show_field,
 )
 from utils.store.writer import StoreWriter
 
@@ -138,66 +127,6 @@ class Problem:
         return self.key or self.file
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a number of records will take, and what there is.
-
-    Parameters
-    ----------
-    records : int
-        How many will be written.
-    bytes : int
-        What they take, headers and padding included.
-    free_bytes : int
-        What the disk has free for this user.
-    folder : str
-        Where the store lies.
-
-    Examples
-    --------
-    >>> str(Plan(100, 420_000_000, 2_000_000_000, "store"))
-    'store: 100 records, 420.0 MB; 2.0 GB free'
-    """
-
-    records: int
-    bytes: int
-    free_bytes: int
-    folder: str = "."
-
-    def __str__(self) -> str:
-        free = format_bytes(self.free_bytes)
-        return f"{self.folder}: {self.records:,} records, {format_bytes(self.bytes)}; {free} free"
-
-    def refuse_if_full(self, keep_free_bytes: int = 256 << 20) -> None:
-        """Raise when the records would not fit.
-
-        Parameters
-        ----------
-        keep_free_bytes : int
-            What must be left for everything else on the disk.
-
-        Raises
-        ------
-        DataError
-            With what is needed, what is free and what to change.
-
-        Examples
-        --------
-        >>> Plan(1000, 9 * 10**9, 10**9, "store").refuse_if_full(0)
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: store: 1,000 records need 9.0 GB, free are 1.0 GB (0 B of them kept ... int8 ...
-        """
-        if not self.records or self.bytes + keep_free_bytes <= self.free_bytes:
-            return
-        raise DataError(
-            f"{self.folder}: {self.records:,} records need {format_bytes(self.bytes)}, free are "
-            f"{format_bytes(self.free_bytes)} ({format_bytes(keep_free_bytes)} of them kept free); name another disk "
-            "(paths.processed_dir), store fewer views (dataset.augmentations.stored_views), fewer blocks "
-            "(model.layers) or int8 (prepare.store_dtype), or compute features online (train.features)"
-        )
-
-
 class FeatureStore:
     """Records of arrays by content key, on disk.
 
@@ -228,16 +157,17 @@ class FeatureStore:
     >>> store = FeatureStore(tempfile.mkdtemp())
     >>> key = record_key(image="00ff", view="identity")
     >>> with store.writer() as writer:
-    ...     writer.put(key, {"image": np.arange(6, dtype=np.uint8).reshape(1, 2, 3)}, {"view": "identity"})
+    ...     writer.put(key, {"image": torch.arange(6, dtype=torch.uint8).view(1, 2, 3)}, {"view": "identity"})
     >>> store.read(key)["image"].tolist(), store.metadata(key)
     ([[[0, 1, 2], [3, 4, 5]]], {'view': 'identity'})
     """
 
     def __init__(self, folder: str | Path, create: bool = True, threads: int = 1, open_files: int = 128):
         self.folder = Path(folder)
+        self._shards = self.folder / "shards"
         self.threads = threads
-        self.open_files = open_files
-        self._state = ProcessState(self._shards, open_files, threads)
+        self.reader = RecordReader(self._shards, threads, open_files)
+        self.manifests = Manifests(self.folder / "manifests")
         self._index = StoreIndex(self._shards, frozenset())
         self._check_version(create)
         if create:
@@ -245,46 +175,10 @@ class FeatureStore:
                 remove_leftover(path)
         self.refresh()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_state"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._state = ProcessState(self._shards, self.open_files, self.threads)
-
     def __len__(self) -> int:
         return len(self._index.records)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._index.records
-
     # -- folder and index
-
-    @property
-    def _shards(self) -> Path:
-        """The folder of the shards.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> FeatureStore(tempfile.mkdtemp())._shards.name
-        'shards'
-        """
-        return self.folder / "shards"
-
-    @property
-    def _process(self) -> ProcessState:
-        """Locks, files and memory of this process; a forked child gets its own.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> FeatureStore(tempfile.mkdtemp())._process.pid == os.getpid()
-        True
-        """
-        if self._state.pid != os.getpid():
-            self._state = ProcessState(self._shards, self.open_files, self.threads)
-        return self._state
 
     def _check_version(self, create: bool) -> None:
         """Make the folder, or see that it is a store of this version.
@@ -348,19 +242,18 @@ class FeatureStore:
         >>> mine = FeatureStore(tempfile.mkdtemp())
         >>> other = FeatureStore(mine.folder)
         >>> with other.writer() as writer:
-        ...     writer.put("ab" * 8, {"x": np.zeros(3)})
+        ...     writer.put("ab" * 8, {"x": torch.zeros(3)})
         >>> len(mine), mine.refresh()
         (0, 1)
         """
-        with self._process.lock:
+        with self.reader.process.lock:
             aside = self.folder / "aside"
             markers = frozenset(os.listdir(aside)) if aside.exists() else frozenset()
             names = self._shard_names()
             index = self._index.exclude(markers)
             if not markers >= self._index.aside or not index.sizes.keys() <= set(names):
-                index = StoreIndex(
-                    self._shards, markers
-                )  # a note or a shard is gone: begin again, readers keep the old
+                # a note or a shard is gone: a new index is built, threads that read keep the old one
+                index = StoreIndex(self._shards, markers)
             for name in names:
                 index.load(name)
             self._index = index
@@ -409,7 +302,7 @@ class FeatureStore:
         >>> import tempfile
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> with store.writer() as writer:
-        ...     writer.put("ab" * 8, {"x": np.zeros(3)}, {"mean": [0.5]})
+        ...     writer.put("ab" * 8, {"x": torch.zeros(3)}, {"mean": [0.5]})
         >>> store.metadata("ab" * 8)
         {'mean': [0.5]}
         """
@@ -429,7 +322,11 @@ class FeatureStore:
         {'map_0': ((2, 1, 3), torch.float32)}
         """
         layout = self._record(key).layout
-        return {field.name: (field.shape, decoded_type(layout, field)) for field in select_public(layout)}
+        scaled = {field.name.removesuffix(SCALE_SUFFIX) for field in layout if field.name.endswith(SCALE_SUFFIX)}
+        return {
+            field.name: (field.shape, torch.float32 if field.name in scaled else DTYPES[field.type_name])
+            for field in select_public(layout)
+        }
 
     def _record(self, key: str) -> Record:
         """Where a record lies.
@@ -455,92 +352,28 @@ class FeatureStore:
 
     # -- reading
 
-    def read(self, key: str, verify: bool = False) -> dict[str, Tensor]:
-        """Read one record.
-
-        Parameters
-        ----------
-        key : str
-            Its name.
-        verify : bool
-            Also compare its checksum (costs less than reading).
-
-        Returns
-        -------
-        dict of str to Tensor
-            All arrays; int8 feature maps as float32.
+    def read(self, key: str) -> dict[str, Tensor]:
+        """Read one record; int8 feature maps come as float32.
 
         Raises
         ------
         DataError
-            If it is not there, is cut off, or `verify` finds changed bits.
+            If it is not there or is cut off.
 
         Examples
         --------
         >>> import tempfile
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> with store.writer() as writer:
-        ...     writer.put("ab" * 8, {"label": np.array([[3, 255]], np.uint8), "map_0": torch.ones(1, 1, 2).half()})
-        >>> record = store.read("ab" * 8, verify=True)
+        ...     writer.put("ab" * 8, {"label": torch.tensor([[3, 255]]), "map_0": torch.ones(1, 1, 2).half()})
+        >>> record = store.read("ab" * 8)
         >>> record["label"].tolist(), record["map_0"].dtype
         ([[3, 255]], torch.float16)
         """
-        record = self._record(key)
-        data = self._read_bytes(record)
-        if verify and compute_checksum(data.numpy()) != record.checksum:
-            raise DataError(self._describe_damage(record))
-        arrays = {}
-        for field in record.layout:
-            flat = data[field.start : field.stop].view(DTYPES[field.type_name])
-            arrays[field.name] = flat.view(field.shape)
-        return {field.name: decode_array(arrays, field.name) for field in select_public(record.layout)}
-
-    def _read_bytes(self, record: Record) -> Tensor:
-        """The bytes of a record as they lie in the file.
-
-        The tensor has shape (bytes,), uint8.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> with store.writer() as writer:
-        ...     writer.put("ab" * 8, {"x": np.full(2, 7, np.uint8)})
-        >>> store._read_bytes(store._record("ab" * 8))[:3].tolist()
-        [7, 7, 0]
-        """
-        data = self.memory((record.size,), torch.uint8)
-        self._read_into(record, [data.numpy()], 0)
-        return data
-
-    def _read_into(self, record: Record, buffers: Sequence[np.ndarray], start: int) -> None:
-        """Fill buffers with a record's bytes from `start` on.
-
-        Raises
-        ------
-        DataError
-            When the shard is gone or ends early.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> store._read_into(Record("ab", "gone.safetensors", 0, 4, (), ""), [np.zeros(4, np.uint8)], 0)
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: .../shards/gone.safetensors: cannot read record ab (...); run the verify phase
-        """
-        try:
-            descriptor = self._process.files.open(record.shard)
-            read_all(descriptor.handle, buffers, record.offset + start)
-        except (OSError, EOFError) as error:
-            path = self._shards / record.shard
-            raise DataError(f"{path}: cannot read record {record.key} ({error}); run the verify phase") from error
+        return {name: stacked[0] for name, stacked in self.read_batch([key]).items()}
 
     def read_batch(self, keys: Sequence[str], names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Read records of equal shapes straight into stacked tensors.
-
-        Memory is taken from a pool, to which it returns by itself when the tensors are gone.
 
         Parameters
         ----------
@@ -567,118 +400,14 @@ class FeatureStore:
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> with store.writer() as writer:
         ...     for value in range(3):
-        ...         writer.put(f"{value:08x}", {"x": np.full((1, 2), value), "y": np.zeros(5)})
+        ...         writer.put(f"{value:08x}", {"x": torch.full((1, 2), value), "y": torch.zeros(5)})
         >>> batch = store.read_batch(["00000002", "00000000"], names=["x"])
         >>> {name: tensor.tolist() for name, tensor in batch.items()}
         {'x': [[[2, 2]], [[0, 0]]]}
         """
         if not keys:
             raise ValueError("read_batch needs at least one key: an empty batch has no shapes")
-        records = [self._record(key) for key in keys]
-        fields = self._common_fields(records, names)
-        arrays = {
-            field.name: self.memory((len(keys), *field.shape), DTYPES[field.type_name]) for field in fields.values()
-        }
-        rows = {name: _byte_rows(array) for name, array in arrays.items()}
-        self._fill(records, rows)
-        wanted = names if names is not None else [name for name in fields if not name.endswith(SCALE_SUFFIX)]
-        return {name: self._decode_batch(arrays, name) for name in wanted}
-
-    def _common_fields(self, records: Sequence[Record], names: Sequence[str] | None) -> dict[str, Field]:
-        """The fields to read, after a check that all records have them alike.
-
-        Raises
-        ------
-        DataError
-            When a field is missing in a record, or differs in type or shape.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> narrow = Record("aa", "s", 0, 2, (Field("x", "U8", (2,), 0, 2),), "")
-        >>> wide = Record("bb", "s", 0, 3, (Field("x", "U8", (3,), 0, 3),), "")
-        >>> store._common_fields([narrow, wide], None)
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: ...: records aa and bb cannot be stacked: 'x' is U8 (2,) and U8 (3,); read ...
-        """
-        first = records[0]
-        fields = select_fields(first.layout, names)
-        for record in {id(record.layout): record for record in records}.values():
-            others = select_fields(record.layout, names)
-            for name in dict.fromkeys([*fields, *others]):
-                mine, other = fields.get(name), others.get(name)
-                if mine is None or other is None or mine[1:3] != other[1:3]:
-                    raise DataError(
-                        f"{self.folder}: records {first.key} and {record.key} cannot be stacked: {name!r} is "
-                        f"{show_field(mine)} and {show_field(other)}; read them in separate batches "
-                        "(batch_size: 1), or store windows of one size"
-                    )
-        return fields
-
-    def _decode_batch(self, arrays: Mapping[str, Tensor], name: str) -> Tensor:
-        """A stacked array as it is handed out: as read, or int8 multiplied with its scales.
-
-        Its shape is (B, ...).
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> values, scales = torch.ones(1, 2, 1, dtype=torch.int8), torch.tensor([[2.0, 3.0]])
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> store._decode_batch({"m": values, "m.scale": scales}, "m").tolist()
-        [[[2.0], [3.0]]]
-        """
-        array = arrays[name]
-        if name + SCALE_SUFFIX not in arrays:
-            return array
-        return multiply_scales(array, arrays[name + SCALE_SUFFIX], self.memory(array.shape, torch.float32))
-
-    def _fill(self, records: Sequence[Record], rows: Mapping[str, np.ndarray]) -> None:
-        """Read each record into its row of every array, in the order of the disk.
-
-        Each of `rows` has shape (B, bytes), uint8.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> with store.writer() as writer:
-        ...     writer.put("ab" * 8, {"x": np.array([5, 6], np.uint8)})
-        >>> rows = np.zeros((1, 2), np.uint8)
-        >>> store._fill([store._record("ab" * 8)], {"x": rows}), rows.tolist()
-        (None, [[5, 6]])
-        """
-        runs = {id(record.layout): plan_reads(record.layout, rows) for record in records}
-
-        def read_rows(indices: Sequence[int]) -> None:
-            for index in indices:
-                record = records[index]
-                for start, names in runs[id(record.layout)]:
-                    self._read_into(record, [rows[name][index] for name in names], start)
-
-        order = sorted(range(len(records)), key=lambda index: (records[index].shard, records[index].offset))
-        share = -(-len(order) // self.threads)
-        others = [order[start : start + share] for start in range(share, len(order), share)]
-        helping = [self._process.helpers.submit(read_rows, part) for part in others]
-        try:
-            read_rows(order[:share])
-        finally:
-            wait(helping)  # nobody may write into the rows any more, whatever happened here
-        for done in helping:
-            done.result()
-
-    def memory(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Memory of any content for a batch, used again once nothing refers to it; faster than fresh memory.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> FeatureStore(tempfile.mkdtemp()).memory((2, 3), torch.float16).shape
-        torch.Size([2, 3])
-        """
-        return self._process.pool.take(shape, dtype)
+        return self.reader.read_batch([self._record(key) for key in keys], names)
 
     # -- writing
 
@@ -697,8 +426,8 @@ class FeatureStore:
         >>> import tempfile
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> with store.writer(max_shard_bytes=1) as writer:
-        ...     writer.put("aa" * 8, {"x": np.zeros(3)})
-        ...     writer.put("bb" * 8, {"x": np.zeros(3)})
+        ...     writer.put("aa" * 8, {"x": torch.zeros(3)})
+        ...     writer.put("bb" * 8, {"x": torch.zeros(3)})
         >>> len(store), len(os.listdir(store.folder / "shards"))
         (2, 2)
         """
@@ -712,11 +441,11 @@ class FeatureStore:
         >>> import tempfile
         >>> from utils.store.shards import pack_record, write_shard
         >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> name = write_shard(store.folder / "shards", [pack_record("ab" * 8, {"x": np.zeros(1)}, {})])
+        >>> name = write_shard(store.folder / "shards", [pack_record("ab" * 8, {"x": torch.zeros(1)}, {})])
         >>> store.adopt(name), store.keys()
         (None, ['abababababababab'])
         """
-        with self._process.lock:
+        with self.reader.process.lock:
             self._index.load(name)
 
     # -- care
@@ -745,7 +474,7 @@ class FeatureStore:
         >>> import tempfile
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> with store.writer() as writer:
-        ...     writer.put("ab" * 8, {"x": np.zeros(64, np.uint8)})
+        ...     writer.put("ab" * 8, {"x": torch.zeros(64, dtype=torch.uint8)})
         >>> list(store.verify())
         []
         >>> shard = next((store.folder / "shards").iterdir())
@@ -758,7 +487,8 @@ class FeatureStore:
             for name in self._shard_names():
                 if not self._index.is_aside(name):
                     yield from self._verify_shard(name, rehash, threads)
-            yield from self._verify_manifests()
+            for path, message in self.manifests.find_damaged():
+                yield Problem("manifest", message, f"manifests/{path.name}")
             return
         records = {key: self._index.records.get(key) for key in keys}
         yield from self._verify_records([record for record in records.values() if record], rehash, threads)
@@ -804,26 +534,16 @@ class FeatureStore:
         def check(record: Record) -> Problem | None:
             file = f"shards/{record.shard}"
             try:
-                intact = compute_checksum(self._read_bytes(record).numpy()) == record.checksum
+                if compute_checksum(self.reader.read_bytes(record).numpy()) == record.checksum:
+                    return None
             except DataError as error:
                 return Problem("truncated", str(error), file, record.key)
-            return None if intact else Problem("checksum", self._describe_damage(record), file, record.key)
+            damage = "its checksum does not match, bits have changed; run the verify phase"
+            return Problem("checksum", f"{self.folder / file}: record {record.key}: {damage}", file, record.key)
 
         if rehash:
             checked = map_in_threads(check, records, threads or self.threads)
             yield from (problem for problem in checked if problem is not None)
-
-    def _describe_damage(self, record: Record) -> str:
-        """One line for a record whose checksum does not match.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> FeatureStore(tempfile.mkdtemp())._describe_damage(Record("ab", "s", 0, 4, (), ""))
-        '.../shards/s: record ab: its checksum does not match, bits have changed; run the verify phase'
-        """
-        path = self._shards / record.shard
-        return f"{path}: record {record.key}: its checksum does not match, bits have changed; run the verify phase"
 
     def set_aside(self, subject: str, reason: str) -> None:
         """Stop using a record or a file; its bytes stay for inspection, the reason is written to `aside/`.
@@ -847,7 +567,7 @@ class FeatureStore:
         >>> import tempfile
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> with store.writer() as writer:
-        ...     writer.put("ab" * 8, {"x": np.zeros(3)})
+        ...     writer.put("ab" * 8, {"x": torch.zeros(3)})
         >>> store.set_aside("ab" * 8, "blurred")
         >>> store.has("ab" * 8), [read_json(path)["reason"] for path in (store.folder / "aside").iterdir()]
         (False, ['blurred'])
@@ -883,112 +603,3 @@ class FeatureStore:
         when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         note = {"file": name.partition("@")[0], **position, "reason": reason, "when": when}
         write_json(self.folder / "aside" / f"{name}.json", note)
-
-    # -- manifests
-
-    def write_manifest(self, key: str, value: Any) -> None:
-        """Keep a small JSON document under a key; it replaces an earlier one.
-
-        Parameters
-        ----------
-        key : str
-            Hexadecimal digest.
-        value : JSON value
-            Tuples come back as lists.
-
-        Raises
-        ------
-        ValueError
-            If `value` is no JSON value or `key` no digest.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> store.write_manifest("00ff00ff", {"records": ["ab"]})
-        >>> store.read_manifest("00ff00ff")
-        {'records': ['ab']}
-        """
-        path = self.folder / "manifests" / f"{check_key(key)}.json"
-        try:
-            text = _canonical(value)
-        except TypeError as error:
-            raise ValueError(f"manifest {key}: expected a JSON value: {error}") from None
-        write_bytes(path, f'{{"xxh3":"{compute_checksum(text.encode())}","value":{text}}}\n'.encode())
-
-    def read_manifest(self, key: str) -> Any:
-        """Read a document; None when there is none.
-
-        Raises
-        ------
-        DataError
-            If its bits have changed.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> store.read_manifest("00ff00ff") is None
-        True
-        >>> store.write_manifest("00ff00ff", [1])
-        >>> path = store.folder / "manifests" / "00ff00ff.json"
-        >>> _ = path.write_text(path.read_text().replace("[1]", "[3]"))
-        >>> store.read_manifest("00ff00ff")
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: .../manifests/00ff00ff.json: its checksum does not match, bits have changed; remove ...
-        """
-        path = self.folder / "manifests" / f"{check_key(key)}.json"
-        try:
-            document = json.loads(path.read_bytes())
-            value = document["value"]
-            intact = document["xxh3"] == compute_checksum(_canonical(value).encode())
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError):
-            intact = False
-        if not intact:
-            advice = "remove the file and run the prepare phase"
-            raise DataError(f"{path}: its checksum does not match, bits have changed; {advice}")
-        return value
-
-    def _verify_manifests(self) -> Iterator[Problem]:
-        """Read every document.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> store.write_manifest("00ff00ff", [1])
-        >>> _ = (store.folder / "manifests" / "00ff00ff.json").write_text("[")
-        >>> [problem.subject for problem in store._verify_manifests()]
-        ['manifests/00ff00ff.json']
-        """
-        for path in sorted((self.folder / "manifests").glob("[0-9a-f]*.json")):
-            try:
-                self.read_manifest(path.stem)
-            except ValueError as error:
-                yield Problem("manifest", str(error), f"manifests/{path.name}")
-
-
-def _canonical(value: Any) -> str:
-    """The one JSON text of a value, whatever the order in which its keys were set.
-
-    Examples
-    --------
-    >>> _canonical({"b": (1, 2), "a": None})
-    '{"a":null,"b":[1,2]}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _byte_rows(tensor: Tensor) -> np.ndarray:
-    """The memory of a stacked tensor as one row of bytes per record.
-
-    Examples
-    --------
-    >>> _byte_rows(torch.ones(2, 3, dtype=torch.float16)).shape
-    (2, 6)
-    """
-    count = math.prod(tensor.shape[1:])
-    return tensor.view(len(tensor), count).view(torch.uint8).numpy()

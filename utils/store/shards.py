@@ -592,31 +592,6 @@ def select_public(layout: Layout) -> list[Field]:
     return [field for field in layout if "." not in field.name]
 
 
-def decoded_type(layout: Layout, field: Field) -> torch.dtype:
-    """Type of an array as it is read.
-
-    Examples
-    --------
-    >>> layout = (Field("m", "I8", (1,), 0, 1), Field("m.scale", "F32", (1,), 1, 4), Field("i", "I8", (1,), 5, 1))
-    >>> decoded_type(layout, layout[0]), decoded_type(layout, layout[2])
-    (torch.float32, torch.int8)
-    """
-    scaled = any(other.name == field.name + SCALE_SUFFIX for other in layout)
-    return torch.float32 if scaled else DTYPES[field.type_name]
-
-
-def decode_array(arrays: Mapping[str, Tensor], name: str) -> Tensor:
-    """An array of one record as it is handed out.
-
-    Examples
-    --------
-    >>> decode_array({"m": torch.tensor([[3]], dtype=torch.int8), "m.scale": torch.tensor([0.5])}, "m").tolist()
-    [[1.5]]
-    """
-    scales = arrays.get(name + SCALE_SUFFIX)
-    return arrays[name] if scales is None else Int8Features(arrays[name], scales).decode()
-
-
 def select_fields(layout: Layout, names: Sequence[str] | None) -> dict[str, Field]:
     """The fields behind some names, with the scales that decode them.
 
@@ -637,17 +612,6 @@ def select_fields(layout: Layout, names: Sequence[str] | None) -> dict[str, Fiel
     for name in sorted(wanted.difference(public)):
         raise ValueError(f"the record has no array {name!r}; it has: {', '.join(public)}")
     return {field.name: field for field in layout if field.name.removesuffix(SCALE_SUFFIX) in wanted}
-
-
-def show_field(field: Field | None) -> str:
-    """Type and shape of a field for a message.
-
-    Examples
-    --------
-    >>> show_field(Field("x", "U8", (2, 3), 0, 6)), show_field(None)
-    ('U8 (2, 3)', 'absent')
-    """
-    return "absent" if field is None else f"{field.type_name} {field.shape}"
 
 
 def plan_reads(layout: Layout, names: Collection[str]) -> list[tuple[int, list[str]]]:

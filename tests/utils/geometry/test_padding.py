@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from models.backbones.random_backbone import write_random_backbone
 from models.base import FeatureSpec
 from models.layers import ImageInput
-from models.random_backbone import write_random_backbone
 from tasks.example import example_task
 from utils.geometry.padding import pad_picture
 from utils.raster.tiling import Window

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.weights import FAMILIES, IMAGENET, build_config
+from models.backbones.weights import FAMILIES, IMAGENET, build_config
 from utils.runtime.files import atomic_path, write_bytes, write_json
 
 

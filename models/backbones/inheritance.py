@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.backbone import Backbone, BackboneInfo, resolve_layers
-from models.weights import FAMILIES
+from models.backbone import Backbone
+from models.backbones.info import BackboneInfo, resolve_layers
+from models.backbones.weights import FAMILIES
 from utils.errors import SettingsError
 
 PATCHES = "patch_embeddings"  # part of the name of the kernel that embeds patches
@@ -43,7 +44,7 @@ def inherit_weights(student: Backbone, teacher: Backbone, blocks: Sequence[int])
     --------
     >>> import tempfile
     >>> from models.backbone import load_backbone
-    >>> from models.random_backbone import write_random_backbone
+    >>> from models.backbones.random_backbone import write_random_backbone
     >>> teacher, student = (
     ...     load_backbone(str(write_random_backbone(tempfile.mkdtemp(), depth=depth, seed=depth)), [-1])
     ...     for depth in (3, 2)
@@ -86,7 +87,7 @@ def choose_blocks(student: Backbone, teacher: BackboneInfo, config: Any, blocks:
     --------
     >>> import tempfile
     >>> from models.backbone import load_backbone
-    >>> from models.random_backbone import write_random_backbone
+    >>> from models.backbones.random_backbone import write_random_backbone
     >>> plain, rotary = (
     ...     load_backbone(str(write_random_backbone(tempfile.mkdtemp(), family)), [-1])
     ...     for family in ("dinov2", "dinov3_vit")

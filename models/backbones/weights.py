@@ -26,7 +26,7 @@ from utils.errors import DataError
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded"
 Triple = tuple[float, float, float]
 IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SAT493M: tuple[Triple, Triple] = ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
@@ -472,7 +472,7 @@ def digest_weights(folder: Path) -> str:
     Examples
     --------
     >>> import tempfile
-    >>> from models.random_backbone import write_random_backbone
+    >>> from models.backbones.random_backbone import write_random_backbone
     >>> folders = [write_random_backbone(tempfile.mkdtemp(), seed=seed) for seed in (0, 0, 1)]
     >>> [digest_weights(folder) == digest_weights(folders[0]) for folder in folders]
     [True, True, False]
@@ -571,7 +571,7 @@ def load_model(folder: Path, family: str, attention: str) -> nn.Module:
     Examples
     --------
     >>> import tempfile
-    >>> from models.random_backbone import write_random_backbone
+    >>> from models.backbones.random_backbone import write_random_backbone
     >>> folder = write_random_backbone(tempfile.mkdtemp())
     >>> type(load_model(folder, "dinov2", "sdpa")).__name__
     'Dinov2Model'
