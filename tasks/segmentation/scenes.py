@@ -15,11 +15,17 @@ import numpy as np
 from tasks.base import Item, open_store
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.splits import refuse_unlistable
+from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.geometry.padding import pad_picture
-from utils.raster.files import broken_links, check_scene, find_scenes, scene_ids
-from utils.raster.labels import IGNORE, LabelSource, RasterLabels, is_vector, pair_labels
-from utils.raster.scenes import RasterScene, ValueScaling, estimate_scaling, share_outside, value_kind
+from utils.raster.files import check_scene
+from utils.raster.label_pairs import is_vector, pair_labels
+from utils.raster.labels import LabelSource
+from utils.raster.raster_labels import RasterLabels
+from utils.raster.scaling import ValueScaling, value_kind
+from utils.raster.scaling_estimate import estimate_scaling, share_outside
+from utils.raster.scene_paths import broken_links, find_scenes, scene_ids
+from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window, windows_for_rows
 from utils.raster.vector_labels import VectorLabels
 from utils.runtime.files import digest_json

@@ -30,7 +30,7 @@ for _name in ("rasterio._env", "rasterio._err", "tifffile"):
 
 @contextmanager
 def bounded_gdal(**options: Any) -> Iterator[None]:
-    """Run GDAL with a bounded block cache and without messages of its own on stderr.
+    """Run GDAL with a bounded block cache and without messages on stderr.
 
     The cache is bounded by this module's import (`GDAL_CACHEMAX`, 64 MB unless the environment says otherwise): it
     belongs to the process, and setting it from several threads in turn would undo it.
@@ -54,7 +54,7 @@ def bounded_gdal(**options: Any) -> Iterator[None]:
 
 
 def _gdal_reason(error: BaseException) -> str:
-    """The last thing that GDAL said about an error, in one line.
+    """GDAL's last message about an error, in one line.
 
     Examples
     --------
@@ -206,15 +206,3 @@ def refuse_other_encoding(path: str) -> None:
     except UnicodeEncodeError:
         shown = path.encode(errors="backslashreplace").decode()
         raise DataError(f"{shown}: its name is not UTF-8, which is expected; rename the file") from None
-
-
-def close_files(paths: Sequence[str] | None = None) -> None:
-    """Close the rasters that this thread holds open: some, or all.
-
-    Examples
-    --------
-    >>> close_files()
-    >>> len(HANDLES.open)
-    0
-    """
-    HANDLES.close(paths)

@@ -22,7 +22,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from utils.errors import DataError, SettingsError
 from utils.raster.gdal import bounded_gdal
-from utils.raster.writer import BLOCK, NODATA, told_when_full
+from utils.raster.writer import BLOCK, NODATA, disk_full_as_data_error
 from utils.runtime.files import sync
 
 
@@ -123,7 +123,11 @@ def write_polygons(
         raise SettingsError(f"{destination}: polygons are written as .gpkg, got {destination.suffix!r}")
     work = destination.parent / f".{destination.name}.partial"
     shutil.rmtree(work, ignore_errors=True)
-    with bounded_gdal(GDAL_PAM_ENABLED="NO"), _open_classes(classes_path) as raster, told_when_full(destination, work):
+    with (
+        bounded_gdal(GDAL_PAM_ENABLED="NO"),
+        _open_classes(classes_path) as raster,
+        disk_full_as_data_error(destination, work),
+    ):
         work.mkdir(parents=True)
         sink = _PolygonSink(work / destination.name, layer, raster, list(class_names), simplify_tolerance, min_area)
         for polygons in polygonize(raster, skip_classes, band_pixels):
@@ -178,11 +182,10 @@ def _read_rows(raster: Any, top: int, rows: int) -> np.ndarray:
 
     Examples
     --------
-    >>> from utils.raster.writer import open_silent
     >>> with rasterio.MemoryFile() as memory:
-    ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=3, width=2) as raster:
+    ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=3, width=2) as raster:
     ...         raster.write(np.array([[[0, 1], [2, 3], [4, 5]]], np.uint8))
-    ...     with open_silent(memory.name) as raster:
+    ...     with memory.open() as raster:
     ...         _read_rows(raster, 1, 2).tolist()
     [[2, 3], [4, 5]]
     """
@@ -213,11 +216,10 @@ def polygonize(raster: Any, skip_classes: Iterable[int] = (), band_pixels: int =
 
     Examples
     --------
-    >>> from utils.raster.writer import open_silent
     >>> with rasterio.MemoryFile() as memory:
-    ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+    ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
     ...         raster.write(np.array([[[0, 1, 1], [0, 1, 0]]], np.uint8))
-    ...     with open_silent(memory.name) as raster:
+    ...     with memory.open() as raster:
     ...         for band in polygonize(raster, skip_classes=[1], band_pixels=3):
     ...             print(shapely.bounds(band.geometries).tolist())
     []
@@ -415,9 +417,8 @@ class _PolygonSink:
     Examples
     --------
     >>> import tempfile
-    >>> from utils.raster.writer import open_silent
     >>> with rasterio.MemoryFile() as memory:
-    ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+    ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
     ...         sink = _PolygonSink(Path(tempfile.mkdtemp()) / "a.gpkg", "a", raster, ["x"], 0.0, 2.0)
     >>> sink.add(Polygons(shapely.box(0, 0, [1, 2], 1), np.array([0, 0], np.uint8)))
     >>> sink.count
@@ -446,9 +447,8 @@ class _PolygonSink:
 
         Examples
         --------
-        >>> from utils.raster.writer import open_silent
         >>> with rasterio.MemoryFile() as memory:
-        ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+        ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
         ...         sink = _PolygonSink(Path("a.gpkg"), "a", raster, ["x"], 0.0, 0.0)
         >>> sink.add(Polygons(np.array([shapely.box(0, 0, 1, 1)]), np.array([2], np.uint8)))
         Traceback (most recent call last):
@@ -475,10 +475,9 @@ class _PolygonSink:
         Examples
         --------
         >>> import pyogrio, tempfile
-        >>> from utils.raster.writer import open_silent
         >>> path = Path(tempfile.mkdtemp()) / "a.gpkg"
         >>> with rasterio.MemoryFile() as memory:
-        ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+        ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
         ...         _PolygonSink(path, "a", raster, ["x"], 0.0, 0.0).close()
         >>> pyogrio.read_info(path)["features"]
         0
@@ -500,10 +499,9 @@ class _PolygonSink:
         Examples
         --------
         >>> import pyogrio, tempfile
-        >>> from utils.raster.writer import open_silent
         >>> path = Path(tempfile.mkdtemp()) / "a.gpkg"
         >>> with rasterio.MemoryFile() as memory:
-        ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+        ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
         ...         sink = _PolygonSink(path, "a", raster, ["x"], 0.0, 0.0)
         >>> sink.add(Polygons(np.array([shapely.box(0, 0, 2, 2)]), np.array([0], np.uint8)))
         >>> sink._write()
@@ -536,9 +534,8 @@ class _PolygonSink:
 
         Examples
         --------
-        >>> from utils.raster.writer import open_silent
         >>> with rasterio.MemoryFile() as memory:
-        ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+        ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
         ...         sink = _PolygonSink(Path("a.gpkg"), "a", raster, ["x"], 0.0, 0.0)
         >>> sink._measure(np.array([shapely.box(0, 0, 2, 2)]))
         {'area_px': array([4])}
@@ -555,9 +552,8 @@ class _PolygonSink:
 
         Examples
         --------
-        >>> from utils.raster.writer import open_silent
         >>> with rasterio.MemoryFile() as memory:
-        ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+        ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
         ...         sink = _PolygonSink(Path("a.gpkg"), "a", raster, ["x"], 1.5, 0.0)
         >>> stairs = shapely.from_wkt("POLYGON ((0 0, 5 0, 5 5, 4 5, 4 4, 3 4, 3 5, 0 5, 0 0))")
         >>> shapely.get_num_coordinates(sink._place(np.array([stairs]))).tolist()

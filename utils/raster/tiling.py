@@ -119,7 +119,7 @@ def window_starts(size: int, tile: int, stride: int, offset: int = 0) -> list[in
     Returns
     -------
     list of int
-        The starts. No window is added whose ground the windows before it already cover.
+        The starts. No window is added whose pixels the windows before it already cover.
 
     Raises
     ------
@@ -347,8 +347,8 @@ def _build_spans(size: int, starts: Sequence[int], tile: int, kind: str, wanted:
     for place, index in enumerate(chosen):
         first, stop = edges[place], min(starts[index] + tile, high)
         lead, step = max(0, begun - first), edges[place + 1] - first
-        own = np.ascontiguousarray(weights[index, first - starts[index] : stop - starts[index]])
-        spans.append(_Span(starts[index], first, stop, lead, step, own))
+        span_weights = np.ascontiguousarray(weights[index, first - starts[index] : stop - starts[index]])
+        spans.append(_Span(starts[index], first, stop, lead, step, span_weights))
         begun = stop
     return spans
 
@@ -523,7 +523,7 @@ class StripBlender:
     def skip(self, window: Window) -> list[Block]:
         """Go past one window that holds no data; what its neighbours gave is still finished.
 
-        Its weights count as 0: on its own ground the values sum to less than 1 or are 0. That ground holds no data.
+        Its weights count as 0: in its pixels the values sum to less than 1 or are 0. Those hold no data.
 
         Parameters
         ----------

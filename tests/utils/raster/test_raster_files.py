@@ -18,8 +18,9 @@ from tasks.segmentation.settings import SegmentationDataset
 from utils.errors import DataError
 from utils.media import picture_sizes
 from utils.raster import files as raster_files
-from utils.raster.files import RasterFile, broken_links, check_scene, find_scenes, scene_ids, write_raster
-from utils.raster.labels import RasterLabels
+from utils.raster.files import RasterFile, check_scene, write_raster
+from utils.raster.raster_labels import RasterLabels
+from utils.raster.scene_paths import broken_links, find_scenes, scene_ids
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 from utils.runtime.recent import Recent
@@ -68,8 +69,8 @@ def test_a_png_with_a_hole_is_refused_though_it_has_an_end(tmp_path, generator):
     content = bytearray((tmp_path / "a.png").read_bytes())
     content[3000:3400] = bytes(400)
     (tmp_path / "b.png").write_bytes(content)
-    (said,) = check_scene(tmp_path / "b.png")
-    assert "b.png: cannot be read (broken PNG file" in said
+    (problem,) = check_scene(tmp_path / "b.png")
+    assert "b.png: cannot be read (broken PNG file" in problem
     (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes() + b"notes of a program")
     assert check_scene(tmp_path / "c.png") == []
 
@@ -79,8 +80,8 @@ def test_a_geotransform_that_is_no_place_is_refused(number, tmp_path):
     write_raster(
         tmp_path / "a.tif", np.zeros((4, 6), np.uint8), crs="EPSG:32631", transform=Affine(1, 0, number, 0, -1, 9)
     )
-    (said,) = check_scene(tmp_path / "a.tif")
-    assert "is no place: expected finite numbers below 1e+12" in said
+    (problem,) = check_scene(tmp_path / "a.tif")
+    assert "is no place: expected finite numbers below 1e+12" in problem
 
 
 def test_an_empty_folder_says_which_suffixes_count(tmp_path):
