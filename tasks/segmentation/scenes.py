@@ -459,7 +459,7 @@ class SceneReader:
         numbers: dict[int, Path] = {}
         kinds: dict[str, Path] = {}
         for files in scenes.values():
-            raise_first(check_scene(path) for path in files.paths)
+            raise_first(check_scene(path, self.settings.dataset.max_pixels) for path in files.paths)
             scene = self.scene(files.paths)
             assert files.label is not None
             self.labels(files.label).check(scene)

@@ -16,13 +16,7 @@ from rasterio.crs import CRS
 
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
-from utils.raster.grids import (
-    Bounds,
-    carry_bounds,
-    crs_name,
-    fits_degrees,
-    overlap,
-)
+from utils.raster.grids import Bounds, carry_bounds, crs_name, fits_degrees, overlap
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 

@@ -162,27 +162,16 @@ class VectorLabels(LabelSource):
         """
         info = read_layer_info(self.path, self.layer)
         check_same_kind(self.path, info.crs, scene)
-        if info.crs is not None and not self._coordinates_fit(info):
+        degrees = CRS.from_epsg(4326)
+        if info.crs is not None and not (
+            fits_degrees(info.bounds) if info.crs.is_geographic else carry_bounds(info.bounds, info.crs, degrees)
+        ):
             raise DataError(
                 f"{self.path}: claims {crs_name(info.crs)}, but holds {show_bounds(info.bounds)}, "
                 f"which that CRS cannot express{guess_crs(info.bounds, info.crs, scene)}"
             )
         check_overlap(self.path, info.bounds, info.crs, scene)
         return info
-
-    @staticmethod
-    def _coordinates_fit(info: LayerInfo) -> bool:
-        """Whether coordinates can be of the CRS that the file claims.
-
-        Examples
-        --------
-        >>> VectorLabels._coordinates_fit(LayerInfo(CRS.from_epsg(4326), (), 1, (-663347, 2118636, -657354, 2129938)))
-        False
-        """
-        assert info.crs is not None, "only asked of layers with a CRS"
-        if info.crs.is_geographic:
-            return fits_degrees(info.bounds)
-        return carry_bounds(info.bounds, info.crs, CRS.from_epsg(4326)) is not None
 
     def _check_values(self) -> None:
         """Refuse an attribute that is not there and values that are no class.

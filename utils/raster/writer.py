@@ -573,7 +573,4 @@ def _overview_factors(height: int, width: int) -> list[int]:
     >>> _overview_factors(512, 512), _overview_factors(100, 1500)
     ([], [2, 4])
     """
-    factors: list[int] = []
-    while max(height, width) > BLOCK * 2 ** len(factors):
-        factors.append(2 ** (len(factors) + 1))
-    return factors
+    return [2 ** (level + 1) for level in range(32) if max(height, width) > BLOCK * 2**level]

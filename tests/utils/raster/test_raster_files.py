@@ -14,6 +14,7 @@ import pytest
 import rasterio
 from affine import Affine
 
+from tasks.example import scene_task
 from tasks.segmentation.settings import SegmentationDataset
 from utils.errors import DataError
 from utils.media import picture_sizes
@@ -135,6 +136,18 @@ def test_a_giant_header_is_refused_before_anything_is_decoded(tmp_path, monkeypa
     with pytest.raises(DataError, match=message):
         RasterScene(tmp_path / "bomb.png").read(Window(0, 0, 1, 1))
     assert "90000 x 100000" in check_scene(tmp_path / "bomb.png")[0]
+
+
+def test_the_checks_of_scenes_have_the_limit_of_the_settings(monkeypatch):
+    task, limits = scene_task("dataset.max_pixels=200000000"), []
+    for module in ("scenes", "task"):
+        name = f"tasks.segmentation.{module}.check_scene"
+        monkeypatch.setattr(name, lambda path, max_pixels=None: limits.append(max_pixels) or [])
+    task.source.scenes.check()
+    checked = len(limits)
+    task._inputs()
+    assert 0 < checked < len(limits)
+    assert set(limits) == {200_000_000}
 
 
 def test_one_limit_of_pixels_holds_everywhere():
