@@ -23,7 +23,6 @@ from rasterio.crs import CRS
 from utils.errors import DataError
 from utils.media.picture_sizes import MAX_PIXELS
 from utils.raster.gdal import file_key, gdal_errors, open_raster
-from utils.raster.grids import MOST_DISTANT
 from utils.raster.header import RasterHeader, read_header
 from utils.raster.tiling import Window
 from utils.runtime.files import atomic_path
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
 
 PICTURE_CACHE_BYTES = 2**28
 
-_BOMB_RATIO = 1000  # deflate's best: more bytes than this per byte of the file are an empty promise
+_BOMB_RATIO = 1000  # deflate's best: more bytes than this per byte of the file are not possible
+_MOST_DISTANT = 1e12  # map units from the origin: the orbit of the Moon in millimetres
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,8 @@ class RasterFile:
 
     Examples
     --------
-    >>> import tempfile
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.arange(24, dtype=np.uint8).reshape(4, 6))
+    >>> from utils.raster.example import raster_file
+    >>> path = raster_file("a.tif", np.arange(24, dtype=np.uint8).reshape(4, 6))
     >>> RasterFile(path).read(Window(1, 2, 2, 3), [1]).values.tolist()
     [[[8, 9, 10], [14, 15, 16]]]
     """
@@ -92,13 +91,12 @@ class RasterFile:
         Raises
         ------
         DataError
-            If the file cannot be opened or promises more pixels than allowed.
+            If the file cannot be opened or has more pixels than allowed.
 
         Examples
         --------
-        >>> import tempfile
-        >>> path = tempfile.mkdtemp() + "/a.png"
-        >>> write_raster(path, np.zeros((4, 6), np.uint8))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.png", np.zeros((4, 6), np.uint8))
         >>> RasterFile(path, max_pixels=20).header
         Traceback (most recent call last):
             ...
@@ -126,9 +124,8 @@ class RasterFile:
 
         Examples
         --------
-        >>> import tempfile
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.float32([[1, np.nan], [-9, 2]]), nodata=-9)
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.float32([[1, np.nan], [-9, 2]]), nodata=-9)
         >>> RasterFile(path).read(Window(0, 0, 2, 2), [1]).missing.tolist()
         [[[False, True], [True, False]]]
         """
@@ -166,10 +163,10 @@ def _guard_pixels(header: RasterHeader, max_pixels: int) -> None:
     height, width = header.grid.height, header.grid.width
     if height * width <= max_pixels:
         return
-    promised = height * width * sum(np.dtype(dtype).itemsize for dtype in header.dtypes)
+    claimed = height * width * sum(np.dtype(dtype).itemsize for dtype in header.dtypes)
     if header.whole:
         why = "for a picture that must be decoded at once"
-    elif not header.tiled and promised > _BOMB_RATIO * max(file_key(header.path)[1], 1):
+    elif not header.tiled and claimed > _BOMB_RATIO * max(file_key(header.path)[1], 1):
         why = "and far more than the file's bytes can hold"
     else:
         return
@@ -196,11 +193,12 @@ def _guard_place(header: RasterHeader) -> None:
         ...
     utils.errors.DataError: a.tif: its geotransform (nan, 0, 0, 0, nan, 0) is no place: expected finite numbers ...
     """
-    if header.grid.is_place:
+    numbers = [*header.grid.transform[:6], *header.grid.bounds]
+    if all(math.isfinite(number) and abs(number) < _MOST_DISTANT for number in numbers):
         return
-    numbers = ", ".join(f"{number:g}" for number in header.grid.transform[:6])
+    shown = ", ".join(f"{number:g}" for number in numbers[:6])
     raise DataError(
-        f"{header.path}: its geotransform ({numbers}) is no place: expected finite numbers below {MOST_DISTANT:g}; "
+        f"{header.path}: its geotransform ({shown}) is no place: expected finite numbers below {_MOST_DISTANT:g}; "
         "write it anew (gdal_edit.py -a_ullr) or take it away (gdal_edit.py -unsetgt)"
     )
 
@@ -281,11 +279,10 @@ def _decode_whole(header: RasterHeader) -> tuple[np.ndarray, np.ndarray | None]:
 
     Examples
     --------
-    >>> import tempfile
+    >>> from utils.raster.example import raster_file
     >>> from dataclasses import replace
     >>> from utils.raster.grids import PixelGrid
-    >>> path = tempfile.mkdtemp() + "/a.png"
-    >>> write_raster(path, np.uint8([[1, 2, 3], [4, 5, 6]]))
+    >>> path = raster_file("a.png", np.uint8([[1, 2, 3], [4, 5, 6]]))
     >>> header = replace(read_header(path), orientation=6, grid=PixelGrid(3, 2, None, Affine.identity()))
     >>> _decode_whole(header)[0].tolist()
     [[[4, 1], [5, 2], [6, 3]]]
@@ -339,9 +336,8 @@ def _decode_with_tifffile(header: RasterHeader) -> np.ndarray:
 
     Examples
     --------
-    >>> import tempfile
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
+    >>> from utils.raster.example import raster_file
+    >>> path = raster_file("a.tif", np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
     >>> _decode_with_tifffile(read_header(path))[:, 1, 3].tolist()
     [21, 22, 23]
     """
@@ -493,9 +489,8 @@ def write_raster(
 
     Examples
     --------
-    >>> import tempfile
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.uint8([[1, 2, 3]]), nodata=9)
+    >>> from utils.raster.example import raster_file
+    >>> path = raster_file("a.tif", np.uint8([[1, 2, 3]]), nodata=9)
     >>> with rasterio.open(path) as dataset:
     ...     dataset.read(1).tolist(), dataset.nodata
     ([[1, 2, 3]], 9.0)

@@ -17,7 +17,6 @@ from utils.raster.tiling import Window
 
 Bounds = tuple[float, float, float, float]
 
-MOST_DISTANT = 1e12  # map units from the origin: the orbit of the Moon in millimetres
 _LATTICE = 32  # pixels between points whose place in the label is computed, where the CRS differ
 _LATTICE_ERROR = 0.01  # label pixels; a map that bends more is computed point by point
 _EDGE = 1e-6  # label pixels; centres on the very edge of a label pixel belong to the next one
@@ -46,18 +45,6 @@ class PixelGrid:
     width: int
     crs: CRS | None
     transform: Affine
-
-    @property
-    def is_place(self) -> bool:
-        """Whether the transform's numbers can be true: finite, and no farther away than anything that is mapped.
-
-        Examples
-        --------
-        >>> PixelGrid(4, 6, None, Affine.identity()).is_place, PixelGrid(4, 6, None, Affine.scale(1e300)).is_place
-        (True, False)
-        """
-        numbers = [*self.transform[:6], *self.bounds]
-        return all(math.isfinite(number) and abs(number) < MOST_DISTANT for number in numbers)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:

@@ -57,11 +57,9 @@ class RasterHeader:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
+    >>> from utils.raster.example import raster_file
     >>> import numpy as np
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.zeros((4, 6, 3), np.uint16), nodata=0)
+    >>> path = raster_file("a.tif", np.zeros((4, 6, 3), np.uint16), nodata=0)
     >>> header = read_header(path)
     >>> header.dtypes, header.nodata, header.tiled, header.whole
     (('uint16', 'uint16', 'uint16'), (0.0, 0.0, 0.0), False, False)
@@ -119,11 +117,9 @@ def read_header(path: str | Path) -> RasterHeader:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
+    >>> from utils.raster.example import raster_file
     >>> import numpy as np
-    >>> path = tempfile.mkdtemp() + "/a.png"
-    >>> write_raster(path, np.zeros((4, 6, 4), np.uint8))
+    >>> path = raster_file("a.png", np.zeros((4, 6, 4), np.uint8))
     >>> header = read_header(path)
     >>> header.driver, header.alpha, header.colour_bands, header.whole
     ('PNG', 4, (1, 2, 3), True)
@@ -150,7 +146,7 @@ def _read_header(key: tuple[str, int, int]) -> RasterHeader:
     path = key[0]
     if key[1] < 0 and not path.startswith("/vsi"):
         raise DataError(f"{path}: no such file")
-    refuse_other_encoding(path)  # before tifffile reads what GDAL cannot: the prediction would bear the same name
+    refuse_other_encoding(path)  # before tifffile reads what GDAL cannot: the prediction would have the same name
     try:
         with gdal_errors(path, "opened"):
             header = _header_of_dataset(path, open_raster(path))
@@ -170,11 +166,9 @@ def _header_of_dataset(path: str, dataset: rasterio.DatasetReader) -> RasterHead
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
+    >>> from utils.raster.example import raster_file
     >>> import numpy as np
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.zeros((4, 6), np.uint8), crs="EPSG:32631", transform=Affine(2, 0, 8, 0, -2, 9))
+    >>> path = raster_file("a.tif", np.zeros((4, 6), np.uint8), crs="EPSG:32631", transform=Affine(2, 0, 8, 0, -2, 9))
     >>> with rasterio.open(path) as dataset:
     ...     _header_of_dataset(path, dataset).grid.bounds
     (8.0, 1.0, 20.0, 9.0)
@@ -203,11 +197,9 @@ def _orientation(dataset: rasterio.DatasetReader) -> int:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
+    >>> from utils.raster.example import raster_file
     >>> import numpy as np
-    >>> path = tempfile.mkdtemp() + "/a.jpg"
-    >>> write_raster(path, np.zeros((4, 6, 3), np.uint8))
+    >>> path = raster_file("a.jpg", np.zeros((4, 6, 3), np.uint8))
     >>> with rasterio.open(path) as dataset:
     ...     _orientation(dataset)
     1
@@ -223,11 +215,9 @@ def _palette(dataset: rasterio.DatasetReader) -> tuple[tuple[int, int, int, int]
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
+    >>> from utils.raster.example import raster_file
     >>> import numpy as np
-    >>> path = tempfile.mkdtemp() + "/a.png"
-    >>> write_raster(path, np.zeros((4, 6), np.uint8), palette={1: (9, 8, 7)})
+    >>> path = raster_file("a.png", np.zeros((4, 6), np.uint8), palette={1: (9, 8, 7)})
     >>> with rasterio.open(path) as dataset:
     ...     _palette(dataset)[1]
     (9, 8, 7, 255)

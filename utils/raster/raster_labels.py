@@ -1,4 +1,4 @@
-"""Labels in rasters and pictures of any CRS and resolution: the nearest label pixel, found in the label's own CRS."""
+"""Labels in rasters and pictures of any CRS and resolution: the nearest label pixel, found in the label's CRS."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CHECK_SIDE = 1024
 class RasterLabels(LabelSource):
     """Labels in a raster or picture, of any CRS and resolution.
 
-    A pixel takes the value of the label pixel in which its centre lies (nearest), found in the label's own CRS. Nothing
+    A pixel takes the value of the label pixel in which its centre lies (nearest), found in the label's CRS. Nothing
     is loaded whole but pictures whose format asks for it.
 
     Parameters
@@ -117,10 +117,8 @@ class RasterLabels(LabelSource):
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/l.tif"
-        >>> write_raster(path, np.zeros((2, 3), np.uint8), nodata=0)
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("l.tif", np.zeros((2, 3), np.uint8), nodata=0)
         >>> RasterLabels(path, 2)._table.classes, RasterLabels(path, 2, {0: 1})._table.classes
         ({'0': 255, '1': 1, '255': 255, 'null': 255}, {'0': 1, 'null': 255})
         """
@@ -143,10 +141,8 @@ class RasterLabels(LabelSource):
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/l.tif"
-        >>> write_raster(path, np.zeros((2, 3, 3), np.uint8))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("l.tif", np.zeros((2, 3, 3), np.uint8))
         >>> RasterLabels(path, 2)._bands
         Traceback (most recent call last):
             ...
@@ -263,10 +259,8 @@ class RasterLabels(LabelSource):
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/l.tif"
-        >>> write_raster(path, np.zeros((2, 3), np.float32))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("l.tif", np.zeros((2, 3), np.float32))
         >>> values, hidden = np.float32([[[0, 1, np.nan]]]), np.array([[True, False, False]])
         >>> RasterLabels(path, 2)._to_classes(values, hidden, Window(0, 0, 1, 3)).tolist()
         [[255, 1, 255]]
@@ -287,10 +281,8 @@ class RasterLabels(LabelSource):
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/l.png"
-        >>> write_raster(path, np.uint8([[0, 1]]), palette={0: (0, 0, 0), 1: (1, 2, 3)})
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("l.png", np.uint8([[0, 1]]), palette={0: (0, 0, 0), 1: (1, 2, 3)})
         >>> hex(RasterLabels(path, 1, colours={(1, 2, 3): 0})._colour_codes(np.uint8([[[1]]]))[0, 0])
         '0x10203'
         """

@@ -42,10 +42,8 @@ def estimate_scaling(
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.arange(-1, 101, dtype=np.int16).reshape(6, 17), nodata=-1)
+    >>> from utils.raster.example import raster_file
+    >>> path = raster_file("a.tif", np.arange(-1, 101, dtype=np.int16).reshape(6, 17), nodata=-1)
     >>> estimate_scaling([RasterScene(path)], (10, 90)).to_json()
     {'low': [10.0, 10.0, 10.0], 'high': [90.0, 90.0, 90.0], 'kind': 'integer'}
     """
@@ -76,10 +74,8 @@ def share_outside(scene: RasterScene, scaling: ValueScaling) -> float:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.int16([[1, 2, 300, 400]]))
+    >>> from utils.raster.example import raster_file
+    >>> path = raster_file("a.tif", np.int16([[1, 2, 300, 400]]))
     >>> share_outside(RasterScene(path), ValueScaling((0,) * 3, (350,) * 3))
     0.25
     """
@@ -100,10 +96,8 @@ def _sample_values(scenes: Sequence[RasterScene], generator: np.random.Generator
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.uint8([[0, 7], [8, 0]]), nodata=0)
+    >>> from utils.raster.example import raster_file
+    >>> path = raster_file("a.tif", np.uint8([[0, 7], [8, 0]]), nodata=0)
     >>> sorted(_sample_values([RasterScene(path)], np.random.default_rng(0))[:, 0].tolist())
     [7, 8]
     """
@@ -125,10 +119,8 @@ def _sample_scene(scene: RasterScene, generator: np.random.Generator, share: int
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.uint8([[1, 2, 3]]))
+    >>> from utils.raster.example import raster_file
+    >>> path = raster_file("a.tif", np.uint8([[1, 2, 3]]))
     >>> [values.tolist() for values in _sample_scene(RasterScene(path), np.random.default_rng(0), 1)]
     [[[1, 1, 1], [2, 2, 2], [3, 3, 3]]]
     """

@@ -140,10 +140,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6), np.uint8))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.zeros((4, 6), np.uint8))
         >>> RasterScene(path, scale=2).grid.bounds
         (0.0, 0.0, 6.0, 4.0)
         """
@@ -155,10 +153,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6), np.uint8))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.zeros((4, 6), np.uint8))
         >>> RasterScene(path, scale=2).height
         8
         """
@@ -170,10 +166,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6), np.uint8))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.zeros((4, 6), np.uint8))
         >>> RasterScene(path, scale=2).width
         12
         """
@@ -185,10 +179,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6), np.uint8), crs="EPSG:32631", transform=Affine.scale(2, -2))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.zeros((4, 6), np.uint8), crs="EPSG:32631", transform=Affine.scale(2, -2))
         >>> RasterScene(path).crs.to_epsg()
         32631
         """
@@ -200,10 +192,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6), np.uint8), transform=Affine(2, 0, 8, 0, -2, 9))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.zeros((4, 6), np.uint8), transform=Affine(2, 0, 8, 0, -2, 9))
         >>> RasterScene(path, scale=0.5).transform @ (3, 2)
         (20.0, 1.0)
         """
@@ -222,10 +212,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6, 4), np.uint8))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.zeros((4, 6, 4), np.uint8))
         >>> RasterScene(path, bands=[3, 2, 1]).channels
         ((0, 3), (0, 2), (0, 1))
         >>> RasterScene(path, bands=[1, 5]).channels
@@ -257,10 +245,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6, 5), np.uint8))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.zeros((4, 6, 5), np.uint8))
         >>> RasterScene(path).num_bands, RasterScene(path, bands=[2]).num_bands
         (5, 3)
         """
@@ -272,10 +258,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((4, 6), np.int16))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.zeros((4, 6), np.int16))
         >>> RasterScene(path).dtype
         dtype('int16')
         """
@@ -289,10 +273,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.png"
-        >>> write_raster(path, np.uint8([[0, 1]]), palette={0: (1, 2, 3), 1: (7, 8, 9)})
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.png", np.uint8([[0, 1]]), palette={0: (1, 2, 3), 1: (7, 8, 9)})
         >>> RasterScene(path)._has_palette, RasterScene(path).read(Window(0, 0, 1, 2))[0].tolist()
         (True, [[[1, 2, 3], [7, 8, 9]]])
         """
@@ -321,10 +303,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.uint8([[0, 7, 9]]), nodata=0)
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.uint8([[0, 7, 9]]), nodata=0)
         >>> image, valid = RasterScene(path).read(Window(0, 0, 1, 4))
         >>> image[0].tolist(), valid[0].tolist()
         ([[124, 116, 104], [7, 7, 7], [9, 9, 9], [7, 7, 7]], [False, True, True, False])
@@ -353,10 +333,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.zeros((1, 1), np.int16))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.zeros((1, 1), np.int16))
         >>> RasterScene(path)._read_inside(Window(0, 0, 1, 1))
         Traceback (most recent call last):
             ...
@@ -395,10 +373,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.float32([[1, 3], [np.nan, 8]]))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.float32([[1, 3], [np.nan, 8]]))
         >>> values, valid = RasterScene(path, scale=0.5).read_values(Window(0, 0, 1, 1))
         >>> values[0, 0].tolist(), valid.tolist()
         ([4.0, 4.0, 4.0], [[True]])
@@ -413,10 +389,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.uint8([[[1, 2, 3], [4, 5, 6]]]))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.uint8([[[1, 2, 3], [4, 5, 6]]]))
         >>> RasterScene(path)._read_planes(Window(0, 0, 1, 2))[0].tolist()
         [[[1, 4]], [[2, 5]], [[3, 6]]]
         """
@@ -434,10 +408,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.uint8([[0, 8]]))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.uint8([[0, 8]]))
         >>> RasterScene(path, scale=2)._resample(Window(0, 0, 1, 4))[0][0, 0].tolist()
         [0.0, 2.0, 6.0, 8.0]
         """
@@ -453,10 +425,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.uint8([[[0, 0, 0], [0, 1, 0]]]), nodata=0)
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.uint8([[[0, 0, 0], [0, 1, 0]]]), nodata=0)
         >>> RasterScene(path)._read_raw(Window(0, 0, 1, 2))[1].tolist()
         [[False, True]]
         """
@@ -482,10 +452,8 @@ class RasterScene:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from utils.raster.files import write_raster
-        >>> path = tempfile.mkdtemp() + "/a.tif"
-        >>> write_raster(path, np.uint8([[[1, 2, 3]]]))
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.uint8([[[1, 2, 3]]]))
         >>> RasterScene(path)._read_channels(0, Window(0, 0, 1, 1), [3, 1, 3]).values.ravel().tolist()
         [3, 1, 3]
         """

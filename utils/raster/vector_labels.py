@@ -1,4 +1,4 @@
-"""Labels in vector files: polygons, lines and points in any CRS, drawn on a scene's own pixels.
+"""Labels in vector files: polygons, lines and points in any CRS, drawn on a scene's pixels.
 
 A class map is made in blocks at fixed places of the scene, so that a pixel has one class whatever window asks for it.
 """

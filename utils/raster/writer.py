@@ -51,7 +51,7 @@ def disk_full_as_data_error(output: Path, work: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RasterioError, rasterio._err.CPLE_BaseError) as error:
-        reason = getattr(error, "strerror", None) or str(error.__cause__ or error)  # rasterio's own text says little
+        reason = getattr(error, "strerror", None) or str(error.__cause__ or error)  # rasterio's text says little
         folder = next(parent for parent in output.absolute().parents if parent.exists())
         free = shutil.disk_usage(folder).free / 1e9
         raise DataError(
@@ -103,10 +103,8 @@ def is_prediction(path: str | Path) -> bool:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.zeros((2, 2), np.uint8))
+    >>> from utils.raster.example import raster_file
+    >>> path = raster_file("a.tif", np.zeros((2, 2), np.uint8))
     >>> is_prediction(path)
     False
     """
@@ -137,7 +135,7 @@ class ClassRasterWriter:
     palette : array-like, shape (K, 3)
         Colour of each class, red, green, blue in 0..255.
     confidence : bool, default False
-        Also write `<stem>_confidence`: confidence times 254, rounded, as uint8 (a file of its own, because a colour
+        Also write `<stem>_confidence`: confidence times 254, rounded, as uint8 (a separate file, because a colour
         table holds for a file with one band only).
     format : {"cog", "gtiff"}
         Kind of a TIFF.
@@ -362,7 +360,7 @@ class ClassRasterWriter:
         with disk_full_as_data_error(self.destination, self.work):
             if not self._begun:
                 self.store.drop_others()
-                write_json(self.work / "fingerprint.json", self._fingerprint)  # for people; strips carry its digest
+                write_json(self.work / "fingerprint.json", self._fingerprint)  # readable; strips carry its digest
                 self._begun = True
             self.store.save(strip.y, strip.planes)
 
