@@ -16,9 +16,11 @@ from tasks.splits import refuse_unlistable
 from tasks.stores import open_store
 from utils.errors import DataError, SettingsError
 from utils.media.videos import VideoReader, is_video
-from utils.raster.files import scene_ids
 from utils.raster.inputs import find_inputs
-from utils.raster.scenes import RasterScene, ValueScaling, estimate_scaling
+from utils.raster.scaling import ValueScaling
+from utils.raster.scaling_estimate import estimate_scaling
+from utils.raster.scene_paths import scene_ids
+from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 from utils.runtime.files import digest_json, file_stamp
 

@@ -18,11 +18,11 @@ from models.maskformer import MaskFormerHead
 from tasks.objective import Objective
 from tasks.sample import Batch, Progress
 from tasks.segmentation.settings import SegmentationSettings
+from utils import IGNORE_INDEX as IGNORE
 from utils.data import Entry
 from utils.errors import DataError, SettingsError
 from utils.losses import class_weights_from_counts, segmentation_counts, segmentation_sums
 from utils.masks.losses import mask_classification_counts, mask_classification_sums
-from utils.raster.labels import IGNORE
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from tasks.segmentation.scenes import SceneItem, SceneReader
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.sinks import RasterSink, refuse_foreign
 from tasks.split_lists import nearest
+from utils import IGNORE_INDEX as IGNORE
 from utils.errors import SettingsError
-from utils.raster.labels import IGNORE
 from utils.raster.tiling import Window
 from utils.raster.writer import ClassRasterWriter
 from utils.report.plots import class_palette, draw_comparison

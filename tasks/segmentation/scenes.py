@@ -16,11 +16,17 @@ from tasks.item import Item
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.splits import refuse_unlistable
 from tasks.stores import open_store
+from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.geometry.padding import pad_picture
-from utils.raster.files import broken_links, check_scene, find_scenes, scene_ids
-from utils.raster.labels import IGNORE, LabelSource, RasterLabels, is_vector, pair_labels
-from utils.raster.scenes import RasterScene, ValueScaling, estimate_scaling, share_outside, value_kind
+from utils.raster.files import check_scene
+from utils.raster.label_pairs import is_vector, pair_labels
+from utils.raster.labels import LabelSource
+from utils.raster.raster_labels import RasterLabels
+from utils.raster.scaling import ValueScaling, value_kind
+from utils.raster.scaling_estimate import estimate_scaling, share_outside
+from utils.raster.scene_paths import broken_links, find_scenes, scene_ids
+from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window, windows_for_rows
 from utils.raster.vector_labels import VectorLabels
 from utils.runtime.files import digest_json
@@ -469,7 +475,7 @@ class SceneReader:
         numbers: dict[int, Path] = {}
         kinds: dict[str, Path] = {}
         for files in scenes.values():
-            raise_first(check_scene(path) for path in files.paths)
+            raise_first(check_scene(path, self.settings.dataset.max_pixels) for path in files.paths)
             scene = self.scene(files.paths)
             assert files.label is not None
             self.labels(files.label).check(scene)

@@ -13,7 +13,8 @@ from tasks.output import Sink
 from tasks.segmentation.scenes import SceneItem
 from utils.errors import SettingsError
 from utils.raster.polygons import is_polygons, write_polygons
-from utils.raster.writer import ClassRasterWriter, is_prediction, is_style
+from utils.raster.qgis import is_style
+from utils.raster.writer import NODATA, ClassRasterWriter, is_prediction
 
 
 def refuse_foreign(path: Path, confidence: bool = False, polygons: bool = False) -> None:
@@ -107,7 +108,7 @@ class RasterSink(Sink):
     def append(self, piece: Piece) -> None:
         assert piece.window is not None
         classes = piece.arrays["classes"]
-        classes[~piece.arrays["valid"]] = self.writer.nodata
+        classes[~piece.arrays["valid"]] = NODATA
         self.writer.append(piece.window, classes, piece.arrays["confidence"] if self.confidence else None)
 
     @override

@@ -23,11 +23,12 @@ from tasks.segmentation.settings import SegmentationSettings
 from tasks.source import ListedSource
 from tasks.split_lists import stratified_choice
 from tasks.splits import lists_stay, split_list
+from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import RandomColour, RandomGeometry
 from utils.geometry.fields import warp
-from utils.raster.files import find_scenes, scene_ids
-from utils.raster.labels import IGNORE, label_counts
+from utils.raster.class_table import label_counts
+from utils.raster.scene_paths import find_scenes, scene_ids
 from utils.raster.tiling import Window, split_rows
 from utils.runtime import distributed
 from utils.samples.files import write_land

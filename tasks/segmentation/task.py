@@ -107,7 +107,8 @@ class SegmentationTask(FeatureTask):
         1
         """
         items = [item for item in self.source.items("inference") if isinstance(item, SceneItem)]
-        raise_first(check_scene(path) for item in items for path in item.sources)
+        limit = self.settings.dataset.max_pixels
+        raise_first(check_scene(path, limit) for item in items for path in item.sources)
         self.output.polygon_options()
         settings = self.settings.inference
         if settings.output_tif or settings.output_dir:

@@ -19,7 +19,7 @@ import main
 from models.backbones.random_backbone import write_random_backbone
 from tasks.example import SETTINGS, tiny_backbone, write_pictures
 from utils.raster.files import write_raster
-from utils.raster.vector_labels import write_features
+from utils.raster.vector_files import write_features
 from utils.runtime.checkpoints import load_checkpoint, save_checkpoint
 
 Tree = dict[str, dict]

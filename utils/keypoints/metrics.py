@@ -6,8 +6,8 @@ points; surplus predictions do not count there. AP and AR go by OKS and confiden
 PCK is the share of labelled points whose error is within a threshold. A labelled point without a predicted one is
 missed: wrong for PCK, left out of the mean and median error, and counted. Points with v = 0 never count.
 
-`utils/keypoints/matching.py` gives the size of an animal and the prediction that belongs to it. An animal of unknown size
-is taken to be as large as the median animal of the set.
+`utils/keypoints/matching.py` gives the size of an animal and the prediction that belongs to it. An animal of unknown
+size is taken to be as large as the median animal of the set.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ for _name in ("rasterio._env", "rasterio._err", "tifffile"):
 
 @contextmanager
 def bounded_gdal(**options: Any) -> Iterator[None]:
-    """Run GDAL with a bounded block cache and without messages of its own on stderr.
+    """Run GDAL with a bounded block cache and without messages on stderr.
 
     The cache is bounded by this module's import (`GDAL_CACHEMAX`, 64 MB unless the environment says otherwise): it
     belongs to the process, and setting it from several threads in turn would undo it.
@@ -51,22 +51,6 @@ def bounded_gdal(**options: Any) -> Iterator[None]:
     """
     with rasterio.Env(CPL_DEBUG=False, **options):
         yield
-
-
-def _gdal_reason(error: BaseException) -> str:
-    """The last thing that GDAL said about an error, in one line.
-
-    Examples
-    --------
-    >>> try:
-    ...     raise ValueError("Read failed.") from ValueError("tile 3:   cut off")
-    ... except ValueError as error:
-    ...     _gdal_reason(error)
-    'tile 3: cut off'
-    """
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(getattr(error, "errmsg", error)).split())
 
 
 @contextmanager
@@ -102,7 +86,11 @@ def gdal_errors(
             yield
     except (RasterioError, CPLE_BaseError) as error:
         HANDLES.close([path])  # after an error some drivers go on with what they have, as if it were whole
-        raise DataError(f"{path}: cannot be {action} ({_gdal_reason(error)}); {cure}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__  # the first of the chain is GDAL's last message
+        reason = " ".join(str(getattr(cause, "errmsg", cause)).split())
+        raise DataError(f"{path}: cannot be {action} ({reason}); {cure}") from error
 
 
 def file_key(path: str) -> tuple[str, int, int]:
@@ -174,11 +162,9 @@ def open_raster(path: str) -> rasterio.DatasetReader:
 
     Examples
     --------
-    >>> import tempfile
+    >>> from utils.raster.example import raster_file
     >>> import numpy as np
-    >>> from utils.raster.files import write_raster
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.zeros((4, 6), np.uint8))
+    >>> path = raster_file("a.tif", np.zeros((4, 6), np.uint8))
     >>> open_raster(path) is open_raster(path)
     True
     """
@@ -206,15 +192,3 @@ def refuse_other_encoding(path: str) -> None:
     except UnicodeEncodeError:
         shown = path.encode(errors="backslashreplace").decode()
         raise DataError(f"{shown}: its name is not UTF-8, which is expected; rename the file") from None
-
-
-def close_files(paths: Sequence[str] | None = None) -> None:
-    """Close the rasters that this thread holds open: some, or all.
-
-    Examples
-    --------
-    >>> close_files()
-    >>> len(HANDLES.open)
-    0
-    """
-    HANDLES.close(paths)

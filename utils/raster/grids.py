@@ -1,4 +1,4 @@
-"""Grids of pixels on the ground: where pixels lie in a CRS, and in which pixel of another grid they fall."""
+"""Pixel grids: where pixels lie in a CRS, and in which pixel of another grid they fall."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from utils.raster.tiling import Window
 
 Bounds = tuple[float, float, float, float]
 
-MOST_DISTANT = 1e12  # map units from the origin: the orbit of the Moon in millimetres
 _LATTICE = 32  # pixels between points whose place in the label is computed, where the CRS differ
 _LATTICE_ERROR = 0.01  # label pixels; a map that bends more is computed point by point
 _EDGE = 1e-6  # label pixels; centres on the very edge of a label pixel belong to the next one
@@ -48,18 +47,6 @@ class PixelGrid:
     transform: Affine
 
     @property
-    def is_place(self) -> bool:
-        """Whether the transform's numbers can be true: finite, and no farther away than anything that is mapped.
-
-        Examples
-        --------
-        >>> PixelGrid(4, 6, None, Affine.identity()).is_place, PixelGrid(4, 6, None, Affine.scale(1e300)).is_place
-        (True, False)
-        """
-        numbers = [*self.transform[:6], *self.bounds]
-        return all(math.isfinite(number) and abs(number) < MOST_DISTANT for number in numbers)
-
-    @property
     def bounds(self) -> tuple[float, float, float, float]:
         """Smallest and largest map coordinates: left, bottom, right, top, also of a rotated raster.
 
@@ -75,12 +62,12 @@ class PixelGrid:
         return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
 
     def scaled(self, scale: float) -> PixelGrid:
-        """The same ground on another number of pixels; all four outer corners stay where they are.
+        """The same extent on another number of pixels; all four outer corners stay where they are.
 
         Parameters
         ----------
         scale : float
-            Pixels per pixel of this grid; the size is rounded to whole pixels and the pixels fill the ground exactly.
+            Pixels per pixel of this grid; the size is rounded to whole pixels and the pixels fill the extent exactly.
 
         Examples
         --------
@@ -243,7 +230,7 @@ def fits_degrees(bounds: Bounds) -> bool:
 
 
 def overlap(first: Bounds, second: Bounds) -> bool:
-    """Whether two bounds share ground; one that crosses the date line (left > right) counts as everywhere in x.
+    """Whether two bounds overlap; one that crosses the date line (left > right) counts as everywhere in x.
 
     Examples
     --------
@@ -300,29 +287,35 @@ def _centre_lines(start: int, count: int) -> np.ndarray:
     return first + np.arange(2 * cells + 1) * (_LATTICE // 2)
 
 
-def _interpolate(nodes: np.ndarray, places: np.ndarray, first: int, axis: int, step: int) -> np.ndarray:
-    """Linear interpolation along one axis between evenly spaced nodes.
+def _interpolate(
+    lattice: np.ndarray, line_x: np.ndarray, line_y: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
+    """Interpolate bilinearly between every second point of a lattice.
 
-    `nodes` may have any shape; along `axis` the result has as many entries as `places`, which have shape (N,).
+    `lattice` has shape (2, M, N) on the lines `line_y` (M,) and `line_x` (N,), the result one value for each of `y`
+    and `x`.
 
     Examples
     --------
-    >>> _interpolate(np.array([[0.0, 8.0, 10.0]]), np.array([34.0, 64.0]), first=32, axis=1, step=16).tolist()
-    [[1.0, 10.0]]
+    >>> lattice = np.array([[[0.0, 9.0, 32.0], [9.0, 9.0, 9.0], [8.0, 9.0, 8.0]]])
+    >>> lines = np.array([32, 48, 64])
+    >>> _interpolate(lattice, lines, lines, np.array([34.0, 64.0]), np.array([32.0, 48.0])).tolist()
+    [[[2.0, 32.0], [5.0, 20.0]]]
     """
-    offset = (places - first) / step
-    base = np.minimum(offset.astype(np.int64), nodes.shape[axis] - 2)
-    shape = [1] * nodes.ndim
-    shape[axis] = len(places)
-    share = (offset - base).reshape(shape)
-    before = nodes.take(base, axis=axis)
-    return before + (nodes.take(base + 1, axis=axis) - before) * share
+    values = lattice[:, ::2, ::2]
+    for axis, places, first in ((2, x, line_x[0]), (1, y, line_y[0])):
+        offset = (places - first) / _LATTICE
+        base = np.minimum(offset.astype(np.int64), values.shape[axis] - 2)
+        share = (offset - base)[:, None] if axis == 1 else offset - base
+        before = values.take(base, axis=axis)
+        values = before + (values.take(base + 1, axis=axis) - before) * share
+    return values
 
 
 def locate_pixels(source: PixelGrid, target: PixelGrid, window: Window) -> tuple[np.ndarray, np.ndarray]:
     """Find in which pixel of another grid, in another CRS, each pixel's centre lies.
 
-    The places are computed exactly on a lattice and interpolated between; wherever the interpolation's own measured
+    The places are computed exactly on a lattice and interpolated between; wherever the interpolation's measured
     error could tip a centre over the edge of a pixel, the place is computed exactly. So the answer is that of carrying
     every single centre, at a fraction of the cost.
 
@@ -350,36 +343,16 @@ def locate_pixels(source: PixelGrid, target: PixelGrid, window: Window) -> tuple
     lattice = place_exactly(source, target, *np.meshgrid(line_x.astype(float), line_y.astype(float)))
     x = window.x + np.arange(window.width) + 0.5
     y = window.y + np.arange(window.height) + 0.5
-    error = _lattice_error(lattice, line_x, line_y)
-    if error > _LATTICE_ERROR:
+    with np.errstate(invalid="ignore"):  # infinite where the other CRS has no such place
+        stray = _interpolate(lattice, line_x, line_y, line_x, line_y) - lattice
+    error = float(np.abs(stray).max())  # with the middles of edges: at cell centres x and y may cancel each other
+    if not error <= _LATTICE_ERROR:  # also where it is no number
         return _to_pixels(place_exactly(source, target, *np.meshgrid(x, y)))
-    nodes = lattice[:, ::2, ::2]
-    across = _interpolate(nodes, x, int(line_x[0]), 2, _LATTICE)
-    places = _interpolate(across, y, int(line_y[0]), 1, _LATTICE)
+    places = _interpolate(lattice, line_x, line_y, x, y)
     doubtful = (np.abs(places - np.rint(places)) < 4 * error + 2 * _EDGE).any(axis=0)
     rows, columns = np.nonzero(doubtful)
     places[:, rows, columns] = place_exactly(source, target, x[columns], y[rows])
     return _to_pixels(places)
-
-
-def _lattice_error(lattice: np.ndarray, line_x: np.ndarray, line_y: np.ndarray) -> float:
-    """How far interpolation between every second lattice point strays from those between; infinite if one has no place.
-
-    The middles of edges are among them: of a map that keeps angles the errors in x and y cancel at cell centres.
-
-    Examples
-    --------
-    >>> lines = np.array([0, 16, 32])
-    >>> lattice = np.zeros((2, 3, 3))
-    >>> lattice[0, 1, 1] = 0.25
-    >>> _lattice_error(lattice, lines, lines)
-    0.25
-    """
-    if not np.isfinite(lattice).all():
-        return math.inf
-    across = _interpolate(lattice[:, ::2, ::2], line_x.astype(float), int(line_x[0]), 2, _LATTICE)
-    smooth = _interpolate(across, line_y.astype(float), int(line_y[0]), 1, _LATTICE)
-    return float(np.abs(smooth - lattice).max())
 
 
 def _to_pixels(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

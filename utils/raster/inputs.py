@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.media.videos import is_video
-from utils.raster.files import find_scenes, is_excluded
+from utils.raster.scene_paths import find_scenes, is_excluded
 from utils.runtime.files import walk_files
 
 

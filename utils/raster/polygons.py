@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import rasterio
 import shapely
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.features import shapes
 from rasterio.windows import Window as RasterioWindow
 
 from utils.errors import DataError, SettingsError
 from utils.raster.gdal import bounded_gdal
-from utils.raster.writer import BLOCK, NODATA, told_when_full
+from utils.raster.writer import BLOCK, NODATA, disk_full_as_data_error
 from utils.runtime.files import sync
+
+LAYER = "classes"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,6 @@ def write_polygons(
     skip_classes: Iterable[int] = (),
     simplify_tolerance: float = 0.0,
     min_area: float = 0.0,
-    layer: str = "classes",
     band_pixels: int = 1 << 22,
 ) -> int:
     """Write the areas of a class map as polygons to a GeoPackage.
@@ -89,8 +90,6 @@ def write_polygons(
         simplified for itself: neighbours may then overlap or part by as much.
     min_area : float, default 0
         Polygons of fewer pixels are left out.
-    layer : str
-        Name of the layer.
     band_pixels : int
         Pixels read at a time.
 
@@ -123,9 +122,13 @@ def write_polygons(
         raise SettingsError(f"{destination}: polygons are written as .gpkg, got {destination.suffix!r}")
     work = destination.parent / f".{destination.name}.partial"
     shutil.rmtree(work, ignore_errors=True)
-    with bounded_gdal(GDAL_PAM_ENABLED="NO"), _open_classes(classes_path) as raster, told_when_full(destination, work):
+    with (
+        bounded_gdal(GDAL_PAM_ENABLED="NO"),
+        _open_classes(classes_path) as raster,
+        disk_full_as_data_error(destination, work),
+    ):
         work.mkdir(parents=True)
-        sink = _PolygonSink(work / destination.name, layer, raster, list(class_names), simplify_tolerance, min_area)
+        sink = _PolygonSink(work / destination.name, raster, list(class_names), simplify_tolerance, min_area)
         for polygons in polygonize(raster, skip_classes, band_pixels):
             sink.add(polygons)
         sink.close()
@@ -154,15 +157,12 @@ def _open_classes(path: str | Path) -> Iterator[Any]:
     utils.errors.DataError: /no/such.tif: cannot be read as a class map (/no/such.tif: No such file or directory)
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            opened = rasterio.open(path)
+        opened = rasterio.open(path)
     except RasterioError as error:
         raise DataError(f"{path}: cannot be read as a class map ({error})") from error
     with opened as raster:
         if (raster.count, raster.dtypes[0]) != (1, "uint8"):
-            found = f"{raster.count} of {raster.dtypes[0]}"
-            raise DataError(f"{path}: a class map has one band of uint8, got {found}")
+            raise DataError(f"{path}: a class map has one band of uint8, got {raster.count} of {raster.dtypes[0]}")
         yield raster
 
 
@@ -178,11 +178,10 @@ def _read_rows(raster: Any, top: int, rows: int) -> np.ndarray:
 
     Examples
     --------
-    >>> from utils.raster.writer import open_silent
     >>> with rasterio.MemoryFile() as memory:
-    ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=3, width=2) as raster:
+    ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=3, width=2) as raster:
     ...         raster.write(np.array([[[0, 1], [2, 3], [4, 5]]], np.uint8))
-    ...     with open_silent(memory.name) as raster:
+    ...     with memory.open() as raster:
     ...         _read_rows(raster, 1, 2).tolist()
     [[2, 3], [4, 5]]
     """
@@ -213,11 +212,10 @@ def polygonize(raster: Any, skip_classes: Iterable[int] = (), band_pixels: int =
 
     Examples
     --------
-    >>> from utils.raster.writer import open_silent
     >>> with rasterio.MemoryFile() as memory:
-    ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+    ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
     ...         raster.write(np.array([[[0, 1, 1], [0, 1, 0]]], np.uint8))
-    ...     with open_silent(memory.name) as raster:
+    ...     with memory.open() as raster:
     ...         for band in polygonize(raster, skip_classes=[1], band_pixels=3):
     ...             print(shapely.bounds(band.geometries).tolist())
     []
@@ -403,8 +401,6 @@ class _PolygonSink:
     ----------
     path : Path
         The file to make.
-    layer : str
-        Name of the layer.
     raster : rasterio dataset
         Gives CRS and transform.
     class_names : list of str
@@ -415,10 +411,9 @@ class _PolygonSink:
     Examples
     --------
     >>> import tempfile
-    >>> from utils.raster.writer import open_silent
     >>> with rasterio.MemoryFile() as memory:
-    ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
-    ...         sink = _PolygonSink(Path(tempfile.mkdtemp()) / "a.gpkg", "a", raster, ["x"], 0.0, 2.0)
+    ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+    ...         sink = _PolygonSink(Path(tempfile.mkdtemp()) / "a.gpkg", raster, ["x"], 0.0, 2.0)
     >>> sink.add(Polygons(shapely.box(0, 0, [1, 2], 1), np.array([0, 0], np.uint8)))
     >>> sink.count
     1
@@ -426,10 +421,8 @@ class _PolygonSink:
 
     batch = 50_000
 
-    def __init__(
-        self, path: Path, layer: str, raster: Any, class_names: list[str], simplify_tolerance: float, min_area: float
-    ):
-        self.path, self.layer = path, layer
+    def __init__(self, path: Path, raster: Any, class_names: list[str], simplify_tolerance: float, min_area: float):
+        self.path = path
         self.crs, self.transform = raster.crs, raster.transform
         self.class_names = np.array(class_names, dtype=object)
         self.simplify_tolerance, self.min_area = simplify_tolerance, min_area
@@ -446,10 +439,9 @@ class _PolygonSink:
 
         Examples
         --------
-        >>> from utils.raster.writer import open_silent
         >>> with rasterio.MemoryFile() as memory:
-        ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
-        ...         sink = _PolygonSink(Path("a.gpkg"), "a", raster, ["x"], 0.0, 0.0)
+        ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+        ...         sink = _PolygonSink(Path("a.gpkg"), raster, ["x"], 0.0, 0.0)
         >>> sink.add(Polygons(np.array([shapely.box(0, 0, 1, 1)]), np.array([2], np.uint8)))
         Traceback (most recent call last):
             ...
@@ -475,17 +467,16 @@ class _PolygonSink:
         Examples
         --------
         >>> import pyogrio, tempfile
-        >>> from utils.raster.writer import open_silent
         >>> path = Path(tempfile.mkdtemp()) / "a.gpkg"
         >>> with rasterio.MemoryFile() as memory:
-        ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
-        ...         _PolygonSink(path, "a", raster, ["x"], 0.0, 0.0).close()
+        ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+        ...         _PolygonSink(path, raster, ["x"], 0.0, 0.0).close()
         >>> pyogrio.read_info(path)["features"]
         0
         """
         if self.waiting or not self.path.exists():
             self._write()
-        indexed = _count_indexed(self.path, self.layer)
+        indexed = _count_indexed(self.path)
         if indexed != self.count:  # on a full disk the last step may fail without an error
             raise OSError(errno.ENOSPC, f"{indexed} of {self.count} polygons are in the spatial index")
 
@@ -500,11 +491,10 @@ class _PolygonSink:
         Examples
         --------
         >>> import pyogrio, tempfile
-        >>> from utils.raster.writer import open_silent
         >>> path = Path(tempfile.mkdtemp()) / "a.gpkg"
         >>> with rasterio.MemoryFile() as memory:
-        ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
-        ...         sink = _PolygonSink(path, "a", raster, ["x"], 0.0, 0.0)
+        ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+        ...         sink = _PolygonSink(path, raster, ["x"], 0.0, 0.0)
         >>> sink.add(Polygons(np.array([shapely.box(0, 0, 2, 2)]), np.array([0], np.uint8)))
         >>> sink._write()
         >>> pyogrio.read_info(path)["fields"].tolist()
@@ -518,8 +508,10 @@ class _PolygonSink:
         self.waiting = []
         fields = {"class_index": classes.astype(np.int32), "class_name": self.class_names[classes]}
         fields |= self._measure(geometries)
-        placed = self._place(geometries)
-        options = {"driver": "GPKG", "geometry_type": "MultiPolygon", "promote_to_multi": True, "layer": self.layer}
+        if self.simplify_tolerance > 0:
+            geometries = shapely.simplify(geometries, self.simplify_tolerance, preserve_topology=True)
+        placed = _to_map(geometries, self.transform)
+        options = {"driver": "GPKG", "geometry_type": "MultiPolygon", "promote_to_multi": True, "layer": LAYER}
         crs = self.crs.to_wkt() if self.crs else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="'crs' was not provided")  # a picture has none
@@ -536,10 +528,9 @@ class _PolygonSink:
 
         Examples
         --------
-        >>> from utils.raster.writer import open_silent
         >>> with rasterio.MemoryFile() as memory:
-        ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
-        ...         sink = _PolygonSink(Path("a.gpkg"), "a", raster, ["x"], 0.0, 0.0)
+        ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
+        ...         sink = _PolygonSink(Path("a.gpkg"), raster, ["x"], 0.0, 0.0)
         >>> sink._measure(np.array([shapely.box(0, 0, 2, 2)]))
         {'area_px': array([4])}
         """
@@ -548,27 +539,8 @@ class _PolygonSink:
             areas["area_m2"] = measure_area_m2(_to_map(geometries, self.transform), self.crs)
         return areas
 
-    def _place(self, geometries: np.ndarray) -> np.ndarray:
-        """Simplify polygons when that is wanted, and bring them from pixels into the map.
 
-        Geometries have shape (N,).
-
-        Examples
-        --------
-        >>> from utils.raster.writer import open_silent
-        >>> with rasterio.MemoryFile() as memory:
-        ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
-        ...         sink = _PolygonSink(Path("a.gpkg"), "a", raster, ["x"], 1.5, 0.0)
-        >>> stairs = shapely.from_wkt("POLYGON ((0 0, 5 0, 5 5, 4 5, 4 4, 3 4, 3 5, 0 5, 0 0))")
-        >>> shapely.get_num_coordinates(sink._place(np.array([stairs]))).tolist()
-        [5]
-        """
-        if self.simplify_tolerance > 0:
-            geometries = shapely.simplify(geometries, self.simplify_tolerance, preserve_topology=True)
-        return _to_map(geometries, self.transform)
-
-
-def is_polygons(path: str | Path, layer: str = "classes") -> bool:
+def is_polygons(path: str | Path) -> bool:
     """Whether a file is a GeoPackage that `write_polygons` has written: its layer has the fields of no other.
 
     Examples
@@ -577,31 +549,30 @@ def is_polygons(path: str | Path, layer: str = "classes") -> bool:
     >>> path = Path(tempfile.mkdtemp()) / "a.gpkg"
     >>> with closing(sqlite3.connect(path)) as base:
     ...     _ = base.execute("create table classes (fid, class_index, class_name, area_px)")
-    >>> is_polygons(path), is_polygons(path, "mine"), is_polygons("/no/such.gpkg")
-    (True, False, False)
+    >>> is_polygons(path), is_polygons("/no/such.gpkg")
+    (True, False)
     """
     try:
         with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as base:
-            fields = {row[0] for row in base.execute("select name from pragma_table_info(?)", [layer])}
+            fields = {row[0] for row in base.execute("select name from pragma_table_info(?)", [LAYER])}
     except sqlite3.Error:  # not there, or no database
         return False
     return {"class_index", "class_name", "area_px"} <= fields
 
 
-def _count_indexed(path: Path, layer: str) -> int:
-    """Count the entries of a layer's spatial index; 0 when it cannot be read.
+def _count_indexed(path: Path) -> int:
+    """Count the entries of the spatial index; 0 when it cannot be read.
 
     Examples
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.gpkg"
-    >>> _count_indexed(path, "a")
+    >>> _count_indexed(path)
     0
     """
-    name = f"rtree_{layer}_geom_rowid".replace('"', '""')
     try:
         with closing(sqlite3.connect(path)) as database:
-            return database.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]
+            return database.execute(f"SELECT count(*) FROM rtree_{LAYER}_geom_rowid").fetchone()[0]
     except sqlite3.Error:
         return 0
 

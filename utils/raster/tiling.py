@@ -104,7 +104,7 @@ def _pair(value: Pair) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def window_starts(size: int, tile: int, stride: int, offset: int = 0) -> list[int]:
+def window_starts(size: int, tile: int, stride: int) -> list[int]:
     """First pixels of the windows along one axis; the last window covers the end and may stick out.
 
     Parameters
@@ -113,33 +113,27 @@ def window_starts(size: int, tile: int, stride: int, offset: int = 0) -> list[in
         Pixels of the raster along the axis.
     tile, stride : int
         Pixels of a window, and from one window to the next; a stride above the tile would leave gaps.
-    offset : int, default 0
-        How far the first window sticks out before the raster, below `stride`.
 
     Returns
     -------
     list of int
-        The starts. No window is added whose ground the windows before it already cover.
+        The starts. No window is added whose pixels the windows before it already cover.
 
     Raises
     ------
     ValueError
-        If a size is not positive, or the stride or the offset does not fit.
+        If a size is not positive, or the stride does not fit.
 
     Examples
     --------
     >>> window_starts(10, 4, 3), window_starts(11, 4, 3), window_starts(3, 4, 3)
     ([0, 3, 6], [0, 3, 6, 9], [0])
-    >>> window_starts(10, 4, 3, offset=1)
-    [-1, 2, 5, 8]
     """
-    if min(size, tile) < 1 or not 1 <= stride <= tile or not 0 <= offset < stride:
+    if size < 1 or not 1 <= stride <= tile:
         raise ValueError(
-            f"windows need size >= 1, 1 <= stride <= tile and 0 <= offset < stride, "
-            f"got size {size}, tile {tile}, stride {stride}, offset {offset}"
+            f"windows need size >= 1 and 1 <= stride <= tile, got size {size}, tile {tile}, stride {stride}"
         )
-    steps = max(0, -(-(size + offset - tile) // stride))
-    return [step * stride - offset for step in range(steps + 1)]
+    return [step * stride for step in range(max(0, -(-(size - tile) // stride)) + 1)]
 
 
 def windows_for_rows(height: int, width: int, tile: Pair, stride: Pair, rows: tuple[int, int]) -> list[Window]:
@@ -347,8 +341,8 @@ def _build_spans(size: int, starts: Sequence[int], tile: int, kind: str, wanted:
     for place, index in enumerate(chosen):
         first, stop = edges[place], min(starts[index] + tile, high)
         lead, step = max(0, begun - first), edges[place + 1] - first
-        own = np.ascontiguousarray(weights[index, first - starts[index] : stop - starts[index]])
-        spans.append(_Span(starts[index], first, stop, lead, step, own))
+        span_weights = np.ascontiguousarray(weights[index, first - starts[index] : stop - starts[index]])
+        spans.append(_Span(starts[index], first, stop, lead, step, span_weights))
         begun = stop
     return spans
 
@@ -431,8 +425,6 @@ class StripBlender:
     rows : (int, int), optional
         Produce only these output rows (first, one after the last). Bands of rows give bit by bit what the whole gives,
         so ranks may share a raster and an interrupted run may begin at its first missing row.
-    offset : int or (int, int), default 0
-        How far the first windows stick out at the top and the left.
 
     Examples
     --------
@@ -455,16 +447,13 @@ class StripBlender:
         weights: str = "hann",
         *,
         rows: tuple[int, int] | None = None,
-        offset: Pair = 0,
     ):
         rows = (0, height) if rows is None else rows
         if not 0 <= rows[0] <= rows[1] <= height:
             raise ValueError(f"rows must be a range within 0..{height}, got {rows}")
         self.channels = channels
         self.tile = _pair(tile)
-        strides, offsets = _pair(stride), _pair(offset)
-        tops = window_starts(height, self.tile[0], strides[0], offsets[0])
-        lefts = window_starts(width, self.tile[1], strides[1], offsets[1])
+        tops, lefts = map(window_starts, (height, width), self.tile, _pair(stride))
         self._rows = _build_spans(height, tops, self.tile[0], weights, rows) if rows[0] < rows[1] else []
         self._columns = _build_spans(width, lefts, self.tile[1], weights, (0, width))
         deepest = max((row.tail for row in self._rows), default=0)
@@ -523,7 +512,7 @@ class StripBlender:
     def skip(self, window: Window) -> list[Block]:
         """Go past one window that holds no data; what its neighbours gave is still finished.
 
-        Its weights count as 0: on its own ground the values sum to less than 1 or are 0. That ground holds no data.
+        Its weights count as 0: in its pixels the values sum to less than 1 or are 0. Those hold no data.
 
         Parameters
         ----------

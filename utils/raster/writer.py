@@ -1,4 +1,4 @@
-"""Class maps on disk: made strip by strip, complete or absent, continued after a stop."""
+"""Class maps on disk: made strip by strip, complete or absent, resumed after a stop."""
 
 from __future__ import annotations
 
@@ -6,51 +6,43 @@ import errno
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import rasterio
 import rasterio.shutil
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from utils.errors import DataError, SettingsError
 from utils.raster.gdal import bounded_gdal
+from utils.raster.qgis import qgis_style
 from utils.raster.strips import OpenStrip, StripStore
 from utils.raster.tiling import Window
 from utils.runtime.files import digest_json, sync, write_bytes, write_json
 
 NODATA = 255
 OUTPUT_TAG = "DINOLITH_OUTPUT"  # marks a file as a prediction and says what it was made from
-COMPRESSIONS = ("deflate", "zstd", "lzw", "none")
+COMPRESS = "DEFLATE"  # every reader has it
 CONFIDENCE_STEPS = 254  # confidence 1.0 is stored as 254; 255 stays free for nodata
 
-STYLE_HEAD = (  # the first lines of a style, by which a later run knows it for its own
-    "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>",
-    '<qgis version="3.22" styleCategories="Symbology">',
-    " <pipe>",
-    '  <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">',
-    "   <colorPalette>",
-)
 
 BLOCK = 512  # side of a tile in the files, in pixels
 _STRIP_VERSION = 1
 
 
 @contextmanager
-def told_when_full(output: Path, work: Path) -> Iterator[None]:
+def disk_full_as_data_error(output: Path, work: Path) -> Iterator[None]:
     """Turn a failed write into a message that says what to do.
 
     Examples
     --------
-    >>> with told_when_full(Path("/tmp/a.tif"), Path("/tmp/.a.tif.partial")):
+    >>> with disk_full_as_data_error(Path("/tmp/a.tif"), Path("/tmp/.a.tif.partial")):
     ...     raise OSError(errno.ENOSPC, "No space left on device")
     Traceback (most recent call last):
         ...
@@ -59,29 +51,18 @@ def told_when_full(output: Path, work: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RasterioError, rasterio._err.CPLE_BaseError) as error:
-        reason = getattr(error, "strerror", None) or str(error.__cause__ or error)  # rasterio's own text says little
-        raise DataError(_full_disk_message(output, work, reason)) from error
-
-
-def _full_disk_message(output: Path, work: Path, reason: str) -> str:
-    """Say that an output could not be written, how much room there is, and what to do.
-
-    Examples
-    --------
-    >>> _full_disk_message(Path("/tmp/a.tif"), Path("/tmp/w"), "full").split(" (")[0]
-    '/tmp/a.tif: could not be written'
-    """
-    folder = next(parent for parent in output.absolute().parents if parent.exists())
-    free = shutil.disk_usage(folder).free / 1e9
-    return (
-        f"{output}: could not be written ({reason}; {free:.1f} GB are free in {folder}): free some space or "
-        f"choose another folder and run again; what is finished is kept in {work}"
-    )
+        reason = getattr(error, "strerror", None) or str(error.__cause__ or error)  # rasterio's text says little
+        folder = next(parent for parent in output.absolute().parents if parent.exists())
+        free = shutil.disk_usage(folder).free / 1e9
+        raise DataError(
+            f"{output}: could not be written ({reason}; {free:.1f} GB are free in {folder}): free some space or "
+            f"choose another folder and run again; what is finished is kept in {work}"
+        ) from error
 
 
 @dataclass(frozen=True)
 class _Target:
-    """One file that is to be made, and how GDAL is told so.
+    """One file that is to be made, and its options in GDAL.
 
     Parameters
     ----------
@@ -89,20 +70,17 @@ class _Target:
         Its final name.
     kind : {"cog", "gtiff", "png"}
         Its format.
-    compress : str
-        Compression of a TIFF.
     overviews : Resampling
         How overviews are made.
 
     Examples
     --------
-    >>> _Target(Path("a.tif"), "cog", "zstd", Resampling.mode).copy_options["OVERVIEW_RESAMPLING"]
+    >>> _Target(Path("a.tif"), "cog", Resampling.mode).copy_options["OVERVIEW_RESAMPLING"]
     'MODE'
     """
 
     path: Path
     kind: str
-    compress: str
     overviews: Resampling
 
     @property
@@ -111,12 +89,12 @@ class _Target:
 
         Examples
         --------
-        >>> _Target(Path("a.png"), "png", "none", Resampling.mode).copy_options
+        >>> _Target(Path("a.png"), "png", Resampling.mode).copy_options
         {'driver': 'PNG', 'WRITE_METADATA_AS_TEXT': 'YES'}
         """
         if self.kind == "png":
             return {"driver": "PNG", "WRITE_METADATA_AS_TEXT": "YES"}
-        options = {"driver": "COG", "COMPRESS": self.compress.upper(), "BLOCKSIZE": BLOCK, "BIGTIFF": "IF_SAFER"}
+        options = {"driver": "COG", "COMPRESS": COMPRESS, "BLOCKSIZE": BLOCK, "BIGTIFF": "IF_SAFER"}
         return options | {"OVERVIEW_RESAMPLING": self.overviews.name.upper()}
 
 
@@ -125,37 +103,16 @@ def is_prediction(path: str | Path) -> bool:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
-    >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(path, np.zeros((2, 2), np.uint8))
+    >>> from utils.raster.example import raster_file
+    >>> path = raster_file("a.tif", np.zeros((2, 2), np.uint8))
     >>> is_prediction(path)
     False
     """
     try:
-        with bounded_gdal(GDAL_PAM_ENABLED="NO"), open_silent(path) as raster:
+        with bounded_gdal(GDAL_PAM_ENABLED="NO"), rasterio.open(path) as raster:
             return OUTPUT_TAG in raster.tags()
     except RasterioError:
         return False
-
-
-def is_style(path: str | Path) -> bool:
-    """Whether a file is a layer style as `qgis_style` writes it, not one that somebody saved in QGIS.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.qml"
-    >>> _ = path.write_text(qgis_style(["a"], np.zeros((1, 3), np.uint8)))
-    >>> is_style(path)
-    True
-    >>> _ = path.write_text(path.read_text().replace("Symbology", "AllStyleCategories"))
-    >>> is_style(path)
-    False
-    """
-    head = "\n".join(STYLE_HEAD).encode()
-    with open(path, "rb") as stream:
-        return stream.read(len(head)) == head
 
 
 class ClassRasterWriter:
@@ -174,18 +131,14 @@ class ClassRasterWriter:
     crs, transform : optional
         Georeference as rasterio takes it; None for a picture without.
     class_names : sequence of str
-        K names, at most 255.
+        K names, at most 255; value 255 is nodata.
     palette : array-like, shape (K, 3)
         Colour of each class, red, green, blue in 0..255.
-    nodata : int, default 255
-        Value of pixels without data; no class has it.
     confidence : bool, default False
-        Also write `<stem>_confidence`: confidence times 254, rounded, as uint8 (a file of its own, because a colour
+        Also write `<stem>_confidence`: confidence times 254, rounded, as uint8 (a separate file, because a colour
         table holds for a file with one band only).
     format : {"cog", "gtiff"}
         Kind of a TIFF.
-    compress : {"deflate", "zstd", "lzw", "none"}
-        Compression of a TIFF; every reader knows deflate, zstd is faster.
     fingerprint : dict, optional
         Everything else that the pixels depend on: raster, checkpoint, settings. Strips of another fingerprint are
         dropped.
@@ -193,7 +146,7 @@ class ClassRasterWriter:
     Raises
     ------
     SettingsError
-        If the suffix, format, compression, classes or nodata cannot be used.
+        If the suffix, format or classes cannot be used.
 
     Examples
     --------
@@ -222,10 +175,8 @@ class ClassRasterWriter:
         transform: Any = None,
         class_names: Sequence[str],
         palette: Any,
-        nodata: int = NODATA,
         confidence: bool = False,
         format: str = "cog",
-        compress: str = "deflate",
         fingerprint: dict | None = None,
     ):
         self.destination = Path(destination)
@@ -233,12 +184,11 @@ class ClassRasterWriter:
         self.crs, self.transform = crs, transform
         self.class_names = list(class_names)
         self.palette = np.asarray(palette)
-        self.nodata = nodata
-        self.targets = self._plan_targets(confidence, format, compress)
+        self.targets = self._plan_targets(confidence, format)
         self._check_classes()
-        pixels = {"version": _STRIP_VERSION, "size": [height, width], "planes": len(self.targets), "nodata": nodata}
+        pixels = {"version": _STRIP_VERSION, "size": [height, width], "planes": len(self.targets), "nodata": NODATA}
         self._fingerprint = {**pixels, "classes": len(self.class_names), **(fingerprint or {})}
-        looks = [self.class_names, self.palette.tolist(), [target.kind for target in self.targets], compress]
+        looks = [self.class_names, self.palette.tolist(), [target.kind for target in self.targets]]
         self._output_key = digest_json([self._fingerprint, looks])
         self.work = self.destination.parent / f".{self.destination.name}.partial"
         key = digest_json(self._fingerprint)[:16]
@@ -246,13 +196,13 @@ class ClassRasterWriter:
         self._strip: OpenStrip | None = None
         self._begun = False
 
-    def _plan_targets(self, confidence: bool, format: str, compress: str) -> list[_Target]:
+    def _plan_targets(self, confidence: bool, format: str) -> list[_Target]:
         """List the files to make: the classes, and the confidence when it is wanted.
 
         Raises
         ------
         SettingsError
-            When the suffix, the format or the compression is unknown.
+            When the suffix or the format is unknown.
 
         Examples
         --------
@@ -266,35 +216,31 @@ class ClassRasterWriter:
             raise SettingsError(f"{self.destination}: class maps are written as .tif, .tiff or .png, got {suffix!r}")
         if format not in ("cog", "gtiff"):
             raise SettingsError(f"unknown raster format {format!r}; known: cog, gtiff")
-        if compress not in COMPRESSIONS:
-            raise SettingsError(f"unknown compression {compress!r}; known: {', '.join(COMPRESSIONS)}")
         kind = "png" if suffix == ".png" else format
-        targets = [_Target(self.destination, kind, compress, Resampling.mode)]
+        targets = [_Target(self.destination, kind, Resampling.mode)]
         if confidence:
             path = self.destination.with_stem(f"{self.destination.stem}_confidence")
-            targets.append(_Target(path, kind, compress, Resampling.average))
+            targets.append(_Target(path, kind, Resampling.average))
         return targets
 
     def _check_classes(self) -> None:
-        """Make sure that every class has a value, a name and a colour, and nodata none of them.
+        """Make sure that every class has a value, a name and a colour.
 
         Raises
         ------
         SettingsError
-            When there are no or too many classes, nodata is one of them, or the palette does not fit.
+            When there are no or too many classes, or the palette does not fit.
 
         Examples
         --------
-        >>> ClassRasterWriter("a.tif", height=1, width=1, class_names=["a"], palette=[[0, 0, 0]], nodata=0)
+        >>> ClassRasterWriter("a.tif", height=1, width=1, class_names=[], palette=[])
         Traceback (most recent call last):
             ...
-        utils.errors.SettingsError: nodata 0 is a class; choose a value from 1 to 255
+        utils.errors.SettingsError: a class map holds 1 to 255 classes (one value is kept for nodata), got 0
         """
         count = len(self.class_names)
         if not 1 <= count <= 255:
             raise SettingsError(f"a class map holds 1 to 255 classes (one value is kept for nodata), got {count}")
-        if not count <= self.nodata <= 255:
-            raise SettingsError(f"nodata {self.nodata} is a class; choose a value from {count} to 255")
         if self.palette.shape != (count, 3) or self.palette.min() < 0 or self.palette.max() > 255:
             raise SettingsError(
                 f"the palette must hold red, green, blue in 0..255 for each of {count} classes, "
@@ -313,27 +259,6 @@ class ClassRasterWriter:
         """
         return [target.path for target in self.targets]
 
-    def missing_rows(self, rows: tuple[int, int] | None = None) -> list[tuple[int, int]]:
-        """Ranges of rows that are still to be made.
-
-        Parameters
-        ----------
-        rows : (int, int), optional
-            Look only at these (first, one after the last).
-
-        Returns
-        -------
-        list of (int, int)
-            From the top down; empty when nothing is missing.
-
-        Examples
-        --------
-        >>> options = {"class_names": ["a"], "palette": [[0, 0, 0]]}
-        >>> ClassRasterWriter("/tmp/none.tif", height=9, width=1, **options).missing_rows((2, 5))
-        [(2, 5)]
-        """
-        return self.store.missing_rows(*(rows or (0, self.height)))
-
     def resume_row(self, rows: tuple[int, int] | None = None) -> int:
         """First row that is still to be made; the end of the range when there is none.
 
@@ -343,8 +268,9 @@ class ClassRasterWriter:
         >>> ClassRasterWriter("/tmp/none.tif", height=9, width=1, **options).resume_row((2, 5))
         2
         """
-        missing = self.missing_rows(rows)
-        return missing[0][0] if missing else (rows or (0, self.height))[1]
+        first, last = rows or (0, self.height)
+        missing = self.store.missing_rows(first, last)
+        return missing[0][0] if missing else last
 
     def append(self, window: Window, classes: np.ndarray, confidence: np.ndarray | None = None) -> None:
         """Take one block; when it fills its strip of rows, the strip is saved.
@@ -357,7 +283,7 @@ class ClassRasterWriter:
         classes : ndarray of uint8, shape (height, width) of the window
             Class index of each pixel, or nodata.
         confidence : ndarray of float, same shape, optional
-            In 0..1; needed when the writer was told to write it.
+            In 0..1; needed when the writer writes it.
 
         Raises
         ------
@@ -403,19 +329,21 @@ class ClassRasterWriter:
         whole = Window(0, 0, self.height, self.width)
         if window.intersection(whole) != window:
             raise ValueError(f"{window} does not lie within {whole}")
-        given = [classes] if confidence is None else [classes, confidence]
-        if len(given) != len(self.targets) or classes.dtype != np.uint8:
+        planes = [classes] if confidence is None else [classes, confidence]
+        if len(planes) != len(self.targets) or classes.dtype != np.uint8:
             wanted = ", ".join(["uint8 classes", "confidence"][: len(self.targets)])
-            raise ValueError(f"{window}: expected {wanted}, got {', '.join(str(plane.dtype) for plane in given)}")
-        if any(plane.shape != (window.height, window.width) for plane in given):
-            raise ValueError(f"{window}: got planes of shape {[plane.shape for plane in given]}")
-        empty = classes == self.nodata
+            raise ValueError(f"{window}: expected {wanted}, got {', '.join(str(plane.dtype) for plane in planes)}")
+        if any(plane.shape != (window.height, window.width) for plane in planes):
+            raise ValueError(f"{window}: got planes of shape {[plane.shape for plane in planes]}")
+        empty = classes == NODATA
         wrong = classes[(classes >= len(self.class_names)) & ~empty]
         if wrong.size:
-            raise ValueError(
-                f"{window}: class {wrong[0]} is neither below {len(self.class_names)} nor nodata {self.nodata}"
-            )
-        return [classes] if confidence is None else [classes, encode_confidence(confidence, empty)]
+            raise ValueError(f"{window}: class {wrong[0]} is neither below {len(self.class_names)} nor nodata {NODATA}")
+        if confidence is None:
+            return [classes]
+        steps = np.rint(np.nan_to_num(confidence) * CONFIDENCE_STEPS).clip(0, CONFIDENCE_STEPS).astype(np.uint8)
+        steps[empty] = NODATA
+        return [classes, steps]
 
     def _save(self, strip: OpenStrip) -> None:
         """Save a full strip; before the first, drop those of other fingerprints.
@@ -429,10 +357,10 @@ class ClassRasterWriter:
         >>> sorted(path.suffix for path in writer.work.iterdir())
         ['.json', '.strip']
         """
-        with told_when_full(self.destination, self.work):
+        with disk_full_as_data_error(self.destination, self.work):
             if not self._begun:
                 self.store.drop_others()
-                write_json(self.work / "fingerprint.json", self._fingerprint)  # for people; strips carry its digest
+                write_json(self.work / "fingerprint.json", self._fingerprint)  # readable; strips carry its digest
                 self._begun = True
             self.store.save(strip.y, strip.planes)
 
@@ -461,12 +389,12 @@ class ClassRasterWriter:
             ...
         ValueError: /tmp/none.tif: rows 0..9 have not been written
         """
-        missing = self.missing_rows()
+        missing = self.store.missing_rows(0, self.height)
         if missing:
             ranges = ", ".join(f"{first}..{last}" for first, last in missing)
             raise ValueError(f"{self.destination}: rows {ranges} have not been written")
         try:
-            with bounded_gdal(GDAL_PAM_ENABLED="NO"), told_when_full(self.destination, self.work):
+            with bounded_gdal(GDAL_PAM_ENABLED="NO"), disk_full_as_data_error(self.destination, self.work):
                 made = [self._assemble(plane) for plane in range(len(self.targets))]
                 if self.targets[0].kind != "png":  # a style beside a TIFF lets QGIS show the classes by name
                     style = qgis_style(self.class_names, self.palette)
@@ -514,7 +442,7 @@ class ClassRasterWriter:
         made = self.work / f"{target.path.stem}.tif"
         self._write_tiff(made, plane)
         if target.kind == "gtiff":
-            with open_silent(made, "r+") as raster:
+            with rasterio.open(made, "r+") as raster:
                 raster.build_overviews(_overview_factors(self.height, self.width), target.overviews)
         else:
             copy = self.work / f"{target.path.stem}.{target.kind}{target.path.suffix}"
@@ -541,9 +469,7 @@ class ClassRasterWriter:
         profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "height": self.height, "width": self.width}
         tiles = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "bigtiff": "IF_SAFER"}
         place = {"crs": self.crs, "transform": self.transform} if self.transform is not None else {}
-        compress = {"compress": self.targets[plane].compress}
-        nodata = self.nodata if plane == 0 else NODATA
-        with open_silent(path, "w", **profile, **tiles, **place, **compress, nodata=nodata) as raster:
+        with rasterio.open(path, "w", **profile, **tiles, **place, compress=COMPRESS, nodata=NODATA) as raster:
             self._describe(raster, plane)
             for y, band in self.store.read_bands(plane, BLOCK):
                 raster.write(band, 1, window=RasterioWindow(0, y, self.width, len(band)))
@@ -556,7 +482,7 @@ class ClassRasterWriter:
         >>> options = {"class_names": ["a"], "palette": [[1, 2, 3]], "confidence": True}
         >>> writer = ClassRasterWriter("a.tif", height=1, width=1, **options)
         >>> with rasterio.MemoryFile() as memory:
-        ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=1, width=1) as raster:
+        ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=1, width=1) as raster:
         ...         writer._describe(raster, 1)
         ...         raster.scales[0] * 254
         1.0
@@ -567,7 +493,7 @@ class ClassRasterWriter:
             raster.scales = (1 / CONFIDENCE_STEPS,)
             return
         colors = {index: (*map(int, color), 255) for index, color in enumerate(self.palette)}
-        raster.write_colormap(1, colors | {self.nodata: (0, 0, 0, 0)})
+        raster.write_colormap(1, colors | {NODATA: (0, 0, 0, 0)})
         raster.set_band_description(1, "class")
         raster.update_tags(CLASS_NAMES=json.dumps(self.class_names, ensure_ascii=False))
         raster.update_tags(1, **{f"CLASS_{index}": name for index, name in enumerate(self.class_names)})
@@ -581,36 +507,19 @@ class ClassRasterWriter:
         >>> path = Path(tempfile.mkdtemp()) / "a.tif"
         >>> writer = ClassRasterWriter(path, height=1, width=1, class_names=["a"], palette=[[0, 0, 0]])
         >>> writer.append(Window(0, 0, 1, 1), np.zeros((1, 1), np.uint8))
-        >>> with open_silent(path, "w", driver="GTiff", dtype="uint8", count=1, height=1, width=1) as raster:
+        >>> with rasterio.open(path, "w", driver="GTiff", dtype="uint8", count=1, height=1, width=1) as raster:
         ...     raster.write(np.ones((1, 1, 1), np.uint8))
         >>> writer._verify(path, 0)
         Traceback (most recent call last):
             ...
         OSError: [Errno 28] row 0 reads back differently
         """
-        with open_silent(path) as raster:
+        with rasterio.open(path) as raster:
             for y, band in self.store.read_bands(plane, BLOCK):
                 if not np.array_equal(raster.read(1, window=RasterioWindow(0, y, self.width, len(band))), band):
                     raise OSError(errno.ENOSPC, f"row {y} reads back differently")
             if raster.driver == "GTiff":
                 _check_overviews(raster, path.stat().st_size)
-
-
-@contextmanager
-def open_silent(path: str | Path, mode: str = "r", **options: Any) -> Iterator[Any]:
-    """Open a raster; one without georeference is nothing to warn of.
-
-    Examples
-    --------
-    >>> with rasterio.MemoryFile() as memory:
-    ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=1, width=2) as raster:
-    ...         raster.shape
-    (1, 2)
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, mode, **options) as raster:
-            yield raster
 
 
 def _check_overviews(raster: Any, file_size: int) -> None:
@@ -624,18 +533,18 @@ def _check_overviews(raster: Any, file_size: int) -> None:
     Examples
     --------
     >>> with rasterio.MemoryFile() as memory:
-    ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=513, width=2) as raster:
+    ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=513, width=2) as raster:
     ...         raster.write(np.zeros((1, 513, 2), np.uint8))
-    ...     with open_silent(memory.name) as raster:
+    ...     with memory.open() as raster:
     ...         _check_overviews(raster, 2000)
     Traceback (most recent call last):
         ...
     OSError: [Errno 28] 0 of 1 overviews can be read
     >>> with rasterio.MemoryFile() as memory:
-    ...     with open_silent(memory.name, "w", driver="GTiff", dtype="uint8", count=1, height=513, width=2) as raster:
+    ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=513, width=2) as raster:
     ...         raster.write(np.ones((1, 513, 2), np.uint8))
     ...         raster.build_overviews([2])
-    ...     with open_silent(memory.name) as raster:
+    ...     with memory.open() as raster:
     ...         _check_overviews(raster, 9000)
     ...         _check_overviews(raster, 100)
     Traceback (most recent call last):
@@ -646,37 +555,12 @@ def _check_overviews(raster: Any, file_size: int) -> None:
     if len(raster.overviews(1)) != expected:
         raise OSError(errno.ENOSPC, f"{len(raster.overviews(1))} of {expected} overviews can be read")
     for level in range(expected):
-        with open_silent(raster.name, overview_level=level) as overview:
+        with rasterio.open(raster.name, overview_level=level) as overview:
             tiles = [f"{column}_{row}" for (row, column), _ in overview.block_windows(1)]
         for tile in tiles:
             ends = [raster.get_tag_item(f"BLOCK_{end}_{tile}", "TIFF", bidx=1, ovr=level) for end in ("OFFSET", "SIZE")]
             if None in ends or sum(map(int, ends)) > file_size:
                 raise OSError(errno.ENOSPC, f"tile {tile} of overview {level} is missing")
-
-
-def encode_confidence(confidence: np.ndarray, empty: np.ndarray) -> np.ndarray:
-    """Store confidence in a byte.
-
-    Parameters
-    ----------
-    confidence : ndarray of float, shape (H, W)
-        In 0..1; what is not a number counts as 0.
-    empty : ndarray of bool, shape (H, W)
-        Pixels without data.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W)
-        Confidence times 254, rounded; 255 where there is no data.
-
-    Examples
-    --------
-    >>> encode_confidence(np.array([[0.0, 0.5, 1.0, 0.7]]), np.array([[False, False, False, True]])).tolist()
-    [[0, 127, 254, 255]]
-    """
-    steps = np.rint(np.nan_to_num(confidence) * CONFIDENCE_STEPS).clip(0, CONFIDENCE_STEPS).astype(np.uint8)
-    steps[empty] = NODATA
-    return steps
 
 
 def _overview_factors(height: int, width: int) -> list[int]:
@@ -687,34 +571,4 @@ def _overview_factors(height: int, width: int) -> list[int]:
     >>> _overview_factors(512, 512), _overview_factors(100, 1500)
     ([], [2, 4])
     """
-    factors: list[int] = []
-    while max(height, width) > BLOCK * 2 ** len(factors):
-        factors.append(2 ** (len(factors) + 1))
-    return factors
-
-
-def qgis_style(class_names: Sequence[str], palette: np.ndarray) -> str:
-    """Write a layer style for QGIS: the colour and name of each class.
-
-    Parameters
-    ----------
-    class_names : sequence of str
-        K names.
-    palette : ndarray, shape (K, 3)
-        Red, green, blue in 0..255.
-
-    Returns
-    -------
-    str
-        The text of a `.qml` file; QGIS reads it when it stands beside the raster under the same stem.
-
-    Examples
-    --------
-    >>> print(qgis_style(["a<b"], np.array([[255, 0, 16]])).splitlines()[5].strip())
-    <paletteEntry value="0" color="#ff0010" label="a&lt;b" alpha="255"/>
-    """
-    entries = [
-        f'    <paletteEntry value="{index}" color="#{bytes(color).hex()}" label={quoteattr(name)} alpha="255"/>'
-        for index, (name, color) in enumerate(zip(class_names, palette.tolist(), strict=True))
-    ]
-    return "\n".join([*STYLE_HEAD, *entries, "   </colorPalette>", "  </rasterrenderer>", " </pipe>", "</qgis>", ""])
+    return [2 ** (level + 1) for level in range(32) if max(height, width) > BLOCK * 2**level]

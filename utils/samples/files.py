@@ -19,7 +19,7 @@ from shapely import affinity
 from utils.errors import DataError
 from utils.media.videos import VideoWriter
 from utils.raster.files import write_raster
-from utils.raster.vector_labels import write_features
+from utils.raster.vector_files import write_features
 from utils.runtime.files import digest_file, read_json, write_json
 from utils.samples.world import CLASSES, EDGES, FPS, GROUNDS, KEYPOINTS, Object, draw_chase, draw_land, draw_photo
 

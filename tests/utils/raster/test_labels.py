@@ -16,15 +16,20 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 
+from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
-from utils.raster import grids, vector_labels
-from utils.raster import labels as labels_module
-from utils.raster.files import find_scenes, read_header, write_raster
+from utils.raster import grids, raster_labels, vector_labels
+from utils.raster.class_table import label_counts
+from utils.raster.files import write_raster
 from utils.raster.grids import PixelGrid, carry_bounds, locate_pixels, transform_points
-from utils.raster.labels import IGNORE, RasterLabels, is_vector, label_counts, pair_labels
+from utils.raster.header import read_header
+from utils.raster.label_pairs import is_vector, pair_labels
+from utils.raster.raster_labels import RasterLabels
+from utils.raster.scene_paths import find_scenes
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
-from utils.raster.vector_labels import VectorLabels, write_features
+from utils.raster.vector_files import write_features
+from utils.raster.vector_labels import VectorLabels
 
 ROOT = Path(__file__).resolve().parents[3]
 REAL = ROOT.parent / "shared" / "data"
@@ -164,7 +169,7 @@ def test_fine_labels_are_read_in_pieces(tmp_path, scene, generator, monkeypatch)
     write_raster(tmp_path / "l.tif", values, crs=UTM, transform=PLACE["transform"] @ Affine.scale(0.25))
     source = RasterLabels(tmp_path / "l.tif", 250)
     label = source.read(scene, whole(scene))
-    monkeypatch.setattr(labels_module, "_READ_PIXELS", 5000)
+    monkeypatch.setattr(raster_labels, "_READ_PIXELS", 5000)
     np.testing.assert_array_equal(source.read(scene, whole(scene)), label)
     np.testing.assert_array_equal(label, values[2::4, 2::4])
 
@@ -194,13 +199,13 @@ def test_values_become_classes_by_the_mapping(tmp_path, scene):
 
 
 @pytest.mark.parametrize(
-    ("nodata", "expected"), [(None, [255, 1, 2, 255]), ("none", [0, 1, 2, 255]), (2, [0, 1, 255, 255])]
+    ("mapping", "expected"), [(None, [255, 1, 2, 255]), ({0: 0, 1: 1, 2: 2, "*": "ignore"}, [0, 1, 2, 255])]
 )
-def test_nodata_of_labels_is_the_files_unless_told(tmp_path, scene, nodata, expected):
+def test_nodata_of_labels_is_the_files_unless_it_is_mapped(tmp_path, scene, mapping, expected):
     values = np.zeros((HEIGHT, WIDTH), np.uint8)
     values[0, :4] = [0, 1, 2, 255]
     write_raster(tmp_path / "l.tif", values, nodata=0, **PLACE)
-    source = RasterLabels(tmp_path / "l.tif", 3, nodata=nodata)
+    source = RasterLabels(tmp_path / "l.tif", 3, mapping)
     assert source.read(scene, Window(0, 0, 1, 4)).tolist() == [expected]
 
 
@@ -353,14 +358,9 @@ def test_blocks_and_pieces_do_not_show(tmp_path, scene, generator, monkeypatch):
     options = {"attribute": "kind", "unlabelled": 50}
     mapping = {value: value for value in range(41)}
     label = VectorLabels(tmp_path / "l.gpkg", 51, mapping, **options).read(scene, whole(scene))
-    for name, value in (
-        ("_BLOCK", 32),
-        ("_FETCH", 64),
-        ("_MANY_FEATURES", 0),
-        ("_MANY_VERTICES", 4),
-        ("_BLOCKS_KEPT", 2),
-    ):
+    for name, value in (("_BLOCK", 32), ("_FETCH", 64), ("_MANY_FEATURES", 0), ("_BLOCKS_KEPT", 2)):
         monkeypatch.setattr(vector_labels, name, value)
+    monkeypatch.setattr("utils.raster.shapes._MANY_VERTICES", 4)
     pieces = VectorLabels(tmp_path / "l.gpkg", 51, mapping, **options)
     np.testing.assert_array_equal(assert_windows_agree(pieces, scene, generator), label)
     assert len(pieces._fetched.values) == vector_labels._FETCHES_KEPT

@@ -107,10 +107,10 @@ def test_crs_is_written_and_small_or_skipped_areas_are_not(tmp_path):
     classes = np.zeros((20, 20), np.uint8)
     classes[2:4, 2:4], classes[8:14, 8:14] = 1, 3
     source = make_class_map(tmp_path / "map.tif", classes, **PLACE)
-    options = {"class_names": NAMES, "skip_classes": [0], "min_area": 5, "layer": "areas"}
+    options = {"class_names": NAMES, "skip_classes": [0], "min_area": 5}
     assert write_polygons(source, tmp_path / "map.gpkg", **options) == 1
     info = read_info(tmp_path / "map.gpkg")
-    assert (info["crs"], info["layer_name"], info["features"]) == ("EPSG:32636", "areas", 1)
+    assert (info["crs"], info["layer_name"], info["features"]) == ("EPSG:32636", "classes", 1)
     fields, geometries = read_polygons(tmp_path / "map.gpkg")
     assert fields["class_name"].tolist() == ["water"]
     assert shapely.bounds(geometries[0]).tolist() == [500_004, 9_993, 500_007, 9_996]

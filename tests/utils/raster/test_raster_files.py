@@ -14,12 +14,14 @@ import pytest
 import rasterio
 from affine import Affine
 
+from tasks.example import scene_task
 from tasks.segmentation.settings import SegmentationDataset
 from utils.errors import DataError
 from utils.media import picture_sizes
 from utils.raster import files as raster_files
-from utils.raster.files import RasterFile, broken_links, check_scene, find_scenes, scene_ids, write_raster
-from utils.raster.labels import RasterLabels
+from utils.raster.files import RasterFile, check_scene, write_raster
+from utils.raster.raster_labels import RasterLabels
+from utils.raster.scene_paths import broken_links, find_scenes, scene_ids
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 from utils.runtime.recent import Recent
@@ -68,8 +70,8 @@ def test_a_png_with_a_hole_is_refused_though_it_has_an_end(tmp_path, generator):
     content = bytearray((tmp_path / "a.png").read_bytes())
     content[3000:3400] = bytes(400)
     (tmp_path / "b.png").write_bytes(content)
-    (said,) = check_scene(tmp_path / "b.png")
-    assert "b.png: cannot be read (broken PNG file" in said
+    (problem,) = check_scene(tmp_path / "b.png")
+    assert "b.png: cannot be read (broken PNG file" in problem
     (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes() + b"notes of a program")
     assert check_scene(tmp_path / "c.png") == []
 
@@ -79,8 +81,8 @@ def test_a_geotransform_that_is_no_place_is_refused(number, tmp_path):
     write_raster(
         tmp_path / "a.tif", np.zeros((4, 6), np.uint8), crs="EPSG:32631", transform=Affine(1, 0, number, 0, -1, 9)
     )
-    (said,) = check_scene(tmp_path / "a.tif")
-    assert "is no place: expected finite numbers below 1e+12" in said
+    (problem,) = check_scene(tmp_path / "a.tif")
+    assert "is no place: expected finite numbers below 1e+12" in problem
 
 
 def test_an_empty_folder_says_which_suffixes_count(tmp_path):
@@ -134,6 +136,18 @@ def test_a_giant_header_is_refused_before_anything_is_decoded(tmp_path, monkeypa
     with pytest.raises(DataError, match=message):
         RasterScene(tmp_path / "bomb.png").read(Window(0, 0, 1, 1))
     assert "90000 x 100000" in check_scene(tmp_path / "bomb.png")[0]
+
+
+def test_the_checks_of_scenes_have_the_limit_of_the_settings(monkeypatch):
+    task, limits = scene_task("dataset.max_pixels=200000000"), []
+    for module in ("scenes", "task"):
+        name = f"tasks.segmentation.{module}.check_scene"
+        monkeypatch.setattr(name, lambda path, max_pixels=None: limits.append(max_pixels) or [])
+    task.source.scenes.check()
+    checked = len(limits)
+    task._inputs()
+    assert 0 < checked < len(limits)
+    assert set(limits) == {200_000_000}
 
 
 def test_one_limit_of_pixels_holds_everywhere():

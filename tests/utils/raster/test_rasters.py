@@ -16,17 +16,14 @@ from PIL import Image
 
 from utils.errors import DataError, SettingsError
 from utils.raster import scenes as rasters
-from utils.raster.files import check_scene, find_scenes, read_header, turn_upright, write_raster
-from utils.raster.gdal import OPEN_FILES, close_files
+from utils.raster.files import check_scene, turn_upright, write_raster
+from utils.raster.gdal import HANDLES, OPEN_FILES
 from utils.raster.grids import apply_transform
-from utils.raster.scenes import (
-    NEUTRAL_COLOUR,
-    RasterScene,
-    ValueScaling,
-    estimate_scaling,
-    reflect_index,
-    share_outside,
-)
+from utils.raster.header import read_header
+from utils.raster.scaling import ValueScaling
+from utils.raster.scaling_estimate import estimate_scaling, share_outside
+from utils.raster.scene_paths import find_scenes
+from utils.raster.scenes import NEUTRAL_COLOUR, RasterScene, reflect_index
 from utils.raster.tiling import Window
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -344,9 +341,9 @@ def test_open_files_are_few_and_can_be_closed(tmp_path):
         scenes.append(RasterScene(tmp_path / f"{index}.tif"))
     assert [int(scene.read(Window(0, 0, 1, 1))[0][0, 0, 0]) for scene in scenes] == list(range(40))
     assert 0 < count() <= OPEN_FILES
-    scenes[-1].close()
+    HANDLES.close([str(scenes[-1].paths[0])])
     before = count()
-    close_files()
+    HANDLES.close()
     assert (before, count()) == (OPEN_FILES - 1, 0)
     assert pickle.loads(pickle.dumps(scenes[3])).read(Window(0, 0, 1, 1))[0][0, 0, 0] == 3
 
@@ -354,7 +351,8 @@ def test_open_files_are_few_and_can_be_closed(tmp_path):
 # ------------------------------------------------------------------------------------------------ scaling
 
 
-def test_scaling_is_global_seeded_and_without_nodata(tmp_path, generator):
+def test_scaling_is_global_seeded_and_without_nodata(tmp_path, generator, monkeypatch):
+    monkeypatch.setattr("utils.raster.scaling_estimate._WINDOW_SIZE", 64)
     for name, centre in (("a", 1000), ("b", 3000)):
         values = generator.normal(centre, 100, (300, 300, 3)).astype(np.float32)
         values[:200] = -9999
@@ -362,8 +360,8 @@ def test_scaling_is_global_seeded_and_without_nodata(tmp_path, generator):
         values[:, :, 2] = np.where(values[:, :, 2] == -9999, -9999, 5)
         write_raster(tmp_path / f"{name}.tif", values, nodata=-9999)
     scenes = [RasterScene(tmp_path / f"{name}.tif") for name in "ab"]
-    scaling = estimate_scaling(scenes, (1, 99), window_size=64, seed=3)
-    assert scaling == estimate_scaling(scenes, (1, 99), window_size=64, seed=3)
+    scaling = estimate_scaling(scenes, (1, 99))
+    assert scaling == estimate_scaling(scenes, (1, 99))
     assert scaling.low[0] == pytest.approx(1000 - 205, abs=25)
     assert scaling.high[0] == pytest.approx(3000 + 205, abs=25)
     assert (scaling.low[2], scaling.high[2]) == (5, 6)  # a constant band

@@ -18,16 +18,15 @@ from utils.raster.tiling import (
 )
 
 
-def draw_cases(count: int) -> list[tuple[int, int, tuple[int, int], tuple[int, int], tuple[int, int]]]:
-    """Height, width, tile, stride and offset at random, small strides and rasters below a tile among them."""
+def draw_cases(count: int) -> list[tuple[int, int, tuple[int, int], tuple[int, int]]]:
+    """Height, width, tile and stride at random, small strides and rasters below a tile among them."""
     random = np.random.default_rng(7)
     cases = []
     for _ in range(count):
         height, width = (int(value) for value in random.integers(1, 40, 2))
         tile = tuple(int(value) for value in random.integers(2, 17, 2))
         stride = tuple(int(random.integers(1, side + 1)) for side in tile)
-        offset = tuple(int(random.integers(0, step)) for step in stride)
-        cases.append((height, width, tile, stride, offset))
+        cases.append((height, width, tile, stride))
     return cases
 
 
@@ -69,8 +68,8 @@ def blend(blender: StripBlender, model, skipped=frozenset()) -> tuple[dict[Windo
     return blocks, picture
 
 
-@pytest.mark.parametrize(("height", "width", "tile", "stride", "offset"), CASES)
-def test_windows_cover_the_raster_and_none_is_superfluous(height, width, tile, stride, offset):
+@pytest.mark.parametrize(("height", "width", "tile", "stride"), CASES)
+def test_windows_cover_the_raster_and_none_is_superfluous(height, width, tile, stride):
     covered = np.zeros((height, width), int)
     for window in windows_for_rows(height, width, tile, stride, (0, height)):
         ground = window.intersection(Window(0, 0, height, width))
@@ -81,9 +80,9 @@ def test_windows_cover_the_raster_and_none_is_superfluous(height, width, tile, s
 
 
 @pytest.mark.parametrize("kind", sorted(TAPERS))
-@pytest.mark.parametrize(("size", "tile", "stride", "offset"), [(c[0], c[2][0], c[3][0], c[4][0]) for c in CASES])
-def test_weights_sum_to_one_and_are_one_where_a_window_is_alone(size, tile, stride, offset, kind):
-    starts = window_starts(size, tile, stride, offset)
+@pytest.mark.parametrize(("size", "tile", "stride"), [(c[0], c[2][0], c[3][0]) for c in CASES])
+def test_weights_sum_to_one_and_are_one_where_a_window_is_alone(size, tile, stride, kind):
+    starts = window_starts(size, tile, stride)
     weights = axis_weights(size, starts, tile, kind)
     total, count = np.zeros(size + 2 * tile, np.float32), np.zeros(size + 2 * tile, int)
     for start, row in zip(starts, weights, strict=True):
@@ -102,28 +101,28 @@ def test_hann_weights_have_the_worked_values():
 
 
 @pytest.mark.parametrize("kind", sorted(TAPERS))
-@pytest.mark.parametrize(("height", "width", "tile", "stride", "offset"), CASES)
-def test_blocks_tile_the_raster_and_reproduce_a_constant(height, width, tile, stride, offset, kind):
-    blender = StripBlender(height, width, 2, tile, stride, kind, offset=offset)
+@pytest.mark.parametrize(("height", "width", "tile", "stride"), CASES)
+def test_blocks_tile_the_raster_and_reproduce_a_constant(height, width, tile, stride, kind):
+    blender = StripBlender(height, width, 2, tile, stride, kind)
     constant = np.array([0.3, 0.7], np.float32)[:, None, None]
     _, picture = blend(blender, lambda window: np.broadcast_to(constant, (2, *tile)))
     assert picture.shape == (2, height, width)
     np.testing.assert_allclose(picture, np.broadcast_to(constant, picture.shape), atol=1e-6)
 
 
-@pytest.mark.parametrize(("height", "width", "tile", "stride", "offset"), CASES)
-def test_a_model_of_absolute_places_is_reproduced_whatever_the_windows(height, width, tile, stride, offset):
-    blender = StripBlender(height, width, 3, tile, stride, offset=offset)
+@pytest.mark.parametrize(("height", "width", "tile", "stride"), CASES)
+def test_a_model_of_absolute_places_is_reproduced_whatever_the_windows(height, width, tile, stride):
+    blender = StripBlender(height, width, 3, tile, stride)
     _, picture = blend(blender, lambda window: torch.from_numpy(absolute_model(window)))
     np.testing.assert_allclose(picture, absolute_model(Window(0, 0, height, width)), atol=2e-6)
 
 
-@pytest.mark.parametrize(("height", "width", "tile", "stride", "offset"), CASES[:20])
-def test_blending_equals_the_plain_weighted_mean(height, width, tile, stride, offset):
-    blender = StripBlender(height, width, 3, tile, stride, "linear", offset=offset)
+@pytest.mark.parametrize(("height", "width", "tile", "stride"), CASES[:20])
+def test_blending_equals_the_plain_weighted_mean(height, width, tile, stride):
+    blender = StripBlender(height, width, 3, tile, stride, "linear")
     _, picture = blend(blender, noisy_model)
-    tops = window_starts(height, tile[0], stride[0], offset[0])
-    lefts = window_starts(width, tile[1], stride[1], offset[1])
+    tops = window_starts(height, tile[0], stride[0])
+    lefts = window_starts(width, tile[1], stride[1])
     rows, columns = axis_weights(height, tops, tile[0], "linear"), axis_weights(width, lefts, tile[1], "linear")
     total = np.zeros((3, height + 2 * tile[0], width + 2 * tile[1]))
     for y, row in zip(tops, rows, strict=True):
@@ -135,8 +134,8 @@ def test_blending_equals_the_plain_weighted_mean(height, width, tile, stride, of
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
-@pytest.mark.parametrize(("height", "width", "tile", "stride", "offset"), CASES[:12])
-def test_bands_of_rows_give_the_bits_of_the_whole(height, width, tile, stride, offset, parts):
+@pytest.mark.parametrize(("height", "width", "tile", "stride"), CASES[:12])
+def test_bands_of_rows_give_the_bits_of_the_whole(height, width, tile, stride, parts):
     _, whole = blend(StripBlender(height, width, 3, tile, stride), noisy_model)
     bands = split_rows(height, tile[0], stride[0], parts)
     assert (bands[0][0], bands[-1][1], len(bands)) == (0, height, parts)
@@ -157,8 +156,8 @@ def test_beginning_at_any_row_gives_the_bits_of_an_unbroken_run(start, stride):
     assert np.array_equal(picture[:, start:], whole[:, start:])
 
 
-@pytest.mark.parametrize(("height", "width", "tile", "stride", "offset"), CASES[:20])
-def test_skipping_changes_nothing_outside_the_skipped_windows(height, width, tile, stride, offset):
+@pytest.mark.parametrize(("height", "width", "tile", "stride"), CASES[:20])
+def test_skipping_changes_nothing_outside_the_skipped_windows(height, width, tile, stride):
     windows = StripBlender(height, width, 3, tile, stride).windows
     skipped = {window for index, window in enumerate(windows) if index % 3 == 1}
     _, whole = blend(StripBlender(height, width, 3, tile, stride), noisy_model)

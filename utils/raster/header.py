@@ -1,0 +1,291 @@
+"""Headers of raster and picture files: size, place, types and nodata, before any pixel is decoded.
+
+GDAL reads them; where it cannot, tifffile does.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+
+from utils.errors import DataError
+from utils.raster.gdal import file_key, gdal_errors, open_raster, refuse_other_encoding
+from utils.raster.grids import PixelGrid
+
+if TYPE_CHECKING:
+    import tifffile
+
+_PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP", "GIF"})  # decoded from the top: no random access
+_LARGE_BLOCK = 2**22  # pixels; larger blocks push each other out of GDAL's cache and are decoded again and again
+
+
+@dataclass(frozen=True)
+class RasterHeader:
+    """What a file says about itself before any pixel is decoded.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    driver : str
+        GDAL's driver, or "tifffile" for a TIFF that GDAL cannot read.
+    grid : PixelGrid
+        Size, CRS and transform, after a photo's EXIF orientation.
+    dtypes : tuple of str
+        Type of each band.
+    nodata : tuple of float or None
+        Value of each band that stands for nothing.
+    block : (int, int)
+        Height and width of the pieces that are decoded at a time.
+    tiled : bool
+        Whether a window can be read without the rows beside it.
+    alpha : int or None
+        The band, counted from 1, that holds opacity.
+    masked : bool
+        Whether the file has a mask besides.
+    palette : tuple of (red, green, blue, alpha) or None
+        Colours of the values of a single band.
+    orientation : int
+        EXIF orientation of a photo, 1 for upright.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> path = raster_file("a.tif", np.zeros((4, 6, 3), np.uint16), nodata=0)
+    >>> header = read_header(path)
+    >>> header.dtypes, header.nodata, header.tiled, header.whole
+    (('uint16', 'uint16', 'uint16'), (0.0, 0.0, 0.0), False, False)
+    """
+
+    path: str
+    driver: str
+    grid: PixelGrid
+    dtypes: tuple[str, ...]
+    nodata: tuple[float | None, ...]
+    block: tuple[int, int]
+    tiled: bool
+    alpha: int | None = None
+    masked: bool = False
+    palette: tuple[tuple[int, int, int, int], ...] | None = None
+    orientation: int = 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file is decoded at once and kept, because its parts cannot be had alone.
+
+        Examples
+        --------
+        >>> grid = PixelGrid(4, 6, None, Affine.identity())
+        >>> RasterHeader("a", "PNG", grid, ("uint8",), (None,), (1, 6), False).whole
+        True
+        """
+        return self.driver in _PICTURE_DRIVERS or self.driver == "tifffile" or math.prod(self.block) > _LARGE_BLOCK
+
+    @property
+    def colour_bands(self) -> tuple[int, ...]:
+        """The bands, counted from 1, that are not opacity.
+
+        Examples
+        --------
+        >>> grid = PixelGrid(4, 6, None, Affine.identity())
+        >>> RasterHeader("a", "PNG", grid, ("uint8",) * 2, (None,) * 2, (1, 6), False, alpha=2).colour_bands
+        (1,)
+        """
+        return tuple(band for band in range(1, len(self.dtypes) + 1) if band != self.alpha)
+
+
+def read_header(path: str | Path) -> RasterHeader:
+    """Read what a file says about itself, with GDAL or, where that fails, tifffile.
+
+    Parameters
+    ----------
+    path : str or Path
+        A raster or picture.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, neither library can open it, or its values are complex numbers.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> path = raster_file("a.png", np.zeros((4, 6, 4), np.uint8))
+    >>> header = read_header(path)
+    >>> header.driver, header.alpha, header.colour_bands, header.whole
+    ('PNG', 4, (1, 2, 3), True)
+    """
+    return _read_header(file_key(str(path)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_header(key: tuple[str, int, int]) -> RasterHeader:
+    """The header of one version of a file.
+
+    Raises
+    ------
+    DataError
+        When there is no such file, it cannot be read, or its values are complex numbers.
+
+    Examples
+    --------
+    >>> _read_header(("/no/such.tif", -1, -1))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: /no/such.tif: no such file
+    """
+    path = key[0]
+    if key[1] < 0 and not path.startswith("/vsi"):
+        raise DataError(f"{path}: no such file")
+    refuse_other_encoding(path)  # before tifffile reads what GDAL cannot: the prediction would have the same name
+    try:
+        with gdal_errors(path, "opened"):
+            header = _header_of_dataset(path, open_raster(path))
+    except DataError as error:
+        if Path(path).suffix.lower() not in (".tif", ".tiff"):
+            raise
+        header = _header_of_tiff(path, error)
+    if any(dtype.startswith("complex") for dtype in header.dtypes):
+        raise DataError(
+            f"{path}: values are complex numbers ({header.dtypes[0]}); write their amplitude to a new raster"
+        )
+    return header
+
+
+def _header_of_dataset(path: str, dataset: rasterio.DatasetReader) -> RasterHeader:
+    """Take the facts out of GDAL's handle.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> path = raster_file("a.tif", np.zeros((4, 6), np.uint8), crs="EPSG:32631", transform=Affine(2, 0, 8, 0, -2, 9))
+    >>> with rasterio.open(path) as dataset:
+    ...     _header_of_dataset(path, dataset).grid.bounds
+    (8.0, 1.0, 20.0, 9.0)
+    """
+    flags = [flag.name for band in dataset.mask_flag_enums for flag in band]
+    colours = [colour.name for colour in dataset.colorinterp]
+    orientation = _orientation(dataset)
+    size = (dataset.height, dataset.width) if orientation < 5 else (dataset.width, dataset.height)
+    return RasterHeader(
+        path=path,
+        driver=dataset.driver,
+        grid=PixelGrid(*size, dataset.crs, dataset.transform),
+        dtypes=tuple(dataset.dtypes),
+        nodata=dataset.nodatavals,
+        block=max(dataset.block_shapes, key=math.prod),
+        tiled=all(width < dataset.width for _, width in dataset.block_shapes) or dataset.driver == "VRT",
+        alpha=colours.index("alpha") + 1 if "alpha" in colours else None,
+        masked="per_dataset" in flags and "alpha" not in flags,
+        palette=_palette(dataset) if colours == ["palette"] else None,
+        orientation=orientation,
+    )
+
+
+def _orientation(dataset: rasterio.DatasetReader) -> int:
+    """EXIF orientation of a photo, 1 where it has none or has a place on Earth.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> path = raster_file("a.jpg", np.zeros((4, 6, 3), np.uint8))
+    >>> with rasterio.open(path) as dataset:
+    ...     _orientation(dataset)
+    1
+    """
+    if dataset.driver != "JPEG" or dataset.crs is not None:
+        return 1
+    value = dataset.tags().get("EXIF_Orientation", "1").strip()
+    return int(value) if value.isdigit() and 1 <= int(value) <= 8 else 1
+
+
+def _palette(dataset: rasterio.DatasetReader) -> tuple[tuple[int, int, int, int], ...]:
+    """The colours of a paletted raster, opaque black where none is given.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> path = raster_file("a.png", np.zeros((4, 6), np.uint8), palette={1: (9, 8, 7)})
+    >>> with rasterio.open(path) as dataset:
+    ...     _palette(dataset)[1]
+    (9, 8, 7, 255)
+    """
+    colours = dataset.colormap(1)
+    return tuple(tuple(colours.get(value, (0, 0, 0, 255))) for value in range(max(256, max(colours) + 1)))
+
+
+def _header_of_tiff(path: str, reason: DataError) -> RasterHeader:
+    """Read the header of a TIFF with tifffile, after GDAL gave up for `reason`.
+
+    Raises
+    ------
+    DataError
+        `reason`, when tifffile does not understand the file either; or that it holds something else than a picture.
+
+    Examples
+    --------
+    >>> _header_of_tiff("/no/such.tif", DataError("GDAL's message"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: GDAL's message
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as stream:
+            page = stream.pages.first
+            axes = "".join(axis for axis, size in zip(page.axes, page.shape, strict=True) if axis in "YXSC" or size > 1)
+            size = dict(zip(page.axes, page.shape, strict=True))
+            grid = PixelGrid(size["Y"], size["X"], *_georeference_of_tiff(path, page))
+            nodata = page.tags.valueof("GDAL_NODATA")
+            dtype = page.dtype
+    except (tifffile.TiffFileError, OSError, KeyError, IndexError, AttributeError) as error:
+        raise reason from error
+    if axes not in ("YX", "YXS", "SYX") or dtype is None:
+        raise DataError(f"{path}: a TIFF with axes {axes} is not a picture; expected rows, columns and bands")
+    count = size.get("S", 1)
+    missing = None if nodata is None else float(str(nodata).strip("\x00 "))
+    return RasterHeader(
+        path, "tifffile", grid, (dtype.name,) * count, (missing,) * count, (grid.height, grid.width), False
+    )
+
+
+def _georeference_of_tiff(path: str, page: tifffile.TiffPage) -> tuple[CRS | None, Affine]:
+    """CRS and transform from a page's GeoTIFF keys.
+
+    Raises
+    ------
+    DataError
+        If the keys give a place in a way that is not understood here: losing it in silence would misplace labels.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> keys = {"ModelPixelScale": [2, 3, 0], "ModelTiepoint": [0, 0, 0, 8, 9, 0], "ProjectedCSTypeGeoKey": 32631}
+    >>> crs, transform = _georeference_of_tiff("a.tif", SimpleNamespace(geotiff_tags=keys))
+    >>> crs.to_epsg(), tuple(transform)[:6]
+    (32631, (2.0, 0.0, 8.0, 0.0, -3.0, 9.0))
+    """
+    keys = page.geotiff_tags
+    if not keys:
+        return None, Affine.identity()
+    code = int(keys.get("ProjectedCSTypeGeoKey", keys.get("GeographicTypeGeoKey", 32767)))
+    if code == 32767 or "ModelPixelScale" not in keys or "ModelTiepoint" not in keys:
+        raise DataError(
+            f"{path}: GDAL cannot read this TIFF and its georeference has no EPSG code; convert it to GeoTIFF"
+        )
+    step_x, step_y = (float(step) for step in keys["ModelPixelScale"][:2])
+    column, row, _, x, y = (float(value) for value in keys["ModelTiepoint"][:5])
+    return CRS.from_epsg(code), Affine(step_x, 0, x - column * step_x, 0, -step_y, y + row * step_y)

@@ -1,0 +1,133 @@
+"""Which label file belongs to which scene, by their names."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from utils.errors import DataError, SettingsError
+from utils.raster.scene_paths import has_raster_suffix
+from utils.runtime.files import walk_files
+
+VECTOR_SUFFIXES = (".gpkg", ".geojson", ".geojsonl", ".json", ".shp", ".fgb", ".kml", ".gml", ".sqlite")
+
+
+def is_vector(path: str | Path) -> bool:
+    """Whether a file's name is that of a vector file.
+
+    Examples
+    --------
+    >>> is_vector("a.GPKG"), is_vector("a.tif")
+    (True, False)
+    """
+    return Path(path).suffix.lower() in VECTOR_SUFFIXES
+
+
+def pair_labels(
+    scene_paths: Sequence[str | Path], label_source: str | Path, pattern: str | None = None
+) -> tuple[dict[Path, Path], list[Path]]:
+    """Find the label file of each scene.
+
+    Parameters
+    ----------
+    scene_paths : sequence of str or Path
+        The scenes.
+    label_source : str or Path
+        One file for all scenes, or a folder (with all folders inside) with one file for each.
+    pattern : str, optional
+        Name of a scene's label in the folder, with the scene's stem as {stem}, such as "{stem}_buildings.geojson" or
+        "{stem}.mask.tif"; the rest may have wildcards. By default a raster or vector file of the same stem.
+
+    Returns
+    -------
+    pairs : dict of Path to Path
+        Label of each scene that has one.
+    unpaired : list of Path
+        The other scenes.
+
+    Raises
+    ------
+    DataError
+        If the source does not exist, or several labels fit one scene equally well.
+    SettingsError
+        If the pattern lacks {stem}.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("a.tif", "b.tif", "a.mask.tif"):
+    ...     (folder / name).touch()
+    >>> pairs, unpaired = pair_labels([folder / "a.tif", folder / "b.tif"], folder, "{stem}.mask.tif")
+    >>> [label.name for label in pairs.values()], [path.name for path in unpaired]
+    (['a.mask.tif'], ['b.tif'])
+    """
+    scenes = [Path(path) for path in scene_paths]
+    source = Path(label_source).expanduser()
+    if pattern is not None and "{stem}" not in pattern:
+        raise SettingsError(f"dataset.label_pattern: expected {{stem}} for the picture's name, got {pattern!r}")
+    if source.is_file():
+        return dict.fromkeys(scenes, source), []
+    if not source.is_dir():
+        raise DataError(f"{source}: no such file or folder for labels")
+    pictures = {path.resolve() for path in scenes}
+    files = [path for path in walk_files(source) if path.is_file() and path.resolve() not in pictures]
+    find = _finder(files, pattern)
+    found = {scene: _choose_label(scene, find(scene)) for scene in scenes}
+    pairs = {scene: label for scene, label in found.items() if label is not None}
+    return pairs, [scene for scene in scenes if scene not in pairs]
+
+
+def _finder(files: Sequence[Path], pattern: str | None) -> Callable[[Path], list[Path]]:
+    """A function from a scene to the files whose names fit; quick for many scenes unless the pattern has wildcards.
+
+    Examples
+    --------
+    >>> files = [Path("l/a.shp"), Path("l/a.dbf"), Path("l/a_roads.shp")]
+    >>> [str(path) for path in _finder(files, None)(Path("a.tif"))]
+    ['l/a.shp']
+    >>> [str(path) for path in _finder(files, "{stem}_*")(Path("a.tif"))]
+    ['l/a_roads.shp']
+    """
+    labels = [path for path in files if is_vector(path) or has_raster_suffix(path)]
+    if pattern is not None and glob.has_magic(pattern.replace("{stem}", "")):
+
+        def match(scene: Path) -> list[Path]:
+            name = pattern.replace("{stem}", glob.escape(scene.stem))
+            return [path for path in labels if fnmatch.fnmatchcase(path.name, name)]
+
+        return match
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for path in labels if pattern is None else files:
+        by_name[path.stem if pattern is None else path.name].append(path)
+    return lambda scene: by_name.get((pattern or "{stem}").replace("{stem}", scene.stem), [])
+
+
+def _choose_label(scene: Path, candidates: Sequence[Path]) -> Path | None:
+    """The candidate with most parent folders of the scene's names, where several folders hold equal file names.
+
+    Raises
+    ------
+    DataError
+        If several are equally like it.
+
+    Examples
+    --------
+    >>> _choose_label(Path("images/north/a.tif"), [Path("labels/north/a.tif"), Path("labels/south/a.tif")])
+    PosixPath('labels/north/a.tif')
+    """
+    if len(candidates) < 2:
+        return candidates[0] if candidates else None
+    parents = [path.parent.parts[::-1] for path in (scene, *candidates)]  # the nearest folder first
+    likeness = [len(os.path.commonprefix([parents[0], parts])) for parts in parents[1:]]  # noqa: RUF071 - of tuples
+    best = [candidate for candidate, score in zip(candidates, likeness, strict=True) if score == max(likeness)]
+    if len(best) > 1:
+        names = ", ".join(str(candidate) for candidate in best[:4])
+        raise DataError(
+            f"{scene}: {len(best)} labels fit: {names}; choose by dataset.label_pattern, such as '{{stem}}.tif'"
+        )
+    return best[0]

@@ -1,0 +1,229 @@
+"""Geometries on a scene's pixels: made valid, cut, carried from their CRS and drawn."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+
+from utils.raster.gdal import bounded_gdal
+from utils.raster.grids import Bounds, PixelGrid, carry_bounds, place_exactly
+from utils.raster.tiling import Window
+
+MARGIN = 64  # pixels around a piece whose features are kept
+_BEND = 0.02  # pixels by which an edge may stray from its true course in the other CRS
+_MANY_VERTICES = 2000
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Features on a scene's pixels, ready to be drawn in the order of the file.
+
+    Parameters
+    ----------
+    geometries : array of shapely geometries, shape (N,)
+        Single polygons and points in pixel coordinates; lines are polygons of their width.
+    classes : uint8 array, shape (N,)
+        Class of each.
+    tree : shapely.STRtree
+        Of the geometries.
+
+    Examples
+    --------
+    >>> boxes = np.array([shapely.box(0, 0, 2, 1)])
+    >>> shapes = Shapes(boxes, np.uint8([1]), shapely.STRtree(boxes))
+    >>> shapes.draw(Window(0, 1, 2, 2), unlabelled=0).tolist()
+    [[1, 0], [0, 0]]
+    """
+
+    geometries: np.ndarray
+    classes: np.ndarray
+    tree: shapely.STRtree
+
+    def draw(self, window: Window, unlabelled: int) -> np.ndarray:
+        """Draw what meets a window, later features over earlier ones.
+
+        The result has the shape (height, width) of the window, uint8.
+
+        Examples
+        --------
+        >>> boxes = np.array([shapely.box(0, 0, 2, 2), shapely.box(1, 0, 3, 2)])
+        >>> shapes = Shapes(boxes, np.uint8([1, 2]), shapely.STRtree(boxes))
+        >>> shapes.draw(Window(0, 0, 1, 4), unlabelled=255).tolist()
+        [[1, 2, 2, 255]]
+        """
+        from rasterio.features import rasterize
+
+        drawn = np.full((window.height, window.width), unlabelled, dtype=np.uint8)
+        frame = shapely.box(window.x - 1, window.y - 1, window.columns.stop + 1, window.rows.stop + 1)
+        met = np.sort(self.tree.query(frame)).tolist()
+        shapes = [(_trim(self.geometries[index], window), int(self.classes[index])) for index in met]
+        kept = [(shape, value) for shape, value in shapes if not shape.is_empty]
+        if kept:
+            with bounded_gdal():
+                rasterize(kept, out=drawn, transform=Affine.translation(window.x, window.y))
+        return drawn
+
+
+def _trim(geometry: Any, window: Window) -> Any:
+    """Cut a geometry of very many vertices down to a window and its surroundings.
+
+    Examples
+    --------
+    >>> disc = shapely.Point(0, 0).buffer(1000, quad_segs=1000)
+    >>> _trim(disc, Window(0, 0, 8, 8)).bounds
+    (-64.0, -64.0, 72.0, 72.0)
+    """
+    if shapely.get_num_coordinates(geometry) <= _MANY_VERTICES or not geometry.is_valid:
+        return geometry
+    frame = (window.x - MARGIN, window.y - MARGIN, window.columns.stop + MARGIN, window.rows.stop + MARGIN)
+    parts = _single_parts(np.array([shapely.intersection(geometry, shapely.box(*frame))]), np.array([2]))[0]
+    return shapely.multipolygons(parts)
+
+
+def _single_parts(geometries: np.ndarray, dimensions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split collections into single geometries and keep those of the wanted dimension.
+
+    Parameters
+    ----------
+    geometries : array of shapely geometries, shape (N,)
+        Of any kind.
+    dimensions : int array, shape (N,)
+        0 keeps points, 1 lines, 2 polygons of each; making a polygon valid may leave lines, which are not wanted.
+
+    Returns
+    -------
+    parts : array of shapely geometries, shape (M,)
+    index : int array, shape (M,)
+        The geometry that each comes from.
+
+    Examples
+    --------
+    >>> mixed = shapely.GeometryCollection([shapely.box(0, 0, 1, 1), shapely.LineString([(0, 0), (5, 5)])])
+    >>> parts, index = _single_parts(np.array([mixed, shapely.MultiPoint([(1, 1), (2, 2)])]), np.array([2, 0]))
+    >>> [part.geom_type for part in parts], index.tolist()
+    (['Polygon', 'Point', 'Point'], [0, 1, 1])
+    """
+    index = np.arange(len(geometries))
+    for _ in range(2):  # a collection may hold multi-geometries
+        geometries, origin = shapely.get_parts(geometries, return_index=True)
+        index = index[origin]
+    wanted = (shapely.get_dimensions(geometries) == dimensions[index]) & ~shapely.is_empty(geometries)
+    return geometries[wanted], index[wanted]
+
+
+def bounds_around(grid: PixelGrid, crs: CRS | None, area: Window, margin: float) -> Bounds | None:
+    """Bounds of an area of a scene in another CRS, with a margin in pixels; None when there are none that can be used.
+
+    Examples
+    --------
+    >>> grid = PixelGrid(4, 6, None, Affine.scale(2, -2))
+    >>> bounds_around(grid, None, Window(0, 1, 2, 3), margin=1)
+    (0.0, -6.0, 10.0, 2.0)
+    """
+    shift = Affine.translation(area.x - margin, area.y - margin)
+    stretch = Affine.scale(area.width + 2 * margin, area.height + 2 * margin)
+    outer = PixelGrid(1, 1, grid.crs, grid.transform @ shift @ stretch).bounds
+    bounds = carry_bounds(outer, grid.crs, crs)
+    return bounds if bounds is not None and bounds[0] < bounds[2] and bounds[1] < bounds[3] else None
+
+
+def place_on_pixels(
+    geometries: np.ndarray, crs: CRS | None, grid: PixelGrid, bounds: Bounds | None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Make polygons valid, cut all to some bounds, split them into single parts, and carry these onto a scene's pixels.
+
+    Parameters
+    ----------
+    geometries : array of shapely geometries, shape (N,)
+        In `crs`; parts of another dimension than the geometry's are left out.
+    crs : CRS or None
+        Of the geometries.
+    grid : PixelGrid
+        The scene's.
+    bounds : (left, bottom, right, top) or None
+        In `crs`; what lies beyond may have no place in the scene's CRS.
+
+    Returns
+    -------
+    parts : array of shapely geometries, shape (M,)
+        Single polygons, lines and points in pixel coordinates; not finite where they have no place.
+    index : int array, shape (M,)
+        The geometry that each comes from.
+    mended : int
+        How many polygons were invalid.
+
+    Examples
+    --------
+    >>> grid = PixelGrid(4, 6, None, Affine.scale(2, -2))
+    >>> bow_tie = shapely.Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
+    >>> shapes = np.array([shapely.box(0, 0, 9, 9), shapely.MultiPoint([(1, 1), (2, 2)]), bow_tie])
+    >>> parts, index, mended = place_on_pixels(shapes, None, grid, (-1, -1, 4, 5))
+    >>> parts[0].bounds, index.tolist(), mended
+    ((0.0, -2.5, 2.0, 0.0), [0, 1, 1, 2, 2], 1)
+    """
+    dimensions = shapely.get_dimensions(geometries)  # of a missing geometry -1, which no part has
+    invalid = (dimensions == 2) & ~shapely.is_valid(geometries)
+    geometries = geometries.copy()
+    geometries[invalid] = shapely.make_valid(geometries[invalid])
+    if bounds is not None:
+        extents = shapely.bounds(geometries)
+        beyond = (extents[:, :2] < bounds[:2]).any(axis=1) | (extents[:, 2:] > bounds[2:]).any(axis=1)
+        geometries[beyond] = shapely.intersection(geometries[beyond], shapely.box(*bounds))
+    parts, index = _single_parts(geometries, dimensions)
+    return _carry_shapes(parts, crs, grid, bounds), index, int(invalid.sum())
+
+
+def _carry_shapes(shapes: np.ndarray, crs: CRS | None, grid: PixelGrid, bounds: Bounds | None) -> np.ndarray:
+    """Carry geometries vertex by vertex onto a scene's pixels, long edges divided where the CRS differ.
+
+    Geometries have shape (N,).
+
+    Examples
+    --------
+    >>> grid = PixelGrid(4, 6, CRS.from_epsg(3857), Affine(111319.49079327358, 0, 0, 0, -111319.49079327358, 0))
+    >>> carried = _carry_shapes(np.array([shapely.Point(2, 0)]), CRS.from_epsg(4326), grid, None)
+    >>> round(carried[0].x, 6), round(abs(carried[0].y), 6)
+    (2.0, 0.0)
+    """
+    other = crs is not None and grid.crs is not None and crs != grid.crs
+    if other and bounds is not None:
+        assert crs is not None, "the CRS differ, so there are two"
+        step = _longest_edge(crs, grid, bounds)
+        shapes = shapely.segmentize(shapes, step) if len(shapes) and math.isfinite(step) else shapes
+    source = PixelGrid(1, 1, crs, Affine.identity())
+    return shapely.transform(shapes, lambda points: place_exactly(source, grid, points[:, 0], points[:, 1]).T)
+
+
+def _longest_edge(crs: CRS, grid: PixelGrid, bounds: Bounds) -> float:
+    """How long an edge may be so that its middle strays by no more than a fraction of a pixel in the other CRS.
+
+    The stray of a straight line grows with the square of its length; it is measured on the sides and diagonals of
+    the bounds.
+
+    Examples
+    --------
+    >>> grid = PixelGrid(1000, 1000, CRS.from_epsg(32631), Affine(10, 0, 500000, 0, -10, 5000000))
+    >>> degrees = CRS.from_epsg(4326)
+    >>> edge = _longest_edge(degrees, grid, (3.0, 45.0, 3.1, 45.1))
+    >>> 0.001 < edge < 0.05, _longest_edge(grid.crs, grid, grid.bounds)
+    (True, inf)
+    """
+    left, bottom, right, top = bounds
+    corners = np.array([(left, bottom), (right, bottom), (right, top), (left, top)])
+    first, second = np.array(list(itertools.combinations(range(4), 2))).T
+    begin, end = corners[first], corners[second]
+    points = np.concatenate([begin, (begin + end) / 2, end])
+    source = PixelGrid(1, 1, crs, Affine.identity())
+    places = place_exactly(source, grid, points[:, 0], points[:, 1]).reshape(2, 3, -1)
+    stray = np.hypot(*(places[:, 1] - (places[:, 0] + places[:, 2]) / 2))
+    stray = np.where(np.isfinite(stray), stray, 1e6)
+    length = np.hypot(*(end - begin).T)
+    limits = length * np.sqrt(_BEND / np.maximum(stray, 1e-12))
+    return math.inf if (limits >= length.max()).all() else float(limits.min())

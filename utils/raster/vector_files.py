@@ -1,0 +1,284 @@
+"""Vector files: their layers, the features in them, and writing small ones."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from utils.errors import DataError
+from utils.raster.gdal import file_key
+from utils.raster.grids import Bounds
+from utils.runtime.files import atomic_path
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What a layer of a vector file says about itself.
+
+    Parameters
+    ----------
+    crs : CRS or None
+        Of the coordinates.
+    fields : tuple of str
+        Attributes.
+    features : int
+        How many.
+    bounds : (left, bottom, right, top)
+        Of all coordinates.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/a.geojson"
+    >>> write_features(path, [shapely.box(1, 2, 3, 4)], crs="EPSG:4326", kind=["road"])
+    >>> read_layer_info(path, None).fields, read_layer_info(path, None).bounds
+    (('kind',), (1.0, 2.0, 3.0, 4.0))
+    """
+
+    crs: CRS | None
+    fields: tuple[str, ...]
+    features: int
+    bounds: Bounds
+
+
+def read_layer_info(path: str | Path, layer: str | None) -> LayerInfo:
+    """Read what a layer says about itself.
+
+    Parameters
+    ----------
+    path : str or Path
+        A vector file.
+    layer : str or None
+        Its layer; may be left out when there is one only.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be opened, has several layers of which none is chosen, or holds no features with a place.
+
+    Examples
+    --------
+    >>> read_layer_info("/no/such.gpkg", None)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: /no/such.gpkg: no such file
+    """
+    return _read_layer_info(file_key(str(path)), layer)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_layer_info(key: tuple[str, int, int], layer: str | None) -> LayerInfo:
+    """What a layer of one version of a file says about itself.
+
+    Raises
+    ------
+    DataError
+        When the file is missing or damaged, its CRS is not understood, or the layer has no features.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/a.geojson"
+    >>> write_features(path, [shapely.Point(1, 2)], crs="EPSG:4326")
+    >>> _read_layer_info(file_key(path), None).features
+    1
+    """
+    import pyogrio
+
+    path = key[0]
+    if key[1] < 0:
+        raise DataError(f"{path}: no such file")
+    try:
+        layers = {str(name): kind for name, kind in pyogrio.list_layers(path)}
+        chosen = _choose_layer(path, layers, layer)
+        info = pyogrio.read_info(path, layer=chosen, force_feature_count=True, force_total_bounds=True)
+        crs = CRS.from_user_input(info["crs"]) if info["crs"] else None
+    except _vector_errors() as error:
+        raise DataError(
+            f"{path}: cannot be opened as a vector file ({error}); it is damaged or of another kind"
+        ) from error
+    except CRSError as error:
+        raise DataError(f"{path}: its CRS is not understood ({error}); set it (ogr2ogr -a_srs)") from error
+    extent = info["total_bounds"] if info["features"] else None  # None also where no feature has a geometry
+    bounds = tuple(float(value) for value in (extent if extent is not None else (math.nan,) * 4))
+    if layers[chosen] is None or not np.isfinite(bounds).all():
+        raise DataError(
+            f"{path}: layer {chosen!r} holds no features with finite coordinates ({info['features']} features)"
+        )
+    return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds)  # type: ignore[arg-type]
+
+
+def _vector_errors() -> tuple[type[Exception], ...]:
+    """What pyogrio raises for files that it cannot read.
+
+    Examples
+    --------
+    >>> [error.__name__ for error in _vector_errors()]
+    ['DataSourceError', 'DataLayerError', 'FeatureError', 'GeometryError']
+    """
+    from pyogrio import errors
+
+    return errors.DataSourceError, errors.DataLayerError, errors.FeatureError, errors.GeometryError
+
+
+def _choose_layer(path: str, layers: Mapping[str, str | None], layer: str | None) -> str:
+    """The layer to read: the chosen one, or the only one.
+
+    Raises
+    ------
+    DataError
+        When the layer does not exist, or there are several and none is named.
+
+    Examples
+    --------
+    >>> _choose_layer("a.gpkg", {"roads": "LineString", "houses": "Polygon"}, None)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.gpkg: holds the layers roads, houses; choose one in dataset.label_layer
+    """
+    if layer is None and len(layers) == 1:
+        return next(iter(layers))
+    if layer in layers:
+        return str(layer)
+    missing = f"has no layer {layer!r}; it " if layer else ""
+    raise DataError(
+        f"{path}: {missing}holds the layers {', '.join(layers) or 'none'}; choose one in dataset.label_layer"
+    )
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features as the file holds them, in its order.
+
+    Parameters
+    ----------
+    numbers : int array, shape (N,)
+        The file's numbers.
+    geometries : array of shapely geometries, shape (N,)
+        In the file's CRS; None where a feature has none.
+    values : array, shape (N,)
+        Of the attribute; None without one.
+
+    Examples
+    --------
+    >>> boxes = np.array([shapely.box(0, 0, 1, 1), None, shapely.box(5, 5, 6, 6)])
+    >>> features = Features(np.array([4, 5, 6]), boxes, np.array(["a", "b", "c"]))
+    >>> features.within((4, 4, 9, 9)).values.tolist()
+    ['c']
+    """
+
+    numbers: np.ndarray
+    geometries: np.ndarray
+    values: np.ndarray
+
+    def within(self, bounds: Bounds) -> Features:
+        """The features whose extent meets some bounds.
+
+        Examples
+        --------
+        >>> features = Features(np.array([1]), np.array([shapely.Point(2, 3)]), np.array([None]))
+        >>> len(features.within((2, 3, 4, 5)).numbers), len(features.within((3, 3, 4, 5)).numbers)
+        (1, 0)
+        """
+        extents = shapely.bounds(self.geometries)  # not a number where there is none: compares as outside
+        met = (extents[:, :2] <= bounds[2:]).all(axis=1) & (extents[:, 2:] >= bounds[:2]).all(axis=1)
+        return Features(self.numbers[met], self.geometries[met], self.values[met])
+
+
+def read_features(
+    path: str | Path, layer: str | None, attribute: str | None, bounds: Bounds | None = None, *, geometry: bool = True
+) -> Features:
+    """Read features, sorted by their number: a spatial index may give them in another order.
+
+    Parameters
+    ----------
+    path : str or Path
+        A vector file.
+    layer, attribute : str or None
+        Its layer, and the attribute whose values are read.
+    bounds : (left, bottom, right, top), optional
+        Only features that meet these.
+    geometry : bool
+        False leaves the geometries None.
+
+    Raises
+    ------
+    DataError
+        If the attribute is not there or the file is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/l.geojson"
+    >>> write_features(path, [shapely.Point(1, 2), shapely.Point(8, 9)], crs="EPSG:4326", kind=["a", "b"])
+    >>> features = read_features(path, None, "kind", (0, 0, 3, 3))
+    >>> features.geometries.tolist(), features.values.tolist()
+    ([<POINT (1 2)>], ['a'])
+    """
+    import pyogrio
+
+    fields = read_layer_info(path, layer).fields
+    if attribute is not None and attribute not in fields:
+        raise DataError(f"{path}: no attribute {attribute!r}; fields: {', '.join(fields) or 'none'}")
+    columns = [] if attribute is None else [attribute]
+    options = {"columns": columns, "read_geometry": geometry, "force_2d": True, "bbox": bounds, "return_fids": True}
+    try:
+        _, numbers, encoded, attributes = pyogrio.raw.read(path, layer, **options)
+        shapes = shapely.from_wkb(encoded) if geometry else np.full(len(numbers), None)
+    except (*_vector_errors(), shapely.errors.GEOSException) as error:
+        raise DataError(f"{path}: cannot be read ({error}); the file is damaged: export it again") from error
+    order = np.argsort(numbers, kind="stable")
+    values = attributes[0] if columns else np.full(len(numbers), None)
+    return Features(numbers[order], shapes[order], values[order])
+
+
+def write_features(
+    path: str | Path, geometries: Sequence[Any], *, crs: str | None = None, **attributes: Sequence[Any]
+) -> None:
+    """Write a small vector file, complete or not at all; the suffix chooses the format.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where to; of a format that is one file, such as GeoPackage, GeoJSON or FlatGeobuf.
+    geometries : sequence of shapely geometries
+        In map coordinates.
+    crs : str, optional
+        Of the coordinates.
+    attributes
+        One sequence of values per attribute.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/a.gpkg"
+    >>> write_features(path, [shapely.Point(1, 2), shapely.Point(3, 4)], crs="EPSG:32631", kind=[7, 8])
+    >>> read_layer_info(path, None).crs.to_epsg(), read_layer_info(path, None).features
+    (32631, 2)
+    """
+    import pyogrio
+
+    shapes = np.array([shapely.to_wkb(geometry) for geometry in geometries], dtype=object)
+    kinds = {geometry.geom_type for geometry in geometries}
+    columns = [np.array(values) for values in attributes.values()]
+    texts = [column.astype(object) if column.dtype.kind == "U" else column for column in columns]
+    with atomic_path(path) as temporary:
+        temporary.unlink()  # GDAL makes the file itself
+        pyogrio.raw.write(
+            temporary,
+            shapes,
+            texts,
+            list(attributes),
+            geometry_type=kinds.pop() if len(kinds) == 1 else "Unknown",
+            layer=Path(path).stem,
+            crs=crs,
+        )
