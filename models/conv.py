@@ -37,7 +37,7 @@ class ConvHead(FineGridHead):
 
     def __init__(self, spec: FeatureSpec, num_keypoints: int, options: KeypointOptions):
         super().__init__(spec, num_keypoints, options)
-        self.classifier = FineClassifier(self.decoder.widths[-1], num_keypoints).start_rare()
+        self.classifier = FineClassifier(self.decoder.widths[-1], num_keypoints).init_prior_bias()
 
     def draw(self, patches: Tensor, fine: Tensor) -> dict[str, Tensor]:
         """``"heatmaps"`` (B, K, h, w) and what groups them.

@@ -45,7 +45,7 @@ class MultitaskHead(ConvHead):
         super().__init__(spec, num_keypoints, options)
         fine = self.decoder.widths[-1]
         self.animals = ConvNorm(fine, 2 * fine, separable=True)
-        self.objectness = FineClassifier(2 * fine, 1).start_rare()
+        self.objectness = FineClassifier(2 * fine, 1).init_prior_bias()
         self.boxes = FineClassifier(2 * fine, 4)
         self.instance_mask = FineClassifier(2 * fine, 1)
 
