@@ -32,7 +32,7 @@ class Skeleton:
     Raises
     ------
     ValueError
-        If a name stands twice, `flip_idx` is not its own inverse, or an edge names no keypoint.
+        If a name is a duplicate, `flip_idx` is not its own inverse, or an edge names no keypoint.
 
     Examples
     --------
@@ -51,7 +51,7 @@ class Skeleton:
     def __post_init__(self) -> None:
         doubled = sorted({name for name in self.names if self.names.count(name) > 1})
         if doubled:
-            raise ValueError(f"keypoint names must differ, but {', '.join(map(repr, doubled))} stands twice")
+            raise ValueError(f"keypoint names must differ, but {', '.join(map(repr, doubled))} is a duplicate")
         indices = list(range(len(self.names)))
         flips = indices if self.flip_idx is None else list(self.flip_idx)
         if sorted(flips) != indices or any(flips[flips[k]] != k for k in indices):
@@ -96,7 +96,7 @@ def build_skeleton(
     >>> build_skeleton("data.yaml: kpt_names", ["nose", "nose"])
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: data.yaml: kpt_names: keypoint names must differ, but 'nose' stands twice
+    utils.errors.DataError: data.yaml: kpt_names: keypoint names must differ, but 'nose' is a duplicate
     """
     try:
         skeleton = Skeleton(tuple(names), None, tuple((int(a), int(b)) for a, b in edges))

@@ -127,7 +127,7 @@ class ShapeReader:
             return [*groups, *([shape] for shape in loose)]
         labels = [(shape.is_point, shape.label) for shape in loose if shape.kind in ("point", "polygon", "circle")]
         if len(set(labels)) == len(labels) and sum(shape.kind in ("rectangle", "mask") for shape in loose) <= 1:
-            return [*groups, loose]  # no keypoint and no outline stands twice, and there is one box at most
+            return [*groups, loose]  # no duplicate keypoint or outline, and there is one box at most
         where = f"shapes {', '.join(str(shape.index) for shape in points)}"
         what = "points of several animals without group_id; which belong together is not known"
         problems.append(Problem(where, what, "give the shapes of each animal a group_id of their own", lost=True))
@@ -228,7 +228,7 @@ def _place_keypoints(
     >>> problems = []
     >>> keypoints, scores = _place_keypoints(noses, Skeleton(("nose",)), problems)
     >>> keypoints.tolist(), scores, problems[0].what
-    ([[2.0, 2.0, 2.0]], None, "'nose' stands twice in one group; the more visible one is taken")
+    ([[2.0, 2.0, 2.0]], None, "'nose' is a duplicate in one group; the more visible one is taken")
     """
     places: dict[str, Shape] = {}
     for shape in (shape for shape in shapes if shape.is_point):
@@ -240,7 +240,7 @@ def _place_keypoints(
             )
             continue
         if other is not None:
-            what = f"{shape.label!r} stands twice in one group; the more visible one is taken"
+            what = f"{shape.label!r} is a duplicate in one group; the more visible one is taken"
             problems.append(Problem(f"shapes {other.index}, {shape.index}", what, "remove one"))
         if other is None or visibility_of(shape.keys) > visibility_of(other.keys):
             places[shape.label] = shape

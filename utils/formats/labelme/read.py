@@ -29,7 +29,7 @@ def read_labelme(
 ) -> dict[str, AnnotationSet]:
     r"""Read a LabelMe data set.
 
-    Shapes without group_id are one animal where that is possible: no keypoint stands twice, and there is one box at
+    Shapes without group_id are one animal where that is possible: no duplicate keypoint, and there is one box at
     most. Otherwise their points are left out, with a problem: which of them belong together nobody has said. Without
     any point, each such shape is an instance of its own.
 
@@ -163,7 +163,7 @@ def _build_reader(
     Raises
     ------
     DataError
-        If `kpt_shape` contradicts the files, or names stand twice.
+        If `kpt_shape` contradicts the files, or a name is a duplicate.
 
     Examples
     --------
