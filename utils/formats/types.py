@@ -284,28 +284,6 @@ def missing_keypoints(num_keypoints: int) -> np.ndarray:
     return keypoints_array(np.zeros((num_keypoints, 2)), np.zeros(num_keypoints))
 
 
-def tight_box(points: np.ndarray) -> np.ndarray | None:
-    """Smallest box around the points that are not NaN, or None without any.
-
-    Parameters
-    ----------
-    points : ndarray, shape (N, 2 or more)
-        x and y come first.
-
-    Returns
-    -------
-    ndarray of float64, shape (4,), or None
-        x1, y1, x2, y2; of zero size for a single point.
-
-    Examples
-    --------
-    >>> tight_box(keypoints_array([[3, 9], [5, 4], [0, 0]], [2, 1, 0])).tolist()
-    [3.0, 4.0, 5.0, 9.0]
-    """
-    placed = points[np.isfinite(points[:, :2]).all(axis=1), :2]
-    return np.concatenate([placed.min(axis=0), placed.max(axis=0)]).astype(np.float64) if len(placed) else None
-
-
 def polygon_area(polygons: Sequence[np.ndarray]) -> float:
     """Summed area of polygons, each of shape (N, 2), in square pixels by the shoelace formula.
 

@@ -13,6 +13,7 @@ import numpy as np
 from utils.formats.labelme.shapes import Shape, decode_mask, parse_shape, polygon_of, tags_of, visibility_of
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, encode_mask, keypoints_array, polygon_area
+from utils.geometry.crops import tight_box
 
 ANY_CATEGORY = ""  # of an instance whose shapes name none
 
@@ -269,8 +270,7 @@ def _box_of(outlines: Sequence[Shape], problems: list[Problem]) -> np.ndarray | 
     if len(boxes) > 1:
         where = f"shapes {', '.join(str(shape.index) for shape in boxes)}"
         problems.append(Problem(where, "several boxes of one instance; the box around all is taken", "keep one"))
-    corners = np.concatenate([shape.points for shape in boxes])
-    return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    return tight_box(np.concatenate([shape.points for shape in boxes]))
 
 
 def _mask_of(outlines: Sequence[Shape], size: tuple[int, int], problems: list[Problem]) -> dict[str, Any] | None:
