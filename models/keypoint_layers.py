@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from typing_extensions import override
 
 from models.base import FeatureSpec, HeadOptions, KeypointHead
 from models.layers import (
@@ -324,6 +325,7 @@ class FineClassifier(Classifier):
         nn.init.constant_(cast(Tensor, self.bias), math.log(RARE / (1 - RARE)))
         return self
 
+    @override
     def forward(self, feature_map: Tensor) -> Tensor:
         """Values (B, K, h, w) of a map (B, C, h, w), float32.
 
@@ -424,6 +426,7 @@ class FineGridHead(KeypointHead):
         self.grouping = GroupingBranch(fine, num_keypoints, spec.fine_cells) if options.grouping else None
 
     @property
+    @override
     def sees_image(self) -> bool:
         """Whether the picture is looked at: the option `use_image`.
 

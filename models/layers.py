@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from models.base import FeatureSpec, resize
 from utils.geometry.padding import pad_picture
@@ -100,6 +101,7 @@ class ChannelNorm(nn.LayerNorm):
     [[[[-1.0, -1.0]], [[1.0, 1.0]]]]
     """
 
+    @override
     def forward(self, feature_map: Tensor) -> Tensor:
         """Normalise each cell of a map (B, C, h, w); with channels last this moves no memory.
 
@@ -197,6 +199,7 @@ class Classifier(nn.Conv2d):
         nn.init.normal_(self.weight, std=0.01)
         nn.init.zeros_(cast(Tensor, self.bias))
 
+    @override
     def forward(self, feature_map: Tensor) -> Tensor:
         """Logits (B, K, h, w) of a map (B, C, h, w).
 

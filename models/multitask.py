@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from models.base import FeatureSpec
 from models.conv import ConvHead
@@ -49,6 +50,7 @@ class MultitaskHead(ConvHead):
         self.boxes = FineClassifier(2 * fine, 4)
         self.instance_mask = FineClassifier(2 * fine, 1)
 
+    @override
     def draw(self, patches: Tensor, fine: Tensor) -> dict[str, Tensor]:
         """What `ConvHead` draws, and the three branches.
 

@@ -7,6 +7,7 @@ from typing import ClassVar, cast
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
+from typing_extensions import override
 
 from models.base import FeatureSpec, HeadOptions
 from models.keypoint_layers import RARE, FineGridHead, KeypointOptions
@@ -198,6 +199,7 @@ class RelationalHead(FineGridHead):
             queries = layer(queries, memory, positions)
         return self.query_norm(queries)
 
+    @override
     def draw(self, patches: Tensor, fine: Tensor) -> dict[str, Tensor]:
         """``"heatmaps"`` (B, K, h, w): how well each fine cell fits what each query looks for; and what groups them.
 

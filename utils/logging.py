@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO, TypeVar
 
 from tqdm import tqdm
+from typing_extensions import override
 
 from utils.errors import Interrupted, SettingsError
 
@@ -218,6 +219,7 @@ class _Relay(standard.Handler):
         super().__init__()
         self.logger = logger
 
+    @override
     def emit(self, record: standard.LogRecord) -> None:
         """Write a record as a line of its level.
 

@@ -260,10 +260,11 @@ def offset_sum(offsets: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     2.625
     """
     image, keypoint, row, column = mask.nonzero(as_tuple=True)  # few cells: far faster than a loss of whole maps
-    vectors = (
-        torch.stack([maps[image, 2 * keypoint + axis, row, column] for axis in (0, 1)]) for maps in (offsets, target)
+    vectors, truth = (
+        raise_to_single(torch.stack([maps[image, 2 * keypoint + axis, row, column] for axis in (0, 1)]))
+        for maps in (offsets, target)
     )
-    return F.smooth_l1_loss(*map(raise_to_single, vectors), reduction="sum")
+    return F.smooth_l1_loss(vectors, truth, reduction="sum")
 
 
 def _generalised_iou(sides: Tensor, target: Tensor) -> Tensor:

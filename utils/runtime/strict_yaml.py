@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import yaml
+from typing_extensions import override
 
 from utils.errors import SettingsError
 
@@ -20,6 +21,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
     {'lr': 0.001, 'on': 'off'}
     """
 
+    @override
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Build a mapping, refusing duplicate keys.
 
