@@ -43,7 +43,7 @@ class PlainHead(FineGridHead):
     def __init__(self, spec: FeatureSpec, num_keypoints: int, options: KeypointOptions):
         super().__init__(spec, num_keypoints, options.model_copy(update={"use_image": False}))
         self.decoder: nn.Module = Deconvolutions(sum(spec.channels))
-        self.classifier = FineClassifier(32, num_keypoints).start_rare()
+        self.classifier = FineClassifier(32, num_keypoints).init_prior_bias()
 
     def draw(self, patches: Tensor, fine: Tensor) -> dict[str, Tensor]:
         """Heatmaps and what groups them."""

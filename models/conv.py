@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from models.base import FeatureSpec
 from models.keypoint_layers import FineClassifier, FineGridHead, KeypointOptions
@@ -37,8 +38,9 @@ class ConvHead(FineGridHead):
 
     def __init__(self, spec: FeatureSpec, num_keypoints: int, options: KeypointOptions):
         super().__init__(spec, num_keypoints, options)
-        self.classifier = FineClassifier(self.decoder.widths[-1], num_keypoints).start_rare()
+        self.classifier = FineClassifier(self.decoder.widths[-1], num_keypoints).init_prior_bias()
 
+    @override
     def draw(self, patches: Tensor, fine: Tensor) -> dict[str, Tensor]:
         """``"heatmaps"`` (B, K, h, w) and what groups them.
 

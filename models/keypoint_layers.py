@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from typing_extensions import override
 
 from models.base import FeatureSpec, HeadOptions, KeypointHead
 from models.layers import (
@@ -86,7 +87,9 @@ class MergedMaps(nn.Module):
         super().__init__()
         self.merge = options.feature_merge
         self.pools = [spec.patch_size // stride for stride in spec.strides]
-        widths = aligned_widths(spec.channels, options)
+        widths, aligned = list(spec.channels), options.feature_align_dim
+        if aligned is not None:  # `auto` takes the narrowest block's, so that the stages of a pyramid have a mean
+            widths = [min(*widths, options.width) if aligned == "auto" else aligned] * len(widths)
         if self.merge != "concat" and len(set(widths)) > 1:
             raise SettingsError(
                 f"model.head_options.feature_merge: {self.merge} needs blocks of equal width, got "
@@ -98,7 +101,7 @@ class MergedMaps(nn.Module):
         )
         self.aligners = nn.ModuleList(
             nn.Identity()
-            if options.feature_align_dim is None
+            if aligned is None
             else nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.GELU(), ChannelNorm(width))
             for channels, width in zip(spec.channels, widths, strict=True)
         )
@@ -121,22 +124,6 @@ class MergedMaps(nn.Module):
             return torch.cat(aligned, dim=1)
         stacked = torch.stack(aligned)
         return stacked.mean(dim=0) if self.merge == "mean" else stacked.amax(dim=0)
-
-
-def aligned_widths(channels: Sequence[int], options: KeypointOptions) -> list[int]:
-    """Channels of each block after the alignment.
-
-    `auto` takes the narrowest block's, so that a mean of the stages of a pyramid is possible.
-
-    Examples
-    --------
-    >>> [aligned_widths((384, 192), KeypointOptions(feature_align_dim=dim)) for dim in (None, "auto", 200)]
-    [[384, 192], [128, 128], [200, 200]]
-    """
-    if options.feature_align_dim is None:
-        return list(channels)
-    width = min(*channels, options.width) if options.feature_align_dim == "auto" else options.feature_align_dim
-    return [width] * len(channels)
 
 
 class MapNorm(nn.GroupNorm):
@@ -323,8 +310,8 @@ class FineClassifier(Classifier):
         super().__init__(channels, num_outputs)
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
-    def start_rare(self) -> FineClassifier:
-        """Set the bias so that each cell starts with a probability of 0.01: most cells hold no keypoint.
+    def init_prior_bias(self) -> FineClassifier:
+        """Set the bias so that each cell starts with a probability of 0.01, since most cells hold no keypoint.
 
         References
         ----------
@@ -332,12 +319,13 @@ class FineClassifier(Classifier):
 
         Examples
         --------
-        >>> [round(probability, 4) for probability in FineClassifier(8, 2).start_rare().bias.sigmoid().tolist()]
+        >>> [round(probability, 4) for probability in FineClassifier(8, 2).init_prior_bias().bias.sigmoid().tolist()]
         [0.01, 0.01]
         """
         nn.init.constant_(cast(Tensor, self.bias), math.log(RARE / (1 - RARE)))
         return self
 
+    @override
     def forward(self, feature_map: Tensor) -> Tensor:
         """Values (B, K, h, w) of a map (B, C, h, w), float32.
 
@@ -379,7 +367,7 @@ class GroupingBranch(nn.Module):
         super().__init__()
         self.cells = cells
         self.hidden = ConvNorm(channels, 2 * channels, separable=True)
-        self.centre = FineClassifier(2 * channels, 1).start_rare()
+        self.centre = FineClassifier(2 * channels, 1).init_prior_bias()
         self.offsets = FineClassifier(2 * channels, 2 * num_keypoints)
 
     def forward(self, fine: Tensor) -> dict[str, Tensor]:
@@ -438,6 +426,7 @@ class FineGridHead(KeypointHead):
         self.grouping = GroupingBranch(fine, num_keypoints, spec.fine_cells) if options.grouping else None
 
     @property
+    @override
     def sees_image(self) -> bool:
         """Whether the picture is looked at: the option `use_image`.
 

@@ -295,13 +295,13 @@ class MaskFormerHead(SegmentationHead):
         masks = torch.einsum("bqc,bchw->bqhw", self.mask_embedding(queries), pixels)
         return self.classifier(queries).float(), masks.float()
 
-    def _look_where(self, mask_logits: Tensor) -> Tensor | None:
+    def _attention_mask(self, mask_logits: Tensor) -> Tensor | None:
         """Patches (B, 1, Q, N) where a query's mask is, or all of them for a query whose mask is empty.
 
         Examples
         --------
         >>> head = MaskFormerHead(FeatureSpec((8,), (2,), 2, 3, (0.5,) * 3, (0.5,) * 3), 2, MaskFormerOptions(width=16))
-        >>> head._look_where(torch.tensor([[[[1.0, -1.0]], [[-1.0, -2.0]]]])).tolist()
+        >>> head._attention_mask(torch.tensor([[[[1.0, -1.0]], [[-1.0, -2.0]]]])).tolist()
         [[[[True, False], [True, True]]]]
         """
         if not self.masked_attention:
@@ -342,7 +342,7 @@ class MaskFormerHead(SegmentationHead):
         queries = self.queries.expand(len(memory), -1, -1)
         predictions = [self._predict(queries, pixels)]
         for layer in self.layers:
-            allowed = self._look_where(predictions[-1][1])
+            allowed = self._attention_mask(predictions[-1][1])
             queries = layer(queries, self.query_positions, memory, positions, allowed)
             predictions.append(self._predict(queries, pixels))
         class_logits, mask_logits = predictions[-1]

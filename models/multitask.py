@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from models.base import FeatureSpec
 from models.conv import ConvHead
@@ -45,10 +46,11 @@ class MultitaskHead(ConvHead):
         super().__init__(spec, num_keypoints, options)
         fine = self.decoder.widths[-1]
         self.animals = ConvNorm(fine, 2 * fine, separable=True)
-        self.objectness = FineClassifier(2 * fine, 1).start_rare()
+        self.objectness = FineClassifier(2 * fine, 1).init_prior_bias()
         self.boxes = FineClassifier(2 * fine, 4)
         self.instance_mask = FineClassifier(2 * fine, 1)
 
+    @override
     def draw(self, patches: Tensor, fine: Tensor) -> dict[str, Tensor]:
         """What `ConvHead` draws, and the three branches.
 

@@ -7,6 +7,7 @@ from typing import ClassVar, cast
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
+from typing_extensions import override
 
 from models.base import FeatureSpec, HeadOptions
 from models.keypoint_layers import RARE, FineGridHead, KeypointOptions
@@ -90,20 +91,20 @@ class RelationalLayer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def _ask_anchors(self, queries: Tensor) -> Tensor:
+    def _attend_to_anchors(self, queries: Tensor) -> Tensor:
         """What the gate lets through of the anchors' answer to queries (B, K, C); zero without anchors.
 
         Examples
         --------
         >>> layer = RelationalLayer(8, heads=2, dropout=0.0, anchors=[1])
-        >>> layer._ask_anchors(torch.randn(1, 3, 8)).abs().sum().item()
+        >>> layer._attend_to_anchors(torch.randn(1, 3, 8)).abs().sum().item()
         0.0
         """
         if self.anchor_attention is None or self.gate is None:
             return torch.zeros_like(queries)
         normed = self.norms[3](queries)
-        told = normed[:, self.anchors]
-        return self.gate.tanh() * self.anchor_attention(normed, told, told)
+        anchors = normed[:, self.anchors]
+        return self.gate.tanh() * self.anchor_attention(normed, anchors, anchors)
 
     def forward(self, queries: Tensor, memory: Tensor, positions: Tensor) -> Tensor:
         """Queries (B, K, C) after looking at the memory (B, N, C), whose cells lie at positions (N, C).
@@ -116,7 +117,7 @@ class RelationalLayer(nn.Module):
         """
         seen = self.cross_attention(self.norms[0](queries), memory + positions, memory)
         queries = queries + self.dropout(seen)
-        queries = queries + self.dropout(self._ask_anchors(queries))
+        queries = queries + self.dropout(self._attend_to_anchors(queries))
         normed = self.norms[1](queries)
         queries = queries + self.dropout(self.self_attention(normed, normed, normed))
         return queries + self.dropout(self.feedforward(self.norms[2](queries)))
@@ -182,13 +183,13 @@ class RelationalHead(FineGridHead):
         nn.init.normal_(last.weight, std=0.02)  # all heatmaps start flat, and the bias alone decides
         nn.init.zeros_(last.bias)
 
-    def _ask(self, patches: Tensor) -> Tensor:
+    def _read_picture(self, patches: Tensor) -> Tensor:
         """Queries (B, K, C) that have read the patch grid (B, C, rows, columns).
 
         Examples
         --------
         >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
-        >>> RelationalHead(spec, 5, RelationalOptions(width=16))._ask(torch.zeros(1, 16, 2, 3)).shape
+        >>> RelationalHead(spec, 5, RelationalOptions(width=16))._read_picture(torch.zeros(1, 16, 2, 3)).shape
         torch.Size([1, 5, 16])
         """
         memory = self.memory_norm(patches.flatten(2).transpose(1, 2))
@@ -198,6 +199,7 @@ class RelationalHead(FineGridHead):
             queries = layer(queries, memory, positions)
         return self.query_norm(queries)
 
+    @override
     def draw(self, patches: Tensor, fine: Tensor) -> dict[str, Tensor]:
         """``"heatmaps"`` (B, K, h, w): how well each fine cell fits what each query looks for; and what groups them.
 
@@ -209,9 +211,9 @@ class RelationalHead(FineGridHead):
         >>> heatmaps.shape, round(heatmaps.sigmoid().mean().item(), 3)
         (torch.Size([1, 5, 8, 12]), 0.01)
         """
-        wanted = self.mask_embedding(self._ask(patches))
+        queries = self.mask_embedding(self._read_picture(patches))
         refined = self.refine(fine)
         with torch.autocast(fine.device.type, enabled=False):  # as `FineClassifier`
-            wanted = wanted.float() * self.scale.exp()
-            heatmaps = torch.einsum("bqc,bchw->bqhw", wanted, refined.float()) + self.bias[:, None, None]
+            queries = queries.float() * self.scale.exp()
+            heatmaps = torch.einsum("bqc,bchw->bqhw", queries, refined.float()) + self.bias[:, None, None]
         return {"heatmaps": heatmaps, **super().draw(patches, fine)}

@@ -7,6 +7,7 @@ from typing import ClassVar, cast
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from typing_extensions import override
 
 from models.base import FeatureSpec, HeadOptions, SegmentationHead
 from models.layers import (
@@ -86,6 +87,7 @@ class UNetHead(SegmentationHead):
         self.classifier = Classifier(widths[-1], num_classes)
 
     @property
+    @override
     def stride(self) -> float:
         """Image pixels per cell of the logits: they have the size of the padded picture.
 

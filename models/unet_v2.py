@@ -8,6 +8,7 @@ from typing import ClassVar, cast
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from typing_extensions import override
 
 from models.base import FeatureSpec, HeadOptions, SegmentationHead, resize
 from models.layers import (
@@ -136,6 +137,7 @@ class UNetV2Head(SegmentationHead):
         self.classifier = Classifier(widths[-1], num_classes)
 
     @property
+    @override
     def stride(self) -> float:
         """Image pixels per cell of the logits: half of the fine grid's.
 

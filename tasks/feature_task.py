@@ -22,7 +22,7 @@ from tasks.source import FeatureSource
 from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError, SettingsError
-from utils.geometry.augment import View, tta_views
+from utils.geometry.augment import View, views_of
 from utils.runtime.checkpoints import Checkpoint
 
 Config = TypeVar("Config", bound=TaskConfig)
@@ -277,7 +277,7 @@ class FeatureTask(Task):
     @override
     def prediction_views(self) -> list[View]:
         tta = self.settings.inference.tta
-        return tta_views(tta.horizontal_flip, tta.vertical_flip, tta.quarter_turns)
+        return views_of(tta.horizontal_flip, tta.vertical_flip, tta.quarter_turns)
 
 
 def refuse_unused_sample(settings: Any, name: str) -> None:

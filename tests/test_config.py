@@ -82,7 +82,7 @@ def test_example_configs_are_valid():
         ("train: {epochs: 0}", "train.epochs: expected greater than or equal to 1, got int 0"),
         ("train: {enable: on}", "train.enable: expected true or false, got str 'on' (write true or false)"),
         ("train: 3", "train: expected a section, got int 3"),
-        ("train: {epochs: 1, epochs: 2}", "line 1: key 'epochs' stands twice"),
+        ("train: {epochs: 1, epochs: 2}", "line 1: duplicate key 'epochs'"),
         ("train: {epochs: 1", "line 1: not valid YAML"),
         ("- 1", "expected sections such as 'train:', got list"),
         ("tasks: {}", "tasks: expected a section per task"),

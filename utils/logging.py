@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO, TypeVar
 
 from tqdm import tqdm
+from typing_extensions import override
 
 from utils.errors import Interrupted, SettingsError
 
@@ -65,7 +66,7 @@ class VerbosityLogger:
         self.level = level
         self.timestamps = timestamps
         self.quiet = quiet
-        self._deaf: list[IO[str]] = []  # streams that nobody reads any more
+        self._closed_streams: list[IO[str]] = []  # streams that nobody reads any more
         self.open_bars = 0  # progress bars on the terminal that lines must not break
         self._file = None if file is None else _open_log(Path(file))
 
@@ -159,30 +160,30 @@ class VerbosityLogger:
         for line in message.splitlines() or [""]:
             stamp = datetime.now().isoformat(" ", timespec="seconds") + " " if self.timestamps else ""
             line = f"{stamp}[{label}] {line}"
-            self._keep(line)
+            self._append_to_file(line)
             # what the encoding lacks is escaped: a class name must not stop a run under cron's ASCII locale
             encoding = getattr(stream, "encoding", None) or "utf-8"
-            self._say(line.encode(encoding, errors="backslashreplace").decode(encoding), write, stream)
+            self._print(line.encode(encoding, errors="backslashreplace").decode(encoding), write, stream)
 
-    def _say(self, line: str, write: Callable[..., None], stream: IO[str]) -> None:
+    def _print(self, line: str, write: Callable[..., None], stream: IO[str]) -> None:
         """Print a line; when nobody reads the pipe any more (`... | head`), the work goes on without it.
 
         Examples
         --------
-        >>> VerbosityLogger()._say("[INFO] a", print, sys.stdout)
+        >>> VerbosityLogger()._print("[INFO] a", print, sys.stdout)
         [INFO] a
         """
-        if stream in self._deaf:
+        if stream in self._closed_streams:
             return
         try:
             write(line, file=stream)
             stream.flush()  # stdout into a pipe or a cron mail is otherwise silent for minutes
         except BrokenPipeError:
-            self._deaf.append(stream)
+            self._closed_streams.append(stream)
             with suppress(OSError):  # what is left in its buffer would raise again when Python ends
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
-    def _keep(self, line: str) -> None:
+    def _append_to_file(self, line: str) -> None:
         r"""Append a line to the file; a disk that is full ends the file, not the run.
 
         Examples
@@ -190,7 +191,7 @@ class VerbosityLogger:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "run.log"
         >>> with VerbosityLogger(file=path) as logger:
-        ...     logger._keep("[INFO] a")
+        ...     logger._append_to_file("[INFO] a")
         >>> path.read_text()
         '[INFO] a\n'
         """
@@ -218,6 +219,7 @@ class _Relay(standard.Handler):
         super().__init__()
         self.logger = logger
 
+    @override
     def emit(self, record: standard.LogRecord) -> None:
         """Write a record as a line of its level.
 
@@ -225,8 +227,8 @@ class _Relay(standard.Handler):
         --------
         >>> _Relay(VerbosityLogger("error")).emit(standard.LogRecord("a", standard.INFO, "", 0, "not shown", (), None))
         """
-        known = ((standard.ERROR, self.logger.error), (standard.WARNING, self.logger.warning))
-        write = next((write for level, write in known if record.levelno >= level), self.logger.info)
+        writers = ((standard.ERROR, self.logger.error), (standard.WARNING, self.logger.warning))
+        write = next((write for level, write in writers if record.levelno >= level), self.logger.info)
         write(record.getMessage())
 
 
@@ -311,21 +313,11 @@ def format_duration(seconds: float) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:  # below what would be printed as 60.0 s
         return f"{seconds:.1f} s"
-    return _format_whole_seconds(round(seconds))
-
-
-def _format_whole_seconds(seconds: int) -> str:
-    """Write a minute or more with the two largest units.
-
-    Examples
-    --------
-    >>> _format_whole_seconds(86399)
-    '23 h 59 min'
-    """
+    whole = round(seconds)
     for size, unit, next_size, next_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} {seconds % size // next_size} {next_unit}"
-    return f"{seconds // 60} min {seconds % 60} s"
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // next_size} {next_unit}"
+    return f"{whole // 60} min {whole % 60} s"
 
 
 class TimedBlock:
@@ -378,14 +370,14 @@ class TimedBlock:
     ) -> None:
         self._end = time.monotonic()
         if self.logger is not None:
-            self._tell_end(self.logger, error)
+            self._log_end(self.logger, error)
 
-    def _tell_end(self, logger: VerbosityLogger, error: BaseException | None) -> None:
+    def _log_end(self, logger: VerbosityLogger, error: BaseException | None) -> None:
         """Log how the block ended; the error itself is reported by whoever handles it.
 
         Examples
         --------
-        >>> TimedBlock("train")._tell_end(VerbosityLogger(), KeyboardInterrupt())
+        >>> TimedBlock("train")._log_end(VerbosityLogger(), KeyboardInterrupt())
         [WARNING] train: interrupted after 0 ms
         """
         duration = format_duration(self.seconds)
@@ -410,8 +402,6 @@ class Progress:
         Gets the lines; when it does not show information there is no bar either.
     every : int
         Items between two lines.
-    done : int
-        Items that an earlier run has finished; they do not count in the rate.
 
     Raises
     ------
@@ -427,22 +417,21 @@ class Progress:
     3
     """
 
-    def __init__(self, total: int | None, name: str, logger: VerbosityLogger, every: int = 50, done: int = 0):
+    def __init__(self, total: int | None, name: str, logger: VerbosityLogger, every: int = 50):
         if every < 1:
             raise ValueError(f"every must be at least 1 item, got {every}")
         self.total = total
         self.name = name
         self.logger = logger
         self.every = every
-        self.done = done
-        self._first = done
+        self.done = 0
         self._start = time.monotonic()
         self._bar: tqdm | None = None
 
     def __enter__(self) -> Progress:
         self._start = time.monotonic()
         if self.logger.shows("info") and sys.stderr.isatty():
-            self._bar = tqdm(total=self.total, desc=self.name, initial=self.done, leave=False, dynamic_ncols=True)
+            self._bar = tqdm(total=self.total, desc=self.name, leave=False, dynamic_ncols=True)
             self.logger.open_bars += 1
         return self
 
@@ -458,10 +447,10 @@ class Progress:
 
         Examples
         --------
-        >>> Progress(4, "windows", VerbosityLogger(), done=2).rate
+        >>> Progress(4, "windows", VerbosityLogger()).rate
         0.0
         """
-        return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
+        return self.done / max(time.monotonic() - self._start, 1e-9)
 
     @property
     def eta_s(self) -> float:
@@ -472,7 +461,7 @@ class Progress:
         >>> Progress(4, "windows", VerbosityLogger()).eta_s
         inf
         """
-        if self.total is None or self.done == self._first:
+        if self.total is None or not self.done:
             return float("inf")
         return max(self.total - self.done, 0) / self.rate
 
@@ -503,8 +492,8 @@ class Progress:
 
         Examples
         --------
-        >>> Progress(8, "windows", VerbosityLogger(), done=2).describe()
-        'windows: 2/8 (25%), 0.0 per s, eta unknown'
+        >>> Progress(8, "windows", VerbosityLogger()).describe()
+        'windows: 0/8 (0%), 0.0 per s, eta unknown'
         """
         if self.total is None:
             return f"{self.name}: {self.done}, {self.rate:.1f} per s"

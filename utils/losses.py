@@ -20,10 +20,12 @@ from torch.nn import functional as F
 
 from utils import IGNORE_INDEX
 
+EPS = 1e-6  # added to the numerator and denominator of Dice
+
 # --- what the target alone tells -------------------------------------------------------------------------------------
 
 
-def class_bins(target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def class_bins(target: Tensor, num_classes: int) -> Tensor:
     """Class of each pixel with the ignored ones in a bin of their own behind the classes.
 
     Parameters
@@ -32,8 +34,6 @@ def class_bins(target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDE
         Class indices.
     num_classes : int
         K; ignored pixels get this number.
-    ignore_index : int
-        Value of pixels without truth; it may also be one of the classes, which is then left out.
 
     Returns
     -------
@@ -43,49 +43,33 @@ def class_bins(target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDE
     Raises
     ------
     ValueError
-        If a pixel holds neither a class nor `ignore_index`. On an accelerator this is not checked, because looking
+        If a pixel holds neither a class nor `IGNORE_INDEX`. On an accelerator this is not checked, because looking
         at a value there would stall it; `verify` has seen all labels before.
 
     Examples
     --------
     >>> class_bins(torch.tensor([[[0, 2], [255, 1]]], dtype=torch.uint8), num_classes=3).tolist()
     [[0, 2, 3, 1]]
-    """
-    ignored = target == ignore_index
-    if num_classes > torch.iinfo(target.dtype).max:
-        target = target.long()
-    bins = target.masked_fill(ignored, num_classes)
-    if bins.device.type == "cpu" and bins.numel():
-        _check_range(bins.masked_fill(ignored, 0), num_classes, ignore_index)
-    return bins.flatten(1).long()
-
-
-def _check_range(classes: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Complain about a class that the model does not have.
-
-    `classes` may have any shape.
-
-    Raises
-    ------
-    ValueError
-        If a value is neither a class nor `ignore_index`.
-
-    Examples
-    --------
-    >>> _check_range(torch.tensor([0, 7]), 3, 255)
+    >>> class_bins(torch.tensor([[[0, 7]]]), num_classes=3)
     Traceback (most recent call last):
         ...
     ValueError: target holds values 0 to 7, expected 0 to 2 or 255 (ignored); check the class mapping
     """
-    low, high = (int(value) for value in classes.aminmax())
-    if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"target holds values {low} to {high}, expected 0 to {num_classes - 1} or {ignore_index} (ignored); "
-            "check the class mapping"
-        )
+    ignored = target == IGNORE_INDEX
+    if num_classes > torch.iinfo(target.dtype).max:
+        target = target.long()
+    bins = target.masked_fill(ignored, num_classes)
+    if bins.device.type == "cpu" and bins.numel():
+        low, high = (int(value) for value in bins.masked_fill(ignored, 0).aminmax())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"target holds values {low} to {high}, expected 0 to {num_classes - 1} or {IGNORE_INDEX} (ignored); "
+                "check the class mapping"
+            )
+    return bins.flatten(1).long()
 
 
-def pixel_counts(target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def pixel_counts(target: Tensor, num_classes: int) -> Tensor:
     """Count the pixels of each class in each image.
 
     Parameters
@@ -94,8 +78,6 @@ def pixel_counts(target: Tensor, num_classes: int, ignore_index: int = IGNORE_IN
         Class indices.
     num_classes : int
         K.
-    ignore_index : int
-        Value of pixels that are not counted.
 
     Returns
     -------
@@ -112,7 +94,7 @@ def pixel_counts(target: Tensor, num_classes: int, ignore_index: int = IGNORE_IN
     >>> pixel_counts(torch.tensor([[[0, 0, 2]], [[255, 1, 1]]], dtype=torch.uint8), num_classes=3).tolist()
     [[2, 0, 1], [0, 2, 0]]
     """
-    return _count_bins(class_bins(target, num_classes, ignore_index), num_classes)
+    return _count_bins(class_bins(target, num_classes), num_classes)
 
 
 def _count_bins(bins: Tensor, num_classes: int) -> Tensor:
@@ -130,8 +112,8 @@ def _count_bins(bins: Tensor, num_classes: int) -> Tensor:
     return torch.bincount(fused.flatten(), minlength=rows * width).view(rows, width)[:, :num_classes]
 
 
-def class_weights_from_counts(counts: Tensor, mode: str = "inverse_sqrt") -> Tensor:
-    """Choose class weights for a training set by how often its classes occur.
+def class_weights_from_counts(counts: Tensor) -> Tensor:
+    """Choose class weights for a training set by how often its classes occur: frequency ** -0.5.
 
     Frequencies below 1e-4 are taken as 1e-4, so that a handful of pixels cannot outweigh everything else. A class
     that never occurs gets weight 0: nothing can be learned of it, and its pixels in a validation set would otherwise
@@ -141,8 +123,6 @@ def class_weights_from_counts(counts: Tensor, mode: str = "inverse_sqrt") -> Ten
     ----------
     counts : Tensor, shape (K,)
         Pixels of each class in the training split.
-    mode : {"inverse_sqrt", "median_frequency"}
-        Weight proportional to frequency ** -0.5, or to 1 / frequency (the median of it cancels in the mean).
 
     Returns
     -------
@@ -152,28 +132,22 @@ def class_weights_from_counts(counts: Tensor, mode: str = "inverse_sqrt") -> Ten
     Raises
     ------
     ValueError
-        If the mode is unknown, or no class occurs.
+        If no class occurs.
 
     References
     ----------
-    Mahajan et al., 2018 (arXiv:1805.00932, section 2.2) for the square root, which is the milder and safer choice;
-    Eigen and Fergus, 2015 (arXiv:1411.4734, section 6.3.2), for median frequency, here over all images.
+    Mahajan et al., 2018 (arXiv:1805.00932, section 2.2) for the square root.
 
     Examples
     --------
     >>> class_weights_from_counts(torch.tensor([900, 100, 0])).tolist()
     [0.5, 1.5, 0.0]
-    >>> class_weights_from_counts(torch.tensor([75, 25]), "median_frequency").tolist()
-    [0.5, 1.5]
     """
-    powers = {"inverse_sqrt": -0.5, "median_frequency": -1.0}
-    if mode not in powers:
-        raise ValueError(f"unknown class weight mode {mode!r}; known: {', '.join(powers)}")
     counts = counts.double()
     present = counts > 0
     if not bool(present.any()):
         raise ValueError("class weights: no class has a single pixel; check the labels of the training split")
-    weights = (counts / counts.sum()).clamp(min=1e-4) ** powers[mode]
+    weights = (counts / counts.sum()).clamp(min=1e-4) ** -0.5
     weights = torch.where(present, weights, 0.0)
     return (weights * present.sum() / weights.sum()).float()
 
@@ -314,7 +288,7 @@ def _weigh_pixels(values: Tensor, bins: Tensor, class_weights: Tensor | None) ->
     return values * table.index_select(0, bins.flatten()).view(bins.shape)  # far faster than table[bins]
 
 
-def _dice_terms(of_target: Tensor, mass: Tensor, bins: Tensor, eps: float) -> Tensor:
+def _dice_terms(of_target: Tensor, mass: Tensor, bins: Tensor) -> Tensor:
     """Sum 1 - Dice over images and the classes they show.
 
     `of_target` and `bins` have shape (B, N), `mass` shape (B, K).
@@ -322,28 +296,13 @@ def _dice_terms(of_target: Tensor, mass: Tensor, bins: Tensor, eps: float) -> Te
     Examples
     --------
     >>> of_target = torch.tensor([[0.5, 0.5]]).log()
-    >>> _dice_terms(of_target, torch.tensor([[2.0, 1.0]]), torch.tensor([[0, 0]]), eps=0.0).item()  # 1 - 2 / 4
+    >>> round(_dice_terms(of_target, torch.tensor([[2.0, 1.0]]), torch.tensor([[0, 0]])).item(), 4)  # 1 - 2 / 4
     0.5
     """
     counts = _count_bins(bins, mass.shape[1])
     overlap = mass.new_zeros(len(bins), mass.shape[1] + 1).scatter_add(1, bins, of_target.exp())[:, :-1]
-    dice = (2 * overlap + eps) / (mass + counts + eps)
+    dice = (2 * overlap + EPS) / (mass + counts + EPS)
     return ((1 - dice) * (counts > 0)).sum()
-
-
-def _focal_factor(of_target: Tensor, gamma: float) -> Tensor:
-    """Weight (1 - p) ** gamma of a pixel whose true class has probability p.
-
-    The shape may be any; it stays.
-
-    Examples
-    --------
-    >>> _focal_factor(torch.tensor([0.5, 1.0]).log(), gamma=2.0).tolist()
-    [0.25, 0.0]
-    """
-    missing = -torch.expm1(of_target)
-    # The root of 0 has an infinite slope, which a pixel known for certain would turn into NaN.
-    return missing**gamma if gamma >= 1 else missing.clamp(min=torch.finfo(missing.dtype).eps) ** gamma
 
 
 def segmentation_sums(
@@ -355,8 +314,6 @@ def segmentation_sums(
     focal_weight: float = 0.0,
     focal_gamma: float = 2.0,
     class_weights: Tensor | None = None,
-    ignore_index: int = IGNORE_INDEX,
-    eps: float = 1e-6,
 ) -> dict[str, Tensor]:
     """Sum the terms of a segmentation loss, sharing one softmax.
 
@@ -372,10 +329,6 @@ def segmentation_sums(
         How strongly the focal term discounts pixels that are right already; at 0 it is cross entropy.
     class_weights : Tensor of shape (K,), optional
         Weight of a pixel by its true class, in cross entropy and focal loss.
-    ignore_index : int
-        Value of pixels without truth; they have no part in any term.
-    eps : float
-        Added to the numerator and denominator of Dice.
 
     Returns
     -------
@@ -395,21 +348,24 @@ def segmentation_sums(
     Examples
     --------
     >>> logits, target = torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 0, 255]]], dtype=torch.uint8)
-    >>> {name: round(value.item(), 4) for name, value in segmentation_sums(logits, target, eps=0.0).items()}
+    >>> {name: round(value.item(), 4) for name, value in segmentation_sums(logits, target).items()}
     {'ce': 1.3863, 'dice': 0.3333}
     """
     flat = _checked_logits(logits, target)
-    bins = class_bins(target, logits.shape[1], ignore_index)
+    bins = class_bins(target, logits.shape[1])
     of_target, mass = TargetLogProbability.apply(flat, bins, dice_weight != 0)
     sums: dict[str, Tensor] = {}
     if ce_weight or focal_weight:
-        surprise = _weigh_pixels(-of_target, bins, class_weights)
+        cross_entropy = _weigh_pixels(-of_target, bins, class_weights)
         if ce_weight:
-            sums["ce"] = ce_weight * surprise.sum()
+            sums["ce"] = ce_weight * cross_entropy.sum()
         if focal_weight:
-            sums["focal"] = focal_weight * (surprise * _focal_factor(of_target, focal_gamma)).sum()
+            missing = -torch.expm1(of_target)
+            if focal_gamma < 1:  # the root of 0 has an infinite slope: NaN for a pixel of probability 1
+                missing = missing.clamp(min=torch.finfo(missing.dtype).eps)
+            sums["focal"] = focal_weight * (cross_entropy * missing**focal_gamma).sum()
     if dice_weight:
-        sums["dice"] = dice_weight * _dice_terms(of_target, mass, bins, eps)
+        sums["dice"] = dice_weight * _dice_terms(of_target, mass, bins)
     return sums
 
 
@@ -421,7 +377,6 @@ def segmentation_counts(
     dice_weight: float = 1.0,
     focal_weight: float = 0.0,
     class_weights: Tensor | None = None,
-    ignore_index: int = IGNORE_INDEX,
 ) -> dict[str, Tensor]:
     """Give the divisor of each term of `segmentation_sums`, from the target alone.
 
@@ -434,8 +389,6 @@ def segmentation_counts(
     ce_weight, dice_weight, focal_weight : float
         As there: which terms exist.
     class_weights : Tensor of shape (K,), optional
-        As there.
-    ignore_index : int
         As there.
 
     Returns
@@ -454,7 +407,7 @@ def segmentation_counts(
     >>> {name: count.item() for name, count in segmentation_counts(target, 2).items()}
     {'ce': 2.0, 'dice': 1.0}
     """
-    counts = pixel_counts(target, num_classes, ignore_index)
+    counts = pixel_counts(target, num_classes)
     weights = counts.new_ones(num_classes) if class_weights is None else class_weights.to(counts.device)
     pixels = (counts.sum(dim=0).double() * weights.double()).sum()
     pairs = (counts > 0).sum().double()

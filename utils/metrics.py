@@ -16,6 +16,7 @@ from torch import Tensor
 
 from utils import IGNORE_INDEX
 
+BINS = 256  # of probabilities; thresholds are multiples of 1 / 256, which are exact
 _VALUES = 256  # of a uint8
 
 ClassMap = np.ndarray | Tensor
@@ -82,38 +83,74 @@ def _mean(values: np.ndarray) -> float:
     >>> _mean(np.array([0.5, np.nan, 1.0])), _mean(np.array([np.nan]))
     (0.75, nan)
     """
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
+    finite = values[~np.isnan(values)]
+    return float(finite.mean()) if finite.size else math.nan
 
 
-def _check_state(state: Tensor, expected: tuple[int, ...], name: str) -> None:
-    """Complain about counts that belong to another set of classes or bins.
+class AdditiveState:
+    """Base of metrics whose counts add up over pieces and ranks.
 
-    Raises
-    ------
-    ValueError
-        If the state has another shape.
-
-    Examples
-    --------
-    >>> _check_state(torch.zeros(3, 3), (2, 2), "ConfusionMatrix")
-    Traceback (most recent call last):
-        ...
-    ValueError: ConfusionMatrix: expected a state of shape (2, 2), got (3, 3)
+    Attributes
+    ----------
+    state : Tensor
+        The counts; their shape is that of the metric.
     """
-    if tuple(state.shape) != expected:
-        raise ValueError(f"{name}: expected a state of shape {expected}, got {tuple(state.shape)}")
+
+    state: Tensor
+
+    def load_state(self, state: Tensor) -> None:
+        """Replace the counts, for instance by their sum over ranks.
+
+        Parameters
+        ----------
+        state : Tensor, of the shape of `state`
+            Counts, on any device.
+
+        Raises
+        ------
+        ValueError
+            If the shape is that of other classes.
+
+        Examples
+        --------
+        >>> metric = ConfusionMatrix(2)
+        >>> metric.load_state(torch.tensor([[3, 0], [0, 1]]))
+        >>> metric.compute()["aAcc"]
+        1.0
+        >>> metric.load_state(torch.zeros(3, 3))
+        Traceback (most recent call last):
+            ...
+        ValueError: ConfusionMatrix: expected a state of shape (2, 2), got (3, 3)
+        """
+        if state.shape != self.state.shape:
+            shapes = f"expected a state of shape {tuple(self.state.shape)}, got {tuple(state.shape)}"
+            raise ValueError(f"{type(self).__name__}: {shapes}")
+        self.state = state.detach().to(self.state).clone()
+
+    def merge(self, other: AdditiveState) -> None:
+        """Add the counts of another metric of the same kind and classes.
+
+        Examples
+        --------
+        >>> mean, other = RunningMean(), RunningMean()
+        >>> mean.update(1.0, 1)
+        >>> other.update(9.0, 3)
+        >>> mean.merge(other)
+        >>> mean.compute()
+        2.5
+        """
+        counts = self.state
+        self.load_state(other.state)
+        self.state += counts
 
 
-class ConfusionMatrix:
+class ConfusionMatrix(AdditiveState):
     """Count pixels by true and predicted class.
 
     Parameters
     ----------
     num_classes : int
         K, at most 255.
-    ignore_index : int
-        Value of the truth where nothing is known; whatever is predicted there does not count.
 
     Attributes
     ----------
@@ -140,13 +177,12 @@ class ConfusionMatrix:
     (0.6667, 0.3333, [0.0, nan])
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX):
+    def __init__(self, num_classes: int):
         if not 1 <= num_classes < _VALUES:
             raise ValueError(
                 f"num_classes: expected 1 to {_VALUES - 1}, because class maps are bytes, got {num_classes}"
             )
         self.num_classes = num_classes
-        self.ignore_index = ignore_index
         self.state = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
     def update(self, prediction: ClassMap, target: ClassMap) -> None:
@@ -177,13 +213,13 @@ class ConfusionMatrix:
                 "prediction and target must be uint8 and of one shape, got "
                 f"{predicted.dtype}{list(predicted.shape)} and {true.dtype}{list(true.shape)}"
             )
-        # All pairs of bytes are counted, known classes or not: the check then costs 65,536 cells, not every pixel.
+        # All pairs of bytes are counted, classes or not: the check then costs 65,536 cells, not every pixel.
         pairs = true.astype(np.uint16).ravel() << np.uint16(8)
         pairs |= predicted.ravel()
         counts = np.bincount(pairs, minlength=_VALUES * _VALUES).reshape(_VALUES, _VALUES)
-        self.state += torch.from_numpy(self._known(counts))
+        self.state += torch.from_numpy(self._counts_of_classes(counts))
 
-    def _known(self, counts: np.ndarray) -> np.ndarray:
+    def _counts_of_classes(self, counts: np.ndarray) -> np.ndarray:
         """Cut the counts of all pairs of bytes down to the classes.
 
         The counts have shape (256, 256), prediction by truth; the result has shape (K, K).
@@ -191,78 +227,30 @@ class ConfusionMatrix:
         Raises
         ------
         ValueError
-            If a pixel has a value that is neither a class nor `ignore_index`.
+            If a pixel has a value that is neither a class nor `IGNORE_INDEX`.
 
         Examples
         --------
         >>> counts = np.zeros((256, 256), np.int64)
         >>> counts[1, 0], counts[255, 9] = 3, 5
-        >>> ConfusionMatrix(2)._known(counts).tolist()
+        >>> ConfusionMatrix(2)._counts_of_classes(counts).tolist()
         [[0, 0], [3, 0]]
         >>> counts[1, 9] = 1
-        >>> ConfusionMatrix(2)._known(counts)
+        >>> ConfusionMatrix(2)._counts_of_classes(counts)
         Traceback (most recent call last):
             ...
         ValueError: class maps hold values beyond the 2 classes: [9] in the prediction, [] in the target
         """
-        if self.ignore_index in range(_VALUES):
-            counts[self.ignore_index] = 0
-        known = counts[: self.num_classes, : self.num_classes]
-        if known.sum() != counts.sum():
+        counts[IGNORE_INDEX] = 0
+        of_classes = counts[: self.num_classes, : self.num_classes]
+        if of_classes.sum() != counts.sum():
             predicted, true = (np.flatnonzero(counts.sum(axis=axis)) for axis in (0, 1))
             raise ValueError(
                 f"class maps hold values beyond the {self.num_classes} classes: "
                 f"{predicted[predicted >= self.num_classes].tolist()} in the prediction, "
                 f"{true[true >= self.num_classes].tolist()} in the target"
             )
-        return known
-
-    def load_state(self, state: Tensor) -> None:
-        """Replace the counts, for instance by their sum over ranks.
-
-        Parameters
-        ----------
-        state : Tensor of int64, shape (K, K)
-            Counts.
-
-        Raises
-        ------
-        ValueError
-            If the shape is that of another number of classes.
-
-        Examples
-        --------
-        >>> metric = ConfusionMatrix(2)
-        >>> metric.load_state(torch.tensor([[3, 0], [0, 1]]))
-        >>> metric.compute()["aAcc"]
-        1.0
-        """
-        _check_state(state, (self.num_classes, self.num_classes), "ConfusionMatrix")
-        self.state = state.detach().cpu().to(torch.int64).clone()
-
-    def merge(self, other: ConfusionMatrix) -> None:
-        """Add the counts of another matrix.
-
-        Parameters
-        ----------
-        other : ConfusionMatrix
-            Of the same classes.
-
-        Raises
-        ------
-        ValueError
-            If it has another number of classes.
-
-        Examples
-        --------
-        >>> metric, other = ConfusionMatrix(1), ConfusionMatrix(1)
-        >>> other.update(np.zeros(3, np.uint8), np.zeros(3, np.uint8))
-        >>> metric.merge(other)
-        >>> metric.state.item()
-        3
-        """
-        _check_state(other.state, tuple(self.state.shape), "ConfusionMatrix")
-        self.state = self.state + other.state
+        return of_classes
 
     def compute(self) -> dict[str, Any]:
         """Take the ratios.
@@ -296,7 +284,7 @@ class ConfusionMatrix:
         return result | {"Support": true.tolist()}
 
 
-class RunningMean:
+class RunningMean(AdditiveState):
     """Mean of sums over counts, such as a loss per valid pixel over an epoch.
 
     Attributes
@@ -337,48 +325,6 @@ class RunningMean:
         pair = [torch.as_tensor(value).detach().to(device, torch.float64) for value in (value_sum, count)]
         self.state = self.state.to(device) + torch.stack(pair)
 
-    def load_state(self, state: Tensor) -> None:
-        """Replace sum and count.
-
-        Parameters
-        ----------
-        state : Tensor, shape (2,)
-            Sum and count.
-
-        Raises
-        ------
-        ValueError
-            If the shape is another.
-
-        Examples
-        --------
-        >>> mean = RunningMean()
-        >>> mean.load_state(torch.tensor([1.0, 4.0]))
-        >>> mean.compute()
-        0.25
-        """
-        _check_state(state, (2,), "RunningMean")
-        self.state = state.detach().to(torch.float64).clone()
-
-    def merge(self, other: RunningMean) -> None:
-        """Add sum and count of another mean.
-
-        Parameters
-        ----------
-        other : RunningMean
-            What to add.
-
-        Examples
-        --------
-        >>> mean, other = RunningMean(), RunningMean()
-        >>> mean.update(1.0, 1)
-        >>> other.update(9.0, 3)
-        >>> mean.merge(other)
-        >>> mean.compute()
-        2.5
-        """
-        self.state = self.state + other.state.to(self.state.device)
-
     def compute(self) -> float:
         """Divide; NaN when nothing was counted.
 
@@ -398,38 +344,24 @@ class RunningMean:
         return total / count if count else math.nan
 
 
-class ScoreHistogram:
-    """Count foreground probabilities by truth, to choose the threshold that serves a metric best.
-
-    Parameters
-    ----------
-    bins : int
-        Thresholds are multiples of 1 / bins; a power of two makes them exact.
-    foreground : int
-        The class whose probability is counted; every other class is background.
-    ignore_index : int
-        Value of the truth where nothing is known.
+class ScoreHistogram(AdditiveState):
+    """Count the probabilities of class 1 by truth, to choose the threshold that serves a metric best.
 
     Attributes
     ----------
-    state : Tensor of int64, shape (2, bins)
+    state : Tensor of int64, shape (2, 256)
         Background and foreground pixels per bin of probability. States of pieces and ranks are added.
 
     Examples
     --------
-    >>> scores = ScoreHistogram(bins=8)
-    >>> scores.update(np.array([0.1, 0.2, 0.3, 0.9]), np.array([0, 0, 1, 1], np.uint8))
+    >>> scores = ScoreHistogram()
+    >>> scores.update(np.array([0.1, 0.2, 0.25, 0.9]), np.array([0, 0, 1, 1], np.uint8))
     >>> scores.best_threshold()  # the default of 0.5 misses one of the two
     (0.25, 1.0)
     """
 
-    def __init__(self, bins: int = 256, foreground: int = 1, ignore_index: int = IGNORE_INDEX):
-        if bins < 2:
-            raise ValueError(f"bins: expected at least 2, got {bins}")
-        self.bins = bins
-        self.foreground = foreground
-        self.ignore_index = ignore_index
-        self.state = torch.zeros(2, bins, dtype=torch.int64)
+    def __init__(self) -> None:
+        self.state = torch.zeros(2, BINS, dtype=torch.int64)
 
     def update(self, probabilities: ClassMap, target: ClassMap) -> None:
         """Add the pixels of one or more maps.
@@ -448,82 +380,34 @@ class ScoreHistogram:
 
         Examples
         --------
-        >>> scores = ScoreHistogram(bins=4)
+        >>> scores = ScoreHistogram()
         >>> scores.update(torch.tensor([0.5, 1.0, 0.3]), torch.tensor([0, 1, 255], dtype=torch.uint8))
-        >>> scores.state.tolist()
-        [[0, 0, 1, 0], [0, 0, 0, 1]]
+        >>> scores.state.nonzero().tolist()
+        [[0, 128], [1, 255]]
         """
         values, true = to_numpy(probabilities), to_numpy(target)
         if values.shape != true.shape:
             raise ValueError(f"probabilities {values.shape} and target {true.shape} must have one shape")
-        valid = true != self.ignore_index
+        valid = true != IGNORE_INDEX
         values, true = values[valid], true[valid]
         if values.size and not (values.min() >= 0 and values.max() <= 1):  # NaN fails too
             raise ValueError(f"probabilities: expected 0 to 1, got {values.min()} to {values.max()}")
-        index = np.minimum((values * self.bins).astype(np.int64), self.bins - 1)
-        index += self.bins * (true == self.foreground)
-        self.state += torch.from_numpy(np.bincount(index, minlength=2 * self.bins).reshape(2, self.bins))
-
-    def load_state(self, state: Tensor) -> None:
-        """Replace the counts, for instance by their sum over ranks.
-
-        Parameters
-        ----------
-        state : Tensor of int64, shape (2, bins)
-            Counts.
-
-        Raises
-        ------
-        ValueError
-            If the shape is that of another number of bins.
-
-        Examples
-        --------
-        >>> scores = ScoreHistogram(bins=2)
-        >>> scores.load_state(torch.tensor([[5, 0], [0, 5]]))
-        >>> scores.best_threshold()
-        (0.5, 1.0)
-        """
-        _check_state(state, (2, self.bins), "ScoreHistogram")
-        self.state = state.detach().cpu().to(torch.int64).clone()
-
-    def merge(self, other: ScoreHistogram) -> None:
-        """Add the counts of another histogram.
-
-        Parameters
-        ----------
-        other : ScoreHistogram
-            With the same bins.
-
-        Raises
-        ------
-        ValueError
-            If it has another number of bins.
-
-        Examples
-        --------
-        >>> scores, other = ScoreHistogram(bins=2), ScoreHistogram(bins=2)
-        >>> other.update(np.array([0.75]), np.array([1], np.uint8))
-        >>> scores.merge(other)
-        >>> scores.state.tolist()
-        [[0, 0], [0, 1]]
-        """
-        _check_state(other.state, tuple(self.state.shape), "ScoreHistogram")
-        self.state = self.state + other.state
+        index = np.minimum((values * BINS).astype(np.int64), BINS - 1) + BINS * (true == 1)
+        self.state += torch.from_numpy(np.bincount(index, minlength=2 * BINS).reshape(2, BINS))
 
     def curve(self) -> np.ndarray:
-        """IoU of the foreground at every threshold i / bins, where a pixel is foreground from the threshold upwards.
+        """IoU of the foreground at every threshold i / 256, where a pixel is foreground from the threshold upwards.
 
         Returns
         -------
-        ndarray of float64, shape (bins,)
+        ndarray of float64, shape (256,)
             NaN where there is no foreground.
 
         Examples
         --------
-        >>> scores = ScoreHistogram(bins=2)
-        >>> scores.load_state(torch.tensor([[3, 1], [0, 1]]))
-        >>> scores.curve().tolist()
+        >>> scores = ScoreHistogram()
+        >>> scores.update(np.array([0.2, 0.2, 0.2, 0.7, 0.7]), np.array([0, 0, 0, 0, 1], np.uint8))
+        >>> scores.curve()[[0, 128]].tolist()
         [0.2, 0.5]
         """
         # From a bin upwards everything is foreground: false and true positives.
@@ -542,13 +426,13 @@ class ScoreHistogram:
 
         Examples
         --------
-        >>> scores = ScoreHistogram(bins=4)
-        >>> scores.load_state(torch.tensor([[4, 0, 0, 1], [0, 1, 0, 2]]))
-        >>> scores.best_threshold(), ScoreHistogram(bins=4).best_threshold()
+        >>> scores = ScoreHistogram()
+        >>> scores.update(np.repeat([0.0, 0.25, 0.75], [4, 1, 3]), np.array([0, 0, 0, 0, 1, 0, 1, 1], np.uint8))
+        >>> scores.best_threshold(), ScoreHistogram().best_threshold()
         ((0.25, 0.75), (0.5, nan))
         """
         curve = self.curve()
         if np.isnan(curve).all():
             return 0.5, math.nan
-        best = np.flatnonzero(curve == np.nanmax(curve)) / self.bins
+        best = np.flatnonzero(curve == np.nanmax(curve)) / BINS
         return float(best[np.abs(best - 0.5).argmin()]), float(np.nanmax(curve))

@@ -15,7 +15,7 @@ from tasks.item import Item
 from utils.errors import DataError
 from utils.formats.pictures import picture_bytes
 from utils.formats.types import AnnotatedPicture, Instance
-from utils.geometry.crops import box_of_points, box_of_polygon, move_boxes
+from utils.geometry.crops import box_of_points, move_boxes, tight_box
 from utils.media.picture_sizes import picture_size
 from utils.runtime.files import digest_json, file_stamp
 
@@ -159,7 +159,7 @@ def box_of(animal: Instance) -> np.ndarray | None:
     if animal.box_xyxy is not None:
         return animal.box_xyxy
     if animal.polygons:
-        return box_of_polygon(*animal.polygons)
+        return tight_box(np.concatenate(animal.polygons))
     return box_of_points(animal.keypoints)
 
 

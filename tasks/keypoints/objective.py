@@ -24,7 +24,7 @@ from utils.keypoints.heatmaps import (
     centre_targets,
     instance_mask_targets,
     keypoint_heatmaps,
-    valid_cells,
+    valid_at_centres,
 )
 from utils.keypoints.left_right import (
     active_pairs,
@@ -185,7 +185,7 @@ class KeypointsObjective(Objective):
         place = (self.grid, self.stride)
         drawn: dict[str, Any] = {
             "keypoints": keypoints,
-            "valid": valid_cells(valid, *place),
+            "valid": valid_at_centres(valid, *place),
             "heatmaps": keypoint_heatmaps(keypoints, *place, targets[0].sigma, self.own.mask_type),
         }
         if self.grouping:

@@ -242,7 +242,7 @@ def test_what_reads_ahead_sees_the_curriculum(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("data.yaml", "kpt_shape: [2, 3]\nnames: [a]\nkpt_names: {0: [nose, nose]}\ntrain: images", "stands twice"),
+        ("data.yaml", "kpt_shape: [2, 3]\nnames: [a]\nkpt_names: {0: [nose, nose]}\ntrain: images", "is a duplicate"),
         ("data.yaml", "train: images\nnames: [a]\nkpt_shape: [x, 3]", "kpt_shape"),
         ("labels.json", '{"images": [', "labels.json"),
         ("labels.txt", "no/such/picture.png", "labels.txt"),

@@ -152,12 +152,13 @@ def test_a_loop_that_is_left_early_closes_its_bar(monkeypatch):
     assert logger.open_bars == 0
 
 
-def test_the_rate_of_a_continued_loop_counts_only_what_this_run_did():
-    with Progress(100, "windows", VerbosityLogger("error"), done=90) as loop:
+def test_the_rate_gives_the_rest_of_the_time():
+    with Progress(15, "windows", VerbosityLogger("error")) as loop:
+        assert loop.eta_s == float("inf")
         loop._start -= 10.0  # as if ten seconds had passed
         loop.advance(5)
     assert loop.rate == pytest.approx(0.5, rel=0.01)
-    assert loop.eta_s == pytest.approx(10.0, rel=0.01)
+    assert loop.eta_s == pytest.approx(20.0, rel=0.01)
 
 
 def test_progress_refuses_a_useless_interval():

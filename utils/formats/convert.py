@@ -129,8 +129,8 @@ def convert_poses(
     folder = Path(folder)
     if not any(part.pictures for part in sets.values()):
         raise DataError(f"{folder}: nothing to convert: no labelled picture could be read; see the report of verify")
-    asked = {"format": format, "layout": layout, "mode": mode, "labels": digest_sets(sets)}
-    if (folder / STAMP).exists() and read_json(folder / STAMP) == asked:
+    recipe = {"format": format, "layout": layout, "mode": mode, "labels": digest_sets(sets)}
+    if (folder / STAMP).exists() and read_json(folder / STAMP) == recipe:
         logger.info("%s: holds these labels as %s already", folder, format)
         return []
     for line in describe(sets):
@@ -145,7 +145,7 @@ def convert_poses(
     }
     (folder / STAMP).unlink(missing_ok=True)  # an interrupted copy is no finished one
     written = writers[format](dict(sets), folder)
-    write_json(folder / STAMP, asked)
+    write_json(folder / STAMP, recipe)
     return written
 
 

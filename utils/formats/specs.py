@@ -201,7 +201,7 @@ def category_names(spec: Spec) -> list[str] | None:
     Raises
     ------
     DataError
-        If they are neither a list nor a mapping from 0 on, a name stands twice, or `nc` contradicts them.
+        If they are neither a list nor a mapping from 0 on, a name is a duplicate, or `nc` contradicts them.
 
     Examples
     --------
@@ -213,7 +213,7 @@ def category_names(spec: Spec) -> list[str] | None:
         return [str(index) for index in range(count)] if isinstance(count, int) else None
     names = _as_list(stated, f"{spec.path}: names")
     if len(set(names)) < len(names):
-        raise DataError(f"{spec.path}: names: a name stands twice in {names}")
+        raise DataError(f"{spec.path}: names: duplicate name in {names}")
     if isinstance(count, int) and count != len(names):
         raise DataError(f"{spec.path}: nc is {count}, but there are {len(names)} names; mend one of them")
     return names
@@ -331,7 +331,7 @@ def build_skeletons(spec: Spec, names: Mapping[str, Sequence[str]]) -> dict[str,
     Raises
     ------
     DataError
-        If a name stands twice, or `flip_idx` or `edges` do not fit the names.
+        If a name is a duplicate, or `flip_idx` or `edges` do not fit the names.
 
     Examples
     --------

@@ -32,7 +32,7 @@ class Skeleton:
     Raises
     ------
     ValueError
-        If a name stands twice, `flip_idx` is not its own inverse, or an edge names no keypoint.
+        If a name is a duplicate, `flip_idx` is not its own inverse, or an edge names no keypoint.
 
     Examples
     --------
@@ -51,7 +51,7 @@ class Skeleton:
     def __post_init__(self) -> None:
         doubled = sorted({name for name in self.names if self.names.count(name) > 1})
         if doubled:
-            raise ValueError(f"keypoint names must differ, but {', '.join(map(repr, doubled))} stands twice")
+            raise ValueError(f"keypoint names must differ, but {', '.join(map(repr, doubled))} is a duplicate")
         indices = list(range(len(self.names)))
         flips = indices if self.flip_idx is None else list(self.flip_idx)
         if sorted(flips) != indices or any(flips[flips[k]] != k for k in indices):
@@ -96,7 +96,7 @@ def build_skeleton(
     >>> build_skeleton("data.yaml: kpt_names", ["nose", "nose"])
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: data.yaml: kpt_names: keypoint names must differ, but 'nose' stands twice
+    utils.errors.DataError: data.yaml: kpt_names: keypoint names must differ, but 'nose' is a duplicate
     """
     try:
         skeleton = Skeleton(tuple(names), None, tuple((int(a), int(b)) for a, b in edges))
@@ -282,28 +282,6 @@ def missing_keypoints(num_keypoints: int) -> np.ndarray:
     [0.0, 0.0]
     """
     return keypoints_array(np.zeros((num_keypoints, 2)), np.zeros(num_keypoints))
-
-
-def tight_box(points: np.ndarray) -> np.ndarray | None:
-    """Smallest box around the points that are not NaN, or None without any.
-
-    Parameters
-    ----------
-    points : ndarray, shape (N, 2 or more)
-        x and y come first.
-
-    Returns
-    -------
-    ndarray of float64, shape (4,), or None
-        x1, y1, x2, y2; of zero size for a single point.
-
-    Examples
-    --------
-    >>> tight_box(keypoints_array([[3, 9], [5, 4], [0, 0]], [2, 1, 0])).tolist()
-    [3.0, 4.0, 5.0, 9.0]
-    """
-    placed = points[np.isfinite(points[:, :2]).all(axis=1), :2]
-    return np.concatenate([placed.min(axis=0), placed.max(axis=0)]).astype(np.float64) if len(placed) else None
 
 
 def polygon_area(polygons: Sequence[np.ndarray]) -> float:

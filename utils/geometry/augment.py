@@ -96,8 +96,8 @@ class View:
         >>> View.from_name("rot90")
         View(flip=False, quarter_turns=1)
         """
-        for (flip, quarter_turns), known in _NAMES.items():
-            if known == name:
+        for (flip, quarter_turns), other in _NAMES.items():
+            if other == name:
                 return cls(flip, quarter_turns)
         raise ValueError(f"unknown view {name!r}; known: {', '.join(_NAMES.values())}")
 
@@ -342,32 +342,11 @@ def views_of(hflip: bool = False, vflip: bool = False, rotate90: bool = False) -
     ['identity', 'rot180', 'hflip', 'vflip']
     """
     chosen = {"hflip": hflip, "vflip": vflip, "rot90": rotate90}
-    generators = [View.from_name(name) for name, wanted in chosen.items() if wanted]
+    generators = [View.from_name(name) for name, is_chosen in chosen.items() if is_chosen]
     found = {IDENTITY}
     while len(larger := found | {view.compose(generator) for view in found for generator in generators}) > len(found):
         found = larger
     return sorted(found)
-
-
-def tta_views(hflip: bool = False, vflip: bool = False, quarter_turns: bool = False) -> list[View]:
-    """The views that test-time augmentation averages: `views_of` under the names of the inference settings.
-
-    Parameters
-    ----------
-    hflip, vflip, quarter_turns : bool
-        Which movements take part.
-
-    Returns
-    -------
-    list of View
-        The identity first.
-
-    Examples
-    --------
-    >>> [view.name for view in tta_views(hflip=True)], len(tta_views(hflip=True, quarter_turns=True))
-    (['identity', 'hflip'], 8)
-    """
-    return views_of(hflip, vflip, quarter_turns)
 
 
 # --- random geometry -------------------------------------------------------------------------------------------------
@@ -443,7 +422,7 @@ class RandomGeometry:
         view = self.views[int(draws[0] * len(self.views))]
         scale = self.scale[0] * (self.scale[1] / self.scale[0]) ** draws[1]
         angle_deg = self.rotation_deg * (2 * draws[2] - 1)
-        linear = scale * _rotation(angle_deg) @ view.matrix((0, 0))[:2, :2]
+        linear = cv2.getRotationMatrix2D((0, 0), angle_deg, scale)[:, :2] @ view.matrix((0, 0))[:2, :2]
         middle = np.array(self.size[::-1]) / 2
         reach = np.abs(np.linalg.inv(linear)) @ middle  # half of what the crop spans in the input
         bounds = np.sort([reach, np.array(image_size[::-1]) - reach], axis=0)
@@ -451,20 +430,6 @@ class RandomGeometry:
         if scale == 1 and angle_deg == 0:
             offset = np.round(offset)  # a crop between pixels would blur for nothing
         return np.vstack([np.column_stack([linear, offset]), [0.0, 0.0, 1.0]])
-
-
-def _rotation(angle_deg: float) -> np.ndarray:
-    """Matrix of a counter-clockwise turn, as it is seen with y pointing down.
-
-    The matrix has shape (2, 2).
-
-    Examples
-    --------
-    >>> (_rotation(90.0) @ (1.0, 0.0)).round(9).tolist()
-    [0.0, -1.0]
-    """
-    angle = math.radians(angle_deg)
-    return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
 
 
 # --- random colours --------------------------------------------------------------------------------------------------
@@ -569,7 +534,9 @@ class RandomColour:
         colours = self._recolour(np.ascontiguousarray(image[..., :3]), 2 * draws[:4] - 1)
         sigma = self.blur_sigma * draws[4]
         colours = cv2.GaussianBlur(colours, (0, 0), sigma) if sigma > 0.2 else colours  # below, no byte would change
-        colours = _add_noise(colours, self.noise_std * draws[5], generator)
+        if self.noise_std:
+            noise = generator.standard_normal(colours.shape, dtype=np.float32) * np.float32(self.noise_std * draws[5])
+            colours = np.clip(np.rint(colours + noise), 0, 255).astype(np.uint8)
         return np.concatenate([colours, image[..., 3:]], axis=2) if image.shape[2] > 3 else colours
 
     def _recolour(self, colours: np.ndarray, shifts: np.ndarray) -> np.ndarray:
@@ -590,20 +557,3 @@ class RandomColour:
         brightness, contrast, saturation = (1 + shifts[:3] * limits).tolist()
         matrix = colour_matrix(brightness, contrast, saturation, self.hue_deg * float(shifts[3]), grey)
         return cv2.transform(colours, matrix)
-
-
-def _add_noise(colours: np.ndarray, std: float, generator: np.random.Generator) -> np.ndarray:
-    """Add Gaussian noise and stay within bytes.
-
-    `colours` has shape (H, W, 3), uint8.
-
-    Examples
-    --------
-    >>> noisy = _add_noise(np.full((50, 50, 3), 128, np.uint8), 8.0, np.random.default_rng(0))
-    >>> round(float(noisy.mean())), round(float(noisy.std()))
-    (128, 8)
-    """
-    if not std:
-        return colours
-    noise = generator.standard_normal(colours.shape, dtype=np.float32) * np.float32(std)
-    return np.clip(np.rint(colours + noise), 0, 255).astype(np.uint8)

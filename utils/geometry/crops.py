@@ -56,32 +56,17 @@ def canvas_of(sizes: Sequence[tuple[int, int]], short_side: int, multiple: int =
     sides = np.asarray(sizes, np.float64).reshape(-1, 2)
     if not len(sides) or sides.min() <= 0 or short_side < 1 or multiple < 1:
         raise ValueError(f"expected pictures and sides above 0, got {list(sizes)[:3]}, {short_side} and {multiple}")
-    aspects = sides[:, 1] / sides[:, 0]
-    aspect = _best_aspect(aspects)
+    # A picture of aspect a covers min(a / A, A / a) of a canvas of aspect A. The sum over pictures has its maximum at
+    # the aspect of one of them, because between two neighbours it is convex in log A: sorted sums find it.
+    aspects = np.sort(sides[:, 1] / sides[:, 0])
+    narrower = np.cumsum(aspects) / aspects
+    wider = (np.sum(1 / aspects) - np.cumsum(1 / aspects)) * aspects
+    aspect = float(aspects[np.argmax(narrower + wider)])
     # A picture on a canvas of height 1: as high as it where the picture is narrower, as wide where it is wider.
     heights = np.minimum(1.0, aspect / aspects)
     height = short_side / np.median(heights * np.minimum(1.0, aspects))
     rounded = [math.ceil(side / multiple - 1e-9) * multiple for side in (height, height * aspect)]
     return rounded[0], rounded[1]
-
-
-def _best_aspect(aspects: np.ndarray) -> float:
-    """Width by height of the canvas that pictures cover best.
-
-    `aspects` has shape (N,): width by height of each picture.
-
-    A picture of aspect a covers min(a / A, A / a) of a canvas of aspect A. The sum over pictures has its maximum at the
-    aspect of one of them, because between two neighbours it is convex in log A; sorted sums find it without all pairs.
-
-    Examples
-    --------
-    >>> _best_aspect(np.array([1.0, 2.0, 2.0, 4.0]))
-    2.0
-    """
-    aspects = np.sort(aspects)
-    narrower = np.cumsum(aspects) / aspects
-    wider = (np.sum(1 / aspects) - np.cumsum(1 / aspects)) * aspects
-    return float(aspects[np.argmax(narrower + wider)])
 
 
 def whole_picture(size: tuple[int, int], canvas: tuple[int, int]) -> np.ndarray:
@@ -183,33 +168,26 @@ def box_of_points(keypoints: np.ndarray, margin: float = 0.1, least: float = 8.0
     return np.concatenate([low - added, high + added])
 
 
-def box_of_polygon(*polygons: np.ndarray) -> np.ndarray:
-    """Tight box around one or more polygons.
+def tight_box(points: np.ndarray) -> np.ndarray | None:
+    """Smallest box around the points that are not NaN, or None without any.
 
     Parameters
     ----------
-    *polygons : ndarray, shape (N, 2)
-        Outlines of one animal, as x and y.
+    points : ndarray, shape (N, 2 or more)
+        x and y come first.
 
     Returns
     -------
-    ndarray of float64, shape (4,)
-        The box as x1, y1, x2, y2.
-
-    Raises
-    ------
-    ValueError
-        If there is no point.
+    ndarray of float64, shape (4,), or None
+        x1, y1, x2, y2; of zero size for a single point.
 
     Examples
     --------
-    >>> box_of_polygon(np.array([[3, 1], [5, 1], [4, 2]]), np.array([[8, 0], [9, 0], [9, 1]])).tolist()
-    [3.0, 0.0, 9.0, 2.0]
+    >>> tight_box(np.array([[3, 9, 2], [5, 4, 1], [np.nan, np.nan, 0]])).tolist()
+    [3.0, 4.0, 5.0, 9.0]
     """
-    points = np.concatenate([np.zeros((0, 2)), *polygons])
-    if not len(points):
-        raise ValueError("expected polygons with at least one point, got none")
-    return np.concatenate([points.min(axis=0), points.max(axis=0)])
+    placed = points[np.isfinite(points[:, :2]).all(axis=1), :2]
+    return np.concatenate([placed.min(axis=0), placed.max(axis=0)]).astype(np.float64) if len(placed) else None
 
 
 def move_boxes(boxes_xyxy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -404,30 +382,12 @@ def move_keypoints(keypoints: np.ndarray, matrix: np.ndarray, flip_idx: Sequence
     >>> move_keypoints(keypoints, mirror, flip_idx=(0, 2, 1)).tolist()
     [[5.0, 1.0, 2.0], [2.0, 3.0, 1.0], [8.0, 3.0, 2.0]]
     """
-    return _swap_sides(move_points(keypoints, matrix), matrix, flip_idx)
-
-
-def _swap_sides(keypoints: np.ndarray, matrix: np.ndarray, flip_idx: Sequence[int] | None) -> np.ndarray:
-    """Swap left and right where a matrix mirrors, and only there.
-
-    `keypoints` has shape (..., K, 2 or more), the matrix shape (3, 3).
-
-    Raises
-    ------
-    ValueError
-        If the indices are for another number of keypoints.
-
-    Examples
-    --------
-    >>> sides = np.array([[1, 1, 2], [2, 2, 2]])
-    >>> _swap_sides(sides, np.diag([1.0, -1, 1]), (1, 0))[:, 0].tolist(), _swap_sides(sides, np.eye(3), (1, 0))[0, 0]
-    ([2, 1], np.int64(1))
-    """
+    moved = move_points(keypoints, matrix)
     if flip_idx is None or np.linalg.det(matrix[:2, :2]) > 0:
-        return keypoints
-    if len(flip_idx) != keypoints.shape[-2]:
-        raise ValueError(f"flip_idx is for {len(flip_idx)} keypoints, but there are {keypoints.shape[-2]}")
-    return keypoints[..., list(flip_idx), :]
+        return moved
+    if len(flip_idx) != moved.shape[-2]:
+        raise ValueError(f"flip_idx is for {len(flip_idx)} keypoints, but there are {moved.shape[-2]}")
+    return moved[..., list(flip_idx), :]
 
 
 # --- augmentation ----------------------------------------------------------------------------------------------------
@@ -436,27 +396,21 @@ def _swap_sides(keypoints: np.ndarray, matrix: np.ndarray, flip_idx: Sequence[in
 def random_similarity(
     generator: np.random.Generator,
     canvas: tuple[int, int],
-    scale: tuple[float, float] = (1.0, 1.0),
-    rotation_deg: float = 0.0,
-    translation: float = 0.0,
-    hflip: float = 0.0,
+    scale: tuple[float, float],
+    rotation_deg: float,
 ) -> np.ndarray:
-    """Draw a matrix that mirrors, turns and scales a canvas about its centre, then shifts it.
+    """Draw a matrix that turns and scales a canvas about its centre.
 
     Parameters
     ----------
     generator : numpy.random.Generator
-        Always asked for five numbers.
+        Always asked for two numbers.
     canvas : (int, int)
         Height and width.
     scale : (float, float)
         Smallest and largest enlargement; between them all octaves are equally likely.
     rotation_deg : float
         Largest turn to either side.
-    translation : float
-        Largest shift to either side, as a share of each side of the canvas.
-    hflip : float
-        How likely left and right are swapped, 0 to 1.
 
     Returns
     -------
@@ -470,20 +424,17 @@ def random_similarity(
 
     Examples
     --------
-    >>> random_similarity(np.random.default_rng(0), (10, 20), hflip=1.0).tolist()
-    [[-1.0, 0.0, 20.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    >>> random_similarity(np.random.default_rng(0), (10, 20), (2.0, 2.0), 0.0)[:2, 2].tolist()
+    [-10.0, -5.0]
     """
-    if not (0 < scale[0] <= scale[1] and 0 <= rotation_deg <= 180 and translation >= 0 and 0 <= hflip <= 1):
+    if not (0 < scale[0] <= scale[1] and 0 <= rotation_deg <= 180):
         raise ValueError(
-            "expected 0 < smallest <= largest scale, a rotation of 0 to 180 degrees, a translation of 0 or more and "
-            f"an hflip of 0 to 1, got {tuple(scale)}, {rotation_deg}, {translation}, {hflip}"
+            "expected 0 < smallest <= largest scale and a rotation of 0 to 180 degrees, got "
+            f"{tuple(scale)} and {rotation_deg}"
         )
-    draws = generator.random(5)
-    height, width = canvas
+    draws = generator.random(2)
     enlargement = scale[0] * (scale[1] / scale[0]) ** draws[0]
     angle_deg = rotation_deg * (2 * draws[1] - 1)
     # This formula is about a point and holds for outer corners too, since we name the centre in their terms.
-    similarity = np.vstack([cv2.getRotationMatrix2D((width / 2, height / 2), angle_deg, enlargement), [0.0, 0.0, 1.0]])
-    similarity[:2, 2] += translation * (2 * draws[2:4] - 1) * (width, height)
-    mirror = np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    return similarity @ mirror if draws[4] < hflip else similarity
+    centre = (canvas[1] / 2, canvas[0] / 2)
+    return np.vstack([cv2.getRotationMatrix2D(centre, angle_deg, enlargement), [0.0, 0.0, 1.0]])

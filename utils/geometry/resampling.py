@@ -33,7 +33,7 @@ def reflect_index(start: int, count: int, size: int) -> np.ndarray:
     return np.minimum(position, period - position) if size > 1 else np.zeros(count, dtype=np.int64)
 
 
-def axis_weights(
+def resampling_weights(
     start: int, count: int, source_size: int, target_size: int, kind: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which source pixels make up each target pixel along one axis, and with what weight.
@@ -58,10 +58,10 @@ def axis_weights(
 
     Examples
     --------
-    >>> index, weight = axis_weights(1, 2, source_size=5, target_size=4, kind="area")
+    >>> index, weight = resampling_weights(1, 2, source_size=5, target_size=4, kind="area")
     >>> index.tolist(), weight.round(3).tolist()
     ([[1, 2, 3], [2, 3, 4]], [[0.6, 0.4, 0.0], [0.4, 0.6, 0.0]])
-    >>> axis_weights(1, 1, source_size=2, target_size=4, kind="bilinear")[1].tolist()
+    >>> resampling_weights(1, 1, source_size=2, target_size=4, kind="bilinear")[1].tolist()
     [[0.75, 0.25]]
     """
     target = np.arange(start, start + count, dtype=np.int64)[:, None]
@@ -136,7 +136,7 @@ def resample(
     valid : bool array, shape (height, width)
         Which pixels count.
     rows, columns : (index, weight)
-        From `axis_weights`, counted from the array's first row and column.
+        From `resampling_weights`, counted from the array's first row and column.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def resample(
 
     Examples
     --------
-    >>> axis = axis_weights(0, 1, source_size=2, target_size=1, kind="area")
+    >>> axis = resampling_weights(0, 1, source_size=2, target_size=1, kind="area")
     >>> values = np.float32([[[1, 3], [99, 5]]])
     >>> mean, valid = resample(values, np.array([[True, True], [False, True]]), axis, axis)
     >>> mean.tolist(), valid.tolist()

@@ -39,7 +39,7 @@ def _place(point: np.ndarray) -> tuple[int, int]:
     return round(float(x)), round(float(y))
 
 
-def known_points(pose: np.ndarray) -> np.ndarray:
+def finite_points(pose: np.ndarray) -> np.ndarray:
     """Tell which points of a pose are somewhere.
 
     Parameters
@@ -54,7 +54,7 @@ def known_points(pose: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    >>> known_points(np.array([[1.0, 2, 0.5], [np.nan, 2, 0.5]])).tolist()
+    >>> finite_points(np.array([[1.0, 2, 0.5], [np.nan, 2, 0.5]])).tolist()
     [True, False]
     """
     return np.isfinite(pose[:, :2]).all(axis=1)
@@ -83,7 +83,7 @@ def mark_radius(size: tuple[int, int], poses: Sequence[np.ndarray]) -> float:
     >>> mark_radius((1080, 1920), [np.array([[0.0, 0], [90, 120]])]), mark_radius((1080, 1920), [np.zeros((2, 2))])
     (6.75, 5.04)
     """
-    extents = [np.ptp(pose[known_points(pose), :2], axis=0) for pose in poses if known_points(pose).sum() > 1]
+    extents = [np.ptp(pose[finite_points(pose), :2], axis=0) for pose in poses if finite_points(pose).sum() > 1]
     side = math.sqrt(size[0] * size[1])
     largest = max(0.007 * side, min(0.02 * side, 2.5))  # on small pictures marks are larger, or none could be seen
     fitting = 0.045 * float(np.median(np.linalg.norm(extents, axis=1))) if extents else largest
@@ -114,8 +114,8 @@ def draw_line(picture: np.ndarray, start: np.ndarray, end: np.ndarray, colour: S
     cv2.line(picture, _place(start), _place(end), tuple(map(int, colour)), width, cv2.LINE_AA, _SHIFT)
 
 
-def _draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: Sequence[int], width: int = -1) -> None:
-    """Draw a disc, or a ring of some width, with smooth edges.
+def _draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: Sequence[int]) -> None:
+    """Draw a disc with smooth edges.
 
     `picture` has shape (H, W, 3), `centre` shape (2,).
 
@@ -127,7 +127,7 @@ def _draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: S
     ([200, 0, 0], [0, 0, 0], True)
     """
     centre_px, radius_px = _place(centre), round(radius * 2**_SHIFT)
-    cv2.circle(picture, centre_px, radius_px, tuple(map(int, colour)), width, cv2.LINE_AA, _SHIFT)
+    cv2.circle(picture, centre_px, radius_px, tuple(map(int, colour)), -1, cv2.LINE_AA, _SHIFT)
 
 
 def _draw_bones(picture: np.ndarray, pose: np.ndarray, edges: Edges, colours: np.ndarray, radius: float) -> None:
@@ -144,8 +144,8 @@ def _draw_bones(picture: np.ndarray, pose: np.ndarray, edges: Edges, colours: np
     >>> picture[10, 8].tolist(), picture[10, 32].tolist(), bool((picture[0] == 255).all())
     ([200, 0, 0], [0, 0, 200], True)
     """
-    known = known_points(pose)
-    drawn = [(first, second) for first, second in edges if known[first] and known[second]]
+    finite = finite_points(pose)
+    drawn = [(first, second) for first, second in edges if finite[first] and finite[second]]
     width = max(1, round(0.6 * radius))
     for first, second in drawn if width > 1 else ():  # the rim would hide a line of one pixel
         draw_line(picture, pose[first], pose[second], _DARK, width + 2)
@@ -169,7 +169,7 @@ def _draw_points(picture: np.ndarray, pose: np.ndarray, colours: np.ndarray, rad
     ([200, 0, 0], [255, 255, 255])
     """
     rim = max(0.7, 0.25 * radius)
-    for index in np.flatnonzero(known_points(pose)):
+    for index in np.flatnonzero(finite_points(pose)):
         _draw_disc(picture, pose[index], radius + 1.6 * rim, _DARK)
         _draw_disc(picture, pose[index], radius + 0.8 * rim, _LIGHT)
         _draw_disc(picture, pose[index], radius, colours[index])
@@ -184,7 +184,6 @@ def draw_poses(
     *,
     third: Literal["score", "visibility"] = "score",
     colours: np.ndarray | None = None,
-    identities: Sequence[int] | None = None,
     radius: float | None = None,
 ) -> np.ndarray:
     """Lay poses over a picture.
@@ -201,8 +200,6 @@ def draw_poses(
         What the third column is. By visibility, 0 is left out and 1 is drawn as a ring.
     colours : ndarray of uint8, shape (K, 3), optional
         Red, green, blue of the keypoints; those of `class_palette` by default.
-    identities : sequence of int, optional
-        Numbers of the animals, such as tracks. Each animal then has one colour, always the same for a number.
     radius : float, optional
         Of a point, in pixels; `mark_radius` by default.
 
@@ -211,11 +208,6 @@ def draw_poses(
     ndarray of uint8, shape (H, W, 3)
         A new picture.
 
-    Raises
-    ------
-    ValueError
-        If there are not as many identities as poses.
-
     Examples
     --------
     >>> image, pose = np.zeros((30, 40, 3), np.uint8), np.array([[10.5, 20.5, 0.9], [np.nan, np.nan, 0.1]])
@@ -223,8 +215,6 @@ def draw_poses(
     >>> drawn[20, 10].tolist(), int(image.max())
     ([0, 114, 178], 0)
     """
-    if identities is not None and len(identities) != len(poses):
-        raise ValueError(f"identities: expected one for each of {len(poses)} poses, got {len(identities)}")
     picture = show_colours(image).copy()
     shown = [np.array(pose, float) for pose in poses]
     hollow = [np.zeros(len(pose), bool) for pose in shown]
@@ -233,28 +223,9 @@ def draw_poses(
         for pose in shown:
             pose[pose[:, 2] == 0, :2] = np.nan
     radius = mark_radius(picture.shape[:2], shown) if radius is None else radius
-    painted = [_pose_colours(len(pose), index, colours, identities) for index, pose in enumerate(shown)]
-    for pose, of_points in zip(shown, painted, strict=True):
-        _draw_bones(picture, pose, edges, of_points, radius)
-    for pose, of_points, rings in zip(shown, painted, hollow, strict=True):
-        _draw_points(picture, pose, of_points, radius, rings)
+    colours = class_palette(256) if colours is None else colours
+    for pose in shown:
+        _draw_bones(picture, pose, edges, np.resize(colours, (len(pose), 3)), radius)
+    for pose, rings in zip(shown, hollow, strict=True):
+        _draw_points(picture, pose, np.resize(colours, (len(pose), 3)), radius, rings)
     return picture
-
-
-def _pose_colours(
-    num_keypoints: int, index: int, colours: np.ndarray | None, identities: Sequence[int] | None
-) -> np.ndarray:
-    """Colours of the points of one pose: its own, or those of its animal.
-
-    The result has shape (K, 3), uint8.
-
-    Examples
-    --------
-    >>> _pose_colours(2, 0, None, [257]).tolist()  # the palette has 256
-    [[230, 159, 0], [230, 159, 0]]
-    >>> _pose_colours(2, 0, np.array([[1, 2, 3], [4, 5, 6]]), None).tolist()
-    [[1, 2, 3], [4, 5, 6]]
-    """
-    if identities is not None:
-        return class_palette(256)[identities[index] % 256][None].repeat(num_keypoints, axis=0)
-    return np.resize(class_palette(min(num_keypoints, 256)), (num_keypoints, 3)) if colours is None else colours

@@ -527,7 +527,7 @@ def _read_at_centres(pictures: Tensor, grid: tuple[int, int], stride: float, pad
     return target_on_grid(pictures, grid, covered, padding).unsqueeze(1)
 
 
-def valid_cells(valid: Tensor, grid: tuple[int, int], stride: float) -> Tensor:
+def valid_at_centres(valid: Tensor, grid: tuple[int, int], stride: float) -> Tensor:
     """Tell which cells stand on ground that is known: the pixel under the cell's centre decides.
 
     Parameters
@@ -547,7 +547,7 @@ def valid_cells(valid: Tensor, grid: tuple[int, int], stride: float) -> Tensor:
     Examples
     --------
     >>> valid = torch.tensor([[True, True, True, False, True]]).expand(1, 4, 5)
-    >>> valid_cells(valid, (2, 3), stride=2).tolist()
+    >>> valid_at_centres(valid, (2, 3), stride=2).tolist()
     [[[[True, False, False], [True, False, False]]]]
     """
     return _read_at_centres(valid.to(torch.uint8), grid, stride, 0).bool()

@@ -212,7 +212,7 @@ def _soft_length(vectors: Tensor, least: float) -> Tensor:
     return (vectors.square().sum(dim=-1) + least**2).sqrt()
 
 
-def pair_overlap(logits: Tensor, pairs: Tensor, active: Tensor, temperature: float = 1.0) -> Tensor:
+def pair_overlap(logits: Tensor, pairs: Tensor, active: Tensor) -> Tensor:
     """Sum the probability that left and right, drawn from their maps, fall into the same cell.
 
     Parameters
@@ -223,8 +223,6 @@ def pair_overlap(logits: Tensor, pairs: Tensor, active: Tensor, temperature: flo
         Indices.
     active : Tensor of bool, shape (B, P)
         Pairs to compare, from `active_pairs`; `active.sum()` is the count.
-    temperature : float
-        Of the softmax.
 
     Returns
     -------
@@ -240,8 +238,7 @@ def pair_overlap(logits: Tensor, pairs: Tensor, active: Tensor, temperature: flo
     image, pair = active.nonzero(as_tuple=True)
     chosen = pairs.to(image.device)[pair]
     left, right = (logits[image, chosen[:, side]].flatten(1) for side in (0, 1))
-    probabilities = [(raise_to_single(maps) / temperature).softmax(dim=1) for maps in (left, right)]
-    return (probabilities[0] * probabilities[1]).sum()
+    return (raise_to_single(left).softmax(dim=1) * raise_to_single(right).softmax(dim=1)).sum()
 
 
 def pair_margin(points: Tensor, pairs: Tensor, active: Tensor, margin_cells: float) -> Tensor:

@@ -78,8 +78,8 @@ def _has_tie(maps: Tensor, index: Tensor, cells: Tensor) -> Tensor:
     if min(maps.shape[1:]) < 3:
         return torch.ones_like(index, dtype=torch.bool)
     values, _ = read_neighbourhoods(maps, index, cells)
-    own = maps[index, cells[:, 1], cells[:, 0]]
-    return (values == own.view(-1, 1, 1)).sum(dim=(1, 2)) > 1
+    of_cells = maps[index, cells[:, 1], cells[:, 0]]
+    return (values == of_cells.view(-1, 1, 1)).sum(dim=(1, 2)) > 1
 
 
 def _label_regions(mask: np.ndarray) -> np.ndarray:
@@ -153,8 +153,8 @@ def centre_on_plateaus(maps: Tensor, cells: Tensor) -> Tensor:
     tied = _has_tie(maps, index, cells).nonzero().squeeze(1)
     if not len(tied):
         return cells
-    own = maps[tied, cells[tied, 1], cells[tied, 0]]
-    labels = _label_regions((maps[tied] == own.view(-1, 1, 1)).cpu().numpy())
+    summits = maps[tied, cells[tied, 1], cells[tied, 0]]
+    labels = _label_regions((maps[tied] == summits.view(-1, 1, 1)).cpu().numpy())
     first = cells[tied].cpu().numpy()
     chosen = labels[np.arange(len(first)), first[:, 1], first[:, 0]]
     middles = _middles(np.where(labels == chosen[:, None, None], labels, 0))

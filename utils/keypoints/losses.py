@@ -1,7 +1,7 @@
 """Losses of keypoint heads as sums; their counts follow from the targets alone, as in `utils.losses`.
 
-Maps are compared cell by cell where the picture is known (`valid`) and the labels say something about the keypoint
-(`labelled`). Three choices keep the maps' summits sharp, because the decoder reads sub-pixel places from their shape:
+Maps are compared cell by cell where there is a picture (`valid`). Three choices keep the maps' summits sharp, because
+the decoder reads sub-pixel places from their shape:
 
 - Class balance weighs whole cells, by 1 + (w - 1) * target. To weigh the positive half of the cross entropy alone
   would move its optimum: at w = 80 a target of 0.1 asks for a probability of 0.9, and summits become plateaus.
@@ -12,6 +12,7 @@ Maps are compared cell by cell where the picture is known (`valid`) and the labe
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,41 +22,26 @@ from utils.keypoints.heatmaps import UNKNOWN, single_points
 from utils.keypoints.peaks import raise_to_single, soft_argmax
 
 _NOWHERE = -1e30  # logit of a cell without a picture; finite, so that a map of nothing else gives no NaN
+_LARGEST_WEIGHT = 50.0  # of a cell of a keypoint against one of empty ground
+_EPS = 1e-6  # added to the numerator and denominator of Dice
 _FURTHEST = 4.0  # canvas sizes; box edges beyond this say nothing more to the overlap and would overflow
-
-
-def _known_cells(target: Tensor, valid: Tensor | None, labelled: Tensor | None) -> Tensor:
-    """Cells of (B, K, h, w) that count, as zeros and ones.
-
-    Examples
-    --------
-    >>> valid, labelled = torch.tensor([[[[True, False]]]]), torch.tensor([[True, False]])
-    >>> _known_cells(torch.zeros(1, 2, 1, 2), valid, labelled).tolist()
-    [[[[1.0, 0.0]], [[0.0, 0.0]]]]
-    """
-    known = torch.ones_like(target, dtype=torch.float32)
-    if valid is not None:
-        known = known * valid
-    return known if labelled is None else known * labelled[:, :, None, None]
 
 
 # --- heatmaps --------------------------------------------------------------------------------------------------------
 
 
-def positive_weights(sums: Tensor, most: float = 50.0) -> Tensor:
+def positive_weights(sums: Tensor) -> Tensor:
     """Choose how much the cells of a keypoint weigh against its empty ground.
 
     Parameters
     ----------
     sums : Tensor, shape (2, K)
         Sums of each keypoint's targets, and of 1 - target, over the training set: no weight depends on a batch.
-    most : float
-        Largest weight.
 
     Returns
     -------
     Tensor of float32, shape (K,)
-        Negative over positive, from 1 to `most`; 1 for a keypoint that never occurs.
+        Negative over positive, from 1 to 50; 1 for a keypoint that never occurs.
 
     Examples
     --------
@@ -63,57 +49,19 @@ def positive_weights(sums: Tensor, most: float = 50.0) -> Tensor:
     [4.0, 50.0, 1.0, 1.0]
     """
     positive, negative = sums.double()
-    weights = (negative / positive.clamp(min=torch.finfo(torch.float64).tiny)).clamp(1.0, most)
+    weights = (negative / positive.clamp(min=torch.finfo(torch.float64).tiny)).clamp(1.0, _LARGEST_WEIGHT)
     return weights.where(positive > 0, 1.0).float()
 
 
-def _bce(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
-    """Binary cross entropy of each cell.
-
-    All have one shape, such as (B, K, h, w).
-
-    Examples
-    --------
-    >>> _bce(torch.tensor([0.0, 90.0]), torch.tensor([0.5, 1.0]), 0.0).exp().tolist()
-    [2.0, 1.0]
-    """
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-
-
-def _squared_error(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
-    """Squared error of each cell's probability.
-
-    All have one shape, such as (B, K, h, w).
-
-    Examples
-    --------
-    >>> _squared_error(torch.tensor([0.0, 90.0]), torch.tensor([1.0, 0.5]), 0.0).tolist()
-    [0.25, 0.25]
-    """
-    return (logits.sigmoid() - target) ** 2
-
-
-def _quality_focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
-    """Binary cross entropy of each cell times |target - p| ** gamma.
-
-    All have one shape, such as (B, K, h, w).
-
-    Examples
-    --------
-    >>> _quality_focal(torch.zeros(2), torch.tensor([0.5, 1.0]), 2.0).div(torch.tensor(2.0).log()).tolist()
-    [0.0, 0.25]
-    """
-    return _bce(logits, target, gamma) * (logits.sigmoid() - target).abs() ** gamma
-
-
-HEATMAP_LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+_bce = partial(F.binary_cross_entropy_with_logits, reduction="none")
+HEATMAP_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "bce": _bce,
-    "mse": _squared_error,
-    "focal": _quality_focal,
+    "mse": lambda logits, target: (logits.sigmoid() - target) ** 2,
+    "focal": lambda logits, target: _bce(logits, target) * (logits.sigmoid() - target) ** 2,  # gamma of 2
 }
 
 
-def _soft_dice_sum(logits: Tensor, target: Tensor, known: Tensor, eps: float) -> Tensor:
+def _soft_dice_sum(logits: Tensor, target: Tensor, valid: Tensor | float) -> Tensor:
     """Sum 1 - Dice over the maps that show their keypoint.
 
     All have shape (B, K, h, w), or one that broadcasts to it.
@@ -121,13 +69,13 @@ def _soft_dice_sum(logits: Tensor, target: Tensor, known: Tensor, eps: float) ->
     Examples
     --------
     >>> target = torch.tensor([[[[1.0, 1.0]], [[0.0, 0.0]]]])
-    >>> _soft_dice_sum(torch.zeros(1, 2, 1, 2), target, torch.ones_like(target), 0.0).item()  # 1 - 2 / (0.5 + 2)
-    0.19999998807907104
+    >>> round(_soft_dice_sum(torch.zeros(1, 2, 1, 2), target, 1.0).item(), 4)  # 1 - 2 / (0.5 + 2)
+    0.2
     """
-    probabilities, truth = logits.sigmoid() * known, target * known
+    probabilities, truth = logits.sigmoid() * valid, target * valid
     overlap = (probabilities * truth).sum(dim=(2, 3))
     total = (probabilities.square() + truth.square()).sum(dim=(2, 3))
-    return (1 - (2 * overlap + eps) / (total + eps)).where(truth.sum(dim=(2, 3)) > 0, 0.0).sum()
+    return (1 - (2 * overlap + _EPS) / (total + _EPS)).where(truth.sum(dim=(2, 3)) > 0, 0.0).sum()
 
 
 def heatmap_sums(
@@ -135,13 +83,10 @@ def heatmap_sums(
     target: Tensor,
     *,
     valid: Tensor | None = None,
-    labelled: Tensor | None = None,
     kind: str = "bce",
     heatmap_weight: float = 1.0,
     dice_weight: float = 0.5,
     balance: Tensor | None = None,
-    focal_gamma: float = 2.0,
-    eps: float = 1e-6,
 ) -> dict[str, Tensor]:
     """Sum the terms of a heatmap loss.
 
@@ -153,18 +98,12 @@ def heatmap_sums(
         Values 0 to 1.
     valid : Tensor of bool, shape (B, 1, h, w), optional
         Cells with a picture; all of them when None.
-    labelled : Tensor of bool, shape (B, K), optional
-        Maps of which the labels say something, be it that they are empty; all of them when None.
     kind : {"bce", "mse", "focal"}
         Binary cross entropy, squared error of the probability, or quality focal loss.
     heatmap_weight, dice_weight : float
         Factors, already applied to the sums; a term with factor 0 is neither computed nor returned.
     balance : Tensor of shape (K,), optional
         Weight of a cell whose target is 1, from `positive_weights`; in between, weights follow the target.
-    focal_gamma : float
-        At least 1; how strongly the focal loss discounts cells that are right already.
-    eps : float
-        Added to numerator and denominator of Dice, which is per image and keypoint that it shows.
 
     Returns
     -------
@@ -174,7 +113,7 @@ def heatmap_sums(
     Raises
     ------
     ValueError
-        If shapes do not agree, the kind is unknown, or gamma is below 1.
+        If shapes do not agree, or the kind is unknown.
 
     References
     ----------
@@ -184,44 +123,31 @@ def heatmap_sums(
     Examples
     --------
     >>> logits, target = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 0.0]]]])
-    >>> sums = heatmap_sums(logits, target, kind="mse", dice_weight=1.0, eps=0.0)
+    >>> sums = heatmap_sums(logits, target, kind="mse", dice_weight=1.0)
     >>> {name: round(value.item(), 4) for name, value in sums.items()}  # 1 / 4 + 1 / 4; 1 - 1 / 1.5
     {'heatmap': 0.5, 'dice': 0.3333}
     """
-    if kind not in HEATMAP_LOSSES or focal_gamma < 1:
-        raise ValueError(f"kind must be one of {', '.join(HEATMAP_LOSSES)}, gamma >= 1; got {kind!r}, {focal_gamma}")
+    if kind not in HEATMAP_LOSSES:
+        raise ValueError(f"unknown heatmap loss {kind!r}; known: {', '.join(HEATMAP_LOSSES)}")
     if logits.shape != target.shape:
         raise ValueError(f"logits and target must agree, got {tuple(logits.shape)} and {tuple(target.shape)}")
-    logits, known = raise_to_single(logits), _known_cells(target, valid, labelled)
+    logits, counted = raise_to_single(logits), 1.0 if valid is None else valid.float()
     sums: dict[str, Tensor] = {}
     if heatmap_weight:
-        weights = known if balance is None else known * (1 + (balance.to(target) - 1).view(-1, 1, 1) * target)
-        sums["heatmap"] = heatmap_weight * (HEATMAP_LOSSES[kind](logits, target, focal_gamma) * weights).sum()
+        weights = counted if balance is None else counted * (1 + (balance.to(target) - 1).view(-1, 1, 1) * target)
+        sums["heatmap"] = heatmap_weight * (HEATMAP_LOSSES[kind](logits, target) * weights).sum()
     if dice_weight:
-        sums["dice"] = dice_weight * _soft_dice_sum(logits, target, known, eps)
+        sums["dice"] = dice_weight * _soft_dice_sum(logits, target, counted)
     return sums
 
 
 # --- coordinates -----------------------------------------------------------------------------------------------------
 
 
-def _smooth_l1(difference: Tensor, beta: float) -> Tensor:
-    """Absolute value with a parabola between -beta and beta, 0 at 0 and of slope 1 outside.
-
-    The shape may be any; it stays.
-
-    Examples
-    --------
-    >>> _smooth_l1(torch.tensor([0.0, -1.0, 4.0]), beta=2.0).tolist()
-    [0.0, 0.25, 3.0]
-    """
-    return F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none", beta=beta)
-
-
-COORDINATE_LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "smooth_l1": _smooth_l1,
-    "l1": lambda difference, beta: difference.abs(),
-    "l2": lambda difference, beta: difference.square(),
+COORDINATE_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "smooth_l1": F.smooth_l1_loss,
+    "l1": F.l1_loss,
+    "l2": F.mse_loss,
 }
 
 
@@ -232,7 +158,6 @@ def coordinate_sum(
     *,
     valid: Tensor | None = None,
     kind: str = "smooth_l1",
-    beta_cells: float = 1.0,
     temperature: float = 1.0,
 ) -> Tensor:
     """Sum the distances between the mean places of maps and the truth, where one instance has the keypoint.
@@ -252,8 +177,6 @@ def coordinate_sum(
         Cells with a picture; the others have no part in the mean.
     kind : {"smooth_l1", "l1", "l2"}
         Smooth absolute, absolute, or squared difference in cells, summed over x and y.
-    beta_cells : float
-        Where smooth L1 turns from a parabola to a line.
     temperature : float
         Of the softmax.
 
@@ -284,8 +207,7 @@ def coordinate_sum(
     maps = raise_to_single(logits[image, keypoint])
     if valid is not None:
         maps = maps.masked_fill(~valid[image, 0], _NOWHERE)
-    difference = soft_argmax(maps, temperature) - points[image, keypoint]
-    return COORDINATE_LOSSES[kind](difference, beta_cells).sum()
+    return COORDINATE_LOSSES[kind](soft_argmax(maps, temperature), points[image, keypoint], reduction="sum")
 
 
 def coordinate_count(keypoints: Tensor, grid: tuple[int, int], stride: float) -> Tensor:
@@ -314,7 +236,7 @@ def coordinate_count(keypoints: Tensor, grid: tuple[int, int], stride: float) ->
 # --- offsets, boxes, objects -----------------------------------------------------------------------------------------
 
 
-def offset_sum(offsets: Tensor, target: Tensor, mask: Tensor, beta_cells: float = 1.0) -> Tensor:
+def offset_sum(offsets: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Sum smooth L1 of the vectors to centres, where they are known; divide by `mask.sum()`.
 
     Parameters
@@ -325,8 +247,6 @@ def offset_sum(offsets: Tensor, target: Tensor, mask: Tensor, beta_cells: float 
         Those of `heatmaps.CentreTargets`.
     mask : Tensor of bool, shape (B, K, h, w)
         Where they are known.
-    beta_cells : float
-        Where smooth L1 turns from a parabola to a line.
 
     Returns
     -------
@@ -340,11 +260,11 @@ def offset_sum(offsets: Tensor, target: Tensor, mask: Tensor, beta_cells: float 
     2.625
     """
     image, keypoint, row, column = mask.nonzero(as_tuple=True)  # few cells: far faster than a loss of whole maps
-    difference = [
-        offsets[image, 2 * keypoint + axis, row, column] - target[image, 2 * keypoint + axis, row, column]
-        for axis in (0, 1)
-    ]
-    return _smooth_l1(raise_to_single(torch.stack(difference)), beta_cells).sum()
+    vectors, truth = (
+        raise_to_single(torch.stack([maps[image, 2 * keypoint + axis, row, column] for axis in (0, 1)]))
+        for maps in (offsets, target)
+    )
+    return F.smooth_l1_loss(vectors, truth, reduction="sum")
 
 
 def _generalised_iou(sides: Tensor, target: Tensor) -> Tensor:
@@ -411,9 +331,7 @@ def box_sums(distances: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tenso
     return {"box_l1": (sides - truth).abs().sum(), "box_giou": (1 - _generalised_iou(sides, truth)).sum()}
 
 
-def objectness_sum(
-    logits: Tensor, target: Tensor, valid: Tensor | None = None, alpha: float = 2.0, beta: float = 4.0
-) -> Tensor:
+def objectness_sum(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Sum the penalty-reduced focal loss of a map of centres; divide by `objectness_count`.
 
     Parameters
@@ -424,10 +342,6 @@ def objectness_sum(
         `heatmaps.centre_heatmaps`; cells of exactly 1 are centres.
     valid : Tensor of bool, shape (B, 1, h, w), optional
         Cells with a picture; all of them when None.
-    alpha : float
-        At least 1; discounts cells that are right already.
-    beta : float
-        Discounts cells near a centre.
 
     Returns
     -------
@@ -445,9 +359,9 @@ def objectness_sum(
     0.515625
     """
     logits = raise_to_single(logits)
-    centre = -F.logsigmoid(logits) * (-logits).sigmoid() ** alpha
-    ground = -F.logsigmoid(-logits) * logits.sigmoid() ** alpha * (1 - target) ** beta
-    return (torch.where(target == 1, centre, ground) * _known_cells(target, valid, None)).sum()
+    centre = -F.logsigmoid(logits) * (-logits).sigmoid() ** 2
+    ground = -F.logsigmoid(-logits) * logits.sigmoid() ** 2 * (1 - target) ** 4
+    return (torch.where(target == 1, centre, ground) * (1.0 if valid is None else valid)).sum()
 
 
 def objectness_count(target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -468,7 +382,7 @@ def objectness_count(target: Tensor, valid: Tensor | None = None) -> Tensor:
     >>> objectness_count(torch.tensor([[[[1.0, 0.5, 1.0]]]]), torch.tensor([[[[True, True, False]]]])).item()
     1.0
     """
-    return ((target == 1) * _known_cells(target, valid, None)).sum(dtype=torch.float64)
+    return ((target == 1) * (1.0 if valid is None else valid)).sum(dtype=torch.float64)
 
 
 def instance_mask_sum(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -494,8 +408,8 @@ def instance_mask_sum(logits: Tensor, target: Tensor, valid: Tensor | None = Non
     >>> instance_mask_sum(torch.zeros(1, 1, 1, 3), target).exp().item()
     4.0
     """
-    known = _known_cells(target, valid, None) * (target != UNKNOWN)
-    return (_bce(raise_to_single(logits), (target == 1).float(), 0.0) * known).sum()
+    counted = (target != UNKNOWN) * (1.0 if valid is None else valid)
+    return (_bce(raise_to_single(logits), (target == 1).float()) * counted).sum()
 
 
 def instance_mask_count(target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -516,4 +430,4 @@ def instance_mask_count(target: Tensor, valid: Tensor | None = None) -> Tensor:
     >>> instance_mask_count(torch.tensor([[[[1, 0, 255]]]], dtype=torch.uint8)).item()
     2.0
     """
-    return (_known_cells(target, valid, None) * (target != UNKNOWN)).sum(dtype=torch.float64)
+    return ((target != UNKNOWN) * (1.0 if valid is None else valid)).sum(dtype=torch.float64)

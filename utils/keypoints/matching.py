@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from utils.geometry.crops import tight_box
+
 AREA_OF_BOX = 0.53
 _THINNEST = 0.25  # shorter side of a box of points, at least, as a share of the longer one
 
@@ -89,28 +91,6 @@ def labelled_points(keypoints: np.ndarray) -> np.ndarray:
     return keypoints[keypoints[:, 2] > 0, :2]
 
 
-def points_box(points: np.ndarray) -> np.ndarray | None:
-    """Take the tight box of points.
-
-    Parameters
-    ----------
-    points : ndarray, shape (N, 2)
-        x and y; points that are not finite do not count.
-
-    Returns
-    -------
-    ndarray, shape (4,), or None
-        Least x and y, greatest x and y; None without a finite point.
-
-    Examples
-    --------
-    >>> points_box(np.array([[5.0, 1], [2, 9], [np.nan, np.nan]])).tolist(), points_box(np.zeros((0, 2)))
-    ([2.0, 1.0, 5.0, 9.0], None)
-    """
-    known = points[np.isfinite(points).all(axis=1)]
-    return np.concatenate([known.min(axis=0), known.max(axis=0)]) if len(known) else None
-
-
 def box_sides(box_xyxy: np.ndarray | None) -> tuple[float, float]:
     """Take width and height of a box.
 
@@ -165,7 +145,7 @@ def pose_area(pose: TruthPose) -> tuple[float, str]:
     width, height = box_sides(pose.box_xyxy)
     if width * height > 0:
         return AREA_OF_BOX * (width * height), "box"
-    shorter, longer = sorted(box_sides(points_box(labelled_points(pose.keypoints))))
+    shorter, longer = sorted(box_sides(tight_box(labelled_points(pose.keypoints))))
     return (max(shorter, _THINNEST * longer) * longer, "keypoints") if longer > 0 else (math.nan, "unknown")
 
 
@@ -189,7 +169,7 @@ def pose_diagonal(pose: TruthPose) -> float:
     """
     width, height = box_sides(pose.box_xyxy)
     if width * height == 0:
-        width, height = box_sides(points_box(labelled_points(pose.keypoints)))
+        width, height = box_sides(tight_box(labelled_points(pose.keypoints)))
     return math.hypot(width, height) or math.nan
 
 
@@ -211,8 +191,8 @@ def fill_unknown(sizes: np.ndarray) -> np.ndarray:
     >>> fill_unknown(np.array([4.0, np.nan, 8.0])).tolist(), fill_unknown(np.array([np.nan])).tolist()
     ([4.0, 6.0, 8.0], [nan])
     """
-    known = sizes[~np.isnan(sizes)]
-    return np.where(np.isnan(sizes), np.median(known), sizes) if known.size else sizes
+    finite = sizes[~np.isnan(sizes)]
+    return np.where(np.isnan(sizes), np.median(finite), sizes) if finite.size else sizes
 
 
 def is_counted(pose: TruthPose) -> bool:
@@ -289,10 +269,10 @@ def _matching_costs(distances: np.ndarray, labelled: np.ndarray, caps: np.ndarra
     [[2.0, 10.0, inf]]
     """
     common = labelled[:, None] & ~np.isnan(distances)
-    known = np.where(common, distances, 0.0)
-    capped = np.where(common, np.minimum(known, caps[:, None, None]), labelled[:, None] * caps[:, None, None])
+    compared = np.where(common, distances, 0.0)
+    capped = np.where(common, np.minimum(compared, caps[:, None, None]), labelled[:, None] * caps[:, None, None])
     count = np.maximum(labelled.sum(axis=1), 1)[:, None]
-    costs = (capped.sum(axis=-1) + 1e-6 * known.sum(axis=-1)) / count
+    costs = (capped.sum(axis=-1) + 1e-6 * compared.sum(axis=-1)) / count
     return np.where(common.any(axis=-1), costs, np.inf)
 
 

@@ -41,39 +41,6 @@ HISTOGRAM_EDGES_PX = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 2
 # --- scores ----------------------------------------------------------------------------------------------------------
 
 
-def swap_pairs(flip_idx: Sequence[int] | None) -> list[tuple[int, int]]:
-    """Pairs of keypoints that a mirror exchanges.
-
-    Parameters
-    ----------
-    flip_idx : sequence of int, optional
-        For each keypoint the one that it becomes in a mirror; itself when it lies on the axis.
-
-    Returns
-    -------
-    list of (int, int)
-        Each pair once, the lower index first.
-
-    Raises
-    ------
-    ValueError
-        If mirroring twice does not restore the order.
-
-    Examples
-    --------
-    >>> swap_pairs([0, 2, 1, 3]), swap_pairs(None)
-    ([(1, 2)], [])
-    >>> swap_pairs([1, 2, 0])
-    Traceback (most recent call last):
-        ...
-    ValueError: flip_idx: mirroring twice must restore the order, got [1, 2, 0]
-    """
-    flip = list(flip_idx or [])
-    if any(not 0 <= other < len(flip) or flip[other] != index for index, other in enumerate(flip)):
-        raise ValueError(f"flip_idx: mirroring twice must restore the order, got {flip}")
-    return [(index, other) for index, other in enumerate(flip) if index < other]
-
-
 def _share(part: float, whole: float) -> float:
     """Divide; NaN when there is nothing to divide by.
 
@@ -183,8 +150,8 @@ def count_swaps(
     both = np.stack([left, right])
     straight = np.linalg.norm(truth[:, both] - predicted[:, both], axis=-1).sum(axis=1)
     crossed = np.linalg.norm(truth[:, both] - predicted[:, both[::-1]], axis=-1).sum(axis=1)
-    known = counted[:, left] & counted[:, right] & ~np.isnan(straight)
-    return np.stack([(known & (crossed < straight)).sum(axis=0), known.sum(axis=0)], axis=-1)
+    comparable = counted[:, left] & counted[:, right] & ~np.isnan(straight)
+    return np.stack([(comparable & (crossed < straight)).sum(axis=0), comparable.sum(axis=0)], axis=-1)
 
 
 # --- state -----------------------------------------------------------------------------------------------------------
@@ -246,10 +213,10 @@ def _with_areas(truths: Sequence[Sequence[TruthPose]]) -> tuple[list[list[TruthP
     >>> truths[0][0].area, sources
     (9.0, {'area': 2, 'box': 0, 'keypoints': 0, 'unknown': 1})
     """
-    told = [[pose_area(pose) for pose in of_picture] for of_picture in truths]
-    areas = iter(fill_unknown(np.array([area for of_picture in told for area, _ in of_picture])).tolist())
+    sizes = [pose_area(pose) for pose in chain(*truths)]
+    areas = iter(fill_unknown(np.array([area for area, _ in sizes])).tolist())
     sources = dict.fromkeys(("area", "box", "keypoints", "unknown"), 0)
-    for pose, (_, source) in zip(chain(*truths), chain(*told), strict=True):
+    for pose, (_, source) in zip(chain(*truths), sizes, strict=True):
         sources[source] += is_counted(pose)
     return [[pose._replace(area=next(areas)) for pose in of_picture] for of_picture in truths], sources
 
@@ -292,10 +259,13 @@ class PoseScores:
         sigmas: float | Sequence[float] | Literal["coco"] = DEFAULT_SIGMA,
         more_px: Sequence[float] = (),
     ):
-        if flip_idx is not None and len(flip_idx) != num_keypoints:
-            raise ValueError(f"flip_idx: expected {num_keypoints} indices, got {len(flip_idx)}")
+        flip = list(range(num_keypoints) if flip_idx is None else flip_idx)
+        if len(flip) != num_keypoints:
+            raise ValueError(f"flip_idx: expected {num_keypoints} indices, got {len(flip)}")
+        if any(not 0 <= other < len(flip) or flip[other] != index for index, other in enumerate(flip)):
+            raise ValueError(f"flip_idx: mirroring twice must restore the order, got {flip}")
         self.num_keypoints = num_keypoints
-        self.pairs = swap_pairs(flip_idx)
+        self.pairs = [(index, other) for index, other in enumerate(flip) if index < other]
         self.sigmas = resolve_sigmas(sigmas, num_keypoints)
         self.more_px = tuple(more_px)
         self._pictures: dict[str, Any] = {}
@@ -487,7 +457,7 @@ class PoseScores:
         rows = [_summarise(*column, self.more_px) for column in columns]
         together = [np.concatenate(parts) for parts in zip(*columns, strict=True)]
         result = _summarise(together[0], together[1], self.more_px)
-        result |= {f"mPCK@{limit}px": _known_mean([row[f"PCK@{limit}px"] for row in rows]) for limit in PCK_PX}
+        result |= {f"mPCK@{limit}px": _mean_of_finite([row[f"PCK@{limit}px"] for row in rows]) for limit in PCK_PX}
         result |= self._swap_scores(truth[..., :2], predicted, counted)
         result["instances"] = int(counted.any(axis=1).sum())
         result["matched"] = int((counted & ~np.isnan(errors)).any(axis=1).sum())
@@ -548,13 +518,13 @@ class PoseScores:
         return {"swap_rate": _share(sum(swapped), sum(comparable)), "per_pair": table}
 
 
-def _known_mean(values: Sequence[float]) -> float:
+def _mean_of_finite(values: Sequence[float]) -> float:
     """Mean of what is not NaN; NaN when nothing is left.
 
     Examples
     --------
-    >>> _known_mean([0.5, math.nan, 1.0]), _known_mean([math.nan])
+    >>> _mean_of_finite([0.5, math.nan, 1.0]), _mean_of_finite([math.nan])
     (0.75, nan)
     """
-    known = [value for value in values if not math.isnan(value)]
-    return _share(math.fsum(known), len(known))
+    finite = [value for value in values if not math.isnan(value)]
+    return _share(math.fsum(finite), len(finite))

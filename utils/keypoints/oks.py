@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from utils.errors import SettingsError
-from utils.keypoints.matching import PredictedPose, TruthPose, box_sides, is_counted, labelled_points, points_box
+from utils.geometry.crops import tight_box
+from utils.keypoints.matching import PredictedPose, TruthPose, box_sides, is_counted, labelled_points
 
 _MAX_DETECTIONS = 20  # per picture, as COCO has it for keypoints
 _NOWHERE = 1e9  # pixels; a point that was not predicted, so far off that its similarity is exactly 0
@@ -92,7 +93,7 @@ def _coco_truth(pose: TruthPose) -> dict[str, Any]:
     ([3.0, 4.0, 2.0, 0.0, 0.0, 0.0], 1, 25.0, [3.0, 4.0, 0.0, 0.0])
     """
     labelled = pose.keypoints[:, 2] > 0
-    box = points_box(labelled_points(pose.keypoints)) if pose.box_xyxy is None else pose.box_xyxy
+    box = tight_box(labelled_points(pose.keypoints)) if pose.box_xyxy is None else pose.box_xyxy
     return {
         "keypoints": np.where(labelled[:, None], pose.keypoints, 0.0).ravel().tolist(),
         "num_keypoints": int(labelled.sum()),
@@ -113,7 +114,7 @@ def _coco_prediction(pose: PredictedPose) -> dict[str, Any]:
     """
     found = np.isfinite(pose.keypoints[:, :2]).all(axis=1)
     places = np.where(found[:, None], pose.keypoints[:, :2], _NOWHERE)
-    box = _xywh(points_box(places[found]))
+    box = _xywh(tight_box(places[found]))
     return {
         "keypoints": np.column_stack([places, found]).ravel().tolist(),
         "num_keypoints": int(found.sum()),

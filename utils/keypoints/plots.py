@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 
-from utils.keypoints.drawing import Edges, draw_line, draw_poses, known_points, mark_radius
+from utils.keypoints.drawing import Edges, draw_line, draw_poses, finite_points, mark_radius
 from utils.keypoints.matching import PredictedPose, TruthPose, is_counted, match_poses
 from utils.keypoints.tables import SHARES, keypoint_rows, score_or_nan
 from utils.report.plots import (
+    PANEL_SIZE,
     WRONG,
     class_palette,
     draw_legend,
@@ -40,7 +41,7 @@ MISSED, SURPLUS = (255, 200, 0), (190, 190, 190)  # marks beside those of the ke
 # --- sheets ----------------------------------------------------------------------------------------------------------
 
 
-def poses_region(poses: Sequence[np.ndarray], size: tuple[int, int], margin: float = 0.4) -> tuple[int, int, int, int]:
+def poses_region(poses: Sequence[np.ndarray], size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Choose the part of a picture in which its poses can be seen well.
 
     Parameters
@@ -49,8 +50,6 @@ def poses_region(poses: Sequence[np.ndarray], size: tuple[int, int], margin: flo
         x, y in pixels.
     size : (int, int)
         Height and width of the picture.
-    margin : float
-        What is added around the poses, as a share of their longer side.
 
     Returns
     -------
@@ -65,12 +64,12 @@ def poses_region(poses: Sequence[np.ndarray], size: tuple[int, int], margin: flo
     ((0, 0, 640, 338), (0, 0, 640, 480))
     """
     height, width = size
-    points = np.concatenate([pose[known_points(pose), :2] for pose in poses] or [np.zeros((0, 2))])
+    points = np.concatenate([pose[finite_points(pose), :2] for pose in poses] or [np.zeros((0, 2))])
     points = points[((points >= 0) & (points <= (width, height))).all(axis=1)]
     if not len(points):
         return 0, 0, width, height
     low, high = points.min(axis=0), points.max(axis=0)
-    room = max(margin * float((high - low).max()), 16.0)
+    room = max(0.4 * float((high - low).max()), 16.0)
     x1, y1 = np.floor(np.maximum(low - room, 0)).astype(int).tolist()
     x2, y2 = np.ceil(np.minimum(high + room, (width, height))).astype(int).tolist()
     return x1, y1, x2, y2
@@ -101,20 +100,6 @@ def _cut_out(image: np.ndarray, region: tuple[int, int, int, int], limit: int) -
     return panel, np.array([width / (x2 - x1), height / (y2 - y1)])
 
 
-def _grey(picture: np.ndarray) -> np.ndarray:
-    """A picture without its colours, and paler, as a ground for marks.
-
-    Both have shape (H, W, 3), uint8.
-
-    Examples
-    --------
-    >>> _grey(np.full((1, 1, 3), 100, np.uint8)).tolist()
-    [[[124, 124, 124]]]
-    """
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2)
-    return (0.7 * grey + 54).astype(np.uint8)
-
-
 def _draw_crosses(picture: np.ndarray, points: np.ndarray, arm: float, width: int) -> None:
     """Cross out points, light on a dark rim.
 
@@ -127,7 +112,7 @@ def _draw_crosses(picture: np.ndarray, points: np.ndarray, arm: float, width: in
     >>> picture[10, 20].tolist(), picture[10, 5].tolist()
     ([255, 200, 0], [0, 0, 0])
     """
-    for point in points[known_points(points)]:
+    for point in points[finite_points(points)]:
         for colour, wide in (((20, 20, 20), width + 2), (MISSED, width)):
             for step in (np.array([arm, arm]), np.array([arm, -arm])):
                 draw_line(picture, point - step, point + step, colour, wide)
@@ -180,7 +165,7 @@ def _draw_errors(
                 draw_line(picture, start, end, WRONG, width)
     picture = draw_poses(picture, found, colours=colours, radius=0.8 * radius)
     for pose, predicted in zip(labelled, found, strict=True):
-        _draw_crosses(picture, pose[~known_points(predicted)], 1.2 * radius, width)
+        _draw_crosses(picture, pose[~finite_points(predicted)], 1.2 * radius, width)
     return picture
 
 
@@ -197,7 +182,7 @@ def _matched(labelled: np.ndarray, predictions: Sequence[np.ndarray], index: int
     """
     if index < 0:
         return np.full_like(labelled, np.nan)
-    return np.where(known_points(labelled)[:, None], predictions[index][:, :2], np.nan)
+    return np.where(finite_points(labelled)[:, None], predictions[index][:, :2], np.nan)
 
 
 class _Tally(NamedTuple):
@@ -240,8 +225,8 @@ class _Tally(NamedTuple):
         >>> _Tally(np.array([3.0, 4.0]), surplus=0).title()
         'mean error: 3.5 px'
         """
-        known = self.errors[~np.isnan(self.errors)]
-        parts = [f"mean error: {known.mean():.1f} px" if known.size else "mean error: -"]
+        errors = self.errors[~np.isnan(self.errors)]
+        parts = [f"mean error: {errors.mean():.1f} px" if errors.size else "mean error: -"]
         if self.missed:
             parts.append(f"{self.missed} of {self.errors.size} points missed")
         if self.surplus:
@@ -274,11 +259,11 @@ def draw_pose_comparison(
     predictions: Sequence[PredictedPose],
     names: Sequence[str],
     edges: Edges = (),
-    colours: np.ndarray | None = None,
-    panel_size: int = 512,
-    zoom: bool = True,
 ) -> np.ndarray:
     """Draw a picture, its true poses, its predicted ones and their errors side by side, with titles and a legend.
+
+    What is shown is the part with the true animals, or with the predicted ones where there is no truth; it is enlarged
+    at most fourfold.
 
     Parameters
     ----------
@@ -292,13 +277,6 @@ def draw_pose_comparison(
         Names of the K keypoints; the legend holds those that occur.
     edges : sequence of (int, int)
         Keypoints joined by a line.
-    colours : ndarray of uint8, shape (K, 3), optional
-        Of the keypoints; those of `class_palette` by default.
-    panel_size : int
-        Longer side of a panel in pixels. Small pictures are enlarged, at most fourfold.
-    zoom : bool
-        Whether to show the surroundings of the true animals (of the predicted ones, where there is no truth), in place
-        of the whole picture.
 
     Returns
     -------
@@ -309,22 +287,21 @@ def draw_pose_comparison(
     --------
     >>> image, pose = np.zeros((100, 200, 3), np.uint8), np.array([[50.0, 40, 2], [150, 60, 2]])
     >>> sheet = draw_pose_comparison(image, [TruthPose(pose)], [PredictedPose(pose, 0.5)], ["nose", "tail"])
-    >>> sheet.shape, draw_pose_comparison(image, None, [], ["nose", "tail"], panel_size=200).shape
-    ((328, 2060, 3), (144, 404, 3))
+    >>> sheet.shape, draw_pose_comparison(image, None, [], ["nose", "tail"]).shape
+    ((328, 2060, 3), (300, 1028, 3))
     """
     true, predicted = [pose.keypoints for pose in truth or ()], [pose.keypoints for pose in predictions]
     labelled = [np.where(pose[:, 2:3] > 0, pose, np.nan) for pose in true]
-    size = image.shape[:2]
-    region = poses_region(labelled or predicted, size) if zoom else (0, 0, size[1], size[0])
-    panel, factors = _cut_out(image, region, panel_size)
+    region = poses_region(labelled or predicted, image.shape[:2])
+    panel, factors = _cut_out(image, region, PANEL_SIZE)
     true, labelled, predicted = (
         [np.column_stack([(pose[:, :2] - region[:2]) * factors, pose[:, 2:]]) for pose in poses]
         for poses in (true, labelled, predicted)
     )
-    colours = class_palette(len(names)) if colours is None else colours
+    colours = class_palette(len(names))
     radius = max(mark_radius(panel.shape[:2], labelled or predicted), _SMALLEST_MARK)
     panels = [("image", panel)]
-    occurring = np.any([np.zeros(len(names), bool), *map(known_points, labelled + predicted)], axis=0)
+    occurring = np.any([np.zeros(len(names), bool), *map(finite_points, labelled + predicted)], axis=0)
     entries = [(names[index], colours[index].tolist()) for index in np.flatnonzero(occurring).tolist()]
     if truth is not None:
         shown = draw_poses(panel, true, edges, third="visibility", colours=colours, radius=radius)
@@ -333,7 +310,8 @@ def draw_pose_comparison(
     if truth is not None:
         matches = match_poses(truth, predictions)
         tally = _tally(truth, predictions, matches)
-        panels.append((tally.title(), _draw_errors(_grey(panel), true, predicted, matches, colours, radius)))
+        grey = 0.7 * cv2.cvtColor(panel, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2) + 54
+        panels.append((tally.title(), _draw_errors(grey.astype(np.uint8), true, predicted, matches, colours, radius)))
         marks = (("error", WRONG, True), ("missed", MISSED, tally.missed), ("surplus", SURPLUS, tally.surplus))
         entries += [(name, list(colour)) for name, colour, occurs in marks if occurs]
     sheet = side_by_side([with_title(picture, title) for title, picture in panels])
@@ -341,18 +319,6 @@ def draw_pose_comparison(
 
 
 # --- plots -----------------------------------------------------------------------------------------------------------
-
-
-def _bin_names(edges: Sequence[float]) -> list[str]:
-    """Bins as the labels of an axis; an edge belongs to the bin below it.
-
-    Examples
-    --------
-    >>> _bin_names([0, 0.5, 16, math.inf]), _bin_names([0, 2, None])
-    (['0-0.5', '0.5-16', '> 16'], ['0-2', '> 2'])
-    """
-    ends = [math.inf if edge is None else edge for edge in edges]
-    return [f"{low:g}-{high:g}" if math.isfinite(high) else f"> {low:g}" for low, high in pairwise(ends)]
 
 
 def _draw_shares(axes: Axes, counts: np.ndarray, missed: int, labels: Sequence[str]) -> None:
@@ -455,7 +421,9 @@ def plot_error_histogram(
         )
     figure = new_figure(14 if names else 7, 4)
     panels = figure.subplots(1, 2 if names else 1, squeeze=False)[0]
-    _draw_shares(panels[0], table.sum(axis=0), int(lost.sum()), _bin_names(edges))
+    last = f"> {edges[-2]:g}"  # the last edge is infinite, or None as it comes back from JSON
+    bins = [*(f"{low:g}-{high:g}" for low, high in pairwise(edges[:-1])), last]
+    _draw_shares(panels[0], table.sum(axis=0), int(lost.sum()), bins)
     if names:
         _draw_pck_curves(panels[1], table, lost, edges, names)
     save_figure(figure, path)
@@ -495,20 +463,9 @@ def plot_keypoint_table(result: Mapping[str, Any], names: Sequence[str], path: s
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     label_cells(axes, shares)
     axes.set_xticks(range(len(SHARES)), SHARES, rotation=30, ha="right", fontsize=8)
-    axes.set_yticks(range(len(rows)), [_row_label(row) for row in rows], fontsize=8)
+    medians = [score_or_nan(row["median_error_px"]) for row in rows]
+    suffixes = ["" if math.isnan(median) else f"; median {median:.1f} px" for median in medians]
+    labels = [f"{row['keypoint']} ({row['labelled']}{suffix})" for row, suffix in zip(rows, suffixes, strict=True)]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.axhline(0.5, color="black", linewidth=1)
     save_figure(figure, path)
-
-
-def _row_label(row: Mapping[str, Any]) -> str:
-    """Name, count and median error of a keypoint, for an axis.
-
-    Examples
-    --------
-    >>> _row_label({"keypoint": "nose", "labelled": 12, "median_error_px": 2.345})
-    'nose (12; median 2.3 px)'
-    >>> _row_label({"keypoint": "tail", "labelled": 0, "median_error_px": None})
-    'tail (0)'
-    """
-    median = score_or_nan(row["median_error_px"])
-    return f"{row['keypoint']} ({row['labelled']}" + ("" if math.isnan(median) else f"; median {median:.1f} px") + ")"

@@ -5,7 +5,7 @@ As everywhere, losses are sums over the local batch, and counts come from the ta
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -15,25 +15,9 @@ from torch.nn import functional as F
 from utils import IGNORE_INDEX
 from utils.losses import pixel_counts
 
-
-class MaskWeights(NamedTuple):
-    """How much class, per-pixel and Dice terms weigh, both in the matching and in the loss.
-
-    Parameters
-    ----------
-    classes, bce, dice : float
-        The defaults are those of Mask2Former (arXiv:2112.01527, section 4.1), which replaced MaskFormer's focal loss
-        by plain binary cross entropy.
-
-    Examples
-    --------
-    >>> MaskWeights(dice=1.0)
-    MaskWeights(classes=2.0, bce=5.0, dice=1.0)
-    """
-
-    classes: float = 2.0
-    bce: float = 5.0
-    dice: float = 5.0
+# Of the terms in the matching and in the loss, as in Mask2Former (arXiv:2112.01527, section 4.1).
+CLASS_WEIGHT, BCE_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0
+MATCHED_PIXELS = 12544  # larger masks are compared on this many evenly spread valid pixels, always the same ones
 
 
 def target_on_grid(
@@ -101,7 +85,7 @@ def _spread_indices(count: int, limit: int, device: torch.device) -> Tensor:
     return (steps.frac() * count).long().to(device)
 
 
-def _mask_costs(mask_logits: Tensor, masks: Tensor, weights: MaskWeights) -> Tensor:
+def _mask_costs(mask_logits: Tensor, masks: Tensor) -> Tensor:
     """Binary cross entropy and Dice of every query against every mask.
 
     Parameters
@@ -110,8 +94,6 @@ def _mask_costs(mask_logits: Tensor, masks: Tensor, weights: MaskWeights) -> Ten
         Scores of P pixels.
     masks : Tensor, shape (N, P)
         Zeros and ones.
-    weights : MaskWeights
-        Factors of the two.
 
     Returns
     -------
@@ -120,7 +102,7 @@ def _mask_costs(mask_logits: Tensor, masks: Tensor, weights: MaskWeights) -> Ten
 
     Examples
     --------
-    >>> costs = _mask_costs(torch.tensor([[50.0, -50.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), MaskWeights())
+    >>> costs = _mask_costs(torch.tensor([[50.0, -50.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     >>> costs.round().tolist()  # 25 per pixel * 2 * 5 / 2, and a Dice of 1 / 3
     [[0.0, 253.0]]
     """
@@ -129,7 +111,7 @@ def _mask_costs(mask_logits: Tensor, masks: Tensor, weights: MaskWeights) -> Ten
     probabilities = mask_logits.sigmoid()
     total = probabilities.sum(dim=1, keepdim=True) + masks.sum(dim=1)
     dice = 1 - (2 * probabilities @ masks.T + 1) / (total + 1)
-    return weights.bce * bce + weights.dice * dice
+    return BCE_WEIGHT * bce + DICE_WEIGHT * dice
 
 
 @torch.no_grad()
@@ -139,8 +121,6 @@ def match_masks(
     masks: Tensor,
     labels: Tensor,
     valid: Tensor | None = None,
-    weights: MaskWeights | None = None,
-    max_pixels: int = 12544,
 ) -> tuple[Tensor, Tensor]:
     """Give each true mask the query that costs least in all, one query to a mask.
 
@@ -156,10 +136,6 @@ def match_masks(
         Their classes.
     valid : Tensor of bool, shape (h, w), optional
         Pixels with truth; all of them when None.
-    weights : MaskWeights, optional
-        Factors of the costs.
-    max_pixels : int
-        Larger masks are compared on this many evenly spread valid pixels, always the same ones.
 
     Returns
     -------
@@ -183,12 +159,11 @@ def match_masks(
     pixels = torch.arange(mask_logits[0].numel(), device=device)
     if valid is not None:
         pixels = pixels[valid.flatten()]
-    pixels = pixels[_spread_indices(len(pixels), max_pixels, device)]
-    weights = weights or MaskWeights()
+    pixels = pixels[_spread_indices(len(pixels), MATCHED_PIXELS, device)]
     with torch.autocast(device.type, enabled=False):
         logits, truth = mask_logits.flatten(1)[:, pixels].float(), masks.flatten(1)[:, pixels].float()
-        costs = _mask_costs(logits, truth, weights)
-        costs = costs - weights.classes * class_logits.float().softmax(dim=-1)[:, labels]
+        costs = _mask_costs(logits, truth)
+        costs = costs - CLASS_WEIGHT * class_logits.float().softmax(dim=-1)[:, labels]
     # A diverged head must reach the count of bad steps in the training loop, not fail in the solver.
     queries, chosen = linear_sum_assignment(costs.nan_to_num(1e6, 1e6, -1e6).cpu().numpy())
     return torch.from_numpy(queries).to(device), torch.from_numpy(chosen).to(device)
@@ -213,7 +188,7 @@ class _Matches(NamedTuple):
     labels: Tensor
 
 
-def _match_batch(class_logits: Tensor, mask_logits: Tensor, grid: Tensor, **options: Any) -> _Matches:
+def _match_batch(class_logits: Tensor, mask_logits: Tensor, grid: Tensor) -> _Matches:
     """Match the classes that each image of a batch shows with its queries.
 
     `class_logits` has shape (B, Q, K + 1), `mask_logits` shape (B, Q, h, w), `grid` shape (B, h, w).
@@ -221,23 +196,22 @@ def _match_batch(class_logits: Tensor, mask_logits: Tensor, grid: Tensor, **opti
     Examples
     --------
     >>> mask_logits = torch.tensor([[[[0.0, 9.0]], [[9.0, 0.0]]]])
-    >>> matches = _match_batch(torch.zeros(1, 2, 4), mask_logits, torch.tensor([[[2, 0]]]), ignore_index=255)
+    >>> matches = _match_batch(torch.zeros(1, 2, 4), mask_logits, torch.tensor([[[2, 0]]]))
     >>> matches.queries.tolist(), matches.labels.tolist()
     ([0, 1], [0, 2])
     """
-    num_classes, ignore_index = class_logits.shape[-1] - 1, options.pop("ignore_index")
-    present = pixel_counts(grid, num_classes, ignore_index) > 0
+    present = pixel_counts(grid, class_logits.shape[-1] - 1) > 0
     found = [torch.zeros(3, 0, dtype=torch.int64, device=grid.device)]
     for image, of_image in enumerate(present):
         labels = of_image.nonzero().squeeze(1)
         masks = grid[image] == labels.view(-1, 1, 1)
-        valid = grid[image] != ignore_index
-        queries, chosen = match_masks(class_logits[image], mask_logits[image], masks, labels, valid, **options)
+        valid = grid[image] != IGNORE_INDEX
+        queries, chosen = match_masks(class_logits[image], mask_logits[image], masks, labels, valid)
         found.append(torch.stack([torch.full_like(queries, image), queries, labels[chosen]]))
     return _Matches(*torch.cat(found, dim=1))
 
 
-def _fixed_matches(class_logits: Tensor, grid: Tensor, ignore_index: int) -> _Matches:
+def _fixed_matches(class_logits: Tensor, grid: Tensor) -> _Matches:
     """Let query k stand for class k wherever an image shows it.
 
     `class_logits` has shape (B, Q, K + 1), `grid` shape (B, h, w).
@@ -249,9 +223,9 @@ def _fixed_matches(class_logits: Tensor, grid: Tensor, ignore_index: int) -> _Ma
 
     Examples
     --------
-    >>> _fixed_matches(torch.zeros(1, 3, 4), torch.tensor([[[2, 0, 255]]]), 255).queries.tolist()
+    >>> _fixed_matches(torch.zeros(1, 3, 4), torch.tensor([[[2, 0, 255]]])).queries.tolist()
     [0, 2]
-    >>> _fixed_matches(torch.zeros(1, 5, 4), torch.tensor([[[2, 0, 255]]]), 255)
+    >>> _fixed_matches(torch.zeros(1, 5, 4), torch.tensor([[[2, 0, 255]]]))
     Traceback (most recent call last):
         ...
     ValueError: fixed matching needs one query per class, got 5 queries for 3 classes; change the number or match
@@ -262,7 +236,7 @@ def _fixed_matches(class_logits: Tensor, grid: Tensor, ignore_index: int) -> _Ma
             f"fixed matching needs one query per class, got {num_queries} queries for {num_classes} classes; "
             "change the number or match"
         )
-    images, labels = (pixel_counts(grid, num_classes, ignore_index) > 0).nonzero().unbind(dim=1)
+    images, labels = (pixel_counts(grid, num_classes) > 0).nonzero().unbind(dim=1)
     return _Matches(images, labels, labels)
 
 
@@ -282,14 +256,14 @@ def _query_class_sum(class_logits: Tensor, matches: _Matches, no_object_weight: 
     num_images, _, width = class_logits.shape
     target = torch.full(class_logits.shape[:2], width - 1, device=class_logits.device)
     target[matches.images, matches.queries] = matches.labels
-    known = torch.zeros(num_images, 1, device=class_logits.device)
-    known[matches.images] = 1.0
-    weights = known * torch.where(target == width - 1, no_object_weight, 1.0)
+    labelled = torch.zeros(num_images, 1, device=class_logits.device)
+    labelled[matches.images] = 1.0
+    weights = labelled * torch.where(target == width - 1, no_object_weight, 1.0)
     chosen = F.log_softmax(class_logits.float(), dim=-1).gather(2, target.unsqueeze(2)).squeeze(2)
     return -(weights * chosen).sum()
 
 
-def _mask_term_sums(mask_logits: Tensor, grid: Tensor, matches: _Matches, ignore_index: int) -> tuple[Tensor, Tensor]:
+def _mask_term_sums(mask_logits: Tensor, grid: Tensor, matches: _Matches) -> tuple[Tensor, Tensor]:
     """Sum binary cross entropy (mean over valid cells) and 1 - Dice over the matched masks.
 
     `mask_logits` has shape (B, Q, h, w), `grid` shape (B, h, w).
@@ -297,13 +271,13 @@ def _mask_term_sums(mask_logits: Tensor, grid: Tensor, matches: _Matches, ignore
     Examples
     --------
     >>> matches = _Matches(torch.tensor([0]), torch.tensor([0]), torch.tensor([3]))
-    >>> sums = _mask_term_sums(torch.zeros(1, 1, 1, 3), torch.tensor([[[3, 1, 255]]]), matches, 255)
+    >>> sums = _mask_term_sums(torch.zeros(1, 1, 1, 3), torch.tensor([[[3, 1, 255]]]), matches)
     >>> [round(value.item(), 4) for value in sums]  # log 2, and 1 - (2 * 0.5 + 1) / (1 + 1 + 1)
     [0.6931, 0.3333]
     """
     logits = mask_logits[matches.images, matches.queries].flatten(1).float()
     truth = grid.flatten(1)[matches.images]
-    valid = (truth != ignore_index).float()
+    valid = (truth != IGNORE_INDEX).float()
     masks = (truth == matches.labels.unsqueeze(1)).float()
     bce = ((F.softplus(logits) - logits * masks) * valid).sum(dim=1) / valid.sum(dim=1)
     probabilities = logits.sigmoid() * valid
@@ -317,11 +291,8 @@ def mask_classification_sums(
     target: Tensor,
     *,
     no_object_weight: float = 0.1,
-    weights: MaskWeights | None = None,
     covered_size: tuple[int, int] | None = None,
     fixed: bool = False,
-    ignore_index: int = IGNORE_INDEX,
-    max_pixels: int = 12544,
 ) -> dict[str, Tensor]:
     """Sum the loss of mask classification, where each class of an image is one mask.
 
@@ -335,16 +306,10 @@ def mask_classification_sums(
         Class indices at image size; the grid of the masks reads it at the centres of its cells.
     no_object_weight : float
         Weight of a query that stands for nothing; they are many.
-    weights : MaskWeights, optional
-        Factors of the three terms, applied to the sums and in the matching.
     covered_size : (int, int), optional
         Height and width in image pixels that the masks cover, when the image was padded.
     fixed : bool
         Query k stands for class k; nothing is matched.
-    ignore_index : int
-        Value of pixels without truth.
-    max_pixels : int
-        Cells that the matching looks at.
 
     Returns
     -------
@@ -369,17 +334,12 @@ def mask_classification_sums(
     >>> {name: round(value.item(), 4) for name, value in sums.items()}  # 2 queries, each 2 * log 3
     {'mask_class': 4.3944, 'mask_bce': 0.0, 'mask_dice': 0.0}
     """
-    weights = weights or MaskWeights()
     height, width = mask_logits.shape[-2:]
-    grid = target_on_grid(target, (height, width), covered_size, ignore_index).long()
-    if fixed:
-        matches = _fixed_matches(class_logits, grid, ignore_index)
-    else:
-        options = {"ignore_index": ignore_index, "weights": weights, "max_pixels": max_pixels}
-        matches = _match_batch(class_logits, mask_logits, grid, **options)
-    bce, dice = _mask_term_sums(mask_logits, grid, matches, ignore_index)
+    grid = target_on_grid(target, (height, width), covered_size).long()
+    matches = _fixed_matches(class_logits, grid) if fixed else _match_batch(class_logits, mask_logits, grid)
+    bce, dice = _mask_term_sums(mask_logits, grid, matches)
     classes = _query_class_sum(class_logits, matches, no_object_weight)
-    return {"mask_class": weights.classes * classes, "mask_bce": weights.bce * bce, "mask_dice": weights.dice * dice}
+    return {"mask_class": CLASS_WEIGHT * classes, "mask_bce": BCE_WEIGHT * bce, "mask_dice": DICE_WEIGHT * dice}
 
 
 def mask_classification_counts(
@@ -390,7 +350,6 @@ def mask_classification_counts(
     *,
     no_object_weight: float = 0.1,
     covered_size: tuple[int, int] | None = None,
-    ignore_index: int = IGNORE_INDEX,
 ) -> dict[str, Tensor]:
     """Give the divisor of each term of `mask_classification_sums`, from the target alone.
 
@@ -405,8 +364,6 @@ def mask_classification_counts(
     no_object_weight : float
         As there.
     covered_size : (int, int), optional
-        As there.
-    ignore_index : int
         As there.
 
     Returns
@@ -426,7 +383,7 @@ def mask_classification_counts(
     >>> {name: count.item() for name, count in counts.items()}  # 2 masks and 4 quarters; image 1 is silent
     {'mask_class': 3.0, 'mask_bce': 2.0, 'mask_dice': 2.0}
     """
-    grid = target_on_grid(target, grid_size, covered_size, ignore_index)
-    masks = (pixel_counts(grid, num_classes, ignore_index) > 0).sum(dim=1).clamp(max=num_queries).double()
+    grid = target_on_grid(target, grid_size, covered_size)
+    masks = (pixel_counts(grid, num_classes) > 0).sum(dim=1).clamp(max=num_queries).double()
     queries = torch.where(masks > 0, masks + (num_queries - masks) * no_object_weight, 0.0)
     return {"mask_class": queries.sum(), "mask_bce": masks.sum(), "mask_dice": masks.sum()}

@@ -61,20 +61,10 @@ def is_video(path: str | Path) -> bool:
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         return False
     with open(path, "rb") as stream:
-        return _begins_like_video(stream.read(256))
-
-
-def _begins_like_video(data: bytes) -> bool:
-    r"""Whether bytes are the first ones of a known container.
-
-    Examples
-    --------
-    >>> _begins_like_video(b"\0\0\0\x18ftypisom"), _begins_like_video(b"RIFF....AVI LIST"), _begins_like_video(b"PNG")
-    (True, True, False)
-    """
-    stream = any(data[start : start + 1] == data[start + 188 : start + 189] == b"G" for start in (0, 4))  # MPEG-TS
+        data = stream.read(256)
+    transport = any(data[start : start + 1] == data[start + 188 : start + 189] == b"G" for start in (0, 4))  # MPEG-TS
     avi = data[:4] == b"RIFF" and data[8:12] == b"AVI "
-    return stream or avi or data[4:8] in _BOXES or data.startswith(_BEGINNINGS)
+    return transport or avi or data[4:8] in _BOXES or data.startswith(_BEGINNINGS)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from utils.errors import DataError, SettingsError
-from utils.geometry.resampling import axis_weights, reflect_index, resample
+from utils.geometry.resampling import reflect_index, resample, resampling_weights
 from utils.media.picture_sizes import MAX_PIXELS
 from utils.raster.files import RasterFile, RawBlock
 from utils.raster.grids import PixelGrid
@@ -414,8 +414,8 @@ class RasterScene:
         [0.0, 2.0, 6.0, 8.0]
         """
         source = self.file_grid
-        rows, row_weight = axis_weights(window.y, window.height, source.height, self.height, self.resampling)
-        columns, column_weight = axis_weights(window.x, window.width, source.width, self.width, self.resampling)
+        rows, row_weight = resampling_weights(window.y, window.height, source.height, self.height, self.resampling)
+        columns, column_weight = resampling_weights(window.x, window.width, source.width, self.width, self.resampling)
         top, left = int(rows.min()), int(columns.min())
         values, valid = self._read_raw(Window(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1))
         return resample(values, valid, (rows - top, row_weight), (columns - left, column_weight))

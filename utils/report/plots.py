@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FONT, _FONT_SCALE, _LINE_HEIGHT = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 22  # pixels
+PANEL_SIZE = 512  # pixels of the longer side of a panel, at most
 WRONG = (230, 0, 60)
 # Columns whose names hold one of these are shares of one, which fit one panel.
 SCORE_WORDS = ("iou", "acc", "dice", "precision", "score", "pck", "oks", "cosine", "variance")
@@ -146,27 +147,17 @@ def show_colours(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[..., :3] if image.shape[2] >= 3 else image[..., :1].repeat(3, axis=2))
 
 
-def draw_class_map(
-    image: np.ndarray,
-    classes: np.ndarray,
-    palette: np.ndarray,
-    alpha: float = 0.5,
-    ignore_index: int = IGNORE_INDEX,
-) -> np.ndarray:
-    """Lay the colours of classes over a picture.
+def draw_class_map(image: np.ndarray, classes: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Lay the colours of classes over a picture, half and half.
 
     Parameters
     ----------
     image : ndarray of uint8, shape (H, W, C)
         The picture; channels after the third are not shown.
     classes : ndarray of uint8, shape (H, W)
-        Class indices.
+        Class indices; where they have no colour, as `IGNORE_INDEX`, the picture stays as it is.
     palette : ndarray of uint8, shape (K, 3)
         Colours of the classes.
-    alpha : float
-        Share of the colour, 0 to 1.
-    ignore_index : int
-        Where the picture stays as it is; so it does at values without a colour.
 
     Returns
     -------
@@ -188,12 +179,12 @@ def draw_class_map(
         raise ValueError(f"image {image.shape} and classes {classes.shape} must have one height and width")
     picture = show_colours(image)
     colours = palette[np.minimum(classes, len(palette) - 1)]
-    blended = cv2.addWeighted(colours, alpha, picture, 1 - alpha, 0.0)
-    shown = (classes != ignore_index) & (classes < len(palette))
+    blended = cv2.addWeighted(colours, 0.5, picture, 0.5, 0.0)
+    shown = (classes != IGNORE_INDEX) & (classes < len(palette))
     return np.where(shown[..., None], blended, picture)
 
 
-def _draw_errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, ignore_index: int) -> np.ndarray:
+def _draw_errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Show a picture in grey, its wrong pixels in red, and darker where nothing is known.
 
     `image` has shape (H, W, C), `truth` and `prediction` shape (H, W); the result has shape (H, W, 3).
@@ -201,13 +192,13 @@ def _draw_errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, i
     Examples
     --------
     >>> image, truth = np.full((1, 3, 3), 100, np.uint8), np.array([[0, 1, 255]], np.uint8)
-    >>> _draw_errors(image, truth, np.zeros((1, 3), np.uint8), 255).tolist()
+    >>> _draw_errors(image, truth, np.zeros((1, 3), np.uint8)).tolist()
     [[[100, 100, 100], [230, 0, 60], [50, 50, 50]]]
     """
     grey = cv2.cvtColor(show_colours(image), cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2)
-    known = truth != ignore_index
-    grey[~known] //= 2
-    grey[known & (truth != prediction)] = WRONG
+    labelled = truth != IGNORE_INDEX
+    grey[~labelled] //= 2
+    grey[labelled & (truth != prediction)] = WRONG
     return grey
 
 
@@ -304,32 +295,12 @@ def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
     return np.hstack([part for panel in panels for part in (panel, gap)][:-1])
 
 
-def _agreement(truth: np.ndarray, prediction: np.ndarray, ignore_index: int) -> str:
-    """Share of right pixels among the known ones, as a title.
-
-    Both have one shape, such as (H, W).
-
-    Examples
-    --------
-    >>> truth = np.array([0, 1, 255], np.uint8)
-    >>> _agreement(truth, np.zeros(3, np.uint8), 255), _agreement(truth[2:], truth[2:], 255)
-    ('errors: 50.00 %', 'errors: -')
-    """
-    known = truth != ignore_index
-    if not known.any():
-        return "errors: -"
-    return f"errors: {100 * np.mean(truth[known] != prediction[known]):.2f} %"
-
-
 def draw_comparison(
     image: np.ndarray,
     truth: np.ndarray | None,
     prediction: np.ndarray,
     palette: np.ndarray,
     class_names: Sequence[str],
-    alpha: float = 0.5,
-    ignore_index: int = IGNORE_INDEX,
-    panel_size: int = 512,
 ) -> np.ndarray:
     """Draw a picture, its truth, its prediction and what is wrong side by side, with titles and a legend.
 
@@ -345,12 +316,6 @@ def draw_comparison(
         Colours of the classes.
     class_names : sequence of str
         Names of the K classes; the legend holds those that occur.
-    alpha : float
-        Share of the class colour over the picture.
-    ignore_index : int
-        Value without truth or prediction.
-    panel_size : int
-        Larger pictures are shrunk until their longer side has this many pixels.
 
     Returns
     -------
@@ -372,12 +337,13 @@ def draw_comparison(
     """
     panels = [("image", show_colours(image))]
     if truth is not None:
-        panels.append(("truth", draw_class_map(image, truth, palette, alpha, ignore_index)))
-    panels.append(("prediction", draw_class_map(image, prediction, palette, alpha, ignore_index)))
+        panels.append(("truth", draw_class_map(image, truth, palette)))
+    panels.append(("prediction", draw_class_map(image, prediction, palette)))
     if truth is not None:
-        errors = _draw_errors(image, truth, prediction, ignore_index)
-        panels.append((_agreement(truth, prediction, ignore_index), errors))
-    sheet = side_by_side([with_title(_fit(picture, panel_size), title) for title, picture in panels])
+        wrong = (truth != prediction)[truth != IGNORE_INDEX]
+        title = f"errors: {100 * wrong.mean():.2f} %" if wrong.size else "errors: -"
+        panels.append((title, _draw_errors(image, truth, prediction)))
+    sheet = side_by_side([with_title(_fit(picture, PANEL_SIZE), title) for title, picture in panels])
     occurring = np.unique(prediction if truth is None else np.concatenate([prediction.ravel(), truth.ravel()]))
     entries = [(class_names[index], palette[index].tolist()) for index in occurring if index < len(class_names)]
     if truth is not None:
@@ -521,8 +487,8 @@ def _draw_curves(axes: Axes, positions: np.ndarray, curves: Mapping[str, np.ndar
     ([0, 2], 'loss')
     """
     for colour, (name, values) in zip(np.resize(_palette(), (len(curves), 3)) / 255, curves.items(), strict=True):
-        known = np.isfinite(values) & np.isfinite(positions)
-        axes.plot(positions[known], values[known], label=name, color=tuple(colour), marker=".", linewidth=1.2)
+        finite = np.isfinite(values) & np.isfinite(positions)
+        axes.plot(positions[finite], values[finite], label=name, color=tuple(colour), marker=".", linewidth=1.2)
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     if title == "learning rate":
@@ -532,9 +498,7 @@ def _draw_curves(axes: Axes, positions: np.ndarray, curves: Mapping[str, np.ndar
         axes.legend(fontsize=7, loc="upper left" if beside else "best", bbox_to_anchor=(1.0, 1.0) if beside else None)
 
 
-def plot_training(
-    rows: Sequence[Mapping[str, Any]], path: str | Path, x: str = "epoch", scores: Collection[str] = ()
-) -> None:
+def plot_training(rows: Sequence[Mapping[str, Any]], path: str | Path, scores: Collection[str] = ()) -> None:
     """Plot a training: losses, scores, IoU per class and learning rates, each in a panel of its own.
 
     Parameters
@@ -543,8 +507,6 @@ def plot_training(
         One per epoch, as in results.csv; cells may be numbers, text or empty.
     path : str or Path
         The picture.
-    x : str
-        Column of the horizontal axis; the number of the row where it is missing.
     scores : collection of str
         Columns of the panel of scores; empty for all.
 
@@ -559,11 +521,11 @@ def plot_training(
     groups = _group_columns(rows) or {"no epoch yet": {}}
     if scores and "score" in groups:
         groups["score"] = {name: values for name, values in groups["score"].items() if name in scores}
-    positions = np.array([_number(row.get(x, index)) for index, row in enumerate(rows)])
+    positions = np.array([_number(row.get("epoch", index)) for index, row in enumerate(rows)])
     figure = new_figure(5 * len(groups), 3.5)
     for axes, (title, curves) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
         _draw_curves(axes, positions, curves, title)
-        axes.set_xlabel(x)
+        axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
     save_figure(figure, path)
 

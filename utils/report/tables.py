@@ -72,17 +72,6 @@ def format_value(value: Any, decimals: int = 4) -> str:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _default_align(cells: Sequence[Any]) -> str:
-    """Align numbers to the right and words to the left; a column without either counts as numbers.
-
-    Examples
-    --------
-    >>> _default_align([1, 0.5, None]), _default_align(["road", None])
-    ('>', '<')
-    """
-    return "<" if any(isinstance(cell, str) for cell in cells) else ">"
-
-
 def format_table(
     header: Sequence[str], rows: Sequence[Sequence[Any]], align: str | None = None, markdown: bool = True
 ) -> str:
@@ -126,7 +115,8 @@ def format_table(
             raise ValueError(
                 f"table: expected {len(header)} columns ({', '.join(header)}), got {len(row)}: {list(row)}"
             )
-    align = align or "".join(_default_align([row[index] for row in rows]) for index in range(len(header)))
+    columns = [[row[index] for row in rows] for index in range(len(header))]
+    align = align or "".join("<" if any(isinstance(cell, str) for cell in column) else ">" for column in columns)
     if len(align) != len(header) or set(align) - set("<>"):
         raise ValueError(f"table: align: expected {len(header)} of '<' and '>', got {align!r}")
     lines = [list(header), *([format_value(cell) for cell in row] for row in rows)]
@@ -160,7 +150,7 @@ def _draw_bars(lines: list[list[str]], align: str) -> str:
     return "\n".join([text[0], "|" + "|".join(rule) + "|", *text[1:]])
 
 
-def class_table(metrics: Mapping[str, Any], names: Sequence[str], markdown: bool = True) -> str:
+def class_table(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
     """Write the scores of each class, and the means beneath.
 
     Parameters
@@ -169,8 +159,6 @@ def class_table(metrics: Mapping[str, Any], names: Sequence[str], markdown: bool
         What `ConfusionMatrix.compute` returns.
     names : sequence of str
         Names of the K classes.
-    markdown : bool
-        As in `format_table`.
 
     Returns
     -------
@@ -199,18 +187,16 @@ def class_table(metrics: Mapping[str, Any], names: Sequence[str], markdown: bool
     rows = [list(row) for row in zip(names, *(metrics[column] for column in columns), strict=True)]
     title = f"mean (aAcc: {format_value(metrics['aAcc'])})"
     rows.append([title, *(metrics[f"m{column}"] for column in columns[:3]), sum(metrics["Support"])])
-    return format_table(["Class", *columns], rows, "<>>>>", markdown)
+    return format_table(["Class", *columns], rows, "<>>>>")
 
 
-def phase_table(phases: Sequence[tuple[str, str, float]], markdown: bool = False) -> str:
+def phase_table(phases: Sequence[tuple[str, str, float]]) -> str:
     """Write how each phase of a run ended and how long it took.
 
     Parameters
     ----------
     phases : sequence of (str, str, float)
         Phase, status, seconds.
-    markdown : bool
-        As in `format_table`.
 
     Returns
     -------
@@ -228,7 +214,7 @@ def phase_table(phases: Sequence[tuple[str, str, float]], markdown: bool = False
     """
     rows = [[name, status, format_duration(seconds)] for name, status, seconds in phases]
     rows.append(["total", "", format_duration(math.fsum(seconds for _, _, seconds in phases))])
-    return format_table(["Phase", "Status", "Time"], rows, "<<>", markdown)
+    return format_table(["Phase", "Status", "Time"], rows, "<<>", markdown=False)
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------
@@ -360,8 +346,6 @@ class CsvLog:
     ----------
     path : str or Path
         The file; rows that it already holds are kept.
-    columns : sequence of str
-        Columns to begin with, when the order shall not depend on the first row.
 
     Raises
     ------
@@ -381,11 +365,10 @@ class CsvLog:
     'epoch,loss,mIoU\n0,0.75,\n1,0.125,\n'
     """
 
-    def __init__(self, path: str | Path, columns: Sequence[str] = ()):
+    def __init__(self, path: str | Path):
         self.path = Path(path)
-        known, _ = _parse_csv(self.path)
-        self.columns = known or list(columns)
-        if not known:
+        self.columns, _ = _parse_csv(self.path)
+        if not self.columns:
             self.path.unlink(missing_ok=True)  # killed while the header was written
         elif not self.path.read_bytes().endswith(b"\n"):
             self._rewrite(self.rows())
@@ -419,10 +402,10 @@ class CsvLog:
         Examples
         --------
         >>> import tempfile
-        >>> log = CsvLog(Path(tempfile.mkdtemp()) / "a.csv", columns=["epoch", "loss"])
+        >>> log = CsvLog(Path(tempfile.mkdtemp()) / "a.csv")
         >>> log.append({"loss": 0.5})
         >>> log.path.read_text()
-        'epoch,loss\n,0.5\n'
+        'loss\n0.5\n'
         """
         columns = _merge_columns(self.columns, [row])
         if columns != self.columns or not self.path.exists():
@@ -465,7 +448,8 @@ class CsvLog:
         Examples
         --------
         >>> import tempfile
-        >>> log = CsvLog(Path(tempfile.mkdtemp()) / "a.csv", columns=["epoch"])
+        >>> log = CsvLog(Path(tempfile.mkdtemp()) / "a.csv")
+        >>> log.append({"epoch": 9})
         >>> log._rewrite([{"epoch": 3}])
         >>> log.path.read_text()
         'epoch\n3\n'

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,36 +204,36 @@ def _write(path: Path, tensors: Mapping[str, Tensor], kind: str, content: Any) -
     >>> _read(path, "checkpoint")[1]
     {'b': 1}
     """
-    own = _own_storage(tensors)
-    text = json.dumps({"version": FORMAT_VERSION, "kind": kind, "digest": digest_tensors(own), "content": content})
+    tensors = _separate_storage(tensors)
+    text = json.dumps({"version": FORMAT_VERSION, "kind": kind, "digest": digest_tensors(tensors), "content": content})
     try:
         with atomic_path(path) as temporary:
-            save_file(own, temporary, metadata={"format": "pt", METADATA_KEY: text})
+            save_file(dict(tensors), temporary, metadata={"format": "pt", METADATA_KEY: text})
     except (SafetensorError, OSError) as error:
         raise DataError(
             f"{path}: cannot be written ({error}); free space on this disk or choose another folder"
         ) from None
 
 
-def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _separate_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Bring tensors to the CPU, contiguous, each with memory of its own, as the format asks for.
 
     Examples
     --------
     >>> weight = torch.arange(4.0)
-    >>> own = _own_storage({"tied": weight, "weight": weight, "row": weight.view(2, 2).t()})
-    >>> len({tensor.data_ptr() for tensor in own.values()}), own["row"].is_contiguous()
+    >>> separate = _separate_storage({"tied": weight, "weight": weight, "row": weight.view(2, 2).t()})
+    >>> len({tensor.data_ptr() for tensor in separate.values()}), separate["row"].is_contiguous()
     (3, True)
     """
-    own: dict[str, Tensor] = {}
+    separate: dict[str, Tensor] = {}
     taken: set[int] = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         if tensor.untyped_storage().data_ptr() in taken:
             tensor = tensor.clone()
         taken.add(tensor.untyped_storage().data_ptr())
-        own[name] = tensor
-    return own
+        separate[name] = tensor
+    return separate
 
 
 def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], Any, Path]:
@@ -336,7 +336,7 @@ def _describe_candidates(path: Path) -> str:
     'did you mean unet_best.safetensors, linear_best.safetensors?'
     """
     folder = path.parent
-    names = sorted(found.name for found in folder.glob("*.safetensors")) if folder.is_dir() else []
+    names = sorted(file.name for file in folder.glob("*.safetensors")) if folder.is_dir() else []
     if not names:
         return "and none near it; train first or name another"
     return f"did you mean {', '.join(difflib.get_close_matches(path.name, names, n=NAMES_SHOWN, cutoff=0.0))}?"
@@ -363,7 +363,7 @@ def _check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> dict[
         )
     try:
         envelope = json.loads(metadata[METADATA_KEY])
-        version, found = envelope["version"], envelope["kind"]
+        version, file_kind = envelope["version"], envelope["kind"]
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path}: its description is damaged; take another copy, or train again") from None
     if version != FORMAT_VERSION:
@@ -371,8 +371,8 @@ def _check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> dict[
             f"{path}: format version {version}, this program reads version {FORMAT_VERSION}; use the "
             "version of the program that wrote it, or train again"
         )
-    if found != kind:
-        raise DataError(f"{path}: expected a {kind}, got a {found}; name the other file")
+    if file_kind != kind:
+        raise DataError(f"{path}: expected a {kind}, got a {file_kind}; name the other file")
     return envelope
 
 
@@ -428,74 +428,40 @@ def init_from(
     >>> head.bias[:2].tolist()
     [4.0, 3.0]
     """
-    own = module.state_dict()
-    rows = _ClassRows(_output_tensors(module), classes_from, classes_to)
-    fresh = [_copy_matching(name, tensor, tensors, rows) for name, tensor in own.items()]
-    if own and all(whole == name for name, whole in zip(own, fresh, strict=True)):
+    state = module.state_dict()
+    classes = None if classes_from is None or classes_to is None else (classes_from, classes_to)
+    outputs = _output_tensors(module)
+    fresh = [
+        _copy_matching(name, tensor, tensors.get(name), classes if name in outputs else None)
+        for name, tensor in state.items()
+    ]
+    if state and fresh == list(state):
         raise DataError(
             f"nothing to start from: no tensor of this {type(module).__name__} matches; it has "
-            f"{_list_names('', list(own)).strip()}, the other has {_list_names('', list(tensors)).strip() or 'none'}"
+            f"{_list_names('', list(state)).strip()}, the other has {_list_names('', list(tensors)).strip() or 'none'}"
         )
     return [name for name in fresh if name]
 
 
-@dataclass(frozen=True)
-class _ClassRows:
-    """Which rows of which tensors belong to which classes.
-
-    Parameters
-    ----------
-    outputs : collection of str
-        Names of tensors that may have a row per class.
-    classes_from, classes_to : sequence of str, optional
-        Names of the classes; without both there are no class rows.
+def _pair_rows(
+    source: Tensor, target: Tensor, classes_from: Sequence[str], classes_to: Sequence[str]
+) -> list[tuple[int, int]] | None:
+    """Pair the rows of the same class; None where the tensors do not have a row per class, and at most one after them.
 
     Examples
     --------
-    >>> rows = _ClassRows(["bias"], ["road", "water"], ["water", "road"])
-    >>> rows.pairs("bias", torch.zeros(3), torch.zeros(3))  # the third is "no object"
+    >>> _pair_rows(torch.zeros(3), torch.zeros(3), ["road", "water"], ["water", "road"])  # the third is "no object"
     [(1, 0), (0, 1), (2, 2)]
+    >>> _pair_rows(torch.zeros(1), torch.zeros(3), ["road"], ["water", "road"]) is None
+    True
     """
-
-    outputs: Collection[str]
-    classes_from: Sequence[str] | None
-    classes_to: Sequence[str] | None
-
-    def pairs(self, name: str, source: Tensor, target: Tensor) -> list[tuple[int, int]] | None:
-        """Pair the rows of the same class; None where the tensors have no rows of classes.
-
-        Examples
-        --------
-        >>> _ClassRows(["bias"], ["road"], ["water", "road"]).pairs("bias", torch.zeros(1), torch.zeros(2))
-        [(0, 1)]
-        >>> _ClassRows([], ["road"], ["water", "road"]).pairs("bias", torch.zeros(1), torch.zeros(2)) is None
-        True
-        """
-        if self.classes_from is None or self.classes_to is None or name not in self.outputs:
-            return None
-        extra = self._extra_rows(source, target)
-        if extra is None:
-            return None
-        found = [
-            (list(self.classes_from).index(label), row)
-            for row, label in enumerate(self.classes_to)
-            if label in self.classes_from
-        ]
-        return found + [(len(self.classes_from), len(self.classes_to))] * extra
-
-    def _extra_rows(self, source: Tensor, target: Tensor) -> int | None:
-        """Count the rows after those of the classes, 0 or 1; None where the rows are not those of classes.
-
-        Examples
-        --------
-        >>> rows = _ClassRows([], ["road"], ["water", "road"])
-        >>> rows._extra_rows(torch.zeros(2), torch.zeros(3)), rows._extra_rows(torch.zeros(1), torch.zeros(3))
-        (1, None)
-        """
-        if not source.ndim or not target.ndim or source.shape[1:] != target.shape[1:]:
-            return None
-        extra = len(source) - len(self.classes_from or ())
-        return extra if extra == len(target) - len(self.classes_to or ()) and extra in (0, 1) else None
+    if not source.ndim or not target.ndim or source.shape[1:] != target.shape[1:]:
+        return None
+    extra = len(source) - len(classes_from)
+    if extra not in (0, 1) or extra != len(target) - len(classes_to):
+        return None
+    pairs = [(classes_from.index(label), row) for row, label in enumerate(classes_to) if label in classes_from]
+    return pairs + [(len(classes_from), len(classes_to))] * extra
 
 
 def _output_tensors(module: nn.Module) -> set[str]:
@@ -517,22 +483,22 @@ def _output_tensors(module: nn.Module) -> set[str]:
     return {name for name in names if any(name == p or name.startswith(p + ".") for p in prefixes)} or names
 
 
-def _copy_matching(name: str, target: Tensor, tensors: Mapping[str, Tensor], rows: _ClassRows) -> str:
-    """Copy what matches into a tensor; say what of it has stayed as it was, "" for nothing.
+def _copy_matching(
+    name: str, target: Tensor, source: Tensor | None, classes: tuple[Sequence[str], Sequence[str]] | None
+) -> str:
+    """Copy what matches into a tensor, row by row between the classes of both; name what stays as it was, or "".
 
     Examples
     --------
-    >>> no_classes = _ClassRows([], None, None)
-    >>> _copy_matching("a", torch.zeros(2), {"a": torch.ones(3)}, no_classes)
-    'a'
-    >>> _copy_matching("a", torch.zeros(2), {"a": torch.ones(2)}, no_classes)
-    ''
+    >>> [_copy_matching("a", torch.zeros(2), torch.ones(length), None) for length in (3, 2)]
+    ['a', '']
+    >>> _copy_matching("a", torch.zeros(2), torch.ones(1), (["road"], ["road", "water"]))
+    'a (water)'
     """
-    source = tensors.get(name)
     if source is None:
         return name
-    pairs = rows.pairs(name, source, target)
-    if pairs is None:
+    pairs = None if classes is None else _pair_rows(source, target, *classes)
+    if classes is None or pairs is None:
         if source.shape != target.shape:
             return name
         target.copy_(source)
@@ -540,7 +506,7 @@ def _copy_matching(name: str, target: Tensor, tensors: Mapping[str, Tensor], row
     for row_from, row_to in pairs:
         target[row_to].copy_(source[row_from])
     copied = {row_to for _, row_to in pairs}
-    fresh = [label for row, label in enumerate(rows.classes_to or ()) if row not in copied]
+    fresh = [label for row, label in enumerate(classes[1]) if row not in copied]
     if not fresh:
         return ""
     return f"{name} ({', '.join(fresh)})" if copied else name
@@ -586,19 +552,27 @@ def _pack(value: Any, place: tuple[str, ...], tensors: dict[str, Tensor]) -> Any
     Raises
     ------
     TypeError
-        When a value is no tensor, array, number, text, None, list or dictionary.
+        When a value is no tensor, array, number, text, None, list or dictionary, or a key no text or whole number.
 
     Examples
     --------
-    >>> _pack([1, None], ("a",), {})
-    {'list': [1, None]}
+    >>> _pack([1, {2: 3, "2": None}], ("a",), {})
+    {'list': [1, {'dict': [[2, 3], ['2', None]]}]}
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor | np.ndarray):
-        return _pack_tensor(value, "/".join(place), tensors)
+        name = "/".join(place)
+        while name in tensors:
+            name += "~"
+        tensors[name] = value if isinstance(value, Tensor) else torch.from_numpy(value.copy())
+        return {"tensor" if isinstance(value, Tensor) else "array": name}
     if isinstance(value, dict):
-        return {"dict": _pack_items(value, place, tensors)}
+        wrong = [key for key in value if not isinstance(key, str | int) or isinstance(key, bool)]
+        if wrong:
+            where = "/".join(place) or "this"
+            raise TypeError(f"cannot save {where}: key {wrong[0]!r}; expected text or whole numbers")
+        return {"dict": [[key, _pack(child, (*place, str(key)), tensors)] for key, child in value.items()]}
     if isinstance(value, list | tuple):
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [_pack(child, (*place, str(index)), tensors) for index, child in enumerate(value)]}
@@ -606,41 +580,6 @@ def _pack(value: Any, place: tuple[str, ...], tensors: dict[str, Tensor]) -> Any
         f"cannot save {'/'.join(place) or 'this'}: a value of type {type(value).__name__}; expected tensors, arrays, "
         "numbers, text, None, lists, dictionaries"
     )
-
-
-def _pack_tensor(value: Tensor | np.ndarray, name: str, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Put a tensor or an array under a free name; a `1` and a 1 as keys would else share theirs.
-
-    Examples
-    --------
-    >>> tensors = {"a": torch.zeros(1)}
-    >>> _pack_tensor(np.zeros(2), "a", tensors), list(tensors)
-    ({'array': 'a~'}, ['a', 'a~'])
-    """
-    while name in tensors:
-        name += "~"
-    is_tensor = isinstance(value, Tensor)
-    tensors[name] = value if isinstance(value, Tensor) else torch.from_numpy(value.copy())
-    return {"tensor" if is_tensor else "array": name}
-
-
-def _pack_items(value: Mapping[Any, Any], place: tuple[str, ...], tensors: dict[str, Tensor]) -> list[list[Any]]:
-    """Describe a dictionary as pairs, which keep the order and the type of its keys.
-
-    Raises
-    ------
-    TypeError
-        When a key is neither text nor a whole number.
-
-    Examples
-    --------
-    >>> _pack_items({1: 2, "1": 3}, (), {})
-    [[1, 2], ['1', 3]]
-    """
-    for key in value:
-        if not isinstance(key, str | int) or isinstance(key, bool):
-            raise TypeError(f"cannot save {'/'.join(place) or 'this'}: key {key!r}; expected text or whole numbers")
-    return [[key, _pack(child, (*place, str(key)), tensors)] for key, child in value.items()]
 
 
 def unpack_state(tensors: Mapping[str, Tensor], structure: Any) -> Any:

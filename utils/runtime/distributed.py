@@ -288,19 +288,6 @@ def barrier() -> None:
     sum_over_ranks(torch.zeros(1))
 
 
-def _wire_device() -> torch.device:
-    """Device whose tensors the backend carries.
-
-    Examples
-    --------
-    >>> _wire_device()
-    device(type='cpu')
-    """
-    if is_active() and dist.get_backend() == "nccl":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
-
-
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Sum a tensor over all ranks; a copy of it in a single process.
 
@@ -322,9 +309,10 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     values = values.detach()
     if world_size() == 1:
         return values.clone()
-    on_wire = values.to(_wire_device(), copy=True).contiguous()
-    dist.all_reduce(on_wire)
-    return on_wire.to(values.device)
+    device = f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu"
+    total = values.to(device, copy=True).contiguous()
+    dist.all_reduce(total)
+    return total.to(values.device)
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -467,7 +455,7 @@ def broadcast_object(value: Any = None) -> Any:
         ...
     TypeError: values that travel between ranks need text keys, got key 1 (int)
     """
-    return _unseal(_broadcast_bytes(_seal(value) if is_main() else b""))
+    return _decode(_broadcast_bytes(_encode(value) if is_main() else b""))
 
 
 def gather_objects(value: Any) -> list[Any]:
@@ -493,7 +481,7 @@ def gather_objects(value: Any) -> list[Any]:
     >>> gather_objects({"seconds": 1.5, "counts": np.arange(3)})
     [{'seconds': 1.5, 'counts': array([0, 1, 2])}]
     """
-    return [_unseal(data) for data in _gather_bytes(_seal(value))]
+    return [_decode(data) for data in _gather_bytes(_encode(value))]
 
 
 def run_on_main(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -523,13 +511,13 @@ def run_on_main(function: Callable[..., Any], *arguments: Any, **options: Any) -
     [3, 2, 1]
     """
     if not is_main():
-        return _unseal(_broadcast_bytes(b""))
+        return _decode(_broadcast_bytes(b""))
     try:
-        sealed = _seal(function(*arguments, **options))
+        encoded = _encode(function(*arguments, **options))
     except BaseException as error:  # the others must hear of an interruption too, or they wait for this rank
-        _broadcast_bytes(_seal_error(error))
+        _broadcast_bytes(_encode_error(error))
         raise
-    return _unseal(_broadcast_bytes(sealed))
+    return _decode(_broadcast_bytes(encoded))
 
 
 def run_on_all(function: Callable[[], Any]) -> list[Any]:
@@ -557,25 +545,25 @@ def run_on_all(function: Callable[[], Any]) -> list[Any]:
     [1]
     """
     try:
-        sealed = _seal(function())
+        encoded = _encode(function())
     except BaseException as error:  # the others must hear of it, or they wait for this rank
-        _gather_bytes(_seal_error(error))
+        _gather_bytes(_encode_error(error))
         raise
-    return [_unseal(data) for data in _gather_bytes(sealed)]
+    return [_decode(data) for data in _gather_bytes(encoded)]
 
 
-def _seal(value: Any) -> bytes:
+def _encode(value: Any) -> bytes:
     r"""Encode a value as a line of JSON, and arrays and tensors in it as safetensors behind that line.
 
     A value of another form becomes an error that is raised where it is decoded.
 
     Examples
     --------
-    >>> _seal([1, None])
+    >>> _encode([1, None])
     b'{"value": [1, null]}'
-    >>> _seal(np.zeros(1, np.uint8)).partition(b"\n")[0], len(_seal(np.zeros(10**6, np.uint8))) < 1.001e6
+    >>> _encode(np.zeros(1, np.uint8)).partition(b"\n")[0], len(_encode(np.zeros(10**6, np.uint8))) < 1.001e6
     (b'{"value": {"\\u0000array": "0"}}', True)
-    >>> _seal({"a": object})[:22]
+    >>> _encode({"a": object})[:22]
     b'{"error": {"family": "'
     """
     tensors: dict[str, Tensor] = {}
@@ -593,7 +581,7 @@ def _seal(value: Any) -> bytes:
         text = json.dumps({"value": value}, default=take_out).encode()
         return text + b"\n" + save(tensors) if tensors else text
     except (TypeError, ValueError) as error:  # ValueError: a value that contains itself
-        return _seal_error(TypeError(str(error)))
+        return _encode_error(TypeError(str(error)))
 
 
 def _check_keys(value: Any) -> None:
@@ -621,30 +609,30 @@ def _check_keys(value: Any) -> None:
             _check_keys(child)
 
 
-def _seal_error(error: BaseException) -> bytes:
+def _encode_error(error: BaseException) -> bytes:
     """Encode an error by its family and message.
 
     Examples
     --------
-    >>> _seal_error(DataError("scene.tif: truncated"))
+    >>> _encode_error(DataError("scene.tif: truncated"))
     b'{"error": {"family": "DataError", "message": "scene.tif: truncated", "signum": null}}'
     """
-    family = next((known.__name__ for known in (*ERROR_FAMILIES, TypeError) if isinstance(error, known)), "")
+    family = next((kind.__name__ for kind in (*ERROR_FAMILIES, TypeError) if isinstance(error, kind)), "")
     signum = error.exit_code - 128 if isinstance(error, Interrupted) else None
     message = str(error) if isinstance(error, DinolithError | TypeError) else f"{type(error).__name__}: {error}"
     return json.dumps({"error": {"family": family, "message": message, "signum": signum}}).encode()
 
 
-def _unseal(data: bytes) -> Any:
+def _decode(data: bytes) -> Any:
     """Decode a value, or raise the error that came in its place.
 
     Examples
     --------
-    >>> _unseal(_seal([torch.ones(2), None]))
+    >>> _decode(_encode([torch.ones(2), None]))
     [tensor([1., 1.]), None]
-    >>> _unseal(b'{"value": NaN}')
+    >>> _decode(b'{"value": NaN}')
     nan
-    >>> _unseal(_seal_error(ZeroDivisionError("division by zero")))
+    >>> _decode(_encode_error(ZeroDivisionError("division by zero")))
     Traceback (most recent call last):
         ...
     utils.errors.DinolithError: another rank failed: ZeroDivisionError: division by zero
@@ -663,23 +651,10 @@ def _unseal(data: bytes) -> Any:
     error = envelope["error"]
     if error["signum"] is not None:
         raise Interrupted(error["signum"])
-    families: dict[str, type[Exception]] = {known.__name__: known for known in (*ERROR_FAMILIES, TypeError)}
+    families: dict[str, type[Exception]] = {kind.__name__: kind for kind in (*ERROR_FAMILIES, TypeError)}
     if error["family"] in families:
         raise families[error["family"]](error["message"])
     raise DinolithError(f"another rank failed: {error['message']}")
-
-
-def _bytes_to_tensor(data: bytes, length: int) -> Tensor:
-    """Lay bytes out as a uint8 tensor (length,), filled up with zeros, where the backend can carry it.
-
-    Examples
-    --------
-    >>> _bytes_to_tensor(b"ab", 3).tolist()
-    [97, 98, 0]
-    """
-    tensor = torch.zeros(length, dtype=torch.uint8)
-    tensor[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0)
-    return tensor.to(_wire_device())
 
 
 def _broadcast_bytes(data: bytes) -> bytes:
@@ -690,13 +665,10 @@ def _broadcast_bytes(data: bytes) -> bytes:
     >>> _broadcast_bytes(b"ab")
     b'ab'
     """
-    if world_size() == 1:
-        return data
-    length = torch.tensor([len(data)], device=_wire_device())
-    dist.broadcast(length, src=0)
-    tensor = _bytes_to_tensor(data if is_main() else b"", int(length))
-    dist.broadcast(tensor, src=0)
-    return tensor.cpu().numpy().tobytes()
+    parcel = [data]
+    if world_size() > 1:
+        dist.broadcast_object_list(parcel, src=0)
+    return parcel[0]
 
 
 def _gather_bytes(data: bytes) -> list[bytes]:
@@ -707,11 +679,7 @@ def _gather_bytes(data: bytes) -> list[bytes]:
     >>> _gather_bytes(b"ab")
     [b'ab']
     """
-    if world_size() == 1:
-        return [data]
-    lengths = [torch.zeros(1, dtype=torch.int64, device=_wire_device()) for _ in range(world_size())]
-    dist.all_gather(lengths, torch.tensor([len(data)], device=_wire_device()))
-    longest = int(torch.cat(lengths).max())  # collectives carry equal shapes only
-    tensors = [torch.zeros(longest, dtype=torch.uint8, device=_wire_device()) for _ in lengths]
-    dist.all_gather(tensors, _bytes_to_tensor(data, longest))
-    return [tensor[: int(length)].cpu().numpy().tobytes() for tensor, length in zip(tensors, lengths, strict=True)]
+    gathered = [data] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(gathered, data)
+    return gathered

@@ -95,16 +95,5 @@ class Recent:
         with self.lock:
             self.making.pop(key, None)
             self.values[key] = value
-            while len(self.values) > 1 and self._total() > self.limit:
+            while len(self.values) > 1 and sum(map(self.size or (lambda _: 1), self.values.values())) > self.limit:
                 self.values.popitem(last=False)
-
-    def _total(self) -> int:
-        """Size of all values.
-
-        Examples
-        --------
-        >>> recent = Recent(9, size=len)
-        >>> recent.get("a", lambda: "xxx"), recent._total()
-        ('xxx', 3)
-        """
-        return len(self.values) if self.size is None else sum(map(self.size, self.values.values()))

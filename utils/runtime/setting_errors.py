@@ -54,8 +54,8 @@ def explain_errors(error: ValidationError, model: type[BaseModel], section: str 
     lines = []
     for detail in error.errors():
         if detail["type"] == "value_error" and len(detail["loc"]) <= 1:
-            said = str(detail["ctx"]["error"]).splitlines()
-            lines += [f"{section}: {line}" for line in said] if section else said
+            messages = str(detail["ctx"]["error"]).splitlines()
+            lines += [f"{section}: {line}" for line in messages] if section else messages
         else:
             lines.append(prefix + _explain(detail, model))
     return _join_variants(lines)
@@ -99,22 +99,11 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:
     looks_boolean = str(value).lower() in ("on", "off", "yes", "no") and "bool" in detail["type"]
     hint = " (write true or false)" if looks_boolean else ""
     if detail["type"] in ("too_short", "too_long"):
-        return f"{path}: expected {_say_length(detail)}, got {type(value).__name__} {value!r}"
+        bound, count = ("least", "min_length") if detail["type"] == "too_short" else ("most", "max_length")
+        entries = "1 entry" if detail["ctx"][count] == 1 else f"{detail['ctx'][count]} entries"
+        return f"{path}: expected a list of at {bound} {entries}, got {type(value).__name__} {value!r}"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{path}: expected {_EXPECTED.get(detail['type'], message)}, got {type(value).__name__} {value!r}{hint}"
-
-
-def _say_length(detail: Any) -> str:
-    """How many entries a list must have.
-
-    Examples
-    --------
-    >>> _say_length({"type": "too_short", "ctx": {"min_length": 2}})
-    'a list of at least 2 entries'
-    """
-    least, most = detail["ctx"].get("min_length"), detail["ctx"].get("max_length")
-    number = f"a list of at least {least}" if detail["type"] == "too_short" else f"a list of at most {most}"
-    return number + (" entry" if number.endswith(" 1") else " entries")
 
 
 def unknown_key(path: str, known: Iterable[str]) -> str:

@@ -29,15 +29,13 @@ def expand_path(path: str) -> str:
     return os.path.expandvars(os.path.expanduser(path))
 
 
-def find_config(argument: str | None = None, start: Path | None = None) -> Path:
+def find_config(argument: str | None = None) -> Path:
     """Choose the settings file: the argument, `$DINOV3SEG_CONFIG`, or `config.yml` here or in a folder above.
 
     Parameters
     ----------
     argument : str, optional
         Path given on the command line.
-    start : Path, optional
-        Folder in which the upward search begins; the working directory by default.
 
     Returns
     -------
@@ -52,10 +50,12 @@ def find_config(argument: str | None = None, start: Path | None = None) -> Path:
     Examples
     --------
     >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp()) / "deep" / "er"
+    >>> from contextlib import chdir
+    >>> folder = Path(tempfile.mkdtemp()).resolve() / "deep" / "er"
     >>> folder.mkdir(parents=True)
     >>> _ = (folder.parent / "config.yml").write_text("{}")
-    >>> find_config(start=folder) == folder.parent / "config.yml"
+    >>> with chdir(folder):
+    ...     find_config() == folder.parent / "config.yml"
     True
     """
     named = argument or os.environ.get(CONFIG_VARIABLE)
@@ -65,7 +65,7 @@ def find_config(argument: str | None = None, start: Path | None = None) -> Path:
             source = "the command line" if argument else f"${CONFIG_VARIABLE}"
             raise SettingsError(f"{path}: no such settings file (named by {source})")
         return path
-    start = (start or Path.cwd()).resolve()
+    start = Path.cwd()
     for folder in (start, *start.parents):
         if (folder / "config.yml").is_file():
             return folder / "config.yml"
@@ -75,8 +75,8 @@ def find_config(argument: str | None = None, start: Path | None = None) -> Path:
     )
 
 
-def merge_sections(base: dict, own: dict) -> dict:
-    """Lay `own` over `base` key by key; sections merge, everything else replaces.
+def merge_sections(base: dict, changes: dict) -> dict:
+    """Lay `changes` over `base` key by key; sections merge, everything else replaces.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def merge_sections(base: dict, own: dict) -> dict:
     {'a': {'x': 1, 'y': 3}, 'b': []}
     """
     merged = dict(base)
-    for key, value in own.items():
+    for key, value in changes.items():
         nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merge_sections(merged[key], value) if nested else value
     return merged

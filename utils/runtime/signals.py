@@ -25,13 +25,16 @@ class StopSignal:
     ----------
     quiet : bool
         Print nothing when a signal comes: for all ranks but the first.
-    grace_s : float, optional
-        Signals within this many seconds of the first are the same request. Default: 0 s, or 5 s under torchrun, which
-        answers a Ctrl-C (that every rank has already got from the terminal) by sending the signal once more.
+
+    Attributes
+    ----------
+    grace_s : float
+        Signals within this many seconds of the first are the same request: 0 s, or 5 s under torchrun, which answers a
+        Ctrl-C (that every rank has already got from the terminal) by sending the signal once more.
 
     Examples
     --------
-    >>> with StopSignal(quiet=True, grace_s=0) as stop:
+    >>> with StopSignal(quiet=True) as stop:
     ...     os.kill(os.getpid(), signal.SIGTERM)
     ...     stop.check()
     Traceback (most recent call last):
@@ -39,10 +42,9 @@ class StopSignal:
     utils.errors.Interrupted: interrupted by SIGTERM; the next run continues from here
     """
 
-    def __init__(self, quiet: bool = False, grace_s: float | None = None):
-        launched = "TORCHELASTIC_RUN_ID" in os.environ
+    def __init__(self, quiet: bool = False):
         self.quiet = quiet
-        self.grace_s = (LAUNCHER_GRACE_S if launched else 0.0) if grace_s is None else grace_s
+        self.grace_s = LAUNCHER_GRACE_S if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
         self.signum: int | None = None
         self._owner = os.getpid()
         self._first_time = 0.0
@@ -91,26 +93,29 @@ class StopSignal:
 
         Examples
         --------
-        >>> stop = StopSignal(quiet=True, grace_s=60)
+        >>> stop = StopSignal(quiet=True)
+        >>> stop.grace_s = 60.0
         >>> stop._note(signal.SIGINT, None)
         >>> stop._note(signal.SIGTERM, None)  # within the grace: the same request
         >>> stop.signum == signal.SIGINT
         True
         """
         if os.getpid() != self._owner:
-            _obey_in_child(signum)
+            if signum == signal.SIGTERM:  # a forked worker dies of it; SIGINT is its parent's to decide
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
         elif self.signum is None:
             self.signum, self._first_time = signum, time.monotonic()
-            self._tell(signum)
+            self._announce(signum)
         elif time.monotonic() - self._first_time >= self.grace_s:
             raise KeyboardInterrupt
 
-    def _tell(self, signum: int) -> None:
+    def _announce(self, signum: int) -> None:
         """Say on stderr what will happen; a plain write, as a buffered one may not be entered twice by a handler.
 
         Examples
         --------
-        >>> StopSignal(quiet=True)._tell(signal.SIGINT) is None
+        >>> StopSignal(quiet=True)._announce(signal.SIGINT) is None
         True
         """
         name = signal.Signals(signum).name
@@ -118,16 +123,3 @@ class StopSignal:
         if not self.quiet:
             with suppress(OSError):  # stderr may be closed; the state is saved all the same
                 os.write(2, text.encode())
-
-
-def _obey_in_child(signum: int) -> None:
-    """Let a forked worker, which inherits the handlers, die of SIGTERM; SIGINT is its parent's to decide.
-
-    Examples
-    --------
-    >>> _obey_in_child(signal.SIGINT) is None
-    True
-    """
-    if signum == signal.SIGTERM:
-        signal.signal(signum, signal.SIG_DFL)
-        os.kill(os.getpid(), signum)

@@ -1,16 +1,17 @@
-"""YAML as people mean it: the scalars of version 1.2, and an error for a key that stands twice."""
+"""YAML as people mean it: the scalars of version 1.2, and an error for a duplicate key."""
 
 from __future__ import annotations
 
 import re
 
 import yaml
+from typing_extensions import override
 
 from utils.errors import SettingsError
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML 1.2 scalars, and an error for a key that stands twice.
+    """YAML 1.2 scalars, and an error for a duplicate key.
 
     PyYAML follows YAML 1.1, which reads `1e-3` as text and `on` as true, and keeps the last of two equal keys.
 
@@ -20,6 +21,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
     {'lr': 0.001, 'on': 'off'}
     """
 
+    @override
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Build a mapping, refusing duplicate keys.
 
@@ -33,7 +35,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
         >>> yaml.load("{a: 1, a: 2}", UniqueKeyLoader)
         Traceback (most recent call last):
             ...
-        utils.errors.SettingsError: line 1: key 'a' stands twice in one section; keep one of them
+        utils.errors.SettingsError: line 1: duplicate key 'a' in one section; keep one of them
         """
         seen = set()
         for key_node, _ in node.value:
@@ -41,7 +43,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
             if not isinstance(key_node, yaml.ScalarNode):
                 raise SettingsError(f"line {line}: a key must be a word or a number, got a list or a section")
             if key != "<<" and key in seen:
-                raise SettingsError(f"line {line}: key {key!r} stands twice in one section; keep one of them")
+                raise SettingsError(f"line {line}: duplicate key {key!r} in one section; keep one of them")
             seen.add(key)
         return super().construct_mapping(node, deep)
 

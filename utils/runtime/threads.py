@@ -10,10 +10,10 @@ from typing import TypeVar
 Input = TypeVar("Input")
 Result = TypeVar("Result")
 
+AHEAD = 2  # inputs per thread that are under way or finished before their results are read; bounds the memory
 
-def map_in_threads(
-    function: Callable[[Input], Result], inputs: Iterable[Input], threads: int, ahead: int = 2
-) -> Generator[Result]:
+
+def map_in_threads(function: Callable[[Input], Result], inputs: Iterable[Input], threads: int) -> Generator[Result]:
     """Apply a function to inputs in parallel; the results do not depend on the number of threads.
 
     Parameters
@@ -24,8 +24,6 @@ def map_in_threads(
         Read in the thread that reads the results.
     threads : int
         Calls that run at the same time; 0 calls the function in the thread that reads the results.
-    ahead : int
-        Inputs per thread that are under way or finished before their results are read; bounds the memory.
 
     Yields
     ------
@@ -49,7 +47,7 @@ def map_in_threads(
         try:
             for value in inputs:
                 waiting.append(pool.submit(function, value))
-                if len(waiting) >= threads * ahead:
+                if len(waiting) >= threads * AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -15,7 +15,6 @@ from utils.geometry.augment import (
     RandomGeometry,
     View,
     colour_matrix,
-    tta_views,
     views_of,
 )
 from utils.geometry.fields import Image, Mask, warp
@@ -107,7 +106,6 @@ def test_chosen_views_are_closed_and_begin_with_the_identity(choice: tuple[bool,
     assert {first.compose(second) for first in views for second in views} == set(views)
     expected = {(0, False): 1, (1, False): 2, (2, False): 4, (0, True): 4}.get((sum(choice[:2]), choice[2]), 8)
     assert len(views) == expected
-    assert tta_views(*choice) == views
 
 
 def test_mean_over_a_group_of_views_is_equivariant() -> None:

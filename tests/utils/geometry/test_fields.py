@@ -62,7 +62,7 @@ def make_sample(seed: int = 0, size: tuple[int, int] = SIZE) -> dict[str, np.nda
         "boxes": np.concatenate([places[:3], places[:3] + 4], axis=1),
         "flow": generator.normal(size=(*size, 2)).astype(np.float32),
         "shift": generator.normal(size=2).astype(np.float32),
-        "matrix": random_similarity(generator, size, (0.5, 2.0), 90.0, 0.2, 0.5),
+        "matrix": random_similarity(generator, size, (0.5, 2.0), 90.0),
         "class": generator.integers(0, 9, 3),
     }
 

@@ -17,7 +17,7 @@ from utils.keypoints.heatmaps import (
     keypoint_heatmaps,
     points_on_grid,
     single_points,
-    valid_cells,
+    valid_at_centres,
 )
 
 STRIDES = [3.5, 4.0]
@@ -265,6 +265,6 @@ def test_drawn_masks_and_validity_are_read_under_the_centres_of_cells() -> None:
     drawn[0, 20:30, 30:] = 255
     masks = instance_mask_targets(torch.zeros(1, 0, 4), GRID, 3.5, drawn)
     assert masks[0, 0, :, 10].tolist() == [0, 0, 0, 1, 1, 1, 255, 255, 255, 0, 0, 255]
-    valid = valid_cells(drawn > 0, GRID, 3.5)
+    valid = valid_at_centres(drawn > 0, GRID, 3.5)
     assert valid.shape == (1, 1, *GRID)
     assert valid[0, 0, :, 10].tolist() == [False] * 3 + [True] * 6 + [False] * 3

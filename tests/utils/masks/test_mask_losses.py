@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.masks.losses import (
-    MaskWeights,
+    BCE_WEIGHT,
+    CLASS_WEIGHT,
     mask_classification_counts,
     mask_classification_sums,
     match_masks,
@@ -29,31 +30,32 @@ def test_matching_is_the_cheapest_of_all_assignments() -> None:
     class_logits, mask_logits = torch.randn(5, 4, generator=generator), torch.randn(5, 6, 8, generator=generator)
     classes = torch.randint(0, 3, (6, 8), generator=generator)
     labels = torch.tensor([0, 1, 2])
-    masks, weights = classes == labels.view(-1, 1, 1), MaskWeights(1.0, 2.0, 3.0)
+    masks = classes == labels.view(-1, 1, 1)
 
     def cost(query: int, label: int) -> float:
         logits, mask = mask_logits[query], masks[label].float()
         probability = logits.sigmoid()
         dice = 1 - (2 * (probability * mask).sum() + 1) / (probability.sum() + mask.sum() + 1)
         bce = F.binary_cross_entropy_with_logits(logits, mask)
-        return float(-class_logits[query].softmax(0)[label] + 2 * bce + 3 * dice)
+        return float(-2 * class_logits[query].softmax(0)[label] + 5 * bce + 5 * dice)
 
     best = min(itertools.permutations(range(5), 3), key=lambda queries: sum(map(cost, queries, range(3))))
     found = dict(
         zip(
-            *(part.tolist() for part in match_masks(class_logits, mask_logits, masks, labels, None, weights)),
+            *(part.tolist() for part in match_masks(class_logits, mask_logits, masks, labels)),
             strict=True,
         )
     )
     assert found == {query: label for label, query in enumerate(best)}
 
 
-def test_matching_on_fewer_pixels_finds_clear_matches() -> None:
+def test_matching_on_fewer_pixels_finds_clear_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.masks.losses.MATCHED_PIXELS", 50)
     columns = torch.arange(64) // 16
     masks = columns.expand(64, 64) == torch.arange(4).view(-1, 1, 1)
     order = torch.tensor([2, 0, 3, 1])
     mask_logits = masks[order] * 8.0 - 4.0
-    queries, chosen = match_masks(torch.zeros(4, 5), mask_logits, masks, torch.arange(4), max_pixels=50)
+    queries, chosen = match_masks(torch.zeros(4, 5), mask_logits, masks, torch.arange(4))
     assert (queries.tolist(), chosen.tolist()) == ([0, 1, 2, 3], order.tolist())
 
 
@@ -111,7 +113,7 @@ def test_mask_class_term_over_its_count_is_a_weighted_mean() -> None:
     sums = mask_classification_sums(class_logits, mask_logits, target, fixed=True, no_object_weight=0.1)
     count = mask_classification_counts(target, 3, 3, (4, 6), no_object_weight=0.1)["mask_class"]
     expected = F.cross_entropy(class_logits.flatten(0, 1), torch.tensor([0, 1, 2] * 2))  # all classes in both images
-    torch.testing.assert_close((sums["mask_class"] / count).float(), MaskWeights().classes * expected)
+    torch.testing.assert_close((sums["mask_class"] / count).float(), CLASS_WEIGHT * expected)
 
 
 @pytest.mark.parametrize("fixed", [False, True])
@@ -143,4 +145,4 @@ def test_more_classes_than_queries_count_as_many_masks_as_queries() -> None:
     counts = mask_classification_counts(target, 3, 2, (4, 6))
     assert counts["mask_bce"].item() == 4
     sums = mask_classification_sums(class_logits, torch.zeros_like(mask_logits), target)
-    assert sums["mask_bce"].item() == pytest.approx(MaskWeights().bce * 4 * torch.tensor(2.0).log().item())
+    assert sums["mask_bce"].item() == pytest.approx(BCE_WEIGHT * 4 * torch.tensor(2.0).log().item())

@@ -64,7 +64,7 @@ def test_bad_tables_are_named() -> None:
 def test_class_table_reads_a_confusion_matrix() -> None:
     metric = ConfusionMatrix(3)
     metric.load_state(torch.tensor([[6, 2, 0], [0, 0, 0], [0, 0, 2000]]))
-    lines = class_table(metric.compute(), ["field", "ghost", "road"], markdown=False).splitlines()
+    lines = class_table(metric.compute(), ["field", "ghost", "road"]).replace("|", " ").splitlines()
     assert lines[0].split() == ["Class", "IoU", "Acc", "Dice", "Support"]
     assert lines[2].split() == ["field", "0.7500", "0.7500", "0.8571", "8"]
     assert lines[3].split() == ["ghost", "0.0000", "-", "0.0000", "0"]
@@ -128,8 +128,8 @@ def test_truncating_before_the_first_row_empties_but_keeps_the_header(tmp_path: 
 
 
 def test_columns_keep_their_order_over_restarts(tmp_path: Path) -> None:
-    CsvLog(tmp_path / "a.csv", columns=["epoch", "loss"]).append({"loss": 1, "epoch": 0})
-    CsvLog(tmp_path / "a.csv", columns=["loss", "epoch"]).append({"mIoU": 0.5, "loss": 2, "epoch": 1})
+    CsvLog(tmp_path / "a.csv").append({"epoch": 0, "loss": 1})
+    CsvLog(tmp_path / "a.csv").append({"mIoU": 0.5, "loss": 2, "epoch": 1})
     assert (tmp_path / "a.csv").read_text() == "epoch,loss,mIoU\n0,1,\n1,2,0.5\n"
 
 

@@ -9,6 +9,11 @@ from utils.errors import Interrupted
 from utils.runtime.signals import StopSignal
 
 
+@pytest.fixture(autouse=True)
+def without_a_launcher(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+
+
 def send(signum: int) -> None:
     os.kill(os.getpid(), signum)
     time.sleep(0.01)  # Python runs handlers between two instructions of the main thread
@@ -16,7 +21,7 @@ def send(signum: int) -> None:
 
 @pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_is_noted_told_and_raised_where_asked(signum, exit_code, capfd):
-    with StopSignal(grace_s=0) as stop:
+    with StopSignal() as stop:
         stop.check()
         send(signum)
         assert stop.signum == signum  # still alive
@@ -27,7 +32,7 @@ def test_a_signal_is_noted_told_and_raised_where_asked(signum, exit_code, capfd)
 
 
 def test_a_second_signal_stops_at_once():
-    with StopSignal(quiet=True, grace_s=0) as stop:
+    with StopSignal(quiet=True) as stop:
         send(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
@@ -46,7 +51,7 @@ def test_what_a_launcher_repeats_within_the_grace_is_one_request(monkeypatch):
 
 
 def test_a_quiet_one_says_nothing(capfd):
-    with StopSignal(quiet=True, grace_s=0):
+    with StopSignal(quiet=True):
         send(signal.SIGINT)
     assert capfd.readouterr().err == ""
 
@@ -80,7 +85,7 @@ def test_outside_the_main_thread_nothing_is_changed():
 
 @pytest.mark.parametrize(("signum", "ending"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)])
 def test_a_forked_worker_dies_of_sigterm_and_leaves_sigint_to_its_parent(signum, ending):
-    with StopSignal(quiet=True, grace_s=0) as stop:
+    with StopSignal(quiet=True) as stop:
         child = os.fork()
         if child == 0:  # no assertion in here: it would unwind into pytest
             os.kill(os.getpid(), signum)

@@ -29,7 +29,7 @@ def test_as_many_calls_run_at_the_same_time_as_there_are_threads():
 
 def test_the_look_ahead_is_bounded():
     begun = []
-    results = map_in_threads(begun.append, itertools.count(), threads=2, ahead=3)
+    results = map_in_threads(begun.append, itertools.count(), threads=3)
     with closing(results):
         for read in range(1, 5):
             next(results)
@@ -43,7 +43,7 @@ def test_who_stops_reading_stops_the_threads():
         begun.append(index)
         time.sleep(0.01)
 
-    with closing(map_in_threads(work, range(1000), threads=2, ahead=10)) as results:
+    with closing(map_in_threads(work, range(1000), threads=2)) as results:
         next(results)
     assert len(begun) < 20
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("map")]

@@ -80,7 +80,7 @@ def read_categories(where: str, entries: Sequence[Any], problems: list[Problem])
     Raises
     ------
     DataError
-        If an entry has no id or name, or one stands twice, or keypoint names do.
+        If an entry has no id or name, or one of them or a keypoint name is a duplicate.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def read_categories(where: str, entries: Sequence[Any], problems: list[Problem])
             raise DataError(f"{where}: category {index}: expected an id and a name, got {str(entry)[:60]}")
         name, place = str(entry["name"]), f"{where}: category {entry['name']!r}"
         if entry["id"] in found or name in (other for other, _ in found.values()):
-            raise DataError(f"{place}: its id {entry['id']} or its name stands twice; give each category its own")
+            raise DataError(f"{place}: its id {entry['id']} or its name is a duplicate; give each category its own")
         labels = entry.get("keypoints") or []
         if not isinstance(labels, list) or not all(isinstance(label, str | int) for label in labels):
             raise DataError(f"{place}: expected keypoints as a list of names, got {str(labels)[:60]}")

@@ -276,7 +276,7 @@ def _add_image(file: _File, index: int, keys: Any, folders: Sequence[Path], root
     where = f"{file.path}: image {keys['id']}"
     if keys["id"] in file.image_ids:
         file.problems.append(
-            Problem(where, "the id stands twice; the second picture is left out", "give it another id")
+            Problem(where, "the id is a duplicate; the second picture is left out", "give it another id")
         )
         return
     file.image_ids.add(keys["id"])
@@ -375,7 +375,7 @@ def _read_annotations(file: _File, ids: Mapping[Path, str], problems: list[Probl
             continue
         problems += [Problem(where, part, "", name) for part in parts]
         if id in seen:
-            problems.append(Problem(where, "the id stands twice", "give each annotation its own", name))
+            problems.append(Problem(where, "the id is a duplicate", "give each annotation its own", name))
         seen.add(id)
         instances.setdefault(image, []).append(instance)
     return instances

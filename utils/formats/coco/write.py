@@ -18,8 +18,8 @@ from utils.formats.types import (
     Instance,
     Skeleton,
     polygon_area,
-    tight_box,
 )
+from utils.geometry.crops import tight_box
 from utils.media.picture_sizes import picture_size
 from utils.runtime.files import write_bytes
 

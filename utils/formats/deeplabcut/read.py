@@ -64,7 +64,7 @@ def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[st
     Raises
     ------
     DataError
-        If a table has no such header, a keypoint stands twice, or none of its pictures is there.
+        If a table has no such header, a keypoint is a duplicate, or none of its pictures is there.
 
     Examples
     --------
@@ -203,7 +203,7 @@ def _read_header(path: Path, header: Mapping[str, Sequence[str]]) -> tuple[dict,
     Raises
     ------
     DataError
-        If a row is missing, a column stands twice, or x and y are not both there.
+        If a row is missing, a column is a duplicate, or x and y are not both there.
 
     Examples
     --------
@@ -227,7 +227,7 @@ def _read_header(path: Path, header: Mapping[str, Sequence[str]]) -> tuple[dict,
         places = columns.setdefault((individual, part), {})
         if coord in places:
             raise DataError(
-                f"{path}: {coord} of {part!r} stands twice (column {index + 1}); keypoint names must differ"
+                f"{path}: {coord} of {part!r} is a duplicate (column {index + 1}); keypoint names must differ"
             )
         places[coord] = index - num_index
     for (_, part), places in columns.items():

@@ -11,7 +11,7 @@ from typing import Any
 from utils.errors import DataError
 from utils.formats import specs
 from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, plain_path, resolve_inside
-from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_json_file, read_lines
+from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import Problem
 
 LISTS = (*LIST_SUFFIXES, ".jsonl")
@@ -188,30 +188,6 @@ def _find(text: str, folder: Path, root: Path) -> Path:
     if found is None:
         raise ValueError(f"no such file: {plain_path(text)}")
     return found
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """Read a LabelMe file.
-
-    Raises
-    ------
-    DataError
-        If it is no LabelMe file.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.json"
-    >>> _ = path.write_text('{"images": []}')
-    >>> read_file(path)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: .../a.json: not a LabelMe file: no list 'shapes'
-    """
-    keys = read_json_file(path)
-    if not isinstance(keys, dict) or not isinstance(keys.get("shapes"), list):
-        raise DataError(f"{path}: not a LabelMe file: no list 'shapes'")
-    return keys
 
 
 def find_picture(entry: Entry, keys: dict[str, Any], root: Path) -> tuple[Path | None, str]:

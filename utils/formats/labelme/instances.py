@@ -13,6 +13,7 @@ import numpy as np
 from utils.formats.labelme.shapes import Shape, decode_mask, parse_shape, polygon_of, tags_of, visibility_of
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, encode_mask, keypoints_array, polygon_area
+from utils.geometry.crops import tight_box
 
 ANY_CATEGORY = ""  # of an instance whose shapes name none
 
@@ -127,7 +128,7 @@ class ShapeReader:
             return [*groups, *([shape] for shape in loose)]
         labels = [(shape.is_point, shape.label) for shape in loose if shape.kind in ("point", "polygon", "circle")]
         if len(set(labels)) == len(labels) and sum(shape.kind in ("rectangle", "mask") for shape in loose) <= 1:
-            return [*groups, loose]  # no keypoint and no outline stands twice, and there is one box at most
+            return [*groups, loose]  # no duplicate keypoint or outline, and there is one box at most
         where = f"shapes {', '.join(str(shape.index) for shape in points)}"
         what = "points of several animals without group_id; which belong together is not known"
         problems.append(Problem(where, what, "give the shapes of each animal a group_id of their own", lost=True))
@@ -228,7 +229,7 @@ def _place_keypoints(
     >>> problems = []
     >>> keypoints, scores = _place_keypoints(noses, Skeleton(("nose",)), problems)
     >>> keypoints.tolist(), scores, problems[0].what
-    ([[2.0, 2.0, 2.0]], None, "'nose' stands twice in one group; the more visible one is taken")
+    ([[2.0, 2.0, 2.0]], None, "'nose' is a duplicate in one group; the more visible one is taken")
     """
     places: dict[str, Shape] = {}
     for shape in (shape for shape in shapes if shape.is_point):
@@ -240,7 +241,7 @@ def _place_keypoints(
             )
             continue
         if other is not None:
-            what = f"{shape.label!r} stands twice in one group; the more visible one is taken"
+            what = f"{shape.label!r} is a duplicate in one group; the more visible one is taken"
             problems.append(Problem(f"shapes {other.index}, {shape.index}", what, "remove one"))
         if other is None or visibility_of(shape.keys) > visibility_of(other.keys):
             places[shape.label] = shape
@@ -269,8 +270,7 @@ def _box_of(outlines: Sequence[Shape], problems: list[Problem]) -> np.ndarray | 
     if len(boxes) > 1:
         where = f"shapes {', '.join(str(shape.index) for shape in boxes)}"
         problems.append(Problem(where, "several boxes of one instance; the box around all is taken", "keep one"))
-    corners = np.concatenate([shape.points for shape in boxes])
-    return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    return tight_box(np.concatenate([shape.points for shape in boxes]))
 
 
 def _mask_of(outlines: Sequence[Shape], size: tuple[int, int], problems: list[Problem]) -> dict[str, Any] | None:

@@ -14,10 +14,11 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.labelme.files import Entry, find_picture, list_entries, read_file
+from utils.formats.labelme.files import Entry, find_picture, list_entries
 from utils.formats.labelme.instances import ANY_CATEGORY, ShapeReader
 from utils.formats.pictures import decode_embedded, picture_ids
 from utils.formats.sets import FACTS, finish_sets, size_problems
+from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Problem, build_skeleton
 from utils.media.picture_sizes import picture_size
 
@@ -29,7 +30,7 @@ def read_labelme(
 ) -> dict[str, AnnotationSet]:
     r"""Read a LabelMe data set.
 
-    Shapes without group_id are one animal where that is possible: no keypoint stands twice, and there is one box at
+    Shapes without group_id are one animal where that is possible: no duplicate keypoint, and there is one box at
     most. Otherwise their points are left out, with a problem: which of them belong together nobody has said. Without
     any point, each such shape is an instance of its own.
 
@@ -114,14 +115,19 @@ def _read_files(entries: Sequence[Entry], root: Path, problems: list[Problem]) -
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.json"
     >>> _ = path.write_text('{"shapes": [], "imagePath": "a.png"}')
+    >>> _ = path.with_name("b.json").write_text('{"images": []}')
     >>> problems = []
-    >>> _read_files([Entry(path)], path.parent, problems)[0].picture is None, len(problems)
-    (True, 1)
+    >>> [file.picture for file in _read_files([Entry(path), Entry(path.with_name("b.json"))], path.parent, problems)]
+    [None]
+    >>> [problem.what[:37] for problem in problems]
+    ["no picture: looked for imagePath 'a.p", "not a LabelMe file: no list 'shapes'"]
     """
     files = []
     for entry in entries:
         try:
-            keys = read_file(entry.path)
+            keys = read_json_file(entry.path)
+            if not isinstance(keys, dict) or not isinstance(keys.get("shapes"), list):
+                raise DataError(f"{entry.path}: not a LabelMe file: no list 'shapes'")
         except DataError as error:
             problems.append(Problem(str(entry.path), str(error).partition(": ")[2], "mend or remove the file"))
             continue
@@ -163,7 +169,7 @@ def _build_reader(
     Raises
     ------
     DataError
-        If `kpt_shape` contradicts the files, or names stand twice.
+        If `kpt_shape` contradicts the files, or a name is a duplicate.
 
     Examples
     --------

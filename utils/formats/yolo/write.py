@@ -18,9 +18,9 @@ from utils.formats.types import (
     Instance,
     Skeleton,
     missing_keypoints,
-    tight_box,
 )
 from utils.formats.yolo.rows import TOLERANCE
+from utils.geometry.crops import tight_box
 from utils.runtime.files import write_bytes
 
 

@@ -107,7 +107,7 @@ def test_a_bad_annotation_is_one_problem_and_costs_no_other(coco, keys, reason):
         ({"segmentation": ["x"]}, "polygon 1"),
         ({"area": float("nan")}, "area is no finite number"),
         ({"keypoint_scores": [0.5]}, "keypoint_scores has 1 values for 2 keypoints"),
-        ({"id": 1}, "the id stands twice"),
+        ({"id": 1}, "the id is a duplicate"),
     ],
 )
 def test_a_bad_part_costs_only_itself(coco, keys, reason):
@@ -141,9 +141,12 @@ def test_sides_are_stated_or_inferred(coco):
     [
         ({"categories": [{"id": 1, "name": "car"}]}, r"no category has keypoints \(car\)"),
         ({"categories": []}, r"no category has keypoints \(there is none\)"),
-        ({"categories": [{"id": 1, "name": "a", "keypoints": ["x", "x"]}]}, "'x' stands twice"),
+        ({"categories": [{"id": 1, "name": "a", "keypoints": ["x", "x"]}]}, "'x' is a duplicate"),
         ({"categories": [{"id": 1, "name": "a", "keypoints": ["x"], "flip_idx": [1]}]}, "flip_idx must name each"),
-        ({"categories": [{"id": 1, "name": "a", "keypoints": ["x"]}] * 2}, "stands twice; give each category its own"),
+        (
+            {"categories": [{"id": 1, "name": "a", "keypoints": ["x"]}] * 2},
+            "is a duplicate; give each category its own",
+        ),
         ({"categories": [{"name": "a"}]}, "category 1: expected an id and a name"),
         ({"categories": {}}, "not COCO keypoints: no list of categories"),
         ({"images": 3}, "not COCO keypoints: no list of images"),
@@ -210,7 +213,7 @@ def test_missing_broken_and_doubled_pictures_are_problems(coco, tmp_path, draw_p
     assert [(picture.id, picture.size) for picture in poses.pictures] == [("a", (40, 60)), ("c", (40, 61))]
     found = {problem.where.rpartition(": ")[2]: problem.what for problem in poses.problems}
     assert found.keys() == {"image 1", "image 2", "image 3", "image 4", "image 5", "image 7"}
-    assert "the id stands twice" in found["image 1"]
+    assert "the id is a duplicate" in found["image 1"]
     assert found["image 2"] == "no such picture: b.png"
     assert found["image 3"] == "height x width is 61 x 40, the picture is 40 x 61"
     assert "not a picture" in found["image 4"]
@@ -316,7 +319,7 @@ def test_a_specification_gives_keypoints_to_a_file_without(spec, tmp_path):
         ("train: labels.json", "no such picture: a.png"),
         ("train: labels.json\nimage_root: photos\nkpt_shape: [3, 3]", "kpt_shape says 3 keypoints, 'mouse' has 2"),
         ("train: labels.json\nimage_root: photos\nkeypoint_names: [a]", "1 keypoints for 'mouse', the COCO file has 2"),
-        ("train: labels.json\nimage_root: photos\nkeypoint_names: [a, a]", "'a' stands twice"),
+        ("train: labels.json\nimage_root: photos\nkeypoint_names: [a, a]", "'a' is a duplicate"),
         ("image_root: photos", "no split"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_picture_of_zero_size_is_a_problem(table, tmp_path):
     ("header", "rows", "reason"),
     [
         ("a,b\n", "1,2\n", "no header row scorer, bodyparts, coords"),
-        (HEADER.replace("tail", "nose"), "a.png,1,2,3,4\n", "x of 'nose' stands twice .*keypoint names must differ"),
+        (HEADER.replace("tail", "nose"), "a.png,1,2,3,4\n", "x of 'nose' is a duplicate .*keypoint names must differ"),
         (HEADER.replace("x,y,x,y", "x,y,x,z"), "a.png,1,2,3,4\n", "coords: expected x, y or likelihood, got 'z'"),
         (HEADER.replace("x,y,x,y", "x,y,x,likelihood"), "a.png,1,2,3,4\n", "'tail' lacks its x or y column"),
         (

@@ -113,7 +113,7 @@ def test_of_a_doubled_keypoint_the_more_visible_one_is_taken(label):
         poses = label(*shapes)
         assert poses.pictures[0].instances[0].keypoints.tolist() == [[9, 9, 2]]
         assert [problem.what for problem in poses.problems] == [
-            "'nose' stands twice in one group; the more visible one is taken"
+            "'nose' is a duplicate in one group; the more visible one is taken"
         ]
 
 
@@ -265,7 +265,7 @@ def test_keypoints_are_collected_in_their_order_or_given(label, tmp_path):
     ("spec", "reason"),
     [
         ("kpt_shape: [4, 3]", "kpt_shape says 4 keypoints, the files have 2: tail, nose"),
-        ("keypoint_names: [nose, nose]", "'nose' stands twice"),
+        ("keypoint_names: [nose, nose]", "'nose' is a duplicate"),
         ("kpt_shape: [3, 3]\nkeypoint_names: [nose, tail]", "kpt_shape says 3 keypoints, keypoint_names has 2"),
         ("val: nowhere", "val: no such file or folder"),
     ],
