@@ -1,1 +1,1 @@
-"""Boxes around the foxes of the procedural sample: a kind of task that touches its own folder and two registry lines."""
+"""Boxes around the foxes of the procedural sample: a kind of task in a folder of its own."""
