@@ -1,4 +1,4 @@
-"""A kind of task that lives in its own folder, and in one line each of TASKS and HEADS, passes all phases by main.py.
+"""A kind of task that needs only its folder and one line each in TASKS and HEADS passes all phases through main.py.
 
 Its boxes are ragged fields: no, one or several per picture, on pictures of three shapes, from stored features, online,
 and with stored views; in one process and on two ranks, which run this file as a script.
@@ -49,12 +49,16 @@ PHASES = ("prepare", "verify", "train", "evaluate", "inference")
 
 def write_config(folder: Path, ranks: str) -> Path:
     """Settings of a task for each way, with all phases; both numbers of ranks share pictures and backbone."""
-    own = folder / ranks
+    results = folder / ranks
     tree: dict[str, Any] = {
         "kind": "boxes",
         "resources": {"omp_threads": 1},
         "logging": {"level": "error"},
-        "paths": {"data_root": str(folder), "processed_dir": str(own / "store"), "runs_root": str(own / "runs")},
+        "paths": {
+            "data_root": str(folder),
+            "processed_dir": str(results / "store"),
+            "runs_root": str(results / "runs"),
+        },
         "dataset": {"sample": {"enable": True, "folder": str(folder / "sample")}},
         "model": {"backbone": str(folder / "backbone"), "layers": [0, 1], "precision": "fp32"},
         "train": {"epochs": 8, "batch_size": 3, "adamw_lr": 0.05, "optimizer": "adamw"},
@@ -65,9 +69,9 @@ def write_config(folder: Path, ranks: str) -> Path:
     }
     for phase in PHASES:
         tree[phase] = tree.get(phase, {}) | {"enable": True}
-    own.mkdir()
-    (own / "config.yml").write_text(yaml.safe_dump(tree))
-    return own / "config.yml"
+    results.mkdir()
+    (results / "config.yml").write_text(yaml.safe_dump(tree))
+    return results / "config.yml"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -115,26 +119,26 @@ def two_ranks(folder, one_process) -> Path:
     return config.parent
 
 
-def statuses(own: Path) -> dict[str, str]:
-    return {row["phase"]: row["status"] for row in read_json(own / "runs" / "status.json")["phases"]}
+def statuses(results: Path) -> dict[str, str]:
+    return {row["phase"]: row["status"] for row in read_json(results / "runs" / "status.json")["phases"]}
 
 
-def rows(own: Path, way: str) -> list[dict[str, str]]:
-    with (own / "runs" / way / "latest" / "results.csv").open() as file:
+def rows(results: Path, way: str) -> list[dict[str, str]]:
+    with (results / "runs" / way / "latest" / "results.csv").open() as file:
         return list(csv.DictReader(file))
 
 
-def weights(own: Path, way: str) -> dict[str, torch.Tensor]:
-    return load_checkpoint(own / "runs" / way / "latest" / "checkpoints" / "best.safetensors").tensors
+def weights(results: Path, way: str) -> dict[str, torch.Tensor]:
+    return load_checkpoint(results / "runs" / way / "latest" / "checkpoints" / "best.safetensors").tensors
 
 
-def predictions(own: Path, way: str) -> dict[str, Any]:
-    folder = own / "runs" / way / "latest" / "predictions"
+def predictions(results: Path, way: str) -> dict[str, Any]:
+    folder = results / "runs" / way / "latest" / "predictions"
     return {path.name: json.loads(path.read_text())["boxes"] for path in sorted(folder.glob("*.json"))}
 
 
-def scores(own: Path, way: str) -> dict[str, float]:
-    return read_json(own / "runs" / way / "latest" / "evaluate_train" / "metrics.json")["metrics"]
+def scores(results: Path, way: str) -> dict[str, float]:
+    return read_json(results / "runs" / way / "latest" / "evaluate_train" / "metrics.json")["metrics"]
 
 
 def same(one: tuple[Path, str], other: tuple[Path, str], tolerance: float) -> None:
@@ -159,9 +163,9 @@ def test_it_passes_all_phases_and_learns(way, one_process):
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_two_ranks_compute_what_one_process_computes(way, one_process, two_ranks):
     same((one_process, way), (two_ranks, way), tolerance=1e-5)
-    one, other = (scores(own, way) for own in (one_process, two_ranks))
+    one, other = (scores(results, way) for results in (one_process, two_ranks))
     assert one == pytest.approx(other)
-    files, others = (predictions(own, way) for own in (one_process, two_ranks))
+    files, others = (predictions(results, way) for results in (one_process, two_ranks))
     assert list(files) == list(others) == ["train_000.json", "train_001.json"]
     for name, boxes in files.items():
         for box, twin in zip(boxes, others[name], strict=True):
