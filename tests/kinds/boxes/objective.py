@@ -17,7 +17,7 @@ CORE = 0.5  # of a box's width and height around its centre, where cells answer 
 
 
 def encode_cells(boxes_xyxy: Tensor, grid: tuple[int, int], stride: float) -> tuple[Tensor, Tensor]:
-    """Objectness (1, h, w) and distances to the sides (4, h, w), in cells; a cell of several boxes belongs to the smallest.
+    """Objectness (1, h, w) and distances to the sides (4, h, w), in cells; the smallest of several boxes counts.
 
     >>> objectness, sides = encode_cells(torch.tensor([[0.0, 4.0, 12.0, 8.0]]), (2, 4), stride=4)
     >>> objectness.tolist(), sides[:, 1, 1].tolist()
