@@ -2,6 +2,8 @@
 
 import ast
 import doctest
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,10 @@ ALLOWED = {
     "models": {"models", "utils"},
     "utils": {"utils"},
 }
+KIND_FILES = {
+    f"{part}.py" for part in ("settings", "source", "objective", "predictor", "metric", "sinks", "output", "task")
+}
+ABSENT = {"distill": {"sinks.py"}}  # it writes no prediction files
 
 
 def name_of(path: Path) -> str:
@@ -48,6 +54,107 @@ def test_imports_run_one_way(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*.py")), ids=name_of)
 def test_heads_do_not_import_tasks(path):
     assert "tasks" not in imported_rooms(ast.parse(path.read_text()))
+
+
+# --- import circles --------------------------------------------------------------------------------------------------
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+class Imports(ast.NodeVisitor):
+    """Modules that a file imports, at its top and inside functions; not for type checkers only."""
+
+    def __init__(self, modules: frozenset[str]):
+        self.modules, self.found = modules, set()
+
+    def visit_If(self, node: ast.If) -> None:
+        for part in node.orelse if "TYPE_CHECKING" in ast.unparse(node.test) else [node]:
+            self.generic_visit(part)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found |= {alias.name for alias in node.names} & self.modules
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        for alias in node.names:
+            inside = f"{node.module}.{alias.name}"
+            self.found |= {inside if inside in self.modules else str(node.module)} & self.modules
+
+
+def import_graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Modules that each module imports, by the modules' source texts."""
+    graph = {}
+    for module, text in sources.items():
+        visitor = Imports(frozenset(sources))
+        visitor.visit(ast.parse(text))
+        graph[module] = visitor.found - {module}
+    return graph
+
+
+def circle_in(graph: Mapping[str, set[str]]) -> list[str]:
+    """A circle of imports, from a module back to it; empty where there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def rooms_of_utils(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The same between the folders of utils and the files beside them."""
+    rooms: dict[str, set[str]] = {}
+    for module, imported in graph.items():
+        if module.startswith("utils."):
+            room = module.split(".")[1]
+            others = {name.split(".")[1] for name in imported if name.startswith("utils.")}
+            rooms[room] = rooms.get(room, set()) | others - {room}
+    return rooms
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = import_graph({module_of(path): path.read_text() for path in SOURCES})
+    assert "utils.runtime.files" in graph["tasks.base"]
+    assert not circle_in(graph)
+
+
+def test_no_folder_of_utils_imports_itself_by_way_of_others():
+    rooms = rooms_of_utils(import_graph({module_of(path): path.read_text() for path in SOURCES}))
+    assert {"geometry", "runtime"} <= rooms["data"] | rooms["store"]
+    assert not circle_in(rooms)
+
+
+def test_a_circle_is_found_also_in_functions_and_not_for_type_checkers():
+    lazy = "def load():\n    from utils.b.two import x\n"
+    typing = "if TYPE_CHECKING:\n    from utils.b.two import x\n"
+    for one, circle in ((lazy, {"utils.a.one", "utils.b.two"}), (typing, set())):
+        graph = import_graph({"utils.a.one": one, "utils.b.two": "import utils.a.one", "utils.c": "import utils.a.one"})
+        assert set(circle_in(graph)) == circle
+        assert set(circle_in(rooms_of_utils(graph))) == {name.split(".")[1] for name in circle}
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_files_beside_the_folders_of_utils_are_the_published_ones_and_errors():
+    files = {path.stem for path in (ROOT / "utils").glob("*.py")} - {"__init__"}
+    assert files == {"data", "errors", "logging", "losses", "metrics", "optim"}
+
+
+def test_no_file_has_more_than_700_lines():
+    lines = {name_of(path): len(path.read_text().splitlines()) for path in [*SOURCES, *(ROOT / "tests").rglob("*.py")]}
+    assert {name: number for name, number in lines.items() if number > 700} == {}, "divide them by subject"
+
+
+@pytest.mark.parametrize(
+    "folder", [*(ROOT / "tasks" / kind for kind in TASKS), ROOT / "tests" / "kinds" / "boxes"], ids=name_of
+)
+def test_the_folders_of_all_kinds_have_the_same_file_names(folder):
+    missing = KIND_FILES - {path.name for path in folder.glob("*.py")}
+    assert missing == ABSENT.get(folder.name, set())
+
+
+# --- phases ----------------------------------------------------------------------------------------------------------
 
 
 def without_docstrings(tree: ast.Module) -> ast.Module:

@@ -14,6 +14,7 @@ from tasks.sample import Batch, Sample
 from tasks.task import Task
 from utils.data import SampleRef
 from utils.geometry.augment import IDENTITY, View
+from utils.geometry.fields import kind_of
 from utils.runtime.streams import Stream
 from utils.store.feature_store import FeatureStore
 
@@ -165,7 +166,7 @@ class LiveSamples:
                 yield Slot(job, turned, wanted=job.predictor.stateful or job.predictor.wants(turned))
 
     def shape(self, slot: Slot) -> Hashable:
-        """Names and shapes of the arrays.
+        """Names and shapes of the arrays that are stacked; ragged ones, such as boxes, share a batch as they are.
 
         Examples
         --------
@@ -179,7 +180,8 @@ class LiveSamples:
         (('image', (32, 32, 3)), ('valid', (32, 32)), ('label', (32, 32)))
         """
         assert slot.sample is not None
-        return tuple((name, array.shape) for name, array in slot.sample.arrays.items())
+        arrays, fields = slot.sample.arrays, self.task.source.fields
+        return tuple((name, array.shape) for name, array in arrays.items() if not kind_of(fields, name).ragged)
 
     def load(self, slots: Sequence[Slot]) -> Batch:
         """Stack the samples.
@@ -238,7 +240,7 @@ class StoredSamples:
             yield Slot(job, ref=SampleRef(position))
 
     def shape(self, slot: Slot) -> Hashable:
-        """Names, shapes and types of all arrays, from the store's index.
+        """Names, shapes and types of all arrays that are stacked, from the store's index.
 
         Examples
         --------
@@ -253,8 +255,10 @@ class StoredSamples:
         """
         assert slot.ref is not None
         entry = self.reader.entries[slot.ref.position]
-        keys = [entry.sample_key, *entry.records.get(slot.ref.view, {}).values()]
-        return tuple(tuple(self.store.describe(key).items()) for key in keys)
+        fields, stored = self.reader.task.source.fields, self.store.describe(entry.sample_key).items()
+        sample = tuple((name, layout) for name, layout in stored if not kind_of(fields, name).ragged)
+        others = entry.records.get(slot.ref.view, {}).values()
+        return (sample, *(tuple(self.store.describe(key).items()) for key in others))
 
     def load(self, slots: Sequence[Slot]) -> Batch:
         """Read the samples; what is not wanted is computed nevertheless, and not pushed.
