@@ -48,41 +48,23 @@ GOAL = 1.0  # never slower; on an accelerator, or with a small head, much faster
 
 
 def draw_photos(folder: Path, options: argparse.Namespace) -> tuple[SegmentationTask, Context]:
-    """A task on drawn photos, all but the first of them in val."""
-    count, side = (11, 56) if options.quick else (options.photos, SIDE)
+    """A task on drawn photos."""
+    count, side = (10, 56) if options.quick else (options.photos, SIDE)
     backbone = random_backbone(options.backbone, folder, TINY if options.quick else VIT_SMALL)
-    names = [f"photo_{index:03d}" for index in range(count)]
-    for index, name in enumerate(names):
-        write_scene(folder, side, side, seed=index, name=name)
-    lists = split_lists(folder, names)
-    return make_task(folder, backbone, lists, f"model.head={options.head}", "resources.device=auto", side=side)
+    for index in range(count):
+        write_scene(folder, side, side, seed=index, name=f"photo_{index:03d}")
+    return make_task(folder, backbone, f"model.head={options.head}", "resources.device=auto", side=side)
 
 
 def real_photos(folder: Path, options: argparse.Namespace) -> tuple[SegmentationTask, Context]:
-    """A task on the photos of a settings file, all but the first of them in val."""
-    places = [f"paths.processed_dir={folder}/store", f"paths.runs_root={folder}/runs", "logging.file=null"]
-    plain = [f"model.head={options.head}", "dataset.augmentations.enable=false"]
-    words = [*places, *plain, *options.overrides]
-    settings = first_settings(options.config, words)
-    names = SegmentationTask("photos", settings).source.names()
-    settings = first_settings(options.config, [*words, split_lists(folder, names)])
-    return SegmentationTask("photos", settings), Context(VerbosityLogger("error"), folder / "runs" / "bench")
-
-
-def first_settings(config: str, words: list[str]) -> SegmentationSettings:
-    """Settings of the first task of a file."""
-    settings = next(iter(load_settings(config, words, kinds()).tasks.values()))
+    """A task on the photos of a settings file."""
+    places = [f"paths.{name}={folder}/{name}" for name in ("processed_dir", "runs_root", "splits_dir")]
+    changes = [f"model.head={options.head}", "dataset.augmentations.enable=false", "logging.file=null"]
+    loaded = load_settings(options.config, [*places, *changes, *options.overrides], kinds())
+    settings = next(iter(loaded.tasks.values()))
     if not isinstance(settings, SegmentationSettings):
-        raise SystemExit(f"{config}: the first task is of kind {settings.kind}; name settings of segmentation")
-    return settings
-
-
-def split_lists(folder: Path, names: list[str]) -> str:
-    """Write the lists of a split; gives the setting that names them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train.txt").write_text(f"{names[0]}\n")
-    (folder / "val.txt").write_text("".join(f"{name}\n" for name in names[1:]))
-    return f"dataset.splits={{train_list: {folder}/train.txt, val_list: {folder}/val.txt}}"
+        raise SystemExit(f"{options.config}: the first task is of kind {settings.kind}; name settings of segmentation")
+    return SegmentationTask("photos", settings), Context(VerbosityLogger("error"), folder / "runs_root" / "bench")
 
 
 class Photos:
@@ -92,7 +74,9 @@ class Photos:
         self.task, self.context = task, context
         prepare.run(self.task, self.context)
         self.store = open_store(self.task.settings, "train")
-        self.prepared = prepared_items(self.task, self.store, "val", "benchmark")
+        self.prepared = [
+            item for split in prepare.SPLITS for item in prepared_items(self.task, self.store, split, "benchmark")
+        ]
         self.windows = sum(len(item.entries) for item in self.prepared)
         self.device = choose_device(self.task.settings.device("evaluate"))
         self.model = self.task.build_model().to(self.device).eval()
@@ -126,7 +110,7 @@ def main() -> None:
     parser.add_argument("config", nargs="?", help="settings of a real set; drawn photos when not given")
     parser.add_argument("overrides", nargs="*", help="key.path=value, with a settings file")
     parser.add_argument("--backbone", help="of drawn photos: folder or id; without it, random weights shaped as ViT-S")
-    parser.add_argument("--photos", type=int, default=101, help="how many are drawn; the first trains")
+    parser.add_argument("--photos", type=int, default=100, help="how many are drawn")
     parser.add_argument("--head", default="linear")
     parser.add_argument("--batch-size", type=int, default=8, help="compared with 1")
     parser.add_argument("--repeats", type=int, default=3)
