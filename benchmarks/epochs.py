@@ -73,11 +73,11 @@ class Stopwatch:
 def watched(training: Training, stopwatch: Stopwatch) -> Iterator[None]:
     """Count the parts of a training's steps."""
     backward, optimisation = torch.Tensor.backward, training.optimisation
-    optimizer = optimisation.optimizer
+    objective, optimizer = training.task.objective, optimisation.optimizer
     with (
         mock.patch.object(training.reader, "read", stopwatch.watch("data", training.reader.read)),
         mock.patch.object(training.model, "forward", stopwatch.watch("forward", training.model.forward)),
-        mock.patch.object(training.task, "loss", stopwatch.watch("loss", training.task.loss)),
+        mock.patch.object(objective, "loss", stopwatch.watch("loss", objective.loss)),
         mock.patch.object(train, "count_targets", stopwatch.watch("loss", train.count_targets)),
         mock.patch.object(torch.Tensor, "backward", lambda *args: stopwatch.watch("backward", backward)(*args)),
         mock.patch.object(step, "clip_gradients", stopwatch.watch("optimiser", step.clip_gradients)),

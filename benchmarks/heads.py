@@ -17,7 +17,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models import HEADS, build_head
-from models.base import FeatureSpec, SegmentationHead, fit_to_image
+from models.base import FeatureSpec, Head, fit_to_image
 
 REFERENCE = "dpt"
 SPEC = FeatureSpec((384,) * 4, (14,) * 4, 14, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -39,9 +39,7 @@ def make_crops(batch_size: int, side: int) -> tuple[list[Tensor], Tensor, Tensor
     return maps, image, torch.randint(0, 2, (batch_size, side, side))
 
 
-def train_step(
-    head: SegmentationHead, maps: list[Tensor], image: Tensor, labels: Tensor, autocast: bool
-) -> tuple[float, float]:
+def train_step(head: Head, maps: list[Tensor], image: Tensor, labels: Tensor, autocast: bool) -> tuple[float, float]:
     """Seconds of one forward and backward pass, without and with a cross entropy at image size.
 
     Examples

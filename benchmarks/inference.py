@@ -86,9 +86,9 @@ class TimeBench:
         assert isinstance(model, nn.Module)
         assert restored.features.backbone is not None  # loaded now, not inside the clock
         self.task, self.model = restored, model.eval()
-        source = LiveSamples(self.task, self.task.prediction_views())
+        samples = LiveSamples(self.task, self.task.prediction_views())
         job = Job(self.task.source.items("inference")[0], self.task.predictor())
-        parts = collect(source, source.read(job), options.batch_size)
+        parts = collect(samples, samples.read(job), options.batch_size)
         self.batches = [part.batch for part in parts if part.batch is not None]
         self.windows = sum(len(batch) for batch in self.batches)
 
@@ -163,8 +163,8 @@ def print_memory(folder: Path, options: argparse.Namespace) -> None:
         )
         peak, seconds = peak_memory(write_config(place / "config.yml", settings))
         base = base or peak
-        said = f"    {height:>7,} rows: peak {peak:6.0f} MB, {seconds:5.0f} s, over one window"
-        print(verdict(said, peak - base, MEMORY_GOAL_MB, at_least=False, digits=0), flush=True)
+        text = f"    {height:>7,} rows: peak {peak:6.0f} MB, {seconds:5.0f} s, over one window"
+        print(verdict(text, peak - base, MEMORY_GOAL_MB, at_least=False, digits=0), flush=True)
         (place / "pictures" / "scene_0.tif").unlink()
 
 

@@ -92,8 +92,8 @@ def print_epochs(folder: Path, backbone: str, options: argparse.Namespace) -> No
                 seconds[name].append(time_epoch(training)["total"])
         cached, online = (statistics.median(seconds[name]) for name in sides)
         print(f"    {head:<12}{1000 * cached:>24.1f}{1000 * online:>12.1f}")
-        said = f"    {head}: epoch with features computed over cached epoch"
-        print(verdict(said, online / cached, EPOCH_GOAL, at_least=True), flush=True)
+        text = f"    {head}: epoch with features computed over cached epoch"
+        print(verdict(text, online / cached, EPOCH_GOAL, at_least=True), flush=True)
 
 
 class VideoBench:
@@ -105,32 +105,34 @@ class VideoBench:
         path = folder / "checkpoint.safetensors"
         tensors = {key: value.contiguous() for key, value in trained_state(task.build_model()).items()}
         save_checkpoint(path, tensors, task.describe())
-        self.arguments = (folder, backbone)
+        self.backbone = backbone
         self.overrides = (f"inference.checkpoint={path}", f"inference.output_dir={folder}/predictions")
-        self.restored = inference.restore(*self.new_run(str(path)), "inference")
-        self.task, self.model = self.restored[0], self.restored[1]
-        assert self.task.features.backbone is not None  # type: ignore[attr-defined]
+        task, context = self.task_in_new_run()
+        self.restored = inference.restore(task, str(path), context, "inference")
+        restored, _, _ = self.restored
+        assert isinstance(restored, KeypointsTask)
+        assert restored.features.backbone is not None  # loaded now, not inside the clock
+        self.task = restored
         source = LiveSamples(self.task, self.task.prediction_views())
         job = Job(self.task.source.items("inference")[0], self.task.predictor())
         parts = collect(source, source.read(job), task.settings.inference.batch_size)
         self.images = [part.batch.arrays["image"] for part in parts if part.batch is not None]
         self.frames = sum(len(images) for images in self.images)
 
-    def new_run(self, *between: str) -> tuple:
-        """The task, what stands between, and a run in which nothing is predicted yet."""
+    def task_in_new_run(self) -> tuple[KeypointsTask, Context]:
+        """The task and a run's folder in which nothing is predicted yet."""
         self.runs += 1
-        task, context = make_task(*self.arguments, f"video_{self.runs}", *self.overrides)
-        return (task, *between, context)
+        return make_task(self.folder, self.backbone, f"video_{self.runs}", *self.overrides)
 
     def run_backbone(self) -> None:
         """The backbone on every batch."""
         for images in self.images:
-            self.task.features.maps(images)  # type: ignore[attr-defined]
+            self.task.features.maps(images)
 
     def run_phase(self) -> None:
         """The whole phase; the model is loaded already, as it is on the other side."""
         with mock.patch.object(inference, "restore", return_value=self.restored):
-            assert inference.run(*self.new_run()).status == "done"
+            assert inference.run(*self.task_in_new_run()).status == "done"
 
 
 def print_video(folder: Path, backbone: str, options: argparse.Namespace) -> None:

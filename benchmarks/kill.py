@@ -97,7 +97,7 @@ class Command:
         """Wait for a line and give the time at which it came."""
         while (found := self.time_of(text)) is None:
             if self.news.get(timeout=PATIENCE_S) is None:
-                raise SystemExit(f"main.py ended without {text!r}:\n" + self.said())
+                raise SystemExit(f"main.py ended without {text!r}:\n" + self.output())
         return found
 
     def finish(self) -> int:
@@ -112,7 +112,7 @@ class Command:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.finish()
 
-    def said(self) -> str:
+    def output(self) -> str:
         """All lines."""
         return "\n".join(line for _, line in self.lines)
 
@@ -154,7 +154,7 @@ class Job:
             started = command.wait_for(f"segmentation.{phase}: started")
             seconds[phase] = command.wait_for(f"segmentation.{phase}: finished") - started
             if command.finish():
-                raise SystemExit(command.said())
+                raise SystemExit(command.output())
         return seconds
 
     def keep(self, name: str) -> None:
@@ -219,7 +219,7 @@ def run_again(job: Job, expected: dict[str, str]) -> list[str]:
     """Run as usual, with all phases, and say what differs from the unbroken run."""
     command = Command(job.config)
     if code := command.finish():
-        return [f"the next run ended with {code}: {command.said()[-500:]}"]
+        return [f"the next run ended with {code}: {command.output()[-500:]}"]
     found = job.results()
     names = sorted(set(expected) | set(found))
     differing = [name for name in names if expected.get(name) != found.get(name)]

@@ -25,6 +25,7 @@ from models.base import FeatureSpec
 from models.keypoint_layers import FineClassifier, FineGridHead, KeypointOptions
 from tasks import kinds, load_task
 from tasks.context import Context
+from tasks.keypoints.task import KeypointsTask
 from tasks.phases import load_phase
 from tasks.runs import set_up_machine
 from tasks.task import Task
@@ -42,7 +43,7 @@ class PlainHead(FineGridHead):
 
     def __init__(self, spec: FeatureSpec, num_keypoints: int, options: KeypointOptions):
         super().__init__(spec, num_keypoints, options.model_copy(update={"use_image": False}))
-        self.decoder: nn.Module = Deconvolutions(sum(spec.channels))
+        self.decoder = Deconvolutions(sum(spec.channels))  # type: ignore[assignment]  # has what the head reads of it
         self.classifier = FineClassifier(32, num_keypoints).init_prior_bias()
 
     def draw(self, patches: Tensor, fine: Tensor) -> dict[str, Tensor]:
@@ -90,7 +91,8 @@ def measure(settings: Settings, head: str, seed: int, log: VerbosityLogger) -> l
     seconds = time.perf_counter() - started
     load_phase("evaluate")(*make_task(settings, head, seed, log))
     scores = read_json(context.folder / "evaluate_val" / "metrics.json")["metrics"]
-    return [f"{head}, seed {seed}", *(scores[name] for name in SHOWN), task.build_model().head.num_parameters, seconds]
+    assert isinstance(task, KeypointsTask)
+    return [f"{head}, seed {seed}", *(scores[name] for name in SHOWN), task.head_shapes().num_parameters, seconds]
 
 
 def main() -> None:

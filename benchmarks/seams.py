@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from benchmarks.workbench import machine_line, quiet_libraries, verdict
-from config import TaskConfig, load_settings
+from config import load_settings
 from tasks import kinds
 from tasks.context import Context
 from tasks.item import Item
@@ -39,6 +39,7 @@ from tasks.phases.samples import Job, LiveSamples
 from tasks.predictor import Predictor
 from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem
+from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.task import SegmentationTask
 from utils.logging import VerbosityLogger
 from utils.raster.tiling import StripBlender, Window
@@ -63,7 +64,7 @@ class PlainAverage(DensePredictor):
 class Mapper:
     """A trained task that maps parts of a picture, cut in any way."""
 
-    def __init__(self, settings: TaskConfig, folder: Path, level: str):
+    def __init__(self, settings: SegmentationSettings, folder: Path, level: str):
         self.context = Context(VerbosityLogger(level), folder)
         task = SegmentationTask("segmentation", settings)
         prepare.run(task, self.context)
@@ -80,8 +81,7 @@ class Mapper:
         if "input_tif" in changes:  # pictures that are written here have the model's scale already
             changed["dataset"] = settings.dataset.model_copy(update={"scale": 1.0})
         task = SegmentationTask(self.task.name, settings.model_copy(update=changed))
-        assert self.task.data.scaling is not None
-        task.use_scaling(self.task.data.scaling)
+        task.source.scenes.use_scaling(self.task.source.scenes.scaling)
         return task
 
     def item(self, task: SegmentationTask) -> SceneItem:
@@ -99,8 +99,8 @@ class Mapper:
             if piece is None:
                 continue
             assert piece.window is not None
-            known = np.where(piece.arrays["valid"], piece.arrays["classes"], 255)
-            classes[piece.window.rows, piece.window.columns] = known
+            valid = np.where(piece.arrays["valid"], piece.arrays["classes"], 255)
+            classes[piece.window.rows, piece.window.columns] = valid
         return classes
 
 
@@ -120,10 +120,10 @@ def share_of_difference(first: np.ndarray, second: np.ndarray, margin: int) -> f
     """Share of pixels with data whose classes differ, a margin left out."""
     inner = slice(margin, -margin or None)
     first, second = first[inner, inner], second[inner, inner]
-    known = (first != 255) & (second != 255)
-    if not known.any():
+    valid = (first != 255) & (second != 255)
+    if not valid.any():
         raise SystemExit(f"no pixel with data lies {margin} pixels, a window, from the edge; lower inference.tile_size")
-    return float((first != second)[known].mean())
+    return float((first != second)[valid].mean())
 
 
 def offset_differences(mapper: Mapper, offsets: list[tuple[int, int]], plain: bool) -> list[float]:
@@ -165,7 +165,7 @@ def read_part(mapper: Mapper, cells: int) -> np.ndarray:
     item = mapper.item(mapper.task)
     side = item.tile + cells * item.stride
     place = Window((item.area.height - side) // 2, (item.area.width - side) // 2, side, side)
-    return np.moveaxis(mapper.task.data.read(item, place)["image"][..., :3], 2, 0)
+    return np.moveaxis(mapper.task.source.scenes.read(item, place)["image"][..., :3], 2, 0)
 
 
 def flip_difference(mapper: Mapper, folder: Path) -> float:
@@ -229,17 +229,20 @@ def compare_offsets(mapper: Mapper, step: int, number: int) -> tuple[list[float]
     return blended, plain
 
 
-def read_settings(options: argparse.Namespace, folder: Path) -> TaskConfig:
+def read_settings(options: argparse.Namespace, folder: Path) -> SegmentationSettings:
     """Settings of the first task of a file, the sample's when none is named, with all outputs in a folder."""
-    own = [f"paths.processed_dir={folder}/store", f"paths.runs_root={folder}/runs", "logging.file=null"]
+    changes = [f"paths.processed_dir={folder}/store", f"paths.runs_root={folder}/runs", "logging.file=null"]
     if options.config is None:
         sample = [f"dataset.sample.folder={folder}/sample", f"paths.splits_dir={folder}/splits"]
         sample += [f"paths.raw_images_dir={folder}/sample/scenes", f"paths.label_path={folder}/sample/labels.gpkg"]
-        own += [*sample, f"inference.input_tif={folder}/sample/unseen/east.tif"]
-    own += ["train.epochs=1"] if options.quick else []
+        changes += [*sample, f"inference.input_tif={folder}/sample/unseen/east.tif"]
+    changes += ["train.epochs=1"] if options.quick else []
     path = options.config or SAMPLE
-    settings = load_settings(path, [*own, *options.overrides], kinds())
-    return next(iter(settings.tasks.values()))
+    settings = load_settings(path, [*changes, *options.overrides], kinds())
+    first = next(iter(settings.tasks.values()))
+    if not isinstance(first, SegmentationSettings):
+        raise SystemExit(f"{path}: the first task is of kind {first.kind}; seams are of segmentation")
+    return first
 
 
 def main() -> None:

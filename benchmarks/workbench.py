@@ -117,10 +117,10 @@ def median_ratio(above: list[tuple[float, float]], below: list[tuple[float, floa
     return statistics.median(a[which] / b[which] for a, b in zip(above, below, strict=True))
 
 
-def verdict(said: str, value: float, goal: float, *, at_least: bool, digits: int = 2) -> str:
+def verdict(text: str, value: float, goal: float, *, at_least: bool, digits: int = 2) -> str:
     """A figure with the goal beside it."""
     met = value >= goal if at_least else value <= goal
-    return f"{said}: {value:.{digits}f}  (goal {'>=' if at_least else '<='} {goal:g}: {'met' if met else 'MISSED'})"
+    return f"{text}: {value:.{digits}f}  (goal {'>=' if at_least else '<='} {goal:g}: {'met' if met else 'MISSED'})"
 
 
 def machine_line() -> str:

@@ -19,7 +19,7 @@ SHOWN_FRAMES = 3
 
 
 def main(runs: str = "runs", sample: str = "data/sample") -> None:
-    """Show the unseen scene and its map, and frames of the unseen video with their joints."""
+    """Show the unseen scene and its map, and frames of the unseen video with their keypoints."""
     draw_map(runs, sample)
     draw_foxes(runs)
 
