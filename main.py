@@ -94,6 +94,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """Tell the settings file from overrides.
 
+    Raises
+    ------
+    SettingsError
+        If two settings files are named.
+
     Examples
     --------
     >>> split_words(["train.epochs=3", "config.yml"])
@@ -150,6 +155,11 @@ def choose_phases(settings: Settings, only: str | None) -> dict[str, tuple[str, 
 def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
     """Read `--only`: task -> named phases, None for those that are enabled.
 
+    Raises
+    ------
+    SettingsError
+        If a task or phase is unknown.
+
     Examples
     --------
     >>> from config import parse_settings
@@ -178,6 +188,11 @@ def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
 @contextmanager
 def task_in_errors(name: str, settings: Settings) -> Iterator[None]:
     """Let errors of settings or data say which task they are about, where there are several.
+
+    Raises
+    ------
+    SettingsError, DataError
+        The same error, with the name of the task.
 
     Examples
     --------

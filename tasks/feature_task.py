@@ -283,6 +283,11 @@ class FeatureTask(Task):
 def refuse_unused_sample(settings: Any, name: str) -> None:
     """Refuse to draw the sample for somebody whose pictures or labels, `paths.<name>`, are elsewhere.
 
+    Raises
+    ------
+    SettingsError
+        If a path is outside the folder of the sample.
+
     Examples
     --------
     >>> drawn = {"sample": {"enable": True, "folder": "data/sample"}}
@@ -307,6 +312,11 @@ dataset.sample.folder (data/sample); set it to false to use your own
 
 def refuse_other(section: Any, where: str, said: dict[str, Any], path: Path) -> None:
     """Refuse settings that are given in the file and contradict a checkpoint.
+
+    Raises
+    ------
+    DataError
+        If a setting of the file differs from the checkpoint.
 
     Examples
     --------

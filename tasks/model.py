@@ -108,7 +108,7 @@ def compile_trained(model: nn.Module) -> list[str]:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that are trained, and all buffers of the modules that hold one.
+    """Trained parameters, of any shape, and all buffers of the modules that hold one.
 
     Examples
     --------
@@ -129,7 +129,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_trained_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy trained tensors into a model, all of them.
+    """Copy trained tensors into a model, all of them and each of the same shape.
 
     Raises
     ------

@@ -202,6 +202,11 @@ def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _point_to(folder: Path) -> None:
     """Let `latest` name a run.
 
+    Raises
+    ------
+    DataError
+        If a folder is in place of the link.
+
     Examples
     --------
     >>> import tempfile

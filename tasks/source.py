@@ -347,6 +347,11 @@ class ListedSource(FeatureSource):
     def _inference_sources(self) -> list[str]:
         """Give the paths to predict.
 
+        Raises
+        ------
+        SettingsError
+            If `inference.input_tif` is not set.
+
         Examples
         --------
         >>> from tasks.example import scene_task
@@ -364,6 +369,11 @@ class ListedSource(FeatureSource):
     def _read_list(path: Path) -> list[str]:
         """Read the names of a split list.
 
+        Raises
+        ------
+        DataError
+            If the list does not exist.
+
         Examples
         --------
         >>> ListedSource._read_list(Path("/no/such/val.txt"))
@@ -377,6 +387,11 @@ class ListedSource(FeatureSource):
 
     def _named(self, line: str, split: str, path: Path) -> list[Item]:
         """Give the items of a line; raise for a name that no picture has.
+
+        Raises
+        ------
+        DataError
+            If no picture has that name.
 
         Examples
         --------

@@ -45,6 +45,11 @@ def split_list(name: str, settings: TaskConfig, split: str) -> Path | None:
 def refuse_unlistable(names: Iterable[str]) -> None:
     r"""Refuse pictures whose names a split list, which has one a line, would give back as others or not at all.
 
+    Raises
+    ------
+    DataError
+        If there is such a name.
+
     Examples
     --------
     >>> refuse_unlistable(["a b", "-x"])
@@ -144,6 +149,11 @@ def lists_stay(name: str, settings: TaskConfig) -> bool:
 
 def check_fraction(name: str, settings: TaskConfig) -> None:
     """Refuse a share of validation beside lists that say it already.
+
+    Raises
+    ------
+    SettingsError
+        If `train.val_fraction` is set and a list was made with another one.
 
     Examples
     --------

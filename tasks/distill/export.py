@@ -47,6 +47,13 @@ def export_student(
     list of Path
         The files. The same run gives the same bytes.
 
+    Raises
+    ------
+    DataError
+        If the folder holds other files.
+    DinolithError
+        If the maps of the exported weights differ too much from those of the student.
+
     Examples
     --------
     >>> import tempfile
@@ -73,6 +80,11 @@ def export_student(
 
 def refuse_foreign(folder: Path) -> None:
     """Refuse a folder with files that no export writes, or whose backbone is none that a student can be.
+
+    Raises
+    ------
+    DataError
+        If there is such a file.
 
     Examples
     --------

@@ -94,7 +94,7 @@ class DistillModel(nn.Module):
         return list(self.student.projections)  # type: ignore[arg-type]
 
     def _predict_varied(self, maps: Sequence[Tensor], image: Tensor, target: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Predict each picture at the size and with the stretch that were drawn for it.
+        """Predict each picture of (B, 3, H, W) at the size and with the stretch that are drawn for it.
 
         Sizes are drawn for each picture, not each batch: so a batch that ranks share has the gradient that one process
         computes. Those of one size go through the student together.

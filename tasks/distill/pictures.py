@@ -136,6 +136,13 @@ class PictureReader:
     def find_groups(self) -> dict[str, tuple[Path, ...]]:
         """Files of each picture: one, or one per colour.
 
+        Raises
+        ------
+        SettingsError
+            If no picture is named.
+        DataError
+            If none is found, or a name cannot be written to a split list.
+
         Examples
         --------
         >>> from tasks.distill.example import student_task
@@ -214,6 +221,11 @@ class PictureReader:
     def _bands(self, paths: tuple[Path, ...], limit: int) -> tuple[int, ...] | None:
         """Which bands are red, green and blue; None where a file has just these, or one, or a palette.
 
+        Raises
+        ------
+        SettingsError
+            If `distill.bands` does not give three bands.
+
         Examples
         --------
         >>> from tasks.distill.example import student_task
@@ -269,6 +281,13 @@ class PictureReader:
 
 def refuse_stack(stack: Sequence[Path]) -> None:
     """Refuse a picture of several files that are not three, or not there.
+
+    Raises
+    ------
+    SettingsError
+        If there are not three files.
+    DataError
+        If a file does not exist.
 
     Examples
     --------

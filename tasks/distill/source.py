@@ -260,7 +260,7 @@ class CropSource(ListedSource):
                 yield self._sample(item, f"{item.id}/{scale:g}_y{top + y}_x{left + x}", image, valid, (y, x))
 
     def _cut_frame(self, item: CropItem, frame: int, image: np.ndarray, scale: float) -> Iterator[Sample]:
-        """Crops of a frame at one scale.
+        """Crops of a frame (H, W, 3) at one scale.
 
         Examples
         --------
@@ -280,7 +280,7 @@ class CropSource(ListedSource):
     def _sample(
         self, item: CropItem, name: str, image: np.ndarray, valid: np.ndarray, place: tuple[int, int]
     ) -> Sample:
-        """Make a sample of a crop.
+        """Make a sample of a crop (H, W, C) and its valid pixels (H, W).
 
         Examples
         --------
@@ -419,7 +419,7 @@ def draw_places(height: int, width: int, crop: int, most: int, seed: str) -> lis
 
 
 def share_invalid(valid: np.ndarray) -> float:
-    """Share of a crop's cells of which more than half holds nothing.
+    """Share of the cells of a crop (H, W) that are more than half without data.
 
     Examples
     --------

@@ -236,6 +236,11 @@ class DistillTask(FeatureTask):
 def refuse_odd_crop(crop: int, multiple: int, what: str) -> None:
     """Refuse a crop that is not made of whole patches.
 
+    Raises
+    ------
+    SettingsError
+        If the crop is not a multiple.
+
     Examples
     --------
     >>> refuse_odd_crop(320, 16, "the patch of the student")
@@ -252,6 +257,11 @@ def refuse_odd_crop(crop: int, multiple: int, what: str) -> None:
 
 def refuse_file(named: str | None) -> None:
     """Refuse a file where the exported folder is to be.
+
+    Raises
+    ------
+    SettingsError
+        If the path is a file.
 
     Examples
     --------

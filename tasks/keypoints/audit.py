@@ -144,7 +144,7 @@ def sides(animals: Sequence[Instance], pairs: np.ndarray, axis: tuple[int, int])
 
 
 def ambiguity(animals: Sequence[Instance], pairs: np.ndarray, axis: tuple[int, int]) -> float:
-    """Share of pairs whose left and right cannot be told apart across the body; NaN where none can be judged.
+    """Share of the pairs (P, 2) whose left and right cannot be told apart across the body; NaN without any such pair.
 
     Examples
     --------

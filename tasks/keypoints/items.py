@@ -146,7 +146,7 @@ def usable(picture: AnnotatedPicture) -> list[Instance]:
 
 
 def box_of(animal: Instance) -> np.ndarray | None:
-    """Where an animal is: its box, the box of its outline, or one around its points; None where nothing is known.
+    """Box (4,) of an animal: its own, or around its outline or points; None if it has none of them.
 
     Examples
     --------
@@ -189,7 +189,7 @@ def box_faults(animals: Iterable[Instance], size: tuple[int, int] | None) -> Ite
 
 
 def mask_out_crowd(valid: np.ndarray, box_xyxy: np.ndarray | None, matrix: np.ndarray) -> None:
-    """Mark the ground of a crowd as not valid: nobody told its animals apart, so it teaches nothing.
+    """Mark the area of a crowd, whose animals are not labelled one by one, as not valid in a mask (H, W).
 
     Examples
     --------

@@ -147,6 +147,11 @@ correct or remove it
         Pictures of whose labels something could not be read are left out, since what is missing there would be
         taught as "no animal here"; `verify` tells what to mend.
 
+        Raises
+        ------
+        DataError
+            If a picture is in two splits, or no picture has labels that can be read.
+
         Examples
         --------
         >>> from tasks.keypoints.example import pose_task
@@ -215,6 +220,11 @@ correct or remove it
     @cached_property
     def canvas(self) -> tuple[int, int]:
         """Height and width of every sample.
+
+        Raises
+        ------
+        DataError
+            If no picture can be read.
 
         Examples
         --------

@@ -125,7 +125,12 @@ class KeypointsObjective(Objective):
         return Target(keypoints.numpy(), sample.arrays["boxes"], self.own.sigma + (last - self.own.sigma) * done)
 
     def _canonical(self, keypoints: Tensor) -> Tensor:
-        """Name left and right of training labels by the body axis.
+        """Name left and right of training labels (N, K, 3) by the body axis.
+
+        Raises
+        ------
+        SettingsError
+            If the keypoints have no pairs of left and right, or no body axis.
 
         Examples
         --------
@@ -267,7 +272,7 @@ class KeypointsObjective(Objective):
         return {name: value for name, value in sums.items() if wanted[name] > 0}
 
     def _auxiliary(self, outputs: dict[str, Tensor], target: dict[str, Any], progress: Progress) -> dict[str, Tensor]:
-        """Terms of the further branches of the multitask head, which come in slowly.
+        """Terms of the further maps (B, C, h, w) of the multitask head, whose weight rises slowly.
 
         Examples
         --------
@@ -307,7 +312,7 @@ class KeypointsObjective(Objective):
         )
 
     def _regularisers(self, logits: Tensor, target: dict[str, Any], progress: Progress) -> dict[str, Tensor]:
-        """Terms that keep left and right apart, as far as they are asked for.
+        """Terms that keep left and right apart in heatmaps (B, K, h, w), as far as the settings ask for them.
 
         Examples
         --------

@@ -70,7 +70,7 @@ class Decoder:
         return {name: self._merge_one(name, [found[name] for found in upright]) for name in upright[0]}
 
     def _merge_one(self, name: str, maps: Sequence[Tensor]) -> Tensor:
-        """Merge one kind of map over views: vectors by their mean, logits by mean or maximum of probabilities.
+        """Merge one kind of map (C, h, w) over views: vectors by mean, logits by mean or maximum of probabilities.
 
         Examples
         --------
@@ -86,7 +86,7 @@ class Decoder:
         return torch.logit(torch.sigmoid(stacked.double()).mean(dim=0)).float()
 
     def _upright(self, maps: dict[str, Tensor], view: Any) -> dict[str, Tensor]:
-        """Lay down the maps of a view as those of the plain sample: cells, left and right, and vectors.
+        """Bring the maps (C, h, w) of a view to the plain sample: cells, left and right, and vectors.
 
         Examples
         --------
@@ -106,7 +106,7 @@ class Decoder:
         return upright
 
     def decode(self, maps: dict[str, Tensor]) -> list[list[Animal]]:
-        """Find the animals of each canvas of a batch, in canvas pixels, the surest first.
+        """Find the animals in maps (B, C, h, w) of a batch, in canvas pixels, highest score first.
 
         Examples
         --------
@@ -134,7 +134,7 @@ class Decoder:
         return self._keep([(points, float(peaks.scores[index].mean()), peaks.spread[index] * self.stride)])
 
     def _several(self, heatmaps: Tensor, centres: Tensor, offsets: Tensor) -> list[list[Animal]]:
-        """Group the peaks of each canvas into animals.
+        """Group the peaks of heatmaps (B, K, h, w) into animals, with centres and offsets.
 
         Examples
         --------
@@ -158,7 +158,7 @@ class Decoder:
         return found
 
     def _keep(self, animals: Sequence[tuple[Tensor, float, Tensor]]) -> list[Animal]:
-        """Leave out points and animals that are not sure enough.
+        """Leave out points (K, 3) and animals with low scores.
 
         Examples
         --------

@@ -216,7 +216,7 @@ def write_labelme_prediction(item: PoseItem, frames: Sequence[dict], skeleton: S
 
 
 def labelme_shapes(name: str, row: np.ndarray, group: int, radius: float) -> Iterator[dict[str, Any]]:
-    """A point and a circle of sixteen corners around it, as LabelMe keeps them.
+    """A point (3,) and a circle of sixteen corners around it, as LabelMe keeps them.
 
     Examples
     --------
@@ -288,6 +288,11 @@ def gather_predictions(
 
 def written_animals(items: Sequence[PoseItem], folder: Path) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
     """Picture, frame, number and values of every animal that was written.
+
+    Raises
+    ------
+    DataError
+        If the file of a prediction does not exist any more.
 
     Examples
     --------

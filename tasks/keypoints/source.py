@@ -299,7 +299,12 @@ class PoseSource(ListedSource):
             yield 0, decode_picture(item.picture)
 
     def _places(self, item: PoseItem, size: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray, Sequence[Instance]]]:
-        """Where samples lie in a picture: its whole, or the surroundings of each animal.
+        """Matrix (3, 3) of each sample of a picture: the whole picture, or a crop around each animal.
+
+        Raises
+        ------
+        DataError
+            If a box cannot be used for a crop.
 
         Examples
         --------
@@ -321,7 +326,7 @@ class PoseSource(ListedSource):
     def _arrays(
         self, image: np.ndarray, matrix: np.ndarray, animals: Sequence[Instance], place: tuple[int, int]
     ) -> dict[str, np.ndarray]:
-        """Lay a picture and its animals on the canvas.
+        """Warp a picture (H, W, 3) and its animals to the canvas.
 
         Examples
         --------

@@ -235,6 +235,11 @@ class KeypointsTask(FeatureTask):
     def _check_views(self) -> None:
         """Refuse quarter turns of canvases that are not square.
 
+        Raises
+        ------
+        SettingsError
+            If quarter turns are set for such a canvas.
+
         Examples
         --------
         >>> from tasks.keypoints.example import pose_task

@@ -216,6 +216,13 @@ class SceneReader:
     def _find_groups(self) -> dict[str, tuple[Path, ...]]:
         """Files of each scene: one, or one per band.
 
+        Raises
+        ------
+        SettingsError
+            If no picture is named.
+        DataError
+            If a band is missing, or a name cannot be written to a split list.
+
         Examples
         --------
         >>> from tasks.example import scene_task
@@ -244,6 +251,13 @@ class SceneReader:
 
     def _pair(self, pictures: Sequence[Path]) -> dict[Path, Path]:
         """Find the label of each picture.
+
+        Raises
+        ------
+        SettingsError
+            If no label is named.
+        DataError
+            If the path does not exist.
 
         Examples
         --------
@@ -284,6 +298,11 @@ class SceneReader:
     def _refuse_other_bands(self, scene: RasterScene) -> None:
         """Refuse a scene with another number of bands than the scaling of values, so than the model, knows.
 
+        Raises
+        ------
+        DataError
+            If the numbers differ.
+
         Examples
         --------
         >>> from tasks.example import scene_task
@@ -305,6 +324,11 @@ class SceneReader:
 
         Where 8-bit values were kept, every other type is refused. In other cases, a scene of which most values lie
         beyond all that was seen in training is refused when its values are known to be of another kind, else told of.
+
+        Raises
+        ------
+        DataError
+            If the values are of another kind.
 
         Examples
         --------
@@ -359,6 +383,11 @@ class SceneReader:
 
     def find_scaling(self, make: bool = False) -> None:
         """Take the global scaling of values from the store; estimate it first when it is not there.
+
+        Raises
+        ------
+        DataError
+            If it is not stored and `make` is false.
 
         Examples
         --------
@@ -443,6 +472,11 @@ class SceneReader:
     def check(self) -> list[str]:
         """Check every scene and label by header, and tell how many there are.
 
+        Raises
+        ------
+        DataError
+            If a file cannot be read, or pictures differ in their bands or kinds of values.
+
         Examples
         --------
         >>> from tasks.example import scene_task
@@ -484,6 +518,11 @@ class SceneReader:
         dict of str to ndarray
             `image` (h, w, C) uint8, `valid` (h, w) bool, and `label` (h, w) uint8 with 255 where nothing is known, if
             the scene has a label.
+
+        Raises
+        ------
+        ValueError
+            If the window is outside the item.
 
         Examples
         --------
@@ -532,6 +571,11 @@ class SceneReader:
 def refuse_mixed_values(kinds: Mapping[str, Path]) -> None:
     """Refuse pictures of several kinds of values: one scaling of all makes those with the smaller values black.
 
+    Raises
+    ------
+    DataError
+        If there is more than one kind.
+
     Examples
     --------
     >>> refuse_mixed_values({"8-bit": Path("a.tif")})
@@ -550,6 +594,11 @@ def refuse_mixed_values(kinds: Mapping[str, Path]) -> None:
 
 def read_scaling(value: Any, path: Path) -> ValueScaling:
     """Read the scaling of values that a checkpoint holds.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
 
     Examples
     --------

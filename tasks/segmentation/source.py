@@ -124,6 +124,11 @@ class SceneSource(ListedSource):
     def _item(self, name: str, scene_id: str, area: Window | None, files: SceneFiles, split: str) -> SceneItem:
         """Make an item, cut as its split is: with the overlap of training, of validation or of inference.
 
+        Raises
+        ------
+        DataError
+            If the area is outside the scene.
+
         Examples
         --------
         >>> from tasks.example import scene_task
@@ -249,6 +254,11 @@ class SceneSource(ListedSource):
     def _units(self, files: SceneFiles) -> list[Window]:
         """Blocks of a scene that the default split keeps together.
 
+        Raises
+        ------
+        DataError
+            If the scene has too many blocks.
+
         Examples
         --------
         >>> from tasks.example import scene_task
@@ -290,7 +300,7 @@ class SceneSource(ListedSource):
         return next((side for side in (8, 4, 2) if tiles / side**2 >= ENOUGH_UNITS), 1)
 
     def _count(self, scene_id: str, area: Window) -> np.ndarray:
-        """Count the labelled valid pixels of each class in a block.
+        """Count the labelled valid pixels of each class in a block, (K,).
 
         Examples
         --------
