@@ -14,12 +14,12 @@ from typing_extensions import override
 from config import TaskConfig
 from tasks.base import Finding, Item, Piece, Producer, Request, Sample
 from tasks.features import FeatureService
-from tasks.split_lists import nearest, read_list
-from tasks.splits import LIST_SPLITS, OTHER_PICTURES, check_fraction, lists_stay, settle_lists, split_list
+from tasks.splits import LIST_SPLITS, OTHER_PICTURES, check_fraction, lists_stay, read_list, settle_lists, split_list
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import IDENTITY, Variation, View, views_of
 from utils.geometry.fields import STANDARD_FIELDS, Fields, apply_view
 from utils.runtime.files import digest_json
+from utils.runtime.setting_errors import suggest
 
 
 class Source(ABC):
@@ -399,13 +399,15 @@ class ListedSource(FeatureSource):
         >>> scene_task().source._named("scene_2", "val", Path("val.txt"))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: val.txt: no picture for 'scene_2'; did you mean 'scene_1'?...
+        utils.errors.DataError: val.txt: no picture for 'scene_2', did you mean 'scene_1'? known: scene_0, ...
         """
-        found = self.named(line, split)
-        if not found:
-            close = nearest(line.partition("@")[0], self.names())
-            raise DataError(f"{path}: no picture for {line!r}; {close}; {OTHER_PICTURES}")
-        return found
+        items = self.named(line, split)
+        if not items:
+            names = self.names()
+            known = f"known: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+            hint = suggest(line.partition("@")[0], names)
+            raise DataError(f"{path}: no picture for {line!r}{hint} {known}; {OTHER_PICTURES}")
+        return items
 
     def _refuse_overlap(self, chosen: Sequence[Item], where: str) -> None:
         """Raise if an item shares pixels with one of the train split.

@@ -53,10 +53,10 @@ def read_probe(probe: ProbeConfig) -> SegmentationSettings:
     if not path.is_file():
         raise SettingsError(f"distill.probe.config: {path}: no such settings file")
     tasks = load_settings(path, probe.overrides, kinds()).tasks.values()
-    found = next((task for task in tasks if isinstance(task, SegmentationSettings)), None)
-    if found is None:
+    task_settings = next((task for task in tasks if isinstance(task, SegmentationSettings)), None)
+    if task_settings is None:
         raise SettingsError(f"distill.probe.config: {path} holds no task of kind {PROBED}")
-    return found
+    return task_settings
 
 
 def probe_recipe(probe: ProbeConfig) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class PictureReader:
 
     def __init__(self, settings: DistillSettings):
         self.settings = settings
-        self.own = settings.distill
+        self.options = settings.distill
         self.too_small: list[str] = []
         self._scalings: dict[tuple[Path, ...], ValueScaling | None] = {}
 
@@ -129,7 +129,7 @@ class PictureReader:
         if not fitting:
             raise DataError(
                 f"paths.raw_images_dir: all {len(found)} pictures are smaller than half of distill.crop "
-                f"({self.own.crop} pixels); lower it"
+                f"({self.options.crop} pixels); lower it"
             )
         return fitting
 
@@ -152,13 +152,13 @@ class PictureReader:
         """
         paths = self.settings.paths
         source = paths.resolve("raw_images_dir")
-        stacks = [tuple(Path(paths.locate(name)) for name in stack) for stack in self.own.stacks]
+        stacks = [tuple(Path(paths.locate(name)) for name in stack) for stack in self.options.stacks]
         if source is None and not stacks:
             raise SettingsError(
                 "paths.raw_images_dir: not set; name pictures and videos: a file, folder, glob or list of them"
             )
         listed = [] if source is None else [source] if isinstance(source, str) else source
-        found = find_inputs(listed, self.own.exclude) if listed else []
+        found = find_inputs(listed, self.options.exclude) if listed else []
         for stack in stacks:
             refuse_stack(stack)
         files = [(path,) for path in found] + stacks
@@ -179,7 +179,7 @@ class PictureReader:
         12
         """
         if is_video(paths[0]):
-            most = self.own.max_frames
+            most = self.options.max_frames
             frames = self._count_frames(paths[0])
             return Picture(name, paths, VideoReader(paths[0]).size, frames if most is None else min(frames, most))
         scene = self.open(paths, 1.0)
@@ -233,7 +233,7 @@ class PictureReader:
         >>> task.source.files._bands(task.source.files.find_groups()["scene"], 10**8)
         (3, 2, 1)
         """
-        for pattern, bands in self.own.bands.items():
+        for pattern, bands in self.options.bands.items():
             if any(fnmatch(path.name, pattern) or fnmatch(str(path), pattern) for path in paths):
                 if len(bands) != 3:
                     raise SettingsError(f"distill.bands: three bands make a picture; {pattern!r} has {len(bands)}")
@@ -270,9 +270,9 @@ class PictureReader:
         >>> [source.files.scales((64, side)) for side in (64, 40, 20, 8)]
         [[1.0, 0.5], [1.0, 0.8], [1.6], []]
         """
-        needed, short = self.own.crop + margin, min(size)
+        needed, short = self.options.crop + margin, min(size)
         found: list[float] = []
-        for zoom in self.own.zooms:
+        for zoom in self.options.zooms:
             fills = short * zoom / needed
             if fills * MOST_ENLARGED >= 1:
                 found.append(zoom if fills >= 1 else needed / short)

@@ -61,7 +61,7 @@ class CropSource(ListedSource):
 
     def __init__(self, name: str, settings: DistillSettings, features: FeatureService, teacher_side: Callable[[], int]):
         super().__init__(name, settings, features)
-        self.own = settings.distill
+        self.options = settings.distill
         self.files = PictureReader(settings)
         self.teacher_side = teacher_side
 
@@ -76,7 +76,7 @@ class CropSource(ListedSource):
                 "%d pictures, such as %s, are smaller than half of distill.crop (%d pixels) and are left out",
                 len(too_small),
                 too_small[0],
-                self.own.crop,
+                self.options.crop,
             )
 
     @override
@@ -99,7 +99,7 @@ class CropSource(ListedSource):
 
     @override
     def split_recipe(self) -> str:
-        seed, fraction, own = self.settings.resources.seed, self.settings.train.val_fraction, self.own
+        seed, fraction, own = self.settings.resources.seed, self.settings.train.val_fraction, self.options
         crops = f"crops of {own.crop} pixels, blocks of {self._block_side()}, a frame in {own.frame_step}"
         return f"seed {seed}, val_fraction {fraction:g}, {crops}, items {digest_json(sorted(self.units))[:8]}"
 
@@ -138,14 +138,14 @@ class CropSource(ListedSource):
         >>> student_task("distill.block=null").source._block_side()
         32
         """
-        if self.own.block:
-            return max(self.own.block, self.own.crop)
+        if self.options.block:
+            return max(self.options.block, self.options.crop)
         side = LARGEST_BLOCK
-        while side // 2 >= self.own.crop:
+        while side // 2 >= self.options.crop:
             if sum(len(self._cut(picture, side)) for picture in self.files.pictures.values()) >= ENOUGH_ITEMS:
                 break
             side //= 2
-        return max(side, self.own.crop)
+        return max(side, self.options.crop)
 
     def _cut(self, picture: Picture, side: int) -> list[CropItem]:
         """Divide a picture into even blocks, or a video into stretches.
@@ -164,7 +164,7 @@ class CropSource(ListedSource):
         if picture.frames:
             return [
                 CropItem(f"{picture.name}@f{first}:{stop}", picture.paths, picture, whole, (first, stop))
-                for first, stop in stretches(picture.frames, self.own.frame_step)
+                for first, stop in stretches(picture.frames, self.options.frame_step)
             ]
         most = side * side * (4 if len(self.files.pictures) >= MANY_PICTURES else 1)
         if height * width <= most:
@@ -183,11 +183,11 @@ class CropSource(ListedSource):
         assert isinstance(item, CropItem)
         total = 0
         for scale in self._scales_of(item):
-            fit = math.floor(item.area.height * scale / self.own.crop) * math.floor(
-                item.area.width * scale / self.own.crop
+            fit = math.floor(item.area.height * scale / self.options.crop) * math.floor(
+                item.area.width * scale / self.options.crop
             )
-            total += min(max(fit, 1), self.own.crops)
-        return total * (len(range(*item.frames, self.own.frame_step)) if item.frames else 1)
+            total += min(max(fit, 1), self.options.crops)
+        return total * (len(range(*item.frames, self.options.frame_step)) if item.frames else 1)
 
     @override
     def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
@@ -232,7 +232,7 @@ class CropSource(ListedSource):
             for frame, image in enumerate(video.frames(first), start=first):
                 if frame >= stop:
                     return
-                if frame % self.own.frame_step == 0:
+                if frame % self.options.frame_step == 0:
                     yield frame, image
 
     def _cut_scene(self, item: CropItem, scale: float) -> Iterator[Sample]:
@@ -251,10 +251,10 @@ class CropSource(ListedSource):
         height = math.floor((item.area.y + item.area.height) * down) - top
         width = math.floor((item.area.x + item.area.width) * across) - left
         taken = 0
-        for y, x in draw_places(height, width, self.own.crop, TRIES * self.own.crops, f"{item.id}/{scale:g}"):
-            if taken == self.own.crops:
+        for y, x in draw_places(height, width, self.options.crop, TRIES * self.options.crops, f"{item.id}/{scale:g}"):
+            if taken == self.options.crops:
                 return
-            image, valid = scene.read(Window(top + y, left + x, self.own.crop, self.own.crop))
+            image, valid = scene.read(Window(top + y, left + x, self.options.crop, self.options.crop))
             if share_invalid(valid) <= MOST_INVALID:
                 taken += 1
                 yield self._sample(item, f"{item.id}/{scale:g}_y{top + y}_x{left + x}", image, valid, (y, x))
@@ -270,10 +270,10 @@ class CropSource(ListedSource):
         >>> [sample.id for sample in source._cut_frame(source.units["clip@f2:4"], 2, frame, 0.5)]
         ['clip@f2:4/f2_0.5_y0_x8']
         """
-        crop = self.own.crop
+        crop = self.options.crop
         scaled = resize_picture(image, (round(image.shape[0] * scale), round(image.shape[1] * scale)))
         name = f"{item.id}/f{frame}_{scale:g}"
-        for y, x in draw_places(scaled.shape[0], scaled.shape[1], crop, self.own.crops, name):
+        for y, x in draw_places(scaled.shape[0], scaled.shape[1], crop, self.options.crops, name):
             cut = np.ascontiguousarray(scaled[y : y + crop, x : x + crop])
             yield self._sample(item, f"{name}_y{y}_x{x}", cut, np.ones(cut.shape[:2], bool), (y, x))
 
@@ -290,7 +290,7 @@ class CropSource(ListedSource):
         >>> source._sample(source.units["scene"], "a", image, image[..., 0] == 0, (3, 5)).window
         Window(y=3, x=5, height=32, width=32)
         """
-        window = Window(*place, self.own.crop, self.own.crop)
+        window = Window(*place, self.options.crop, self.options.crop)
         return Sample(name, item, {"image": image, "valid": valid}, window)
 
     @override
@@ -312,7 +312,7 @@ class CropSource(ListedSource):
 
     @override
     def sample_size(self) -> tuple[int, int]:
-        return self.own.crop, self.own.crop
+        return self.options.crop, self.options.crop
 
     @override
     def backbone_size(self) -> tuple[int, int]:

@@ -60,7 +60,7 @@ def audit_picture(item: PoseItem) -> Iterator[Finding]:
         yield Finding(item.id, str(error))
         return
     points = [animal.keypoints[animal.keypoints[:, 2] > 0, :2] for animal in item.picture.instances]
-    stray = sum(count_outside(found, (height, width)) for found in points)
+    stray = sum(count_outside(points, (height, width)) for points in points)
     where = f"the picture of {height} x {width} pixels"
     if stray:
         yield Finding(
@@ -107,8 +107,8 @@ def audit_sides(items: Sequence[PoseItem], skeleton: Skeleton) -> Iterator[Findi
         clear = np.abs(across[row]) > CLEAR_SIDE
         if (clear & (np.sign(across[row]) == -usual)).any():
             name, index = names[row]
-            said = f"left and right of animal {index + 1} lie on the other sides of its body than in most pictures"
-            yield Finding(name, said, "look whether they are exchanged, or the animal lies on its back", blocks=False)
+            text = f"left and right of animal {index + 1} lie on the other sides of its body than in most pictures"
+            yield Finding(name, text, "look whether they are exchanged, or the animal lies on its back", blocks=False)
 
 
 def sides(animals: Sequence[Instance], pairs: np.ndarray, axis: tuple[int, int]) -> np.ndarray:
@@ -153,5 +153,5 @@ def ambiguity(animals: Sequence[Instance], pairs: np.ndarray, axis: tuple[int, i
     1.0
     """
     across = sides(animals, pairs, axis) if len(animals) else np.zeros((0, 0))
-    known = across[np.isfinite(across)]
-    return float((np.abs(known) < CLEAR_SIDE).mean()) if len(known) else float("nan")
+    measured = across[np.isfinite(across)]
+    return float((np.abs(measured) < CLEAR_SIDE).mean()) if len(measured) else float("nan")

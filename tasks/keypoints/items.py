@@ -233,9 +233,9 @@ def name_inputs(paths: Sequence[Path]) -> dict[str, Path]:
         ...
     utils.errors.DataError: day2/fox.mp4: day1/fox.png has the same name, and so would its result; rename one
     """
-    found: dict[str, Path] = {}
+    inputs: dict[str, Path] = {}
     for path in paths:
-        if path.stem in found:
-            raise DataError(f"{path}: {found[path.stem]} has the same name, and so would its result; rename one")
-        found[path.stem] = path
-    return found
+        if path.stem in inputs:
+            raise DataError(f"{path}: {inputs[path.stem]} has the same name, and so would its result; rename one")
+        inputs[path.stem] = path
+    return inputs

@@ -12,11 +12,12 @@ from typing import Any
 from tasks.base import Finding
 from tasks.keypoints.items import box_faults, usable
 from tasks.keypoints.settings import KeypointsSettings
-from tasks.split_lists import nearest, read_list
+from tasks.splits import read_list
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton
 from utils.geometry.crops import canvas_of
+from utils.runtime.setting_errors import suggest
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class PoseLabels:
         self, settings: KeypointsSettings, multiple: Callable[[], int], fixed: Mapping[str, Any] | None = None
     ):
         self.settings = settings
-        self.own = settings.keypoints
+        self.keypoints = settings.keypoints
         self.multiple = multiple
         self.fixed = dict(fixed or {})
 
@@ -72,9 +73,9 @@ class PoseLabels:
         if not Path(source).exists():
             raise DataError(f"paths.label_path: {source}: no such file or folder; give a data set file or a folder")
         names = None
-        if self.own.names_file is not None:
-            names = read_list(Path(self.settings.paths.locate(self.own.names_file)))
-        return read_poses(source, self.own.format, self.settings.paths.data_root, names)
+        if self.keypoints.names_file is not None:
+            names = read_list(Path(self.settings.paths.locate(self.keypoints.names_file)))
+        return read_poses(source, self.keypoints.format, self.settings.paths.data_root, names)
 
     @cached_property
     def skeleton(self) -> Skeleton:
@@ -95,15 +96,17 @@ class PoseLabels:
         """
         if "skeleton" in self.fixed:
             return self.fixed["skeleton"]
-        wanted = self.own.category
-        known = join_skeletons(self.sets, wanted)
-        if wanted is not None and wanted not in known:
-            raise SettingsError(f"keypoints.category: no {wanted!r} in the labels; {nearest(wanted, sorted(known))}")
-        chosen = {skeleton.names: skeleton for name, skeleton in known.items() if wanted in (None, name)}
+        category = self.keypoints.category
+        skeletons = join_skeletons(self.sets, category)
+        names = ", ".join(sorted(skeletons))
+        if category is not None and category not in skeletons:
+            hint = suggest(category, skeletons)
+            raise SettingsError(f"keypoints.category: no {category!r} in the labels{hint} known: {names}")
+        chosen = {skeleton.names: skeleton for name, skeleton in skeletons.items() if category in (None, name)}
         if len(chosen) != 1:
             raise SettingsError(
-                f"keypoints.category: the labels hold {', '.join(sorted(known))} with {len(chosen)} different sets of "
-                "keypoints; choose one of them"
+                f"keypoints.category: the labels hold {names} with {len(chosen)} different sets of keypoints; "
+                "choose one of them"
             )
         return next(iter(chosen.values()))
 
@@ -133,12 +136,12 @@ class PoseLabels:
         images/val_001: animal 1: its box of 1e+300 x 78 pixels is more than 3 times as wide or high as the picture; \
 correct or remove it
         """
-        found: dict[str, Finding] = {}
+        faults: dict[str, Finding] = {}
         for picture in (picture for part in self.sets.values() for picture in part.pictures):
             fault = next(box_faults(filter(self._counts, picture.instances), picture.size), None)
             if fault is not None:
-                found.setdefault(picture.id, Finding(picture.id, fault, "correct or remove it"))
-        return found
+                faults.setdefault(picture.id, Finding(picture.id, fault, "correct or remove it"))
+        return faults
 
     @cached_property
     def pictures(self) -> dict[str, tuple[str, AnnotatedPicture]]:
@@ -158,22 +161,22 @@ correct or remove it
         >>> sorted({split for split, _ in pose_task().labels.pictures.values()})
         ['train', 'val']
         """
-        found: dict[str, tuple[str, AnnotatedPicture]] = {}
+        pictures: dict[str, tuple[str, AnnotatedPicture]] = {}
         incomplete: list[str] = []
         for split, part in self.sets.items():
             for picture in part.pictures:
                 if picture.extra.get("incomplete") or picture.id in self.faults:
                     incomplete.append(picture.id)
                     continue
-                if picture.id in found:
-                    raise DataError(f"{picture.path}: stands in {found[picture.id][0]} and in {split}; keep one")
-                found[picture.id] = split, replace(picture, instances=tuple(filter(self._counts, picture.instances)))
+                if picture.id in pictures:
+                    raise DataError(f"{picture.path}: stands in {pictures[picture.id][0]} and in {split}; keep one")
+                pictures[picture.id] = split, replace(picture, instances=tuple(filter(self._counts, picture.instances)))
         if incomplete:
-            told = f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read or used whole"
-            if not found:
-                raise DataError(f"{self.settings.paths.label_path}: all {told}; first: {next(self.problems())}")
-            logger.warning("%s; they are left out until that is mended, see the report of verify", told)
-        return found
+            summary = f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read or used whole"
+            if not pictures:
+                raise DataError(f"{self.settings.paths.label_path}: all {summary}; first: {next(self.problems())}")
+            logger.warning("%s; they are left out until that is mended, see the report of verify", summary)
+        return pictures
 
     def _counts(self, animal: Instance) -> bool:
         """Whether an animal is of the kind that this task learns.
@@ -187,7 +190,7 @@ correct or remove it
         (True, False)
         """
         fits = len(animal.keypoints) == self.skeleton.num_keypoints
-        return fits and self.own.category in (None, animal.category)
+        return fits and self.keypoints.category in (None, animal.category)
 
     @cached_property
     def max_instances(self) -> int:
@@ -206,13 +209,13 @@ correct or remove it
         """
         if "most" in self.fixed:
             return self.fixed["most"]
-        if self.own.instance_mode == "per_instance":
+        if self.keypoints.instance_mode == "per_instance":
             return 1
         numbers = {picture.path: len(usable(picture)) for _, picture in self.pictures.values()}
         fullest = max(numbers, key=lambda path: numbers[path])
-        if numbers[fullest] > self.own.max_instances:
+        if numbers[fullest] > self.keypoints.max_instances:
             raise DataError(
-                f"{fullest}: {numbers[fullest]} animals, but keypoints.max_instances is {self.own.max_instances}; "
+                f"{fullest}: {numbers[fullest]} animals, but keypoints.max_instances is {self.keypoints.max_instances}; "
                 "raise it, or set keypoints.instance_mode: per_instance"
             )
         return max(numbers[fullest], 1)
@@ -234,8 +237,8 @@ correct or remove it
         """
         if "canvas" in self.fixed:
             return self.fixed["canvas"]
-        side, multiple = self.own.short_side, self.multiple()
-        if self.own.instance_mode == "per_instance":
+        side, multiple = self.keypoints.short_side, self.multiple()
+        if self.keypoints.instance_mode == "per_instance":
             return canvas_of([(1, 1)], side, multiple)
         sizes = [picture.size for _, picture in self.pictures.values() if picture.size is not None]
         if not sizes:
@@ -266,12 +269,12 @@ correct or remove it
         >>> labels.warn_of_problems(), len(list(labels.problems()))
         (None, 0)
         """
-        found = list(self.problems())
-        if found:
-            logger.warning("%d problems in the labels, which verify lists; the first: %s", len(found), found[0])
+        problems = list(self.problems())
+        if problems:
+            logger.warning("%d problems in the labels, which verify lists; the first: %s", len(problems), problems[0])
 
 
-def join_skeletons(sets: Mapping[str, AnnotationSet], wanted: str | None = None) -> dict[str, Skeleton]:
+def join_skeletons(sets: Mapping[str, AnnotationSet], category: str | None = None) -> dict[str, Skeleton]:
     """Skeletons of all splits by category.
 
     Raises
@@ -290,15 +293,15 @@ def join_skeletons(sets: Mapping[str, AnnotationSet], wanted: str | None = None)
     utils.errors.DataError: category 'fox': keypoint 1 is 'train' in train and 'val' in val; give both splits the \
 same skeleton, or the category another name
     """
-    found: dict[str, tuple[str, Skeleton]] = {}
+    skeletons: dict[str, tuple[str, Skeleton]] = {}
     for split, part in sets.items():
         for name, skeleton in part.skeletons.items():
-            first, known = found.setdefault(name, (split, skeleton))
-            if skeleton != known and wanted in (None, name):
-                what = skeleton_difference(known, skeleton).format(first=first, second=split)
+            first, expected = skeletons.setdefault(name, (split, skeleton))
+            if skeleton != expected and category in (None, name):
+                what = skeleton_difference(expected, skeleton).format(first=first, second=split)
                 cure = "give both splits the same skeleton, or the category another name"
                 raise DataError(f"category {name!r}: {what}; {cure}")
-    return {name: skeleton for name, (_, skeleton) in found.items()}
+    return {name: skeleton for name, (_, skeleton) in skeletons.items()}
 
 
 def skeleton_difference(first: Skeleton, second: Skeleton) -> str:

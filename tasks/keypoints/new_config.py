@@ -87,7 +87,7 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
         raise DataError(f"{source}: {len(pictures)} pictures, but no keypoint is labelled in them; name other labels")
     figures, advice = survey(labels.skeleton, pictures), suggestions(labels.skeleton, pictures)
     _tell(figures, advice, labels, pictures, log)
-    text = _settings_text(path, profile, target, figures[0], advice, labels.own.short_side)
+    text = _settings_text(path, profile, target, figures[0], advice, labels.keypoints.short_side)
     parse_settings(text, (), kinds())  # what is written can be used
     write_bytes(target, text.encode())
     log.info(f"wrote {target}; look at it, then: python main.py {target} --check")

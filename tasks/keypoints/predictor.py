@@ -66,8 +66,8 @@ class Decoder:
         """
         if len(maps) == 1:
             return maps[0]
-        upright = [self._upright(found, view) for found, view in zip(maps, views, strict=True)]
-        return {name: self._merge_one(name, [found[name] for found in upright]) for name in upright[0]}
+        upright = [self._upright(view_maps, view) for view_maps, view in zip(maps, views, strict=True)]
+        return {name: self._merge_one(name, [view_maps[name] for view_maps in upright]) for name in upright[0]}
 
     def _merge_one(self, name: str, maps: Sequence[Tensor]) -> Tensor:
         """Merge one kind of map (C, h, w) over views: vectors by mean, logits by mean or maximum of probabilities.
@@ -143,19 +143,19 @@ class Decoder:
         >>> decoder._several(nothing, nothing, torch.zeros(1, 2, 3, 5))
         [[]]
         """
-        own = self.settings
-        points = all_peaks(heatmaps, own.nms_radius, 2 * self.most, own.min_score)
-        middles = all_peaks(centres, 2 * CENTRE_SIGMA, 2 * self.most, own.min_score)  # nearer ones are taught as one
+        settings = self.settings
+        points = all_peaks(heatmaps, settings.nms_radius, 2 * self.most, settings.min_score)
+        middles = all_peaks(centres, 2 * CENTRE_SIGMA, 2 * self.most, settings.min_score)  # nearer ones are taught as one
         reach = max(heatmaps.shape[-2:]) * CENTRE_REACH
-        found = []
+        decoded = []
         for index, peaks in enumerate(points):
             animals, scores = group_peaks(
                 peaks, middles[index][0], offsets[index], most_instances=self.most, max_distance_cells=reach
             )
             spread = spread_of(animals, peaks) * self.stride
             animals[..., :2] *= self.stride
-            found.append(self._keep(list(zip(animals, scores.tolist(), spread, strict=True))))
-        return found
+            decoded.append(self._keep(list(zip(animals, scores.tolist(), spread, strict=True))))
+        return decoded
 
     def _keep(self, animals: Sequence[tuple[Tensor, float, Tensor]]) -> list[Animal]:
         """Leave out points (K, 3) and animals with low scores.
@@ -215,11 +215,11 @@ def spread_of(animals: Tensor, peaks: Sequence[Peaks]) -> Tensor:
             [   nan]])
     """
     spread = torch.full(animals.shape[:2], torch.nan)
-    for k, found in enumerate(peaks):
-        if len(found.points) and len(animals):
-            distances = (animals[:, k, None, :2] - found.points[None].float()).square().sum(dim=-1)
+    for k, candidates in enumerate(peaks):
+        if len(candidates.points) and len(animals):
+            distances = (animals[:, k, None, :2] - candidates.points[None].float()).square().sum(dim=-1)
             nearest = distances.nan_to_num(nan=torch.inf).min(dim=1)
-            spread[:, k] = torch.where(nearest.values < 1e-3, found.spread[nearest.indices].float(), torch.nan)
+            spread[:, k] = torch.where(nearest.values < 1e-3, candidates.spread[nearest.indices].float(), torch.nan)
     return spread
 
 
@@ -294,7 +294,7 @@ class PosePredictor(Predictor):
         matrix = sample.arrays["matrix"]
         zoom = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
         self.animals += [
-            Animal(points_back(found.keypoints, matrix), found.score, found.spread / zoom) for found in animals
+            Animal(points_back(animal.keypoints, matrix), animal.score, animal.spread / zoom) for animal in animals
         ]
 
     @override
@@ -317,12 +317,12 @@ class PosePredictor(Predictor):
         >>> predictor._piece().arrays["scores"].shape
         (0,)
         """
-        count, found = len(self.decoder.flip_idx), self.animals
+        count, animals = len(self.decoder.flip_idx), self.animals
         self.animals = []
         arrays = {
             "frame": self.frame,
-            "keypoints": np.array([animal.keypoints for animal in found]).reshape(-1, count, 3),
-            "scores": np.array([animal.score for animal in found]),
-            "spread": np.array([animal.spread for animal in found]).reshape(-1, count),
+            "keypoints": np.array([animal.keypoints for animal in animals]).reshape(-1, count, 3),
+            "scores": np.array([animal.score for animal in animals]),
+            "spread": np.array([animal.spread for animal in animals]).reshape(-1, count),
         }
         return Piece(self.item, arrays)

@@ -109,17 +109,17 @@ def refuse_foreign(items: Sequence[PoseItem], folder: Path, formats: Sequence[st
         ...
     utils.errors.SettingsError: .../a.json: already exists and was not written by inference; choose another ...
     """
-    own = [path for path in shared_results(folder, formats) if path.exists() and not is_shared_result(path)]
+    foreign = [path for path in shared_results(folder, formats) if path.exists() and not is_shared_result(path)]
     for item in items:
         path = result_path(item.id, folder)
         record = read_result(path)
         others = other_results(item.id, item.picture.path, folder, formats)
-        own += [path] if path.exists() and record is None else []
-        own += [other for other in others if other.exists() and other.name not in (record or {}).get("files", [])]
-    if own:
+        foreign += [path] if path.exists() and record is None else []
+        foreign += [other for other in others if other.exists() and other.name not in (record or {}).get("files", [])]
+    if foreign:
         raise SettingsError(
-            f"{own[0]}: already exists and was not written by inference; choose another inference.output_dir, or "
-            f"move the file away{f' ({len(own) - 1} more are like it)' if len(own) > 1 else ''}"
+            f"{foreign[0]}: already exists and was not written by inference; choose another inference.output_dir, or "
+            f"move the file away{f' ({len(foreign) - 1} more are like it)' if len(own) > 1 else ''}"
         )
 
 
@@ -136,11 +136,11 @@ def read_result(path: Path) -> dict[str, Any] | None:
     [{'made_by': 'dinolith', 'files': []}, None, None, None]
     """
     try:
-        known = read_json(path) if path.is_file() else None
+        content = read_json(path) if path.is_file() else None
     except (DataError, RecursionError):  # a person's own file may hold anything
         return None
-    is_ours = isinstance(known, dict) and known.items() >= MADE_BY.items() and isinstance(known.get("files"), list)
-    return known if is_ours else None
+    is_ours = isinstance(content, dict) and content.items() >= MADE_BY.items() and isinstance(content.get("files"), list)
+    return content if is_ours else None
 
 
 def is_shared_result(path: Path) -> bool:

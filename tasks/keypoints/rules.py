@@ -75,20 +75,20 @@ def decide(settings: KeypointsSettings, pictures: Sequence[AnnotatedPicture], sk
     if skeleton.flip_idx is not None and axis is not None:
         animals = [animal for picture in pictures for animal in usable(picture)]
         doubt = ambiguity(animals, left_right_pairs(skeleton.flip_idx).numpy(), axis)
-    found = []
+    decisions = []
     if skeleton.flip_idx is None:
         nothing = "the labels do not say what a mirror exchanges (flip_idx)"
-        found += [Decision("no_flips", f"dataset.augmentations.{name}", False, nothing) for name in ("hflip", "vflip")]
+        decisions += [Decision("no_flips", f"dataset.augmentations.{name}", False, nothing) for name in ("hflip", "vflip")]
     if doubt >= AMBIGUOUS:
         share = f"left and right cannot be told apart across the body in {100 * doubt:.0f} % of pairs"
-        found += [
+        decisions += [
             Decision("ambiguous_data", f"keypoints.loss.{name}", 0.0, share) for name in ("pair_weight", "side_weight")
         ]
-        found.append(Decision("ambiguous_data", "dataset.augmentations.hflip", False, share))
+        decisions.append(Decision("ambiguous_data", "dataset.augmentations.hflip", False, share))
         if len(pictures) <= SMALL:
             share += f", and there are {len(pictures)} training pictures"
-            found.append(Decision("ambiguous_data", "keypoints.canonicalise", True, share))
-    return [decision for decision in found if changes(settings, decision)]
+            decisions.append(Decision("ambiguous_data", "keypoints.canonicalise", True, share))
+    return [decision for decision in decisions if changes(settings, decision)]
 
 
 def changes(settings: KeypointsSettings, decision: Decision) -> bool:

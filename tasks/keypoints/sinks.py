@@ -248,11 +248,11 @@ def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, pa
     1
     """
     reader = VideoReader(item.picture.path)
-    found = {frame["frame"]: [pose_array(animal) for animal in frame["instances"]] for frame in frames}
+    poses = {frame["frame"]: [pose_array(animal) for animal in frame["instances"]] for frame in frames}
     radius = mark_radius(reader.size, [])  # the same in all frames, or the marks would pulsate
     with VideoWriter(path, reader.size, reader.fps or DEFAULT_FPS) as video:
         for index, image in enumerate(reader.frames()):
-            video.write(draw_poses(image, found.get(index, []), skeleton.edges, radius=radius))
+            video.write(draw_poses(image, poses.get(index, []), skeleton.edges, radius=radius))
 
 
 def gather_predictions(
@@ -301,10 +301,10 @@ def written_animals(items: Sequence[PoseItem], folder: Path) -> Iterator[tuple[s
     """
     for item in items:
         path = result_path(item.id, folder)
-        known = read_json(path)
-        if known is None:
+        content = read_json(path)
+        if content is None:
             raise DataError(f"{path}: is gone since it was written; run inference again")
-        for frame in known["frames"]:
+        for frame in content["frames"]:
             for number, animal in enumerate(frame["instances"]):
                 yield item.id, frame["frame"], number, animal
 

@@ -71,7 +71,7 @@ class PoseSource(ListedSource):
 
     def __init__(self, name: str, settings: KeypointsSettings, features: FeatureService, labels: PoseLabels):
         super().__init__(name, settings, features)
-        self.own = settings.keypoints
+        self.keypoints = settings.keypoints
         self.labels = labels
 
     # -- items
@@ -84,8 +84,8 @@ class PoseSource(ListedSource):
         if self.has_lists():
             self.write_splits()
         if dataset.convert_to is not None:
-            wanted = dataset.convert_to
-            convert_poses(self.split_sets(), expand_path(wanted.folder), wanted.format, wanted.layout, wanted.mode)
+            target = dataset.convert_to
+            convert_poses(self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode)
 
     @override
     def items(self, split: str) -> list[Item]:
@@ -103,7 +103,7 @@ class PoseSource(ListedSource):
 
     @override
     def unlisted(self, split: str) -> list[Item]:
-        return [self._item(picture, split) for own, picture in self.labels.pictures.values() if own == split]
+        return [self._item(picture, split) for labelled_split, picture in self.labels.pictures.values() if labelled_split == split]
 
     @staticmethod
     def _item(picture: AnnotatedPicture, split: str) -> PoseItem:
@@ -177,39 +177,39 @@ class PoseSource(ListedSource):
     @override
     def split_recipe(self) -> str:
         settings = self.settings
-        return f"seed {settings.resources.seed}, val_fraction {settings.train.val_fraction:g}, by {self.own.split_by}"
+        return f"seed {settings.resources.seed}, val_fraction {settings.train.val_fraction:g}, by {self.keypoints.split_by}"
 
     @override
     def draw_split(self) -> tuple[list[str], list[str]]:
         groups: dict[str, list[str]] = {}
         for name, (_, picture) in self.labels.pictures.items():
-            groups.setdefault(group_of(picture, self.own.split_by), []).append(name)
+            groups.setdefault(group_of(picture, self.keypoints.split_by), []).append(name)
         if len(groups) < 2:
             raise DataError(
-                f"keypoints.split_by: {self.own.split_by} gives a single group of pictures, so that none is left for "
+                f"keypoints.split_by: {self.keypoints.split_by} gives a single group of pictures, so that none is left for "
                 "validation; choose another, or write the split lists yourself"
             )
-        wanted = self.settings.train.val_fraction * len(self.labels.pictures)
+        size = self.settings.train.val_fraction * len(self.labels.pictures)
         order = np.random.default_rng(self.settings.resources.seed).permutation(sorted(groups)).tolist()
         val: list[str] = []
         for group in order[:-1]:
-            if not val or len(val) + len(groups[group]) / 2 <= wanted:
+            if not val or len(val) + len(groups[group]) / 2 <= size:
                 val += groups[group]
         return sorted(set(self.labels.pictures) - set(val)), sorted(val)
 
     @override
     def input_items(self, sources: list[str]) -> list[Item]:
         try:
-            found = name_inputs(find_inputs(sources, is_result=is_overlay))
+            inputs = name_inputs(find_inputs(sources, is_result=is_overlay))
         except DataError as error:
             raise DataError(f"inference.input_tif: {error}") from error
-        prompts = self._prompts(found) if self.own.instance_mode == "per_instance" else {}
+        prompts = self._prompts(inputs) if self.keypoints.instance_mode == "per_instance" else {}
         return [
             self._item(AnnotatedPicture(name, path, None, prompts.get(name, ())), "inference")
-            for name, path in found.items()
+            for name, path in inputs.items()
         ]
 
-    def _prompts(self, found: dict[str, Path]) -> dict[str, tuple[Instance, ...]]:
+    def _prompts(self, inputs: dict[str, Path]) -> dict[str, tuple[Instance, ...]]:
         """Boxes of animals from LabelMe files with the pictures' names.
 
         Raises
@@ -226,22 +226,22 @@ class PoseSource(ListedSource):
             ...
         utils.errors.SettingsError: keypoints.prompts: not set; per_instance needs to know where animals are: ...
         """
-        named = self.own.prompts
-        if named is None:
+        folder = self.keypoints.prompts
+        if folder is None:
             raise SettingsError(
                 "keypoints.prompts: not set; per_instance needs to know where animals are: name a folder of LabelMe "
                 "files with a rectangle around each, or set keypoints.instance_mode: whole"
             )
         drawn = {}
-        for part in read_poses(self.settings.paths.locate(named), "labelme").values():
+        for part in read_poses(self.settings.paths.locate(folder), "labelme").values():
             drawn.update({Path(picture.id).name: picture for picture in part.pictures})
-        missing = [name for name in found if name not in drawn or not drawn[name].instances]
+        missing = [name for name in inputs if name not in drawn or not drawn[name].instances]
         if missing:
-            raise DataError(f"keypoints.prompts: no rectangle for {found[missing[0]]} in {named}; draw one per animal")
-        for name in found:
+            raise DataError(f"keypoints.prompts: no rectangle for {inputs[missing[0]]} in {folder}; draw one per animal")
+        for name in inputs:
             for fault in box_faults(drawn[name].instances, drawn[name].size):
-                raise DataError(f"keypoints.prompts: {named}: {name}: {fault}; correct or remove it")
-        return {name: drawn[name].instances for name in found}
+                raise DataError(f"keypoints.prompts: {folder}: {name}: {fault}; correct or remove it")
+        return {name: drawn[name].instances for name in inputs}
 
     @override
     def continue_from(self, item: Item, resume: int) -> Item:
@@ -313,7 +313,7 @@ class PoseSource(ListedSource):
         >>> [(index, matrix[0, 0]) for index, matrix, _ in source._places(source.items("val")[0], (192, 256))]
         [(0, np.float64(0.5))]
         """
-        if self.own.instance_mode == "whole":
+        if self.keypoints.instance_mode == "whole":
             yield 0, whole_picture((size[0], size[1]), self.labels.canvas), item.picture.instances
             return
         for fault in box_faults(item.picture.instances, (size[0], size[1])):
@@ -321,7 +321,7 @@ class PoseSource(ListedSource):
         for index, animal in enumerate(item.picture.instances):
             box = box_of(animal)
             if box is not None and not animal.is_crowd:
-                yield index, crop_of_box(box, self.labels.canvas, self.own.bbox_scale), [animal]
+                yield index, crop_of_box(box, self.labels.canvas, self.keypoints.bbox_scale), [animal]
 
     def _arrays(
         self, image: np.ndarray, matrix: np.ndarray, animals: Sequence[Instance], place: tuple[int, int]
@@ -364,14 +364,14 @@ class PoseSource(ListedSource):
 
     @override
     def cache_key(self) -> dict[str, Any]:
-        own = self.settings.keypoints
+        settings = self.settings.keypoints
         cached = self.settings.train.features == "cached"
         return {
             "keypoints": list(self.labels.skeleton.names),
             "canvas": list(self.labels.canvas),
             "most": self.labels.max_instances,
-            "instance_mode": own.instance_mode,
-            "bbox_scale": own.bbox_scale,
+            "instance_mode": settings.instance_mode,
+            "bbox_scale": settings.bbox_scale,
             "features": self.features.recipe() if cached else None,
         }
 

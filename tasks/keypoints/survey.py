@@ -83,14 +83,14 @@ def animal_sizes(pictures: Sequence[AnnotatedPicture]) -> list[tuple[float, tupl
     >>> animal_sizes([AnnotatedPicture("a", Path("a.png"), (40, 60), (fly,))])
     [(0.5, (10.0, 20.0))]
     """
-    found = []
+    sizes = []
     for picture in pictures:
         for animal in usable(picture):
             box = box_of(animal)
             if box is not None and picture.size is not None:
                 width, height = (box[2:] - box[:2]).tolist()
-                found.append((max(height, width) / min(picture.size), (height, width)))
-    return found
+                sizes.append((max(height, width) / min(picture.size), (height, width)))
+    return sizes
 
 
 def _sides(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> str:
@@ -106,12 +106,12 @@ def _sides(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> str:
             "left and right: the labels do not say what a mirror exchanges (flip_idx), so pictures will not be mirrored"
         )
     pairs = left_right_pairs(skeleton.flip_idx).numpy()
-    named = ", ".join(f"{skeleton.names[left]} - {skeleton.names[right]}" for left, right in pairs) or "none"
+    listed = ", ".join(f"{skeleton.names[left]} - {skeleton.names[right]}" for left, right in pairs) or "none"
     axis = body_axis(skeleton.names)
     if axis is None or not len(pairs):
-        return f"left and right: pairs {named}"
+        return f"left and right: pairs {listed}"
     doubt = ambiguity([animal for picture in pictures for animal in usable(picture)], pairs, axis)
-    return f"left and right: pairs {named}; {100 * doubt:.0f} % of them cannot be told apart across the body"
+    return f"left and right: pairs {listed}; {100 * doubt:.0f} % of them cannot be told apart across the body"
 
 
 def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str]:
@@ -124,11 +124,11 @@ def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> lis
     >>> suggestions(source.labels.skeleton, [item.picture for item in source.items("val")])[0]
     'few pictures (4): the profile small_data is made for them'
     """
-    found, shares = [], [share for share, _ in animal_sizes(pictures)]
+    advice, shares = [], [share for share, _ in animal_sizes(pictures)]
     if len(pictures) <= 64:
-        found.append(f"few pictures ({len(pictures)}): the profile small_data is made for them")
+        advice.append(f"few pictures ({len(pictures)}): the profile small_data is made for them")
     if shares and np.median(shares) < SMALL_ANIMAL:
-        found.append(
+        advice.append(
             "animals are small in their pictures: raise keypoints.short_side, or, where boxes of animals will be "
             "known, set keypoints.instance_mode: per_instance"
         )
@@ -137,7 +137,7 @@ def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> lis
         share = np.mean([animal.keypoints[:, 2] > 0 for animal in animals], axis=0)
         rare = [name for name, value in zip(skeleton.names, share, strict=True) if value < RARE_POINT]
         if rare:
-            found.append(f"hardly labelled, so hardly learnt: {', '.join(rare)}; label more of them, or leave them out")
+            advice.append(f"hardly labelled, so hardly learnt: {', '.join(rare)}; label more of them, or leave them out")
     if skeleton.flip_idx is None:
-        found.append("name flip_idx in the labels, and mirrored pictures double the training data")
-    return found
+        advice.append("name flip_idx in the labels, and mirrored pictures double the training data")
+    return advice

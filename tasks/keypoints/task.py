@@ -119,8 +119,8 @@ class KeypointsTask(FeatureTask):
         """
         if "grouping" in self.labels.fixed:
             return self.labels.fixed["grouping"]
-        asked = self.settings.keypoints.grouping
-        return self.labels.max_instances > 1 if asked == "auto" else asked
+        setting = self.settings.keypoints.grouping
+        return self.labels.max_instances > 1 if setting == "auto" else setting
 
     @override
     def head_options(self) -> dict[str, Any]:
@@ -133,9 +133,9 @@ class KeypointsTask(FeatureTask):
         sample, info, data = self.settings.dataset.sample, self.features.info, self.labels
         if sample.enable and not Path(expand_path(sample.folder)).exists():
             return [f"the sample is not in {sample.folder} yet; prepare makes it"]
-        wanted = self.settings.dataset.convert_to
-        if wanted is not None and not self.num_outputs:
-            return [f"{self._split_sizes()}, no keypoint in them; prepare only writes the labels as {wanted.format}"]
+        target = self.settings.dataset.convert_to
+        if target is not None and not self.num_outputs:
+            return [f"{self._split_sizes()}, no keypoint in them; prepare only writes the labels as {target.format}"]
         lines = [
             f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
             f"(patch {info.patch_size}, {self.features.precision}), {self.num_outputs} keypoints: "
@@ -226,10 +226,10 @@ class KeypointsTask(FeatureTask):
         """
         items = [item for item in self.source.items("inference") if isinstance(item, PoseItem)]
         formats = self.settings.keypoints.formats
-        named = self.settings.inference.output_dir
-        folder = Path(expand_path(named)) if named else Path("predictions")  # in the run's folder all is ours
+        output_dir = self.settings.inference.output_dir
+        folder = Path(expand_path(output_dir)) if output_dir else Path("predictions")  # in the run's folder all is ours
         refuse_double(items, folder, formats)
-        if named:
+        if output_dir:
             refuse_foreign(items, folder, formats)
 
     def _check_views(self) -> None:
@@ -251,11 +251,11 @@ class KeypointsTask(FeatureTask):
         """
         height, width = self.labels.canvas
         varied, tta = self.settings.dataset.augmentations, self.settings.inference.tta
-        asked = {
+        turns = {
             "dataset.augmentations.rotate90": varied.enable and varied.rotate90,
             "inference.tta.quarter_turns": tta.quarter_turns,
         }
-        for name, on in asked.items():
+        for name, on in turns.items():
             if on and height != width:
                 raise SettingsError(
                     f"{name}: the canvas of {height} x {width} pixels is not square; set false, or use crops"
@@ -276,7 +276,7 @@ class KeypointsTask(FeatureTask):
 
     @override
     def describe(self) -> dict[str, Any]:
-        skeleton, own = self.labels.skeleton, self.settings.keypoints
+        skeleton, settings = self.labels.skeleton, self.settings.keypoints
         return {
             **self.describe_model(),
             "classes": list(skeleton.names),
@@ -288,29 +288,29 @@ class KeypointsTask(FeatureTask):
             "canvas": list(self.labels.canvas),
             "most": self.labels.max_instances,
             "grouping": self.grouping,
-            "instance_mode": own.instance_mode,
-            "bbox_scale": own.bbox_scale,
+            "instance_mode": settings.instance_mode,
+            "bbox_scale": settings.bbox_scale,
         }
 
     @override
     @classmethod
     def from_checkpoint(cls, name: str, settings: KeypointsSettings, checkpoint: Checkpoint) -> Self:
-        said = cls.check_description(checkpoint, DESCRIBED)
-        cropping = {"instance_mode": said["instance_mode"], "bbox_scale": said["bbox_scale"]}
+        description = cls.check_description(checkpoint, DESCRIBED)
+        cropping = {"instance_mode": description["instance_mode"], "bbox_scale": description["bbox_scale"]}
         refuse_other(settings.keypoints, "keypoints", cropping, checkpoint.path)
-        settings = cls.restored_settings(settings, said, checkpoint.path)
+        settings = cls.restored_settings(settings, description, checkpoint.path)
         settings = settings.model_copy(update={"keypoints": settings.keypoints.model_copy(update=cropping)})
-        skeleton = said["skeleton"]
+        skeleton = description["skeleton"]
         flip_idx = None if skeleton["flip_idx"] is None else tuple(skeleton["flip_idx"])
         edges = tuple((int(a), int(b)) for a, b in skeleton["edges"])
         fixed = {
             "skeleton": Skeleton(tuple(skeleton["names"]), flip_idx, edges),
-            "canvas": (said["canvas"][0], said["canvas"][1]),
-            "max_instances": said["most"],
-            "grouping": said["grouping"],
+            "canvas": (description["canvas"][0], description["canvas"][1]),
+            "max_instances": description["most"],
+            "grouping": description["grouping"],
         }
         task = cls(name, settings, fixed)
-        task.refuse_other_backbone(said, checkpoint.path)
+        task.refuse_other_backbone(description, checkpoint.path)
         task._check_views()
         return task
 

@@ -16,12 +16,12 @@ from tasks.segmentation.metric import SegmentationMetric, report_scores
 from tasks.segmentation.scenes import SceneItem, SceneReader
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.sinks import RasterSink, refuse_foreign
-from tasks.split_lists import nearest
 from utils.errors import SettingsError
 from utils.raster.labels import IGNORE
 from utils.raster.tiling import Window
 from utils.raster.writer import ClassRasterWriter
 from utils.report.plots import class_palette, draw_comparison
+from utils.runtime.setting_errors import suggest
 
 DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
 
@@ -149,8 +149,8 @@ class SegmentationOutput(Output):
         'out/scene_0_classes.tif'
         """
         settings = self.settings.inference
-        named = settings.output_tif
-        path = Path(expand_path(named)) if named else folder / f"{item.id.replace('/', '_')}_classes.tif"
+        output_tif = settings.output_tif
+        path = Path(expand_path(output_tif)) if output_tif else folder / f"{item.id.replace('/', '_')}_classes.tif"
         refuse_foreign(path, settings.confidence, settings.polygons.enable)
         return path
 
@@ -170,5 +170,5 @@ class SegmentationOutput(Output):
         1
         """
         if name not in self.classes:
-            raise SettingsError(f"{where}: no class {name!r}; {nearest(name, self.classes)}")
+            raise SettingsError(f"{where}: no class {name!r}{suggest(name, self.classes)} known: {', '.join(self.classes)}")
         return self.classes.index(name)

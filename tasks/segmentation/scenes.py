@@ -241,11 +241,11 @@ class SceneReader:
                 raise DataError(f"dataset.band_files: no {missing[0]} in {folder} (paths.raw_images_dir)")
             refuse_unlistable([folder.name])
             return {folder.name: tuple(folder / name for name in names)}
-        found = find_scenes(source)
+        pictures = find_scenes(source)
         pattern = self.settings.dataset.label_pattern
         if pattern:  # labels may lie beside the pictures; their names tell them apart
-            found = [path for path in found if not fnmatch(path.name, pattern.replace("{stem}", "*"))] or found
-        groups: dict[str, tuple[Path, ...]] = {key: (path,) for key, path in scene_ids(found).items()}
+            pictures = [path for path in pictures if not fnmatch(path.name, pattern.replace("{stem}", "*"))] or pictures
+        groups: dict[str, tuple[Path, ...]] = {key: (path,) for key, path in scene_ids(pictures).items()}
         refuse_unlistable(groups)
         return groups
 
@@ -343,8 +343,8 @@ class SceneReader:
         scaling, kind = self.scaling, value_kind(scene.dtype)
         if scaling is None or self.trained_by is None:
             return
-        known = "8-bit values as they are" if scaling.kind == "8-bit" else f"{scaling.kind or 'other'} values"
-        trained = f"but the model was trained on {known} ({self.trained_by})"
+        trained_kind = "8-bit values as they are" if scaling.kind == "8-bit" else f"{scaling.kind or 'other'} values"
+        trained = f"but the model was trained on {trained_kind} ({self.trained_by})"
         cure = "convert it as the training pictures were, or train on pictures of its kind"
         if scaling.kind == "8-bit" and kind != "8-bit":
             raise DataError(f"{scene.paths[0]}: holds {scene.dtype}, {trained}; {cure}")
@@ -353,10 +353,10 @@ class SceneReader:
             return
         span = f"{min(scaling.low):g} to {max(scaling.high):g}"
         far = f"{share:.0%} of its values lie outside {span}"
-        said = f"{scene.paths[0]}: holds {scene.dtype}, and {far}, {trained}; {cure}"
+        text = f"{scene.paths[0]}: holds {scene.dtype}, and {far}, {trained}; {cure}"
         if scaling.kind is not None and kind != scaling.kind:
-            raise DataError(said)
-        logger.warning(said)
+            raise DataError(text)
+        logger.warning(text)
 
     # -- the scaling of values
 
@@ -410,14 +410,14 @@ class SceneReader:
             "percentiles": dataset.percentiles,
         }
         store = open_store(self.settings, "prepare")
-        known = store.read_manifest(digest_json(what))
-        if known is None:
+        scaling = store.read_manifest(digest_json(what))
+        if scaling is None:
             if not make:
                 raise DataError("the scaling of values is not known yet; run prepare (set prepare.enable: true)")
             opened = [self.scene(files.paths) for files in scenes.values()]
-            known = estimate_scaling(opened, dataset.percentiles, dataset.value_range).to_json()
-            store.write_manifest(digest_json(what), known)
-        self.use_scaling(ValueScaling.from_json(known))
+            scaling = estimate_scaling(opened, dataset.percentiles, dataset.value_range).to_json()
+            store.write_manifest(digest_json(what), scaling)
+        self.use_scaling(ValueScaling.from_json(scaling))
 
     # -- labels
 
@@ -448,11 +448,11 @@ class SceneReader:
         dataset, number = self.settings.dataset, len(self.classes)
         mapping = dataset.label_mapping or {}
         if is_vector(path):
-            known = {} if "*" in mapping else {name: name for name in self.classes}  # a class's name stands for it
+            class_mapping = {} if "*" in mapping else {name: name for name in self.classes}  # a class's name stands for it
             return VectorLabels(
                 path,
                 number,
-                mapping={**known, **mapping},
+                mapping={**class_mapping, **mapping},
                 class_names=self.classes,
                 layer=dataset.label_layer,
                 attribute=dataset.label_attribute,
@@ -496,8 +496,8 @@ class SceneReader:
         if self.settings.dataset.value_range is None:
             refuse_mixed_values(kinds)
         if len(numbers) > 1:
-            said = ", ".join(f"{path} has {number}" for number, path in sorted(numbers.items()))
-            raise DataError(f"pictures differ in their bands: {said}; choose bands that all have in dataset.bands")
+            text = ", ".join(f"{path} has {number}" for number, path in sorted(numbers.items()))
+            raise DataError(f"pictures differ in their bands: {text}; choose bands that all have in dataset.bands")
         without = f", {len(self.unlabelled)} without a label are left out" if self.unlabelled else ""
         return [f"{len(scenes)} labelled pictures{without}"]
 
@@ -585,9 +585,9 @@ def refuse_mixed_values(kinds: Mapping[str, Path]) -> None:
     utils.errors.DataError: pictures differ in their values: a.tif has 8-bit, b.tif has integer; one scaling ...
     """
     if len(kinds) > 1:
-        said = ", ".join(f"{path} has {kind}" for kind, path in sorted(kinds.items()))
+        text = ", ".join(f"{path} has {kind}" for kind, path in sorted(kinds.items()))
         raise DataError(
-            f"pictures differ in their values: {said}; one scaling for all would make the smaller ones black: convert "
+            f"pictures differ in their values: {text}; one scaling for all would make the smaller ones black: convert "
             "them to one type, or set dataset.value_range if their values mean the same"
         )
 
@@ -623,6 +623,6 @@ def raise_first(problems: Iterable[Iterable[Any]]) -> None:
         ...
     utils.errors.DataError: a.tif: truncated
     """
-    for found in problems:
-        for problem in found:
+    for part in problems:
+        for problem in part:
             raise DataError(str(problem))

@@ -18,8 +18,7 @@ from tasks.features import FeatureService
 from tasks.segmentation.scenes import SceneFiles, SceneItem, SceneReader, block_id, parse_id
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.source import ListedSource
-from tasks.split_lists import stratified_choice
-from tasks.splits import lists_stay, split_list
+from tasks.splits import lists_stay, split_list, stratified_choice
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import RandomColour, RandomGeometry
 from utils.geometry.fields import warp
@@ -160,8 +159,8 @@ class SceneSource(ListedSource):
         if names and len(sources) == 1 and Path(sources[0]).is_dir():
             groups = {Path(sources[0]).name: tuple(Path(sources[0]) / name for name in names)}
         else:
-            found = scene_ids(find_scenes(sources))
-            groups = {key: (path,) for key, path in found.items() if path.resolve() not in self._results_of(found)}
+            scenes = scene_ids(find_scenes(sources))
+            groups = {key: (path,) for key, path in scenes.items() if path.resolve() not in self._results_of(scenes)}
         if self.settings.inference.output_tif and len(groups) > 1:
             raise SettingsError(
                 f"inference.output_tif: one name for {len(groups)} pictures; set inference.output_dir in its place"
@@ -178,10 +177,10 @@ class SceneSource(ListedSource):
         >>> sorted(path.name for path in task.source._results_of(["east"]))
         ['east_classes.tif', 'east_classes_confidence.tif', 'east_confidence.tif']
         """
-        named = self.settings.inference.output_dir
-        if named is None:
+        output_dir = self.settings.inference.output_dir
+        if output_dir is None:
             return set()
-        folder = Path(expand_path(named)).resolve()
+        folder = Path(expand_path(output_dir)).resolve()
         endings = ("_classes", "_confidence", "_classes_confidence")
         return {folder / f"{name.replace('/', '_')}{ending}.tif" for name in names for ending in endings}
 

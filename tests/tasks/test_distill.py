@@ -29,7 +29,7 @@ from tasks.phases import evaluate, prepare, train
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.runs import BEST, LAST
-from tasks.split_lists import read_list
+from tasks.splits import read_list
 from utils.data import SampleRef
 from utils.errors import DataError, Interrupted, SettingsError
 from utils.logging import VerbosityLogger
