@@ -55,8 +55,8 @@ class Outcome:
         """
         self.rows.append((f"{task}.{phase}", status, seconds))
         if phase in ("train", "evaluate"):
-            named = {name if phase == "train" else f"{name} ({phase})": value for name, value in metrics.items()}
-            self.scores.setdefault(task, {}).update(named)
+            labelled = {name if phase == "train" else f"{name} ({phase})": value for name, value in metrics.items()}
+            self.scores.setdefault(task, {}).update(labelled)
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -132,13 +132,17 @@ def choose_phases(settings: Settings, only: str | None) -> dict[str, tuple[str, 
     """
     from tasks.references import order_tasks
 
-    wanted = parse_only(settings, only) if only is not None else {name: None for name in settings.tasks}
+    requested = parse_only(settings, only) if only is not None else {name: None for name in settings.tasks}
     chosen: dict[str, tuple[str, ...]] = {}
     for name in order_tasks(settings.tasks):
-        if name not in wanted:
+        if name not in requested:
             continue
-        named = wanted[name]
-        phases = settings.tasks[name].enabled_phases if named is None else tuple(p for p in PHASES if p in named)
+        chosen_phases = requested[name]
+        phases = (
+            settings.tasks[name].enabled_phases
+            if chosen_phases is None
+            else tuple(p for p in PHASES if p in chosen_phases)
+        )
         task = load_task(settings.tasks[name].kind)
         for phase in phases:
             if phase not in task.phases:
@@ -170,7 +174,7 @@ def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
         ...
     utils.errors.SettingsError: --only coral: unknown task 'coral'; known: segmentation
     """
-    wanted: dict[str, set[str] | None] = {}
+    requested: dict[str, set[str] | None] = {}
     for entry in only.split(","):
         name, _, phase = entry.strip().partition(".")
         if name not in settings.tasks:
@@ -179,10 +183,10 @@ def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
         if phase and phase not in PHASES:
             raise SettingsError(f"--only {entry}: unknown phase {phase!r}; known: {', '.join(PHASES)}")
         if not phase:
-            wanted[name] = None
-        elif wanted.get(name, set()) is not None:
-            wanted[name] = (wanted.get(name) or set()) | {phase}
-    return wanted
+            requested[name] = None
+        elif requested.get(name, set()) is not None:
+            requested[name] = (requested.get(name) or set()) | {phase}
+    return requested
 
 
 @contextmanager
@@ -285,7 +289,7 @@ def run_task(
     from tasks.base import Context
     from tasks.phases import load_phase
     from tasks.references import resolve_references
-    from tasks.runs import shared_run, task_folder
+    from tasks.runs import open_run, task_folder
     from utils.runtime import distributed
 
     name = task.name  # another task of this call may have made the checkpoint just now
@@ -293,7 +297,8 @@ def run_task(
     with ExitStack() as stack:
         lock = FileLock(task_folder(name, task.settings) / ".lock")
         distributed.run_on_main(lambda: stack.enter_context(lock) and None)
-        context = Context(log, shared_run(name, task.settings), stop.check, lambda: stop.signum)
+        folder = Path(distributed.run_on_main(lambda: str(open_run(name, task.settings))))
+        context = Context(log, folder, stop.check, lambda: stop.signum)
         queue = list(phases)
         while queue:
             phase = queue.pop(0)
@@ -457,10 +462,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     log = VerbosityLogger("info")
     try:
-        named, overrides = split_words(parsed.words)
+        path, overrides = split_words(parsed.words)
         if parsed.new_config:
-            return new_config(named, overrides, log, *parsed.new_config)
-        settings = load_settings(find_config(named), overrides, kinds())
+            return new_config(path, overrides, log, *parsed.new_config)
+        settings = load_settings(find_config(path), overrides, kinds())
         return run_and_report(settings, choose_phases(settings, parsed.only), parsed.check)
     except (Exception, KeyboardInterrupt) as error:  # the last resort, also while ranks and log are set up
         return exit_code(error, log)

@@ -103,7 +103,7 @@ def collect_cells(
     >>> import tempfile
     >>> from tasks.example import prepared_example
     >>> reader = PreparedReader(*prepared_example(tempfile.mkdtemp()))
-    >>> [tuple(found.shape) for found in collect_cells(reader, most=60)]
+    >>> [tuple(array.shape) for array in collect_cells(reader, most=60)]
     [(60, 16), (60,)]
     """
     vectors, classes = [], []
@@ -114,11 +114,11 @@ def collect_cells(
         label = functional.interpolate(
             batch.arrays["label"][:, None].float(), size=grid.shape[-2:], mode="nearest-exact"
         )
-        known = label[:, 0] != 255
-        flat = grid.permute(0, 2, 3, 1)[known]
+        labelled = label[:, 0] != 255
+        flat = grid.permute(0, 2, 3, 1)[labelled]
         chosen = torch.randperm(len(flat), generator=generator)[: most * len(refs) // len(reader.entries)]
         vectors.append(flat[chosen])
-        classes.append(label[:, 0][known][chosen].long())
+        classes.append(label[:, 0][labelled][chosen].long())
     return torch.cat(vectors), torch.cat(classes)
 
 

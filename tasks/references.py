@@ -200,8 +200,8 @@ def made_by(name: str, settings: TaskConfig, reference: Reference) -> Path:
         return find_checkpoint(None, run, reference.setting)
     if "export" not in type(settings).model_fields:
         raise SettingsError(f"{reference.setting}: {name} is a task of kind {settings.kind}, which exports no backbone")
-    named = settings.export.output_dir
-    folder = Path(expand_path(named)) if named else run / "export"
+    output_dir = settings.export.output_dir
+    folder = Path(expand_path(output_dir)) if output_dir else run / "export"
     if not folder.is_dir():
         raise DataError(f"{reference.setting}: the task {name} has exported nothing yet; run its export first")
     return folder

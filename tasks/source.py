@@ -40,22 +40,22 @@ class Source(ABC):
     # -- items
 
     def prepare_data(self) -> None:  # noqa: B027 - only some tasks have something to make
-        """Make what the splits need, such as the lists of a drawn split; runs on rank 0 before anything is read."""
+        """Write the files that the splits need, such as lists of a drawn split; runs first, on rank 0."""
 
     @abstractmethod
     def items(self, split: str) -> list[Item]:
         """Give the items of `train`, `val`, `test` or `inference`."""
 
     def partition(self, items: Sequence[Item]) -> list[list[Item]]:
-        """Divide items into groups that one rank works on alone, such as bands of a raster or whole videos."""
+        """Divide items into groups, such as bands of a raster or whole videos; one rank processes a group."""
         return [[item] for item in items]
 
     def continue_from(self, item: Item, resume: int) -> Item:
-        """Leave out of an item what a sink has already written, so that it is not computed again."""
+        """Remove from an item what a sink has already written."""
         return item
 
     @abstractmethod
-    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
+    def samples(self, item: Item) -> Iterator[Sample]:
         """Read an item's samples in order; reading is lazy."""
 
     def count_samples(self, item: Item) -> int:
@@ -86,7 +86,7 @@ class Source(ABC):
         return 1
 
     def cache_key(self) -> dict[str, Any]:
-        """Give everything beside an item's files that its stored samples depend on."""
+        """Give everything that the stored samples of an item depend on, besides its files."""
         return {}
 
     def views(self, split: str) -> Sequence[View | Variation]:
@@ -94,18 +94,18 @@ class Source(ABC):
         return [IDENTITY]
 
     def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
-        """Vary a sample at random; all samples keep their size, or all come to one size."""
+        """Vary a sample at random; all samples keep their size, or all get one size."""
         return sample
 
     def apply_view(self, sample: Sample, view: View | Variation) -> Sample:
-        """Turn a sample, or vary it at random by a generator that its id and the variation's number seed."""
+        """Turn a sample, or vary it at random; its id and the number of the variation are the seed."""
         plain, generator = self.draw_view(sample.id, view)
         arrays = apply_view(self.fields, sample.arrays, plain)
         turned = sample.with_arrays(arrays, view=sample.view.compose(plain))
         return turned if isinstance(view, View) else self.augment(turned, generator)
 
     def draw_view(self, sample_id: str, view: View | Variation) -> tuple[View, np.random.Generator]:
-        """Give the flip and turn of a view or variation of a sample, and the generator of what varies it further."""
+        """Give the flip and turn of a view or variation of a sample, and the generator for further variation."""
         generator = np.random.default_rng([crc32(sample_id.encode()), 0 if isinstance(view, View) else view.index])
         if isinstance(view, View):
             return view, generator
@@ -145,6 +145,9 @@ class FeatureSource(Source):
     >>> task = scene_task("dataset.augmentations={enable: true, hflip: true, vflip: true, stored_views: 2}")
     >>> [view.name for view in task.source.views("train")]
     ['identity', 'hflip']
+    >>> task = scene_task("dataset.augmentations={enable: true, brightness: 0.2, stored_variations: 2}")
+    >>> [variation.index for variation in task.source.views("train")[-2:]]
+    [1, 2]
     """
 
     def __init__(self, name: str, settings: TaskConfig, features: FeatureService):
@@ -175,38 +178,13 @@ class FeatureSource(Source):
         settings = self.settings.dataset.augmentations
         if split != "train" or not settings.enable:
             return [IDENTITY]
-        group = self.view_group()
+        group = views_of(settings.hflip, settings.vflip, settings.rotate90)
         if self.settings.train.features == "online":
             return group
         number = min(settings.stored_views, len(group))
         spread = [group[round(index * len(group) / number)] for index in range(number)]  # the same for every seed
-        return [*spread, *self._stored_variations()]
-
-    def view_group(self) -> list[View]:
-        """Give the flips and turns that are switched on, all products of them included.
-
-        Examples
-        --------
-        >>> from tasks.example import scene_task
-        >>> len(scene_task("dataset.augmentations.rotate90=false").source.view_group())
-        4
-        """
-        settings = self.settings.dataset.augmentations
-        return views_of(settings.hflip, settings.vflip, settings.rotate90)
-
-    def _stored_variations(self) -> list[Variation]:
-        """Give the random variations of each training sample that are stored.
-
-        Examples
-        --------
-        >>> from tasks.example import scene_task
-        >>> varied = "dataset.augmentations={enable: true, brightness: 0.2, stored_variations: 2}"
-        >>> [variation.index for variation in scene_task(varied).source._stored_variations()]
-        [1, 2]
-        """
-        settings = self.settings.dataset.augmentations
         key = digest_json(settings.model_dump(mode="json", exclude={"stored_variations"}))[:8]
-        return [Variation(index + 1, key) for index in range(settings.stored_variations)]
+        return [*spread, *(Variation(index + 1, key) for index in range(settings.stored_variations))]
 
     def features_key(self) -> dict[str, Any] | None:
         """Give what the stored maps depend on; None where maps are computed when they are needed.
@@ -339,7 +317,9 @@ class ListedSource(FeatureSource):
         elif path is None:
             return []
         else:
-            chosen = [item for line in self._read_list(path) for item in self._named(line, split, path)]
+            if not path.exists():
+                raise DataError(f"{path}: no such split list; run prepare, which writes it, or write it yourself")
+            chosen = [item for line in read_list(path) for item in self._named(line, split, path)]
         if split != "train":
             self._refuse_overlap(chosen, f"{path}" if path and self.uses_list(split) else f"the labels' {split} split")
         return chosen
@@ -365,28 +345,8 @@ class ListedSource(FeatureSource):
             )
         return [self.settings.paths.locate(entry) for entry in ([listed] if isinstance(listed, str) else listed)]
 
-    @staticmethod
-    def _read_list(path: Path) -> list[str]:
-        """Read the names of a split list.
-
-        Raises
-        ------
-        DataError
-            If the list does not exist.
-
-        Examples
-        --------
-        >>> ListedSource._read_list(Path("/no/such/val.txt"))
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: /no/such/val.txt: no such split list; run prepare, which writes it, or write it yourself
-        """
-        if not path.exists():
-            raise DataError(f"{path}: no such split list; run prepare, which writes it, or write it yourself")
-        return read_list(path)
-
     def _named(self, line: str, split: str, path: Path) -> list[Item]:
-        """Give the items of a line; raise for a name that no picture has.
+        """Give the items of a line of a split list.
 
         Raises
         ------
@@ -404,13 +364,18 @@ class ListedSource(FeatureSource):
         items = self.named(line, split)
         if not items:
             names = self.names()
-            known = f"known: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+            some = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
             hint = suggest(line.partition("@")[0], names)
-            raise DataError(f"{path}: no picture for {line!r}{hint} {known}; {OTHER_PICTURES}")
+            raise DataError(f"{path}: no picture for {line!r}{hint} known: {some}; {OTHER_PICTURES}")
         return items
 
     def _refuse_overlap(self, chosen: Sequence[Item], where: str) -> None:
         """Raise if an item shares pixels with one of the train split.
+
+        Raises
+        ------
+        DataError
+            If two items overlap.
 
         Examples
         --------
@@ -455,7 +420,7 @@ class ListedSource(FeatureSource):
         return item.id
 
     def write_splits(self) -> None:
-        """Draw the split and write its lists, unless a person's lists are there.
+        """Draw the split and write its lists, unless lists written by a person exist.
 
         Examples
         --------

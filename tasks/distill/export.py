@@ -99,7 +99,9 @@ export.output_dir
     """
     others = sorted(path for path in folder.iterdir() if path.name not in FILES) if folder.is_dir() else []
     if others:
-        raise DataError(f"{others[0]}: does not belong to an exported backbone; name another folder in export.output_dir")
+        raise DataError(
+            f"{others[0]}: does not belong to an exported backbone; name another folder in export.output_dir"
+        )
 
 
 def largest_difference(student: Student, folder: Path) -> float:
@@ -273,8 +275,8 @@ def describe_training(settings: DistillSettings, checkpoint: Checkpoint, run: Pa
     terms = ", ".join(f"{name} {weight:g}" for name, weight in distill.loss if weight)
     text = (
         f"Seed {settings.resources.seed}, {train.epochs} epochs, checkpoint of epoch "
-        f"{checkpoint.description.get('epoch')}, batches of {train.batch_size}, crops of {distill.crop} pixels at zooms "
-        f"{zooms}, resized by {scales}; {train.optimizer} (rate {rates}), moving average {train.ema_decay:g}, "
+        f"{checkpoint.description.get('epoch')}, batches of {train.batch_size}, crops of {distill.crop} pixels at "
+        f"zooms {zooms}, resized by {scales}; {train.optimizer} (rate {rates}), moving average {train.ema_decay:g}, "
         f"loss {terms}.\n{describe_time(run)}"
     )
     path = run / "results.csv"

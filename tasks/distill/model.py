@@ -143,7 +143,7 @@ def fit_projections(student: Student, records: Iterable[tuple[Tensor, Sequence[T
     >>> from tasks.distill.example import student_task
     >>> task = student_task()
     >>> image = next(task.source.samples(task.source.units["scene"])).arrays["image"]
-    >>> found = fit_projections(task.make_student(), [(torch.from_numpy(image.copy()), [torch.ones(8, 4, 4)] * 2)])
+    >>> found = fit_projections(task.make_head(), [(torch.from_numpy(image.copy()), [torch.ones(8, 4, 4)] * 2)])
     >>> len(found), [round(value, 4) for value in found[1][1][:2]]  # a constant is left to the bias
     (2, [1.0, 1.0])
     """
@@ -152,10 +152,10 @@ def fit_projections(student: Student, records: Iterable[tuple[Tensor, Sequence[T
     with torch.no_grad():
         for image, maps in records:
             picture = image[..., :3].permute(2, 0, 1)[None].to(student.backbone.device)
-            own = dict(zip(layers, student.backbone(picture), strict=True))
+            maps_by_layer = dict(zip(layers, student.backbone(picture), strict=True))
             for fit, learner, projection, target in zip(fits, student.learners, student.projections, maps, strict=True):
                 standard = projection.standardize(target[None].to(picture.device))  # type: ignore[operator]
-                fit.update(fit_grid(own[learner], target.shape[-2:])[0].float(), standard[0])
+                fit.update(fit_grid(maps_by_layer[learner], target.shape[-2:])[0].float(), standard[0])
     return [[part.float().tolist() for part in fit.solve()] for fit in fits]
 
 

@@ -77,9 +77,9 @@ class DistillObjective(Objective):
         """
         statistics = [ChannelStatistics() for _ in range(self.num_blocks)]
         for _, maps in self.measured_records():
-            for known, feature_map in zip(statistics, maps, strict=True):
-                known.update(feature_map)
-        return [[values.float().tolist() for values in known.compute()] for known in statistics]
+            for channels, feature_map in zip(statistics, maps, strict=True):
+                channels.update(feature_map)
+        return [[values.float().tolist() for values in channels.compute()] for channels in statistics]
 
     def measured_records(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Crops (H, W, 3) that were chosen for measuring, and the teacher's maps (C, h, w) of each.
@@ -96,9 +96,11 @@ class DistillObjective(Objective):
             key = entry.records.get(IDENTITY.name, {}).get(BACKBONE)
             if key is None:
                 picture = torch.from_numpy(self.source.teacher_picture(image))
-                maps = [found[0].cpu() for found in self.features.maps(picture.permute(2, 0, 1)[None])]
+                maps = [feature_map[0].cpu() for feature_map in self.features.maps(picture.permute(2, 0, 1)[None])]
             else:
-                maps = [found[0] for found in store.read_batch([key], map_names(store.describe(key))).values()]
+                maps = [
+                    feature_map[0] for feature_map in store.read_batch([key], map_names(store.describe(key))).values()
+                ]
             yield torch.from_numpy(image), maps
 
     @override

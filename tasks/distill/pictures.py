@@ -14,9 +14,9 @@ from tasks.base import Item, open_store
 from tasks.distill.settings import DistillSettings
 from tasks.splits import refuse_unlistable
 from utils.errors import DataError, SettingsError
-from utils.raster.inputs import find_inputs
 from utils.media.videos import VideoReader, is_video
 from utils.raster.files import scene_ids
+from utils.raster.inputs import find_inputs
 from utils.raster.scenes import RasterScene, ValueScaling, estimate_scaling
 from utils.raster.tiling import Window
 from utils.runtime.files import digest_json, file_stamp
@@ -123,12 +123,12 @@ class PictureReader:
         ['clip', 'photo_0', 'photo_1', 'photo_2', 'scene']
         """
         groups = self.find_groups()
-        found = [self._measure(name, paths) for name, paths in groups.items()]
-        fitting = {picture.name: picture for picture in found if self.scales(picture.size)}
-        self.too_small = [picture.name for picture in found if picture.name not in fitting]
+        measured = [self._measure(name, paths) for name, paths in groups.items()]
+        fitting = {picture.name: picture for picture in measured if self.scales(picture.size)}
+        self.too_small = [picture.name for picture in measured if picture.name not in fitting]
         if not fitting:
             raise DataError(
-                f"paths.raw_images_dir: all {len(found)} pictures are smaller than half of distill.crop "
+                f"paths.raw_images_dir: all {len(measured)} pictures are smaller than half of distill.crop "
                 f"({self.options.crop} pixels); lower it"
             )
         return fitting
@@ -158,10 +158,10 @@ class PictureReader:
                 "paths.raw_images_dir: not set; name pictures and videos: a file, folder, glob or list of them"
             )
         listed = [] if source is None else [source] if isinstance(source, str) else source
-        found = find_inputs(listed, self.options.exclude) if listed else []
+        inputs = find_inputs(listed, self.options.exclude) if listed else []
         for stack in stacks:
             refuse_stack(stack)
-        files = [(path,) for path in found] + stacks
+        files = [(path,) for path in inputs] + stacks
         if not files:
             raise DataError(f"no picture or video in {', '.join(listed) or 'an empty list'} (paths.raw_images_dir)")
         groups = dict(zip(scene_ids([group[0] for group in files]), files, strict=True))
@@ -197,11 +197,11 @@ class PictureReader:
         """
         store = open_store(self.settings, "prepare")
         key = digest_json({"frames": file_stamp(path)})
-        known = store.read_manifest(key)
-        if known is None:
-            known = VideoReader(path).count_frames()
-            store.write_manifest(key, known)
-        return known
+        frames = store.read_manifest(key)
+        if frames is None:
+            frames = VideoReader(path).count_frames()
+            store.write_manifest(key, frames)
+        return frames
 
     def open(self, paths: tuple[Path, ...], scale: float) -> RasterScene:
         """Open a raster or photo at a scale, with its values as 8 bits.
@@ -271,12 +271,12 @@ class PictureReader:
         [[1.0, 0.5], [1.0, 0.8], [1.6], []]
         """
         needed, short = self.options.crop + margin, min(size)
-        found: list[float] = []
+        scales: list[float] = []
         for zoom in self.options.zooms:
             fills = short * zoom / needed
             if fills * MOST_ENLARGED >= 1:
-                found.append(zoom if fills >= 1 else needed / short)
-        return list(dict.fromkeys(found))
+                scales.append(zoom if fills >= 1 else needed / short)
+        return list(dict.fromkeys(scales))
 
 
 def refuse_stack(stack: Sequence[Path]) -> None:

@@ -43,9 +43,12 @@ class StudentPredictor(Predictor):
             valid = torch.from_numpy(np.ascontiguousarray(sample.arrays["valid"])).bool()[None]
             scores = []
             for index in range(self.num_blocks):
-                own, wanted = outputs[f"predicted_{index}"][row].cpu(), outputs[f"target_{index}"][row].cpu()
+                student_map, teacher_map = (
+                    outputs[f"predicted_{index}"][row].cpu(),
+                    outputs[f"target_{index}"][row].cpu(),
+                )
                 raw = (outputs[f"raw_predicted_{index}"][row].cpu(), outputs[f"raw_target_{index}"][row].cpu())
-                scores.append(score_map(own, wanted, raw, valid_cells(valid, wanted.shape[-2:])[0]))
+                scores.append(score_map(student_map, teacher_map, raw, valid_cells(valid, teacher_map.shape[-2:])[0]))
             shown = {name: outputs[f"{name}_{last}"][row].float().cpu().numpy() for name in ("predicted", "target")}
             yield Piece(self.item, {"scores": scores, "image": sample.arrays["image"], **shown}, sample.window)
 

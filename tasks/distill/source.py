@@ -99,8 +99,8 @@ class CropSource(ListedSource):
 
     @override
     def split_recipe(self) -> str:
-        seed, fraction, own = self.settings.resources.seed, self.settings.train.val_fraction, self.options
-        crops = f"crops of {own.crop} pixels, blocks of {self._block_side()}, a frame in {own.frame_step}"
+        seed, fraction, options = self.settings.resources.seed, self.settings.train.val_fraction, self.options
+        crops = f"crops of {options.crop} pixels, blocks of {self._block_side()}, a frame in {options.frame_step}"
         return f"seed {seed}, val_fraction {fraction:g}, {crops}, items {digest_json(sorted(self.units))[:8]}"
 
     @override
@@ -190,7 +190,7 @@ class CropSource(ListedSource):
         return total * (len(range(*item.frames, self.options.frame_step)) if item.frames else 1)
 
     @override
-    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
+    def samples(self, item: Item) -> Iterator[Sample]:
         assert isinstance(item, CropItem)
         scales = self._scales_of(item)
         if item.frames is None:
@@ -336,13 +336,12 @@ class CropSource(ListedSource):
 
     @override
     def cache_key(self) -> dict[str, Any]:
-        own, dataset = self.settings.distill, self.settings.dataset
-        cached = self.settings.train.features == "cached"
+        dataset = self.settings.dataset
         return {
-            "crops": own.model_dump(mode="json", include={"crop", "zooms", "crops", "frame_step", "bands"}),
+            "crops": self.options.model_dump(mode="json", include={"crop", "zooms", "crops", "frame_step", "bands"}),
             "values": [dataset.value_range, dataset.percentiles],
             "teacher_side": self.teacher_side(),
-            "features": self.features.recipe() if cached else None,
+            "features": self.features_key(),
         }
 
     @override

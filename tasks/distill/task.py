@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 from typing_extensions import override
 
-from config import expand_path
 from models.student import Student, TransformerStudent
 from models.weights import FAMILIES
 from tasks.base import Predictor
@@ -125,8 +123,6 @@ class DistillTask(FeatureTask):
             distributed.run_on_main(lambda: self.source.files.find_groups() and None)
         if "evaluate" in phases and self.settings.distill.probe is not None:
             read_probe(self.settings.distill.probe)
-        if "export" in phases:
-            refuse_file(self.settings.export.output_dir)
 
     # -- model
 
@@ -144,25 +140,10 @@ class DistillTask(FeatureTask):
         assert isinstance(student, Student)
         return student
 
-    def make_student(self) -> Student:
-        """Make the student that the settings name.
-
-        Examples
-        --------
-        >>> from tasks.distill.example import student_task
-        >>> student_task().make_student().backbone.info.layers
-        (0, 1)
-        """
-        student = self.make_head()
-        assert isinstance(student, Student)
-        return student
-
     @override
     def build_model(self) -> nn.Module:
-        state = torch.get_rng_state()
-        torch.manual_seed(self.settings.resources.seed)  # the same first weights on every rank
-        student = self.make_student()
-        torch.set_rng_state(state)
+        student = self.make_seeded_head()
+        assert isinstance(student, Student)
         student.compute_in(self.train_precision)
         model = DistillModel(self.features, student, self.teacher_side, self.settings.distill.student_scales)
         statistics = self.objective.statistics
@@ -195,8 +176,8 @@ class DistillTask(FeatureTask):
         True
         """
         student.begin_as(self.features.backbone)
-        found = distributed.run_on_main(lambda: fit_projections(student, self.objective.measured_records()))
-        for projection, (weight, bias) in zip(student.projections, found, strict=True):
+        fitted = distributed.run_on_main(lambda: fit_projections(student, self.objective.measured_records()))
+        for projection, (weight, bias) in zip(student.projections, fitted, strict=True):
             projection.start_with(torch.tensor(weight), torch.tensor(bias))  # type: ignore[operator]
 
     # -- checkpoints
@@ -214,12 +195,12 @@ class DistillTask(FeatureTask):
     @override
     @classmethod
     def from_checkpoint(cls, name: str, settings: DistillSettings, checkpoint: Checkpoint) -> Self:
-        said = cls.check_description(checkpoint, DESCRIBED)
-        refuse_other(settings.distill, "distill", {"crop": said["crop"]}, checkpoint.path)
-        settings = cls.restored_settings(settings, said, checkpoint.path)
-        own = settings.distill.model_copy(update={"crop": said["crop"]})
-        task = cls(name, settings.model_copy(update={"distill": own}))
-        task.refuse_other_backbone(said, checkpoint.path)
+        description = cls.check_description(checkpoint, DESCRIBED)
+        refuse_other(settings.distill, "distill", {"crop": description["crop"]}, checkpoint.path)
+        settings = cls.restored_settings(settings, description, checkpoint.path)
+        distill = settings.distill.model_copy(update={"crop": description["crop"]})
+        task = cls(name, settings.model_copy(update={"distill": distill}))
+        task.refuse_other_backbone(description, checkpoint.path)
         return task
 
     # -- predictions
@@ -253,23 +234,3 @@ def refuse_odd_crop(crop: int, multiple: int, what: str) -> None:
         below = crop // multiple * multiple
         near = f"{below} or {below + multiple}" if below else str(multiple)
         raise SettingsError(f"distill.crop: {crop} is no multiple of {multiple}, {what}; take {near}")
-
-
-def refuse_file(named: str | None) -> None:
-    """Refuse a file where the exported folder is to be.
-
-    Raises
-    ------
-    SettingsError
-        If the path is a file.
-
-    Examples
-    --------
-    >>> refuse_file(None)
-    >>> refuse_file(__file__)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.SettingsError: export.output_dir: .../task.py is a file; name a folder
-    """
-    if named and Path(expand_path(named)).is_file():
-        raise SettingsError(f"export.output_dir: {expand_path(named)} is a file; name a folder")

@@ -172,7 +172,9 @@ correct or remove it
                     raise DataError(f"{picture.path}: stands in {pictures[picture.id][0]} and in {split}; keep one")
                 pictures[picture.id] = split, replace(picture, instances=tuple(filter(self._counts, picture.instances)))
         if incomplete:
-            summary = f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read or used whole"
+            summary = (
+                f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read or used whole"
+            )
             if not pictures:
                 raise DataError(f"{self.settings.paths.label_path}: all {summary}; first: {next(self.problems())}")
             logger.warning("%s; they are left out until that is mended, see the report of verify", summary)
@@ -213,9 +215,10 @@ correct or remove it
             return 1
         numbers = {picture.path: len(usable(picture)) for _, picture in self.pictures.values()}
         fullest = max(numbers, key=lambda path: numbers[path])
-        if numbers[fullest] > self.keypoints.max_instances:
+        limit = self.keypoints.max_instances
+        if numbers[fullest] > limit:
             raise DataError(
-                f"{fullest}: {numbers[fullest]} animals, but keypoints.max_instances is {self.keypoints.max_instances}; "
+                f"{fullest}: {numbers[fullest]} animals, but keypoints.max_instances is {limit}; "
                 "raise it, or set keypoints.instance_mode: per_instance"
             )
         return max(numbers[fullest], 1)

@@ -122,7 +122,9 @@ class KeypointsObjective(Objective):
         keypoints = torch.from_numpy(sample.arrays["keypoints"])
         if self.keypoints.canonicalise is True:
             keypoints = self._canonical(keypoints)
-        return Target(keypoints.numpy(), sample.arrays["boxes"], self.keypoints.sigma + (last - self.keypoints.sigma) * done)
+        return Target(
+            keypoints.numpy(), sample.arrays["boxes"], self.keypoints.sigma + (last - self.keypoints.sigma) * done
+        )
 
     def _canonical(self, keypoints: Tensor) -> Tensor:
         """Name left and right of training labels (N, K, 3) by the body axis.

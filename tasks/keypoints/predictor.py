@@ -145,7 +145,9 @@ class Decoder:
         """
         settings = self.settings
         points = all_peaks(heatmaps, settings.nms_radius, 2 * self.most, settings.min_score)
-        middles = all_peaks(centres, 2 * CENTRE_SIGMA, 2 * self.most, settings.min_score)  # nearer ones are taught as one
+        middles = all_peaks(
+            centres, 2 * CENTRE_SIGMA, 2 * self.most, settings.min_score
+        )  # nearer ones are taught as one
         reach = max(heatmaps.shape[-2:]) * CENTRE_REACH
         decoded = []
         for index, peaks in enumerate(points):

@@ -119,7 +119,7 @@ def refuse_foreign(items: Sequence[PoseItem], folder: Path, formats: Sequence[st
     if foreign:
         raise SettingsError(
             f"{foreign[0]}: already exists and was not written by inference; choose another inference.output_dir, or "
-            f"move the file away{f' ({len(foreign) - 1} more are like it)' if len(own) > 1 else ''}"
+            f"move the file away{f' ({len(foreign) - 1} more are like it)' if len(foreign) > 1 else ''}"
         )
 
 
@@ -139,7 +139,9 @@ def read_result(path: Path) -> dict[str, Any] | None:
         content = read_json(path) if path.is_file() else None
     except (DataError, RecursionError):  # a person's own file may hold anything
         return None
-    is_ours = isinstance(content, dict) and content.items() >= MADE_BY.items() and isinstance(content.get("files"), list)
+    is_ours = (
+        isinstance(content, dict) and content.items() >= MADE_BY.items() and isinstance(content.get("files"), list)
+    )
     return content if is_ours else None
 
 

@@ -78,7 +78,9 @@ def decide(settings: KeypointsSettings, pictures: Sequence[AnnotatedPicture], sk
     decisions = []
     if skeleton.flip_idx is None:
         nothing = "the labels do not say what a mirror exchanges (flip_idx)"
-        decisions += [Decision("no_flips", f"dataset.augmentations.{name}", False, nothing) for name in ("hflip", "vflip")]
+        decisions += [
+            Decision("no_flips", f"dataset.augmentations.{name}", False, nothing) for name in ("hflip", "vflip")
+        ]
     if doubt >= AMBIGUOUS:
         share = f"left and right cannot be told apart across the body in {100 * doubt:.0f} % of pairs"
         decisions += [

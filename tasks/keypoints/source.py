@@ -44,8 +44,8 @@ from utils.geometry.crops import (
     whole_picture,
 )
 from utils.geometry.fields import Boxes, Fields, Image, Mask, Points, Transform, Values, warp
-from utils.raster.inputs import find_inputs
 from utils.media.videos import VideoReader, is_video
+from utils.raster.inputs import find_inputs
 from utils.samples.files import write_foxes
 
 
@@ -103,7 +103,11 @@ class PoseSource(ListedSource):
 
     @override
     def unlisted(self, split: str) -> list[Item]:
-        return [self._item(picture, split) for labelled_split, picture in self.labels.pictures.values() if labelled_split == split]
+        return [
+            self._item(picture, split)
+            for labelled_split, picture in self.labels.pictures.values()
+            if labelled_split == split
+        ]
 
     @staticmethod
     def _item(picture: AnnotatedPicture, split: str) -> PoseItem:
@@ -176,8 +180,8 @@ class PoseSource(ListedSource):
 
     @override
     def split_recipe(self) -> str:
-        settings = self.settings
-        return f"seed {settings.resources.seed}, val_fraction {settings.train.val_fraction:g}, by {self.keypoints.split_by}"
+        seed, fraction = self.settings.resources.seed, self.settings.train.val_fraction
+        return f"seed {seed}, val_fraction {fraction:g}, by {self.keypoints.split_by}"
 
     @override
     def draw_split(self) -> tuple[list[str], list[str]]:
@@ -186,8 +190,8 @@ class PoseSource(ListedSource):
             groups.setdefault(group_of(picture, self.keypoints.split_by), []).append(name)
         if len(groups) < 2:
             raise DataError(
-                f"keypoints.split_by: {self.keypoints.split_by} gives a single group of pictures, so that none is left for "
-                "validation; choose another, or write the split lists yourself"
+                f"keypoints.split_by: {self.keypoints.split_by} gives a single group of pictures, so that none is "
+                "left for validation; choose another, or write the split lists yourself"
             )
         size = self.settings.train.val_fraction * len(self.labels.pictures)
         order = np.random.default_rng(self.settings.resources.seed).permutation(sorted(groups)).tolist()
@@ -237,7 +241,9 @@ class PoseSource(ListedSource):
             drawn.update({Path(picture.id).name: picture for picture in part.pictures})
         missing = [name for name in inputs if name not in drawn or not drawn[name].instances]
         if missing:
-            raise DataError(f"keypoints.prompts: no rectangle for {inputs[missing[0]]} in {folder}; draw one per animal")
+            raise DataError(
+                f"keypoints.prompts: no rectangle for {inputs[missing[0]]} in {folder}; draw one per animal"
+            )
         for name in inputs:
             for fault in box_faults(drawn[name].instances, drawn[name].size):
                 raise DataError(f"keypoints.prompts: {folder}: {name}: {fault}; correct or remove it")
@@ -274,7 +280,7 @@ class PoseSource(ListedSource):
         return self.labels.canvas
 
     @override
-    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
+    def samples(self, item: Item) -> Iterator[Sample]:
         assert isinstance(item, PoseItem)
         for frame, image in self._frames(item):
             for index, matrix, animals in self._places(item, image.shape[:2]):
@@ -364,15 +370,13 @@ class PoseSource(ListedSource):
 
     @override
     def cache_key(self) -> dict[str, Any]:
-        settings = self.settings.keypoints
-        cached = self.settings.train.features == "cached"
         return {
             "keypoints": list(self.labels.skeleton.names),
             "canvas": list(self.labels.canvas),
             "most": self.labels.max_instances,
-            "instance_mode": settings.instance_mode,
-            "bbox_scale": settings.bbox_scale,
-            "features": self.features.recipe() if cached else None,
+            "instance_mode": self.keypoints.instance_mode,
+            "bbox_scale": self.keypoints.bbox_scale,
+            "features": self.features_key(),
         }
 
     @override

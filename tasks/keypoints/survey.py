@@ -137,7 +137,9 @@ def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> lis
         share = np.mean([animal.keypoints[:, 2] > 0 for animal in animals], axis=0)
         rare = [name for name, value in zip(skeleton.names, share, strict=True) if value < RARE_POINT]
         if rare:
-            advice.append(f"hardly labelled, so hardly learnt: {', '.join(rare)}; label more of them, or leave them out")
+            advice.append(
+                f"hardly labelled, so hardly learnt: {', '.join(rare)}; label more of them, or leave them out"
+            )
     if skeleton.flip_idx is None:
         advice.append("name flip_idx in the labels, and mirrored pictures double the training data")
     return advice

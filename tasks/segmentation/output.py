@@ -170,5 +170,7 @@ class SegmentationOutput(Output):
         1
         """
         if name not in self.classes:
-            raise SettingsError(f"{where}: no class {name!r}{suggest(name, self.classes)} known: {', '.join(self.classes)}")
+            raise SettingsError(
+                f"{where}: no class {name!r}{suggest(name, self.classes)} known: {', '.join(self.classes)}"
+            )
         return self.classes.index(name)

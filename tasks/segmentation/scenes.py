@@ -448,7 +448,9 @@ class SceneReader:
         dataset, number = self.settings.dataset, len(self.classes)
         mapping = dataset.label_mapping or {}
         if is_vector(path):
-            class_mapping = {} if "*" in mapping else {name: name for name in self.classes}  # a class's name stands for it
+            class_mapping = (
+                {} if "*" in mapping else {name: name for name in self.classes}
+            )  # a class's name stands for it
             return VectorLabels(
                 path,
                 number,

@@ -338,7 +338,7 @@ class SceneSource(ListedSource):
         return 3 if scaling is None else len(scaling.low)
 
     @override
-    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
+    def samples(self, item: Item) -> Iterator[Sample]:
         assert isinstance(item, SceneItem)
         self.scenes.find_scaling()
         limit = self.settings.dataset.max_windows
@@ -384,12 +384,11 @@ class SceneSource(ListedSource):
         assert self.scenes.scaling is not None
         how_split = {"augmentations", "splits", "sample"}
         dataset = self.settings.dataset.model_dump(mode="json", exclude=how_split)
-        cached = self.settings.train.features == "cached"
         return {
             "dataset": dataset,
             "classes": self.classes,
             "scaling": {"low": list(self.scenes.scaling.low), "high": list(self.scenes.scaling.high)},
-            "features": self.features.recipe() if cached else None,
+            "features": self.features_key(),
         }
 
     @override

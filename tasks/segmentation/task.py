@@ -148,7 +148,9 @@ class SegmentationTask(FeatureTask):
         prepare = settings.prepare.model_copy(update={"tile_size": description["tile_size"]})
         task = cls(name, settings.model_copy(update={"dataset": dataset, "prepare": prepare}))
         task.refuse_other_backbone(description, checkpoint.path)
-        layers = resolve_layers(model.layers or description["layers"], task.features.info.num_blocks)  # -1 is the last block
+        layers = resolve_layers(
+            model.layers or description["layers"], task.features.info.num_blocks
+        )  # -1 is the last block
         if list(layers) != list(description["layers"]):
             refuse_other(model, "model", {"layers": description["layers"]}, checkpoint.path)
         task.source.scenes.use_scaling(read_scaling(description["scaling"], checkpoint.path), checkpoint.path)
@@ -206,7 +208,11 @@ def _classes_of_checkpoint(settings: SegmentationSettings) -> list[str] | None:
     if {"prepare", "verify", "train"} & set(settings.enabled_phases):
         return None
     checkpoints = [getattr(settings, phase).checkpoint for phase in settings.enabled_phases]
-    return load_checkpoint(expand_path(checkpoints[0])).description.get("classes") if checkpoints and checkpoints[0] else None
+    return (
+        load_checkpoint(expand_path(checkpoints[0])).description.get("classes")
+        if checkpoints and checkpoints[0]
+        else None
+    )
 
 
 def refuse_other_data(settings: SegmentationSettings, description: dict[str, Any], path: Path) -> None:
