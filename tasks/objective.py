@@ -1,4 +1,4 @@
-"""What a task learns: targets, losses as sums with their counts, and which samples are drawn."""
+"""The objective of a task: targets, losses as sums with counts, and the drawing of samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Objective(ABC):
     """The loss of a task: `counts` come from the targets, `loss` gives sums, which are divided once, over all ranks."""
 
     def curriculum(self, epoch: int, epochs: int) -> Progress:
-        """Give what the code that encodes targets and weighs losses sees of an epoch."""
+        """Give the progress of training at an epoch, for targets and losses."""
         return Progress(epoch, epochs)
 
     def training_views(self, stored: Sequence[str], progress: Progress) -> Sequence[str]:
@@ -29,14 +29,14 @@ class Objective(ABC):
         return None
 
     def fit_statistics(self, entries: Sequence[Entry]) -> None:  # noqa: B027 - only some tasks need it
-        """Measure what the loss needs of the training samples, such as weights of classes."""
+        """Compute statistics of the training samples, such as class weights."""
 
     def encode(self, sample: Sample, progress: Progress) -> Any:
-        """Make a sample's target."""
+        """Make the target of a sample."""
         return None
 
     def collate(self, batch: Batch, targets: Sequence[Any]) -> Batch:
-        """Put the targets of a batch together."""
+        """Add the joined targets to a batch."""
         return batch
 
     def weights(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a task reads: items, samples and labels, and what is stored of them."""
+"""The source of a task: items, samples, labels, and the records of the store."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Source(ABC):
         yield from ()
 
     def sample_stats(self, sample: Sample) -> dict[str, Any]:
-        """Give numbers of a sample that are needed later without reading it, such as pixels of each class."""
+        """Give numbers of a sample for later use without reading it, such as pixels per class."""
         return {}
 
     # -- stored records
@@ -113,11 +113,11 @@ class Source(ABC):
         return plain[int(generator.integers(len(plain)))], generator
 
     def requests(self, sample: Sample) -> list[Request]:
-        """Give what is to be computed and stored for a sample."""
+        """Give the records to compute and store for a sample."""
         return []
 
     def producers(self) -> dict[str, Producer]:
-        """Give what computes the requests, by name."""
+        """Give the functions that compute the requests, by name."""
         return {}
 
     def record_bytes(self) -> int:
@@ -137,7 +137,7 @@ class FeatureSource(Source):
     name, settings
         As for `Source`.
     features : FeatureService
-        The backbone and what is stored of it.
+        The backbone and its stored maps.
 
     Examples
     --------
@@ -187,7 +187,7 @@ class FeatureSource(Source):
         return [*spread, *(Variation(index + 1, key) for index in range(settings.stored_variations))]
 
     def features_key(self) -> dict[str, Any] | None:
-        """Give what the stored maps depend on; None where maps are computed when they are needed.
+        """Give everything that the stored maps depend on; None with `train.features: online`.
 
         Examples
         --------
@@ -198,7 +198,7 @@ class FeatureSource(Source):
         return self.features.recipe() if self.settings.train.features == "cached" else None
 
     def backbone_image(self, sample: Sample) -> np.ndarray:
-        """Give the picture (H, W, 3) that the backbone sees of a sample.
+        """Give the picture (H, W, 3) of a sample for the backbone.
 
         Examples
         --------
@@ -210,7 +210,7 @@ class FeatureSource(Source):
         return np.ascontiguousarray(sample.arrays["image"][..., :3])
 
     def backbone_size(self) -> tuple[int, int]:
-        """Give height and width of the picture that the backbone sees.
+        """Give height and width of the picture for the backbone.
 
         Examples
         --------
@@ -255,7 +255,7 @@ class ListedSource(FeatureSource):
 
     @abstractmethod
     def named(self, name: str, split: str) -> list[Item]:
-        """Give the items of one line of a split list; none where nothing has that name."""
+        """Give the items of one line of a split list; empty if no picture has that name."""
 
     @abstractmethod
     def draw_split(self) -> tuple[list[str], list[str]]:
@@ -263,14 +263,14 @@ class ListedSource(FeatureSource):
 
     @abstractmethod
     def split_recipe(self) -> str:
-        """Give what a drawn split depends on, in words; it is the first line of the lists."""
+        """Give everything that a drawn split depends on, as the first line of its lists."""
 
     @abstractmethod
     def input_items(self, sources: list[str]) -> list[Item]:
         """Give the items to predict from files, folders and globs."""
 
     def uses_list(self, split: str) -> bool:
-        """Whether a split comes from a list; False where the labels themselves name their split.
+        """Whether a split comes from a list, and not from the labels.
 
         Examples
         --------
@@ -283,7 +283,7 @@ class ListedSource(FeatureSource):
         return True
 
     def unlisted(self, split: str) -> list[Item]:
-        """Give the items of a split that the labels themselves name.
+        """Give the items of a split that comes from the labels.
 
         Examples
         --------
@@ -388,7 +388,7 @@ class ListedSource(FeatureSource):
         utils.errors.DataError: test.txt: scene_1@y0:64,x0:64 is in the train split too; ...
         """
         train = split_list(self.name, self.settings, "train")
-        if self.uses_list("train") and not (train and train.exists()):  # scoring alone needs no list of train
+        if self.uses_list("train") and not (train and train.exists()):  # evaluation needs no train list
             return
         training = self.items("train")
         by_name: dict[str, list[Item]] = {}
@@ -403,8 +403,8 @@ class ListedSource(FeatureSource):
                         else f"overlaps {other.id} of the train split"
                     )
                     raise DataError(
-                        f"{where}: {item.id} {how}; scores on pictures that were trained on mean nothing, so take it "
-                        "out of one of the splits"
+                        f"{where}: {item.id} {how}; scores on training pictures are meaningless; remove it from "
+                        "one of the splits"
                     )
 
     def picture_of(self, item: Item) -> str:

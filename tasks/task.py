@@ -1,9 +1,9 @@
-"""A task: its settings and four parts, which the phases in `tasks/phases` use without asking which task they run.
+"""A task: its settings and four parts, which the phases in `tasks/phases` use for every kind.
 
-source      what is read: items, samples, labels, and what is stored of them
-objective   what is learnt: targets, losses, scores of a training batch
-predictor   what comes out of the model: pieces of a prediction
-output      what people get: metrics, pictures, prediction files, exported files
+source      items, samples, labels, and the records of the store
+objective   targets, losses, scores of a training batch
+predictor   from outputs of the model to pieces of a prediction
+output      metrics, pictures, prediction files, exported files
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Task(ABC):
 
     kind: ClassVar[str]
     phases: ClassVar[tuple[str, ...]]
-    absent: ClassVar[Mapping[str, str]] = {}  # phases that a user may look for -> what to do in their place
+    absent: ClassVar[Mapping[str, str]] = {}  # phase that the kind does not have -> advice
     primary: ClassVar[str]  # the metric that chooses the best checkpoint; larger is better
     plotted: ClassVar[tuple[str, ...]] = ()  # scores that training.png shows; none: all
 
@@ -81,7 +81,7 @@ class Task(ABC):
 
     @property
     def objective(self) -> Objective:
-        """What is learnt.
+        """Targets and losses.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class Task(ABC):
 
     @abstractmethod
     def predictor(self, views: Sequence[View] | None = None) -> Predictor:
-        """Make what turns outputs of the model into pieces; `views` is None for those of `prediction_views`."""
+        """Make a predictor for a group of items; `views` is None for those of `prediction_views`."""
 
     def prediction_views(self) -> list[View]:
         """Give the views that are averaged at inference."""

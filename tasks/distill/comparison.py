@@ -1,4 +1,4 @@
-"""What a student is worth: linear probes of teacher, student and a random student on a labelled task."""
+"""Linear probes of teacher, student and a random student on a labelled task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from utils.runtime import distributed
 from utils.runtime.files import digest_json
 
 PROBED = "segmentation"
-MOST_CELLS = 50_000  # of each probe: 1536 channels of so many take 300 MB
+MOST_CELLS = 50_000  # of each probe: 300 MB with 1536 channels
 SIDE_BY_SIDE = 4  # windows per forward
 
 
@@ -34,7 +34,7 @@ def read_probe(probe: ProbeConfig) -> SegmentationSettings:
     Raises
     ------
     SettingsError
-        If there is no such file, or no segmentation task in it.
+        If the file does not exist, or has no segmentation task.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def read_probe(probe: ProbeConfig) -> SegmentationSettings:
 
 
 def probe_recipe(probe: ProbeConfig) -> dict[str, Any]:
-    """What the probes' scores depend on beside the models.
+    """Everything that the scores of the probes depend on, besides the models.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def compare_probes(
     fresh: Student,
     context: Context,
 ) -> dict[str, float]:
-    """Fit a probe to each of three backbones and score it; all see the same windows.
+    """Fit a probe to each of three backbones and score it, on the same windows.
 
     Parameters
     ----------
@@ -93,14 +93,14 @@ def compare_probes(
     teacher : BackboneInfo
         The teacher and its blocks.
     student, fresh : Student
-        As trained, and of random weights.
+        The trained one, and one of random weights.
     context : Context
-        Where to write, and whether to stop.
+        Folder, log and stop signal.
 
     Returns
     -------
     dict of float
-        mIoU of `teacher`, `student` and `random`, and which share of the gap from random to teacher is `closed`.
+        mIoU of `teacher`, `student` and `random`, and the share of the gap from random to teacher that is `closed`.
 
     Examples
     --------
@@ -122,7 +122,7 @@ def compare_probes(
             normalization = (one.backbone.info.mean, one.backbone.info.std)
             write_backbone_folder(folder / name, one.config, one.tensors(), normalization)
     distributed.barrier()
-    for name in ("student", "random"):  # the blocks that whoever names the folder gets, not only those that learnt
+    for name in ("student", "random"):  # the default blocks of the folder, not only the trained ones
         backbones[name] = (str(folder / name), even_layers(str(folder / name)))
     scores = {}
     for name, (source, layers) in backbones.items():
@@ -136,7 +136,7 @@ def compare_probes(
 def probe_settings(
     settings: DistillSettings, labelled: SegmentationSettings, source: str, layers: Sequence[int], folder: Path
 ) -> SegmentationSettings:
-    """Settings of the labelled task with another backbone; what it writes goes where the distillation writes.
+    """Settings of the labelled task with another backbone and the folders of the distillation.
 
     Examples
     --------
@@ -166,9 +166,8 @@ def score_probe(settings: SegmentationSettings, context: Context) -> float:
     Examples
     --------
     >>> import tempfile
-    >>> from tasks.example import example_task
-    >>> task, context = example_task(tempfile.mkdtemp())
-    >>> 0.5 < score_probe(task.settings, context) <= 1
+    >>> from tasks.example import example_context, scene_task
+    >>> 0.5 < score_probe(scene_task().settings, example_context(Path(tempfile.mkdtemp()))) <= 1
     True
     """
     from tasks.phases import load_phase

@@ -1,4 +1,4 @@
-"""Feature maps compared with others: losses of a student, channel statistics, and scores with mergeable sums."""
+"""Comparison of feature maps: losses of a student, channel statistics, and scores with mergeable sums."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RELATED_CELLS = 400  # cells of a crop between which relations are compared; a square of them grows fast
+RELATED_CELLS = 400  # cells of a crop whose relations are compared; the cost grows with the square
 TERMS = ("cosine", "smooth_l1", "relation")
 
 

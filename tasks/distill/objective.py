@@ -1,4 +1,4 @@
-"""The losses of distillation: how far the student's maps are from the teacher's."""
+"""Objective of distillation: distances between the maps of student and teacher."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class DistillObjective(Objective):
     settings : DistillSettings
         Loss weights and scales.
     source : CropSource
-        Gives the teacher's picture of a crop.
+        Gives the picture of a crop for the teacher.
     student : Student
-        For how its crops are stretched; its weights are not used.
+        Draws the stretch of its positions; its weights are not used.
 
     Examples
     --------
@@ -82,7 +82,7 @@ class DistillObjective(Objective):
         return [[values.float().tolist() for values in channels.compute()] for channels in statistics]
 
     def measured_records(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Crops (H, W, 3) that were chosen for measuring, and the teacher's maps (C, h, w) of each.
+        """Crops (H, W, 3) for the statistics, and the maps (C, h, w) of the teacher of each.
 
         Examples
         --------
@@ -119,7 +119,7 @@ class DistillObjective(Objective):
         return batch
 
     def _terms(self) -> list[str]:
-        """Loss terms that weigh something.
+        """Loss terms with a weight above 0.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Pictures, rasters and videos to learn from, and the scales at which they are cut."""
+"""Pictures, rasters and videos of distillation, and the scales of their crops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from utils.raster.scenes import RasterScene, ValueScaling, estimate_scaling
 from utils.raster.tiling import Window
 from utils.runtime.files import digest_json, file_stamp
 
-MOST_ENLARGED = 2.0  # how much a small picture may be scaled up to fill a crop
+MOST_ENLARGED = 2.0  # largest scale of a small picture to fill a crop
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Picture:
     size : tuple of int
         Height and width.
     frames : int
-        Frames of a video that may be used; 0 for what is no video.
+        Frames of a video that may be used; 0 for a picture.
 
     Examples
     --------
@@ -53,16 +53,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class CropItem(Item):
-    """A picture, a block of one, or a stretch of a video: what trains or judges as a whole.
+    """A picture, a block of one, or a segment of a video; it belongs to one split as a whole.
 
     Parameters
     ----------
     picture : Picture
-        Where it is.
+        The picture or video.
     area : Window
-        The ground that may be read.
+        The pixels that the item may read.
     frames : tuple of int, optional
-        Of a video: the first frame, and the first that does not belong to it.
+        Of a video: its first frame, and the frame after its last one.
 
     Examples
     --------
@@ -75,7 +75,7 @@ class CropItem(Item):
     frames: tuple[int, int] | None = None
 
     def stamp(self) -> list:
-        """Say when the item changed: its files, its ground, its frames.
+        """Values that change with the files, area or frames of the item.
 
         Examples
         --------
@@ -109,7 +109,7 @@ class PictureReader:
 
     @cached_property
     def pictures(self) -> dict[str, Picture]:
-        """Pictures and videos by name, without those that are too small.
+        """Pictures and videos by name, except those that are too small.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class PictureReader:
         return Picture(name, paths, (scene.height, scene.width))
 
     def _count_frames(self, path: Path) -> int:
-        """Count the frames of a video that can be decoded, once: the store remembers.
+        """Count the frames of a video that can be decoded; the store keeps the number.
 
         Examples
         --------
@@ -204,7 +204,7 @@ class PictureReader:
         return frames
 
     def open(self, paths: tuple[Path, ...], scale: float) -> RasterScene:
-        """Open a raster or photo at a scale, with its values as 8 bits.
+        """Open a raster or photo at a scale, with 8-bit values.
 
         Examples
         --------
@@ -219,7 +219,7 @@ class PictureReader:
         return RasterScene(paths, bands=bands, scale=scale, max_pixels=limit, scaling=scaling)
 
     def _bands(self, paths: tuple[Path, ...], limit: int) -> tuple[int, ...] | None:
-        """Which bands are red, green and blue; None where a file has just these, or one, or a palette.
+        """Bands that are red, green and blue; None for a file of up to three bands.
 
         Raises
         ------
@@ -241,7 +241,7 @@ class PictureReader:
         return (1, 2, 3) if RasterScene(paths, max_pixels=limit).num_bands > 3 else None
 
     def find_scaling(self, paths: tuple[Path, ...]) -> None:
-        """Find what becomes black and white in a raster that is not of 8 bits: one scaling for all of it.
+        """Estimate the scaling of values of a raster that has no 8-bit values; once for the whole raster.
 
         Examples
         --------
@@ -259,9 +259,9 @@ class PictureReader:
         self._scalings[paths] = None if plain else estimate_scaling([scene], dataset.percentiles, dataset.value_range)
 
     def scales(self, size: tuple[int, int], margin: int = 0) -> list[float]:
-        """Scales at which crops of ground of this size are taken; none where it is too small.
+        """Scales of crops for an area of this size; empty if it is too small.
 
-        What is smaller than a crop (and a margin) at a zoom is scaled to fill one, if it fills half of it already.
+        An area smaller than a crop (and a margin) at a zoom is enlarged to fill one, at most twice.
 
         Examples
         --------
@@ -280,7 +280,7 @@ class PictureReader:
 
 
 def refuse_stack(stack: Sequence[Path]) -> None:
-    """Refuse a picture of several files that are not three, or not there.
+    """Refuse a picture of several files that are not three existing files.
 
     Raises
     ------

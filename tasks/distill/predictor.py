@@ -1,4 +1,4 @@
-"""Scores of single crops from the student's and the teacher's maps."""
+"""Predictor of distillation: scores of crops from the maps of student and teacher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.distill.map_comparison import score_map, valid_cells
 
 
 class StudentPredictor(Predictor):
-    """Compares what comes out for each crop with its targets, and keeps the sums.
+    """Compares the predicted maps of each crop with their targets.
 
     Parameters
     ----------

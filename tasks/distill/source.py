@@ -1,4 +1,4 @@
-"""Items of distillation: pictures, blocks of rasters and stretches of videos, and the crops that are cut of them."""
+"""Source of distillation: pictures, blocks of rasters and segments of videos as items, and their crops."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from utils.runtime.files import digest_json
 logger = logging.getLogger(__name__)
 
 LARGEST_BLOCK = 2048  # pixels
-MANY_PICTURES = 5  # from here on pictures of up to four blocks are not cut
-ENOUGH_ITEMS = 20  # items that the default split would like to draw from
-STRETCHES = 10  # into which a video is divided, so that frames of training and validation lie apart
+MANY_PICTURES = 5  # with this many pictures, those of up to four blocks are not cut
+ENOUGH_ITEMS = 20  # number of items that the default split aims at
+SEGMENTS = 10  # segments of a video, so that its frames of train and validation are far apart
 MARGIN = 2  # pixels
-CELL = 16  # pixels: the grain in which the share of a crop that holds nothing is measured
-MOST_INVALID = 0.25  # share of cells without data from which a crop is left out
-TRIES = 4  # places that are looked at for each crop, where many hold nothing
+CELL = 16  # pixels per side of the cells in which the share without data is counted
+MOST_INVALID = 0.25  # largest share of cells without data in a crop
+TRIES = 4  # places that are tried for each crop, if many have no data
 
 
 class CropSource(ListedSource):
@@ -47,7 +47,7 @@ class CropSource(ListedSource):
     name, settings, features
         As for `FeatureSource`.
     teacher_side : callable
-        Gives the side in pixels of the crop that the teacher sees.
+        Gives the side of the teacher's picture of a crop, in pixels.
 
     Examples
     --------
@@ -108,7 +108,7 @@ class CropSource(ListedSource):
         ids = sorted(self.units)
         if len(ids) < 2:
             raise DataError(
-                f"only one item ({ids[0]}): too little to keep some for validation; take a smaller distill.block, or "
+                f"only one item ({ids[0]}): too few for a validation split; take a smaller distill.block, or "
                 "name more pictures"
             )
         order = np.random.default_rng(self.settings.resources.seed).permutation(len(ids))
@@ -130,7 +130,7 @@ class CropSource(ListedSource):
         return {item.id: item for picture in self.files.pictures.values() for item in self._cut(picture, side)}
 
     def _block_side(self) -> int:
-        """Side of the blocks of large pictures: the largest that gives enough items to draw a split from.
+        """Side of the blocks of large pictures: the largest that gives enough items for a split.
 
         Examples
         --------
@@ -148,7 +148,7 @@ class CropSource(ListedSource):
         return max(side, self.options.crop)
 
     def _cut(self, picture: Picture, side: int) -> list[CropItem]:
-        """Divide a picture into even blocks, or a video into stretches.
+        """Divide a picture into even blocks, or a video into segments.
 
         Examples
         --------
@@ -164,7 +164,7 @@ class CropSource(ListedSource):
         if picture.frames:
             return [
                 CropItem(f"{picture.name}@f{first}:{stop}", picture.paths, picture, whole, (first, stop))
-                for first, stop in stretches(picture.frames, self.options.frame_step)
+                for first, stop in video_segments(picture.frames, self.options.frame_step)
             ]
         most = side * side * (4 if len(self.files.pictures) >= MANY_PICTURES else 1)
         if height * width <= most:
@@ -203,7 +203,7 @@ class CropSource(ListedSource):
                     yield from self._cut_frame(item, frame, image, scale)
 
     def _scales_of(self, item: CropItem) -> list[float]:
-        """Scales of an item's crops. Blocks need a margin, as their edges fall between the pixels of another scale.
+        """Scales of the crops of an item; blocks need a margin, as their edges are between pixels at another scale.
 
         Examples
         --------
@@ -217,7 +217,7 @@ class CropSource(ListedSource):
         return self.files.scales((item.area.height, item.area.width), 0 if whole else MARGIN)
 
     def _frames(self, item: CropItem) -> Iterator[tuple[int, np.ndarray]]:
-        """The frames of a stretch that are used.
+        """The frames of a segment that are used.
 
         Examples
         --------
@@ -247,7 +247,10 @@ class CropSource(ListedSource):
         """
         scene = self.files.open(item.picture.paths, scale)
         down, across = scene.height / item.picture.size[0], scene.width / item.picture.size[1]
-        top, left = math.ceil(item.area.y * down), math.ceil(item.area.x * across)  # no neighbour's pixel is averaged
+        top, left = (
+            math.ceil(item.area.y * down),
+            math.ceil(item.area.x * across),
+        )  # no pixel of a neighbouring block is averaged
         height = math.floor((item.area.y + item.area.height) * down) - top
         width = math.floor((item.area.x + item.area.width) * across) - left
         taken = 0
@@ -306,7 +309,7 @@ class CropSource(ListedSource):
                 yield Finding(item.id, str(error))
                 continue
             if not number:
-                yield Finding(item.id, "no crop of it holds enough", "nothing is learnt from it", blocks=False)
+                yield Finding(item.id, "no crop of it has enough data", "it is not used", blocks=False)
 
     # -- stored records
 
@@ -369,32 +372,32 @@ def even_parts(size: int, parts: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def stretches(frames: int, step: int) -> list[tuple[int, int]]:
-    """Divide a video into stretches of whole steps, at most `STRETCHES`.
+def video_segments(frames: int, step: int) -> list[tuple[int, int]]:
+    """Divide a video into segments of whole steps, at most `SEGMENTS`.
 
     Examples
     --------
-    >>> stretches(100, 30), len(stretches(1000, 10))
+    >>> video_segments(100, 30), len(video_segments(1000, 10))
     ([(0, 30), (30, 60), (60, 90), (90, 100)], 10)
     """
     used = -(-frames // step)
-    parts = even_parts(used, min(used, STRETCHES))
+    parts = even_parts(used, min(used, SEGMENTS))
     return [(first * step, min(stop * step, frames)) for first, stop in parts]
 
 
 def draw_places(height: int, width: int, crop: int, most: int, seed: str) -> list[tuple[int, int]]:
-    """Places of crops that do not overlap, spread at random over some ground.
+    """Draw places of crops that do not overlap, at random over an area.
 
     Parameters
     ----------
     height, width : int
-        Of the ground, in pixels.
+        Of the area, in pixels.
     crop : int
         Side of a crop.
     most : int
-        How many are wanted.
+        Largest number of places.
     seed : str
-        What alone decides where they lie.
+        The same text gives the same places.
 
     Returns
     -------

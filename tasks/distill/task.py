@@ -1,4 +1,4 @@
-"""Distillation: a small student learns the maps of a teacher backbone, without labels."""
+"""The task of distillation: a small student is trained on the maps of a teacher backbone, without labels."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ class DistillTask(FeatureTask):
 
     @property
     def teacher_side(self) -> int:
-        """Side of the pictures that the teacher is shown: its cells then lie on those of the student.
+        """Side of the pictures for the teacher, with which its grid is that of the student.
 
-        A convolutional teacher, whose maps have several strides, is shown the crop as it is.
+        A convolutional teacher, whose maps have several strides, gets the crop in its own size.
 
         Raises
         ------
         SettingsError
-            If the crop is no multiple of the patches.
+            If the crop is not a multiple of the patches.
 
         Examples
         --------
@@ -85,7 +85,7 @@ class DistillTask(FeatureTask):
         >>> student_task("distill.crop=36").teacher_side
         Traceback (most recent call last):
             ...
-        utils.errors.SettingsError: distill.crop: 36 is no multiple of 8, the patch of the student; take 32 or 40
+        utils.errors.SettingsError: distill.crop: 36 is not a multiple of 8, the patch of the student; take 32 or 40
         """
         info, crop, student = self.features.info, self.settings.distill.crop, self._student.backbone.info
         refuse_odd_crop(crop, student.patch_size, "the patch of the student")
@@ -101,7 +101,7 @@ class DistillTask(FeatureTask):
     def check(self) -> list[str]:
         info, units = self.features.info, self.source.units
         size = sum(parameter.numel() for parameter in self._student.backbone.parameters())
-        self.teacher_side  # noqa: B018 - raises for a crop that cannot be
+        self.teacher_side  # noqa: B018 - raises for a crop of another size
         split = "which prepare will split"
         if lists_stay(self.name, self.settings):
             split = f"{len(self.source.items('train'))} to train on, {len(self.source.items('val'))} to validate"
@@ -116,7 +116,7 @@ class DistillTask(FeatureTask):
     def preflight(self, phases: Sequence[str]) -> None:
         super().preflight(phases)
         self.features.setup()
-        self.teacher_side  # noqa: B018 - raises for a teacher, student or crop that cannot be
+        self.teacher_side  # noqa: B018 - raises if teacher, student and crop do not fit
         if isinstance(self._student, TransformerStudent):
             self._student.check_teacher(self.features.info)
         if {"prepare", "train"} & set(phases):
@@ -128,7 +128,7 @@ class DistillTask(FeatureTask):
 
     @cached_property
     def _student(self) -> Student:
-        """A student without memory for its weights, for its sizes.
+        """A student without memory for its weights, to read its sizes.
 
         Examples
         --------
@@ -150,14 +150,14 @@ class DistillTask(FeatureTask):
         for projection, measured in zip(model.projections, statistics or [], strict=statistics is not None):
             projection.know(*measured)
         if statistics is not None and isinstance(student, TransformerStudent) and student.options.inherit:
-            self._begin_as_teacher(student)  # only where a training begins
+            self._initialise_from_teacher(student)  # only at the start of a training
         return model
 
-    def _begin_as_teacher(self, student: TransformerStudent) -> None:
-        """Give a student blocks of the teacher, and the projections that serve it best as it is.
+    def _initialise_from_teacher(self, student: TransformerStudent) -> None:
+        """Initialise a student from blocks of the teacher, and fit its projections.
 
-        With random projections the first gradients would destroy what was inherited, before the projections are of use
-        (Kumar et al., 2022, arXiv:2202.10054).
+        With random projections the first gradients would destroy the inherited weights (Kumar et al., 2022,
+        arXiv:2202.10054).
 
         Examples
         --------
@@ -215,7 +215,7 @@ class DistillTask(FeatureTask):
 
 
 def refuse_odd_crop(crop: int, multiple: int, what: str) -> None:
-    """Refuse a crop that is not made of whole patches.
+    """Refuse a crop that does not consist of whole patches.
 
     Raises
     ------
@@ -228,9 +228,9 @@ def refuse_odd_crop(crop: int, multiple: int, what: str) -> None:
     >>> refuse_odd_crop(330, 16, "the patch of the student")
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: distill.crop: 330 is no multiple of 16, the patch of the student; take 320 or 336
+    utils.errors.SettingsError: distill.crop: 330 is not a multiple of 16, the patch of the student; take 320 or 336
     """
     if crop % multiple:
         below = crop // multiple * multiple
         near = f"{below} or {below + multiple}" if below else str(multiple)
-        raise SettingsError(f"distill.crop: {crop} is no multiple of {multiple}, {what}; take {near}")
+        raise SettingsError(f"distill.crop: {crop} is not a multiple of {multiple}, {what}; take {near}")

@@ -1,4 +1,4 @@
-"""What may be wrong with keypoint labels: rows, ranges, left and right, and figures that a person can judge."""
+"""Problems of keypoint labels: unreadable rows, points outside their picture, exchanged left and right."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from utils.errors import DataError
 from utils.formats.types import Instance, Skeleton
 from utils.keypoints.left_right import body_axis, left_right_pairs
 
-CLEAR_SIDE = 0.05  # of the body axis: how far left and right must lie apart across it to be told apart
-OUTSIDE = 2.0  # pixels by which a point may leave its picture: hands that click at the edge
+CLEAR_SIDE = 0.05  # of the length of the body axis: least distance of left and right across it
+OUTSIDE = 2.0  # pixels by which a point may lie outside its picture, for clicks at the edge
 
 
 def audit_pictures(items: Sequence[PoseItem], skeleton: Skeleton) -> Iterator[Finding]:
@@ -44,7 +44,7 @@ def audit_pictures(items: Sequence[PoseItem], skeleton: Skeleton) -> Iterator[Fi
 
 
 def audit_picture(item: PoseItem) -> Iterator[Finding]:
-    """Check that a picture can be read and its points and boxes lie in it.
+    """Check that a picture can be read and that its points and boxes are inside it.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def audit_picture(item: PoseItem) -> Iterator[Finding]:
 
 
 def count_outside(points: np.ndarray, size: tuple[int, int]) -> int:
-    """Count points (N, 2) that lie outside a picture by more than a slip of the hand.
+    """Count points (N, 2) that are more than `OUTSIDE` pixels outside a picture.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def count_outside(points: np.ndarray, size: tuple[int, int]) -> int:
 
 
 def audit_sides(items: Sequence[PoseItem], skeleton: Skeleton) -> Iterator[Finding]:
-    """Note animals whose left and right cannot be told apart across their body, or seem to be exchanged.
+    """Note animals whose left and right seem to be exchanged.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The labels of keypoints: which pictures can be used, the skeleton, and the canvas on which pictures are laid."""
+"""The labels of keypoints: usable pictures, the skeleton, and the canvas to which pictures are scaled."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 
 
 class PoseLabels:
-    """Reads the labels once, and what follows from them; a checkpoint's description can stand in their place.
+    """Reads the labels once, with skeleton and canvas; the description of a checkpoint can replace them.
 
     Parameters
     ----------
     settings : KeypointsSettings
         Paths and keypoints.
     multiple : callable
-        Gives the number of pixels of which the canvas's sides are multiples.
+        Gives a number of pixels; the sides of the canvas are multiples of it.
     fixed : dict
-        What a checkpoint says in place of the labels: `skeleton`, `canvas`, `max_instances`.
+        Values of a checkpoint in place of the labels: `skeleton`, `canvas`, `max_instances`.
 
     Examples
     --------
@@ -52,7 +52,7 @@ class PoseLabels:
 
     @cached_property
     def sets(self) -> dict[str, AnnotationSet]:
-        """Labelled pictures by split; `all` where the source knows no splits.
+        """Labelled pictures by split; `all` if the source has no splits.
 
         Raises
         ------
@@ -79,14 +79,14 @@ class PoseLabels:
 
     @cached_property
     def skeleton(self) -> Skeleton:
-        """The keypoints; those of a checkpoint where the task was made from one.
+        """The keypoints; those of the checkpoint, if the task is made from one.
 
         Raises
         ------
         SettingsError
             If the labels hold several skeletons and none is chosen.
         DataError
-            If splits disagree on it.
+            If splits differ in it.
 
         Examples
         --------
@@ -125,7 +125,7 @@ class PoseLabels:
 
     @cached_property
     def faults(self) -> dict[str, Finding]:
-        """What makes a box unusable, by picture; the first of each.
+        """The first box of each picture that cannot be used, by picture.
 
         Examples
         --------
@@ -147,8 +147,8 @@ correct or remove it
     def pictures(self) -> dict[str, tuple[str, AnnotatedPicture]]:
         """Every labelled picture by id, with the split that its source puts it in; animals of the chosen kind only.
 
-        Pictures of whose labels something could not be read are left out, since what is missing there would be
-        taught as "no animal here"; `verify` tells what to mend.
+        Pictures whose labels cannot be read completely are left out, since missing animals would be learned as
+        background; `verify` lists them.
 
         Raises
         ------
@@ -169,7 +169,7 @@ correct or remove it
                     incomplete.append(picture.id)
                     continue
                 if picture.id in pictures:
-                    raise DataError(f"{picture.path}: stands in {pictures[picture.id][0]} and in {split}; keep one")
+                    raise DataError(f"{picture.path}: is in {pictures[picture.id][0]} and in {split}; keep one")
                 pictures[picture.id] = split, replace(picture, instances=tuple(filter(self._counts, picture.instances)))
         if incomplete:
             summary = (
@@ -177,11 +177,11 @@ correct or remove it
             )
             if not pictures:
                 raise DataError(f"{self.settings.paths.label_path}: all {summary}; first: {next(self.problems())}")
-            logger.warning("%s; they are left out until that is mended, see the report of verify", summary)
+            logger.warning("%s; they are left out until the labels are corrected; verify lists them", summary)
         return pictures
 
     def _counts(self, animal: Instance) -> bool:
-        """Whether an animal is of the kind that this task learns.
+        """Whether an animal has the category and keypoints of this task.
 
         Examples
         --------
@@ -249,7 +249,7 @@ correct or remove it
         return canvas_of(sizes, side, multiple)
 
     def problems(self) -> Iterator[Finding]:
-        """What readers skipped or doubted.
+        """Problems that readers found in the labels.
 
         Examples
         --------
@@ -263,7 +263,7 @@ correct or remove it
         yield from self.faults.values()
 
     def warn_of_problems(self) -> None:
-        """Say once how much readers skipped or doubted, for those who do not run verify.
+        """Log the number of problems once, for runs without verify.
 
         Examples
         --------
@@ -283,7 +283,7 @@ def join_skeletons(sets: Mapping[str, AnnotationSet], category: str | None = Non
     Raises
     ------
     DataError
-        If splits disagree on the wanted category, or on any where none is named: one would be read as the other.
+        If splits differ in the chosen category, or in any category if none is chosen.
 
     Examples
     --------
@@ -308,7 +308,7 @@ same skeleton, or the category another name
 
 
 def skeleton_difference(first: Skeleton, second: Skeleton) -> str:
-    """Say what two skeletons differ in; `{first}` and `{second}` stand for where they are.
+    """Describe how two skeletons differ, with `{first}` and `{second}` for their places.
 
     Examples
     --------
@@ -325,4 +325,4 @@ def skeleton_difference(first: Skeleton, second: Skeleton) -> str:
             return f"keypoint {index} is {quoted[0]} in {{first}} and {quoted[1]} in {{second}}"
     if first.flip_idx != second.flip_idx:
         return f"flip_idx is {first.flip_idx} in {{first}} and {second.flip_idx} in {{second}}"
-    return "the edges in {first} are others than in {second}"
+    return "the edges in {first} and {second} differ"

@@ -1,4 +1,4 @@
-"""Scores of keypoints, and what is said and drawn of them."""
+"""Scores of keypoints, with tables and plots."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class KeypointMetric(Metric):
 
 
 def report_scores(metrics: dict[str, Any], skeleton: Skeleton, folder: Path, log: Any) -> None:
-    """Print the scores, of all keypoints and of each; write and draw those of each.
+    """Log the scores of all keypoints and of each; write and plot those of each.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a keypoint head is taught: targets of a batch, the terms of the loss, their divisors and weights."""
+"""Objective of keypoints: targets of a batch, the loss terms, their divisors and weights."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ from utils.keypoints.losses import (
 )
 from utils.keypoints.peaks import soft_argmax
 
-CENTRE_SIGMA = 3.0  # cells; a centre need not be found to the pixel
-BOX_RADIUS = 2.0  # cells around a centre that answer for its box
-OFFSET_SCALE = 0.2  # offsets are tens of cells long; at full weight they would drown the heatmaps
-TEMPERATURE = 0.5  # of the soft-argmax: below 1, or the many cells of empty ground would pull it to the middle
+CENTRE_SIGMA = 3.0  # cells; a centre needs no pixel precision
+BOX_RADIUS = 2.0  # cells around a centre that predict its box
+OFFSET_SCALE = 0.2  # offsets are tens of cells long; at full weight they would dominate the heatmaps
+TEMPERATURE = 0.5  # of the soft-argmax: below 1, or the many cells of background would pull it to the middle
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class KeypointsObjective(Objective):
     stride : float
         Canvas pixels per cell of the head's maps.
     grouping : bool
-        Whether animals are told apart.
+        Whether points are grouped into animals.
 
     Examples
     --------
@@ -159,7 +159,7 @@ class KeypointsObjective(Objective):
                 "without one; label some animals, or see keypoints.category and the split lists"
             )
         if self.weight.balance:
-            spot = 2 * np.pi * self.keypoints.sigma**2  # what a Gaussian of height 1 sums up to
+            spot = 2 * np.pi * self.keypoints.sigma**2  # sum of a Gaussian of height 1
             positive = torch.tensor(labelled, dtype=torch.float64) * spot
             cells = len(entries) * self.grid[0] * self.grid[1]
             self.balance = positive_weights(torch.stack([positive, cells - positive]))
@@ -225,7 +225,7 @@ class KeypointsObjective(Objective):
     @override
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         target = batch.target
-        # heatmaps are divided by the spots that they hold: a keypoint weighs the same on a large and a small canvas
+        # heatmaps are divided by the sum of their targets, so that a keypoint weighs the same on any canvas
         maps = target["heatmaps"]
         shown = (maps.amax(dim=(-1, -2)) > 0).sum().double()
         counts = {"heatmap": maps.sum(dtype=torch.float64), "dice": shown}

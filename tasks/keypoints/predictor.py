@@ -21,20 +21,20 @@ from utils.keypoints.peaks import Peaks, all_peaks, best_peaks
 
 @dataclass(frozen=True)
 class Decoder:
-    """How maps become animals; the same in training metrics, evaluation, inference and export.
+    """Decodes maps into animals; the same in validation, evaluation, inference and export.
 
     Parameters
     ----------
     stride : float
         Canvas pixels per cell.
     flip_idx : tuple of int
-        What each keypoint becomes in a mirror.
+        For each keypoint the one that takes its place in a mirrored picture.
     settings : KeypointsConfig
         Decoder, scores and distances.
     grouping : bool
-        Whether the head says which points belong together; else a canvas holds one animal.
+        Whether the head groups points into animals; else a canvas holds one animal.
     most : int
-        Animals of a canvas at most.
+        Most animals of a canvas.
 
     Examples
     --------
@@ -121,7 +121,7 @@ class Decoder:
         return self._several(heatmaps, maps["centre"].float().cpu(), maps["offsets"].float().cpu())
 
     def _single(self, peaks: Peaks, index: int) -> list[Animal]:
-        """The one animal of a canvas, when any of its points is sure enough.
+        """The single animal of a canvas, if any of its points reaches `min_score`.
 
         Examples
         --------
@@ -147,7 +147,7 @@ class Decoder:
         points = all_peaks(heatmaps, settings.nms_radius, 2 * self.most, settings.min_score)
         middles = all_peaks(
             centres, 2 * CENTRE_SIGMA, 2 * self.most, settings.min_score
-        )  # nearer ones are taught as one
+        )  # the target joins nearer ones
         reach = max(heatmaps.shape[-2:]) * CENTRE_REACH
         decoded = []
         for index, peaks in enumerate(points):
@@ -172,9 +172,9 @@ class Decoder:
         least, kept = self.settings.min_score, []
         for points, score, spread in animals:
             keypoints = points.double().numpy().copy()
-            unsure = ~(keypoints[:, 2] >= least)
-            keypoints[unsure, :2] = np.nan
-            if not unsure.all():
+            low = ~(keypoints[:, 2] >= least)
+            keypoints[low, :2] = np.nan
+            if not low.all():
                 kept.append(Animal(keypoints, score, spread.double().numpy()))
         return kept
 
@@ -189,11 +189,11 @@ class Animal:
     Parameters
     ----------
     keypoints : ndarray of float64, shape (K, 3)
-        x, y and score; NaN where a point is not sure enough.
+        x, y and score; x and y are NaN where the score is below `min_score`.
     score : float
         Of the animal.
     spread : ndarray, shape (K,)
-        How wide each peak is, in pixels: large means unsure.
+        Width of each peak in pixels; a wide peak means an uncertain position.
 
     Examples
     --------
@@ -278,7 +278,7 @@ class PosePredictor(Predictor):
             yield from self._take(sample, animals)
 
     def _take(self, sample: Sample, animals: Sequence[Animal]) -> Iterator[Piece]:
-        """Add the animals of a canvas to its frame; give the frame before when another one begins.
+        """Add the animals of a canvas to its frame; if a new frame begins, yield the previous one.
 
         Examples
         --------
@@ -304,13 +304,13 @@ class PosePredictor(Predictor):
         if self.turned:
             raise RuntimeError(f"{len(self.turned)} of {self.views} views of the last sample came")
         if self.frame is None:
-            if self.resumed:  # all frames were done before
+            if self.resumed:  # all frames are written already
                 return
             self.frame = 0
         yield self._piece()
 
     def _piece(self) -> Piece:
-        """The animals of the current frame, which is done.
+        """The piece of the current frame.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Items of keypoints: pictures and videos, their split, and their samples: whole pictures or crops of one animal."""
+"""Source of keypoints: pictures and videos as items, their split, and samples: whole pictures or crops of an animal."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class PoseSource(ListedSource):
     @override
     def items(self, split: str) -> list[Item]:
         if split != "inference" and not self.labels.skeleton.num_keypoints:
-            return []  # labels without a keypoint can only be converted
+            return []  # such labels can only be converted
         return super().items(split)
 
     @override
@@ -126,7 +126,7 @@ class PoseSource(ListedSource):
         return listed is not None or (split != "test" and not {"train", "val"} <= set(self.labels.sets))
 
     def has_lists(self) -> bool:
-        """Whether lists, and not the labels, say which pictures train and which judge.
+        """Whether the train or validation split comes from a list, and not from the labels.
 
         Examples
         --------
@@ -137,7 +137,7 @@ class PoseSource(ListedSource):
         return self.uses_list("train") or self.uses_list("val")
 
     def is_split(self) -> bool:
-        """Whether it is known which pictures train and which judge; else prepare writes the lists.
+        """Whether the lists of the splits exist or are not needed; else prepare writes them.
 
         Examples
         --------
@@ -149,7 +149,7 @@ class PoseSource(ListedSource):
         return all(path is not None and path.exists() for path in lists)
 
     def first_split(self) -> str:
-        """The first split that has pictures: with it verify tells what readers skipped.
+        """The first split with pictures; verify reports the problems of all labels with it.
 
         Examples
         --------
@@ -160,7 +160,7 @@ class PoseSource(ListedSource):
         return next((split for split in ("train", "val", "test") if self.items(split)), "train")
 
     def split_sets(self) -> dict[str, AnnotationSet]:
-        """All labels, every kind of animal, divided as the splits are.
+        """All labels of every kind of animal, by split.
 
         Examples
         --------
@@ -219,7 +219,7 @@ class PoseSource(ListedSource):
         Raises
         ------
         SettingsError, DataError
-            If no folder is named, or a picture has no boxes there.
+            If `keypoints.prompts` is not set, or a picture has no boxes there.
 
         Examples
         --------
@@ -228,12 +228,12 @@ class PoseSource(ListedSource):
         >>> source._prompts({"a": Path("a.png")})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        utils.errors.SettingsError: keypoints.prompts: not set; per_instance needs to know where animals are: ...
+        utils.errors.SettingsError: keypoints.prompts: not set; per_instance needs the boxes of animals: ...
         """
         folder = self.keypoints.prompts
         if folder is None:
             raise SettingsError(
-                "keypoints.prompts: not set; per_instance needs to know where animals are: name a folder of LabelMe "
+                "keypoints.prompts: not set; per_instance needs the boxes of animals: name a folder of LabelMe "
                 "files with a rectangle around each, or set keypoints.instance_mode: whole"
             )
         drawn = {}

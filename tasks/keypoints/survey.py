@@ -1,4 +1,4 @@
-"""Figures of keypoint labels that a person can judge, and what they suggest."""
+"""Statistics of keypoint labels, and settings that they suggest."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tasks.keypoints.items import box_of, usable
 from utils.formats.types import AnnotatedPicture, Skeleton
 from utils.keypoints.left_right import body_axis, left_right_pairs
 
-SMALL_ANIMAL = 0.2  # of a picture's short side: below it, an animal has few cells of a whole picture
+SMALL_ANIMAL = 0.2  # of a picture's short side; a smaller animal covers few cells
 RARE_POINT = 0.2  # share of the animals below which a keypoint is hardly learnt
 
 
 def survey(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str]:
-    r"""Count pictures, animals and points, measure animals, and judge left and right.
+    r"""Count pictures, animals and points, measure animals, and compare left and right.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def survey(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str
 
 
 def _sizes(pictures: Sequence[AnnotatedPicture]) -> Iterator[str]:
-    """Say how large animals are in their pictures.
+    """Size of the animals in their pictures.
 
     Examples
     --------
@@ -94,17 +94,15 @@ def animal_sizes(pictures: Sequence[AnnotatedPicture]) -> list[tuple[float, tupl
 
 
 def _sides(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> str:
-    """Say which keypoints are pairs, and how many cannot be told apart.
+    """Pairs of keypoints, and the share that cannot be told apart.
 
     Examples
     --------
     >>> _sides(Skeleton(("head", "tail")), [])
-    'left and right: the labels do not say what a mirror exchanges (flip_idx), so pictures will not be mirrored'
+    'left and right: the labels have no flip_idx, so pictures are not mirrored'
     """
     if skeleton.flip_idx is None:
-        return (
-            "left and right: the labels do not say what a mirror exchanges (flip_idx), so pictures will not be mirrored"
-        )
+        return "left and right: the labels have no flip_idx, so pictures are not mirrored"
     pairs = left_right_pairs(skeleton.flip_idx).numpy()
     listed = ", ".join(f"{skeleton.names[left]} - {skeleton.names[right]}" for left, right in pairs) or "none"
     axis = body_axis(skeleton.names)
@@ -115,7 +113,7 @@ def _sides(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> str:
 
 
 def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str]:
-    """Give settings that the figures speak for.
+    """Suggest settings from the statistics.
 
     Examples
     --------
@@ -129,17 +127,15 @@ def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> lis
         advice.append(f"few pictures ({len(pictures)}): the profile small_data is made for them")
     if shares and np.median(shares) < SMALL_ANIMAL:
         advice.append(
-            "animals are small in their pictures: raise keypoints.short_side, or, where boxes of animals will be "
-            "known, set keypoints.instance_mode: per_instance"
+            "animals are small in their pictures: raise keypoints.short_side, or, if inference has boxes of "
+            "animals, set keypoints.instance_mode: per_instance"
         )
     animals = [animal for picture in pictures for animal in usable(picture)]
     if animals:
         share = np.mean([animal.keypoints[:, 2] > 0 for animal in animals], axis=0)
         rare = [name for name, value in zip(skeleton.names, share, strict=True) if value < RARE_POINT]
         if rare:
-            advice.append(
-                f"hardly labelled, so hardly learnt: {', '.join(rare)}; label more of them, or leave them out"
-            )
+            advice.append(f"few labels: {', '.join(rare)}; label more of them, or leave them out")
     if skeleton.flip_idx is None:
         advice.append("name flip_idx in the labels, and mirrored pictures double the training data")
     return advice

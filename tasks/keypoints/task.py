@@ -45,7 +45,7 @@ class KeypointsTask(FeatureTask):
     name, settings
         As for `Task`.
     fixed : mapping, optional
-        What a checkpoint says in place of the labels: `skeleton`, `canvas`, `max_instances`, `grouping`.
+        Values of a checkpoint in place of the labels: `skeleton`, `canvas`, `max_instances`, `grouping`.
 
     Examples
     --------
@@ -81,7 +81,7 @@ class KeypointsTask(FeatureTask):
         self._build_parts(settings)
 
     def _build_parts(self, settings: KeypointsSettings) -> None:
-        """Make the parts that follow from settings, which automatic rules may change once the labels are read.
+        """Make the parts from settings, which automatic rules may change after the labels are read.
 
         Examples
         --------
@@ -109,7 +109,7 @@ class KeypointsTask(FeatureTask):
 
     @property
     def grouping(self) -> bool:
-        """Whether the head learns which points belong together.
+        """Whether the head learns which points belong to the same animal.
 
         Examples
         --------
@@ -132,7 +132,7 @@ class KeypointsTask(FeatureTask):
     def check(self) -> list[str]:
         sample, info, data = self.settings.dataset.sample, self.features.info, self.labels
         if sample.enable and not Path(expand_path(sample.folder)).exists():
-            return [f"the sample is not in {sample.folder} yet; prepare makes it"]
+            return [f"the sample is not in {sample.folder} yet; prepare writes it"]
         target = self.settings.dataset.convert_to
         if target is not None and not self.num_outputs:
             return [f"{self._split_sizes()}, no keypoint in them; prepare only writes the labels as {target.format}"]
@@ -148,7 +148,7 @@ class KeypointsTask(FeatureTask):
         return lines
 
     def _split_sizes(self) -> str:
-        """Say how many pictures train and judge.
+        """Number of pictures of train and validation.
 
         Examples
         --------
@@ -166,7 +166,7 @@ class KeypointsTask(FeatureTask):
         super().preflight(phases)
         if "prepare" in phases:
             refuse_unused_sample(self.settings, "label_path")
-        if self.settings.dataset.sample.enable and self.fixed is None:  # the sample is made by prepare
+        if self.settings.dataset.sample.enable and self.fixed is None:  # prepare writes the sample
             model = self.settings.model
             read_head_options(model.head_options, find_head(self.kind, model.head).Options)
             return
@@ -182,12 +182,12 @@ class KeypointsTask(FeatureTask):
             distributed.run_on_main(self._check_inputs)
 
     def _refuse_pointless(self, phases: Sequence[str]) -> None:
-        """Refuse labels without a keypoint, unless they are only to be written in another format.
+        """Refuse labels without a keypoint, unless prepare only converts them.
 
         Raises
         ------
         DataError
-            If there is nothing to learn, or the labels cannot be read.
+            If no keypoint is labelled, or the labels cannot be read.
 
         Examples
         --------
@@ -209,7 +209,7 @@ class KeypointsTask(FeatureTask):
             )
 
     def _check_inputs(self) -> None:
-        """Check what is to be predicted, and that its results replace no file of a person.
+        """Check the inputs of inference, and that results overwrite no file of a person.
 
         Examples
         --------
@@ -227,7 +227,9 @@ class KeypointsTask(FeatureTask):
         items = [item for item in self.source.items("inference") if isinstance(item, PoseItem)]
         formats = self.settings.keypoints.formats
         output_dir = self.settings.inference.output_dir
-        folder = Path(expand_path(output_dir)) if output_dir else Path("predictions")  # in the run's folder all is ours
+        folder = (
+            Path(expand_path(output_dir)) if output_dir else Path("predictions")
+        )  # in the run's folder no other files are expected
         refuse_double(items, folder, formats)
         if output_dir:
             refuse_foreign(items, folder, formats)

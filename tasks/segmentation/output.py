@@ -1,4 +1,4 @@
-"""What segmentation hands to people: scores, comparison pictures, maps and polygons."""
+"""Output of segmentation: scores, comparison pictures, class maps and polygons."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SegmentationOutput(Output):
         report_scores(metrics, self.classes, folder, log)
 
     def _palette(self) -> np.ndarray:
-        """Colours of the classes in results, (C, 3): those of painted masks, else well-distinguished ones.
+        """Colours of the classes in results, (C, 3): those of `dataset.label_colours`, else distinct ones.
 
         Examples
         --------
@@ -119,7 +119,7 @@ class SegmentationOutput(Output):
         )
 
     def polygon_options(self) -> dict[str, Any] | None:
-        """Options of the polygons, when they are wanted.
+        """Options of the polygons; None if `inference.polygons` is off.
 
         Examples
         --------
@@ -139,7 +139,7 @@ class SegmentationOutput(Output):
         }
 
     def destination(self, item: SceneItem, folder: Path) -> Path:
-        """Name of the class raster of an item, where nothing stands but an earlier result.
+        """Path of the class raster of an item; a file there that inference did not write is an error.
 
         Examples
         --------

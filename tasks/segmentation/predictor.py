@@ -100,7 +100,7 @@ class DensePredictor(Predictor):
             yield from self._skip(window)
 
     def _skip(self, window: Window) -> Iterator[Piece]:
-        """Pass over a window without data.
+        """Skip a window without data.
 
         Examples
         --------

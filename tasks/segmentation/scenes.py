@@ -1,4 +1,4 @@
-"""Pictures and labels for segmentation: files, pairs, one scaling of values, and the windows that are read of them."""
+"""Pictures and labels for segmentation: files, pairs, one scaling of values, and reading of windows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK = re.compile(r"^(?P<scene>.+)@y(?P<y0>\d+):(?P<y1>\d+),x(?P<x0>\d+):(?P<x1>\d+)$")
 TILE = re.compile(r"^(?P<scene>.+)_y(?P<y>\d+)_x(?P<x>\d+)$")
-MOST_OUTSIDE = 0.5  # share of values beyond all that training saw from which a picture is of another kind
+MOST_OUTSIDE = 0.5  # share of values outside those of training above which a picture is of another kind
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class SceneItem(Item):
     scene_id : str
         The scene.
     area : Window
-        The ground that may be read, in the scene's pixels.
+        The pixels of the scene that the item may read.
     tile, stride : int
         Side of a window, and the distance from one to the next.
     rows : tuple of int
-        Rows of the area that are wanted of a prediction.
+        First row of the area to predict, and the row after the last one.
     split : str
-        What the item is for.
+        Split that the item belongs to.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class SceneItem(Item):
     split: str = "train"
 
     def stamp(self) -> list:
-        """Say when the item changed: its files, and how it is cut.
+        """Values that change with the files of the item or its windows.
 
         Examples
         --------
@@ -71,11 +71,11 @@ class SceneItem(Item):
         [[0, 0, 8, 8], 4, 2]
         """
         area = self.area
-        padded = ["reflect"] if self.tile > min(area.height, area.width) else []  # entries of older padding are not met
+        padded = ["reflect"] if self.tile > min(area.height, area.width) else []  # not the entries of an older padding
         return [*super().stamp(), [area.y, area.x, area.height, area.width], self.tile, self.stride, *padded]
 
     def windows(self) -> list[Window]:
-        """Windows that touch the wanted rows, in the area's pixels, row by row.
+        """Windows that contain rows to predict, in pixels of the area, row by row.
 
         Examples
         --------
@@ -122,7 +122,7 @@ def block_id(scene_id: str, area: Window) -> str:
 
 
 def parse_id(text: str, scenes: Sequence[str], tile: int) -> tuple[str, Window | None] | None:
-    """Read an item id: a scene, a block of one, or a tile `<scene>_y<row>_x<column>`; None when it is none of them.
+    """Read an item id: a scene, a block of one, or a tile `<scene>_y<row>_x<column>`; None for other text.
 
     Examples
     --------
@@ -164,7 +164,7 @@ class SceneReader:
         self.settings = settings
         self.classes = classes
         self.scaling: ValueScaling | None = None
-        self.trained_by: Path | None = None  # the checkpoint that the scaling comes from
+        self.trained_by: Path | None = None  # the checkpoint with the scaling
         self._scenes: dict[tuple[Path, ...], RasterScene] = {}
         self._labels: dict[Path, LabelSource] = {}
         self._files: dict[str, SceneFiles] | None = None
@@ -201,7 +201,7 @@ class SceneReader:
         return self._files
 
     def broken_links(self) -> list[str]:
-        """Give the names of links among the pictures that lead nowhere.
+        """Give the names of links among the pictures whose target does not exist.
 
         Examples
         --------
@@ -243,7 +243,7 @@ class SceneReader:
             return {folder.name: tuple(folder / name for name in names)}
         pictures = find_scenes(source)
         pattern = self.settings.dataset.label_pattern
-        if pattern:  # labels may lie beside the pictures; their names tell them apart
+        if pattern:  # labels may be in the folder of the pictures, but have other names
             pictures = [path for path in pictures if not fnmatch(path.name, pattern.replace("{stem}", "*"))] or pictures
         groups: dict[str, tuple[Path, ...]] = {key: (path,) for key, path in scene_ids(pictures).items()}
         refuse_unlistable(groups)
@@ -277,7 +277,7 @@ class SceneReader:
         return pairs
 
     def scene(self, paths: tuple[Path, ...]) -> RasterScene:
-        """Open a scene as the settings say.
+        """Open a scene with the bands, scale and scaling of the settings.
 
         Examples
         --------
@@ -296,7 +296,7 @@ class SceneReader:
         return self._scenes[paths]
 
     def _refuse_other_bands(self, scene: RasterScene) -> None:
-        """Refuse a scene with another number of bands than the scaling of values, so than the model, knows.
+        """Refuse a scene whose number of bands is not that of the scaling of values and of the model.
 
         Raises
         ------
@@ -320,10 +320,10 @@ class SceneReader:
             )
 
     def _refuse_other_values(self, scene: RasterScene) -> None:
-        """Refuse a scene whose values the model cannot know, which would give a map of nothing.
+        """Refuse a scene with another kind of values than in training, for which the map would be useless.
 
-        Where 8-bit values were kept, every other type is refused. In other cases, a scene of which most values lie
-        beyond all that was seen in training is refused when its values are known to be of another kind, else told of.
+        If training used 8-bit values as they are, every other type is refused. Otherwise, if most values of a scene
+        are outside those of training, it is refused if its kind of values is another one; else a warning is logged.
 
         Raises
         ------
@@ -361,14 +361,14 @@ class SceneReader:
     # -- the scaling of values
 
     def use_scaling(self, scaling: ValueScaling | None, trained_by: Path | None = None) -> None:
-        """Read all scenes with this scaling of values from now on.
+        """Read all scenes with this scaling of values.
 
         Parameters
         ----------
         scaling : ValueScaling, optional
-            What becomes 0 and 255.
+            The values that become 0 and 255; None for no scaling.
         trained_by : Path, optional
-            The checkpoint that it comes from: then scenes are checked for other values than the model knows.
+            The checkpoint with the scaling; then scenes are checked for other values than in training.
 
         Examples
         --------
@@ -382,7 +382,7 @@ class SceneReader:
         self._scenes.clear()
 
     def find_scaling(self, make: bool = False) -> None:
-        """Take the global scaling of values from the store; estimate it first when it is not there.
+        """Read the global scaling of values from the store, or estimate it if it is not stored and `make` is true.
 
         Raises
         ------
@@ -413,7 +413,7 @@ class SceneReader:
         scaling = store.read_manifest(digest_json(what))
         if scaling is None:
             if not make:
-                raise DataError("the scaling of values is not known yet; run prepare (set prepare.enable: true)")
+                raise DataError("the scaling of values is not stored yet; run prepare (set prepare.enable: true)")
             opened = [self.scene(files.paths) for files in scenes.values()]
             scaling = estimate_scaling(opened, dataset.percentiles, dataset.value_range).to_json()
             store.write_manifest(digest_json(what), scaling)
@@ -422,7 +422,7 @@ class SceneReader:
     # -- labels
 
     def labels(self, path: Path) -> LabelSource:
-        """Open a label as the settings say.
+        """Open a label with the settings of the data set.
 
         Examples
         --------
@@ -448,9 +448,7 @@ class SceneReader:
         dataset, number = self.settings.dataset, len(self.classes)
         mapping = dataset.label_mapping or {}
         if is_vector(path):
-            class_mapping = (
-                {} if "*" in mapping else {name: name for name in self.classes}
-            )  # a class's name stands for it
+            class_mapping = {} if "*" in mapping else {name: name for name in self.classes}
             return VectorLabels(
                 path,
                 number,
@@ -472,7 +470,7 @@ class SceneReader:
         )
 
     def check(self) -> list[str]:
-        """Check every scene and label by header, and tell how many there are.
+        """Check the header of every scene and label, and count them.
 
         Raises
         ------
@@ -506,20 +504,20 @@ class SceneReader:
     # -- windows
 
     def read(self, item: SceneItem, window: Window) -> dict[str, np.ndarray]:
-        """Read a window of an item; what sticks out of its ground is mirrored and not valid.
+        """Read a window of an item; pixels outside the item are mirrored and not valid.
 
         Parameters
         ----------
         item : SceneItem
-            Only its ground is read, so that no pixel of validation is seen in training.
+            No pixel outside its area is read, so that training never uses pixels of validation.
         window : Window
             In the item's pixels.
 
         Returns
         -------
         dict of str to ndarray
-            `image` (h, w, C) uint8, `valid` (h, w) bool, and `label` (h, w) uint8 with 255 where nothing is known, if
-            the scene has a label.
+            `image` (h, w, C) uint8, `valid` (h, w) bool, and `label` (h, w) uint8 with 255 where unlabelled, if the
+            scene has a label.
 
         Raises
         ------
@@ -571,7 +569,7 @@ class SceneReader:
 
 
 def refuse_mixed_values(kinds: Mapping[str, Path]) -> None:
-    """Refuse pictures of several kinds of values: one scaling of all makes those with the smaller values black.
+    """Refuse pictures of several kinds of values: with one scaling for all, those with small values become black.
 
     Raises
     ------
@@ -595,7 +593,7 @@ def refuse_mixed_values(kinds: Mapping[str, Path]) -> None:
 
 
 def read_scaling(value: Any, path: Path) -> ValueScaling:
-    """Read the scaling of values that a checkpoint holds.
+    """Read the scaling of values in a checkpoint.
 
     Raises
     ------

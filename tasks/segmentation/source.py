@@ -1,4 +1,4 @@
-"""Items of segmentation: whole pictures or blocks of them, their split, and their samples."""
+"""Source of segmentation: pictures or blocks of them as items, their split, and their samples."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from utils.samples.files import write_land
 
 logger = logging.getLogger(__name__)
 
-MANY_PICTURES = 5  # from here on small pictures are not cut by the default split
-MOST_UNITS = 200_000  # more blocks of one scene are a mistake, and take hours to count
-ENOUGH_UNITS = 20  # units that the default split would like to draw from
+MANY_PICTURES = 5  # with this many pictures, the default split does not cut small ones
+MOST_UNITS = 200_000  # more blocks of one scene would take hours to count
+ENOUGH_UNITS = 20  # number of blocks that the default split aims at
 ONE_BLOCK = (
     "only one labelled block: too little to keep some for validation; take a smaller prepare.tile_size, or "
     "write the split lists yourself"
@@ -81,7 +81,7 @@ class SceneSource(ListedSource):
             logger.warning(left_out)
 
     def left_out(self) -> str:
-        """Say which pictures no list can hold, and why; empty when there are none.
+        """Describe which pictures are not used, and why; empty if all are used.
 
         Examples
         --------
@@ -89,12 +89,12 @@ class SceneSource(ListedSource):
         >>> task = scene_task()
         >>> Path(task.settings.paths.raw_images_dir, "scene_2.tif").symlink_to("gone.tif")
         >>> task.source.left_out()
-        '1 pictures are left out: 1 links that lead nowhere, such as scene_2.tif'
+        '1 pictures are left out: 1 broken links, such as scene_2.tif'
         """
         reasons = {
             "without a label": self.scenes.unlabelled,
             "without a pixel that is both valid and labelled": self._without_labels,
-            "links that lead nowhere": self.scenes.broken_links(),
+            "broken links": self.scenes.broken_links(),
         }
         parts = [f"{len(names)} {why}, such as {names[0]}" for why, names in reasons.items() if names]
         total = sum(map(len, reasons.values()))
@@ -121,7 +121,7 @@ class SceneSource(ListedSource):
         return item.scene_id
 
     def _item(self, name: str, scene_id: str, area: Window | None, files: SceneFiles, split: str) -> SceneItem:
-        """Make an item, cut as its split is: with the overlap of training, of validation or of inference.
+        """Make an item with the window overlap of its split: training, validation or inference.
 
         Raises
         ------
@@ -168,7 +168,7 @@ class SceneSource(ListedSource):
         return [self._item(key, key, None, SceneFiles(paths, None), "inference") for key, paths in groups.items()]
 
     def _results_of(self, names: Iterable[str]) -> set[Path]:
-        """Files that the predictions of pictures become in a named folder, which may be that of the pictures.
+        """Files of predictions in `inference.output_dir`, which may be the folder of the pictures.
 
         Examples
         --------
@@ -225,7 +225,7 @@ class SceneSource(ListedSource):
         units, counts = [unit for unit, kept in zip(units, keep, strict=True) if kept], counts[keep]
         if not units:
             raise DataError(
-                "no labelled pixel with valid ground in any picture; see paths.label_path, dataset.label_mapping and "
+                "no pixel is both labelled and valid in any picture; see paths.label_path, dataset.label_mapping and "
                 "the nodata of pictures and labels"
             )
         self._without_labels = sorted(set(self.scenes.labelled()) - {key for key, _ in units})
@@ -238,7 +238,7 @@ class SceneSource(ListedSource):
         return train, [name for name, held in zip(names, chosen, strict=True) if held]
 
     def _unit_name(self, scene_id: str, area: Window) -> str:
-        """Name a unit of the split: the scene itself when it is not cut.
+        """Name a unit of the split: the scene itself if it is not cut.
 
         Examples
         --------
@@ -283,7 +283,7 @@ class SceneSource(ListedSource):
         ]
 
     def _block_tiles(self) -> int:
-        """Side of a block in tiles: the largest that still gives enough blocks to draw from.
+        """Side of a block in tiles: the largest that gives enough blocks to draw from.
 
         Examples
         --------
@@ -404,7 +404,7 @@ class SceneSource(ListedSource):
 
     @cached_property
     def _variation(self) -> tuple[RandomGeometry, RandomColour]:
-        """The random variations that the settings ask for.
+        """The random variations of `dataset.augmentations`.
 
         Examples
         --------

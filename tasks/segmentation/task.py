@@ -78,7 +78,7 @@ class SegmentationTask(FeatureTask):
             f"{len(self.classes)} classes: {', '.join(self.classes)}"
         ]
         if self.settings.dataset.sample.enable and not Path(self.settings.dataset.sample.folder).exists():
-            return [*lines, f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare makes it"]
+            return [*lines, f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare writes it"]
         if {"prepare", "verify", "train"} & set(self.settings.enabled_phases):
             lines += scenes.check()
             self.source.check_lists()
@@ -94,7 +94,7 @@ class SegmentationTask(FeatureTask):
         if "train" in phases:
             listed_weights(self.settings, len(self.classes))
             self.check_head()
-        if "inference" in phases and not self.settings.dataset.sample.enable:  # the sample is made by prepare
+        if "inference" in phases and not self.settings.dataset.sample.enable:  # prepare writes the sample
             distributed.run_on_main(lambda: self._inputs() and None)
 
     def _inputs(self) -> list[SceneItem]:
@@ -165,12 +165,12 @@ class SegmentationTask(FeatureTask):
 
 
 def class_names(settings: SegmentationSettings) -> list[str]:
-    """Names of the classes, or numbered ones.
+    """Names of the classes, or `class_0` and so on.
 
     Raises
     ------
     SettingsError
-        If neither names nor a number are given.
+        If neither names nor a number are set, or the names cannot be used.
 
     Examples
     --------
@@ -198,7 +198,7 @@ def class_names(settings: SegmentationSettings) -> list[str]:
 
 
 def _classes_of_checkpoint(settings: SegmentationSettings) -> list[str] | None:
-    """Classes of the checkpoint that is named for prediction, where nothing else is to be done.
+    """Classes of the checkpoint in the settings, if no other phase than prediction is enabled.
 
     Examples
     --------
@@ -216,7 +216,7 @@ def _classes_of_checkpoint(settings: SegmentationSettings) -> list[str] | None:
 
 
 def refuse_other_data(settings: SegmentationSettings, description: dict[str, Any], path: Path) -> None:
-    """Refuse settings of pictures and classes that are given in the file and contradict a checkpoint.
+    """Refuse settings of pictures and classes in the file that differ from a checkpoint.
 
     Examples
     --------

@@ -503,7 +503,7 @@ def test_features_that_are_computed_online_are_varied_for_both(tmp_path):
     ("overrides", "message"),
     [
         (["model.layers=[0, 5]"], "layers: block 5 does not exist; there are 2 blocks"),
-        (["distill.crop=36"], "distill.crop: 36 is no multiple of 8, the patch of the student; take 32 or 40"),
+        (["distill.crop=36"], "distill.crop: 36 is not a multiple of 8, the patch of the student; take 32 or 40"),
         (["distill.probe.config=/no/such.yml"], "distill.probe.config: /no/such.yml: no such settings file"),
         (["paths.raw_images_dir=/no/such/folder"], "/no/such/folder: no such file or folder"),
         (["paths.raw_images_dir=null"], "paths.raw_images_dir: not set; name pictures and videos"),
