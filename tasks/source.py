@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -21,8 +21,10 @@ from utils.geometry.fields import STANDARD_FIELDS, Fields, apply_view
 from utils.runtime.files import digest_json
 from utils.runtime.setting_errors import suggest
 
+ItemT = TypeVar("ItemT", bound=Item)  # the items of a kind of task
 
-class Source(ABC):
+
+class Source(ABC, Generic[ItemT]):
     """Gives the items of each split and their samples; phases read data through it and nothing else.
 
     Parameters
@@ -39,26 +41,26 @@ class Source(ABC):
 
     # -- items
 
-    def prepare_data(self) -> None:  # noqa: B027 - only some tasks have something to make
+    def prepare_data(self) -> None:
         """Write the files that the splits need, such as lists of a drawn split; runs first, on rank 0."""
 
     @abstractmethod
-    def items(self, split: str) -> list[Item]:
+    def items(self, split: str) -> list[ItemT]:
         """Give the items of `train`, `val`, `test` or `inference`."""
 
-    def partition(self, items: Sequence[Item]) -> list[list[Item]]:
+    def partition(self, items: Sequence[ItemT]) -> list[list[ItemT]]:
         """Divide items into groups, such as bands of a raster or whole videos; one rank processes a group."""
         return [[item] for item in items]
 
-    def continue_from(self, item: Item, resume: int) -> Item:
+    def continue_from(self, item: ItemT, resume: int) -> ItemT:
         """Remove from an item what a sink has already written."""
         return item
 
     @abstractmethod
-    def samples(self, item: Item) -> Iterator[Sample]:
+    def samples(self, item: ItemT) -> Iterator[Sample]:
         """Read an item's samples in order; reading is lazy."""
 
-    def count_samples(self, item: Item) -> int:
+    def count_samples(self, item: ItemT) -> int:
         """At most how many samples an item gives; known without reading."""
         return 1
 
@@ -66,7 +68,7 @@ class Source(ABC):
     def truth(self, piece: Piece) -> Any:
         """Read the label of what a piece shows, in the item's own pixels."""
 
-    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
+    def audit(self, items: Iterable[ItemT]) -> Iterator[Finding]:
         """Look for pictures and labels that cannot be used."""
         yield from ()
 
@@ -129,7 +131,7 @@ class Source(ABC):
         return 0
 
 
-class FeatureSource(Source):
+class FeatureSource(Source[ItemT]):
     """A source whose samples are pictures for the frozen backbone.
 
     Parameters
@@ -237,7 +239,7 @@ class FeatureSource(Source):
         return 0 if self.settings.train.features == "online" else self.features.record_bytes(self.backbone_size())
 
 
-class ListedSource(FeatureSource):
+class ListedSource(FeatureSource[ItemT]):
     """A source whose splits are lists of names, drawn by prepare or written by a person.
 
     Examples
@@ -254,7 +256,7 @@ class ListedSource(FeatureSource):
         """Give the names that a split list may hold."""
 
     @abstractmethod
-    def named(self, name: str, split: str) -> list[Item]:
+    def named(self, name: str, split: str) -> list[ItemT]:
         """Give the items of one line of a split list; empty if no picture has that name."""
 
     @abstractmethod
@@ -266,7 +268,7 @@ class ListedSource(FeatureSource):
         """Give everything that a drawn split depends on, as the first line of its lists."""
 
     @abstractmethod
-    def input_items(self, sources: list[str]) -> list[Item]:
+    def input_items(self, sources: list[str]) -> list[ItemT]:
         """Give the items to predict from files, folders and globs."""
 
     def uses_list(self, split: str) -> bool:
@@ -282,7 +284,7 @@ class ListedSource(FeatureSource):
         """
         return True
 
-    def unlisted(self, split: str) -> list[Item]:
+    def unlisted(self, split: str) -> list[ItemT]:
         """Give the items of a split that comes from the labels.
 
         Examples
@@ -293,7 +295,7 @@ class ListedSource(FeatureSource):
         """
         return []
 
-    def overlap(self, item: Item, other: Item) -> bool:
+    def overlap(self, item: ItemT, other: ItemT) -> bool:
         """Whether two items share pixels.
 
         Examples
@@ -308,7 +310,7 @@ class ListedSource(FeatureSource):
         return item.id == other.id
 
     @override
-    def items(self, split: str) -> list[Item]:
+    def items(self, split: str) -> list[ItemT]:
         if split == "inference":
             return self.input_items(self._inference_sources())
         path = split_list(self.name, self.settings, split)
@@ -345,7 +347,7 @@ class ListedSource(FeatureSource):
             )
         return [self.settings.paths.locate(entry) for entry in ([listed] if isinstance(listed, str) else listed)]
 
-    def _named(self, line: str, split: str, path: Path) -> list[Item]:
+    def _named(self, line: str, split: str, path: Path) -> list[ItemT]:
         """Give the items of a line of a split list.
 
         Raises
@@ -369,7 +371,7 @@ class ListedSource(FeatureSource):
             raise DataError(f"{path}: no picture for {line!r}{hint} known: {some}; {OTHER_PICTURES}")
         return items
 
-    def _refuse_overlap(self, chosen: Sequence[Item], where: str) -> None:
+    def _refuse_overlap(self, chosen: Sequence[ItemT], where: str) -> None:
         """Raise if an item shares pixels with one of the train split.
 
         Raises
@@ -391,7 +393,7 @@ class ListedSource(FeatureSource):
         if self.uses_list("train") and not (train and train.exists()):  # evaluation needs no train list
             return
         training = self.items("train")
-        by_name: dict[str, list[Item]] = {}
+        by_name: dict[str, list[ItemT]] = {}
         for item in training:
             by_name.setdefault(self.picture_of(item), []).append(item)
         for item in chosen:
@@ -407,7 +409,7 @@ class ListedSource(FeatureSource):
                         "one of the splits"
                     )
 
-    def picture_of(self, item: Item) -> str:
+    def picture_of(self, item: ItemT) -> str:
         """Give the name of the picture that an item is a part of; items of different pictures never overlap.
 
         Examples

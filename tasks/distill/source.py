@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from tasks.base import Finding, Item, Piece, Sample
+from tasks.base import Finding, Piece, Sample
 from tasks.distill.model import teacher_pictures
 from tasks.distill.pictures import CropItem, Picture, PictureReader
 from tasks.distill.settings import DistillSettings
@@ -39,7 +39,7 @@ MOST_INVALID = 0.25  # largest share of cells without data in a crop
 TRIES = 4  # places that are tried for each crop, if many have no data
 
 
-class CropSource(ListedSource):
+class CropSource(ListedSource[CropItem]):
     """Square crops of pictures, rasters and videos, at several zooms.
 
     Parameters
@@ -84,17 +84,17 @@ class CropSource(ListedSource):
         return list(self.files.pictures)
 
     @override
-    def named(self, name: str, split: str) -> list[Item]:
+    def named(self, name: str, split: str) -> list[CropItem]:
         if name in self.units:
             return [self.units[name]]
         return [item for item in self.units.values() if item.picture.name == name]
 
     @override
-    def items(self, split: str) -> list[Item]:
+    def items(self, split: str) -> list[CropItem]:
         return [] if split == "inference" else list({item.id: item for item in super().items(split)}.values())
 
     @override
-    def input_items(self, sources: list[str]) -> list[Item]:
+    def input_items(self, sources: list[str]) -> list[CropItem]:
         raise TypeError("distillation has no inference")
 
     @override
@@ -179,8 +179,7 @@ class CropSource(ListedSource):
     # -- crops
 
     @override
-    def count_samples(self, item: Item) -> int:
-        assert isinstance(item, CropItem)
+    def count_samples(self, item: CropItem) -> int:
         total = 0
         for scale in self._scales_of(item):
             fit = math.floor(item.area.height * scale / self.options.crop) * math.floor(
@@ -190,8 +189,7 @@ class CropSource(ListedSource):
         return total * (len(range(*item.frames, self.options.frame_step)) if item.frames else 1)
 
     @override
-    def samples(self, item: Item) -> Iterator[Sample]:
-        assert isinstance(item, CropItem)
+    def samples(self, item: CropItem) -> Iterator[Sample]:
         scales = self._scales_of(item)
         if item.frames is None:
             self.files.find_scaling(item.picture.paths)
@@ -301,7 +299,7 @@ class CropSource(ListedSource):
         return None
 
     @override
-    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
+    def audit(self, items: Iterable[CropItem]) -> Iterator[Finding]:
         for item in items:
             try:
                 number = sum(1 for _ in self.samples(item))

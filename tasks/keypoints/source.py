@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import override
 
 from config import expand_path
-from tasks.base import Finding, Item, Piece, Sample
+from tasks.base import Finding, Piece, Sample
 from tasks.features import FeatureService
 from tasks.keypoints.audit import audit_pictures
 from tasks.keypoints.items import (
@@ -49,7 +49,7 @@ from utils.raster.inputs import find_inputs
 from utils.samples.files import write_foxes
 
 
-class PoseSource(ListedSource):
+class PoseSource(ListedSource[PoseItem]):
     """Pictures and videos with labelled keypoints.
 
     Parameters
@@ -88,7 +88,7 @@ class PoseSource(ListedSource):
             convert_poses(self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode)
 
     @override
-    def items(self, split: str) -> list[Item]:
+    def items(self, split: str) -> list[PoseItem]:
         if split != "inference" and not self.labels.skeleton.num_keypoints:
             return []  # such labels can only be converted
         return super().items(split)
@@ -98,11 +98,11 @@ class PoseSource(ListedSource):
         return sorted(self.labels.pictures)
 
     @override
-    def named(self, name: str, split: str) -> list[Item]:
+    def named(self, name: str, split: str) -> list[PoseItem]:
         return [self._item(self.labels.pictures[name][1], split)] if name in self.labels.pictures else []
 
     @override
-    def unlisted(self, split: str) -> list[Item]:
+    def unlisted(self, split: str) -> list[PoseItem]:
         return [
             self._item(picture, split)
             for labelled_split, picture in self.labels.pictures.values()
@@ -173,7 +173,7 @@ class PoseSource(ListedSource):
         skeletons = join_skeletons(self.labels.sets)
         divided = {}
         for split in ("train", "val", "test"):
-            ids = [item.picture.id for item in super().items(split) if isinstance(item, PoseItem)]
+            ids = [item.picture.id for item in super().items(split)]
             if ids:
                 divided[split] = AnnotationSet([whole[id] for id in ids], skeletons)
         return divided
@@ -202,7 +202,7 @@ class PoseSource(ListedSource):
         return sorted(set(self.labels.pictures) - set(val)), sorted(val)
 
     @override
-    def input_items(self, sources: list[str]) -> list[Item]:
+    def input_items(self, sources: list[str]) -> list[PoseItem]:
         try:
             inputs = name_inputs(find_inputs(sources, is_result=is_overlay))
         except DataError as error:
@@ -250,13 +250,11 @@ class PoseSource(ListedSource):
         return {name: drawn[name].instances for name in inputs}
 
     @override
-    def continue_from(self, item: Item, resume: int) -> Item:
-        assert isinstance(item, PoseItem)
+    def continue_from(self, item: PoseItem, resume: int) -> PoseItem:
         return replace(item, first_frame=resume)
 
     @override
-    def count_samples(self, item: Item) -> int:
-        assert isinstance(item, PoseItem)
+    def count_samples(self, item: PoseItem) -> int:
         if is_video(item.picture.path):
             return VideoReader(item.picture.path).header_frames or 0
         return len(item.picture.instances) if self.settings.keypoints.instance_mode == "per_instance" else 1
@@ -267,8 +265,8 @@ class PoseSource(ListedSource):
         return piece.item.picture.instances
 
     @override
-    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
-        poses = [item for item in items if isinstance(item, PoseItem)]
+    def audit(self, items: Iterable[PoseItem]) -> Iterator[Finding]:
+        poses = list(items)
         if poses and poses[0].split == self.first_split():
             yield from self.labels.problems()
         yield from audit_pictures(poses, self.labels.skeleton)
@@ -280,8 +278,7 @@ class PoseSource(ListedSource):
         return self.labels.canvas
 
     @override
-    def samples(self, item: Item) -> Iterator[Sample]:
-        assert isinstance(item, PoseItem)
+    def samples(self, item: PoseItem) -> Iterator[Sample]:
         for frame, image in self._frames(item):
             for index, matrix, animals in self._places(item, image.shape[:2]):
                 name = f"{item.id}#{frame}.{index}"

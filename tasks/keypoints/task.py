@@ -15,7 +15,6 @@ from models import find_head, read_head_options
 from models.base import KeypointHead
 from tasks.base import Predictor
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
-from tasks.keypoints.items import PoseItem
 from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.metric import PRIMARY
 from tasks.keypoints.objective import KeypointsObjective
@@ -224,7 +223,7 @@ class KeypointsTask(FeatureTask):
             ...
         utils.errors.SettingsError: .../val_000.json: already exists and was not written by inference; ...
         """
-        items = [item for item in self.source.items("inference") if isinstance(item, PoseItem)]
+        items = self.source.items("inference")
         formats = self.settings.keypoints.formats
         output_dir = self.settings.inference.output_dir
         folder = (
@@ -267,7 +266,7 @@ class KeypointsTask(FeatureTask):
     def setup(self) -> None:
         super().setup()
         if self.fixed is None and self.settings.keypoints.automatic_rules and self.num_outputs:
-            pictures = [item.picture for item in self.source.items("train") if isinstance(item, PoseItem)]
+            pictures = [item.picture for item in self.source.items("train")]
             settings, decisions = automatic_settings(self.settings, pictures, self.labels.skeleton)
             for decision in decisions:
                 logger.warning("%s", decision)

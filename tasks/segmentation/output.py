@@ -111,12 +111,7 @@ class SegmentationOutput(Output):
             format=settings.format,
             fingerprint=fingerprint,
         )
-        return RasterSink(
-            writer,
-            item,
-            confidence=settings.confidence,
-            polygons=self.polygon_options(),
-        )
+        return RasterSink(writer, item, confidence=settings.confidence, polygons=self.polygon_options())
 
     def polygon_options(self) -> dict[str, Any] | None:
         """Options of the polygons; None if `inference.polygons` is off.

@@ -13,7 +13,7 @@ import numpy as np
 from typing_extensions import override
 
 from config import expand_path
-from tasks.base import Finding, Item, Piece, Sample
+from tasks.base import Finding, Piece, Sample
 from tasks.features import FeatureService
 from tasks.segmentation.scenes import SceneFiles, SceneItem, SceneReader, block_id, parse_id
 from tasks.segmentation.settings import SegmentationSettings
@@ -39,7 +39,7 @@ ONE_BLOCK = (
 )
 
 
-class SceneSource(ListedSource):
+class SceneSource(ListedSource[SceneItem]):
     """Scenes and photos with a class per pixel.
 
     Parameters
@@ -105,19 +105,17 @@ class SceneSource(ListedSource):
         return list(self.scenes.labelled())
 
     @override
-    def named(self, name: str, split: str) -> list[Item]:
+    def named(self, name: str, split: str) -> list[SceneItem]:
         scenes = self.scenes.labelled()
         place = parse_id(name, list(scenes), self.settings.prepare.tile_size)
         return [] if place is None else [self._item(name, *place, scenes[place[0]], split)]
 
     @override
-    def overlap(self, item: Item, other: Item) -> bool:
-        assert isinstance(item, SceneItem) and isinstance(other, SceneItem)  # noqa: PT018 - one fact about both
+    def overlap(self, item: SceneItem, other: SceneItem) -> bool:
         return item.area.intersection(other.area) is not None
 
     @override
-    def picture_of(self, item: Item) -> str:
-        assert isinstance(item, SceneItem)
+    def picture_of(self, item: SceneItem) -> str:
         return item.scene_id
 
     def _item(self, name: str, scene_id: str, area: Window | None, files: SceneFiles, split: str) -> SceneItem:
@@ -154,7 +152,7 @@ class SceneSource(ListedSource):
         return SceneItem(name, files.sources, scene_id, area, tile, stride, (0, area.height), split)
 
     @override
-    def input_items(self, sources: list[str]) -> list[Item]:
+    def input_items(self, sources: list[str]) -> list[SceneItem]:
         names = self.settings.dataset.band_files
         if names and len(sources) == 1 and Path(sources[0]).is_dir():
             groups = {Path(sources[0]).name: tuple(Path(sources[0]) / name for name in names)}
@@ -185,18 +183,16 @@ class SceneSource(ListedSource):
         return {folder / f"{name.replace('/', '_')}{ending}.tif" for name in names for ending in endings}
 
     @override
-    def partition(self, items: Sequence[Item]) -> list[list[Item]]:
-        groups: list[list[Item]] = []
-        for item in items:
-            assert isinstance(item, SceneItem)
-            parts = distributed.world_size() if item.split == "inference" else 1
-            bands = split_rows(item.area.height, item.tile, item.stride, parts)
-            groups += [[replace(item, rows=rows)] for rows in bands]
-        return groups
+    def partition(self, items: Sequence[SceneItem]) -> list[list[SceneItem]]:
+        ranks = distributed.world_size()
+        return [
+            [replace(item, rows=rows)]
+            for item in items
+            for rows in split_rows(item.area.height, item.tile, item.stride, ranks if item.split == "inference" else 1)
+        ]
 
     @override
-    def continue_from(self, item: Item, resume: int) -> Item:
-        assert isinstance(item, SceneItem)
+    def continue_from(self, item: SceneItem, resume: int) -> SceneItem:
         return replace(item, rows=(max(resume, item.rows[0]), item.rows[1]))
 
     # -- the drawn split
@@ -308,19 +304,10 @@ class SceneSource(ListedSource):
         >>> source._count("scene_0", Window(0, 0, 64, 64)).tolist()
         [1984, 1984]
         """
-        item = SceneItem(
-            scene_id,
-            self.scenes.labelled()[scene_id].sources,
-            scene_id,
-            area,
-            self.settings.prepare.tile_size,
-            self.settings.prepare.tile_size,
-            (0, area.height),
-        )
+        item = self._item(scene_id, scene_id, area, self.scenes.labelled()[scene_id], "train")
         counts = np.zeros(len(self.classes), np.int64)
-        for window in item.windows():
-            label = self.scenes.read(item, window)["label"]
-            counts += label_counts(label, len(self.classes))
+        for window in replace(item, stride=item.tile).windows():
+            counts += label_counts(self.scenes.read(item, window)["label"], len(self.classes))
         return counts
 
     # -- samples
@@ -338,8 +325,7 @@ class SceneSource(ListedSource):
         return 3 if scaling is None else len(scaling.low)
 
     @override
-    def samples(self, item: Item) -> Iterator[Sample]:
-        assert isinstance(item, SceneItem)
+    def samples(self, item: SceneItem) -> Iterator[Sample]:
         self.scenes.find_scaling()
         limit = self.settings.dataset.max_windows
         for window in item.windows()[:limit]:
@@ -349,8 +335,7 @@ class SceneSource(ListedSource):
                 yield Sample(f"{item.id}/y{window.y}_x{window.x}", item, arrays, window)
 
     @override
-    def count_samples(self, item: Item) -> int:
-        assert isinstance(item, SceneItem)
+    def count_samples(self, item: SceneItem) -> int:
         number = len(item.windows())
         return min(number, self.settings.dataset.max_windows or number)
 
@@ -362,9 +347,8 @@ class SceneSource(ListedSource):
         return self.scenes.read(piece.item, piece.window)["label"]
 
     @override
-    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
+    def audit(self, items: Iterable[SceneItem]) -> Iterator[Finding]:
         for item in items:
-            assert isinstance(item, SceneItem)
             try:
                 for window in item.windows():
                     self.scenes.read(item, window)

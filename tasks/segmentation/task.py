@@ -106,7 +106,7 @@ class SegmentationTask(FeatureTask):
         >>> len(scene_task()._inputs())
         1
         """
-        items = [item for item in self.source.items("inference") if isinstance(item, SceneItem)]
+        items = self.source.items("inference")
         raise_first(check_scene(path) for item in items for path in item.sources)
         self.output.polygon_options()
         settings = self.settings.inference
