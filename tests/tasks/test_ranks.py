@@ -211,7 +211,7 @@ def test_an_interrupted_training_of_ranks_ends_bitwise_as_an_unbroken_one(way, n
     for name in (BEST, LAST):
         one, other = (load_checkpoint(checkpoint_path(run, name)).tensors for run in (whole, cut))
         assert one.keys() == other.keys()
-        assert all(torch.equal(value, other[key]) for key, value in one.source.items())
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
     assert (whole / "results.csv").read_text() == (cut / "results.csv").read_text()
 
 
