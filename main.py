@@ -37,7 +37,7 @@ EXIT_CODES = """exit codes:
 
 @dataclass
 class Outcome:
-    """What a call did: one row per phase, one column of scores per task."""
+    """The results of a call: one row per phase, one column of scores per task."""
 
     rows: list[tuple[str, str, float]] = field(default_factory=list)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -55,8 +55,8 @@ class Outcome:
         """
         self.rows.append((f"{task}.{phase}", status, seconds))
         if phase in ("train", "evaluate"):
-            named = {name if phase == "train" else f"{name} ({phase})": value for name, value in metrics.items()}
-            self.scores.setdefault(task, {}).update(named)
+            labelled = {name if phase == "train" else f"{name} ({phase})": value for name, value in metrics.items()}
+            self.scores.setdefault(task, {}).update(labelled)
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -86,13 +86,18 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--new-config",
         nargs=2,
         metavar=("DATA", "PROFILE"),
-        help="look at keypoint labels and write settings for them to CONFIG (config.yml); PROFILE may be none",
+        help="read keypoint labels and write settings for them to CONFIG (config.yml); PROFILE may be none",
     )
     return parser.parse_intermixed_args(list(arguments))
 
 
 def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Tell the settings file from overrides.
+    """Separate the settings file from overrides.
+
+    Raises
+    ------
+    SettingsError
+        If two settings files are named.
 
     Examples
     --------
@@ -127,13 +132,17 @@ def choose_phases(settings: Settings, only: str | None) -> dict[str, tuple[str, 
     """
     from tasks.references import order_tasks
 
-    wanted = parse_only(settings, only) if only is not None else {name: None for name in settings.tasks}
+    requested = parse_only(settings, only) if only is not None else {name: None for name in settings.tasks}
     chosen: dict[str, tuple[str, ...]] = {}
     for name in order_tasks(settings.tasks):
-        if name not in wanted:
+        if name not in requested:
             continue
-        named = wanted[name]
-        phases = settings.tasks[name].enabled_phases if named is None else tuple(p for p in PHASES if p in named)
+        chosen_phases = requested[name]
+        phases = (
+            settings.tasks[name].enabled_phases
+            if chosen_phases is None
+            else tuple(p for p in PHASES if p in chosen_phases)
+        )
         task = load_task(settings.tasks[name].kind)
         for phase in phases:
             if phase not in task.phases:
@@ -150,6 +159,11 @@ def choose_phases(settings: Settings, only: str | None) -> dict[str, tuple[str, 
 def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
     """Read `--only`: task -> named phases, None for those that are enabled.
 
+    Raises
+    ------
+    SettingsError
+        If a task or phase is unknown.
+
     Examples
     --------
     >>> from config import parse_settings
@@ -160,7 +174,7 @@ def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
         ...
     utils.errors.SettingsError: --only coral: unknown task 'coral'; known: segmentation
     """
-    wanted: dict[str, set[str] | None] = {}
+    requested: dict[str, set[str] | None] = {}
     for entry in only.split(","):
         name, _, phase = entry.strip().partition(".")
         if name not in settings.tasks:
@@ -169,15 +183,20 @@ def parse_only(settings: Settings, only: str) -> dict[str, set[str] | None]:
         if phase and phase not in PHASES:
             raise SettingsError(f"--only {entry}: unknown phase {phase!r}; known: {', '.join(PHASES)}")
         if not phase:
-            wanted[name] = None
-        elif wanted.get(name, set()) is not None:
-            wanted[name] = (wanted.get(name) or set()) | {phase}
-    return wanted
+            requested[name] = None
+        elif requested.get(name, set()) is not None:
+            requested[name] = (requested.get(name) or set()) | {phase}
+    return requested
 
 
 @contextmanager
 def task_in_errors(name: str, settings: Settings) -> Iterator[None]:
-    """Let errors of settings or data say which task they are about, where there are several.
+    """Add the name of the task to errors of settings or data, if there are several tasks.
+
+    Raises
+    ------
+    SettingsError, DataError
+        The same error, with the name of the task.
 
     Examples
     --------
@@ -197,7 +216,7 @@ def task_in_errors(name: str, settings: Settings) -> Iterator[None]:
 
 
 def build_task(name: str, settings: Settings, phases: Sequence[str]) -> Task:
-    """Make the object of a task, and let it raise for what cannot work, before any task works.
+    """Make the object of a task and check it, before any task starts.
 
     Examples
     --------
@@ -215,7 +234,7 @@ def build_task(name: str, settings: Settings, phases: Sequence[str]) -> Task:
 
 
 def build_tasks(settings: Settings, phases: dict[str, tuple[str, ...]]) -> dict[str, Task]:
-    """Make the objects of all tasks that have something to do and need no folder that another one is still to export.
+    """Make the objects of all tasks with phases, except those that wait for the export of another task.
 
     Examples
     --------
@@ -247,7 +266,7 @@ def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: Verbosity
                 for line in tasks[name].check():
                     log.info(f"{name}: {line}")
         elif chosen:
-            log.info(f"{name}: waits for the backbone that another task exports; it is checked when that is there")
+            log.info(f"{name}: waits for the backbone that another task exports; it is checked after that")
     log.info("check: the settings can be used")
 
 
@@ -270,15 +289,16 @@ def run_task(
     from tasks.context import Context
     from tasks.phases import load_phase
     from tasks.references import resolve_references
-    from tasks.runs import shared_run, task_folder
+    from tasks.runs import open_run, task_folder
     from utils.runtime import distributed
 
-    name = task.name  # another task of this call may have made the checkpoint just now
+    name = task.name  # another task of this call may have written the checkpoint
     task.settings = resolve_references(task.settings, settings.tasks, "checkpoint")
     with ExitStack() as stack:
         lock = FileLock(task_folder(name, task.settings) / ".lock")
         distributed.run_on_main(lambda: stack.enter_context(lock) and None)
-        context = Context(log, shared_run(name, task.settings), stop.check, lambda: stop.signum)
+        folder = Path(distributed.run_on_main(lambda: str(open_run(name, task.settings))))
+        context = Context(log, folder, stop.check, lambda: stop.signum)
         queue = list(phases)
         while queue:
             phase = queue.pop(0)
@@ -286,7 +306,7 @@ def run_task(
                 result = load_phase(phase)(task, context)
             outcome.add(name, phase, result.status, block.seconds, result.metrics)
             if result.metrics.get("bad records") and "prepare" in phases:
-                queue.insert(0, "prepare")  # makes again what verify set aside, so that train finds it
+                queue.insert(0, "prepare")  # repeats the records that verify set aside
 
 
 def close(outcome: Outcome, log: VerbosityLogger) -> None:
@@ -327,7 +347,9 @@ def run(
     try:
         for name, chosen in phases.items():
             if chosen:
-                task = tasks.pop(name, None) or build_task(name, settings, chosen)  # popped: it may hold much
+                task = tasks.pop(name, None) or build_task(
+                    name, settings, chosen
+                )  # popped, so that its memory is freed
                 with task_in_errors(name, settings):
                     run_task(task, settings, chosen, log, stop, outcome)
     finally:
@@ -368,7 +390,7 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
                 check(settings, phases, log)
             else:
                 run(settings, phases, log, stop, outcome)
-        except (Exception, KeyboardInterrupt) as error:  # the last resort, so that status.json tells of every end
+        except (Exception, KeyboardInterrupt) as error:  # so that status.json holds the outcome of every run
             code = exit_code(error, log, shared.train)
         if main_rank and not only_check and code != LockedError.exit_code:
             code = write_status(Path(expand_path(shared.paths.runs_root)) / "status.json", code, outcome, log)
@@ -376,7 +398,7 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
 
 
 def write_status(path: Path, code: int, outcome: Outcome, log: VerbosityLogger) -> int:
-    """Write the outcome for schedulers; gives the exit code, which a folder that cannot be written turns into 3.
+    """Write the outcome for schedulers; gives the exit code, 3 if the file cannot be written.
 
     Examples
     --------
@@ -391,12 +413,12 @@ def write_status(path: Path, code: int, outcome: Outcome, log: VerbosityLogger) 
     try:
         write_json(path, nan_to_none({"exit_code": code, "phases": rows, "scores": outcome.scores}))
     except OSError as error:
-        return code or exit_code(error, log)  # an earlier error is logged; often it is about this very folder
+        return code or exit_code(error, log)  # an earlier error is logged already
     return code
 
 
 def exit_code(error: BaseException, log: VerbosityLogger, train: Any = None) -> int:
-    """Turn an error into lines for a person and an exit code for a scheduler; `train` advises on memory.
+    """Log an error and give the exit code; `train` are settings for advice on memory.
 
     Examples
     --------
@@ -444,17 +466,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     log = VerbosityLogger("info")
     try:
-        named, overrides = split_words(parsed.words)
+        path, overrides = split_words(parsed.words)
         if parsed.new_config:
-            return new_config(named, overrides, log, *parsed.new_config)
-        settings = load_settings(find_config(named), overrides, kinds())
+            return new_config(path, overrides, log, *parsed.new_config)
+        settings = load_settings(find_config(path), overrides, kinds())
         return run_and_report(settings, choose_phases(settings, parsed.only), parsed.check)
-    except (Exception, KeyboardInterrupt) as error:  # the last resort, also while ranks and log are set up
+    except (Exception, KeyboardInterrupt) as error:  # also errors during the start of ranks and log
         return exit_code(error, log)
 
 
 def new_config(target: str | None, overrides: Sequence[str], log: VerbosityLogger, data: str, profile: str) -> int:
-    """Write settings for somebody's labels; returns the exit code.
+    """Write a settings file for keypoint labels; returns the exit code.
 
     Raises
     ------

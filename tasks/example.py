@@ -1,4 +1,4 @@
-"""A real task on a tiny made-up data set, for the examples in docstrings and for tests."""
+"""A small segmentation task on generated data, for examples in docstrings and for tests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def example_task(folder: str | Path, *overrides: str) -> tuple[SegmentationTask,
     Parameters
     ----------
     folder : str or Path
-        Where everything is written.
+        Folder of all files.
     *overrides : str
         Settings to change, such as `train.epochs=3`.
 
@@ -67,7 +67,7 @@ def example_task(folder: str | Path, *overrides: str) -> tuple[SegmentationTask,
 
 
 def scene_task(*overrides: str) -> SegmentationTask:
-    """Make `example_task` in a temporary folder of its own, removed when the process ends.
+    """Make `example_task` in a new temporary folder, removed when the process ends.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def scene_task(*overrides: str) -> SegmentationTask:
 
 
 def in_temporary_folder(make: Callable[..., tuple[Made, Context]], *overrides: str) -> Made:
-    """Make a task of an example whose files go when the process ends.
+    """Make a task of an example in a temporary folder, removed when the process ends.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def in_temporary_folder(make: Callable[..., tuple[Made, Context]], *overrides: s
 
 
 def example_context(folder: Path) -> Context:
-    """A context that only speaks of errors.
+    """A context that logs only errors.
 
     Examples
     --------

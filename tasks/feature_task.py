@@ -1,4 +1,4 @@
-"""What tasks have in common whose model is a head on the maps of the frozen backbone."""
+"""The base of tasks whose model is a head on the maps of the frozen backbone."""
 
 from __future__ import annotations
 
@@ -90,12 +90,8 @@ class FeatureTask(Task):
     @override
     def build_model(self) -> nn.Module:
         model = self.settings.model
-        generator_state = torch.get_rng_state()
-        torch.manual_seed(self.settings.resources.seed)  # the same first weights on every rank
-        head = self.make_head()
-        torch.set_rng_state(generator_state)
         finetune = False if model.freeze is True else (model.freeze or True)
-        return FeatureModel(self.features, head, finetune, self.train_precision)
+        return FeatureModel(self.features, self.make_seeded_head(), finetune, self.train_precision)
 
     @property
     def train_precision(self) -> str:
@@ -103,15 +99,14 @@ class FeatureTask(Task):
 
         Examples
         --------
-        >>> import tempfile
-        >>> from tasks.example import example_task
-        >>> example_task(tempfile.mkdtemp(), "train.precision=bf16")[0].train_precision
+        >>> from tasks.example import scene_task
+        >>> scene_task("train.precision=bf16").train_precision
         'bf16'
         """
         return resolve_precision(self.settings.train.precision, choose_device(self.settings.device("train")))
 
     def check_head(self) -> None:
-        """Raise for a head or options that cannot be, without making its weights.
+        """Raise for an unknown head or options that it does not take, without making its weights.
 
         Examples
         --------
@@ -125,7 +120,7 @@ class FeatureTask(Task):
         self.head_shapes()
 
     def head_shapes(self) -> Head:
-        """Make the head without memory for its weights, for its stride and the like.
+        """Make the head without memory for its weights, for its stride and other numbers.
 
         Examples
         --------
@@ -136,6 +131,23 @@ class FeatureTask(Task):
         self.spec()  # may load the backbone, whose weights must be real
         with torch.device("meta"):
             return self.make_head()
+
+    def make_seeded_head(self) -> Head:
+        """Make the head with the same first weights on every rank; the global generator is left as it was.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
+        >>> first, second = (next(task.make_seeded_head().parameters()) for _ in range(2))
+        >>> torch.equal(first, second)
+        True
+        """
+        generator_state = torch.get_rng_state()
+        torch.manual_seed(self.settings.resources.seed)
+        head = self.make_head()
+        torch.set_rng_state(generator_state)
+        return head
 
     def make_head(self) -> Head:
         """Make the head that the settings name.
@@ -161,7 +173,7 @@ class FeatureTask(Task):
         return self.settings.model.head_options
 
     def spec(self) -> FeatureSpec:
-        """What the head is told of the features and pictures.
+        """Channels, strides and normalisation of the features and pictures, for the head.
 
         Examples
         --------
@@ -175,7 +187,7 @@ class FeatureTask(Task):
         )
 
     def describe_model(self) -> dict[str, Any]:
-        """What a checkpoint must say of backbone and head.
+        """The description of backbone and head in a checkpoint.
 
         Examples
         --------
@@ -202,58 +214,65 @@ class FeatureTask(Task):
 
     @classmethod
     def check_description(cls, checkpoint: Checkpoint, needed: frozenset[str]) -> dict[str, Any]:
-        """Give a checkpoint's description when it is one of this kind, and whole.
+        """Give the description in a checkpoint, if it is complete and of this kind.
 
         Raises
         ------
         DataError
-            If it is of another kind, or lacks something.
+            If it is of another kind, or a key is missing.
 
         Examples
         --------
         >>> from tasks.segmentation.task import SegmentationTask
-        >>> said = {"kind": "segmentation"}
-        >>> SegmentationTask.check_description(Checkpoint({}, said, Path("a")), frozenset(["scale"]))
+        >>> description = {"kind": "segmentation"}
+        >>> SegmentationTask.check_description(Checkpoint({}, description, Path("a")), frozenset(["scale"]))
         Traceback (most recent call last):
             ...
         utils.errors.DataError: a: its description lacks attention, backbone, features, ...; take another copy
         """
-        said = checkpoint.description
-        if said.get("kind") != cls.kind:
+        description = checkpoint.description
+        if description.get("kind") != cls.kind:
             raise DataError(
-                f"{checkpoint.path}: a checkpoint of {said.get('kind')!r}, not of {cls.kind!r}; name another"
+                f"{checkpoint.path}: a checkpoint of {description.get('kind')!r}, not of {cls.kind!r}; name another"
             )
-        missing = sorted((DESCRIBED | needed) - set(said))
+        missing = sorted((DESCRIBED | needed) - set(description))
         if missing:
-            named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise DataError(f"{checkpoint.path}: its description lacks {named}; take another copy")
-        return said
+            listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise DataError(f"{checkpoint.path}: its description lacks {listed}; take another copy")
+        return description
 
     @staticmethod
-    def restored_settings(settings: Config, said: dict[str, Any], path: Path) -> Config:
-        """Settings with the model that a checkpoint describes; what they say otherwise is an error, no compromise.
+    def restored_settings(settings: Config, description: dict[str, Any], path: Path) -> Config:
+        """Settings with the model of a checkpoint; a setting of the file that differs from it is an error.
 
         Examples
         --------
         >>> from tasks.example import scene_task
         >>> task = scene_task()
-        >>> said = {**task.describe_model(), "layers": [1]}
-        >>> FeatureTask.restored_settings(task.settings, said, Path("a")).model.layers
+        >>> description = {**task.describe_model(), "layers": [1]}
+        >>> FeatureTask.restored_settings(task.settings, description, Path("a")).model.layers
         [1]
         """
-        refuse_other(settings.model, "model", {"head": said["head"]}, path)
-        source = settings.model.backbone if "backbone" in settings.model.model_fields_set else said["backbone"]["id"]
-        told = ("head", "head_options", "layers", "precision", "attention", "freeze")
-        given = {key: said[key] for key in told if key in type(settings.model).model_fields}
+        refuse_other(settings.model, "model", {"head": description["head"]}, path)
+        source = (
+            settings.model.backbone if "backbone" in settings.model.model_fields_set else description["backbone"]["id"]
+        )
+        keys = ("head", "head_options", "layers", "precision", "attention", "freeze")
+        given = {key: description[key] for key in keys if key in type(settings.model).model_fields}
         model = settings.model.model_copy(update=given | {"backbone": source})
-        prepare = settings.prepare.model_copy(update={"store_dtype": said["store_dtype"]})
+        prepare = settings.prepare.model_copy(update={"store_dtype": description["store_dtype"]})
         # checkpoints of older versions name no precision: their heads were trained in fp32
-        computed = {"features": said["features"], "precision": said.get("train_precision", "fp32")}
+        computed = {"features": description["features"], "precision": description.get("train_precision", "fp32")}
         train = settings.train.model_copy(update=computed)
         return settings.model_copy(update={"model": model, "prepare": prepare, "train": train})
 
-    def refuse_other_backbone(self, said: dict[str, Any], path: Path) -> None:
-        """Raise when the backbone is not the one that a checkpoint was trained on.
+    def refuse_other_backbone(self, description: dict[str, Any], path: Path) -> None:
+        """Raise if the backbone is not the one that the checkpoint was trained on.
+
+        Raises
+        ------
+        DataError
+            If the digests differ.
 
         Examples
         --------
@@ -264,12 +283,12 @@ class FeatureTask(Task):
             ...
         utils.errors.DataError: a: was trained on the backbone x with digest y, but ...
         """
-        known, source = said["backbone"], self.settings.model.backbone
+        backbone, source = description["backbone"], self.settings.model.backbone
         self.features.setup()
-        if self.features.info.digest != known["digest"]:
+        if self.features.info.digest != backbone["digest"]:
             raise DataError(
-                f"{path}: was trained on the backbone {known['id']} with digest {known['digest']}, but {source} has "
-                f"{self.features.info.digest}; give that backbone in model.backbone"
+                f"{path}: was trained on the backbone {backbone['id']} with digest {backbone['digest']}, but {source} "
+                f"has {self.features.info.digest}; give that backbone in model.backbone"
             )
 
     # -- predictions
@@ -281,7 +300,12 @@ class FeatureTask(Task):
 
 
 def refuse_unused_sample(settings: Any, name: str) -> None:
-    """Refuse to draw the sample for somebody whose pictures or labels, `paths.<name>`, are elsewhere.
+    """Refuse to write the sample if the pictures or labels in `paths.<name>` are in another folder.
+
+    Raises
+    ------
+    SettingsError
+        If a path is outside the folder of the sample.
 
     Examples
     --------
@@ -295,9 +319,9 @@ def refuse_unused_sample(settings: Any, name: str) -> None:
     utils.errors.SettingsError: dataset.sample.enable: true, but paths.label_path is reef.gpkg, outside \
 dataset.sample.folder (data/sample); set it to false to use your own
     """
-    sample, named = settings.dataset.sample, settings.paths.resolve(name)
+    sample, path = settings.dataset.sample, settings.paths.resolve(name)
     folder = Path(expand_path(sample.folder)).resolve()
-    for source in [named] if isinstance(named, str) else named or []:
+    for source in [path] if isinstance(path, str) else path or []:
         if sample.enable and not Path(source).resolve().is_relative_to(folder):
             raise SettingsError(
                 f"dataset.sample.enable: true, but paths.{name} is {source}, outside dataset.sample.folder "
@@ -305,8 +329,13 @@ dataset.sample.folder (data/sample); set it to false to use your own
             )
 
 
-def refuse_other(section: Any, where: str, said: dict[str, Any], path: Path) -> None:
-    """Refuse settings that are given in the file and contradict a checkpoint.
+def refuse_other(section: Any, where: str, described: dict[str, Any], path: Path) -> None:
+    """Refuse settings in the file that differ from a checkpoint.
+
+    Raises
+    ------
+    DataError
+        If a setting of the file differs from the checkpoint.
 
     Examples
     --------
@@ -318,10 +347,10 @@ def refuse_other(section: Any, where: str, said: dict[str, Any], path: Path) -> 
         ...
     utils.errors.DataError: a: holds head 'unet', but model.head asks for 'dpt'; name the right checkpoint or drop it
     """
-    for key, value in said.items():
-        asked = getattr(section, key)
-        if key in section.model_fields_set and asked != value:
+    for key, value in described.items():
+        setting = getattr(section, key)
+        if key in section.model_fields_set and setting != value:
             raise DataError(
-                f"{path}: holds {key} {value!r}, but {where}.{key} asks for {asked!r}; "
+                f"{path}: holds {key} {value!r}, but {where}.{key} asks for {setting!r}; "
                 "name the right checkpoint or drop it"
             )

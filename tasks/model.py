@@ -1,4 +1,4 @@
-"""Models made of a frozen backbone and a head, and what of a model is saved."""
+"""Models of a frozen backbone and a head, and their trained state."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class FeatureModel(nn.Module):
                 else padded_maps(compute, image[:, :3], batch.sizes, self.features.info.patch_size)
             )
             if self.backbone is not None and torch.is_grad_enabled() and not len(image):
-                # the backward pass of a head's own collectives must run on all ranks alike
+                # all ranks must run the backward pass of the collectives of a head
                 maps = [feature_map.requires_grad_() for feature_map in maps]
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             outputs = self.head([feature_map.to(torch.float32) for feature_map in maps], image)
@@ -108,7 +108,7 @@ def compile_trained(model: nn.Module) -> list[str]:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that are trained, and all buffers of the modules that hold one.
+    """Trained parameters, of any shape, and all buffers of the modules that hold one.
 
     Examples
     --------
@@ -129,7 +129,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_trained_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy trained tensors into a model, all of them.
+    """Copy trained tensors into a model, all of them and each of the same shape.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def load_trained_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def advice_for_memory(settings: Any) -> DinolithError:
-    """What to lower when the memory is not enough.
+    """Error for too little memory, with the settings to lower.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a task learns: targets, losses as sums with their counts, and which samples are drawn."""
+"""The objective of a task: targets, losses as sums with counts, and the drawing of samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Objective(ABC):
     """The loss of a task: `counts` come from the targets, `loss` gives sums, which are divided once, over all ranks."""
 
     def curriculum(self, epoch: int, epochs: int) -> Progress:
-        """Give what the code that encodes targets and weighs losses sees of an epoch."""
+        """Give the progress of training at an epoch, for targets and losses."""
         return Progress(epoch, epochs)
 
     def training_views(self, stored: Sequence[str], progress: Progress) -> Sequence[str]:
@@ -25,18 +25,18 @@ class Objective(ABC):
         return stored
 
     def sampling_weights(self, entries: Sequence[Entry]) -> np.ndarray | None:
-        """Give how often each sample is drawn, relative to others; None: once per epoch each."""
+        """Give how often each of N samples is drawn, relative to others, (N,); None: once per epoch each."""
         return None
 
     def fit_statistics(self, entries: Sequence[Entry]) -> None:  # noqa: B027 - only some tasks need it
-        """Measure what the loss needs of the training samples, such as weights of classes."""
+        """Compute statistics of the training samples, such as class weights."""
 
     def encode(self, sample: Sample, progress: Progress) -> Any:
-        """Make a sample's target."""
+        """Make the target of a sample."""
         return None
 
     def collate(self, batch: Batch, targets: Sequence[Any]) -> Batch:
-        """Put the targets of a batch together."""
+        """Add the joined targets to a batch."""
         return batch
 
     def weights(self) -> dict[str, float]:
@@ -45,7 +45,7 @@ class Objective(ABC):
 
     @abstractmethod
     def counts(self, batch: Batch) -> Mapping[str, Tensor | None]:
-        """Give what each term is divided by, from the targets alone; None for a term that `loss` counts itself.
+        """Give the divisor of each term, of shape (), from the targets alone; None for a term that `loss` counts.
 
         The first are summed over ranks and micro-batches before the forward, so that accumulated micro-batches equal
         one large batch. The others are divided by the count of their micro-batch over all ranks and by the number of
@@ -56,7 +56,7 @@ class Objective(ABC):
     def loss(
         self, outputs: dict[str, Tensor], batch: Batch, progress: Progress
     ) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
-        """Give the sum of each term over the batch, or (sum, count) where `counts` has None; never of zero samples."""
+        """Give the sum of each term, of shape (), over at least one sample; or (sum, count) where `counts` has None."""
 
     def scores(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, tuple[float, float]]:
         """Give cheap scores of a training batch as (sum, count), for the log."""

@@ -1,4 +1,4 @@
-"""What a task hands to people: scores, pictures, prediction files and exported files."""
+"""The output of a task: scores, pictures, prediction files and exported files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Output(ABC):
         """Give an empty metric."""
 
     def extra_metrics_key(self) -> dict[str, Any]:
-        """Give what `extra_metrics` depends on, for the fingerprint of an evaluation."""
+        """Give everything that `extra_metrics` depends on, for the fingerprint of an evaluation."""
         return {}
 
     def extra_metrics(self, model: nn.Module | None, context: Context) -> dict[str, Any]:
@@ -88,11 +88,11 @@ class Output(ABC):
         return kept == 0
 
     def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
-        """Draw the pieces that `shows` kept beside their picture and label, (H, W, 3) uint8."""
+        """Draw pieces beside their picture and label, (H, W, 3) uint8."""
         return None
 
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:
-        """Give what writes the prediction of an item.
+        """Give the writer of the predictions of an item.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""The linear probe: a logistic regression on frozen vectors of a segmentation task, the yardstick of features."""
+"""The linear probe: a logistic regression on frozen features of a segmentation task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.prepared import PreparedReader, batched
 from tasks.sample import Batch
 from utils.data import SampleRef
 
-MOST_CELLS = 200_000  # cells that a probe is fitted to
+MOST_CELLS = 200_000  # cells of a fit
 READ_AT_ONCE = 8  # windows
 
 
@@ -22,11 +22,11 @@ class Probe(nn.Module):
     Parameters
     ----------
     mean, std : Tensor, shape (C,)
-        Of the vectors that it was fitted to.
+        Of the vectors of the fit.
     num_classes : int
         Channels of the logits.
     on_colours : bool
-        Whether it sees the pixels' colours in place of the maps.
+        Whether it classifies the colours of pixels in place of maps.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class Probe(nn.Module):
 
 
 def cell_vectors(batch: Batch, on_colours: bool) -> Tensor:
-    """What is classified of a batch, (B, C, h, w): colours, or the maps of all blocks on the finest of their grids.
+    """Vectors of a batch, (B, C, h, w): colours, or the maps of all blocks on the finest of their grids.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def collect_cells(
     reader : PreparedReader
         Of training windows with labels.
     on_colours : bool
-        Whether colours are wanted in place of maps.
+        Whether to take colours in place of maps.
     most : int
         Cells to keep, chosen at random, the same for every backbone with the same grid.
     seed : int
@@ -103,7 +103,7 @@ def collect_cells(
     >>> import tempfile
     >>> from tasks.example import prepared_example
     >>> reader = PreparedReader(*prepared_example(tempfile.mkdtemp()))
-    >>> [tuple(found.shape) for found in collect_cells(reader, most=60)]
+    >>> [tuple(array.shape) for array in collect_cells(reader, most=60)]
     [(60, 16), (60,)]
     """
     vectors, classes = [], []
@@ -114,11 +114,11 @@ def collect_cells(
         label = functional.interpolate(
             batch.arrays["label"][:, None].float(), size=grid.shape[-2:], mode="nearest-exact"
         )
-        known = label[:, 0] != 255
-        flat = grid.permute(0, 2, 3, 1)[known]
+        labelled = label[:, 0] != 255
+        flat = grid.permute(0, 2, 3, 1)[labelled]
         chosen = torch.randperm(len(flat), generator=generator)[: most * len(refs) // len(reader.entries)]
         vectors.append(flat[chosen])
-        classes.append(label[:, 0][known][chosen].long())
+        classes.append(label[:, 0][labelled][chosen].long())
     return torch.cat(vectors), torch.cat(classes)
 
 
@@ -130,7 +130,7 @@ def fit_probe(
     Parameters
     ----------
     task : Task
-        Tells the classes.
+        With the classes.
     reader : PreparedReader
         Of its training windows.
     on_colours : bool

@@ -1,4 +1,4 @@
-"""Settings that name another task: the order of the tasks, and the files that stand in place of the name."""
+"""Settings that name another task: the order of the tasks, and the files that replace the names."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Reference:
     Parameters
     ----------
     setting : str
-        Its path, such as `train.init_from`.
+        Path of the setting, such as `train.init_from`.
     gives : str
-        What the other task must have made: `checkpoint` for its best one, `export` for its exported folder.
+        The result of the other task: `checkpoint` for its best checkpoint, `export` for its exported folder.
     reserved : tuple of str
         Values that never mean a task.
 
@@ -42,7 +42,7 @@ class Reference:
     reserved: tuple[str, ...] = ()
 
     def task(self, settings: TaskConfig, tasks: Mapping[str, TaskConfig]) -> str | None:
-        """Give the name of the task that the setting names; None where it names none.
+        """Give the task that the setting names; None if it names none.
 
         Examples
         --------
@@ -50,7 +50,7 @@ class Reference:
         """
         value: Any = settings
         for key in self.setting.split("."):
-            value = getattr(value, key, None)  # a kind may have nothing to train, or no backbone
+            value = getattr(value, key, None)  # a kind may have no training, or no backbone
         return value if isinstance(value, str) and value in tasks and value not in self.reserved else None
 
 
@@ -132,7 +132,7 @@ def awaits_export(settings: TaskConfig, tasks: Mapping[str, TaskConfig], phases:
 
 
 def resolve_references(settings: Config, tasks: Mapping[str, TaskConfig], gives: str) -> Config:
-    """Put the files that other tasks made in place of their names.
+    """Replace the names of other tasks by the files that they made.
 
     Parameters
     ----------
@@ -146,12 +146,12 @@ def resolve_references(settings: Config, tasks: Mapping[str, TaskConfig], gives:
     Returns
     -------
     TaskConfig
-        With paths.
+        With paths in place of names.
 
     Raises
     ------
     DataError
-        If the other task has not made it yet.
+        If the file does not exist yet.
 
     Examples
     --------
@@ -174,14 +174,14 @@ def resolve_references(settings: Config, tasks: Mapping[str, TaskConfig], gives:
 
 
 def made_by(name: str, settings: TaskConfig, reference: Reference) -> Path:
-    """Find what a task has made.
+    """Find the checkpoint or exported folder of a task.
 
     Raises
     ------
     SettingsError
-        If tasks of its kind do not make it.
+        If tasks of its kind have no export.
     DataError
-        If it is not there.
+        If it does not exist.
 
     Examples
     --------
@@ -200,8 +200,8 @@ def made_by(name: str, settings: TaskConfig, reference: Reference) -> Path:
         return find_checkpoint(None, run, reference.setting)
     if "export" not in type(settings).model_fields:
         raise SettingsError(f"{reference.setting}: {name} is a task of kind {settings.kind}, which exports no backbone")
-    named = settings.export.output_dir
-    folder = Path(expand_path(named)) if named else run / "export"
+    output_dir = settings.export.output_dir
+    folder = Path(expand_path(output_dir)) if output_dir else run / "export"
     if not folder.is_dir():
         raise DataError(f"{reference.setting}: the task {name} has exported nothing yet; run its export first")
     return folder

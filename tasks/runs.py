@@ -14,12 +14,12 @@ import torch
 
 from config import ResourcesConfig, TaskConfig, expand_path
 from utils.errors import DataError, SettingsError
-from utils.runtime import distributed
 from utils.runtime.files import read_json, write_json
 
 BEST, LAST, STATE = "best", "last", "state"
-CONFIG, RUN = "config.json", "run.json"  # the resolved settings; the fingerprint of the training that began here
-LATEST = "latest"  # the pointer to the run that goes on
+CONFIG, RUN = "config.json", "run.json"  # the resolved settings; the fingerprint of the training in the folder
+LATEST = "latest"  # the pointer to the run that continues
+MOST_SHOWN = 3  # changed settings in a message
 
 
 def task_folder(name: str, settings: TaskConfig) -> Path:
@@ -34,7 +34,7 @@ def task_folder(name: str, settings: TaskConfig) -> Path:
 
 
 def latest_run(name: str, settings: TaskConfig) -> Path | None:
-    """The run that the pointer `latest` names; None when there is none.
+    """The run that `latest` points to; None if there is none.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def latest_run(name: str, settings: TaskConfig) -> Path | None:
 
 
 def open_run(name: str, settings: TaskConfig) -> Path:
-    """Choose the folder of a call: the named run, the latest one, or a new one; `train` may move on to another.
+    """Choose the folder of a call: `paths.run_name`, the latest run, or a new one; `train` may choose another.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def open_run(name: str, settings: TaskConfig) -> Path:
 
 
 def new_folder(parent: Path) -> Path:
-    """Name a folder by the time; it is not made.
+    """Name a folder by the time; it is not created.
 
     Examples
     --------
@@ -95,26 +95,26 @@ def new_folder(parent: Path) -> Path:
 
 
 def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[Path, str]:
-    """Find the run of a training: the one that began it, the current folder if no training is in it, or a new one.
+    """Find the run of a training: the one with its fingerprint, the current folder if it holds none, or a new one.
 
-    So a rerun from cron resumes or finds everything done, other settings or other data never overwrite a model, and
-    who goes back to earlier settings goes back to their run.
+    So a rerun from cron resumes the training or finds it finished, and other settings or data never overwrite a model.
+    With earlier settings, their run is found again.
 
     Parameters
     ----------
     current : Path
-        The folder that the call began with.
+        The folder of the call.
     settings : TaskConfig
-        For `config.json` of a run that begins.
+        For `config.json` of a new run.
     fingerprint : str
         Of the training.
 
     Returns
     -------
     folder : Path
-        The run, which `latest` names now.
+        The run; `latest` points to it.
     why : str
-        What differs from the current run, where it begins another; else empty.
+        What differs from the current run, if another one is chosen; else empty.
 
     Raises
     ------
@@ -134,14 +134,15 @@ def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[P
     True
     """
     resolved = settings.model_dump(mode="json")
-    known = {path.parent: read_json(path, {}).get("training") for path in sorted(current.parent.glob(f"*/{RUN}"))}
-    known = {folder: training for folder, training in known.items() if not folder.is_symlink()}
-    same = [folder for folder, training in known.items() if training == fingerprint]
+    trainings = {path.parent: read_json(path, {}).get("training") for path in sorted(current.parent.glob(f"*/{RUN}"))}
+    trainings = {folder: training for folder, training in trainings.items() if not folder.is_symlink()}
+    same = [folder for folder, training in trainings.items() if training == fingerprint]
     if same and not settings.paths.run_name:
         _point_to(same[-1])
         return same[-1], ""
     folder, why = current, ""
-    if (current in known and known[current] != fingerprint) or (current not in known and _holds_training(current)):
+    holds_training = current in trainings or any((current / "checkpoints").glob("*"))
+    if holds_training and trainings.get(current) != fingerprint:
         why = what_differs(read_json(current / CONFIG, {}), resolved)
         if settings.paths.run_name:
             raise SettingsError(
@@ -154,19 +155,8 @@ def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[P
     return folder, why
 
 
-def _holds_training(folder: Path) -> bool:
-    """Whether a training has left something in a folder.
-
-    Examples
-    --------
-    >>> _holds_training(Path("/no/run"))
-    False
-    """
-    return any((folder / "checkpoints").glob("*"))
-
-
-def what_differs(old: dict, new: dict, most: int = 3) -> str:
-    """Say how settings that shape a training changed.
+def what_differs(old: dict, new: dict) -> str:
+    """Describe which settings of a training changed.
 
     Examples
     --------
@@ -180,8 +170,8 @@ def what_differs(old: dict, new: dict, most: int = 3) -> str:
     changed = [key for key in after if after[key] != before.get(key) and not key.endswith(".enable")]
     if not changed:
         return "the pictures, labels or weights are others"
-    told = [f"{key} is {after[key]}, was {before.get(key)}" for key in changed[:most]]
-    return "; ".join(told) + (f"; and {len(changed) - most} more" if len(changed) > most else "")
+    parts = [f"{key} is {after[key]}, was {before.get(key)}" for key in changed[:MOST_SHOWN]]
+    return "; ".join(parts) + (f"; and {len(changed) - MOST_SHOWN} more" if len(changed) > MOST_SHOWN else "")
 
 
 def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -200,7 +190,12 @@ def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _point_to(folder: Path) -> None:
-    """Let `latest` name a run.
+    """Make `latest` point to a run.
+
+    Raises
+    ------
+    DataError
+        If a folder is in place of the link.
 
     Examples
     --------
@@ -222,7 +217,7 @@ def _point_to(folder: Path) -> None:
 
 
 def checkpoint_path(folder: Path, name: str) -> Path:
-    """Where a run keeps its best or last checkpoint, or its training state.
+    """Path of the best or last checkpoint of a run, or of its training state.
 
     Examples
     --------
@@ -232,8 +227,8 @@ def checkpoint_path(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.safetensors"
 
 
-def find_checkpoint(named: str | None, folder: Path, phase: str) -> Path:
-    """Choose the checkpoint of a phase: the named one, or the best of the run.
+def find_checkpoint(setting: str | None, folder: Path, phase: str) -> Path:
+    """Choose the checkpoint of a phase: the one in the settings, or the best of the run.
 
     Raises
     ------
@@ -247,8 +242,8 @@ def find_checkpoint(named: str | None, folder: Path, phase: str) -> Path:
         ...
     utils.errors.DataError: evaluate: no checkpoint in /no/run; run train first, or name one in evaluate.checkpoint
     """
-    if named:
-        return Path(expand_path(named))
+    if setting:
+        return Path(expand_path(setting))
     path = checkpoint_path(folder, BEST)
     if not path.exists():
         raise DataError(f"{phase}: no checkpoint in {folder}; run train first, or name one in {phase}.checkpoint")
@@ -261,7 +256,7 @@ def choose_device(setting: str) -> torch.device:
     Raises
     ------
     SettingsError
-        If a GPU is asked for and there is none.
+        If a GPU is set and there is none.
 
     Examples
     --------
@@ -280,7 +275,7 @@ def choose_device(setting: str) -> torch.device:
 
 
 def seed_everything(resources: ResourcesConfig) -> None:
-    """Seed the generators that libraries share; the project's own choices have generators of their own.
+    """Seed the global generators of libraries; choices of this project use separate generators.
 
     Examples
     --------
@@ -315,15 +310,3 @@ def set_up_machine(resources: ResourcesConfig) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(resources.deterministic)
     seed_everything(resources)
-
-
-def shared_run(name: str, settings: TaskConfig) -> Path:
-    """Let rank 0 open the run's folder, for all ranks.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> shared_run("coral", TaskConfig(paths={"runs_root": tempfile.mkdtemp()})).is_dir()
-    True
-    """
-    return Path(distributed.run_on_main(lambda: str(open_run(name, settings))))

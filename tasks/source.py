@@ -1,4 +1,4 @@
-"""What a task reads: items, samples and labels, and what is stored of them."""
+"""The source of a task: items, samples, labels, and the records of the store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -16,15 +16,17 @@ from config import TaskConfig
 from tasks.features import FeatureService
 from tasks.item import Finding, Item, Piece
 from tasks.sample import Producer, Request, Sample
-from tasks.split_lists import nearest, read_list
-from tasks.splits import LIST_SPLITS, OTHER_PICTURES, check_fraction, lists_stay, settle_lists, split_list
+from tasks.splits import LIST_SPLITS, OTHER_PICTURES, check_fraction, lists_stay, read_list, settle_lists, split_list
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import IDENTITY, Variation, View, views_of
 from utils.geometry.fields import STANDARD_FIELDS, Fields, apply_view
 from utils.runtime.files import digest_json
+from utils.runtime.setting_errors import suggest
+
+ItemT = TypeVar("ItemT", bound=Item)  # the items of a kind of task
 
 
-class Source(ABC):
+class Source(ABC, Generic[ItemT]):
     """Gives the items of each split and their samples; phases read data through it and nothing else.
 
     Parameters
@@ -41,19 +43,19 @@ class Source(ABC):
 
     # -- items
 
-    def prepare_data(self) -> None:  # noqa: B027 - only some tasks have something to make
-        """Make what the splits need, such as the lists of a drawn split; runs on rank 0 before anything is read."""
+    def prepare_data(self) -> None:
+        """Write the files that the splits need, such as lists of a drawn split; runs first, on rank 0."""
 
     @abstractmethod
-    def items(self, split: str) -> list[Item]:
+    def items(self, split: str) -> list[ItemT]:
         """Give the items of `train`, `val`, `test` or `inference`."""
 
-    def partition(self, items: Sequence[Item]) -> list[list[Item]]:
-        """Divide items into groups that one rank works on alone, such as bands of a raster or whole videos."""
+    def partition(self, items: Sequence[ItemT]) -> list[list[ItemT]]:
+        """Divide items into groups, such as bands of a raster or whole videos; one rank processes a group."""
         return [[item] for item in items]
 
-    def continue_from(self, item: Item, resume: int) -> Item:
-        """Leave out of an item what a sink has already written, so that it is not computed again."""
+    def continue_from(self, item: ItemT, resume: int) -> ItemT:
+        """Remove from an item what a sink has already written."""
         return item
 
     def in_memory(self, image: np.ndarray, prompts: Any = None) -> AbstractContextManager[Item]:
@@ -67,10 +69,10 @@ class Source(ABC):
         raise TypeError(f"{type(self).__name__} predicts no pictures in memory")
 
     @abstractmethod
-    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
+    def samples(self, item: ItemT) -> Iterator[Sample]:
         """Read an item's samples in order; reading is lazy."""
 
-    def count_samples(self, item: Item) -> int:
+    def count_samples(self, item: ItemT) -> int:
         """At most how many samples an item gives; known without reading."""
         return 1
 
@@ -78,12 +80,12 @@ class Source(ABC):
     def truth(self, piece: Piece) -> Any:
         """Read the label of what a piece shows, in the item's own pixels."""
 
-    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
+    def audit(self, items: Iterable[ItemT]) -> Iterator[Finding]:
         """Look for pictures and labels that cannot be used."""
         yield from ()
 
     def sample_stats(self, sample: Sample) -> dict[str, Any]:
-        """Give numbers of a sample that are needed later without reading it, such as pixels of each class."""
+        """Give numbers of a sample for later use without reading it, such as pixels per class."""
         return {}
 
     # -- stored records
@@ -98,7 +100,7 @@ class Source(ABC):
         return 1
 
     def cache_key(self) -> dict[str, Any]:
-        """Give everything beside an item's files that its stored samples depend on."""
+        """Give everything that the stored samples of an item depend on, besides its files."""
         return {}
 
     def views(self, split: str) -> Sequence[View | Variation]:
@@ -106,18 +108,18 @@ class Source(ABC):
         return [IDENTITY]
 
     def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
-        """Vary a sample at random; all samples keep their size, or all come to one size."""
+        """Vary a sample at random; all samples keep their size, or all get one size."""
         return sample
 
     def apply_view(self, sample: Sample, view: View | Variation) -> Sample:
-        """Turn a sample, or vary it at random by a generator that its id and the variation's number seed."""
+        """Turn a sample, or vary it at random; its id and the number of the variation are the seed."""
         plain, generator = self.draw_view(sample.id, view)
         arrays = apply_view(self.fields, sample.arrays, plain)
         turned = sample.with_arrays(arrays, view=sample.view.compose(plain))
         return turned if isinstance(view, View) else self.augment(turned, generator)
 
     def draw_view(self, sample_id: str, view: View | Variation) -> tuple[View, np.random.Generator]:
-        """Give the flip and turn of a view or variation of a sample, and the generator of what varies it further."""
+        """Give the flip and turn of a view or variation of a sample, and the generator for further variation."""
         generator = np.random.default_rng([crc32(sample_id.encode()), 0 if isinstance(view, View) else view.index])
         if isinstance(view, View):
             return view, generator
@@ -125,11 +127,11 @@ class Source(ABC):
         return plain[int(generator.integers(len(plain)))], generator
 
     def requests(self, sample: Sample) -> list[Request]:
-        """Give what is to be computed and stored for a sample."""
+        """Give the records to compute and store for a sample."""
         return []
 
     def producers(self) -> dict[str, Producer]:
-        """Give what computes the requests, by name."""
+        """Give the functions that compute the requests, by name."""
         return {}
 
     def record_bytes(self) -> int:
@@ -141,7 +143,7 @@ class Source(ABC):
         return 0
 
 
-class FeatureSource(Source):
+class FeatureSource(Source[ItemT]):
     """A source whose samples are pictures for the frozen backbone.
 
     Parameters
@@ -149,7 +151,7 @@ class FeatureSource(Source):
     name, settings
         As for `Source`.
     features : FeatureService
-        The backbone and what is stored of it.
+        The backbone and its stored maps.
 
     Examples
     --------
@@ -157,6 +159,9 @@ class FeatureSource(Source):
     >>> task = scene_task("dataset.augmentations={enable: true, hflip: true, vflip: true, stored_views: 2}")
     >>> [view.name for view in task.source.views("train")]
     ['identity', 'hflip']
+    >>> task = scene_task("dataset.augmentations={enable: true, brightness: 0.2, stored_variations: 2}")
+    >>> [variation.index for variation in task.source.views("train")[-2:]]
+    [1, 2]
     """
 
     def __init__(self, name: str, settings: TaskConfig, features: FeatureService):
@@ -187,41 +192,16 @@ class FeatureSource(Source):
         settings = self.settings.dataset.augmentations
         if split != "train" or not settings.enable:
             return [IDENTITY]
-        group = self.view_group()
+        group = views_of(settings.hflip, settings.vflip, settings.rotate90)
         if self.settings.train.features == "online":
             return group
         number = min(settings.stored_views, len(group))
         spread = [group[round(index * len(group) / number)] for index in range(number)]  # the same for every seed
-        return [*spread, *self._stored_variations()]
-
-    def view_group(self) -> list[View]:
-        """Give the flips and turns that are switched on, all products of them included.
-
-        Examples
-        --------
-        >>> from tasks.example import scene_task
-        >>> len(scene_task("dataset.augmentations.rotate90=false").source.view_group())
-        4
-        """
-        settings = self.settings.dataset.augmentations
-        return views_of(settings.hflip, settings.vflip, settings.rotate90)
-
-    def _stored_variations(self) -> list[Variation]:
-        """Give the random variations of each training sample that are stored.
-
-        Examples
-        --------
-        >>> from tasks.example import scene_task
-        >>> varied = "dataset.augmentations={enable: true, brightness: 0.2, stored_variations: 2}"
-        >>> [variation.index for variation in scene_task(varied).source._stored_variations()]
-        [1, 2]
-        """
-        settings = self.settings.dataset.augmentations
         key = digest_json(settings.model_dump(mode="json", exclude={"stored_variations"}))[:8]
-        return [Variation(index + 1, key) for index in range(settings.stored_variations)]
+        return [*spread, *(Variation(index + 1, key) for index in range(settings.stored_variations))]
 
     def features_key(self) -> dict[str, Any] | None:
-        """Give what the stored maps depend on; None where maps are computed when they are needed.
+        """Give everything that the stored maps depend on; None with `train.features: online`.
 
         Examples
         --------
@@ -232,7 +212,7 @@ class FeatureSource(Source):
         return self.features.recipe() if self.settings.train.features == "cached" else None
 
     def backbone_image(self, sample: Sample) -> np.ndarray:
-        """Give the picture (H, W, 3) that the backbone sees of a sample.
+        """Give the picture (H, W, 3) of a sample for the backbone.
 
         Examples
         --------
@@ -244,7 +224,7 @@ class FeatureSource(Source):
         return np.ascontiguousarray(sample.arrays["image"][..., :3])
 
     def backbone_size(self) -> tuple[int, int]:
-        """Give height and width of the picture that the backbone sees.
+        """Give height and width of the picture for the backbone.
 
         Examples
         --------
@@ -271,7 +251,7 @@ class FeatureSource(Source):
         return 0 if self.settings.train.features == "online" else self.features.record_bytes(self.backbone_size())
 
 
-class ListedSource(FeatureSource):
+class ListedSource(FeatureSource[ItemT]):
     """A source whose splits are lists of names, drawn by prepare or written by a person.
 
     Examples
@@ -288,8 +268,8 @@ class ListedSource(FeatureSource):
         """Give the names that a split list may hold."""
 
     @abstractmethod
-    def named(self, name: str, split: str) -> list[Item]:
-        """Give the items of one line of a split list; none where nothing has that name."""
+    def named(self, name: str, split: str) -> list[ItemT]:
+        """Give the items of one line of a split list; empty if no picture has that name."""
 
     @abstractmethod
     def draw_split(self) -> tuple[list[str], list[str]]:
@@ -297,14 +277,14 @@ class ListedSource(FeatureSource):
 
     @abstractmethod
     def split_recipe(self) -> str:
-        """Give what a drawn split depends on, in words; it is the first line of the lists."""
+        """Give everything that a drawn split depends on, as the first line of its lists."""
 
     @abstractmethod
-    def input_items(self, sources: list[str]) -> list[Item]:
+    def input_items(self, sources: list[str]) -> list[ItemT]:
         """Give the items to predict from files, folders and globs."""
 
     def uses_list(self, split: str) -> bool:
-        """Whether a split comes from a list; False where the labels themselves name their split.
+        """Whether a split comes from a list, and not from the labels.
 
         Examples
         --------
@@ -316,8 +296,8 @@ class ListedSource(FeatureSource):
         """
         return True
 
-    def unlisted(self, split: str) -> list[Item]:
-        """Give the items of a split that the labels themselves name.
+    def unlisted(self, split: str) -> list[ItemT]:
+        """Give the items of a split that comes from the labels.
 
         Examples
         --------
@@ -327,7 +307,7 @@ class ListedSource(FeatureSource):
         """
         return []
 
-    def overlap(self, item: Item, other: Item) -> bool:
+    def overlap(self, item: ItemT, other: ItemT) -> bool:
         """Whether two items share pixels.
 
         Examples
@@ -342,7 +322,7 @@ class ListedSource(FeatureSource):
         return item.id == other.id
 
     @override
-    def items(self, split: str) -> list[Item]:
+    def items(self, split: str) -> list[ItemT]:
         if split == "inference":
             return self.input_items(self._inference_sources())
         path = split_list(self.name, self.settings, split)
@@ -351,13 +331,20 @@ class ListedSource(FeatureSource):
         elif path is None:
             return []
         else:
-            chosen = [item for line in self._read_list(path) for item in self._named(line, split, path)]
+            if not path.exists():
+                raise DataError(f"{path}: no such split list; run prepare, which writes it, or write it yourself")
+            chosen = [item for line in read_list(path) for item in self._named(line, split, path)]
         if split != "train":
             self._refuse_overlap(chosen, f"{path}" if path and self.uses_list(split) else f"the labels' {split} split")
         return chosen
 
     def _inference_sources(self) -> list[str]:
         """Give the paths to predict.
+
+        Raises
+        ------
+        SettingsError
+            If `inference.input_tif` is not set.
 
         Examples
         --------
@@ -372,23 +359,13 @@ class ListedSource(FeatureSource):
             )
         return [self.settings.paths.locate(entry) for entry in ([listed] if isinstance(listed, str) else listed)]
 
-    @staticmethod
-    def _read_list(path: Path) -> list[str]:
-        """Read the names of a split list.
+    def _named(self, line: str, split: str, path: Path) -> list[ItemT]:
+        """Give the items of a line of a split list.
 
-        Examples
-        --------
-        >>> ListedSource._read_list(Path("/no/such/val.txt"))
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: /no/such/val.txt: no such split list; run prepare, which writes it, or write it yourself
-        """
-        if not path.exists():
-            raise DataError(f"{path}: no such split list; run prepare, which writes it, or write it yourself")
-        return read_list(path)
-
-    def _named(self, line: str, split: str, path: Path) -> list[Item]:
-        """Give the items of a line; raise for a name that no picture has.
+        Raises
+        ------
+        DataError
+            If no picture has that name.
 
         Examples
         --------
@@ -396,16 +373,23 @@ class ListedSource(FeatureSource):
         >>> scene_task().source._named("scene_2", "val", Path("val.txt"))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: val.txt: no picture for 'scene_2'; did you mean 'scene_1'?...
+        utils.errors.DataError: val.txt: no picture for 'scene_2', did you mean 'scene_1'? known: scene_0, ...
         """
-        found = self.named(line, split)
-        if not found:
-            close = nearest(line.partition("@")[0], self.names())
-            raise DataError(f"{path}: no picture for {line!r}; {close}; {OTHER_PICTURES}")
-        return found
+        items = self.named(line, split)
+        if not items:
+            names = self.names()
+            some = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+            hint = suggest(line.partition("@")[0], names)
+            raise DataError(f"{path}: no picture for {line!r}{hint} known: {some}; {OTHER_PICTURES}")
+        return items
 
-    def _refuse_overlap(self, chosen: Sequence[Item], where: str) -> None:
+    def _refuse_overlap(self, chosen: Sequence[ItemT], where: str) -> None:
         """Raise if an item shares pixels with one of the train split.
+
+        Raises
+        ------
+        DataError
+            If two items overlap.
 
         Examples
         --------
@@ -418,10 +402,10 @@ class ListedSource(FeatureSource):
         utils.errors.DataError: test.txt: scene_1@y0:64,x0:64 is in the train split too; ...
         """
         train = split_list(self.name, self.settings, "train")
-        if self.uses_list("train") and not (train and train.exists()):  # scoring alone needs no list of train
+        if self.uses_list("train") and not (train and train.exists()):  # evaluation needs no train list
             return
         training = self.items("train")
-        by_name: dict[str, list[Item]] = {}
+        by_name: dict[str, list[ItemT]] = {}
         for item in training:
             by_name.setdefault(self.picture_of(item), []).append(item)
         for item in chosen:
@@ -433,11 +417,11 @@ class ListedSource(FeatureSource):
                         else f"overlaps {other.id} of the train split"
                     )
                     raise DataError(
-                        f"{where}: {item.id} {how}; scores on pictures that were trained on mean nothing, so take it "
-                        "out of one of the splits"
+                        f"{where}: {item.id} {how}; scores on training pictures are meaningless; remove it from "
+                        "one of the splits"
                     )
 
-    def picture_of(self, item: Item) -> str:
+    def picture_of(self, item: ItemT) -> str:
         """Give the name of the picture that an item is a part of; items of different pictures never overlap.
 
         Examples
@@ -450,7 +434,7 @@ class ListedSource(FeatureSource):
         return item.id
 
     def write_splits(self) -> None:
-        """Draw the split and write its lists, unless a person's lists are there.
+        """Draw the split and write its lists, unless lists written by a person exist.
 
         Examples
         --------

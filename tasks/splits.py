@@ -1,26 +1,29 @@
-"""Where a task's split lists are, and how the ones that nobody named come about."""
+"""Split lists: the items of train, validation and test as text files, and how prepare draws the missing ones."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+import numpy as np
+
 from config import TaskConfig, expand_path
-from tasks.split_lists import made_from, read_list, write_list
 from utils.errors import DataError, SettingsError
 from utils.raster.gdal import refuse_other_encoding
-from utils.runtime.files import digest_json
+from utils.runtime.files import digest_json, write_bytes
 
 logger = logging.getLogger(__name__)
 
 OTHER_PICTURES = "run prepare, which draws its own lists anew, or mend a list of your own"
 MADE = ("train", "val")  # lists that prepare writes when they are absent
 LIST_SPLITS = (*MADE, "test")
+MADE_BY_PREPARE = "# made by prepare: "
+IDS = "; ids "  # before the digest of the ids, which shows whether a person changed the list
 
 
 def split_list(name: str, settings: TaskConfig, split: str) -> Path | None:
-    """The file of a split: the named one, or the one that prepare writes; None for one that nobody named.
+    """The file of a split: the one in the settings, or the one that prepare writes; None where there is neither.
 
     Parameters
     ----------
@@ -36,14 +39,19 @@ def split_list(name: str, settings: TaskConfig, split: str) -> Path | None:
     >>> split_list("coral", TaskConfig(), "train").as_posix(), split_list("coral", TaskConfig(), "test")
     ('splits/coral_train.txt', None)
     """
-    named = getattr(settings.dataset.splits, f"{split}_list")
-    if named:
-        return Path(expand_path(named))
+    path = getattr(settings.dataset.splits, f"{split}_list")
+    if path:
+        return Path(expand_path(path))
     return Path(expand_path(settings.paths.splits_dir)) / f"{name}_{split}.txt" if split in MADE else None
 
 
 def refuse_unlistable(names: Iterable[str]) -> None:
-    r"""Refuse pictures whose names a split list, which has one a line, would give back as others or not at all.
+    r"""Refuse pictures whose names cannot be written to a split list, which has one name per line.
+
+    Raises
+    ------
+    DataError
+        If there is such a name.
 
     Examples
     --------
@@ -65,13 +73,13 @@ def refuse_unlistable(names: Iterable[str]) -> None:
 def settle_lists(
     name: str,
     settings: TaskConfig,
-    draw: Callable[[], tuple[Sequence[str], Sequence[str]]],
+    draw: Callable[[], tuple[list[str], list[str]]],
     how: str,
     pictures: Collection[str],
 ) -> None:
-    """Write the lists of train and val when they are absent, or when prepare made them for other pictures or settings.
+    """Write the lists of train and val if they are missing, or if prepare made them for other pictures or settings.
 
-    A list that the settings name, or that a person wrote or changed, stays as it is.
+    A list that is named in the settings, or that a person wrote or changed, is kept.
 
     Parameters
     ----------
@@ -82,16 +90,16 @@ def settle_lists(
     draw : callable
         Gives the ids of train and of val.
     how : str
-        How it draws, for the list's first line; holds "val_fraction <value>,".
+        How the ids are drawn, for the first line of the list; contains "val_fraction <value>,".
     pictures : collection of str
-        All that can be listed; an id is a picture's name, alone or before "@".
+        Names of all pictures; an id is such a name, alone or before "@".
 
     Raises
     ------
     SettingsError
-        If a list that stays is there and `train.val_fraction` is set to something else than it was made with.
+        If a list is kept and `train.val_fraction` is not the value that it was made with.
     DataError
-        If only one of the two lists is there.
+        If only one of the two lists exists.
 
     Examples
     --------
@@ -103,27 +111,27 @@ def settle_lists(
     ['d']
     """
     paths = [path for path in (split_list(name, settings, split) for split in MADE) if path is not None]
-    there = [path for path in paths if path.exists()]
-    if 0 < len(there) < len(paths):
-        raise DataError(f"{there[0]} is there, but the other list of train and val is not; give both or neither")
-    wanted = f"{how.rstrip(',')}, {len(pictures)} pictures {digest_json(sorted(pictures))[:8]}"
-    if there and lists_stay(name, settings):
+    existing = [path for path in paths if path.exists()]
+    if 0 < len(existing) < len(paths):
+        raise DataError(f"{existing[0]} exists, but the other list of train and val does not; give both or neither")
+    recipe = f"{how.rstrip(',')}, {len(pictures)} pictures {digest_json(sorted(pictures))[:8]}"
+    if existing and lists_stay(name, settings):
         check_fraction(name, settings)
-        tell_unlisted(name, settings, pictures)
+        warn_of_unlisted(name, settings, pictures)
         return
-    if there:
-        made = made_from(there[0])
-        if made == wanted:
+    if existing:
+        made = made_from(existing[0])
+        if made == recipe:
             return
         logger.warning(
-            "%s: drawn anew, as it was made for other pictures or settings (%s; now %s)", there[0], made, wanted
+            "%s: drawn anew, as it was made for other pictures or settings (%s; now %s)", existing[0], made, recipe
         )
     for path, ids in zip(paths, draw(), strict=True):
-        write_list(path, ids, wanted)
+        write_list(path, ids, recipe)
 
 
 def lists_stay(name: str, settings: TaskConfig) -> bool:
-    """Whether lists are there that prepare must not draw anew: named ones, and those that a person wrote or changed.
+    """Whether prepare keeps the existing lists: those named in the settings, or written or changed by a person.
 
     Examples
     --------
@@ -138,12 +146,17 @@ def lists_stay(name: str, settings: TaskConfig) -> bool:
     """
     paths = [path for path in (split_list(name, settings, split) for split in MADE) if path is not None]
     splits = settings.dataset.splits
-    named = splits.train_list is not None or splits.val_list is not None
-    return all(path.exists() for path in paths) and (named or any(made_from(path) is None for path in paths))
+    in_settings = splits.train_list is not None or splits.val_list is not None
+    return all(path.exists() for path in paths) and (in_settings or any(made_from(path) is None for path in paths))
 
 
 def check_fraction(name: str, settings: TaskConfig) -> None:
-    """Refuse a share of validation beside lists that say it already.
+    """Refuse a validation share that the lists were not made with.
+
+    Raises
+    ------
+    SettingsError
+        If `train.val_fraction` is set and a list was made with another one.
 
     Examples
     --------
@@ -168,15 +181,15 @@ def check_fraction(name: str, settings: TaskConfig) -> None:
             )
 
 
-def tell_unlisted(name: str, settings: TaskConfig, pictures: Collection[str]) -> None:
-    """Warn of pictures that no list names: nothing is learnt from them.
+def warn_of_unlisted(name: str, settings: TaskConfig, pictures: Collection[str]) -> None:
+    """Warn of pictures that are in no list, so that they are not used.
 
     Examples
     --------
     >>> import tempfile
     >>> settings = TaskConfig(paths={"splits_dir": tempfile.mkdtemp()})
     >>> settle_lists("coral", settings, lambda: (["a"], ["b"]), "seed 1, val_fraction 0.2,", "ab")
-    >>> tell_unlisted("coral", settings, ["a", "b"])
+    >>> warn_of_unlisted("coral", settings, ["a", "b"])
     """
     lists = (split_list(name, settings, split) for split in (*MADE, "test"))
     ids = [entry for path in lists if path is not None and path.exists() for entry in read_list(path)]
@@ -189,3 +202,153 @@ def tell_unlisted(name: str, settings: TaskConfig, pictures: Collection[str]) ->
             missing[0],
             split_list(name, settings, "train"),
         )
+
+
+def read_list(path: str | Path) -> list[str]:
+    """Read the item ids of a split list, one per line; lines that begin with # are comments.
+
+    Raises
+    ------
+    DataError
+        If an id is listed twice, or the file is not text.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "train.txt"
+    >>> write_list(path, ["b", "a"], "seed 1")
+    >>> read_list(path)
+    ['b', 'a']
+    """
+    ids: list[str] = []
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        entry = line.strip()
+        if not entry or entry.startswith("#"):
+            continue
+        if entry in ids:
+            raise DataError(f"{path}:{number}: {entry!r} is listed twice; keep one line")
+        ids.append(entry)
+    return ids
+
+
+def _read_text(path: str | Path) -> str:
+    r"""Read a list's text.
+
+    Raises
+    ------
+    DataError
+        If the file is not text in UTF-8.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "train.txt"
+    >>> _ = path.write_bytes(b"\xff\xfe")
+    >>> _read_text(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../train.txt: not a text file in UTF-8; a split list holds one item id a line
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file in UTF-8; a split list holds one item id a line") from None
+
+
+def made_from(path: str | Path) -> str | None:
+    """How prepare made a list, or None when a person wrote or changed it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "train.txt"
+    >>> write_list(path, ["a"], "seed 1, val_fraction 0.2")
+    >>> made_from(path)
+    'seed 1, val_fraction 0.2'
+    >>> _ = path.write_text(path.read_text() + "b")
+    >>> made_from(path) is None
+    True
+    """
+    first = _read_text(path).partition("\n")[0]
+    how, mark, digest = first.removeprefix(MADE_BY_PREPARE).rpartition(IDS)
+    made = first.startswith(MADE_BY_PREPARE) and mark and digest == digest_json(read_list(path))[:8]
+    return how if made else None
+
+
+def write_list(path: str | Path, ids: Iterable[str], how: str) -> None:
+    """Write a split list that says how it was made.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "val.txt"
+    >>> write_list(path, ["a", "b"], "seed 1")
+    >>> path.read_text().splitlines()
+    ['# made by prepare: seed 1; ids 0473ef2d', 'a', 'b']
+    """
+    ids = list(ids)
+    text = "\n".join([f"{MADE_BY_PREPARE}{how}{IDS}{digest_json(ids)[:8]}", *ids]) + "\n"
+    write_bytes(path, text.encode())
+
+
+def stratified_choice(counts: np.ndarray, fraction: float, generator: np.random.Generator) -> np.ndarray:
+    """Choose about `fraction` of the labelled area so that every class is in both parts where possible.
+
+    Classes are treated from the rarest on, as in the iterative stratification of Sechidis et al., 2011 (ECML PKDD),
+    except that a unit has pixel counts in place of labels, and that every class stays in training.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (N, K)
+        Labelled pixels of each unit and class.
+    fraction : float
+        Share of the pixels to choose.
+    generator : numpy Generator
+        Breaks ties.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+        The chosen units: at least one and not all, when there are two or more.
+
+    Examples
+    --------
+    >>> counts = np.array([[10, 0], [10, 0], [10, 5], [10, 0], [10, 5]])
+    >>> chosen = stratified_choice(counts, 0.4, np.random.default_rng(0))
+    >>> counts[chosen].sum(axis=0).tolist()
+    [20, 5]
+    """
+    number = len(counts)
+    chosen = np.zeros(number, bool)
+    if number < 2:
+        return chosen
+    totals = counts.sum(axis=0)
+    order = generator.permutation(number)
+    for class_index in sorted(np.flatnonzero(totals), key=lambda index: totals[index]):
+        for unit in (unit for unit in order if counts[unit, class_index] > 0 and not chosen[unit]):
+            if counts[chosen, class_index].sum() >= fraction * totals[class_index]:
+                break
+            fits = counts[chosen].sum() + counts[unit].sum() <= (fraction + 0.5 / number) * counts.sum()
+            useful = fits or not counts[chosen, class_index].any()
+            if useful and _stays_in_training(counts, chosen, unit):
+                chosen[unit] = True
+    if not chosen.any():
+        chosen[order[0]] = True
+    if chosen.all():
+        chosen[order[-1]] = False
+    return chosen
+
+
+def _stays_in_training(counts: np.ndarray, chosen: np.ndarray, unit: int) -> bool:
+    """Whether every class still has pixels in training when one more unit is chosen.
+
+    `counts` has shape (N, K), `chosen` shape (N,).
+
+    Examples
+    --------
+    >>> counts, chosen = np.array([[1, 1], [1, 0]]), np.array([False, False])
+    >>> _stays_in_training(counts, chosen, 0), _stays_in_training(counts, chosen, 1)
+    (False, True)
+    """
+    left = counts[~chosen].sum(axis=0) - counts[unit]
+    return bool(((left > 0) | (counts.sum(axis=0) == 0)).all())

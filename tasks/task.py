@@ -1,9 +1,9 @@
-"""A task: its settings and four parts, which the phases in `tasks/phases` use without asking which task they run.
+"""A task: its settings and four parts, which the phases in `tasks/phases` use for every kind.
 
-source      what is read: items, samples, labels, and what is stored of them
-objective   what is learnt: targets, losses, scores of a training batch
-predictor   what comes out of the model: pieces of a prediction
-output      what people get: metrics, pictures, prediction files, exported files
+source      items, samples, labels, and the records of the store
+objective   targets, losses, scores of a training batch
+predictor   from outputs of the model to pieces of a prediction
+output      metrics, pictures, prediction files, exported files
 """
 
 from __future__ import annotations
@@ -31,44 +31,23 @@ if TYPE_CHECKING:
     from utils.runtime.checkpoints import Checkpoint
 
 
-def check_checkpoint(named: str | None, made_first: bool) -> None:
-    """Refuse a checkpoint that is not there, unless training comes first and may make it.
-
-    Raises
-    ------
-    DataError
-        If there is none.
-
-    Examples
-    --------
-    >>> check_checkpoint(None, False), check_checkpoint("runs/a/latest/checkpoints/best.safetensors", True)
-    (None, None)
-    >>> check_checkpoint("/no/such/best.safetensors", False)
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: /no/such/best.safetensors: no such checkpoint, and none near it; train first or name another
-    """
-    if named and not made_first:
-        find_file(Path(expand_path(named)), "checkpoint")
-
-
-def check_folder(named: str | None) -> None:
-    """Refuse a file where results are to have a folder.
+def check_folder(setting: str, path: str | None) -> None:
+    """Refuse a file in a setting that names a folder for results.
 
     Raises
     ------
     SettingsError
-        If a file stands there.
+        If the path is a file.
 
     Examples
     --------
-    >>> check_folder(__file__)  # doctest: +ELLIPSIS
+    >>> check_folder("export.output_dir", __file__)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: inference.output_dir: .../task.py is a file; name a folder
+    utils.errors.SettingsError: export.output_dir: .../task.py is a file; name a folder
     """
-    if named and Path(expand_path(named)).is_file():
-        raise SettingsError(f"inference.output_dir: {expand_path(named)} is a file; name a folder")
+    if path and Path(expand_path(path)).is_file():
+        raise SettingsError(f"{setting}: {expand_path(path)} is a file; name a folder")
 
 
 class Task(ABC):
@@ -89,7 +68,7 @@ class Task(ABC):
 
     kind: ClassVar[str]
     phases: ClassVar[tuple[str, ...]]
-    absent: ClassVar[Mapping[str, str]] = {}  # phases that a user may look for -> what to do in their place
+    absent: ClassVar[Mapping[str, str]] = {}  # phase that the kind does not have -> advice
     primary: ClassVar[str]  # the metric that chooses the best checkpoint; larger is better
     plotted: ClassVar[tuple[str, ...]] = ()  # scores that training.png shows; none: all
 
@@ -102,7 +81,7 @@ class Task(ABC):
 
     @property
     def objective(self) -> Objective:
-        """What is learnt.
+        """Targets and losses.
 
         Raises
         ------
@@ -120,10 +99,10 @@ class Task(ABC):
 
     @abstractmethod
     def check(self) -> list[str]:
-        """Raise for settings, data or weights that cannot work; give lines that tell the plan."""
+        """Raise for settings, data or weights that cannot be used; give the lines of the plan."""
 
     def preflight(self, phases: Sequence[str]) -> None:
-        """Raise, before any task works, for what can be seen without reading pictures; called on all ranks.
+        """Raise before any task starts for problems that show without reading pictures; called on all ranks.
 
         Raises
         ------
@@ -135,11 +114,14 @@ class Task(ABC):
         if "train" in phases and self.settings.train.tensorboard:
             require_tensorboard()
         for phase in (name for name in ("evaluate", "inference") if name in phases):
-            check_checkpoint(getattr(self.settings, phase).checkpoint, "train" in phases)
-        check_folder(self.settings.inference.output_dir if "inference" in phases else None)
+            checkpoint = getattr(self.settings, phase).checkpoint
+            if checkpoint and "train" not in phases:  # training may write it
+                find_file(Path(expand_path(checkpoint)), "checkpoint")
+        for phase in (name for name in ("inference", "export") if name in phases):
+            check_folder(f"{phase}.output_dir", getattr(self.settings, phase).output_dir)
 
     def setup(self) -> None:  # noqa: B027 - only some tasks have something to decide
-        """Decide together what all ranks must agree on; every phase calls it on all ranks before anything else."""
+        """Decide what all ranks must agree on; every phase calls it first, on all ranks."""
 
     # -- model
 
@@ -154,12 +136,12 @@ class Task(ABC):
         raise TypeError(f"{self.kind} trains nothing")
 
     def describe(self) -> dict:
-        """Give what a checkpoint says of its model, so that predicting needs nothing else."""
+        """Give the description of the model in its checkpoint, from which it can be built for predictions."""
         return {"kind": self.kind}
 
     @classmethod
     def from_checkpoint(cls, name: str, settings: Any, checkpoint: Checkpoint) -> Self:
-        """Make a task that predicts with a checkpoint's model; training data are not needed.
+        """Make a task that predicts with the model of a checkpoint, without training data.
 
         Raises
         ------
@@ -178,7 +160,7 @@ class Task(ABC):
 
     @abstractmethod
     def predictor(self, views: Sequence[View] | None = None) -> Predictor:
-        """Make what turns outputs of the model into pieces; `views` is None for those of `prediction_views`."""
+        """Make a predictor for a group of items; `views` is None for those of `prediction_views`."""
 
     def prediction_views(self) -> list[View]:
         """Give the views that are averaged at inference."""

@@ -1,1 +1,1 @@
-"""Distillation: a small backbone learns the feature maps of a large one from pictures without labels."""
+"""Distillation: a small backbone is trained on the feature maps of a large one, without labels."""

@@ -1,4 +1,4 @@
-"""What a student is worth: linear probes of teacher, student and a random student on a labelled task."""
+"""Linear probes of teacher, student and a random student on a labelled task."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from utils.runtime import distributed
 from utils.runtime.files import digest_json
 
 PROBED = "segmentation"
-MOST_CELLS = 50_000  # of each probe: 1536 channels of so many take 300 MB
+MOST_CELLS = 50_000  # of each probe: 300 MB with 1536 channels
 SIDE_BY_SIDE = 4  # windows per forward
 
 
@@ -35,7 +35,7 @@ def read_probe(probe: ProbeConfig) -> SegmentationSettings:
     Raises
     ------
     SettingsError
-        If there is no such file, or no segmentation task in it.
+        If the file does not exist, or has no segmentation task.
 
     Examples
     --------
@@ -54,14 +54,14 @@ def read_probe(probe: ProbeConfig) -> SegmentationSettings:
     if not path.is_file():
         raise SettingsError(f"distill.probe.config: {path}: no such settings file")
     tasks = load_settings(path, probe.overrides, kinds()).tasks.values()
-    found = next((task for task in tasks if isinstance(task, SegmentationSettings)), None)
-    if found is None:
+    task_settings = next((task for task in tasks if isinstance(task, SegmentationSettings)), None)
+    if task_settings is None:
         raise SettingsError(f"distill.probe.config: {path} holds no task of kind {PROBED}")
-    return found
+    return task_settings
 
 
 def probe_recipe(probe: ProbeConfig) -> dict[str, Any]:
-    """What the probes' scores depend on beside the models.
+    """Everything that the scores of the probes depend on, besides the models.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def compare_probes(
     fresh: Student,
     context: Context,
 ) -> dict[str, float]:
-    """Fit a probe to each of three backbones and score it; all see the same windows.
+    """Fit a probe to each of three backbones and score it, on the same windows.
 
     Parameters
     ----------
@@ -94,14 +94,14 @@ def compare_probes(
     teacher : BackboneInfo
         The teacher and its blocks.
     student, fresh : Student
-        As trained, and of random weights.
+        The trained one, and one of random weights.
     context : Context
-        Where to write, and whether to stop.
+        Folder, log and stop signal.
 
     Returns
     -------
     dict of float
-        mIoU of `teacher`, `student` and `random`, and which share of the gap from random to teacher is `closed`.
+        mIoU of `teacher`, `student` and `random`, and the share of the gap from random to teacher that is `closed`.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def compare_probes(
             normalization = (one.backbone.info.mean, one.backbone.info.std)
             write_backbone_folder(folder / name, one.config, one.tensors(), normalization)
     distributed.barrier()
-    for name in ("student", "random"):  # the blocks that whoever names the folder gets, not only those that learnt
+    for name in ("student", "random"):  # the default blocks of the folder, not only the trained ones
         backbones[name] = (str(folder / name), even_layers(str(folder / name)))
     scores = {}
     for name, (source, layers) in backbones.items():
@@ -137,7 +137,7 @@ def compare_probes(
 def probe_settings(
     settings: DistillSettings, labelled: SegmentationSettings, source: str, layers: Sequence[int], folder: Path
 ) -> SegmentationSettings:
-    """Settings of the labelled task with another backbone; what it writes goes where the distillation writes.
+    """Settings of the labelled task with another backbone and the folders of the distillation.
 
     Examples
     --------
@@ -167,9 +167,8 @@ def score_probe(settings: SegmentationSettings, context: Context) -> float:
     Examples
     --------
     >>> import tempfile
-    >>> from tasks.example import example_task
-    >>> task, context = example_task(tempfile.mkdtemp())
-    >>> 0.5 < score_probe(task.settings, context) <= 1
+    >>> from tasks.example import example_context, scene_task
+    >>> 0.5 < score_probe(scene_task().settings, example_context(Path(tempfile.mkdtemp()))) <= 1
     True
     """
     from tasks.phases import load_phase

@@ -1,4 +1,4 @@
-"""A real distillation on a few drawn pictures with a tiny teacher, for the examples in docstrings and for tests."""
+"""A small distillation on generated pictures with a tiny teacher, for examples in docstrings and for tests."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def student_example(folder: str | Path, *overrides: str) -> tuple[DistillTask, C
 
 
 def student_task(*overrides: str) -> DistillTask:
-    """Make `student_example` in a temporary folder of its own, removed when the process ends.
+    """Make `student_example` in a new temporary folder, removed when the process ends.
 
     Examples
     --------

@@ -1,9 +1,8 @@
-"""The folder that a student leaves in: weights, configuration, and a model card that tells where it comes from."""
+"""Export of a student: weights, configuration and model card, as a folder that `model.backbone` accepts."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,32 +20,39 @@ from utils.runtime.checkpoints import Checkpoint
 from utils.runtime.files import read_json
 
 FILES = ("README.md", "config.json", "model.safetensors", "preprocessor_config.json")
-SIDES = (224, 518)  # pixels of the pictures for which the card tells the cost
+SIDES = (224, 518)  # pixels of the pictures for which the card states the cost
 MOST_DIFFERENCE = 0.01  # of maps from rounded weights, relative to their size: float16 keeps three digits
 
 
 def export_student(
     settings: DistillSettings, teacher: BackboneInfo, student: Student, folder: Path, checkpoint: Checkpoint
 ) -> list[Path]:
-    """Write a student as a folder that `model.backbone` accepts, and see that it loads and gives the same maps.
+    """Write a student as a folder that `model.backbone` accepts, and check that it loads and gives the same maps.
 
     Parameters
     ----------
     settings : DistillSettings
         Of the distillation.
     teacher : BackboneInfo
-        Whom it learnt from.
+        The backbone that it was trained on.
     student : Student
-        As it was trained.
+        With trained weights.
     folder : Path
-        Where to; files of others there are an error.
+        Where to write; other files in it are an error.
     checkpoint : Checkpoint
-        Beside which the run's results are.
+        Of the student; the results of the run are in the folder above it.
 
     Returns
     -------
     list of Path
         The files. The same run gives the same bytes.
+
+    Raises
+    ------
+    DataError
+        If the folder holds other files.
+    DinolithError
+        If the maps of the exported weights differ too much from those of the student.
 
     Examples
     --------
@@ -73,7 +79,12 @@ def export_student(
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse a folder with files that no export writes, or whose backbone is none that a student can be.
+    """Refuse a folder with files that an export does not write.
+
+    Raises
+    ------
+    DataError
+        If there is such a file.
 
     Examples
     --------
@@ -84,11 +95,14 @@ def refuse_foreign(folder: Path) -> None:
     >>> refuse_foreign(folder)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: .../thesis.tex: is no part of an exported backbone; name another folder in export.output_dir
+    utils.errors.DataError: .../thesis.tex: does not belong to an exported backbone; name another folder in \
+export.output_dir
     """
     others = sorted(path for path in folder.iterdir() if path.name not in FILES) if folder.is_dir() else []
     if others:
-        raise DataError(f"{others[0]}: is no part of an exported backbone; name another folder in export.output_dir")
+        raise DataError(
+            f"{others[0]}: does not belong to an exported backbone; name another folder in export.output_dir"
+        )
 
 
 def largest_difference(student: Student, folder: Path) -> float:
@@ -99,8 +113,8 @@ def largest_difference(student: Student, folder: Path) -> float:
     Examples
     --------
     >>> import tempfile
-    >>> from tasks.distill.example import student_example
-    >>> student = student_example(tempfile.mkdtemp())[0].build_model().student
+    >>> from tasks.distill.example import student_task
+    >>> student = student_task().build_model().student
     >>> info = student.backbone.info
     >>> folder = write_backbone_folder(tempfile.mkdtemp(), student.config, student.tensors(), (info.mean, info.std))
     >>> 0 <= largest_difference(student, folder) < 0.01
@@ -122,17 +136,16 @@ def largest_difference(student: Student, folder: Path) -> float:
 
 
 def write_card(settings: DistillSettings, teacher: BackboneInfo, student: Student, checkpoint: Checkpoint) -> str:
-    """Tell what a student is, whom and what it learnt from, and how well.
+    """Write the model card: architecture, teacher, licences, pictures, training and scores.
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.distill.example import student_example
-    >>> task, context = student_example(tempfile.mkdtemp(), "distill.card.licence=apache-2.0")
-    >>> checkpoint = Checkpoint({}, {"epoch": 1}, context.folder / "checkpoints/best.safetensors")
+    >>> from tasks.distill.example import student_task
+    >>> task = student_task("distill.card.licence=apache-2.0")
+    >>> checkpoint = Checkpoint({}, {"epoch": 1}, Path("/no/run/checkpoints/best.safetensors"))
     >>> card = write_card(task.settings, task.features.info, task.build_model().student, checkpoint)
     >>> card.splitlines()[1], [line[3:] for line in card.splitlines() if line.startswith("## ")]
-    ('license: apache-2.0', ['What it is', 'Licence', 'Pictures', 'Training', 'How well'])
+    ('license: apache-2.0', ['What it is', 'Licence', 'Pictures', 'Training', 'Scores'])
     """
     run = checkpoint.path.parent.parent
     licence = settings.distill.card.licence or teacher.licence
@@ -148,34 +161,32 @@ def write_card(settings: DistillSettings, teacher: BackboneInfo, student: Studen
         "## Pictures",
         describe_pictures(settings.distill.card, settings.paths.raw_images_dir),
         "## Training",
-        describe_training(settings, student, checkpoint, run),
-        "## How well",
+        describe_training(settings, checkpoint, run),
+        "## Scores",
         describe_scores(checkpoint, run),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def describe_licence(licence: str, card: CardConfig, teacher: BackboneInfo) -> str:
-    """Tell under which licence the weights are, and those of what they were made from.
+    """Licences of the weights, the teacher and the training pictures.
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.distill.example import student_example
-    >>> teacher = student_example(tempfile.mkdtemp())[0].features.info
+    >>> from tasks.distill.example import student_task
+    >>> teacher = student_task().features.info
     >>> text = describe_licence("apache-2.0", CardConfig(origin="drawn at random"), teacher)
     >>> text.startswith("The weights: apache-2.0. The teacher, "), f"(digest {teacher.digest}): drawn at" in text
     (True, True)
     """
     return (
         f"The weights: {licence}. The teacher, {public_name(teacher.id)} (digest "
-        f"{teacher.digest}): {card.origin or teacher.licence}. The pictures that it learnt from have licences of their "
-        "own, below."
+        f"{teacher.digest}): {card.origin or teacher.licence}. The training pictures have other licences, see below."
     )
 
 
 def public_name(source: str) -> str:
-    """Name a backbone or file without the place where it lies on this machine.
+    """Name a backbone or file without its folder on this machine.
 
     Examples
     --------
@@ -191,11 +202,11 @@ def describe_student(teacher: BackboneInfo, student: Student) -> str:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.distill.example import student_example
-    >>> task, _ = student_example(tempfile.mkdtemp())
-    >>> "| parameters | 0.01 M" in describe_student(task.features.info, task.build_model().student)
-    True
+    >>> from tasks.distill.example import student_task
+    >>> task = student_task()
+    >>> table = describe_student(task.features.info, task.build_model().student)
+    >>> table.splitlines()[6:8]
+    ['| student block: teacher block | 0: 0, 1: 1 |', '| initialised from | random weights |']
     """
     info, config = student.backbone.info, student.config
     size = sum(parameter.numel() for parameter in student.backbone.model.parameters())
@@ -204,18 +215,17 @@ def describe_student(teacher: BackboneInfo, student: Student) -> str:
         ["architecture", f"{info.family}: " + ", ".join(f"{SHAPE[key]} {value}" for key, value in shape.items())],
         ["parameters", f"{size / 1e6:.2f} M, {2 * size / 1e6:.1f} MB in float16"],
     ]
-    folder = find_backbone_folder(teacher.id)
-    theirs = read_json_object(folder / "config.json")
+    teacher_config = read_json_object(find_backbone_folder(teacher.id) / "config.json")
     for side in SIDES:
-        own = count_multiply_adds(info.family, config, (side, side))
-        other = count_multiply_adds(teacher.family, theirs, (side, side))
-        cost = f"{own / 1e9:.2f} G multiply-adds, {other / own:.1f} times fewer than the teacher's {other / 1e9:.2f} G"
-        rows.append([f"cost at {side} x {side} pixels", cost])
-    blocks = ", ".join(f"{own} as {other}" for own, other in zip(student.learners, teacher.layers, strict=True))
-    rows.append(["blocks that learnt those of the teacher", blocks])
+        cost = count_multiply_adds(info.family, config, (side, side))
+        full = count_multiply_adds(teacher.family, teacher_config, (side, side))
+        text = f"{cost / 1e9:.2f} G multiply-adds, {full / cost:.1f} times fewer than the teacher's {full / 1e9:.2f} G"
+        rows.append([f"cost at {side} x {side} pixels", text])
+    blocks = zip(student.learners, teacher.layers, strict=True)
+    rows.append(["student block: teacher block", ", ".join(f"{block}: {layer}" for block, layer in blocks)])
     inherited = getattr(student.options, "inherit", None)
-    began = f"blocks {', '.join(map(str, inherited))} of the teacher" if inherited else "random weights"
-    rows.append(["began as", began])
+    initial = f"blocks {', '.join(map(str, inherited))} of the teacher" if inherited else "random weights"
+    rows.append(["initialised from", initial])
     rows.append(["normalisation", f"mean {list(info.mean)}, deviation {list(info.std)}"])
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
@@ -233,121 +243,109 @@ SHAPE = {
 
 
 def describe_pictures(card: CardConfig, sources: str | list[str] | None) -> str:
-    """Table of the sets of pictures, or the names of their folders where nobody told more.
+    """Table of the sets of pictures; without `distill.card.sources` the names of their folders.
 
     Examples
     --------
     >>> print(describe_pictures(CardConfig(), ["/home/me/reef", "dives/*.jpg"]))
-    From: reef, dives/*.jpg. Nobody told more of them.
-    >>> told = CardConfig(sources=[{"name": "reef", "licence": "CC BY 4.0", "pictures": 30}])
-    >>> describe_pictures(told, None).splitlines()[-1]
+    From: reef, dives/*.jpg. No licence is stated.
+    >>> card = CardConfig(sources=[{"name": "reef", "licence": "CC BY 4.0", "pictures": 30}])
+    >>> describe_pictures(card, None).splitlines()[-1]
     '| reef | CC BY 4.0 | 30 |'
     """
     if card.sources:
         rows = [f"| {source.name} | {source.licence} | {source.pictures or ''} |" for source in card.sources]
         return "\n".join(["| set | licence | pictures |", "|---|---|---|", *rows])
     listed = [sources] if isinstance(sources, str) else sources or []
-    return f"From: {', '.join(map(public_name, listed)) or 'pictures that were not named'}. Nobody told more of them."
+    return f"From: {', '.join(map(public_name, listed)) or 'pictures without a name'}. No licence is stated."
 
 
-def describe_training(settings: DistillSettings, student: Student, checkpoint: Checkpoint, run: Path) -> str:
+def describe_training(settings: DistillSettings, checkpoint: Checkpoint, run: Path) -> str:
     """Settings, time and loss of every epoch.
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tasks.distill.example import student_example
-    >>> task, context = student_example(tempfile.mkdtemp())
-    >>> checkpoint = Checkpoint({}, {"epoch": 1}, context.folder / "checkpoints/best.safetensors")
-    >>> describe_training(task.settings, task.build_model().student, checkpoint, context.folder).splitlines()[0]
-    'Seed 1337, 1 epochs of which epoch 1 was kept, batches of 4, crops of 32 pixels at zooms 1, 0.5, seen at 0.8, ...'
+    >>> from tasks.distill.example import student_task
+    >>> checkpoint = Checkpoint({}, {"epoch": 1}, Path("best.safetensors"))
+    >>> describe_training(student_task().settings, checkpoint, Path("/no/run")).splitlines()[0]
+    'Seed 1337, 1 epochs, checkpoint of epoch 1, batches of 4, crops of 32 pixels at zooms 1, 0.5, resized by 0.8, ...'
     """
-    own, train = settings.distill, settings.train
-    zooms, scales = (", ".join(f"{value:g}" for value in values) for values in (own.zooms, own.student_scales))
+    distill, train = settings.distill, settings.train
+    zooms, scales = (", ".join(f"{value:g}" for value in values) for values in (distill.zooms, distill.student_scales))
     rates = f"{train.adamw_lr:g}" if train.optimizer == "adamw" else f"{train.muon_lr:g} and {train.adamw_lr:g}"
-    terms = ", ".join(f"{name} {weight:g}" for name, weight in own.loss if weight)
+    terms = ", ".join(f"{name} {weight:g}" for name, weight in distill.loss if weight)
     text = (
-        f"Seed {settings.resources.seed}, {train.epochs} epochs of which epoch {checkpoint.description.get('epoch')} "
-        f"was kept, batches of {train.batch_size}, crops of {own.crop} pixels at zooms {zooms}, seen at {scales} of "
-        f"their size; {train.optimizer} (rate {rates}), moving average "
-        f"{train.ema_decay:g}, loss {terms}.\n{describe_time(run)}"
+        f"Seed {settings.resources.seed}, {train.epochs} epochs, checkpoint of epoch "
+        f"{checkpoint.description.get('epoch')}, batches of {train.batch_size}, crops of {distill.crop} pixels at "
+        f"zooms {zooms}, resized by {scales}; {train.optimizer} (rate {rates}), moving average {train.ema_decay:g}, "
+        f"loss {terms}.\n{describe_time(run)}"
     )
     path = run / "results.csv"
     if not path.is_file():
         return text
     rows = [[row.get(name, "") for name in CURVE] for row in read_csv(path)]
-    return f"{text}\n\n{format_table([name.replace('_', ' ') for name in CURVE], _rounded(rows))}"
+    rounded = [[row[0], *(f"{float(cell):.4f}" if cell else "" for cell in row[1:])] for row in rows]
+    return f"{text}\n\n{format_table([name.replace('_', ' ') for name in CURVE], rounded)}"
 
 
 CURVE = ("epoch", "train_loss", "mean_cosine", "explained_variance")
 
 
-def _rounded(rows: list[list[str]]) -> list[list[Any]]:
-    """Turn cells of a csv file into numbers of a few digits.
-
-    Examples
-    --------
-    >>> _rounded([["1", "0.123456", ""]])
-    [['1', '0.1235', '']]
-    """
-    return [[row[0], *(f"{float(cell):.4f}" if cell else "" for cell in row[1:])] for row in rows]
-
-
 def describe_time(run: Path) -> str:
-    """How long training took, from the times of the files that its beginning and its end left.
+    """How long training took, from the times of the files that are written at its start and end.
 
     Examples
     --------
     >>> import os, tempfile
     >>> run = Path(tempfile.mkdtemp())
     >>> describe_time(run)
-    'How long it took was not recorded.'
+    'The training time is not recorded.'
     >>> (run / "run.json").touch()
     >>> describe_time(run)
-    'It had not come to its end when this was written.'
+    'Training is not finished yet.'
     >>> for name, moment in (("run.json", 0), ("train.json", 5400)):
     ...     (run / name).touch()
     ...     os.utime(run / name, (moment, moment))
     >>> describe_time(run)
-    'From its beginning to its end it took 1.5 hours, interruptions included.'
+    'Training took 1.5 hours, interruptions included.'
     """
-    began, ended = run / "run.json", run / "train.json"
-    if not began.is_file():
-        return "How long it took was not recorded."
-    if not ended.is_file():
-        return "It had not come to its end when this was written."
-    hours = max(ended.stat().st_mtime - began.stat().st_mtime, 0) / 3600
-    return f"From its beginning to its end it took {hours:.1f} hours, interruptions included."
+    start, end = run / "run.json", run / "train.json"
+    if not start.is_file():
+        return "The training time is not recorded."
+    if not end.is_file():
+        return "Training is not finished yet."
+    hours = max(end.stat().st_mtime - start.stat().st_mtime, 0) / 3600
+    return f"Training took {hours:.1f} hours, interruptions included."
 
 
 def describe_scores(checkpoint: Checkpoint, run: Path) -> str:
-    """Scores of each block and of the linear probe, where evaluate told them; else those of training.
+    """Scores of each block and of the linear probe, as evaluate wrote them; without evaluate the score of training.
 
     Examples
     --------
     >>> import tempfile
     >>> checkpoint = Checkpoint({}, {"metrics": {"mean_cosine": 0.5}}, Path("best.safetensors"))
     >>> describe_scores(checkpoint, Path(tempfile.mkdtemp()))
-    'Mean cosine with the teacher on crops that it did not train on: 0.5000. Evaluate was not run.'
+    'Mean cosine with the teacher on the validation crops: 0.5000. Evaluate was not run.'
     """
-    found = sorted(run.glob("evaluate_*/metrics.json"))
-    known = {path.parent.name.removeprefix("evaluate_"): read_json(path, {}) for path in found}
-    told = known.get("val") or next(iter(known.values()), None)
-    if told is None:
+    paths = sorted(run.glob("evaluate_*/metrics.json"))
+    by_split = {path.parent.name.removeprefix("evaluate_"): read_json(path, {}) for path in paths}
+    results = by_split.get("val") or next(iter(by_split.values()), None)
+    if results is None:
         value = checkpoint.description.get("metrics", {}).get("mean_cosine", float("nan"))
-        return f"Mean cosine with the teacher on crops that it did not train on: {value:.4f}. Evaluate was not run."
-    metrics = told["metrics"]
+        return f"Mean cosine with the teacher on the validation crops: {value:.4f}. Evaluate was not run."
+    metrics, crops = results["metrics"], {"train": "training", "val": "validation"}.get(results["split"], "test")
     rows = [
         [block, *(scores[name] for name in ("cosine", "raw_cosine", "explained_variance"))]
         for block, scores in metrics["per_block"].items()
     ]
     header = ["teacher's block", "cosine", "cosine, raw channels", "explained variance"]
-    text = f"On the crops of the split {told['split']}, with standardised channels:\n\n{format_table(header, rows)}"
+    text = f"On the {crops} crops, with standardised channels:\n\n{format_table(header, rows)}"
     probe = metrics.get("probe")
     if not probe:
         return text
     return (
         f"{text}\n\nLinear probe on a labelled task, mIoU: teacher {probe['teacher']:.4f}, this student "
-        f"{probe['student']:.4f}, a random one of its shape {probe['random']:.4f}; {closed_gap(probe['closed'])} of "
-        "the gap is closed."
+        f"{probe['student']:.4f}, a random student of the same shape {probe['random']:.4f}; "
+        f"{closed_gap(probe['closed'])} of the gap is closed."
     )

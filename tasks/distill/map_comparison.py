@@ -1,4 +1,4 @@
-"""Feature maps compared with others: losses of a student, channel statistics, and scores with mergeable sums."""
+"""Comparison of feature maps: losses of a student, channel statistics, and scores with mergeable sums."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RELATED_CELLS = 400  # cells of a crop between which relations are compared; a square of them grows fast
+RELATED_CELLS = 400  # cells of a crop whose relations are compared; the cost grows with the square
 TERMS = ("cosine", "smooth_l1", "relation")
 
 
 def valid_cells(valid: Tensor, grid: Sequence[int]) -> Tensor:
-    """Which cells of a grid lie on ground that is known, by more than half.
+    """Which cells of a grid are valid by more than half.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def valid_cells(valid: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def distill_counts(valid: Tensor, grids: Sequence[Sequence[int]], terms: Collection[str]) -> dict[str, Tensor]:
-    """Divisors of the loss terms: known cells of all maps, each map counted as if it had the grid of the first.
+    """Divisors of the loss terms: valid cells of all maps, each map counted as if it had the grid of the first.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def distill_counts(valid: Tensor, grids: Sequence[Sequence[int]], terms: Collect
 def distill_sums(
     predicted: Sequence[Tensor], target: Sequence[Tensor], valid: Tensor, terms: Collection[str]
 ) -> dict[str, Tensor]:
-    """Sums of the loss terms over the known cells of all maps; divided by `distill_counts` they are means.
+    """Sums of the loss terms over the valid cells of all maps; divided by `distill_counts` they are means.
 
     Parameters
     ----------
@@ -95,27 +95,29 @@ def distill_sums(
     """
     cells = target[0].shape[-2] * target[0].shape[-1]
     sums = {name: predicted[0].new_zeros(()) for name in TERMS if name in terms}
-    for own, wanted in zip(predicted, target, strict=True):
-        known = valid_cells(valid, wanted.shape[-2:])
-        share = cells / known[0].numel() if len(known) else 1.0
+    for student_map, teacher_map in zip(predicted, target, strict=True):
+        valid_map = valid_cells(valid, teacher_map.shape[-2:])
+        share = cells / valid_map[0].numel() if len(valid_map) else 1.0
         if "cosine" in sums:
-            sums["cosine"] = sums["cosine"] + share * ((1 - F.cosine_similarity(own, wanted, dim=1)) * known).sum()
+            sums["cosine"] = (
+                sums["cosine"] + share * ((1 - F.cosine_similarity(student_map, teacher_map, dim=1)) * valid_map).sum()
+            )
         if "smooth_l1" in sums:
-            distance = F.smooth_l1_loss(own, wanted, reduction="none").mean(dim=1)
-            sums["smooth_l1"] = sums["smooth_l1"] + share * (distance * known).sum()
+            distance = F.smooth_l1_loss(student_map, teacher_map, reduction="none").mean(dim=1)
+            sums["smooth_l1"] = sums["smooth_l1"] + share * (distance * valid_map).sum()
         if "relation" in sums:
-            sums["relation"] = sums["relation"] + share * relation_sum(own, wanted, known)
+            sums["relation"] = sums["relation"] + share * relation_sum(student_map, teacher_map, valid_map)
     return sums
 
 
-def relation_sum(predicted: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Mean squared difference of the cosines between any two known cells of a crop, times its known cells.
+def relation_sum(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared difference of the cosines between any two valid cells of a crop, times its valid cells.
 
     Parameters
     ----------
     predicted, target : Tensor, shape (B, C, h, w)
         Maps.
-    known : Tensor of bool, shape (B, h, w)
+    valid : Tensor of bool, shape (B, h, w)
         Cells that count.
 
     Returns
@@ -129,20 +131,20 @@ def relation_sum(predicted: Tensor, target: Tensor, known: Tensor) -> Tensor:
     >>> float(relation_sum(predicted, target, torch.ones(1, 1, 2, dtype=torch.bool)))  # 2 of 4 pairs differ by 2
     4.0
     """
-    number = known[0].numel() if len(known) else 0
+    number = valid[0].numel() if len(valid) else 0
     step = max(-(-number // RELATED_CELLS), 1)
-    chosen = known.flatten(1)[:, ::step]
+    chosen = valid.flatten(1)[:, ::step]
     cosines = []
     for feature_map in (predicted, target):
         directions = F.normalize(feature_map.flatten(2)[..., ::step], dim=1)
         cosines.append(directions.transpose(1, 2) @ directions)
     pairs = chosen[:, :, None] & chosen[:, None, :]
     squares = ((cosines[0] - cosines[1]).square() * pairs).sum(dim=(1, 2))
-    return (squares / pairs.sum(dim=(1, 2)).clamp(min=1) * known.flatten(1).sum(dim=1)).sum()
+    return (squares / pairs.sum(dim=(1, 2)).clamp(min=1) * valid.flatten(1).sum(dim=1)).sum()
 
 
 class ChannelStatistics:
-    """Mean and deviation of every channel of maps that come one after the other.
+    """Mean and deviation of every channel over maps that are added one by one.
 
     Examples
     --------
@@ -174,9 +176,7 @@ class ChannelStatistics:
         self.squares = self.squares + vectors.square().sum(dim=1)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation; a channel that never changes has a tiny deviation, by which nothing is divided to death.
-
-        Both have shape (C,).
+        """Mean and deviation, both of shape (C,); the deviation of a constant channel is at least 0.001.
 
         Examples
         --------
@@ -193,12 +193,12 @@ class ChannelStatistics:
 
 
 class LinearFit:
-    """Least squares from the vectors of one map to those of another on the same grid, from maps that come in turn.
+    """Least squares from the vectors of one map to those of another on the same grid, over pairs of maps.
 
     Examples
     --------
-    >>> fit, own = LinearFit(), torch.randn(2, 4, 5)
-    >>> fit.update(own, torch.stack([own[0] + 2 * own[1], 3 - own[0]]))
+    >>> fit, features = LinearFit(), torch.randn(2, 4, 5)
+    >>> fit.update(features, torch.stack([features[0] + 2 * features[1], 3 - features[0]]))
     >>> weight, bias = fit.solve(ridge=0.0)
     >>> [[round(value, 4) + 0.0 for value in row] for row in weight.tolist()]
     [[1.0, 2.0], [-1.0, 0.0]]
@@ -210,7 +210,7 @@ class LinearFit:
         self.products: Tensor | float = 0.0
         self.crossed: Tensor | float = 0.0
 
-    def update(self, own: Tensor, target: Tensor) -> None:
+    def update(self, features: Tensor, target: Tensor) -> None:
         """Count the cells of two maps, (C, h, w) and (D, h, w).
 
         Examples
@@ -220,7 +220,7 @@ class LinearFit:
         >>> fit.products.shape, fit.crossed.shape
         (torch.Size([3, 3]), torch.Size([3, 5]))
         """
-        vectors = own.double().flatten(1)
+        vectors = features.double().flatten(1)
         vectors = torch.cat([vectors, torch.ones_like(vectors[:1])])
         self.products = self.products + vectors @ vectors.T
         self.crossed = self.crossed + vectors @ target.double().flatten(1).T
@@ -232,7 +232,7 @@ class LinearFit:
         --------
         >>> fit = LinearFit()
         >>> fit.update(torch.ones(1, 2, 2), torch.full((1, 2, 2), 4.0))
-        >>> [round(value.item(), 3) for value in fit.solve()]  # a channel that never changes explains nothing
+        >>> [round(value.item(), 3) for value in fit.solve()]  # a constant channel explains nothing
         [0.0, 4.0]
         """
         assert isinstance(self.products, Tensor), "no map was counted"
@@ -253,9 +253,9 @@ class MapScores:
     Parameters
     ----------
     cells : int
-        Known cells.
+        Valid cells.
     cosine, raw_cosine : float
-        Sums of cosines, of standardised channels and of the teacher's own.
+        Sums of cosines, of standardised channels and of raw ones.
     error, squares : float
         Sums of squared differences and of squared targets, standardised.
     sums : ndarray, shape (C,)
@@ -327,7 +327,7 @@ class MapScores:
         }
 
 
-def score_map(predicted: Tensor, target: Tensor, raw: tuple[Tensor, Tensor], known: Tensor) -> MapScores:
+def score_map(predicted: Tensor, target: Tensor, raw: tuple[Tensor, Tensor], valid: Tensor) -> MapScores:
     """Compare one predicted map with its target.
 
     Parameters
@@ -335,8 +335,8 @@ def score_map(predicted: Tensor, target: Tensor, raw: tuple[Tensor, Tensor], kno
     predicted, target : Tensor, shape (C, h, w)
         With standardised channels.
     raw : pair of Tensor, shape (C, h, w)
-        The same with the teacher's own channels.
-    known : Tensor of bool, shape (h, w)
+        The same with raw channels.
+    valid : Tensor of bool, shape (h, w)
         Cells that count.
 
     Examples
@@ -346,12 +346,12 @@ def score_map(predicted: Tensor, target: Tensor, raw: tuple[Tensor, Tensor], kno
     >>> scores.cells, scores.cosine, scores.raw_cosine, scores.error, scores.sums.tolist()
     (2, 2.0, -2.0, 6.25, [3.0, 4.0])
     """
-    own, wanted, raw_own, raw_wanted = (part.double()[:, known] for part in (predicted, target, *raw))
+    student_map, teacher_map, raw_student, raw_teacher = (part.double()[:, valid] for part in (predicted, target, *raw))
     return MapScores(
-        int(known.sum()),
-        float(F.cosine_similarity(own, wanted, dim=0).sum()),
-        float(F.cosine_similarity(raw_own, raw_wanted, dim=0).sum()),
-        float((own - wanted).square().sum()),
-        float(wanted.square().sum()),
-        wanted.sum(dim=1).cpu().numpy(),
+        int(valid.sum()),
+        float(F.cosine_similarity(student_map, teacher_map, dim=0).sum()),
+        float(F.cosine_similarity(raw_student, raw_teacher, dim=0).sum()),
+        float((student_map - teacher_map).square().sum()),
+        float(teacher_map.square().sum()),
+        teacher_map.sum(dim=1).cpu().numpy(),
     )

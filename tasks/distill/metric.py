@@ -1,4 +1,4 @@
-"""How well a student speaks for its teacher: scores of each block, their tables, and pictures of both."""
+"""How close the maps of student and teacher are: scores of each block, their tables, and pictures of both."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class StudentMetric(Metric):
 
     @override
     def update(self, piece: Piece, truth: Any) -> None:
-        for block, found in zip(self.blocks, piece.arrays["scores"], strict=True):
-            block.add(found)
+        for block, scores in zip(self.blocks, piece.arrays["scores"], strict=True):
+            block.add(scores)
 
     @override
     def state(self) -> list[dict[str, Any]]:
@@ -53,8 +53,8 @@ class StudentMetric(Metric):
 
     @override
     def merge(self, state: list[dict[str, Any]]) -> None:
-        for block, found in zip(self.blocks, state, strict=True):
-            block.add(MapScores.from_state(found))
+        for block, sums in zip(self.blocks, state, strict=True):
+            block.add(MapScores.from_state(sums))
 
     @override
     def compute(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def report_scores(metrics: dict[str, Any], folder: Path, log: VerbosityLogger) -
 
 
 def closed_gap(share: float | None) -> str:
-    """Say which share of a gap is closed; there is none to close where a random student does as well as the teacher.
+    """Which share of a gap is closed; NaN or None where a random student is as good as the teacher.
 
     Examples
     --------
@@ -128,8 +128,8 @@ def draw_maps(image: np.ndarray, target: np.ndarray, predicted: np.ndarray) -> n
     centre = vectors.mean(axis=0)
     axes = np.linalg.svd(vectors - centre, full_matrices=False)[2][:3]
     axes = np.pad(axes, ((0, 3 - len(axes)), (0, 0)))
-    own = (vectors - centre) @ axes.T
-    low, high = np.percentile(own, [2, 98], axis=0)
+    projected = (vectors - centre) @ axes.T
+    low, high = np.percentile(projected, [2, 98], axis=0)
     panels = [with_title(_enlarge(image), "picture")]
     for title, maps in (("teacher", target), ("student", predicted)):
         colours = (maps.reshape(len(maps), -1).T - centre) @ axes.T

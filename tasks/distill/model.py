@@ -1,4 +1,4 @@
-"""A student beside its teacher: pictures and the teacher's maps in, predictions and standardised targets out."""
+"""The model of distillation: from pictures and maps of the teacher to predictions and standardised targets."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from utils.geometry.resampling import resize_picture
 
 
 class DistillModel(nn.Module):
-    """Only the student is trained and saved; the teacher is asked where a batch comes without its maps.
+    """A student, which is trained and saved, and its teacher, which computes the maps that a batch lacks.
 
     Parameters
     ----------
     features : FeatureService
         The teacher.
     student : Student
-        What is trained.
+        The trained backbone.
     teacher_side : int
         Side of the teacher's pictures, in pixels.
     scales : sequence of float
-        Sizes at which a training picture may be seen, relative to the crop.
+        Sizes of training pictures, relative to the crop.
 
     Examples
     --------
@@ -51,7 +51,7 @@ class DistillModel(nn.Module):
         self.scales = tuple(scales)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Predict, and standardise what is to be predicted.
+        """Predict maps, and standardise the target maps.
 
         Returns
         -------
@@ -83,7 +83,7 @@ class DistillModel(nn.Module):
 
     @property
     def projections(self) -> list[Projection]:
-        """What knows how the teacher's channels are standardised, block by block.
+        """The projections to the standardised channels of the teacher, one per block.
 
         Examples
         --------
@@ -94,10 +94,10 @@ class DistillModel(nn.Module):
         return list(self.student.projections)  # type: ignore[arg-type]
 
     def _predict_varied(self, maps: Sequence[Tensor], image: Tensor, target: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Predict each picture at the size and with the stretch that were drawn for it.
+        """Predict each picture of (B, 3, H, W) at the size and with the stretch that are drawn for it.
 
-        Sizes are drawn for each picture, not each batch: so a batch that ranks share has the gradient that one process
-        computes. Those of one size go through the student together.
+        Sizes are drawn for each picture, not for each batch, so that the gradient does not depend on the number of
+        ranks. Pictures of one size are one forward pass.
 
         Examples
         --------
@@ -124,27 +124,27 @@ class DistillModel(nn.Module):
 
 
 def fit_projections(student: Student, records: Iterable[tuple[Tensor, Sequence[Tensor]]]) -> list[list[Any]]:
-    """Find the projections with which a student, as it is, comes nearest to its teacher: least squares over records.
+    """Fit the projections from a student to its teacher by least squares over records.
 
     Parameters
     ----------
     student : Student
-        Whose projections know the teacher's channels.
+        Its projections hold the channel statistics of the teacher.
     records : iterable of (Tensor, sequence of Tensor)
         Crops (H, W, 3), uint8, and the teacher's maps (C, h, w) of each.
 
     Returns
     -------
     list of [weight, bias]
-        Of each projection, as nested lists, which may travel between ranks.
+        Of each projection, as nested lists that ranks can exchange.
 
     Examples
     --------
     >>> from tasks.distill.example import student_task
     >>> task = student_task()
     >>> image = next(task.source.samples(task.source.units["scene"])).arrays["image"]
-    >>> found = fit_projections(task.make_student(), [(torch.from_numpy(image.copy()), [torch.ones(8, 4, 4)] * 2)])
-    >>> len(found), [round(value, 4) for value in found[1][1][:2]]  # a constant is left to the bias
+    >>> found = fit_projections(task.make_head(), [(torch.from_numpy(image.copy()), [torch.ones(8, 4, 4)] * 2)])
+    >>> len(found), [round(value, 4) for value in found[1][1][:2]]  # the bias holds a constant
     (2, [1.0, 1.0])
     """
     fits = [LinearFit() for _ in student.learners]
@@ -152,10 +152,10 @@ def fit_projections(student: Student, records: Iterable[tuple[Tensor, Sequence[T
     with torch.no_grad():
         for image, maps in records:
             picture = image[..., :3].permute(2, 0, 1)[None].to(student.backbone.device)
-            own = dict(zip(layers, student.backbone(picture), strict=True))
+            maps_by_layer = dict(zip(layers, student.backbone(picture), strict=True))
             for fit, learner, projection, target in zip(fits, student.learners, student.projections, maps, strict=True):
                 standard = projection.standardize(target[None].to(picture.device))  # type: ignore[operator]
-                fit.update(fit_grid(own[learner], target.shape[-2:])[0].float(), standard[0])
+                fit.update(fit_grid(maps_by_layer[learner], target.shape[-2:])[0].float(), standard[0])
     return [[part.float().tolist() for part in fit.solve()] for fit in fits]
 
 
@@ -176,9 +176,9 @@ def scale_pictures(image: Tensor, scale: float, multiple: int) -> Tensor:
 
 
 def teacher_pictures(image: Tensor, side: int) -> Tensor:
-    """Bring crops (B, 3, H, W), uint8, to the size at which the teacher's cells lie on the student's.
+    """Resize crops (B, 3, H, W), uint8, so that the cells of teacher and student have the same grid.
 
-    The same function as in prepare, picture by picture, so that stored maps and computed ones agree.
+    Each picture is resized as in prepare, so that stored and computed maps agree.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The losses of distillation: how far the student's maps are from the teacher's."""
+"""Objective of distillation: distances between the maps of student and teacher."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class DistillObjective(Objective):
     settings : DistillSettings
         Loss weights and scales.
     source : CropSource
-        Gives the teacher's picture of a crop.
+        Gives the picture of a crop for the teacher.
     student : Student
-        For how its crops are stretched; its weights are not used.
+        Draws the stretch of its positions; its weights are not used.
 
     Examples
     --------
@@ -78,12 +78,12 @@ class DistillObjective(Objective):
         """
         statistics = [ChannelStatistics() for _ in range(self.num_blocks)]
         for _, maps in self.measured_records():
-            for known, feature_map in zip(statistics, maps, strict=True):
-                known.update(feature_map)
-        return [[values.float().tolist() for values in known.compute()] for known in statistics]
+            for channels, feature_map in zip(statistics, maps, strict=True):
+                channels.update(feature_map)
+        return [[values.float().tolist() for values in channels.compute()] for channels in statistics]
 
     def measured_records(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Crops (H, W, 3) that were chosen for measuring, and the teacher's maps (C, h, w) of each.
+        """Crops (H, W, 3) for the statistics, and the maps (C, h, w) of the teacher of each.
 
         Examples
         --------
@@ -97,9 +97,11 @@ class DistillObjective(Objective):
             key = entry.records.get(IDENTITY.name, {}).get(BACKBONE)
             if key is None:
                 picture = torch.from_numpy(self.source.teacher_picture(image))
-                maps = [found[0].cpu() for found in self.features.maps(picture.permute(2, 0, 1)[None])]
+                maps = [feature_map[0].cpu() for feature_map in self.features.maps(picture.permute(2, 0, 1)[None])]
             else:
-                maps = [found[0] for found in store.read_batch([key], map_names(store.describe(key))).values()]
+                maps = [
+                    feature_map[0] for feature_map in store.read_batch([key], map_names(store.describe(key))).values()
+                ]
             yield torch.from_numpy(image), maps
 
     @override
@@ -118,7 +120,7 @@ class DistillObjective(Objective):
         return batch
 
     def _terms(self) -> list[str]:
-        """Loss terms that weigh something.
+        """Loss terms with a weight above 0.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""What distillation hands to people: scores of the student, maps in colours, and the exported folder."""
+"""Output of distillation: scores of the student, maps in colours, and the exported folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from utils.runtime.checkpoints import Checkpoint
 
 
 class DistillOutput(Output):
-    """How near the student is to its teacher, and the student as a folder that `model.backbone` accepts.
+    """Scores of the student, and its export as a folder that `model.backbone` accepts.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class DistillOutput(Output):
     features : FeatureService
         The teacher.
     build_model : callable
-        Makes a student that has learnt nothing, to compare with.
+        Makes a student with random weights, to compare with.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Pictures, rasters and videos to learn from, and the scales at which they are cut."""
+"""Pictures, rasters and videos of distillation, and the scales of their crops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 from utils.runtime.files import digest_json, file_stamp
 
-MOST_ENLARGED = 2.0  # how much a small picture may be scaled up to fill a crop
+MOST_ENLARGED = 2.0  # largest scale of a small picture to fill a crop
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Picture:
     size : tuple of int
         Height and width.
     frames : int
-        Frames of a video that may be used; 0 for what is no video.
+        Frames of a video that may be used; 0 for a picture.
 
     Examples
     --------
@@ -56,16 +56,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class CropItem(Item):
-    """A picture, a block of one, or a stretch of a video: what trains or judges as a whole.
+    """A picture, a block of one, or a segment of a video; it belongs to one split as a whole.
 
     Parameters
     ----------
     picture : Picture
-        Where it is.
+        The picture or video.
     area : Window
-        The ground that may be read.
+        The pixels that the item may read.
     frames : tuple of int, optional
-        Of a video: the first frame, and the first that does not belong to it.
+        Of a video: its first frame, and the frame after its last one.
 
     Examples
     --------
@@ -78,7 +78,7 @@ class CropItem(Item):
     frames: tuple[int, int] | None = None
 
     def stamp(self) -> list:
-        """Say when the item changed: its files, its ground, its frames.
+        """Values that change with the files, area or frames of the item.
 
         Examples
         --------
@@ -106,13 +106,13 @@ class PictureReader:
 
     def __init__(self, settings: DistillSettings):
         self.settings = settings
-        self.own = settings.distill
+        self.options = settings.distill
         self.too_small: list[str] = []
         self._scalings: dict[tuple[Path, ...], ValueScaling | None] = {}
 
     @cached_property
     def pictures(self) -> dict[str, Picture]:
-        """Pictures and videos by name, without those that are too small.
+        """Pictures and videos by name, except those that are too small.
 
         Raises
         ------
@@ -126,18 +126,25 @@ class PictureReader:
         ['clip', 'photo_0', 'photo_1', 'photo_2', 'scene']
         """
         groups = self.find_groups()
-        found = [self._measure(name, paths) for name, paths in groups.items()]
-        fitting = {picture.name: picture for picture in found if self.scales(picture.size)}
-        self.too_small = [picture.name for picture in found if picture.name not in fitting]
+        measured = [self._measure(name, paths) for name, paths in groups.items()]
+        fitting = {picture.name: picture for picture in measured if self.scales(picture.size)}
+        self.too_small = [picture.name for picture in measured if picture.name not in fitting]
         if not fitting:
             raise DataError(
-                f"paths.raw_images_dir: all {len(found)} pictures are smaller than half of distill.crop "
-                f"({self.own.crop} pixels); lower it"
+                f"paths.raw_images_dir: all {len(measured)} pictures are smaller than half of distill.crop "
+                f"({self.options.crop} pixels); lower it"
             )
         return fitting
 
     def find_groups(self) -> dict[str, tuple[Path, ...]]:
         """Files of each picture: one, or one per colour.
+
+        Raises
+        ------
+        SettingsError
+            If no picture is named.
+        DataError
+            If none is found, or a name cannot be written to a split list.
 
         Examples
         --------
@@ -148,16 +155,16 @@ class PictureReader:
         """
         paths = self.settings.paths
         source = paths.resolve("raw_images_dir")
-        stacks = [tuple(Path(paths.locate(name)) for name in stack) for stack in self.own.stacks]
+        stacks = [tuple(Path(paths.locate(name)) for name in stack) for stack in self.options.stacks]
         if source is None and not stacks:
             raise SettingsError(
                 "paths.raw_images_dir: not set; name pictures and videos: a file, folder, glob or list of them"
             )
         listed = [] if source is None else [source] if isinstance(source, str) else source
-        found = find_inputs(listed, self.own.exclude) if listed else []
+        inputs = find_inputs(listed, self.options.exclude) if listed else []
         for stack in stacks:
             refuse_stack(stack)
-        files = [(path,) for path in found] + stacks
+        files = [(path,) for path in inputs] + stacks
         if not files:
             raise DataError(f"no picture or video in {', '.join(listed) or 'an empty list'} (paths.raw_images_dir)")
         groups = dict(zip(scene_ids([group[0] for group in files]), files, strict=True))
@@ -175,14 +182,14 @@ class PictureReader:
         12
         """
         if is_video(paths[0]):
-            most = self.own.max_frames
+            most = self.options.max_frames
             frames = self._count_frames(paths[0])
             return Picture(name, paths, VideoReader(paths[0]).size, frames if most is None else min(frames, most))
         scene = self.open(paths, 1.0)
         return Picture(name, paths, (scene.height, scene.width))
 
     def _count_frames(self, path: Path) -> int:
-        """Count the frames of a video that can be decoded, once: the store remembers.
+        """Count the frames of a video that can be decoded; the store keeps the number.
 
         Examples
         --------
@@ -193,14 +200,14 @@ class PictureReader:
         """
         store = open_store(self.settings, "prepare")
         key = digest_json({"frames": file_stamp(path)})
-        known = store.manifests.read(key)
-        if known is None:
-            known = VideoReader(path).count_frames()
-            store.manifests.write(key, known)
-        return known
+        frames = store.manifests.read(key)
+        if frames is None:
+            frames = VideoReader(path).count_frames()
+            store.manifests.write(key, frames)
+        return frames
 
     def open(self, paths: tuple[Path, ...], scale: float) -> RasterScene:
-        """Open a raster or photo at a scale, with its values as 8 bits.
+        """Open a raster or photo at a scale, with 8-bit values.
 
         Examples
         --------
@@ -215,7 +222,12 @@ class PictureReader:
         return RasterScene(paths, bands=bands, scale=scale, max_pixels=limit, scaling=scaling)
 
     def _bands(self, paths: tuple[Path, ...], limit: int) -> tuple[int, ...] | None:
-        """Which bands are red, green and blue; None where a file has just these, or one, or a palette.
+        """Bands that are red, green and blue; None for a file of up to three bands.
+
+        Raises
+        ------
+        SettingsError
+            If `distill.bands` does not give three bands.
 
         Examples
         --------
@@ -224,7 +236,7 @@ class PictureReader:
         >>> task.source.files._bands(task.source.files.find_groups()["scene"], 10**8)
         (3, 2, 1)
         """
-        for pattern, bands in self.own.bands.items():
+        for pattern, bands in self.options.bands.items():
             if any(fnmatch(path.name, pattern) or fnmatch(str(path), pattern) for path in paths):
                 if len(bands) != 3:
                     raise SettingsError(f"distill.bands: three bands make a picture; {pattern!r} has {len(bands)}")
@@ -232,7 +244,7 @@ class PictureReader:
         return (1, 2, 3) if RasterScene(paths, max_pixels=limit).num_bands > 3 else None
 
     def find_scaling(self, paths: tuple[Path, ...]) -> None:
-        """Find what becomes black and white in a raster that is not of 8 bits: one scaling for all of it.
+        """Estimate the scaling of values of a raster that has no 8-bit values; once for the whole raster.
 
         Examples
         --------
@@ -250,9 +262,9 @@ class PictureReader:
         self._scalings[paths] = None if plain else estimate_scaling([scene], dataset.percentiles, dataset.value_range)
 
     def scales(self, size: tuple[int, int], margin: int = 0) -> list[float]:
-        """Scales at which crops of ground of this size are taken; none where it is too small.
+        """Scales of crops for an area of this size; empty if it is too small.
 
-        What is smaller than a crop (and a margin) at a zoom is scaled to fill one, if it fills half of it already.
+        An area smaller than a crop (and a margin) at a zoom is enlarged to fill one, at most twice.
 
         Examples
         --------
@@ -261,17 +273,24 @@ class PictureReader:
         >>> [source.files.scales((64, side)) for side in (64, 40, 20, 8)]
         [[1.0, 0.5], [1.0, 0.8], [1.6], []]
         """
-        needed, short = self.own.crop + margin, min(size)
-        found: list[float] = []
-        for zoom in self.own.zooms:
+        needed, short = self.options.crop + margin, min(size)
+        scales: list[float] = []
+        for zoom in self.options.zooms:
             fills = short * zoom / needed
             if fills * MOST_ENLARGED >= 1:
-                found.append(zoom if fills >= 1 else needed / short)
-        return list(dict.fromkeys(found))
+                scales.append(zoom if fills >= 1 else needed / short)
+        return list(dict.fromkeys(scales))
 
 
 def refuse_stack(stack: Sequence[Path]) -> None:
-    """Refuse a picture of several files that are not three, or not there.
+    """Refuse a picture of several files that are not three existing files.
+
+    Raises
+    ------
+    SettingsError
+        If there are not three files.
+    DataError
+        If a file does not exist.
 
     Examples
     --------

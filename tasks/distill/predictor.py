@@ -1,4 +1,4 @@
-"""Scores of single crops from the student's and the teacher's maps."""
+"""Predictor of distillation: scores of crops from the maps of student and teacher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.sample import Sample
 
 
 class StudentPredictor(Predictor):
-    """Compares what comes out for each crop with its targets, and keeps the sums.
+    """Compares the predicted maps of each crop with their targets.
 
     Parameters
     ----------
@@ -45,9 +45,12 @@ class StudentPredictor(Predictor):
             valid = torch.from_numpy(np.ascontiguousarray(sample.arrays["valid"])).bool()[None]
             scores = []
             for index in range(self.num_blocks):
-                own, wanted = outputs[f"predicted_{index}"][row].cpu(), outputs[f"target_{index}"][row].cpu()
+                student_map, teacher_map = (
+                    outputs[f"predicted_{index}"][row].cpu(),
+                    outputs[f"target_{index}"][row].cpu(),
+                )
                 raw = (outputs[f"raw_predicted_{index}"][row].cpu(), outputs[f"raw_target_{index}"][row].cpu())
-                scores.append(score_map(own, wanted, raw, valid_cells(valid, wanted.shape[-2:])[0]))
+                scores.append(score_map(student_map, teacher_map, raw, valid_cells(valid, teacher_map.shape[-2:])[0]))
             shown = {name: outputs[f"{name}_{last}"][row].float().cpu().numpy() for name in ("predicted", "target")}
             yield Piece(self.item, {"scores": scores, "image": sample.arrays["image"], **shown}, sample.window)
 

@@ -48,7 +48,7 @@ class DistillModel(ModelConfig):
     head: Annotated[str, head_name("distill")] = Field(
         "vit", description="name of the student in the registry of heads"
     )
-    freeze: ClassVar[bool] = True  # type: ignore[misc]  # no setting: a teacher is never trained
+    freeze: ClassVar[bool] = True  # type: ignore[misc]  # no setting: the teacher is never trained
 
 
 class DistillTrain(TrainConfig):
@@ -82,7 +82,7 @@ class SourceConfig(Section):
 
 
 class CardConfig(Section):
-    """What the model card of an exported student says beyond what is measured."""
+    """What the model card of an exported student states besides measured values."""
 
     sources: list[SourceConfig] = Field([], description="the sets of pictures; none: the names in raw_images_dir")
     licence: str | None = Field(None, description="licence of the exported weights; null: the teacher's")
@@ -103,11 +103,13 @@ class DistillConfig(Section):
     )
     block: Side | None = Field(
         None,
-        description="side of the blocks into which large pictures are cut, in pixels; a block trains or judges as a "
-        "whole. null: 2048, less while there would be under 20 items",
+        description="side of the blocks into which large pictures are cut, in pixels; a block belongs to one "
+        "split as a whole. null: 2048, or less to get at least 20 items",
     )
-    frame_step: Count = Field(50, description="from one frame of a video that is used to the next")
-    max_frames: Count | None = Field(None, description="frames of each video that may be used, from its beginning")
+    frame_step: Count = Field(50, description="distance of the frames of a video that are used, in frames")
+    max_frames: Count | None = Field(
+        None, description="number of frames of each video that may be used, from its start"
+    )
     exclude: list[str] = Field([], description="files, folders and name patterns in raw_images_dir to leave out")
     bands: dict[str, list[Count]] = Field(
         {}, description="name pattern -> the bands that are red, green and blue; other rasters give their first three"
@@ -116,7 +118,9 @@ class DistillConfig(Section):
         [], description="further pictures whose red, green and blue are three files: [[B04.tif, B03.tif, B02.tif]]"
     )
     student_scales: list[Annotated[float, Field(ge=0.25, le=4)]] = Field(
-        [0.8, 1.0, 1.2], min_length=1, description="sizes at which the student sees a crop in training, by turns"
+        [0.8, 1.0, 1.2],
+        min_length=1,
+        description="sizes of the student's crops in training, relative to the crop; one is drawn for each",
     )
     loss: DistillLossConfig = DistillLossConfig()
     probe: ProbeConfig | None = Field(
@@ -147,4 +151,4 @@ class DistillSettings(TaskConfig):
         yield from super().clashes()
         terms = self.distill.loss
         if terms.cosine == terms.smooth_l1 == terms.relation == 0:
-            yield "distill.loss: all weights are 0, so there is nothing to learn from; raise one"
+            yield "distill.loss: all weights are 0, so no loss is left; raise one"

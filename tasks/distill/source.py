@@ -1,4 +1,4 @@
-"""Items of distillation: pictures, blocks of rasters and stretches of videos, and the crops that are cut of them."""
+"""Source of distillation: pictures, blocks of rasters and segments of videos as items, and their crops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.distill.model import teacher_pictures
 from tasks.distill.pictures import CropItem, Picture, PictureReader
 from tasks.distill.settings import DistillSettings
 from tasks.features import FeatureService
-from tasks.item import Finding, Item, Piece
+from tasks.item import Finding, Piece
 from tasks.sample import Sample
 from tasks.source import ListedSource
 from utils.errors import DataError
@@ -31,16 +31,16 @@ from utils.runtime.files import digest_json
 logger = logging.getLogger(__name__)
 
 LARGEST_BLOCK = 2048  # pixels
-MANY_PICTURES = 5  # from here on pictures of up to four blocks are not cut
-ENOUGH_ITEMS = 20  # items that the default split would like to draw from
-STRETCHES = 10  # into which a video is divided, so that frames of training and validation lie apart
+MANY_PICTURES = 5  # with this many pictures, those of up to four blocks are not cut
+ENOUGH_ITEMS = 20  # number of items that the default split aims at
+SEGMENTS = 10  # segments of a video, so that its frames of train and validation are far apart
 MARGIN = 2  # pixels
-CELL = 16  # pixels: the grain in which the share of a crop that holds nothing is measured
-MOST_INVALID = 0.25  # share of cells without data from which a crop is left out
-TRIES = 4  # places that are looked at for each crop, where many hold nothing
+CELL = 16  # pixels per side of the cells in which the share without data is counted
+MOST_INVALID = 0.25  # largest share of cells without data in a crop
+TRIES = 4  # places that are tried for each crop, if many have no data
 
 
-class CropSource(ListedSource):
+class CropSource(ListedSource[CropItem]):
     """Square crops of pictures, rasters and videos, at several zooms.
 
     Parameters
@@ -48,7 +48,7 @@ class CropSource(ListedSource):
     name, settings, features
         As for `FeatureSource`.
     teacher_side : callable
-        Gives the side in pixels of the crop that the teacher sees.
+        Gives the side of the teacher's picture of a crop, in pixels.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class CropSource(ListedSource):
 
     def __init__(self, name: str, settings: DistillSettings, features: FeatureService, teacher_side: Callable[[], int]):
         super().__init__(name, settings, features)
-        self.own = settings.distill
+        self.options = settings.distill
         self.files = PictureReader(settings)
         self.teacher_side = teacher_side
 
@@ -77,7 +77,7 @@ class CropSource(ListedSource):
                 "%d pictures, such as %s, are smaller than half of distill.crop (%d pixels) and are left out",
                 len(too_small),
                 too_small[0],
-                self.own.crop,
+                self.options.crop,
             )
 
     @override
@@ -85,23 +85,23 @@ class CropSource(ListedSource):
         return list(self.files.pictures)
 
     @override
-    def named(self, name: str, split: str) -> list[Item]:
+    def named(self, name: str, split: str) -> list[CropItem]:
         if name in self.units:
             return [self.units[name]]
         return [item for item in self.units.values() if item.picture.name == name]
 
     @override
-    def items(self, split: str) -> list[Item]:
+    def items(self, split: str) -> list[CropItem]:
         return [] if split == "inference" else list({item.id: item for item in super().items(split)}.values())
 
     @override
-    def input_items(self, sources: list[str]) -> list[Item]:
+    def input_items(self, sources: list[str]) -> list[CropItem]:
         raise TypeError("distillation has no inference")
 
     @override
     def split_recipe(self) -> str:
-        seed, fraction, own = self.settings.resources.seed, self.settings.train.val_fraction, self.own
-        crops = f"crops of {own.crop} pixels, blocks of {self._block_side()}, a frame in {own.frame_step}"
+        seed, fraction, options = self.settings.resources.seed, self.settings.train.val_fraction, self.options
+        crops = f"crops of {options.crop} pixels, blocks of {self._block_side()}, a frame in {options.frame_step}"
         return f"seed {seed}, val_fraction {fraction:g}, {crops}, items {digest_json(sorted(self.units))[:8]}"
 
     @override
@@ -109,7 +109,7 @@ class CropSource(ListedSource):
         ids = sorted(self.units)
         if len(ids) < 2:
             raise DataError(
-                f"only one item ({ids[0]}): too little to keep some for validation; take a smaller distill.block, or "
+                f"only one item ({ids[0]}): too few for a validation split; take a smaller distill.block, or "
                 "name more pictures"
             )
         order = np.random.default_rng(self.settings.resources.seed).permutation(len(ids))
@@ -131,7 +131,7 @@ class CropSource(ListedSource):
         return {item.id: item for picture in self.files.pictures.values() for item in self._cut(picture, side)}
 
     def _block_side(self) -> int:
-        """Side of the blocks of large pictures: the largest that gives enough items to draw a split from.
+        """Side of the blocks of large pictures: the largest that gives enough items for a split.
 
         Examples
         --------
@@ -139,17 +139,17 @@ class CropSource(ListedSource):
         >>> student_task("distill.block=null").source._block_side()
         32
         """
-        if self.own.block:
-            return max(self.own.block, self.own.crop)
+        if self.options.block:
+            return max(self.options.block, self.options.crop)
         side = LARGEST_BLOCK
-        while side // 2 >= self.own.crop:
+        while side // 2 >= self.options.crop:
             if sum(len(self._cut(picture, side)) for picture in self.files.pictures.values()) >= ENOUGH_ITEMS:
                 break
             side //= 2
-        return max(side, self.own.crop)
+        return max(side, self.options.crop)
 
     def _cut(self, picture: Picture, side: int) -> list[CropItem]:
-        """Divide a picture into even blocks, or a video into stretches.
+        """Divide a picture into even blocks, or a video into segments.
 
         Examples
         --------
@@ -165,7 +165,7 @@ class CropSource(ListedSource):
         if picture.frames:
             return [
                 CropItem(f"{picture.name}@f{first}:{stop}", picture.paths, picture, whole, (first, stop))
-                for first, stop in stretches(picture.frames, self.own.frame_step)
+                for first, stop in video_segments(picture.frames, self.options.frame_step)
             ]
         most = side * side * (4 if len(self.files.pictures) >= MANY_PICTURES else 1)
         if height * width <= most:
@@ -180,19 +180,17 @@ class CropSource(ListedSource):
     # -- crops
 
     @override
-    def count_samples(self, item: Item) -> int:
-        assert isinstance(item, CropItem)
+    def count_samples(self, item: CropItem) -> int:
         total = 0
         for scale in self._scales_of(item):
-            fit = math.floor(item.area.height * scale / self.own.crop) * math.floor(
-                item.area.width * scale / self.own.crop
+            fit = math.floor(item.area.height * scale / self.options.crop) * math.floor(
+                item.area.width * scale / self.options.crop
             )
-            total += min(max(fit, 1), self.own.crops)
-        return total * (len(range(*item.frames, self.own.frame_step)) if item.frames else 1)
+            total += min(max(fit, 1), self.options.crops)
+        return total * (len(range(*item.frames, self.options.frame_step)) if item.frames else 1)
 
     @override
-    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
-        assert isinstance(item, CropItem)
+    def samples(self, item: CropItem) -> Iterator[Sample]:
         scales = self._scales_of(item)
         if item.frames is None:
             self.files.find_scaling(item.picture.paths)
@@ -204,7 +202,7 @@ class CropSource(ListedSource):
                     yield from self._cut_frame(item, frame, image, scale)
 
     def _scales_of(self, item: CropItem) -> list[float]:
-        """Scales of an item's crops. Blocks need a margin, as their edges fall between the pixels of another scale.
+        """Scales of the crops of an item; blocks need a margin, as their edges are between pixels at another scale.
 
         Examples
         --------
@@ -218,7 +216,7 @@ class CropSource(ListedSource):
         return self.files.scales((item.area.height, item.area.width), 0 if whole else MARGIN)
 
     def _frames(self, item: CropItem) -> Iterator[tuple[int, np.ndarray]]:
-        """The frames of a stretch that are used.
+        """The frames of a segment that are used.
 
         Examples
         --------
@@ -233,7 +231,7 @@ class CropSource(ListedSource):
             for frame, image in enumerate(video.frames(first), start=first):
                 if frame >= stop:
                     return
-                if frame % self.own.frame_step == 0:
+                if frame % self.options.frame_step == 0:
                     yield frame, image
 
     def _cut_scene(self, item: CropItem, scale: float) -> Iterator[Sample]:
@@ -248,20 +246,23 @@ class CropSource(ListedSource):
         """
         scene = self.files.open(item.picture.paths, scale)
         down, across = scene.height / item.picture.size[0], scene.width / item.picture.size[1]
-        top, left = math.ceil(item.area.y * down), math.ceil(item.area.x * across)  # no neighbour's pixel is averaged
+        top, left = (
+            math.ceil(item.area.y * down),
+            math.ceil(item.area.x * across),
+        )  # no pixel of a neighbouring block is averaged
         height = math.floor((item.area.y + item.area.height) * down) - top
         width = math.floor((item.area.x + item.area.width) * across) - left
         taken = 0
-        for y, x in draw_places(height, width, self.own.crop, TRIES * self.own.crops, f"{item.id}/{scale:g}"):
-            if taken == self.own.crops:
+        for y, x in draw_places(height, width, self.options.crop, TRIES * self.options.crops, f"{item.id}/{scale:g}"):
+            if taken == self.options.crops:
                 return
-            image, valid = scene.read(Window(top + y, left + x, self.own.crop, self.own.crop))
+            image, valid = scene.read(Window(top + y, left + x, self.options.crop, self.options.crop))
             if share_invalid(valid) <= MOST_INVALID:
                 taken += 1
                 yield self._sample(item, f"{item.id}/{scale:g}_y{top + y}_x{left + x}", image, valid, (y, x))
 
     def _cut_frame(self, item: CropItem, frame: int, image: np.ndarray, scale: float) -> Iterator[Sample]:
-        """Crops of a frame at one scale.
+        """Crops of a frame (H, W, 3) at one scale.
 
         Examples
         --------
@@ -271,17 +272,17 @@ class CropSource(ListedSource):
         >>> [sample.id for sample in source._cut_frame(source.units["clip@f2:4"], 2, frame, 0.5)]
         ['clip@f2:4/f2_0.5_y0_x8']
         """
-        crop = self.own.crop
+        crop = self.options.crop
         scaled = resize_picture(image, (round(image.shape[0] * scale), round(image.shape[1] * scale)))
         name = f"{item.id}/f{frame}_{scale:g}"
-        for y, x in draw_places(scaled.shape[0], scaled.shape[1], crop, self.own.crops, name):
+        for y, x in draw_places(scaled.shape[0], scaled.shape[1], crop, self.options.crops, name):
             cut = np.ascontiguousarray(scaled[y : y + crop, x : x + crop])
             yield self._sample(item, f"{name}_y{y}_x{x}", cut, np.ones(cut.shape[:2], bool), (y, x))
 
     def _sample(
         self, item: CropItem, name: str, image: np.ndarray, valid: np.ndarray, place: tuple[int, int]
     ) -> Sample:
-        """Make a sample of a crop.
+        """Make a sample of a crop (H, W, C) and its valid pixels (H, W).
 
         Examples
         --------
@@ -291,7 +292,7 @@ class CropSource(ListedSource):
         >>> source._sample(source.units["scene"], "a", image, image[..., 0] == 0, (3, 5)).window
         Window(y=3, x=5, height=32, width=32)
         """
-        window = Window(*place, self.own.crop, self.own.crop)
+        window = Window(*place, self.options.crop, self.options.crop)
         return Sample(name, item, {"image": image, "valid": valid}, window)
 
     @override
@@ -299,7 +300,7 @@ class CropSource(ListedSource):
         return None
 
     @override
-    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
+    def audit(self, items: Iterable[CropItem]) -> Iterator[Finding]:
         for item in items:
             try:
                 number = sum(1 for _ in self.samples(item))
@@ -307,13 +308,13 @@ class CropSource(ListedSource):
                 yield Finding(item.id, str(error))
                 continue
             if not number:
-                yield Finding(item.id, "no crop of it holds enough", "nothing is learnt from it", blocks=False)
+                yield Finding(item.id, "no crop of it has enough data", "it is not used", blocks=False)
 
     # -- stored records
 
     @override
     def sample_size(self) -> tuple[int, int]:
-        return self.own.crop, self.own.crop
+        return self.options.crop, self.options.crop
 
     @override
     def backbone_size(self) -> tuple[int, int]:
@@ -337,13 +338,12 @@ class CropSource(ListedSource):
 
     @override
     def cache_key(self) -> dict[str, Any]:
-        own, dataset = self.settings.distill, self.settings.dataset
-        cached = self.settings.train.features == "cached"
+        dataset = self.settings.dataset
         return {
-            "crops": own.model_dump(mode="json", include={"crop", "zooms", "crops", "frame_step", "bands"}),
+            "crops": self.options.model_dump(mode="json", include={"crop", "zooms", "crops", "frame_step", "bands"}),
             "values": [dataset.value_range, dataset.percentiles],
             "teacher_side": self.teacher_side(),
-            "features": self.features.recipe() if cached else None,
+            "features": self.features_key(),
         }
 
     @override
@@ -371,32 +371,32 @@ def even_parts(size: int, parts: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def stretches(frames: int, step: int) -> list[tuple[int, int]]:
-    """Divide a video into stretches of whole steps, at most `STRETCHES`.
+def video_segments(frames: int, step: int) -> list[tuple[int, int]]:
+    """Divide a video into segments of whole steps, at most `SEGMENTS`.
 
     Examples
     --------
-    >>> stretches(100, 30), len(stretches(1000, 10))
+    >>> video_segments(100, 30), len(video_segments(1000, 10))
     ([(0, 30), (30, 60), (60, 90), (90, 100)], 10)
     """
     used = -(-frames // step)
-    parts = even_parts(used, min(used, STRETCHES))
+    parts = even_parts(used, min(used, SEGMENTS))
     return [(first * step, min(stop * step, frames)) for first, stop in parts]
 
 
 def draw_places(height: int, width: int, crop: int, most: int, seed: str) -> list[tuple[int, int]]:
-    """Places of crops that do not overlap, spread at random over some ground.
+    """Draw places of crops that do not overlap, at random over an area.
 
     Parameters
     ----------
     height, width : int
-        Of the ground, in pixels.
+        Of the area, in pixels.
     crop : int
         Side of a crop.
     most : int
-        How many are wanted.
+        Largest number of places.
     seed : str
-        What alone decides where they lie.
+        The same text gives the same places.
 
     Returns
     -------
@@ -420,7 +420,7 @@ def draw_places(height: int, width: int, crop: int, most: int, seed: str) -> lis
 
 
 def share_invalid(valid: np.ndarray) -> float:
-    """Share of a crop's cells of which more than half holds nothing.
+    """Share of the cells of a crop (H, W) that are more than half without data.
 
     Examples
     --------

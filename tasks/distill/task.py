@@ -1,17 +1,15 @@
-"""Distillation: a small student learns the maps of a teacher backbone, without labels."""
+"""The task of distillation: a small student is trained on the maps of a teacher backbone, without labels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 from typing_extensions import override
 
-from config import expand_path
 from models.backbones.student import Student
 from models.backbones.transformer_students import TransformerStudent
 from models.backbones.weights import FAMILIES
@@ -71,14 +69,14 @@ class DistillTask(FeatureTask):
 
     @property
     def teacher_side(self) -> int:
-        """Side of the pictures that the teacher is shown: its cells then lie on those of the student.
+        """Side of the pictures for the teacher, with which its grid is that of the student.
 
-        A convolutional teacher, whose maps have several strides, is shown the crop as it is.
+        A convolutional teacher, whose maps have several strides, gets the crop in its own size.
 
         Raises
         ------
         SettingsError
-            If the crop is no multiple of the patches.
+            If the crop is not a multiple of the patches.
 
         Examples
         --------
@@ -88,7 +86,7 @@ class DistillTask(FeatureTask):
         >>> student_task("distill.crop=36").teacher_side
         Traceback (most recent call last):
             ...
-        utils.errors.SettingsError: distill.crop: 36 is no multiple of 8, the patch of the student; take 32 or 40
+        utils.errors.SettingsError: distill.crop: 36 is not a multiple of 8, the patch of the student; take 32 or 40
         """
         info, crop, student = self.features.info, self.settings.distill.crop, self._student.backbone.info
         refuse_odd_crop(crop, student.patch_size, "the patch of the student")
@@ -104,7 +102,7 @@ class DistillTask(FeatureTask):
     def check(self) -> list[str]:
         info, units = self.features.info, self.source.units
         size = sum(parameter.numel() for parameter in self._student.backbone.parameters())
-        self.teacher_side  # noqa: B018 - raises for a crop that cannot be
+        self.teacher_side  # noqa: B018 - raises for a crop of another size
         split = "which prepare will split"
         if lists_stay(self.name, self.settings):
             split = f"{len(self.source.items('train'))} to train on, {len(self.source.items('val'))} to validate"
@@ -119,21 +117,19 @@ class DistillTask(FeatureTask):
     def preflight(self, phases: Sequence[str]) -> None:
         super().preflight(phases)
         self.features.setup()
-        self.teacher_side  # noqa: B018 - raises for a teacher, student or crop that cannot be
+        self.teacher_side  # noqa: B018 - raises if teacher, student and crop do not fit
         if isinstance(self._student, TransformerStudent):
             self._student.check_teacher(self.features.info)
         if {"prepare", "train"} & set(phases):
             distributed.run_on_main(lambda: self.source.files.find_groups() and None)
         if "evaluate" in phases and self.settings.distill.probe is not None:
             read_probe(self.settings.distill.probe)
-        if "export" in phases:
-            refuse_file(self.settings.export.output_dir)
 
     # -- model
 
     @cached_property
     def _student(self) -> Student:
-        """A student without memory for its weights, for its sizes.
+        """A student without memory for its weights, to read its sizes.
 
         Examples
         --------
@@ -145,39 +141,24 @@ class DistillTask(FeatureTask):
         assert isinstance(student, Student)
         return student
 
-    def make_student(self) -> Student:
-        """Make the student that the settings name.
-
-        Examples
-        --------
-        >>> from tasks.distill.example import student_task
-        >>> student_task().make_student().backbone.info.layers
-        (0, 1)
-        """
-        student = self.make_head()
-        assert isinstance(student, Student)
-        return student
-
     @override
     def build_model(self) -> nn.Module:
-        state = torch.get_rng_state()
-        torch.manual_seed(self.settings.resources.seed)  # the same first weights on every rank
-        student = self.make_student()
-        torch.set_rng_state(state)
+        student = self.make_seeded_head()
+        assert isinstance(student, Student)
         student.compute_in(self.train_precision)
         model = DistillModel(self.features, student, self.teacher_side, self.settings.distill.student_scales)
         statistics = self.objective.statistics
         for projection, measured in zip(model.projections, statistics or [], strict=statistics is not None):
             projection.set_target_stats(*measured)
         if statistics is not None and isinstance(student, TransformerStudent) and student.options.inherit:
-            self._begin_as_teacher(student)  # only where a training begins
+            self._initialise_from_teacher(student)  # only at the start of a training
         return model
 
-    def _begin_as_teacher(self, student: TransformerStudent) -> None:
-        """Give a student blocks of the teacher, and the projections that serve it best as it is.
+    def _initialise_from_teacher(self, student: TransformerStudent) -> None:
+        """Initialise a student from blocks of the teacher, and fit its projections.
 
-        With random projections the first gradients would destroy what was inherited, before the projections are of use
-        (Kumar et al., 2022, arXiv:2202.10054).
+        With random projections the first gradients would destroy the inherited weights (Kumar et al., 2022,
+        arXiv:2202.10054).
 
         Examples
         --------
@@ -196,8 +177,8 @@ class DistillTask(FeatureTask):
         True
         """
         student.inherit_from(self.features.backbone)
-        found = distributed.run_on_main(lambda: fit_projections(student, self.objective.measured_records()))
-        for projection, (weight, bias) in zip(student.projections, found, strict=True):
+        fitted = distributed.run_on_main(lambda: fit_projections(student, self.objective.measured_records()))
+        for projection, (weight, bias) in zip(student.projections, fitted, strict=True):
             projection.load_weights(torch.tensor(weight), torch.tensor(bias))  # type: ignore[operator]
 
     # -- checkpoints
@@ -215,12 +196,12 @@ class DistillTask(FeatureTask):
     @override
     @classmethod
     def from_checkpoint(cls, name: str, settings: DistillSettings, checkpoint: Checkpoint) -> Self:
-        said = cls.check_description(checkpoint, DESCRIBED)
-        refuse_other(settings.distill, "distill", {"crop": said["crop"]}, checkpoint.path)
-        settings = cls.restored_settings(settings, said, checkpoint.path)
-        own = settings.distill.model_copy(update={"crop": said["crop"]})
-        task = cls(name, settings.model_copy(update={"distill": own}))
-        task.refuse_other_backbone(said, checkpoint.path)
+        description = cls.check_description(checkpoint, DESCRIBED)
+        refuse_other(settings.distill, "distill", {"crop": description["crop"]}, checkpoint.path)
+        settings = cls.restored_settings(settings, description, checkpoint.path)
+        distill = settings.distill.model_copy(update={"crop": description["crop"]})
+        task = cls(name, settings.model_copy(update={"distill": distill}))
+        task.refuse_other_backbone(description, checkpoint.path)
         return task
 
     @override
@@ -239,7 +220,12 @@ class DistillTask(FeatureTask):
 
 
 def refuse_odd_crop(crop: int, multiple: int, what: str) -> None:
-    """Refuse a crop that is not made of whole patches.
+    """Refuse a crop that does not consist of whole patches.
+
+    Raises
+    ------
+    SettingsError
+        If the crop is not a multiple.
 
     Examples
     --------
@@ -247,24 +233,9 @@ def refuse_odd_crop(crop: int, multiple: int, what: str) -> None:
     >>> refuse_odd_crop(330, 16, "the patch of the student")
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: distill.crop: 330 is no multiple of 16, the patch of the student; take 320 or 336
+    utils.errors.SettingsError: distill.crop: 330 is not a multiple of 16, the patch of the student; take 320 or 336
     """
     if crop % multiple:
         below = crop // multiple * multiple
         near = f"{below} or {below + multiple}" if below else str(multiple)
-        raise SettingsError(f"distill.crop: {crop} is no multiple of {multiple}, {what}; take {near}")
-
-
-def refuse_file(named: str | None) -> None:
-    """Refuse a file where the exported folder is to be.
-
-    Examples
-    --------
-    >>> refuse_file(None)
-    >>> refuse_file(__file__)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.SettingsError: export.output_dir: .../task.py is a file; name a folder
-    """
-    if named and Path(expand_path(named)).is_file():
-        raise SettingsError(f"export.output_dir: {expand_path(named)} is a file; name a folder")
+        raise SettingsError(f"distill.crop: {crop} is not a multiple of {multiple}, {what}; take {near}")

@@ -1,4 +1,4 @@
-"""What may be wrong with keypoint labels: rows, ranges, left and right, and figures that a person can judge."""
+"""Problems of keypoint labels: unreadable rows, points outside their picture, exchanged left and right."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from utils.errors import DataError
 from utils.formats.types import Instance, Skeleton
 from utils.keypoints.left_right import body_axis, left_right_pairs
 
-CLEAR_SIDE = 0.05  # of the body axis: how far left and right must lie apart across it to be told apart
-OUTSIDE = 2.0  # pixels by which a point may leave its picture: hands that click at the edge
+CLEAR_SIDE = 0.05  # of the length of the body axis: least distance of left and right across it
+OUTSIDE = 2.0  # pixels by which a point may lie outside its picture, for clicks at the edge
 
 
 def audit_pictures(items: Sequence[PoseItem], skeleton: Skeleton) -> Iterator[Finding]:
@@ -44,7 +44,7 @@ def audit_pictures(items: Sequence[PoseItem], skeleton: Skeleton) -> Iterator[Fi
 
 
 def audit_picture(item: PoseItem) -> Iterator[Finding]:
-    """Check that a picture can be read and its points and boxes lie in it.
+    """Check that a picture can be read and that its points and boxes are inside it.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def audit_picture(item: PoseItem) -> Iterator[Finding]:
         yield Finding(item.id, str(error))
         return
     points = [animal.keypoints[animal.keypoints[:, 2] > 0, :2] for animal in item.picture.instances]
-    stray = sum(count_outside(found, (height, width)) for found in points)
+    stray = sum(count_outside(points, (height, width)) for points in points)
     where = f"the picture of {height} x {width} pixels"
     if stray:
         yield Finding(
@@ -73,7 +73,7 @@ def audit_picture(item: PoseItem) -> Iterator[Finding]:
 
 
 def count_outside(points: np.ndarray, size: tuple[int, int]) -> int:
-    """Count points (N, 2) that lie outside a picture by more than a slip of the hand.
+    """Count points (N, 2) that are more than `OUTSIDE` pixels outside a picture.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def count_outside(points: np.ndarray, size: tuple[int, int]) -> int:
 
 
 def audit_sides(items: Sequence[PoseItem], skeleton: Skeleton) -> Iterator[Finding]:
-    """Note animals whose left and right cannot be told apart across their body, or seem to be exchanged.
+    """Note animals whose left and right seem to be exchanged.
 
     Examples
     --------
@@ -107,8 +107,8 @@ def audit_sides(items: Sequence[PoseItem], skeleton: Skeleton) -> Iterator[Findi
         clear = np.abs(across[row]) > CLEAR_SIDE
         if (clear & (np.sign(across[row]) == -usual)).any():
             name, index = names[row]
-            said = f"left and right of animal {index + 1} lie on the other sides of its body than in most pictures"
-            yield Finding(name, said, "look whether they are exchanged, or the animal lies on its back", blocks=False)
+            text = f"left and right of animal {index + 1} lie on the other sides of its body than in most pictures"
+            yield Finding(name, text, "look whether they are exchanged, or the animal lies on its back", blocks=False)
 
 
 def sides(animals: Sequence[Instance], pairs: np.ndarray, axis: tuple[int, int]) -> np.ndarray:
@@ -144,7 +144,7 @@ def sides(animals: Sequence[Instance], pairs: np.ndarray, axis: tuple[int, int])
 
 
 def ambiguity(animals: Sequence[Instance], pairs: np.ndarray, axis: tuple[int, int]) -> float:
-    """Share of pairs whose left and right cannot be told apart across the body; NaN where none can be judged.
+    """Share of the pairs (P, 2) whose left and right cannot be told apart across the body; NaN without any such pair.
 
     Examples
     --------
@@ -153,5 +153,5 @@ def ambiguity(animals: Sequence[Instance], pairs: np.ndarray, axis: tuple[int, i
     1.0
     """
     across = sides(animals, pairs, axis) if len(animals) else np.zeros((0, 0))
-    known = across[np.isfinite(across)]
-    return float((np.abs(known) < CLEAR_SIDE).mean()) if len(known) else float("nan")
+    measured = across[np.isfinite(across)]
+    return float((np.abs(measured) < CLEAR_SIDE).mean()) if len(measured) else float("nan")

@@ -1,4 +1,4 @@
-"""A real keypoint task on a few small pictures of made-up animals, for the examples in docstrings and for tests."""
+"""A small keypoint task on generated pictures of animals, for examples in docstrings and for tests."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def drawn_animals() -> Path:
 
 
 def pose_task(*overrides: str) -> KeypointsTask:
-    """Make `animals_example` in a temporary folder of its own, removed when the process ends.
+    """Make `animals_example` in a new temporary folder, removed when the process ends.
 
     Examples
     --------

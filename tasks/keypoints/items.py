@@ -1,4 +1,4 @@
-"""Pictures with labelled animals or tools, and single facts about them."""
+"""Items of keypoints: pictures with labelled animals or tools, and videos."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils.geometry.crops import box_of_points, move_boxes, tight_box
 from utils.media.picture_sizes import picture_size
 from utils.runtime.files import digest_json, file_stamp
 
-REACH = 3.0  # how many times as wide or high as its picture a box may be; a crop of a larger one shows nothing
+REACH = 3.0  # largest width or height of a box, relative to its picture
 NUMBER_AT_END = re.compile(r"[\W_]*\d+$")
 
 
@@ -30,11 +30,11 @@ class PoseItem(Item):
     Parameters
     ----------
     picture : AnnotatedPicture
-        Where it is, and the animals that are known in it; a video knows none.
+        Its path and labelled animals; a video has no animals.
     split : str
-        What it is for.
+        Split that it belongs to.
     first_frame : int
-        Of a video: where to begin.
+        First frame of a video to read.
     pixels : ndarray, shape (H, W, 3), optional
         The picture itself, uint8, red first, where it is in no file.
 
@@ -51,7 +51,7 @@ class PoseItem(Item):
 
     @property
     def labels_digest(self) -> str:
-        """Digest of the animals that are known in it.
+        """Digest of its labelled animals.
 
         Examples
         --------
@@ -61,7 +61,7 @@ class PoseItem(Item):
         return labels_digest(self.picture.instances)
 
     def stamp(self) -> list:
-        """Say when the picture or its labels changed.
+        """Values that change with the picture or its labels.
 
         Examples
         --------
@@ -72,7 +72,7 @@ class PoseItem(Item):
 
 
 def labels_digest(instances: Iterable[Instance]) -> str:
-    """Digest what a sample takes from labels: points, boxes and outlines.
+    """Digest the labels that a sample uses: points, boxes and outlines.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def decode_picture(picture: AnnotatedPicture) -> np.ndarray:
     Raises
     ------
     DataError
-        If it is no picture, or a larger one than can be worked on.
+        If it cannot be decoded, or has too many pixels.
 
     Examples
     --------
@@ -116,10 +116,10 @@ def decode_picture(picture: AnnotatedPicture) -> np.ndarray:
     [0, 0, 9]
     """
     data = picture_bytes(picture)
-    picture_size(data, picture.path)  # before memory is taken for what its header claims
+    picture_size(data, picture.path)  # before memory is allocated for it
     try:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # it has limits of its own on what a header may say
+    except cv2.error:  # OpenCV has its own limits for headers
         decoded = None
     if decoded is None:
         raise DataError(f"{picture.path}: cannot be decoded as a picture; is it cut off? take another copy")
@@ -127,7 +127,7 @@ def decode_picture(picture: AnnotatedPicture) -> np.ndarray:
 
 
 def is_usable(animal: Instance) -> bool:
-    """Whether an animal teaches something: told apart, and with a point.
+    """Whether an animal can be used for training: not a crowd, and with a labelled point.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def is_usable(animal: Instance) -> bool:
 
 
 def usable(picture: AnnotatedPicture) -> list[Instance]:
-    """The animals of a picture that teach something.
+    """The animals of a picture that can be used for training.
 
     Examples
     --------
@@ -149,7 +149,7 @@ def usable(picture: AnnotatedPicture) -> list[Instance]:
 
 
 def box_of(animal: Instance) -> np.ndarray | None:
-    """Where an animal is: its box, the box of its outline, or one around its points; None where nothing is known.
+    """Box (4,) of an animal: its own, or around its outline or points; None if it has none of them.
 
     Examples
     --------
@@ -164,9 +164,9 @@ def box_of(animal: Instance) -> np.ndarray | None:
 
 
 def box_faults(animals: Iterable[Instance], size: tuple[int, int] | None) -> Iterator[str]:
-    """Say of each animal what makes its box unusable: it has no area, or is far larger than its picture.
+    """Describe boxes that cannot be used: without area, or far larger than their picture.
 
-    Of an animal that has only points, they are what may reach too far: the box around them always has an area.
+    For an animal with points only, the box around them is checked for its size; it always has an area.
 
     Examples
     --------
@@ -192,7 +192,7 @@ def box_faults(animals: Iterable[Instance], size: tuple[int, int] | None) -> Ite
 
 
 def mask_out_crowd(valid: np.ndarray, box_xyxy: np.ndarray | None, matrix: np.ndarray) -> None:
-    """Mark the ground of a crowd as not valid: nobody told its animals apart, so it teaches nothing.
+    """Mark the area of a crowd, whose animals are not labelled one by one, as not valid in a mask (H, W).
 
     Examples
     --------
@@ -208,7 +208,7 @@ def mask_out_crowd(valid: np.ndarray, box_xyxy: np.ndarray | None, matrix: np.nd
 
 
 def group_of(picture: AnnotatedPicture, split_by: str) -> str:
-    """What a picture must stay together with in the default split.
+    """Group of a picture, which the default split keeps together.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def group_of(picture: AnnotatedPicture, split_by: str) -> str:
 
 
 def name_inputs(paths: Sequence[Path]) -> dict[str, Path]:
-    """Give inputs their ids, which are also the names of their results.
+    """Ids of inputs, which are also the names of their results.
 
     Raises
     ------
@@ -236,9 +236,9 @@ def name_inputs(paths: Sequence[Path]) -> dict[str, Path]:
         ...
     utils.errors.DataError: day2/fox.mp4: day1/fox.png has the same name, and so would its result; rename one
     """
-    found: dict[str, Path] = {}
+    inputs: dict[str, Path] = {}
     for path in paths:
-        if path.stem in found:
-            raise DataError(f"{path}: {found[path.stem]} has the same name, and so would its result; rename one")
-        found[path.stem] = path
-    return found
+        if path.stem in inputs:
+            raise DataError(f"{path}: {inputs[path.stem]} has the same name, and so would its result; rename one")
+        inputs[path.stem] = path
+    return inputs

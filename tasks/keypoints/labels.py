@@ -1,4 +1,4 @@
-"""The labels of keypoints: which pictures can be used, the skeleton, and the canvas on which pictures are laid."""
+"""The labels of keypoints: usable pictures, the skeleton, and the canvas to which pictures are scaled."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from typing import Any
 from tasks.item import Finding
 from tasks.keypoints.items import box_faults, usable
 from tasks.keypoints.settings import KeypointsSettings
-from tasks.split_lists import nearest, read_list
+from tasks.splits import read_list
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton
 from utils.geometry.crops import canvas_of
+from utils.runtime.setting_errors import suggest
 
 logger = logging.getLogger(__name__)
 
 
 class PoseLabels:
-    """Reads the labels once, and what follows from them; a checkpoint's description can stand in their place.
+    """Reads the labels once, with skeleton and canvas; the description of a checkpoint can replace them.
 
     Parameters
     ----------
     settings : KeypointsSettings
         Paths and keypoints.
     multiple : callable
-        Gives the number of pixels of which the canvas's sides are multiples.
+        Gives a number of pixels; the sides of the canvas are multiples of it.
     fixed : dict
-        What a checkpoint says in place of the labels: `skeleton`, `canvas`, `max_instances`.
+        Values of a checkpoint in place of the labels: `skeleton`, `canvas`, `max_instances`.
 
     Examples
     --------
@@ -45,13 +46,13 @@ class PoseLabels:
         self, settings: KeypointsSettings, multiple: Callable[[], int], fixed: Mapping[str, Any] | None = None
     ):
         self.settings = settings
-        self.own = settings.keypoints
+        self.keypoints = settings.keypoints
         self.multiple = multiple
         self.fixed = dict(fixed or {})
 
     @cached_property
     def sets(self) -> dict[str, AnnotationSet]:
-        """Labelled pictures by split; `all` where the source knows no splits.
+        """Labelled pictures by split; `all` if the source has no splits.
 
         Raises
         ------
@@ -72,20 +73,20 @@ class PoseLabels:
         if not Path(source).exists():
             raise DataError(f"paths.label_path: {source}: no such file or folder; give a data set file or a folder")
         names = None
-        if self.own.names_file is not None:
-            names = read_list(Path(self.settings.paths.locate(self.own.names_file)))
-        return read_poses(source, self.own.format, self.settings.paths.data_root, names)
+        if self.keypoints.names_file is not None:
+            names = read_list(Path(self.settings.paths.locate(self.keypoints.names_file)))
+        return read_poses(source, self.keypoints.format, self.settings.paths.data_root, names)
 
     @cached_property
     def skeleton(self) -> Skeleton:
-        """The keypoints; those of a checkpoint where the task was made from one.
+        """The keypoints; those of the checkpoint, if the task is made from one.
 
         Raises
         ------
         SettingsError
             If the labels hold several skeletons and none is chosen.
         DataError
-            If splits disagree on it.
+            If splits differ in it.
 
         Examples
         --------
@@ -95,15 +96,17 @@ class PoseLabels:
         """
         if "skeleton" in self.fixed:
             return self.fixed["skeleton"]
-        wanted = self.own.category
-        known = join_skeletons(self.sets, wanted)
-        if wanted is not None and wanted not in known:
-            raise SettingsError(f"keypoints.category: no {wanted!r} in the labels; {nearest(wanted, sorted(known))}")
-        chosen = {skeleton.names: skeleton for name, skeleton in known.items() if wanted in (None, name)}
+        category = self.keypoints.category
+        skeletons = join_skeletons(self.sets, category)
+        names = ", ".join(sorted(skeletons))
+        if category is not None and category not in skeletons:
+            hint = suggest(category, skeletons)
+            raise SettingsError(f"keypoints.category: no {category!r} in the labels{hint} known: {names}")
+        chosen = {skeleton.names: skeleton for name, skeleton in skeletons.items() if category in (None, name)}
         if len(chosen) != 1:
             raise SettingsError(
-                f"keypoints.category: the labels hold {', '.join(sorted(known))} with {len(chosen)} different sets of "
-                "keypoints; choose one of them"
+                f"keypoints.category: the labels hold {names} with {len(chosen)} different sets of keypoints; "
+                "choose one of them"
             )
         return next(iter(chosen.values()))
 
@@ -122,7 +125,7 @@ class PoseLabels:
 
     @cached_property
     def faults(self) -> dict[str, Finding]:
-        """What makes a box unusable, by picture; the first of each.
+        """The first box of each picture that cannot be used, by picture.
 
         Examples
         --------
@@ -133,19 +136,24 @@ class PoseLabels:
         images/val_001: animal 1: its box of 1e+300 x 78 pixels is more than 3 times as wide or high as the picture; \
 correct or remove it
         """
-        found: dict[str, Finding] = {}
+        faults: dict[str, Finding] = {}
         for picture in (picture for part in self.sets.values() for picture in part.pictures):
             fault = next(box_faults(filter(self._counts, picture.instances), picture.size), None)
             if fault is not None:
-                found.setdefault(picture.id, Finding(picture.id, fault, "correct or remove it"))
-        return found
+                faults.setdefault(picture.id, Finding(picture.id, fault, "correct or remove it"))
+        return faults
 
     @cached_property
     def pictures(self) -> dict[str, tuple[str, AnnotatedPicture]]:
         """Every labelled picture by id, with the split that its source puts it in; animals of the chosen kind only.
 
-        Pictures of whose labels something could not be read are left out, since what is missing there would be
-        taught as "no animal here"; `verify` tells what to mend.
+        Pictures whose labels cannot be read completely are left out, since missing animals would be learned as
+        background; `verify` lists them.
+
+        Raises
+        ------
+        DataError
+            If a picture is in two splits, or no picture has labels that can be read.
 
         Examples
         --------
@@ -153,25 +161,27 @@ correct or remove it
         >>> sorted({split for split, _ in pose_task().labels.pictures.values()})
         ['train', 'val']
         """
-        found: dict[str, tuple[str, AnnotatedPicture]] = {}
+        pictures: dict[str, tuple[str, AnnotatedPicture]] = {}
         incomplete: list[str] = []
         for split, part in self.sets.items():
             for picture in part.pictures:
                 if picture.extra.get("incomplete") or picture.id in self.faults:
                     incomplete.append(picture.id)
                     continue
-                if picture.id in found:
-                    raise DataError(f"{picture.path}: stands in {found[picture.id][0]} and in {split}; keep one")
-                found[picture.id] = split, replace(picture, instances=tuple(filter(self._counts, picture.instances)))
+                if picture.id in pictures:
+                    raise DataError(f"{picture.path}: is in {pictures[picture.id][0]} and in {split}; keep one")
+                pictures[picture.id] = split, replace(picture, instances=tuple(filter(self._counts, picture.instances)))
         if incomplete:
-            told = f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read or used whole"
-            if not found:
-                raise DataError(f"{self.settings.paths.label_path}: all {told}; first: {next(self.problems())}")
-            logger.warning("%s; they are left out until that is mended, see the report of verify", told)
-        return found
+            summary = (
+                f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read or used whole"
+            )
+            if not pictures:
+                raise DataError(f"{self.settings.paths.label_path}: all {summary}; first: {next(self.problems())}")
+            logger.warning("%s; they are left out until the labels are corrected; verify lists them", summary)
+        return pictures
 
     def _counts(self, animal: Instance) -> bool:
-        """Whether an animal is of the kind that this task learns.
+        """Whether an animal has the category and keypoints of this task.
 
         Examples
         --------
@@ -182,7 +192,7 @@ correct or remove it
         (True, False)
         """
         fits = len(animal.keypoints) == self.skeleton.num_keypoints
-        return fits and self.own.category in (None, animal.category)
+        return fits and self.keypoints.category in (None, animal.category)
 
     @cached_property
     def max_instances(self) -> int:
@@ -201,13 +211,14 @@ correct or remove it
         """
         if "max_instances" in self.fixed:
             return self.fixed["max_instances"]
-        if self.own.instance_mode == "per_instance":
+        if self.keypoints.instance_mode == "per_instance":
             return 1
         numbers = {picture.path: len(usable(picture)) for _, picture in self.pictures.values()}
         fullest = max(numbers, key=lambda path: numbers[path])
-        if numbers[fullest] > self.own.max_instances:
+        limit = self.keypoints.max_instances
+        if numbers[fullest] > limit:
             raise DataError(
-                f"{fullest}: {numbers[fullest]} animals, but keypoints.max_instances is {self.own.max_instances}; "
+                f"{fullest}: {numbers[fullest]} animals, but keypoints.max_instances is {limit}; "
                 "raise it, or set keypoints.instance_mode: per_instance"
             )
         return max(numbers[fullest], 1)
@@ -215,6 +226,11 @@ correct or remove it
     @cached_property
     def canvas(self) -> tuple[int, int]:
         """Height and width of every sample.
+
+        Raises
+        ------
+        DataError
+            If no picture can be read.
 
         Examples
         --------
@@ -224,8 +240,8 @@ correct or remove it
         """
         if "canvas" in self.fixed:
             return self.fixed["canvas"]
-        side, multiple = self.own.short_side, self.multiple()
-        if self.own.instance_mode == "per_instance":
+        side, multiple = self.keypoints.short_side, self.multiple()
+        if self.keypoints.instance_mode == "per_instance":
             return canvas_of([(1, 1)], side, multiple)
         sizes = [picture.size for _, picture in self.pictures.values() if picture.size is not None]
         if not sizes:
@@ -233,7 +249,7 @@ correct or remove it
         return canvas_of(sizes, side, multiple)
 
     def problems(self) -> Iterator[Finding]:
-        """What readers skipped or doubted.
+        """Problems that readers found in the labels.
 
         Examples
         --------
@@ -247,7 +263,7 @@ correct or remove it
         yield from self.faults.values()
 
     def warn_of_problems(self) -> None:
-        """Say once how much readers skipped or doubted, for those who do not run verify.
+        """Log the number of problems once, for runs without verify.
 
         Examples
         --------
@@ -256,18 +272,18 @@ correct or remove it
         >>> labels.warn_of_problems(), len(list(labels.problems()))
         (None, 0)
         """
-        found = list(self.problems())
-        if found:
-            logger.warning("%d problems in the labels, which verify lists; the first: %s", len(found), found[0])
+        problems = list(self.problems())
+        if problems:
+            logger.warning("%d problems in the labels, which verify lists; the first: %s", len(problems), problems[0])
 
 
-def join_skeletons(sets: Mapping[str, AnnotationSet], wanted: str | None = None) -> dict[str, Skeleton]:
+def join_skeletons(sets: Mapping[str, AnnotationSet], category: str | None = None) -> dict[str, Skeleton]:
     """Skeletons of all splits by category.
 
     Raises
     ------
     DataError
-        If splits disagree on the wanted category, or on any where none is named: one would be read as the other.
+        If splits differ in the chosen category, or in any category if none is chosen.
 
     Examples
     --------
@@ -280,19 +296,19 @@ def join_skeletons(sets: Mapping[str, AnnotationSet], wanted: str | None = None)
     utils.errors.DataError: category 'fox': keypoint 1 is 'train' in train and 'val' in val; give both splits the \
 same skeleton, or the category another name
     """
-    found: dict[str, tuple[str, Skeleton]] = {}
+    skeletons: dict[str, tuple[str, Skeleton]] = {}
     for split, part in sets.items():
         for name, skeleton in part.skeletons.items():
-            first, known = found.setdefault(name, (split, skeleton))
-            if skeleton != known and wanted in (None, name):
-                what = skeleton_difference(known, skeleton).format(first=first, second=split)
+            first, expected = skeletons.setdefault(name, (split, skeleton))
+            if skeleton != expected and category in (None, name):
+                what = skeleton_difference(expected, skeleton).format(first=first, second=split)
                 cure = "give both splits the same skeleton, or the category another name"
                 raise DataError(f"category {name!r}: {what}; {cure}")
-    return {name: skeleton for name, (_, skeleton) in found.items()}
+    return {name: skeleton for name, (_, skeleton) in skeletons.items()}
 
 
 def skeleton_difference(first: Skeleton, second: Skeleton) -> str:
-    """Say what two skeletons differ in; `{first}` and `{second}` stand for where they are.
+    """Describe how two skeletons differ, with `{first}` and `{second}` for their places.
 
     Examples
     --------
@@ -309,4 +325,4 @@ def skeleton_difference(first: Skeleton, second: Skeleton) -> str:
             return f"keypoint {index} is {quoted[0]} in {{first}} and {quoted[1]} in {{second}}"
     if first.flip_idx != second.flip_idx:
         return f"flip_idx is {first.flip_idx} in {{first}} and {second.flip_idx} in {{second}}"
-    return "the edges in {first} are others than in {second}"
+    return "the edges in {first} and {second} differ"

@@ -1,4 +1,4 @@
-"""Scores of keypoints, and what is said and drawn of them."""
+"""Scores of keypoints, with tables and plots."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class KeypointMetric(Metric):
     def update(self, piece: Piece, truth: Sequence[Instance]) -> None:
         true = [TruthPose(animal.keypoints, animal.box_xyxy, animal.area, animal.is_crowd) for animal in truth]
         pairs = zip(piece.arrays["keypoints"], piece.arrays["scores"], strict=True)
-        found = [PredictedPose(keypoints, float(score)) for keypoints, score in pairs]
-        self.scores.update(true, found, f"{piece.item.id}#{piece.arrays['frame']}")
+        predicted = [PredictedPose(keypoints, float(score)) for keypoints, score in pairs]
+        self.scores.update(true, predicted, f"{piece.item.id}#{piece.arrays['frame']}")
 
     @override
     def state(self) -> Any:
@@ -66,12 +66,12 @@ class KeypointMetric(Metric):
 
     @override
     def compute(self) -> dict[str, Any]:
-        found = self.scores.compute()
-        return {**found, "negative_error": -found["mean_error_px"]}
+        scores = self.scores.compute()
+        return {**scores, "negative_error": -scores["mean_error_px"]}
 
 
 def report_scores(metrics: dict[str, Any], skeleton: Skeleton, folder: Path, log: Any) -> None:
-    """Print the scores, of all keypoints and of each; write and draw those of each.
+    """Log the scores of all keypoints and of each; write and plot those of each.
 
     Examples
     --------

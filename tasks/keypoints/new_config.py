@@ -1,4 +1,4 @@
-"""A settings file for somebody's labels, after a look at them."""
+"""A new settings file for keypoint labels, with statistics of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NO_PROFILE = "none"
 
 
 def write_new_config(source: str, profile: str, target: str | Path, log: VerbosityLogger) -> Path:
-    """Look at labels, tell what is found, and write settings that train on them.
+    """Read labels, log their statistics and problems, and write settings that train on them.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
     profile : str
         Name or file of a profile, or none.
     target : str or Path
-        The settings file; must not be there.
+        The settings file; must not exist.
     log : VerbosityLogger
         Gets the audit.
 
@@ -63,7 +63,7 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
     Raises
     ------
     SettingsError
-        If the file is there already, or the profile is unknown.
+        If the file exists, or the profile is unknown.
     DataError
         If no picture can be read.
 
@@ -78,7 +78,7 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
     """
     target, path = Path(target), Path(source).absolute()
     if target.exists():
-        raise SettingsError(f"{target}: is there already; name another file, or remove it")
+        raise SettingsError(f"{target}: already exists; name another file, or remove it")
     if profile != NO_PROFILE:
         defaults_below(KeypointsSettings, {"profile": profile})
     labels = labels_of(path)
@@ -86,29 +86,29 @@ def write_new_config(source: str, profile: str, target: str | Path, log: Verbosi
     if not any(usable(picture) for picture in pictures):
         raise DataError(f"{source}: {len(pictures)} pictures, but no keypoint is labelled in them; name other labels")
     figures, advice = survey(labels.skeleton, pictures), suggestions(labels.skeleton, pictures)
-    _tell(figures, advice, labels, pictures, log)
-    text = _settings_text(path, profile, target, figures[0], advice, labels.own.short_side)
-    parse_settings(text, (), kinds())  # what is written can be used
+    _log_survey(figures, advice, labels, pictures, log)
+    text = _settings_text(path, profile, target, figures[0], advice, labels.keypoints.short_side)
+    parse_settings(text, (), kinds())  # raises if they cannot be used
     write_bytes(target, text.encode())
     log.info(f"wrote {target}; look at it, then: python main.py {target} --check")
     return target
 
 
-def _tell(
+def _log_survey(
     figures: Sequence[str],
     advice: Sequence[str],
     labels: PoseLabels,
     pictures: Sequence[AnnotatedPicture],
     log: VerbosityLogger,
 ) -> None:
-    """Log what was found in labels, what is wrong with them and what may be done.
+    """Log statistics of labels, their problems and suggestions.
 
     Examples
     --------
     >>> from tasks.keypoints.example import drawn_animals
     >>> from unittest.mock import Mock
     >>> log = Mock()
-    >>> _tell(["8 pictures"], ["label more"], labels_of(drawn_animals() / "annotations"), [], log)
+    >>> _log_survey(["8 pictures"], ["label more"], labels_of(drawn_animals() / "annotations"), [], log)
     >>> [call.args[0] for call in log.info.call_args_list]
     ['audit: 8 pictures', 'audit: suggestion: label more']
     """
@@ -122,7 +122,7 @@ def _tell(
 
 
 def _settings_text(path: Path, profile: str, target: Path, first: str, advice: Sequence[str], short_side: int) -> str:
-    """The settings file, with what was found as a comment.
+    """Text of the settings file, with statistics and suggestions as comments.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a keypoint head is taught: targets of a batch, the terms of the loss, their divisors and weights."""
+"""Objective of keypoints: targets of a batch, the loss terms, their divisors and weights."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ from utils.keypoints.losses import (
 )
 from utils.keypoints.peaks import soft_argmax
 
-CENTRE_SIGMA = 3.0  # cells; a centre need not be found to the pixel
-BOX_RADIUS = 2.0  # cells around a centre that answer for its box
-OFFSET_SCALE = 0.2  # offsets are tens of cells long; at full weight they would drown the heatmaps
-TEMPERATURE = 0.5  # of the soft-argmax: below 1, or the many cells of empty ground would pull it to the middle
+CENTRE_SIGMA = 3.0  # cells; a centre needs no pixel precision
+BOX_RADIUS = 2.0  # cells around a centre that predict its box
+OFFSET_SCALE = 0.2  # offsets are tens of cells long; at full weight they would dominate the heatmaps
+TEMPERATURE = 0.5  # of the soft-argmax: below 1, or the many cells of background would pull it to the middle
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class KeypointsObjective(Objective):
     stride : float
         Canvas pixels per cell of the head's maps.
     grouping : bool
-        Whether animals are told apart.
+        Whether points are grouped into animals.
 
     Examples
     --------
@@ -105,7 +105,7 @@ class KeypointsObjective(Objective):
     def __init__(
         self, settings: KeypointsSettings, skeleton: Skeleton, canvas: tuple[int, int], stride: float, grouping: bool
     ):
-        self.own = settings.keypoints
+        self.keypoints = settings.keypoints
         self.label_path = settings.paths.label_path
         self.weight = settings.keypoints.loss
         self.multitask = settings.model.head == "multitask"
@@ -117,15 +117,22 @@ class KeypointsObjective(Objective):
 
     @override
     def encode(self, sample: Sample, progress: Progress) -> Target:
-        last = self.own.sigma if self.own.sigma_end is None else self.own.sigma_end
+        last = self.keypoints.sigma if self.keypoints.sigma_end is None else self.keypoints.sigma_end
         done = progress.epoch / max(progress.epochs - 1, 1)
         keypoints = torch.from_numpy(sample.arrays["keypoints"])
-        if self.own.canonicalise is True:
+        if self.keypoints.canonicalise is True:
             keypoints = self._canonical(keypoints)
-        return Target(keypoints.numpy(), sample.arrays["boxes"], self.own.sigma + (last - self.own.sigma) * done)
+        return Target(
+            keypoints.numpy(), sample.arrays["boxes"], self.keypoints.sigma + (last - self.keypoints.sigma) * done
+        )
 
     def _canonical(self, keypoints: Tensor) -> Tensor:
-        """Name left and right of training labels by the body axis.
+        """Name left and right of training labels (N, K, 3) by the body axis.
+
+        Raises
+        ------
+        SettingsError
+            If the keypoints have no pairs of left and right, or no body axis.
 
         Examples
         --------
@@ -152,16 +159,15 @@ class KeypointsObjective(Objective):
                 "without one; label some animals, or see keypoints.category and the split lists"
             )
         if self.weight.balance:
-            spot = 2 * np.pi * self.own.sigma**2  # what a Gaussian of height 1 sums up to
+            spot = 2 * np.pi * self.keypoints.sigma**2  # sum of a Gaussian of height 1
             positive = torch.tensor(labelled, dtype=torch.float64) * spot
             cells = len(entries) * self.grid[0] * self.grid[1]
             self.balance = positive_weights(torch.stack([positive, cells - positive]))
 
     @override
     def training_views(self, stored: Sequence[str], progress: Progress) -> Sequence[str]:
-        own = self.own
-        ends = own.augment_until == 1 or progress.fraction < own.augment_until
-        varied = own.augment_from <= progress.fraction and ends
+        first, last = self.keypoints.augment_from, self.keypoints.augment_until
+        varied = first <= progress.fraction and (last == 1 or progress.fraction < last)
         return stored if varied else [IDENTITY.name]
 
     @override
@@ -186,7 +192,7 @@ class KeypointsObjective(Objective):
         drawn: dict[str, Any] = {
             "keypoints": keypoints,
             "valid": valid_at_centres(valid, *place),
-            "heatmaps": keypoint_heatmaps(keypoints, *place, targets[0].sigma, self.own.mask_type),
+            "heatmaps": keypoint_heatmaps(keypoints, *place, targets[0].sigma, self.keypoints.mask_type),
         }
         if self.grouping:
             drawn["centre"], drawn["offsets"], drawn["near"] = centre_targets(
@@ -219,7 +225,7 @@ class KeypointsObjective(Objective):
     @override
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         target = batch.target
-        # heatmaps are divided by the spots that they hold: a keypoint weighs the same on a large and a small canvas
+        # heatmaps are divided by the sum of their targets, so that a keypoint weighs the same on any canvas
         maps = target["heatmaps"]
         shown = (maps.amax(dim=(-1, -2)) > 0).sum().double()
         counts = {"heatmap": maps.sum(dtype=torch.float64), "dice": shown}
@@ -243,17 +249,17 @@ class KeypointsObjective(Objective):
         target = batch.target
         logits, valid, weight = outputs["heatmaps"], target["valid"], self.weight
         kind = weight.heatmap
-        wanted = self.weights()
+        weights = self.weights()
         sums = heatmap_sums(
             logits,
             target["heatmaps"],
             valid=valid,
             kind=kind,
-            heatmap_weight=float(wanted["heatmap"] > 0),
-            dice_weight=float(wanted["dice"] > 0),
+            heatmap_weight=float(weights["heatmap"] > 0),
+            dice_weight=float(weights["dice"] > 0),
             balance=self.balance,
         )
-        if wanted["coordinate"] > 0:
+        if weights["coordinate"] > 0:
             ramp = min(1.0, progress.epoch / weight.coord_warmup) if weight.coord_warmup else 1.0
             sums["coordinate"] = ramp * coordinate_sum(
                 logits, target["keypoints"], self.stride, valid=valid, kind=weight.coord_type, temperature=TEMPERATURE
@@ -264,10 +270,10 @@ class KeypointsObjective(Objective):
         if self.multitask:
             sums |= self._auxiliary(outputs, target, progress)
         sums |= self._regularisers(logits, target, progress)
-        return {name: value for name, value in sums.items() if wanted[name] > 0}
+        return {name: value for name, value in sums.items() if weights[name] > 0}
 
     def _auxiliary(self, outputs: dict[str, Tensor], target: dict[str, Any], progress: Progress) -> dict[str, Tensor]:
-        """Terms of the further branches of the multitask head, which come in slowly.
+        """Terms of the further maps (B, C, h, w) of the multitask head, whose weight rises slowly.
 
         Examples
         --------
@@ -307,7 +313,7 @@ class KeypointsObjective(Objective):
         )
 
     def _regularisers(self, logits: Tensor, target: dict[str, Any], progress: Progress) -> dict[str, Tensor]:
-        """Terms that keep left and right apart, as far as they are asked for.
+        """Terms that keep left and right apart in heatmaps (B, K, h, w), as far as the settings ask for them.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""What keypoints hand to people: scores, comparison pictures, and predictions in several formats."""
+"""Output of keypoints: scores, comparison pictures, and predictions in several formats."""
 
 from __future__ import annotations
 

@@ -23,20 +23,20 @@ from utils.keypoints.peaks import Peaks, all_peaks, best_peaks
 
 @dataclass(frozen=True)
 class Decoder:
-    """How maps become animals; the same in training metrics, evaluation, inference and export.
+    """Decodes maps into animals; the same in validation, evaluation, inference and export.
 
     Parameters
     ----------
     stride : float
         Canvas pixels per cell.
     flip_idx : tuple of int
-        What each keypoint becomes in a mirror.
+        For each keypoint the one that takes its place in a mirrored picture.
     settings : KeypointsConfig
         Decoder, scores and distances.
     grouping : bool
-        Whether the head says which points belong together; else a canvas holds one animal.
+        Whether the head groups points into animals; else a canvas holds one animal.
     most : int
-        Animals of a canvas at most.
+        Most animals of a canvas.
 
     Examples
     --------
@@ -68,11 +68,11 @@ class Decoder:
         """
         if len(maps) == 1:
             return maps[0]
-        upright = [self._upright(found, view) for found, view in zip(maps, views, strict=True)]
-        return {name: self._merge_one(name, [found[name] for found in upright]) for name in upright[0]}
+        upright = [self._upright(view_maps, view) for view_maps, view in zip(maps, views, strict=True)]
+        return {name: self._merge_one(name, [view_maps[name] for view_maps in upright]) for name in upright[0]}
 
     def _merge_one(self, name: str, maps: Sequence[Tensor]) -> Tensor:
-        """Merge one kind of map over views: vectors by their mean, logits by mean or maximum of probabilities.
+        """Merge one kind of map (C, h, w) over views: vectors by mean, logits by mean or maximum of probabilities.
 
         Examples
         --------
@@ -88,7 +88,7 @@ class Decoder:
         return torch.logit(torch.sigmoid(stacked.double()).mean(dim=0)).float()
 
     def _upright(self, maps: dict[str, Tensor], view: Any) -> dict[str, Tensor]:
-        """Lay down the maps of a view as those of the plain sample: cells, left and right, and vectors.
+        """Bring the maps (C, h, w) of a view to the plain sample: cells, left and right, and vectors.
 
         Examples
         --------
@@ -108,7 +108,7 @@ class Decoder:
         return upright
 
     def decode(self, maps: dict[str, Tensor]) -> list[list[Animal]]:
-        """Find the animals of each canvas of a batch, in canvas pixels, the surest first.
+        """Find the animals in maps (B, C, h, w) of a batch, in canvas pixels, highest score first.
 
         Examples
         --------
@@ -123,7 +123,7 @@ class Decoder:
         return self._several(heatmaps, maps["centre"].float().cpu(), maps["offsets"].float().cpu())
 
     def _single(self, peaks: Peaks, index: int) -> list[Animal]:
-        """The one animal of a canvas, when any of its points is sure enough.
+        """The single animal of a canvas, if any of its points reaches `min_score`.
 
         Examples
         --------
@@ -136,7 +136,7 @@ class Decoder:
         return self._keep([(points, float(peaks.scores[index].mean()), peaks.spread[index] * self.stride)])
 
     def _several(self, heatmaps: Tensor, centres: Tensor, offsets: Tensor) -> list[list[Animal]]:
-        """Group the peaks of each canvas into animals.
+        """Group the peaks of heatmaps (B, K, h, w) into animals, with centres and offsets.
 
         Examples
         --------
@@ -145,22 +145,24 @@ class Decoder:
         >>> decoder._several(nothing, nothing, torch.zeros(1, 2, 3, 5))
         [[]]
         """
-        own = self.settings
-        points = all_peaks(heatmaps, own.nms_radius, 2 * self.most, own.min_score)
-        middles = all_peaks(centres, 2 * CENTRE_SIGMA, 2 * self.most, own.min_score)  # nearer ones are taught as one
+        settings = self.settings
+        points = all_peaks(heatmaps, settings.nms_radius, 2 * self.most, settings.min_score)
+        middles = all_peaks(
+            centres, 2 * CENTRE_SIGMA, 2 * self.most, settings.min_score
+        )  # the target joins nearer ones
         reach = max(heatmaps.shape[-2:]) * CENTRE_REACH
-        found = []
+        decoded = []
         for index, peaks in enumerate(points):
             animals, scores = group_peaks(
                 peaks, middles[index][0], offsets[index], most_instances=self.most, max_distance_cells=reach
             )
             spread = spread_of(animals, peaks) * self.stride
             animals[..., :2] *= self.stride
-            found.append(self._keep(list(zip(animals, scores.tolist(), spread, strict=True))))
-        return found
+            decoded.append(self._keep(list(zip(animals, scores.tolist(), spread, strict=True))))
+        return decoded
 
     def _keep(self, animals: Sequence[tuple[Tensor, float, Tensor]]) -> list[Animal]:
-        """Leave out points and animals that are not sure enough.
+        """Leave out points (K, 3) and animals with low scores.
 
         Examples
         --------
@@ -172,9 +174,9 @@ class Decoder:
         least, kept = self.settings.min_score, []
         for points, score, spread in animals:
             keypoints = points.double().numpy().copy()
-            unsure = ~(keypoints[:, 2] >= least)
-            keypoints[unsure, :2] = np.nan
-            if not unsure.all():
+            low = ~(keypoints[:, 2] >= least)
+            keypoints[low, :2] = np.nan
+            if not low.all():
                 kept.append(Animal(keypoints, score, spread.double().numpy()))
         return kept
 
@@ -189,11 +191,11 @@ class Animal:
     Parameters
     ----------
     keypoints : ndarray of float64, shape (K, 3)
-        x, y and score; NaN where a point is not sure enough.
+        x, y and score; x and y are NaN where the score is below `min_score`.
     score : float
         Of the animal.
     spread : ndarray, shape (K,)
-        How wide each peak is, in pixels: large means unsure.
+        Width of each peak in pixels; a wide peak means an uncertain position.
 
     Examples
     --------
@@ -217,11 +219,11 @@ def spread_of(animals: Tensor, peaks: Sequence[Peaks]) -> Tensor:
             [   nan]])
     """
     spread = torch.full(animals.shape[:2], torch.nan)
-    for k, found in enumerate(peaks):
-        if len(found.points) and len(animals):
-            distances = (animals[:, k, None, :2] - found.points[None].float()).square().sum(dim=-1)
+    for k, candidates in enumerate(peaks):
+        if len(candidates.points) and len(animals):
+            distances = (animals[:, k, None, :2] - candidates.points[None].float()).square().sum(dim=-1)
             nearest = distances.nan_to_num(nan=torch.inf).min(dim=1)
-            spread[:, k] = torch.where(nearest.values < 1e-3, found.spread[nearest.indices].float(), torch.nan)
+            spread[:, k] = torch.where(nearest.values < 1e-3, candidates.spread[nearest.indices].float(), torch.nan)
     return spread
 
 
@@ -278,7 +280,7 @@ class PosePredictor(Predictor):
             yield from self._take(sample, animals)
 
     def _take(self, sample: Sample, animals: Sequence[Animal]) -> Iterator[Piece]:
-        """Add the animals of a canvas to its frame; give the frame before when another one begins.
+        """Add the animals of a canvas to its frame; if a new frame begins, yield the previous one.
 
         Examples
         --------
@@ -296,7 +298,7 @@ class PosePredictor(Predictor):
         matrix = sample.arrays["matrix"]
         zoom = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
         self.animals += [
-            Animal(points_back(found.keypoints, matrix), found.score, found.spread / zoom) for found in animals
+            Animal(points_back(animal.keypoints, matrix), animal.score, animal.spread / zoom) for animal in animals
         ]
 
     @override
@@ -304,13 +306,13 @@ class PosePredictor(Predictor):
         if self.turned:
             raise RuntimeError(f"{len(self.turned)} of {self.views} views of the last sample came")
         if self.frame is None:
-            if self.resumed:  # all frames were done before
+            if self.resumed:  # all frames are written already
                 return
             self.frame = 0
         yield self._piece()
 
     def _piece(self) -> Piece:
-        """The animals of the current frame, which is done.
+        """The piece of the current frame.
 
         Examples
         --------
@@ -319,12 +321,12 @@ class PosePredictor(Predictor):
         >>> predictor._piece().arrays["scores"].shape
         (0,)
         """
-        count, found = len(self.decoder.flip_idx), self.animals
+        count, animals = len(self.decoder.flip_idx), self.animals
         self.animals = []
         arrays = {
             "frame": self.frame,
-            "keypoints": np.array([animal.keypoints for animal in found]).reshape(-1, count, 3),
-            "scores": np.array([animal.score for animal in found]),
-            "spread": np.array([animal.spread for animal in found]).reshape(-1, count),
+            "keypoints": np.array([animal.keypoints for animal in animals]).reshape(-1, count, 3),
+            "scores": np.array([animal.score for animal in animals]),
+            "spread": np.array([animal.spread for animal in animals]).reshape(-1, count),
         }
         return Piece(self.item, arrays)

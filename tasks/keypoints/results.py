@@ -1,4 +1,4 @@
-"""Names of the files that inference writes, and whether a file that stands there is one of them."""
+"""Names of the files that inference writes, and whether an existing file is one of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from utils.runtime.files import read_json
 if TYPE_CHECKING:
     from tasks.keypoints.items import PoseItem
 
-MADE_BY = {"made_by": "dinolith"}  # in the JSON of each picture: its file, and those it lists, are ours to replace
+MADE_BY = {"made_by": "dinolith"}  # in the JSON of each picture: inference may replace it and the files that it lists
 CSV_COLUMNS = ("picture", "frame", "animal", "score")
 COCO_KEYS = ("image_id", "frame", "category_id", "keypoints", "score")
 PREDICTIONS_CSV, PREDICTIONS_COCO = "predictions.csv", "predictions_coco.json"
@@ -32,7 +32,7 @@ def result_path(name: str, folder: Path) -> Path:
 
 
 def other_results(name: str, source: Path, folder: Path, formats: Sequence[str]) -> list[Path]:
-    """What is written of a picture or video beside its JSON.
+    """The other files of a picture or video, besides its JSON.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def other_results(name: str, source: Path, folder: Path, formats: Sequence[str])
 
 
 def shared_results(folder: Path, formats: Sequence[str]) -> list[Path]:
-    """What is written about all pictures and videos together.
+    """The files about all pictures and videos together.
 
     Examples
     --------
@@ -88,7 +88,7 @@ together; rename one
 
 
 def refuse_foreign(items: Sequence[PoseItem], folder: Path, formats: Sequence[str]) -> None:
-    """Refuse to write results over files that no inference has written, such as a person's own labels.
+    """Refuse to write results over files that inference did not write, such as labels of a person.
 
     Raises
     ------
@@ -109,17 +109,17 @@ def refuse_foreign(items: Sequence[PoseItem], folder: Path, formats: Sequence[st
         ...
     utils.errors.SettingsError: .../a.json: already exists and was not written by inference; choose another ...
     """
-    own = [path for path in shared_results(folder, formats) if path.exists() and not is_shared_result(path)]
+    foreign = [path for path in shared_results(folder, formats) if path.exists() and not is_shared_result(path)]
     for item in items:
         path = result_path(item.id, folder)
         record = read_result(path)
         others = other_results(item.id, item.picture.path, folder, formats)
-        own += [path] if path.exists() and record is None else []
-        own += [other for other in others if other.exists() and other.name not in (record or {}).get("files", [])]
-    if own:
+        foreign += [path] if path.exists() and record is None else []
+        foreign += [other for other in others if other.exists() and other.name not in (record or {}).get("files", [])]
+    if foreign:
         raise SettingsError(
-            f"{own[0]}: already exists and was not written by inference; choose another inference.output_dir, or "
-            f"move the file away{f' ({len(own) - 1} more are like it)' if len(own) > 1 else ''}"
+            f"{foreign[0]}: already exists and was not written by inference; choose another inference.output_dir, or "
+            f"move the file away{f' ({len(foreign) - 1} more are like it)' if len(foreign) > 1 else ''}"
         )
 
 
@@ -136,11 +136,13 @@ def read_result(path: Path) -> dict[str, Any] | None:
     [{'made_by': 'dinolith', 'files': []}, None, None, None]
     """
     try:
-        known = read_json(path) if path.is_file() else None
-    except (DataError, RecursionError):  # a person's own file may hold anything
+        content = read_json(path) if path.is_file() else None
+    except (DataError, RecursionError):  # the file of a person may have any content
         return None
-    is_ours = isinstance(known, dict) and known.items() >= MADE_BY.items() and isinstance(known.get("files"), list)
-    return known if is_ours else None
+    is_result = (
+        isinstance(content, dict) and content.items() >= MADE_BY.items() and isinstance(content.get("files"), list)
+    )
+    return content if is_result else None
 
 
 def is_shared_result(path: Path) -> bool:
@@ -168,7 +170,7 @@ def is_shared_result(path: Path) -> bool:
 
 
 def is_overlay(path: Path) -> bool:
-    """Whether a video is one that inference drew, which is no input when a folder is named.
+    """Whether a video is an overlay that inference wrote, and therefore no input.
 
     Examples
     --------

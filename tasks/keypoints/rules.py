@@ -1,4 +1,4 @@
-"""Automatic rules: small or ambiguous data change defaults, never what a settings file says."""
+"""Automatic rules: small or ambiguous data change defaults, never values of a settings file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Decision:
     rule : str
         Its name.
     setting : str
-        What it changes.
+        The setting that it changes.
     value : any
-        To what.
+        The new value.
     reason : str
-        Why, with figures.
+        The reason, with numbers.
 
     Examples
     --------
@@ -48,12 +48,12 @@ class Decision:
 
 
 def decide(settings: KeypointsSettings, pictures: Sequence[AnnotatedPicture], skeleton: Skeleton) -> list[Decision]:
-    """Find the rules that hold for the training pictures.
+    """Find the rules that apply to the training pictures.
 
     Parameters
     ----------
     settings : KeypointsSettings
-        Unchanged by this.
+        Not changed.
     pictures : sequence of AnnotatedPicture
         Those of the training split.
     skeleton : Skeleton
@@ -62,7 +62,7 @@ def decide(settings: KeypointsSettings, pictures: Sequence[AnnotatedPicture], sk
     Returns
     -------
     list of Decision
-        Only of defaults: a setting that is given stays.
+        Changes of defaults; a setting in the file is kept.
 
     Examples
     --------
@@ -75,30 +75,32 @@ def decide(settings: KeypointsSettings, pictures: Sequence[AnnotatedPicture], sk
     if skeleton.flip_idx is not None and axis is not None:
         animals = [animal for picture in pictures for animal in usable(picture)]
         doubt = ambiguity(animals, left_right_pairs(skeleton.flip_idx).numpy(), axis)
-    found = []
+    decisions = []
     if skeleton.flip_idx is None:
-        nothing = "the labels do not say what a mirror exchanges (flip_idx)"
-        found += [Decision("no_flips", f"dataset.augmentations.{name}", False, nothing) for name in ("hflip", "vflip")]
+        nothing = "the labels have no flip_idx"
+        decisions += [
+            Decision("no_flips", f"dataset.augmentations.{name}", False, nothing) for name in ("hflip", "vflip")
+        ]
     if doubt >= AMBIGUOUS:
         share = f"left and right cannot be told apart across the body in {100 * doubt:.0f} % of pairs"
-        found += [
+        decisions += [
             Decision("ambiguous_data", f"keypoints.loss.{name}", 0.0, share) for name in ("pair_weight", "side_weight")
         ]
-        found.append(Decision("ambiguous_data", "dataset.augmentations.hflip", False, share))
+        decisions.append(Decision("ambiguous_data", "dataset.augmentations.hflip", False, share))
         if len(pictures) <= SMALL:
             share += f", and there are {len(pictures)} training pictures"
-            found.append(Decision("ambiguous_data", "keypoints.canonicalise", True, share))
-    return [decision for decision in found if changes(settings, decision)]
+            decisions.append(Decision("ambiguous_data", "keypoints.canonicalise", True, share))
+    return [decision for decision in decisions if changes(settings, decision)]
 
 
 def changes(settings: KeypointsSettings, decision: Decision) -> bool:
-    """Whether a rule may change a setting and would.
+    """Whether a rule changes a setting: it is not in the file, or auto, and has another value.
 
     Examples
     --------
-    >>> said = KeypointsSettings(dataset={"augmentations": {"hflip": True}})
+    >>> given = KeypointsSettings(dataset={"augmentations": {"hflip": True}})
     >>> rule = Decision("no_flips", "dataset.augmentations.hflip", False, "")
-    >>> changes(said, rule), changes(KeypointsSettings(), rule)
+    >>> changes(given, rule), changes(KeypointsSettings(), rule)
     (False, True)
     """
     section, key = section_of(settings, decision.setting)
@@ -124,7 +126,7 @@ def section_of(settings: KeypointsSettings, path: str) -> tuple[Any, str]:
 
 
 def with_setting(section: Any, path: list[str], value: Any) -> Any:
-    """Copy a section with another value somewhere below it.
+    """Copy a section with another value at a path below it.
 
     Examples
     --------
@@ -138,7 +140,7 @@ def with_setting(section: Any, path: list[str], value: Any) -> Any:
 def automatic_settings(
     settings: KeypointsSettings, pictures: Sequence[AnnotatedPicture], skeleton: Skeleton
 ) -> tuple[KeypointsSettings, list[Decision]]:
-    """Apply the rules that hold.
+    """Apply the rules that apply to the training pictures.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Predictions of keypoints as files that people open: JSON, csv, LabelMe, COCO results and overlay videos."""
+"""Prediction files of keypoints: JSON, csv, LabelMe, COCO results and overlay videos."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from utils.runtime.files import digest_json, read_json, sync, write_bytes, write
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_FPS = 25.0  # of an overlay, when the video does not say its own
+DEFAULT_FPS = 25.0  # of an overlay, if the video does not state its rate
 
 
 class PoseSink(Sink):
     """Collects the frames of one picture or video, then writes its files.
 
-    Frames go line by line to a file beside the result, so that an interrupted video goes on where it was.
+    Frames are appended to a file beside the result, so that an interrupted video continues after the last one.
 
     Parameters
     ----------
     item : PoseItem
-        What is predicted.
+        The picture or video.
     folder : Path
-        Where results go.
+        Folder of the results.
     skeleton : Skeleton
         The keypoints.
     formats : sequence of str
-        What to write, of `labelme`, `coco`, `json`, `csv` and `video`.
+        Which files to write, of `labelme`, `coco`, `json`, `csv` and `video`.
     fingerprint : dict
-        What the prediction is made from; frames of another one are dropped.
+        Of the model and settings; frames with another one are dropped.
 
     Examples
     --------
@@ -86,7 +86,7 @@ class PoseSink(Sink):
         self.file.write(json.dumps(frame_to_json(piece)) + "\n")
 
     def _lines(self) -> list[dict[str, Any]]:
-        """Whole lines of an unfinished prediction from the same source; none for one from another.
+        """Complete lines of an unfinished prediction with the same fingerprint; else none.
 
         Examples
         --------
@@ -102,7 +102,7 @@ class PoseSink(Sink):
         for line in self.partial.read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(line))
-            except ValueError:  # the line that was being written when the power went
+            except ValueError:  # the last line is incomplete after a power cut
                 break
         return lines if lines and lines[0] == {"made_from": self.header} else []
 
@@ -124,7 +124,7 @@ class PoseSink(Sink):
         path, picture = result_path(self.item.id, self.folder), self.item.picture.path
         others = other_results(self.item.id, picture, self.folder, self.formats)
         content = {
-            **MADE_BY,  # with the list of the others before they are there: an interruption leaves none unclaimed
+            **MADE_BY,  # lists the other files before they exist, so that after an interruption they may be replaced
             "files": [other.name for other in others],
             "source": str(picture),
             "keypoint_names": list(self.skeleton.names),
@@ -217,7 +217,7 @@ def write_labelme_prediction(item: PoseItem, frames: Sequence[dict], skeleton: S
 
 
 def labelme_shapes(name: str, row: np.ndarray, group: int, radius: float) -> Iterator[dict[str, Any]]:
-    """A point and a circle of sixteen corners around it, as LabelMe keeps them.
+    """A point (3,) and a circle of sixteen corners around it, as LabelMe keeps them.
 
     Examples
     --------
@@ -249,17 +249,17 @@ def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, pa
     1
     """
     reader = VideoReader(item.picture.path)
-    found = {frame["frame"]: [pose_array(animal) for animal in frame["instances"]] for frame in frames}
-    radius = mark_radius(reader.size, [])  # the same in all frames, or the marks would pulsate
+    poses = {frame["frame"]: [pose_array(animal) for animal in frame["instances"]] for frame in frames}
+    radius = mark_radius(reader.size, [])  # the same in all frames, so that marks do not change size
     with VideoWriter(path, reader.size, reader.fps or DEFAULT_FPS) as video:
         for index, image in enumerate(reader.frames()):
-            video.write(draw_poses(image, found.get(index, []), skeleton.edges, radius=radius))
+            video.write(draw_poses(image, poses.get(index, []), skeleton.edges, radius=radius))
 
 
 def gather_predictions(
     items: Sequence[PoseItem], folder: Path, skeleton: Skeleton, formats: Sequence[str]
 ) -> list[Path]:
-    """Write what holds the predictions of all pictures and videos: a csv, and COCO's list of results.
+    """Write the predictions of all pictures and videos: a csv, and a COCO list of results.
 
     Examples
     --------
@@ -290,6 +290,11 @@ def gather_predictions(
 def written_animals(items: Sequence[PoseItem], folder: Path) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
     """Picture, frame, number and values of every animal that was written.
 
+    Raises
+    ------
+    DataError
+        If the file of a prediction does not exist any more.
+
     Examples
     --------
     >>> list(written_animals([], Path(".")))
@@ -297,10 +302,10 @@ def written_animals(items: Sequence[PoseItem], folder: Path) -> Iterator[tuple[s
     """
     for item in items:
         path = result_path(item.id, folder)
-        known = read_json(path)
-        if known is None:
-            raise DataError(f"{path}: is gone since it was written; run inference again")
-        for frame in known["frames"]:
+        content = read_json(path)
+        if content is None:
+            raise DataError(f"{path}: no longer exists; run inference again")
+        for frame in content["frames"]:
             for number, animal in enumerate(frame["instances"]):
                 yield item.id, frame["frame"], number, animal
 

@@ -1,4 +1,4 @@
-"""Items of keypoints: pictures and videos, their split, and their samples: whole pictures or crops of one animal."""
+"""Source of keypoints: pictures and videos as items, their split, and samples: whole pictures or crops of an animal."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from utils.raster.inputs import find_inputs
 from utils.samples.files import write_foxes
 
 
-class PoseSource(ListedSource):
+class PoseSource(ListedSource[PoseItem]):
     """Pictures and videos with labelled keypoints.
 
     Parameters
@@ -73,7 +73,7 @@ class PoseSource(ListedSource):
 
     def __init__(self, name: str, settings: KeypointsSettings, features: FeatureService, labels: PoseLabels):
         super().__init__(name, settings, features)
-        self.own = settings.keypoints
+        self.keypoints = settings.keypoints
         self.labels = labels
 
     # -- items
@@ -86,13 +86,13 @@ class PoseSource(ListedSource):
         if self.has_lists():
             self.write_splits()
         if dataset.convert_to is not None:
-            wanted = dataset.convert_to
-            convert_poses(self.split_sets(), expand_path(wanted.folder), wanted.format, wanted.layout, wanted.mode)
+            target = dataset.convert_to
+            convert_poses(self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode)
 
     @override
-    def items(self, split: str) -> list[Item]:
+    def items(self, split: str) -> list[PoseItem]:
         if split != "inference" and not self.labels.skeleton.num_keypoints:
-            return []  # labels without a keypoint can only be converted
+            return []  # such labels can only be converted
         return super().items(split)
 
     @override
@@ -100,12 +100,16 @@ class PoseSource(ListedSource):
         return sorted(self.labels.pictures)
 
     @override
-    def named(self, name: str, split: str) -> list[Item]:
+    def named(self, name: str, split: str) -> list[PoseItem]:
         return [self._item(self.labels.pictures[name][1], split)] if name in self.labels.pictures else []
 
     @override
-    def unlisted(self, split: str) -> list[Item]:
-        return [self._item(picture, split) for own, picture in self.labels.pictures.values() if own == split]
+    def unlisted(self, split: str) -> list[PoseItem]:
+        return [
+            self._item(picture, split)
+            for labelled_split, picture in self.labels.pictures.values()
+            if labelled_split == split
+        ]
 
     @staticmethod
     def _item(picture: AnnotatedPicture, split: str) -> PoseItem:
@@ -124,7 +128,7 @@ class PoseSource(ListedSource):
         return listed is not None or (split != "test" and not {"train", "val"} <= set(self.labels.sets))
 
     def has_lists(self) -> bool:
-        """Whether lists, and not the labels, say which pictures train and which judge.
+        """Whether the train or validation split comes from a list, and not from the labels.
 
         Examples
         --------
@@ -135,7 +139,7 @@ class PoseSource(ListedSource):
         return self.uses_list("train") or self.uses_list("val")
 
     def is_split(self) -> bool:
-        """Whether it is known which pictures train and which judge; else prepare writes the lists.
+        """Whether the lists of the splits exist or are not needed; else prepare writes them.
 
         Examples
         --------
@@ -147,7 +151,7 @@ class PoseSource(ListedSource):
         return all(path is not None and path.exists() for path in lists)
 
     def first_split(self) -> str:
-        """The first split that has pictures: with it verify tells what readers skipped.
+        """The first split with pictures; verify reports the problems of all labels with it.
 
         Examples
         --------
@@ -158,7 +162,7 @@ class PoseSource(ListedSource):
         return next((split for split in ("train", "val", "test") if self.items(split)), "train")
 
     def split_sets(self) -> dict[str, AnnotationSet]:
-        """All labels, every kind of animal, divided as the splits are.
+        """All labels of every kind of animal, by split.
 
         Examples
         --------
@@ -171,44 +175,44 @@ class PoseSource(ListedSource):
         skeletons = join_skeletons(self.labels.sets)
         divided = {}
         for split in ("train", "val", "test"):
-            ids = [item.picture.id for item in super().items(split) if isinstance(item, PoseItem)]
+            ids = [item.picture.id for item in super().items(split)]
             if ids:
                 divided[split] = AnnotationSet([whole[id] for id in ids], skeletons)
         return divided
 
     @override
     def split_recipe(self) -> str:
-        settings = self.settings
-        return f"seed {settings.resources.seed}, val_fraction {settings.train.val_fraction:g}, by {self.own.split_by}"
+        seed, fraction = self.settings.resources.seed, self.settings.train.val_fraction
+        return f"seed {seed}, val_fraction {fraction:g}, by {self.keypoints.split_by}"
 
     @override
     def draw_split(self) -> tuple[list[str], list[str]]:
         groups: dict[str, list[str]] = {}
         for name, (_, picture) in self.labels.pictures.items():
-            groups.setdefault(group_of(picture, self.own.split_by), []).append(name)
+            groups.setdefault(group_of(picture, self.keypoints.split_by), []).append(name)
         if len(groups) < 2:
             raise DataError(
-                f"keypoints.split_by: {self.own.split_by} gives a single group of pictures, so that none is left for "
-                "validation; choose another, or write the split lists yourself"
+                f"keypoints.split_by: {self.keypoints.split_by} gives a single group of pictures, so that none is "
+                "left for validation; choose another, or write the split lists yourself"
             )
-        wanted = self.settings.train.val_fraction * len(self.labels.pictures)
+        size = self.settings.train.val_fraction * len(self.labels.pictures)
         order = np.random.default_rng(self.settings.resources.seed).permutation(sorted(groups)).tolist()
         val: list[str] = []
         for group in order[:-1]:
-            if not val or len(val) + len(groups[group]) / 2 <= wanted:
+            if not val or len(val) + len(groups[group]) / 2 <= size:
                 val += groups[group]
         return sorted(set(self.labels.pictures) - set(val)), sorted(val)
 
     @override
-    def input_items(self, sources: list[str]) -> list[Item]:
+    def input_items(self, sources: list[str]) -> list[PoseItem]:
         try:
-            found = name_inputs(find_inputs(sources, is_result=is_overlay))
+            inputs = name_inputs(find_inputs(sources, is_result=is_overlay))
         except DataError as error:
             raise DataError(f"inference.input_tif: {error}") from error
-        prompts = self._prompts(found) if self.own.instance_mode == "per_instance" else {}
+        prompts = self._prompts(inputs) if self.keypoints.instance_mode == "per_instance" else {}
         return [
             self._item(AnnotatedPicture(name, path, None, prompts.get(name, ())), "inference")
-            for name, path in found.items()
+            for name, path in inputs.items()
         ]
 
     @override
@@ -216,18 +220,18 @@ class PoseSource(ListedSource):
     def in_memory(self, image: np.ndarray, prompts: Any = None) -> Iterator[Item]:
         if image.dtype != np.uint8 or image.shape[2] != 3:
             raise ValueError(f"expected a picture (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
-        if self.own.instance_mode == "per_instance" and not prompts:
+        if self.keypoints.instance_mode == "per_instance" and not prompts:
             raise ValueError("keypoints.instance_mode is per_instance: give prompts, an instance with a box per animal")
         picture = AnnotatedPicture("array", Path("array"), (image.shape[0], image.shape[1]), tuple(prompts or ()))
         yield PoseItem(picture.id, (), picture, "inference", pixels=image)
 
-    def _prompts(self, found: dict[str, Path]) -> dict[str, tuple[Instance, ...]]:
+    def _prompts(self, inputs: dict[str, Path]) -> dict[str, tuple[Instance, ...]]:
         """Boxes of animals from LabelMe files with the pictures' names.
 
         Raises
         ------
         SettingsError, DataError
-            If no folder is named, or a picture has no boxes there.
+            If `keypoints.prompts` is not set, or a picture has no boxes there.
 
         Examples
         --------
@@ -236,33 +240,33 @@ class PoseSource(ListedSource):
         >>> source._prompts({"a": Path("a.png")})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        utils.errors.SettingsError: keypoints.prompts: not set; per_instance needs to know where animals are: ...
+        utils.errors.SettingsError: keypoints.prompts: not set; per_instance needs the boxes of animals: ...
         """
-        named = self.own.prompts
-        if named is None:
+        folder = self.keypoints.prompts
+        if folder is None:
             raise SettingsError(
-                "keypoints.prompts: not set; per_instance needs to know where animals are: name a folder of LabelMe "
+                "keypoints.prompts: not set; per_instance needs the boxes of animals: name a folder of LabelMe "
                 "files with a rectangle around each, or set keypoints.instance_mode: whole"
             )
         drawn = {}
-        for part in read_poses(self.settings.paths.locate(named), "labelme").values():
+        for part in read_poses(self.settings.paths.locate(folder), "labelme").values():
             drawn.update({Path(picture.id).name: picture for picture in part.pictures})
-        missing = [name for name in found if name not in drawn or not drawn[name].instances]
+        missing = [name for name in inputs if name not in drawn or not drawn[name].instances]
         if missing:
-            raise DataError(f"keypoints.prompts: no rectangle for {found[missing[0]]} in {named}; draw one per animal")
-        for name in found:
+            raise DataError(
+                f"keypoints.prompts: no rectangle for {inputs[missing[0]]} in {folder}; draw one per animal"
+            )
+        for name in inputs:
             for fault in box_faults(drawn[name].instances, drawn[name].size):
-                raise DataError(f"keypoints.prompts: {named}: {name}: {fault}; correct or remove it")
-        return {name: drawn[name].instances for name in found}
+                raise DataError(f"keypoints.prompts: {folder}: {name}: {fault}; correct or remove it")
+        return {name: drawn[name].instances for name in inputs}
 
     @override
-    def continue_from(self, item: Item, resume: int) -> Item:
-        assert isinstance(item, PoseItem)
+    def continue_from(self, item: PoseItem, resume: int) -> PoseItem:
         return replace(item, first_frame=resume)
 
     @override
-    def count_samples(self, item: Item) -> int:
-        assert isinstance(item, PoseItem)
+    def count_samples(self, item: PoseItem) -> int:
         if is_video(item.picture.path):
             return VideoReader(item.picture.path).header_frames or 0
         return len(item.picture.instances) if self.settings.keypoints.instance_mode == "per_instance" else 1
@@ -273,8 +277,8 @@ class PoseSource(ListedSource):
         return piece.item.picture.instances
 
     @override
-    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
-        poses = [item for item in items if isinstance(item, PoseItem)]
+    def audit(self, items: Iterable[PoseItem]) -> Iterator[Finding]:
+        poses = list(items)
         if poses and poses[0].split == self.first_split():
             yield from self.labels.problems()
         yield from audit_pictures(poses, self.labels.skeleton)
@@ -286,8 +290,7 @@ class PoseSource(ListedSource):
         return self.labels.canvas
 
     @override
-    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
-        assert isinstance(item, PoseItem)
+    def samples(self, item: PoseItem) -> Iterator[Sample]:
         for frame, image in self._frames(item):
             for index, matrix, animals in self._places(item, image.shape[:2]):
                 name = f"{item.id}#{frame}.{index}"
@@ -311,7 +314,12 @@ class PoseSource(ListedSource):
             yield 0, decode_picture(item.picture) if item.pixels is None else item.pixels
 
     def _places(self, item: PoseItem, size: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray, Sequence[Instance]]]:
-        """Where samples lie in a picture: its whole, or the surroundings of each animal.
+        """Matrix (3, 3) of each sample of a picture: the whole picture, or a crop around each animal.
+
+        Raises
+        ------
+        DataError
+            If a box cannot be used for a crop.
 
         Examples
         --------
@@ -320,7 +328,7 @@ class PoseSource(ListedSource):
         >>> [(index, matrix[0, 0]) for index, matrix, _ in source._places(source.items("val")[0], (192, 256))]
         [(0, np.float64(0.5))]
         """
-        if self.own.instance_mode == "whole":
+        if self.keypoints.instance_mode == "whole":
             yield 0, whole_picture((size[0], size[1]), self.labels.canvas), item.picture.instances
             return
         for fault in box_faults(item.picture.instances, (size[0], size[1])):
@@ -328,12 +336,12 @@ class PoseSource(ListedSource):
         for index, animal in enumerate(item.picture.instances):
             box = box_of(animal)
             if box is not None and not animal.is_crowd:
-                yield index, crop_of_box(box, self.labels.canvas, self.own.bbox_scale), [animal]
+                yield index, crop_of_box(box, self.labels.canvas, self.keypoints.bbox_scale), [animal]
 
     def _arrays(
         self, image: np.ndarray, matrix: np.ndarray, animals: Sequence[Instance], place: tuple[int, int]
     ) -> dict[str, np.ndarray]:
-        """Lay a picture and its animals on the canvas.
+        """Warp a picture (H, W, 3) and its animals to the canvas.
 
         Examples
         --------
@@ -371,15 +379,13 @@ class PoseSource(ListedSource):
 
     @override
     def cache_key(self) -> dict[str, Any]:
-        own = self.settings.keypoints
-        cached = self.settings.train.features == "cached"
         return {
             "keypoints": list(self.labels.skeleton.names),
             "canvas": list(self.labels.canvas),
             "most": self.labels.max_instances,
-            "instance_mode": own.instance_mode,
-            "bbox_scale": own.bbox_scale,
-            "features": self.features.recipe() if cached else None,
+            "instance_mode": self.keypoints.instance_mode,
+            "bbox_scale": self.keypoints.bbox_scale,
+            "features": self.features_key(),
         }
 
     @override

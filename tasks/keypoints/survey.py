@@ -1,4 +1,4 @@
-"""Figures of keypoint labels that a person can judge, and what they suggest."""
+"""Statistics of keypoint labels, and settings that they suggest."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tasks.keypoints.items import box_of, usable
 from utils.formats.types import AnnotatedPicture, Skeleton
 from utils.keypoints.left_right import body_axis, left_right_pairs
 
-SMALL_ANIMAL = 0.2  # of a picture's short side: below it, an animal has few cells of a whole picture
+SMALL_ANIMAL = 0.2  # of a picture's short side; a smaller animal covers few cells
 RARE_POINT = 0.2  # share of the animals below which a keypoint is hardly learnt
 
 
 def survey(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str]:
-    r"""Count pictures, animals and points, measure animals, and judge left and right.
+    r"""Count pictures, animals and points, measure animals, and compare left and right.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def survey(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str
 
 
 def _sizes(pictures: Sequence[AnnotatedPicture]) -> Iterator[str]:
-    """Say how large animals are in their pictures.
+    """Size of the animals in their pictures.
 
     Examples
     --------
@@ -83,39 +83,37 @@ def animal_sizes(pictures: Sequence[AnnotatedPicture]) -> list[tuple[float, tupl
     >>> animal_sizes([AnnotatedPicture("a", Path("a.png"), (40, 60), (fly,))])
     [(0.5, (10.0, 20.0))]
     """
-    found = []
+    sizes = []
     for picture in pictures:
         for animal in usable(picture):
             box = box_of(animal)
             if box is not None and picture.size is not None:
                 width, height = (box[2:] - box[:2]).tolist()
-                found.append((max(height, width) / min(picture.size), (height, width)))
-    return found
+                sizes.append((max(height, width) / min(picture.size), (height, width)))
+    return sizes
 
 
 def _sides(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> str:
-    """Say which keypoints are pairs, and how many cannot be told apart.
+    """Pairs of keypoints, and the share that cannot be told apart.
 
     Examples
     --------
     >>> _sides(Skeleton(("head", "tail")), [])
-    'left and right: the labels do not say what a mirror exchanges (flip_idx), so pictures will not be mirrored'
+    'left and right: the labels have no flip_idx, so pictures are not mirrored'
     """
     if skeleton.flip_idx is None:
-        return (
-            "left and right: the labels do not say what a mirror exchanges (flip_idx), so pictures will not be mirrored"
-        )
+        return "left and right: the labels have no flip_idx, so pictures are not mirrored"
     pairs = left_right_pairs(skeleton.flip_idx).numpy()
-    named = ", ".join(f"{skeleton.names[left]} - {skeleton.names[right]}" for left, right in pairs) or "none"
+    listed = ", ".join(f"{skeleton.names[left]} - {skeleton.names[right]}" for left, right in pairs) or "none"
     axis = body_axis(skeleton.names)
     if axis is None or not len(pairs):
-        return f"left and right: pairs {named}"
+        return f"left and right: pairs {listed}"
     doubt = ambiguity([animal for picture in pictures for animal in usable(picture)], pairs, axis)
-    return f"left and right: pairs {named}; {100 * doubt:.0f} % of them cannot be told apart across the body"
+    return f"left and right: pairs {listed}; {100 * doubt:.0f} % of them cannot be told apart across the body"
 
 
 def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str]:
-    """Give settings that the figures speak for.
+    """Suggest settings from the statistics.
 
     Examples
     --------
@@ -124,20 +122,20 @@ def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> lis
     >>> suggestions(source.labels.skeleton, [item.picture for item in source.items("val")])[0]
     'few pictures (4): the profile small_data is made for them'
     """
-    found, shares = [], [share for share, _ in animal_sizes(pictures)]
+    advice, shares = [], [share for share, _ in animal_sizes(pictures)]
     if len(pictures) <= 64:
-        found.append(f"few pictures ({len(pictures)}): the profile small_data is made for them")
+        advice.append(f"few pictures ({len(pictures)}): the profile small_data is made for them")
     if shares and np.median(shares) < SMALL_ANIMAL:
-        found.append(
-            "animals are small in their pictures: raise keypoints.short_side, or, where boxes of animals will be "
-            "known, set keypoints.instance_mode: per_instance"
+        advice.append(
+            "animals are small in their pictures: raise keypoints.short_side, or, if inference has boxes of "
+            "animals, set keypoints.instance_mode: per_instance"
         )
     animals = [animal for picture in pictures for animal in usable(picture)]
     if animals:
         share = np.mean([animal.keypoints[:, 2] > 0 for animal in animals], axis=0)
         rare = [name for name, value in zip(skeleton.names, share, strict=True) if value < RARE_POINT]
         if rare:
-            found.append(f"hardly labelled, so hardly learnt: {', '.join(rare)}; label more of them, or leave them out")
+            advice.append(f"few labels: {', '.join(rare)}; label more of them, or leave them out")
     if skeleton.flip_idx is None:
-        found.append("name flip_idx in the labels, and mirrored pictures double the training data")
-    return found
+        advice.append("name flip_idx in the labels, and mirrored pictures double the training data")
+    return advice

@@ -14,7 +14,6 @@ from config import expand_path
 from models import find_head, read_head_options
 from models.base import KeypointHead
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
-from tasks.keypoints.items import PoseItem
 from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.metric import PRIMARY
 from tasks.keypoints.objective import KeypointsObjective
@@ -45,7 +44,7 @@ class KeypointsTask(FeatureTask):
     name, settings
         As for `Task`.
     fixed : mapping, optional
-        What a checkpoint says in place of the labels: `skeleton`, `canvas`, `max_instances`, `grouping`.
+        Values of a checkpoint in place of the labels: `skeleton`, `canvas`, `max_instances`, `grouping`.
 
     Examples
     --------
@@ -81,7 +80,7 @@ class KeypointsTask(FeatureTask):
         self._build_parts(settings)
 
     def _build_parts(self, settings: KeypointsSettings) -> None:
-        """Make the parts that follow from settings, which automatic rules may change once the labels are read.
+        """Make the parts from settings, which automatic rules may change after the labels are read.
 
         Examples
         --------
@@ -109,7 +108,7 @@ class KeypointsTask(FeatureTask):
 
     @property
     def grouping(self) -> bool:
-        """Whether the head learns which points belong together.
+        """Whether the head learns which points belong to the same animal.
 
         Examples
         --------
@@ -119,8 +118,8 @@ class KeypointsTask(FeatureTask):
         """
         if "grouping" in self.labels.fixed:
             return self.labels.fixed["grouping"]
-        asked = self.settings.keypoints.grouping
-        return self.labels.max_instances > 1 if asked == "auto" else asked
+        setting = self.settings.keypoints.grouping
+        return self.labels.max_instances > 1 if setting == "auto" else setting
 
     @override
     def head_options(self) -> dict[str, Any]:
@@ -132,10 +131,10 @@ class KeypointsTask(FeatureTask):
     def check(self) -> list[str]:
         sample, info, data = self.settings.dataset.sample, self.features.info, self.labels
         if sample.enable and not Path(expand_path(sample.folder)).exists():
-            return [f"the sample is not in {sample.folder} yet; prepare makes it"]
-        wanted = self.settings.dataset.convert_to
-        if wanted is not None and not self.num_outputs:
-            return [f"{self._split_sizes()}, no keypoint in them; prepare only writes the labels as {wanted.format}"]
+            return [f"the sample is not in {sample.folder} yet; prepare writes it"]
+        target = self.settings.dataset.convert_to
+        if target is not None and not self.num_outputs:
+            return [f"{self._split_sizes()}, no keypoint in them; prepare only writes the labels as {target.format}"]
         lines = [
             f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
             f"(patch {info.patch_size}, {self.features.precision}), {self.num_outputs} keypoints: "
@@ -148,7 +147,7 @@ class KeypointsTask(FeatureTask):
         return lines
 
     def _split_sizes(self) -> str:
-        """Say how many pictures train and judge.
+        """Number of pictures of train and validation.
 
         Examples
         --------
@@ -166,7 +165,7 @@ class KeypointsTask(FeatureTask):
         super().preflight(phases)
         if "prepare" in phases:
             refuse_unused_sample(self.settings, "label_path")
-        if self.settings.dataset.sample.enable and self.fixed is None:  # the sample is made by prepare
+        if self.settings.dataset.sample.enable and self.fixed is None:  # prepare writes the sample
             model = self.settings.model
             read_head_options(model.head_options, find_head(self.kind, model.head).Options)
             return
@@ -182,12 +181,12 @@ class KeypointsTask(FeatureTask):
             distributed.run_on_main(self._check_inputs)
 
     def _refuse_pointless(self, phases: Sequence[str]) -> None:
-        """Refuse labels without a keypoint, unless they are only to be written in another format.
+        """Refuse labels without a keypoint, unless prepare only converts them.
 
         Raises
         ------
         DataError
-            If there is nothing to learn, or the labels cannot be read.
+            If no keypoint is labelled, or the labels cannot be read.
 
         Examples
         --------
@@ -209,7 +208,7 @@ class KeypointsTask(FeatureTask):
             )
 
     def _check_inputs(self) -> None:
-        """Check what is to be predicted, and that its results replace no file of a person.
+        """Check the inputs of inference, and that results overwrite no file of a person.
 
         Examples
         --------
@@ -224,16 +223,23 @@ class KeypointsTask(FeatureTask):
             ...
         utils.errors.SettingsError: .../val_000.json: already exists and was not written by inference; ...
         """
-        items = [item for item in self.source.items("inference") if isinstance(item, PoseItem)]
+        items = self.source.items("inference")
         formats = self.settings.keypoints.formats
-        named = self.settings.inference.output_dir
-        folder = Path(expand_path(named)) if named else Path("predictions")  # in the run's folder all is ours
+        output_dir = self.settings.inference.output_dir
+        folder = (
+            Path(expand_path(output_dir)) if output_dir else Path("predictions")
+        )  # in the run's folder no other files are expected
         refuse_double(items, folder, formats)
-        if named:
+        if output_dir:
             refuse_foreign(items, folder, formats)
 
     def _check_views(self) -> None:
         """Refuse quarter turns of canvases that are not square.
+
+        Raises
+        ------
+        SettingsError
+            If quarter turns are set for such a canvas.
 
         Examples
         --------
@@ -246,11 +252,11 @@ class KeypointsTask(FeatureTask):
         """
         height, width = self.labels.canvas
         varied, tta = self.settings.dataset.augmentations, self.settings.inference.tta
-        asked = {
+        turns = {
             "dataset.augmentations.rotate90": varied.enable and varied.rotate90,
             "inference.tta.quarter_turns": tta.quarter_turns,
         }
-        for name, on in asked.items():
+        for name, on in turns.items():
             if on and height != width:
                 raise SettingsError(
                     f"{name}: the canvas of {height} x {width} pixels is not square; set false, or use crops"
@@ -260,7 +266,7 @@ class KeypointsTask(FeatureTask):
     def setup(self) -> None:
         super().setup()
         if self.fixed is None and self.settings.keypoints.automatic_rules and self.num_outputs:
-            pictures = [item.picture for item in self.source.items("train") if isinstance(item, PoseItem)]
+            pictures = [item.picture for item in self.source.items("train")]
             settings, decisions = automatic_settings(self.settings, pictures, self.labels.skeleton)
             for decision in decisions:
                 logger.warning("%s", decision)
@@ -271,7 +277,7 @@ class KeypointsTask(FeatureTask):
 
     @override
     def describe(self) -> dict[str, Any]:
-        skeleton, own = self.labels.skeleton, self.settings.keypoints
+        skeleton, settings = self.labels.skeleton, self.settings.keypoints
         return {
             **self.describe_model(),
             "classes": list(skeleton.names),
@@ -283,29 +289,29 @@ class KeypointsTask(FeatureTask):
             "canvas": list(self.labels.canvas),
             "most": self.labels.max_instances,
             "grouping": self.grouping,
-            "instance_mode": own.instance_mode,
-            "bbox_scale": own.bbox_scale,
+            "instance_mode": settings.instance_mode,
+            "bbox_scale": settings.bbox_scale,
         }
 
     @override
     @classmethod
     def from_checkpoint(cls, name: str, settings: KeypointsSettings, checkpoint: Checkpoint) -> Self:
-        said = cls.check_description(checkpoint, DESCRIBED)
-        cropping = {"instance_mode": said["instance_mode"], "bbox_scale": said["bbox_scale"]}
+        description = cls.check_description(checkpoint, DESCRIBED)
+        cropping = {"instance_mode": description["instance_mode"], "bbox_scale": description["bbox_scale"]}
         refuse_other(settings.keypoints, "keypoints", cropping, checkpoint.path)
-        settings = cls.restored_settings(settings, said, checkpoint.path)
+        settings = cls.restored_settings(settings, description, checkpoint.path)
         settings = settings.model_copy(update={"keypoints": settings.keypoints.model_copy(update=cropping)})
-        skeleton = said["skeleton"]
+        skeleton = description["skeleton"]
         flip_idx = None if skeleton["flip_idx"] is None else tuple(skeleton["flip_idx"])
         edges = tuple((int(a), int(b)) for a, b in skeleton["edges"])
         fixed = {
             "skeleton": Skeleton(tuple(skeleton["names"]), flip_idx, edges),
-            "canvas": (said["canvas"][0], said["canvas"][1]),
-            "max_instances": said["most"],
-            "grouping": said["grouping"],
+            "canvas": (description["canvas"][0], description["canvas"][1]),
+            "max_instances": description["most"],
+            "grouping": description["grouping"],
         }
         task = cls(name, settings, fixed)
-        task.refuse_other_backbone(said, checkpoint.path)
+        task.refuse_other_backbone(description, checkpoint.path)
         task._check_views()
         return task
 

@@ -1,4 +1,4 @@
-"""Scores of class maps: confusion matrices, per scene and in all, and their tables and plots."""
+"""Scores of class maps: confusion matrices per scene and in total, with tables and plots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.metrics import IGNORE_INDEX, ConfusionMatrix, ScoreHistogram
 from utils.report.plots import plot_confusion
 from utils.report.tables import class_table, format_table, write_csv
 
-SCENES_SHOWN = 30  # more scenes than this stand in metrics.json only
+SCENES_SHOWN = 30  # if there are more scenes, only metrics.json lists them
 
 
 class SegmentationMetric(Metric):

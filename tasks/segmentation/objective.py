@@ -133,12 +133,12 @@ class SegmentationObjective(Objective):
                 batch.target,
                 len(self.classes),
                 self.head.num_queries,
-                self._fine_grid(covered),
+                (round(covered[0] / self.head.stride), round(covered[1] / self.head.stride)),
                 no_object_weight=self.settings.train.loss.no_object_weight,
                 covered_size=covered,
             )
         else:
-            weights = self._weights_on(batch.target.device)
+            weights = None if self.class_weights is None else self.class_weights.to(batch.target.device)
             counts = segmentation_counts(batch.target, len(self.classes), class_weights=weights, **self._terms())
         return counts | {f"aux_{name}": count for name, count in counts.items()}
 
@@ -159,29 +159,6 @@ class SegmentationObjective(Objective):
             "focal_weight": float(loss.ce_weight > 0 and focal),
         }
 
-    def _fine_grid(self, covered: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of logits that cover a padded picture.
-
-        Examples
-        --------
-        >>> from tasks.example import scene_task
-        >>> scene_task().objective._fine_grid((8, 12))
-        (2, 3)
-        """
-        stride = self.head.stride
-        return round(covered[0] / stride), round(covered[1] / stride)
-
-    def _weights_on(self, device: torch.device) -> Tensor | None:
-        """Class weights on a device.
-
-        Examples
-        --------
-        >>> from tasks.example import scene_task
-        >>> scene_task().objective._weights_on(torch.device("cpu")) is None
-        True
-        """
-        return None if self.class_weights is None else self.class_weights.to(device)
-
     @override
     def loss(self, outputs: dict[str, Tensor], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         if "mask_logits" in outputs:
@@ -193,7 +170,7 @@ class SegmentationObjective(Objective):
         return sums
 
     def _pixel_loss(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy and Dice of logits on the patch grid.
+        """Cross-entropy and Dice of logits (B, K, h, w) on the patch grid.
 
         Examples
         --------
@@ -204,11 +181,11 @@ class SegmentationObjective(Objective):
         """
         fitted = fit_to_image(logits, target.shape[-2:], self.info.patch_size)
         loss = self.settings.train.loss
-        weights = self._weights_on(target.device)
+        weights = None if self.class_weights is None else self.class_weights.to(target.device)
         return segmentation_sums(fitted, target, class_weights=weights, focal_gamma=loss.focal_gamma, **self._terms())
 
     def _mask_loss(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Mask classification, with the same terms for earlier layers of the decoder.
+        """Loss of masks (B, Q, h, w) and their classes, with the same terms for earlier layers of the decoder.
 
         Examples
         --------
@@ -237,14 +214,19 @@ class SegmentationObjective(Objective):
     def scores(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, tuple[float, float]]:
         with torch.no_grad():
             logits = fit_to_image(outputs["logits"], batch.target.shape[-2:], self.info.patch_size)
-            known = batch.target != IGNORE
+            labelled = batch.target != IGNORE
             chosen = logits.max(dim=1).indices  # up to thirteen times as fast as argmax on a CPU
-            right = (chosen == batch.target) & known
-        return {"pixel_accuracy": (int(right.sum()), int(known.sum()))}
+            right = (chosen == batch.target) & labelled
+        return {"pixel_accuracy": (int(right.sum()), int(labelled.sum()))}
 
 
 def listed_weights(settings: SegmentationSettings, num_classes: int) -> Tensor | None:
-    """Class weights that the settings list; None when they list none.
+    """Class weights (K,) that the settings list; None when they list none.
+
+    Raises
+    ------
+    SettingsError
+        If their number is not the number of classes.
 
     Examples
     --------

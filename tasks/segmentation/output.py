@@ -1,4 +1,4 @@
-"""What segmentation hands to people: scores, comparison pictures, maps and polygons."""
+"""Output of segmentation: scores, comparison pictures, class maps and polygons."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tasks.segmentation.metric import SegmentationMetric, report_scores
 from tasks.segmentation.scenes import SceneItem, SceneReader
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.sinks import RasterSink, refuse_foreign
-from tasks.split_lists import nearest
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import SettingsError
 from utils.raster.tiling import Window
 from utils.raster.writer import ClassRasterWriter
 from utils.report.plots import class_palette, draw_comparison
+from utils.runtime.setting_errors import suggest
 
 DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
 
@@ -57,7 +57,7 @@ class SegmentationOutput(Output):
         report_scores(metrics, self.classes, folder, log)
 
     def _palette(self) -> np.ndarray:
-        """Colours of the classes in results, (C, 3): those of painted masks, else well-distinguished ones.
+        """Colours of the classes in results, (C, 3): those of `dataset.label_colours`, else distinct ones.
 
         Examples
         --------
@@ -111,15 +111,10 @@ class SegmentationOutput(Output):
             format=settings.format,
             fingerprint=fingerprint,
         )
-        return RasterSink(
-            writer,
-            item,
-            confidence=settings.confidence,
-            polygons=self.polygon_options(),
-        )
+        return RasterSink(writer, item, confidence=settings.confidence, polygons=self.polygon_options())
 
     def polygon_options(self) -> dict[str, Any] | None:
-        """Options of the polygons, when they are wanted.
+        """Options of the polygons; None if `inference.polygons` is off.
 
         Examples
         --------
@@ -139,7 +134,7 @@ class SegmentationOutput(Output):
         }
 
     def destination(self, item: SceneItem, folder: Path) -> Path:
-        """Name of the class raster of an item, where nothing stands but an earlier result.
+        """Path of the class raster of an item; a file there that inference did not write is an error.
 
         Examples
         --------
@@ -149,8 +144,8 @@ class SegmentationOutput(Output):
         'out/scene_0_classes.tif'
         """
         settings = self.settings.inference
-        named = settings.output_tif
-        path = Path(expand_path(named)) if named else folder / f"{item.id.replace('/', '_')}_classes.tif"
+        output_tif = settings.output_tif
+        path = Path(expand_path(output_tif)) if output_tif else folder / f"{item.id.replace('/', '_')}_classes.tif"
         refuse_foreign(path, settings.confidence, settings.polygons.enable)
         return path
 
@@ -170,5 +165,7 @@ class SegmentationOutput(Output):
         1
         """
         if name not in self.classes:
-            raise SettingsError(f"{where}: no class {name!r}; {nearest(name, self.classes)}")
+            raise SettingsError(
+                f"{where}: no class {name!r}{suggest(name, self.classes)} known: {', '.join(self.classes)}"
+            )
         return self.classes.index(name)

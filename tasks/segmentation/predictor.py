@@ -84,7 +84,7 @@ class DensePredictor(Predictor):
         return torch.softmax(fitted, dim=1).cpu()
 
     def _blend(self, sample: Sample, probabilities: Tensor) -> Iterator[Piece]:
-        """Add a window to the blender, after those before it that held nothing.
+        """Add the probabilities (K, H, W) of a window to the blender, after skipped windows before it.
 
         Examples
         --------
@@ -102,7 +102,7 @@ class DensePredictor(Predictor):
             yield from self._skip(window)
 
     def _skip(self, window: Window) -> Iterator[Piece]:
-        """Pass over a window without data.
+        """Skip a window without data.
 
         Examples
         --------
@@ -125,7 +125,7 @@ class DensePredictor(Predictor):
     def _decode(
         self, blocks: Sequence[tuple[Window, np.ndarray]], window: Window, valid: np.ndarray | None
     ) -> Iterator[Piece]:
-        """Choose the class of each pixel of finished blocks, which lie inside the window that finished them.
+        """Choose the class of each pixel of finished blocks (K, H, W), which lie inside the window that finished them.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Pictures and labels for segmentation: files, pairs, one scaling of values, and the windows that are read of them."""
+"""Pictures and labels for segmentation: files, pairs, one scaling of values, and reading of windows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK = re.compile(r"^(?P<scene>.+)@y(?P<y0>\d+):(?P<y1>\d+),x(?P<x0>\d+):(?P<x1>\d+)$")
 TILE = re.compile(r"^(?P<scene>.+)_y(?P<y>\d+)_x(?P<x>\d+)$")
-MOST_OUTSIDE = 0.5  # share of values beyond all that training saw from which a picture is of another kind
+MOST_OUTSIDE = 0.5  # share of values outside those of training above which a picture is of another kind
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class SceneItem(Item):
     scene_id : str
         The scene.
     area : Window
-        The ground that may be read, in the scene's pixels.
+        The pixels of the scene that the item may read.
     tile, stride : int
         Side of a window, and the distance from one to the next.
     rows : tuple of int
-        Rows of the area that are wanted of a prediction.
+        First row of the area to predict, and the row after the last one.
     split : str
-        What the item is for.
+        Split that the item belongs to.
 
     Examples
     --------
@@ -70,7 +70,7 @@ class SceneItem(Item):
     split: str = "train"
 
     def stamp(self) -> list:
-        """Say when the item changed: its files, and how it is cut.
+        """Values that change with the files of the item or its windows.
 
         Examples
         --------
@@ -78,11 +78,11 @@ class SceneItem(Item):
         [[0, 0, 8, 8], 4, 2]
         """
         area = self.area
-        padded = ["reflect"] if self.tile > min(area.height, area.width) else []  # entries of older padding are not met
+        padded = ["reflect"] if self.tile > min(area.height, area.width) else []  # not the entries of an older padding
         return [*super().stamp(), [area.y, area.x, area.height, area.width], self.tile, self.stride, *padded]
 
     def windows(self) -> list[Window]:
-        """Windows that touch the wanted rows, in the area's pixels, row by row.
+        """Windows that contain rows to predict, in pixels of the area, row by row.
 
         Examples
         --------
@@ -129,7 +129,7 @@ def block_id(scene_id: str, area: Window) -> str:
 
 
 def parse_id(text: str, scenes: Sequence[str], tile: int) -> tuple[str, Window | None] | None:
-    """Read an item id: a scene, a block of one, or a tile `<scene>_y<row>_x<column>`; None when it is none of them.
+    """Read an item id: a scene, a block of one, or a tile `<scene>_y<row>_x<column>`; None for other text.
 
     Examples
     --------
@@ -171,7 +171,7 @@ class SceneReader:
         self.settings = settings
         self.classes = classes
         self.scaling: ValueScaling | None = None
-        self.trained_by: Path | None = None  # the checkpoint that the scaling comes from
+        self.trained_by: Path | None = None  # the checkpoint with the scaling
         self._scenes: dict[tuple[Path, ...], RasterScene] = {}
         self._labels: dict[Path, LabelSource] = {}
         self._files: dict[str, SceneFiles] | None = None
@@ -208,7 +208,7 @@ class SceneReader:
         return self._files
 
     def broken_links(self) -> list[str]:
-        """Give the names of links among the pictures that lead nowhere.
+        """Give the names of links among the pictures whose target does not exist.
 
         Examples
         --------
@@ -222,6 +222,13 @@ class SceneReader:
 
     def _find_groups(self) -> dict[str, tuple[Path, ...]]:
         """Files of each scene: one, or one per band.
+
+        Raises
+        ------
+        SettingsError
+            If no picture is named.
+        DataError
+            If a band is missing, or a name cannot be written to a split list.
 
         Examples
         --------
@@ -241,16 +248,23 @@ class SceneReader:
                 raise DataError(f"dataset.band_files: no {missing[0]} in {folder} (paths.raw_images_dir)")
             refuse_unlistable([folder.name])
             return {folder.name: tuple(folder / name for name in names)}
-        found = find_scenes(source)
+        pictures = find_scenes(source)
         pattern = self.settings.dataset.label_pattern
-        if pattern:  # labels may lie beside the pictures; their names tell them apart
-            found = [path for path in found if not fnmatch(path.name, pattern.replace("{stem}", "*"))] or found
-        groups: dict[str, tuple[Path, ...]] = {key: (path,) for key, path in scene_ids(found).items()}
+        if pattern:  # labels may be in the folder of the pictures, but have other names
+            pictures = [path for path in pictures if not fnmatch(path.name, pattern.replace("{stem}", "*"))] or pictures
+        groups: dict[str, tuple[Path, ...]] = {key: (path,) for key, path in scene_ids(pictures).items()}
         refuse_unlistable(groups)
         return groups
 
     def _pair(self, pictures: Sequence[Path]) -> dict[Path, Path]:
         """Find the label of each picture.
+
+        Raises
+        ------
+        SettingsError
+            If no label is named.
+        DataError
+            If the path does not exist.
 
         Examples
         --------
@@ -270,7 +284,7 @@ class SceneReader:
         return pairs
 
     def scene(self, paths: tuple[Path, ...]) -> RasterScene:
-        """Open a scene as the settings say.
+        """Open a scene with the bands, scale and scaling of the settings.
 
         Examples
         --------
@@ -304,7 +318,12 @@ class SceneReader:
         self._scenes.pop(paths, None)
 
     def _refuse_other_bands(self, scene: RasterScene) -> None:
-        """Refuse a scene with another number of bands than the scaling of values, so than the model, knows.
+        """Refuse a scene whose number of bands is not that of the scaling of values and of the model.
+
+        Raises
+        ------
+        DataError
+            If the numbers differ.
 
         Examples
         --------
@@ -323,10 +342,15 @@ class SceneReader:
             )
 
     def _refuse_other_values(self, scene: RasterScene) -> None:
-        """Refuse a scene whose values the model cannot know, which would give a map of nothing.
+        """Refuse a scene with another kind of values than in training, for which the map would be useless.
 
-        Where 8-bit values were kept, every other type is refused. In other cases, a scene of which most values lie
-        beyond all that was seen in training is refused when its values are known to be of another kind, else told of.
+        If training used 8-bit values as they are, every other type is refused. Otherwise, if most values of a scene
+        are outside those of training, it is refused if its kind of values is another one; else a warning is logged.
+
+        Raises
+        ------
+        DataError
+            If the values are of another kind.
 
         Examples
         --------
@@ -341,8 +365,8 @@ class SceneReader:
         scaling, kind = self.scaling, value_kind(scene.dtype)
         if scaling is None or self.trained_by is None:
             return
-        known = "8-bit values as they are" if scaling.kind == "8-bit" else f"{scaling.kind or 'other'} values"
-        trained = f"but the model was trained on {known} ({self.trained_by})"
+        trained_kind = "8-bit values as they are" if scaling.kind == "8-bit" else f"{scaling.kind or 'other'} values"
+        trained = f"but the model was trained on {trained_kind} ({self.trained_by})"
         cure = "convert it as the training pictures were, or train on pictures of its kind"
         if scaling.kind == "8-bit" and kind != "8-bit":
             raise DataError(f"{scene.paths[0]}: holds {scene.dtype}, {trained}; {cure}")
@@ -351,22 +375,22 @@ class SceneReader:
             return
         span = f"{min(scaling.low):g} to {max(scaling.high):g}"
         far = f"{share:.0%} of its values lie outside {span}"
-        said = f"{scene.paths[0]}: holds {scene.dtype}, and {far}, {trained}; {cure}"
+        text = f"{scene.paths[0]}: holds {scene.dtype}, and {far}, {trained}; {cure}"
         if scaling.kind is not None and kind != scaling.kind:
-            raise DataError(said)
-        logger.warning(said)
+            raise DataError(text)
+        logger.warning(text)
 
     # -- the scaling of values
 
     def use_scaling(self, scaling: ValueScaling | None, trained_by: Path | None = None) -> None:
-        """Read all scenes with this scaling of values from now on.
+        """Read all scenes with this scaling of values.
 
         Parameters
         ----------
         scaling : ValueScaling, optional
-            What becomes 0 and 255.
+            The values that become 0 and 255; None for no scaling.
         trained_by : Path, optional
-            The checkpoint that it comes from: then scenes are checked for other values than the model knows.
+            The checkpoint with the scaling; then scenes are checked for other values than in training.
 
         Examples
         --------
@@ -380,7 +404,12 @@ class SceneReader:
         self._scenes.clear()
 
     def find_scaling(self, make: bool = False) -> None:
-        """Take the global scaling of values from the store; estimate it first when it is not there.
+        """Read the global scaling of values from the store, or estimate it if it is not stored and `make` is true.
+
+        Raises
+        ------
+        DataError
+            If it is not stored and `make` is false.
 
         Examples
         --------
@@ -403,19 +432,19 @@ class SceneReader:
             "percentiles": dataset.percentiles,
         }
         store = open_store(self.settings, "prepare")
-        known = store.manifests.read(digest_json(what))
-        if known is None:
+        scaling = store.manifests.read(digest_json(what))
+        if scaling is None:
             if not make:
-                raise DataError("the scaling of values is not known yet; run prepare (set prepare.enable: true)")
+                raise DataError("the scaling of values is not stored yet; run prepare (set prepare.enable: true)")
             opened = [self.scene(files.paths) for files in scenes.values()]
-            known = estimate_scaling(opened, dataset.percentiles, dataset.value_range).to_json()
-            store.manifests.write(digest_json(what), known)
-        self.use_scaling(ValueScaling.from_json(known))
+            scaling = estimate_scaling(opened, dataset.percentiles, dataset.value_range).to_json()
+            store.manifests.write(digest_json(what), scaling)
+        self.use_scaling(ValueScaling.from_json(scaling))
 
     # -- labels
 
     def labels(self, path: Path) -> LabelSource:
-        """Open a label as the settings say.
+        """Open a label with the settings of the data set.
 
         Examples
         --------
@@ -441,11 +470,11 @@ class SceneReader:
         dataset, number = self.settings.dataset, len(self.classes)
         mapping = dataset.label_mapping or {}
         if is_vector(path):
-            known = {} if "*" in mapping else {name: name for name in self.classes}  # a class's name stands for it
+            class_mapping = {} if "*" in mapping else {name: name for name in self.classes}
             return VectorLabels(
                 path,
                 number,
-                mapping={**known, **mapping},
+                mapping={**class_mapping, **mapping},
                 class_names=self.classes,
                 layer=dataset.label_layer,
                 attribute=dataset.label_attribute,
@@ -463,7 +492,12 @@ class SceneReader:
         )
 
     def check(self) -> list[str]:
-        """Check every scene and label by header, and tell how many there are.
+        """Check the header of every scene and label, and count them.
+
+        Raises
+        ------
+        DataError
+            If a file cannot be read, or pictures differ in their bands or kinds of values.
 
         Examples
         --------
@@ -484,28 +518,33 @@ class SceneReader:
         if self.settings.dataset.value_range is None:
             refuse_mixed_values(kinds)
         if len(numbers) > 1:
-            said = ", ".join(f"{path} has {number}" for number, path in sorted(numbers.items()))
-            raise DataError(f"pictures differ in their bands: {said}; choose bands that all have in dataset.bands")
+            text = ", ".join(f"{path} has {number}" for number, path in sorted(numbers.items()))
+            raise DataError(f"pictures differ in their bands: {text}; choose bands that all have in dataset.bands")
         without = f", {len(self.unlabelled)} without a label are left out" if self.unlabelled else ""
         return [f"{len(scenes)} labelled pictures{without}"]
 
     # -- windows
 
     def read(self, item: SceneItem, window: Window) -> dict[str, np.ndarray]:
-        """Read a window of an item; what sticks out of its ground is mirrored and not valid.
+        """Read a window of an item; pixels outside the item are mirrored and not valid.
 
         Parameters
         ----------
         item : SceneItem
-            Only its ground is read, so that no pixel of validation is seen in training.
+            No pixel outside its area is read, so that training never uses pixels of validation.
         window : Window
             In the item's pixels.
 
         Returns
         -------
         dict of str to ndarray
-            `image` (h, w, C) uint8, `valid` (h, w) bool, and `label` (h, w) uint8 with 255 where nothing is known, if
-            the scene has a label.
+            `image` (h, w, C) uint8, `valid` (h, w) bool, and `label` (h, w) uint8 with 255 where unlabelled, if the
+            scene has a label.
+
+        Raises
+        ------
+        ValueError
+            If the window is outside the item.
 
         Examples
         --------
@@ -552,7 +591,12 @@ class SceneReader:
 
 
 def refuse_mixed_values(kinds: Mapping[str, Path]) -> None:
-    """Refuse pictures of several kinds of values: one scaling of all makes those with the smaller values black.
+    """Refuse pictures of several kinds of values: with one scaling for all, those with small values become black.
+
+    Raises
+    ------
+    DataError
+        If there is more than one kind.
 
     Examples
     --------
@@ -563,15 +607,20 @@ def refuse_mixed_values(kinds: Mapping[str, Path]) -> None:
     utils.errors.DataError: pictures differ in their values: a.tif has 8-bit, b.tif has integer; one scaling ...
     """
     if len(kinds) > 1:
-        said = ", ".join(f"{path} has {kind}" for kind, path in sorted(kinds.items()))
+        text = ", ".join(f"{path} has {kind}" for kind, path in sorted(kinds.items()))
         raise DataError(
-            f"pictures differ in their values: {said}; one scaling for all would make the smaller ones black: convert "
+            f"pictures differ in their values: {text}; one scaling for all would make the smaller ones black: convert "
             "them to one type, or set dataset.value_range if their values mean the same"
         )
 
 
 def read_scaling(value: Any, path: Path) -> ValueScaling:
-    """Read the scaling of values that a checkpoint holds.
+    """Read the scaling of values in a checkpoint.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
 
     Examples
     --------
@@ -596,6 +645,6 @@ def raise_first(problems: Iterable[Iterable[Any]]) -> None:
         ...
     utils.errors.DataError: a.tif: truncated
     """
-    for found in problems:
-        for problem in found:
+    for part in problems:
+        for problem in part:
             raise DataError(str(problem))

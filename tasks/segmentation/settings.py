@@ -70,7 +70,7 @@ class SegmentationDataset(DatasetConfig):
     label_attribute: str | None = Field(None, description="attribute of a vector file that holds the class")
     label_mapping: dict[str | int, str | int] | None = Field(
         None,
-        description="label value -> class name or index; '*' stands for every other value; 'ignore' leaves out; "
+        description="label value -> class name or index; '*' is every other value; 'ignore' leaves out; "
         "attributes that are class names need no entry; in rasters 255 is unlabelled unless it is mapped",
     )
     label_colours: dict[str, list[int]] | None = Field(
@@ -78,7 +78,7 @@ class SegmentationDataset(DatasetConfig):
     )
     label_nodata: list[int] = Field([], description="label values that mean 'not labelled'")
     unlabelled: str = Field(
-        "ignore", description="class of the ground outside all features of a vector file, or 'ignore'"
+        "ignore", description="class of the pixels outside all features of a vector file, or 'ignore'"
     )
     line_width: Positive = Field(3.0, description="width at which lines of a vector file are drawn, in pixels")
     max_windows: Count | None = Field(None, description="keep only this many windows per item, for a quick try")
@@ -176,7 +176,7 @@ class SegmentationSettings(TaskConfig):
         if classes and number and len(classes) != number:
             yield f"model.num_classes: {number}, but dataset.classes names {len(classes)}; drop one of the two"
         if loss.ce_weight == loss.dice_weight == 0:
-            yield "train.loss: ce_weight and dice_weight are both 0, so there is nothing to learn from; raise one"
+            yield "train.loss: ce_weight and dice_weight are both 0, so no loss is left; raise one"
         if isinstance(loss.class_weights, list) and not any(loss.class_weights):
             yield f"train.loss.class_weights: at least one must be above 0, got {loss.class_weights}"
         if output and not output.lower().endswith((".tif", ".tiff", ".png")):

@@ -1,4 +1,4 @@
-"""Prediction files of segmentation: maps, confidence and polygons."""
+"""Prediction files of segmentation: class maps, confidence and polygons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.raster.writer import NODATA, ClassRasterWriter, is_prediction
 
 
 def refuse_foreign(path: Path, confidence: bool = False, polygons: bool = False) -> None:
-    """Refuse to write a prediction over files that no inference has written, such as the picture itself.
+    """Refuse to write a prediction over files that inference did not write, such as the picture itself.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def refuse_foreign(path: Path, confidence: bool = False, polygons: bool = False)
 
 
 def _written_beside(path: Path, confidence: bool, polygons: bool) -> dict[Path, Callable[[Path], bool]]:
-    """The files that a prediction becomes, with what knows each for a result of inference.
+    """The files of a prediction, each with a function that is true for a file that inference wrote.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def _written_beside(path: Path, confidence: bool, polygons: bool) -> dict[Path, 
     ['a.png']
     """
     files: dict[Path, Callable[[Path], bool]] = {path: is_prediction}
-    if path.suffix.lower() != ".png":  # a style beside a map of ours is ours, also when QGIS has saved it since
+    if path.suffix.lower() != ".png":  # the style of a map by inference may be replaced, even if QGIS has saved it
         files[path.with_suffix(".qml")] = lambda style: is_style(style) or is_prediction(path)
     if confidence:
         files[path.with_stem(f"{path.stem}_confidence")] = is_prediction
@@ -78,13 +78,13 @@ class RasterSink(Sink):
     Parameters
     ----------
     writer : ClassRasterWriter
-        Keeps finished strips until the raster is complete.
+        Collects finished strips until the raster is complete.
     item : SceneItem
-        What is written; its rows are this rank's share.
+        The item to write; its rows are the share of this rank.
     confidence : bool
         Whether the writer takes the probability of the chosen class.
     polygons : dict, optional
-        Options of `write_polygons`, when polygons are wanted.
+        Options of `write_polygons`; None writes no polygons.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Items of segmentation: whole pictures or blocks of them, their split, and their samples."""
+"""Source of segmentation: pictures or blocks of them as items, their split, and their samples."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from tasks.sample import Sample
 from tasks.segmentation.scenes import SceneFiles, SceneItem, SceneReader, block_id, parse_id
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.source import ListedSource
-from tasks.split_lists import stratified_choice
-from tasks.splits import lists_stay, split_list
+from tasks.splits import lists_stay, split_list, stratified_choice
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import RandomColour, RandomGeometry
@@ -35,16 +34,16 @@ from utils.samples.files import write_land
 
 logger = logging.getLogger(__name__)
 
-MANY_PICTURES = 5  # from here on small pictures are not cut by the default split
-MOST_UNITS = 200_000  # more blocks of one scene are a mistake, and take hours to count
-ENOUGH_UNITS = 20  # units that the default split would like to draw from
+MANY_PICTURES = 5  # with this many pictures, the default split does not cut small ones
+MOST_UNITS = 200_000  # more blocks of one scene would take hours to count
+ENOUGH_UNITS = 20  # number of blocks that the default split aims at
 ONE_BLOCK = (
     "only one labelled block: too little to keep some for validation; take a smaller prepare.tile_size, or "
     "write the split lists yourself"
 )
 
 
-class SceneSource(ListedSource):
+class SceneSource(ListedSource[SceneItem]):
     """Scenes and photos with a class per pixel.
 
     Parameters
@@ -86,7 +85,7 @@ class SceneSource(ListedSource):
             logger.warning(left_out)
 
     def left_out(self) -> str:
-        """Say which pictures no list can hold, and why; empty when there are none.
+        """Describe which pictures are not used, and why; empty if all are used.
 
         Examples
         --------
@@ -94,12 +93,12 @@ class SceneSource(ListedSource):
         >>> task = scene_task()
         >>> Path(task.settings.paths.raw_images_dir, "scene_2.tif").symlink_to("gone.tif")
         >>> task.source.left_out()
-        '1 pictures are left out: 1 links that lead nowhere, such as scene_2.tif'
+        '1 pictures are left out: 1 broken links, such as scene_2.tif'
         """
         reasons = {
             "without a label": self.scenes.unlabelled,
             "without a pixel that is both valid and labelled": self._without_labels,
-            "links that lead nowhere": self.scenes.broken_links(),
+            "broken links": self.scenes.broken_links(),
         }
         parts = [f"{len(names)} {why}, such as {names[0]}" for why, names in reasons.items() if names]
         total = sum(map(len, reasons.values()))
@@ -110,23 +109,26 @@ class SceneSource(ListedSource):
         return list(self.scenes.labelled())
 
     @override
-    def named(self, name: str, split: str) -> list[Item]:
+    def named(self, name: str, split: str) -> list[SceneItem]:
         scenes = self.scenes.labelled()
         place = parse_id(name, list(scenes), self.settings.prepare.tile_size)
         return [] if place is None else [self._item(name, *place, scenes[place[0]], split)]
 
     @override
-    def overlap(self, item: Item, other: Item) -> bool:
-        assert isinstance(item, SceneItem) and isinstance(other, SceneItem)  # noqa: PT018 - one fact about both
+    def overlap(self, item: SceneItem, other: SceneItem) -> bool:
         return item.area.intersection(other.area) is not None
 
     @override
-    def picture_of(self, item: Item) -> str:
-        assert isinstance(item, SceneItem)
+    def picture_of(self, item: SceneItem) -> str:
         return item.scene_id
 
     def _item(self, name: str, scene_id: str, area: Window | None, files: SceneFiles, split: str) -> SceneItem:
-        """Make an item, cut as its split is: with the overlap of training, of validation or of inference.
+        """Make an item with the window overlap of its split: training, validation or inference.
+
+        Raises
+        ------
+        DataError
+            If the area is outside the scene.
 
         Examples
         --------
@@ -154,13 +156,13 @@ class SceneSource(ListedSource):
         return SceneItem(name, files.sources, scene_id, area, tile, stride, (0, area.height), split)
 
     @override
-    def input_items(self, sources: list[str]) -> list[Item]:
+    def input_items(self, sources: list[str]) -> list[SceneItem]:
         names = self.settings.dataset.band_files
         if names and len(sources) == 1 and Path(sources[0]).is_dir():
             groups = {Path(sources[0]).name: tuple(Path(sources[0]) / name for name in names)}
         else:
-            found = scene_ids(find_scenes(sources))
-            groups = {key: (path,) for key, path in found.items() if path.resolve() not in self._results_of(found)}
+            scenes = scene_ids(find_scenes(sources))
+            groups = {key: (path,) for key, path in scenes.items() if path.resolve() not in self._results_of(scenes)}
         if self.settings.inference.output_tif and len(groups) > 1:
             raise SettingsError(
                 f"inference.output_tif: one name for {len(groups)} pictures; set inference.output_dir in its place"
@@ -183,7 +185,7 @@ class SceneSource(ListedSource):
                 self.scenes.forget(files.paths)
 
     def _results_of(self, names: Iterable[str]) -> set[Path]:
-        """Files that the predictions of pictures become in a named folder, which may be that of the pictures.
+        """Files of predictions in `inference.output_dir`, which may be the folder of the pictures.
 
         Examples
         --------
@@ -192,26 +194,24 @@ class SceneSource(ListedSource):
         >>> sorted(path.name for path in task.source._results_of(["east"]))
         ['east_classes.tif', 'east_classes_confidence.tif', 'east_confidence.tif']
         """
-        named = self.settings.inference.output_dir
-        if named is None:
+        output_dir = self.settings.inference.output_dir
+        if output_dir is None:
             return set()
-        folder = Path(expand_path(named)).resolve()
+        folder = Path(expand_path(output_dir)).resolve()
         endings = ("_classes", "_confidence", "_classes_confidence")
         return {folder / f"{name.replace('/', '_')}{ending}.tif" for name in names for ending in endings}
 
     @override
-    def partition(self, items: Sequence[Item]) -> list[list[Item]]:
-        groups: list[list[Item]] = []
-        for item in items:
-            assert isinstance(item, SceneItem)
-            parts = distributed.world_size() if item.split == "inference" else 1
-            bands = split_rows(item.area.height, item.tile, item.stride, parts)
-            groups += [[replace(item, rows=rows)] for rows in bands]
-        return groups
+    def partition(self, items: Sequence[SceneItem]) -> list[list[SceneItem]]:
+        ranks = distributed.world_size()
+        return [
+            [replace(item, rows=rows)]
+            for item in items
+            for rows in split_rows(item.area.height, item.tile, item.stride, ranks if item.split == "inference" else 1)
+        ]
 
     @override
-    def continue_from(self, item: Item, resume: int) -> Item:
-        assert isinstance(item, SceneItem)
+    def continue_from(self, item: SceneItem, resume: int) -> SceneItem:
         return replace(item, rows=(max(resume, item.rows[0]), item.rows[1]))
 
     # -- the drawn split
@@ -240,7 +240,7 @@ class SceneSource(ListedSource):
         units, counts = [unit for unit, kept in zip(units, keep, strict=True) if kept], counts[keep]
         if not units:
             raise DataError(
-                "no labelled pixel with valid ground in any picture; see paths.label_path, dataset.label_mapping and "
+                "no pixel is both labelled and valid in any picture; see paths.label_path, dataset.label_mapping and "
                 "the nodata of pictures and labels"
             )
         self._without_labels = sorted(set(self.scenes.labelled()) - {key for key, _ in units})
@@ -253,7 +253,7 @@ class SceneSource(ListedSource):
         return train, [name for name, held in zip(names, chosen, strict=True) if held]
 
     def _unit_name(self, scene_id: str, area: Window) -> str:
-        """Name a unit of the split: the scene itself when it is not cut.
+        """Name a unit of the split: the scene itself if it is not cut.
 
         Examples
         --------
@@ -267,6 +267,11 @@ class SceneSource(ListedSource):
 
     def _units(self, files: SceneFiles) -> list[Window]:
         """Blocks of a scene that the default split keeps together.
+
+        Raises
+        ------
+        DataError
+            If the scene has too many blocks.
 
         Examples
         --------
@@ -293,7 +298,7 @@ class SceneSource(ListedSource):
         ]
 
     def _block_tiles(self) -> int:
-        """Side of a block in tiles: the largest that still gives enough blocks to draw from.
+        """Side of a block in tiles: the largest that gives enough blocks to draw from.
 
         Examples
         --------
@@ -309,7 +314,7 @@ class SceneSource(ListedSource):
         return next((side for side in (8, 4, 2) if tiles / side**2 >= ENOUGH_UNITS), 1)
 
     def _count(self, scene_id: str, area: Window) -> np.ndarray:
-        """Count the labelled valid pixels of each class in a block.
+        """Count the labelled valid pixels of each class in a block, (K,).
 
         Examples
         --------
@@ -318,19 +323,10 @@ class SceneSource(ListedSource):
         >>> source._count("scene_0", Window(0, 0, 64, 64)).tolist()
         [1984, 1984]
         """
-        item = SceneItem(
-            scene_id,
-            self.scenes.labelled()[scene_id].sources,
-            scene_id,
-            area,
-            self.settings.prepare.tile_size,
-            self.settings.prepare.tile_size,
-            (0, area.height),
-        )
+        item = self._item(scene_id, scene_id, area, self.scenes.labelled()[scene_id], "train")
         counts = np.zeros(len(self.classes), np.int64)
-        for window in item.windows():
-            label = self.scenes.read(item, window)["label"]
-            counts += label_counts(label, len(self.classes))
+        for window in replace(item, stride=item.tile).windows():
+            counts += label_counts(self.scenes.read(item, window)["label"], len(self.classes))
         return counts
 
     # -- samples
@@ -348,8 +344,7 @@ class SceneSource(ListedSource):
         return 3 if scaling is None else len(scaling.low)
 
     @override
-    def samples(self, item: Item, prompts: Any = None) -> Iterator[Sample]:
-        assert isinstance(item, SceneItem)
+    def samples(self, item: SceneItem) -> Iterator[Sample]:
         self.scenes.find_scaling()
         limit = self.settings.dataset.max_windows
         for window in item.windows()[:limit]:
@@ -359,8 +354,7 @@ class SceneSource(ListedSource):
                 yield Sample(f"{item.id}/y{window.y}_x{window.x}", item, arrays, window)
 
     @override
-    def count_samples(self, item: Item) -> int:
-        assert isinstance(item, SceneItem)
+    def count_samples(self, item: SceneItem) -> int:
         number = len(item.windows())
         return min(number, self.settings.dataset.max_windows or number)
 
@@ -372,9 +366,8 @@ class SceneSource(ListedSource):
         return self.scenes.read(piece.item, piece.window)["label"]
 
     @override
-    def audit(self, items: Iterable[Item]) -> Iterator[Finding]:
+    def audit(self, items: Iterable[SceneItem]) -> Iterator[Finding]:
         for item in items:
-            assert isinstance(item, SceneItem)
             try:
                 for window in item.windows():
                     self.scenes.read(item, window)
@@ -394,12 +387,11 @@ class SceneSource(ListedSource):
         assert self.scenes.scaling is not None
         how_split = {"augmentations", "splits", "sample"}
         dataset = self.settings.dataset.model_dump(mode="json", exclude=how_split)
-        cached = self.settings.train.features == "cached"
         return {
             "dataset": dataset,
             "classes": self.classes,
             "scaling": {"low": list(self.scenes.scaling.low), "high": list(self.scenes.scaling.high)},
-            "features": self.features.recipe() if cached else None,
+            "features": self.features_key(),
         }
 
     @override
@@ -415,7 +407,7 @@ class SceneSource(ListedSource):
 
     @cached_property
     def _variation(self) -> tuple[RandomGeometry, RandomColour]:
-        """The random variations that the settings ask for.
+        """The random variations of `dataset.augmentations`.
 
         Examples
         --------

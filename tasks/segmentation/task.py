@@ -78,7 +78,7 @@ class SegmentationTask(FeatureTask):
             f"{len(self.classes)} classes: {', '.join(self.classes)}"
         ]
         if self.settings.dataset.sample.enable and not Path(self.settings.dataset.sample.folder).exists():
-            return [*lines, f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare makes it"]
+            return [*lines, f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare writes it"]
         if {"prepare", "verify", "train"} & set(self.settings.enabled_phases):
             lines += scenes.check()
             self.source.check_lists()
@@ -94,7 +94,7 @@ class SegmentationTask(FeatureTask):
         if "train" in phases:
             listed_weights(self.settings, len(self.classes))
             self.check_head()
-        if "inference" in phases and not self.settings.dataset.sample.enable:  # the sample is made by prepare
+        if "inference" in phases and not self.settings.dataset.sample.enable:  # prepare writes the sample
             distributed.run_on_main(lambda: self._inputs() and None)
 
     def _inputs(self) -> list[SceneItem]:
@@ -106,7 +106,7 @@ class SegmentationTask(FeatureTask):
         >>> len(scene_task()._inputs())
         1
         """
-        items = [item for item in self.source.items("inference") if isinstance(item, SceneItem)]
+        items = self.source.items("inference")
         limit = self.settings.dataset.max_pixels
         raise_first(check_scene(path, limit) for item in items for path in item.sources)
         self.output.polygon_options()
@@ -141,18 +141,20 @@ class SegmentationTask(FeatureTask):
     @classmethod
     @override
     def from_checkpoint(cls, name: str, settings: SegmentationSettings, checkpoint: Checkpoint) -> Self:
-        said = cls.check_description(checkpoint, DESCRIBED)
-        refuse_other_data(settings, said, checkpoint.path)
-        asked = settings.model
-        settings = cls.restored_settings(settings, said, checkpoint.path)
-        dataset = settings.dataset.model_copy(update={key: said[key] for key in ("classes", "scale", "bands")})
-        prepare = settings.prepare.model_copy(update={"tile_size": said["tile_size"]})
+        description = cls.check_description(checkpoint, DESCRIBED)
+        refuse_other_data(settings, description, checkpoint.path)
+        model = settings.model
+        settings = cls.restored_settings(settings, description, checkpoint.path)
+        dataset = settings.dataset.model_copy(update={key: description[key] for key in ("classes", "scale", "bands")})
+        prepare = settings.prepare.model_copy(update={"tile_size": description["tile_size"]})
         task = cls(name, settings.model_copy(update={"dataset": dataset, "prepare": prepare}))
-        task.refuse_other_backbone(said, checkpoint.path)
-        known = resolve_layers(asked.layers or said["layers"], task.features.info.num_blocks)  # -1 is the last block
-        if list(known) != list(said["layers"]):
-            refuse_other(asked, "model", {"layers": said["layers"]}, checkpoint.path)
-        task.source.scenes.use_scaling(read_scaling(said["scaling"], checkpoint.path), checkpoint.path)
+        task.refuse_other_backbone(description, checkpoint.path)
+        layers = resolve_layers(
+            model.layers or description["layers"], task.features.info.num_blocks
+        )  # -1 is the last block
+        if list(layers) != list(description["layers"]):
+            refuse_other(model, "model", {"layers": description["layers"]}, checkpoint.path)
+        task.source.scenes.use_scaling(read_scaling(description["scaling"], checkpoint.path), checkpoint.path)
         return task
 
     @override
@@ -169,12 +171,12 @@ class SegmentationTask(FeatureTask):
 
 
 def class_names(settings: SegmentationSettings) -> list[str]:
-    """Names of the classes, or numbered ones.
+    """Names of the classes, or `class_0` and so on.
 
     Raises
     ------
     SettingsError
-        If neither names nor a number are given.
+        If neither names nor a number are set, or the names cannot be used.
 
     Examples
     --------
@@ -202,7 +204,7 @@ def class_names(settings: SegmentationSettings) -> list[str]:
 
 
 def _classes_of_checkpoint(settings: SegmentationSettings) -> list[str] | None:
-    """Classes of the checkpoint that is named for prediction, where nothing else is to be done.
+    """Classes of the checkpoint in the settings, if no other phase than prediction is enabled.
 
     Examples
     --------
@@ -211,24 +213,28 @@ def _classes_of_checkpoint(settings: SegmentationSettings) -> list[str] | None:
     """
     if {"prepare", "verify", "train"} & set(settings.enabled_phases):
         return None
-    named = [getattr(settings, phase).checkpoint for phase in settings.enabled_phases]
-    return load_checkpoint(expand_path(named[0])).description.get("classes") if named and named[0] else None
+    checkpoints = [getattr(settings, phase).checkpoint for phase in settings.enabled_phases]
+    return (
+        load_checkpoint(expand_path(checkpoints[0])).description.get("classes")
+        if checkpoints and checkpoints[0]
+        else None
+    )
 
 
-def refuse_other_data(settings: SegmentationSettings, said: dict[str, Any], path: Path) -> None:
-    """Refuse settings of pictures and classes that are given in the file and contradict a checkpoint.
+def refuse_other_data(settings: SegmentationSettings, description: dict[str, Any], path: Path) -> None:
+    """Refuse settings of pictures and classes in the file that differ from a checkpoint.
 
     Examples
     --------
-    >>> said = {"classes": ["a", "b"], "bands": None, "scale": 1.0, "tile_size": 64}
-    >>> refuse_other_data(SegmentationSettings(model={"num_classes": 2}), said, Path("a"))
-    >>> refuse_other_data(SegmentationSettings(dataset={"scale": 0.5}), said, Path("a"))
+    >>> description = {"classes": ["a", "b"], "bands": None, "scale": 1.0, "tile_size": 64}
+    >>> refuse_other_data(SegmentationSettings(model={"num_classes": 2}), description, Path("a"))
+    >>> refuse_other_data(SegmentationSettings(dataset={"scale": 0.5}), description, Path("a"))
     Traceback (most recent call last):
         ...
     utils.errors.DataError: a: holds scale 1.0, but dataset.scale asks for 0.5; name the right checkpoint or drop it
     """
     keys = ("classes", "bands", "scale", "value_range", "percentiles")  # the last two are not in old checkpoints
-    refuse_other(settings.dataset, "dataset", {key: said[key] for key in keys if key in said}, path)
-    refuse_other(settings.prepare, "prepare", {"tile_size": said["tile_size"]}, path)
+    refuse_other(settings.dataset, "dataset", {key: description[key] for key in keys if key in description}, path)
+    refuse_other(settings.prepare, "prepare", {"tile_size": description["tile_size"]}, path)
     if settings.model.num_classes is not None:
-        refuse_other(settings.model, "model", {"num_classes": len(said["classes"])}, path)
+        refuse_other(settings.model, "model", {"num_classes": len(description["classes"])}, path)

@@ -30,7 +30,7 @@ from tasks.phases.prediction import score
 from tasks.prepared import PreparedReader, prepared_items
 from tasks.runs import BEST, LAST
 from tasks.sample import Progress
-from tasks.split_lists import read_list
+from tasks.splits import read_list
 from tasks.stores import open_store
 from utils.data import SampleRef
 from utils.errors import DataError, Interrupted, SettingsError
@@ -505,7 +505,7 @@ def test_features_that_are_computed_online_are_varied_for_both(tmp_path):
     ("overrides", "message"),
     [
         (["model.layers=[0, 5]"], "layers: block 5 does not exist; there are 2 blocks"),
-        (["distill.crop=36"], "distill.crop: 36 is no multiple of 8, the patch of the student; take 32 or 40"),
+        (["distill.crop=36"], "distill.crop: 36 is not a multiple of 8, the patch of the student; take 32 or 40"),
         (["distill.probe.config=/no/such.yml"], "distill.probe.config: /no/such.yml: no such settings file"),
         (["paths.raw_images_dir=/no/such/folder"], "/no/such/folder: no such file or folder"),
         (["paths.raw_images_dir=null"], "paths.raw_images_dir: not set; name pictures and videos"),

@@ -340,7 +340,7 @@ def test_a_picture_with_an_unreadable_row_teaches_nothing_until_it_is_mended(tmp
     paths = f"paths={{data_root: {tmp_path}/yolo, label_path: data.yaml, processed_dir: {tmp_path}/store2}}"
     broken, context = animals_example(tmp_path, paths)
     assert len(broken.source.items("train")) == len(task.source.items("train")) - 1
-    assert "left out until that is mended" in caplog.text
+    assert "left out until the labels are corrected" in caplog.text
     with pytest.raises(DataError, match="1 findings"):
         verify.run(broken, context)
 
