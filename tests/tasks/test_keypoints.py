@@ -173,7 +173,7 @@ def test_maps_of_views_are_laid_back_upon_each_other():
             "offsets": view.vectors(vectors).movedim(-1, 1).flatten(0, 1),
         }
         merged = decoder.merge([plain, seen], [views[0], view])
-        for name, expected in plain.source.items():
+        for name, expected in plain.items():
             torch.testing.assert_close(merged[name], expected, atol=1e-5, rtol=1e-5)
 
 
