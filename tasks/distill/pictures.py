@@ -14,9 +14,9 @@ from tasks.base import Item, open_store
 from tasks.distill.settings import DistillSettings
 from tasks.splits import refuse_unlistable
 from utils.errors import DataError, SettingsError
-from utils.raster.inputs import find_inputs
 from utils.media.videos import VideoReader, is_video
 from utils.raster.files import scene_ids
+from utils.raster.inputs import find_inputs
 from utils.raster.scenes import RasterScene, ValueScaling, estimate_scaling
 from utils.raster.tiling import Window
 from utils.runtime.files import digest_json, file_stamp

@@ -54,5 +54,5 @@ def test_bands_of_a_stack_are_no_pictures_themselves(tmp_path, bands):
 
 def test_stacks_that_begin_with_the_same_file_are_refused(tmp_path, bands):
     one, two, three = sorted(bands.iterdir())
-    with pytest.raises(SettingsError, match="two stacks begin with .*B00.tif"):
+    with pytest.raises(SettingsError, match=r"two stacks begin with .*B00\.tif"):
         pictures_of(tmp_path, [one, two, three], [one, three, two])
