@@ -49,7 +49,8 @@ def student_example(folder: str | Path, *overrides: str) -> tuple[DistillTask, C
     from tasks.distill.task import DistillTask
 
     folder = Path(folder)
-    shutil.copytree(drawn_pictures(), folder / "pictures", dirs_exist_ok=True)
+    if not (folder / "pictures").exists():
+        shutil.copytree(drawn_pictures(), folder / "pictures")
     text = SETTINGS.format(folder=folder, backbone=tiny_backbone())
     settings = parse_settings(text, overrides, kinds()).tasks["student"]
     return DistillTask("student", settings), example_context(folder / "run")

@@ -161,10 +161,12 @@ class PictureReader:
                 "paths.raw_images_dir: not set; name pictures and videos: a file, folder, glob or list of them"
             )
         listed = [] if source is None else [source] if isinstance(source, str) else source
-        inputs = find_inputs(listed, self.options.exclude) if listed else []
         for stack in stacks:
             refuse_stack(stack)
-        files = [(path,) for path in inputs] + stacks
+        refuse_equal_firsts(stacks)
+        inputs = find_inputs(listed, self.options.exclude) if listed else []
+        stacked = {path.resolve() for stack in stacks for path in stack}  # bands in raw_images_dir are no pictures
+        files = [(path,) for path in inputs if path.resolve() not in stacked] + stacks
         if not files:
             raise DataError(f"no picture or video in {', '.join(listed) or 'an empty list'} (paths.raw_images_dir)")
         groups = dict(zip(scene_ids([group[0] for group in files]), files, strict=True))
@@ -241,7 +243,13 @@ class PictureReader:
                 if len(bands) != 3:
                     raise SettingsError(f"distill.bands: three bands make a picture; {pattern!r} has {len(bands)}")
                 return tuple(bands)
-        return (1, 2, 3) if RasterScene(paths, max_pixels=limit).num_bands > 3 else None
+        number = RasterScene(paths, max_pixels=limit).num_bands
+        if len(paths) > 1 and number != 3:
+            raise SettingsError(
+                f"distill.stacks: {', '.join(path.name for path in paths)}: expected three files of one band, got "
+                f"{number} bands in all; name files of one band, or choose three of these bands in distill.bands"
+            )
+        return (1, 2, 3) if number > 3 else None
 
     def find_scaling(self, paths: tuple[Path, ...]) -> None:
         """Estimate the scaling of values of a raster that has no 8-bit values; once for the whole raster.
@@ -280,6 +288,27 @@ class PictureReader:
             if fills * MOST_ENLARGED >= 1:
                 scales.append(zoom if fills >= 1 else needed / short)
         return list(dict.fromkeys(scales))
+
+
+def refuse_equal_firsts(stacks: Sequence[Sequence[Path]]) -> None:
+    """Refuse stacks that begin with the same file, by which they are named.
+
+    Raises
+    ------
+    SettingsError
+        If two of them do.
+
+    Examples
+    --------
+    >>> refuse_equal_firsts([[Path("B04.tif"), Path("B03.tif")], [Path("B04.tif"), Path("B08.tif")]])
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: distill.stacks: two stacks begin with B04.tif, by which they are named; drop one
+    """
+    firsts = [stack[0] for stack in stacks]
+    twice = next((path for index, path in enumerate(firsts) if path in firsts[:index]), None)
+    if twice is not None:
+        raise SettingsError(f"distill.stacks: two stacks begin with {twice}, by which they are named; drop one")
 
 
 def refuse_stack(stack: Sequence[Path]) -> None:

@@ -45,7 +45,8 @@ def animals_example(folder: str | Path, *overrides: str) -> tuple[KeypointsTask,
     from tasks.keypoints.task import KeypointsTask
 
     folder = Path(folder)
-    shutil.copytree(drawn_animals(), folder / "animals", dirs_exist_ok=True)
+    if not (folder / "animals").exists():
+        shutil.copytree(drawn_animals(), folder / "animals")
     text = SETTINGS.format(folder=folder, backbone=tiny_backbone())
     settings = parse_settings(text, overrides, kinds()).tasks["animals"]
     return KeypointsTask("animals", settings), example_context(folder / "run")

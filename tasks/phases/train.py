@@ -486,10 +486,8 @@ class Training:
         value = distributed.broadcast_object(float(scores[primary]))
         state.metrics = scores
         improved = state.early.update(value)
-        self.context.log.info(
-            f"epoch {state.epoch}: {primary} {value:.4f}"
-            + (" (best)" if improved else f" (best {state.early.best:.4f})")
-        )
+        best = "none yet" if state.early.best is None else f"best {state.early.best:.4f}"  # a NaN is no score
+        self.context.log.info(f"epoch {state.epoch}: {primary} {value:.4f} ({'best' if improved else best})")
         if improved or not state.best:
             state.best = {primary: value, "epoch": state.epoch}
             self._save_checkpoint(BEST)

@@ -21,7 +21,12 @@ from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
 from utils.media.picture_sizes import picture_size
 
-_SPEC_KEYS = ("image_root", "images", "val_split", "val_seed", "auto_val_split")
+_SPLIT_KEYS = {  # keys of others that draw a validation split -> what does so here
+    "val_split": "train.val_fraction",
+    "val_seed": "resources.seed",
+    "auto_val_split": "train.val_fraction, as a split is always drawn where no val is named",
+}
+_SPEC_KEYS = ("image_root", "images", *_SPLIT_KEYS)
 
 
 def read_coco(
@@ -73,6 +78,7 @@ def read_coco(
     ((4, 6), [[3.0, 2.0, 2.0]], 'expected 3 keypoint values (1 keypoints of 3), got 2')
     """
     sources = find_sources(Path(path), None if root is None else Path(root))
+    _refuse_split_keys(sources)
     problems = specs.find_misspelled(sources.spec, _SPEC_KEYS) if sources.spec else []
     read = {split: _read_files(sources, split, need_keypoints, problems) for split in sources.files}
     read = {split: files for split, files in read.items() if files}
@@ -82,6 +88,30 @@ def read_coco(
     ids = picture_ids((image.path for files in read.values() for file in files for image in file.images), sources.root)
     sets = {split: _build_set(files, ids) for split, files in read.items()}
     return finish_sets(sets, problems)
+
+
+def _refuse_split_keys(sources: Sources) -> None:
+    """Refuse keys that would draw a validation split, where the specification names none; else they mean nothing.
+
+    Raises
+    ------
+    DataError
+        With the setting that takes the key's place.
+
+    Examples
+    --------
+    >>> spec = specs.Spec(Path("data.yaml"), Path("."), {"val_split": 0.3})
+    >>> _refuse_split_keys(Sources({"train": [], "val": []}, Path("."), spec=spec))
+    >>> _refuse_split_keys(Sources({"train": []}, Path("."), spec=spec))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: val_split: is not read; drop the key and set train.val_fraction
+    """
+    if sources.spec is None or "val" in sources.files:
+        return
+    for key, setting in _SPLIT_KEYS.items():
+        if key in sources.spec.keys:
+            raise DataError(f"{sources.spec.path}: {key}: is not read; drop the key and set {setting}")
 
 
 @dataclass(frozen=True)

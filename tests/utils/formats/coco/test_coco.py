@@ -329,6 +329,12 @@ def test_a_specification_that_cannot_be_used_is_refused(spec, text, reason):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["val_split: 0.3", "val_seed: 1", "auto_val_split: false"])
+def test_a_key_that_would_draw_a_split_is_refused(spec, key):
+    with pytest.raises(DataError, match=rf"{key.split()[0]} is not read; drop the key and set (train|resources)\."):
+        spec(f"train: labels.json\nimage_root: photos\n{key}")
+
+
 def test_a_misspelled_key_is_reported(spec):
     poses = spec("train: labels.json\nimage_root: photos\nkeypoint_name: [a, b]")
     assert [problem.what for problem in poses["train"].problems] == ["unknown key 'keypoint_name'"]
