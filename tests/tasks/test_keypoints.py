@@ -573,6 +573,6 @@ def test_videos_in_folders_and_globs_are_inputs(tmp_path):
 
 def test_options_that_a_head_does_not_have_are_refused_before_the_sample_is_drawn(tmp_path):
     drawn = f"dataset.sample={{enable: true, folder: {tmp_path}/animals}}"
-    task, _ = animals_example(tmp_path, "model.head=linear", drawn)
-    with pytest.raises(SettingsError, match=r"model\.head: unknown head 'linear'; known: conv"):
+    task, _ = animals_example(tmp_path, "model.head_options={layer: 3}", drawn)
+    with pytest.raises(SettingsError, match=r"model\.head_options\.layer: unknown key"):
         task.preflight(["prepare", "train"])
