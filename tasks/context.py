@@ -24,8 +24,6 @@ class Context:
         Raises `Interrupted` when a signal asked the run to stop.
     stop_requested : callable
         Whether a signal asked the run to stop, for loops that save first.
-    description : dict, optional
-        What checkpoints of this run's training say of their model, as JSON: for these the task is not made again.
 
     Examples
     --------
@@ -38,7 +36,6 @@ class Context:
     folder: Path
     check_stop: Any = field(default=lambda: None)
     stop_requested: Any = field(default=lambda: None)
-    description: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

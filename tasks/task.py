@@ -62,6 +62,8 @@ class Task(ABC):
 
     Attributes
     ----------
+    trained_as : dict, optional
+        Description of the checkpoints that this object trained, as JSON: for these it is not made again.
     source, objective, output
         Its parts. A task that trains nothing has no objective; a predictor is made for each group of items.
     """
@@ -78,6 +80,7 @@ class Task(ABC):
     def __init__(self, name: str, settings: TaskConfig):
         self.name = name
         self.settings = settings
+        self.trained_as: dict[str, Any] | None = None
 
     @property
     def objective(self) -> Objective:

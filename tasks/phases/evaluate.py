@@ -109,7 +109,7 @@ def restore(
     path = find_checkpoint(named, context.folder, phase)
     checkpoint = load_checkpoint(path)
     context.log.info(f"{phase}: using {checkpoint.path}")
-    described = context.description
+    described = task.trained_as
     with description_in_errors(checkpoint):
         if described is not None and described == {key: checkpoint.description.get(key) for key in described}:
             task.take_checkpoint(checkpoint)

@@ -88,7 +88,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     if not any(item.entries for item in val_items):
         raise DataError("train: the val split holds no labelled window; see paths.label_path and the split lists")
     fingerprint = training_fingerprint(task, train_items, val_items)
-    context.description = json.loads(json.dumps(task.describe()))
+    task.trained_as = json.loads(json.dumps(task.describe()))
     folder, why = distributed.run_on_main(
         lambda: [str(part) for part in choose_run(context.folder, task.settings, fingerprint)]
     )

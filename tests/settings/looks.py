@@ -253,7 +253,7 @@ def broken(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
         return real(self, float("nan"), norm)
 
     with pytest.MonkeyPatch.context() as patch:
-        from utils.optim import NonFiniteGuard
+        from utils.training.stopping import NonFiniteGuard
 
         real = NonFiniteGuard.update
         patch.setattr(NonFiniteGuard, "update", update)

@@ -10,14 +10,14 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from config import TaskConfig, parse_settings
+from config import ExportConfig, InferenceConfig, PathsConfig, TaskConfig, parse_settings
 from tasks import kinds
 from tasks.context import Context
 from tasks.example import SETTINGS as SCENES
@@ -26,7 +26,7 @@ from tasks.item import Item, Piece
 from tasks.keypoints.example import SETTINGS as ANIMALS
 from tasks.keypoints.task import KeypointsTask
 from tasks.model import FeatureModel
-from tasks.output import Metric, Sink
+from tasks.output import Metric, Output, Sink
 from tasks.phases import evaluate, export, inference, prepare, train
 from tasks.phases.prediction import LOOK_AHEAD, predict, score
 from tasks.phases.samples import LiveSamples, Slot
@@ -37,6 +37,7 @@ from tasks.segmentation.metric import SegmentationMetric
 from tasks.segmentation.predictor import DensePredictor
 from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask
+from tasks.source import Source
 from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError, Interrupted
@@ -95,7 +96,7 @@ def test_only_ground_with_a_window_is_counted_and_drawn(tmp_path):
     [item] = task.source.items("val")
     shown = task.output.draw(item, iter(pieces_of(task, item)))
     whole, _ = example_task(tmp_path)
-    full = whole.draw(item, iter(pieces_of(whole, item)))
+    full = whole.output.draw(item, iter(pieces_of(whole, item)))
     assert (shown != full).any(axis=2).mean() > 0.15, "three quarters of the third panel are empty"
 
 
@@ -359,8 +360,21 @@ class Errors(Metric):
         return {"frames": float(self.count)}
 
 
-class WalkTask(Task):
-    """Follow something through clips, without training."""
+class WalkPaths(PathsConfig):
+    raw_images_dir: str
+
+
+class WalkSettings(TaskConfig):
+    kind: Literal["walk"] = "walk"
+    paths: WalkPaths
+    inference: InferenceConfig = InferenceConfig()
+    export: ExportConfig = ExportConfig()
+
+
+class WalkTask(Source, Output, Task):
+    """Follow something through clips, without training; one object is all parts."""
+
+    source = output = property(lambda self: self)
 
     kind, phases, primary = "walk", ("evaluate", "inference", "export"), "frames"
 
@@ -373,7 +387,7 @@ class WalkTask(Task):
     def continue_from(self, item, resume):
         return replace(item, first=resume)
 
-    def samples(self, item, prompts=None):
+    def samples(self, item):
         for number, frame in enumerate(np.load(item.sources[0])):
             if number >= item.first:
                 yield Sample(f"{item.id}/{number}", item, {"image": frame})
@@ -405,7 +419,7 @@ def walk_task(folder: Path) -> tuple[WalkTask, Context]:
         for name, frames in (("one", 9), ("two", 4), ("three", 6)):
             np.save(folder / "clips" / f"{name}.npy", generator.integers(0, 256, (frames, 4, 6, 3)).astype(np.uint8))
     paths = {"raw_images_dir": str(folder / "clips"), "processed_dir": str(folder / "store")}
-    return WalkTask("walk", TaskConfig(paths=paths)), example_context(folder / "run")
+    return WalkTask("walk", WalkSettings(paths=paths)), example_context(folder / "run")
 
 
 def results(folder: Path) -> dict[str, list[dict]]:

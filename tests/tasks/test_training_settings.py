@@ -21,7 +21,7 @@ from tasks.prepared import PreparedReader
 from tasks.runs import BEST, LAST, checkpoint_path
 from tasks.task import Task
 from utils.runtime.checkpoints import load_checkpoint
-from utils.store.feature_store import FeatureStore
+from utils.store.reader import RecordReader
 
 EXAMPLES: dict[str, Callable[..., tuple[Task, Context]]] = {
     "segmentation": example_task,
@@ -147,7 +147,7 @@ def test_num_workers_is_the_number_of_batches_that_are_read_at_the_same_time(tmp
 def test_workers_of_verify_read_at_the_same_time(workers, tmp_path, monkeypatch):
     task, context = example_task(tmp_path, f"verify.workers={workers}")
     prepare.run(task, context)
-    monkeypatch.setattr(FeatureStore, "_read_bytes", meet(workers, FeatureStore._read_bytes))
+    monkeypatch.setattr(RecordReader, "read_bytes", meet(workers, RecordReader.read_bytes))
     assert verify.run(task, context).metrics == {"records": 30.0, "bad records": 0.0, "findings": 0.0}
 
 

@@ -106,7 +106,7 @@ def try_objects(rank: int) -> dict:
         "broadcast": distributed.broadcast_object({"names": ["forêt", rank], "best": float("-inf")}),
         "gather": distributed.gather_objects("x" * (5 * rank)),
         "gather_arrays": [[list(part) for part in value] for value in gather_mixed(rank)],
-        "bytes_of_a_million_floats": len(distributed._seal({"state": np.full(10**6, 1 / 3, np.float32)})),
+        "bytes_of_a_million_floats": len(distributed._encode({"state": np.full(10**6, 1 / 3, np.float32)})),
         "gather_key": describe_error(distributed.gather_objects, {rank: 1} if rank else {"a": 1}),
         "broadcast_key": describe_error(distributed.broadcast_object, {rank: 1}),
         "main_result": distributed.run_on_main(lambda value: {"made by": value}, rank),
