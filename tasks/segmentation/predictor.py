@@ -63,8 +63,8 @@ class DensePredictor(Predictor):
     def push(self, samples: Sequence[Sample], outputs: dict[str, Tensor] | None) -> Iterator[Piece]:
         if outputs is None or not samples:
             return
-        probabilities = self._probabilities(outputs["logits"], samples[0].window)
-        for sample, turned in zip(samples, probabilities, strict=True):
+        for index, sample in enumerate(samples):  # one by one: a batch of full-size probabilities leaves the caches
+            turned = self._probabilities(outputs["logits"][index : index + 1], sample.window)[0]
             self.turned.append((sample, sample.view.invert().apply(turned)))
             if len(self.turned) == self.views:
                 upright, views = self.turned[0][0], [view for _, view in self.turned]
