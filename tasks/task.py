@@ -74,13 +74,13 @@ class Task(ABC):
     primary: ClassVar[str]  # the metric that chooses the best checkpoint; larger is better
     plotted: ClassVar[tuple[str, ...]] = ()  # scores that training.png shows; none: all
 
+    trained_as: dict[str, Any] | None = None
     source: Source
     output: Output
 
     def __init__(self, name: str, settings: TaskConfig):
         self.name = name
         self.settings = settings
-        self.trained_as: dict[str, Any] | None = None
 
     @property
     def objective(self) -> Objective:
