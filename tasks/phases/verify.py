@@ -78,12 +78,13 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     store = open_store(task.settings, "verify")
     broken = list(set_aside_broken_files(store))
     prepared = {split: known_items(task, store, split) for split in SPLITS}
+    listed = {split: task.source.items(split) for split in SPLITS}
     keys = sorted(
         {key for items in prepared.values() for item in items for entry in item.entries for key in entry.record_keys()}
     )
     bad = broken + list(set_aside_bad_records(task, store, keys, context))
     number = len(store.missing(keys))
-    found = [finding for split in SPLITS for finding in task.source.audit(task.source.items(split))]
+    found = [finding for split in SPLITS for finding in task.source.audit(listed[split])]
     findings = [str(finding) for finding in found if finding.blocks]
     notes = [f"note: {finding}" for finding in found if not finding.blocks]
     summary = [
@@ -91,6 +92,10 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     ]
     summary += [line for split, items in prepared.items() for line in balance(split, items)]
     notes += [f"note: {line}" for split, items in prepared.items() for line in absent(split, items)]
+    for split, items in prepared.items():
+        unprepared = len(listed[split]) - len(items)
+        if unprepared:
+            notes.append(f"note: {split}: {unprepared} of {len(listed[split])} items are not prepared; run prepare")
     if bad:
         summary.append("the next prepare makes the bad records again, and only those")
     lines = [str(finding) for finding in bad] + findings + notes

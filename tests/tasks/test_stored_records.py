@@ -21,6 +21,7 @@ from tests.tasks.example_runs import (
     spoken,
 )
 from utils.errors import DataError, Interrupted
+from utils.runtime.files import read_json
 from utils.store.feature_store import FeatureStore
 
 
@@ -185,3 +186,17 @@ def test_a_store_that_does_not_fit_is_refused_with_advice(tmp_path):
     with pytest.raises(DataError, match=r"records need .*, free are .*; name another disk"):
         prepare.run(task, context)
     assert not keys_of(tmp_path)
+
+
+def test_verify_says_how_many_items_are_not_prepared(tmp_path):
+    task, context = example_task(tmp_path)
+    task.source.prepare_data()
+    verify.run(task, context)
+    lines = read_json(context.folder / "verify.json")["lines"]
+    assert lines == [
+        "note: train: 2 of 2 items are not prepared; run prepare",
+        "note: val: 1 of 1 items are not prepared; run prepare",
+    ]
+    prepare.run(task, context)
+    verify.run(task, context)
+    assert read_json(context.folder / "verify.json")["lines"] == []
