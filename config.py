@@ -207,7 +207,7 @@ class DatasetConfig(Section):
 class ModelConfig(Section):
     """The frozen backbone and the head that is trained on it."""
 
-    backbone: str = Field("embedded", description="Hugging Face id, a folder, or 'embedded'")
+    backbone: str = Field("embedded", description="Hugging Face id, folder, 'embedded', or distill task of this file")
     layers: list[int] | None = Field(
         None,
         min_length=1,
@@ -680,9 +680,9 @@ def shared_targets(tasks: dict[str, TaskConfig]) -> list[str]:
 
     Examples
     --------
-    >>> train = {"enable": True, "weights_dir": "w"}
+    >>> train = {"enable": True, "weights_dir": "/w/../w"}
     >>> shared_targets({"a": TaskConfig(train=train), "b": TaskConfig(train=train)})
-    ['tasks.b.train.weights_dir: w (linear) holds the weights of task a too; give each task a folder of its own']
+    ['tasks.b.train.weights_dir: /w/../w (linear) holds the weights of task a too; give each task a folder of its own']
     """
     found: list[str] = []
     owners: dict[tuple[str, str], str] = {}
@@ -691,9 +691,10 @@ def shared_targets(tasks: dict[str, TaskConfig]) -> list[str]:
     for name, task in tasks.items():
         for part, key, what in places:
             target = getattr(getattr(task, part, None), key, None) if part in task.enabled_phases else None
+            real = os.path.realpath(expand_path(target or ""))  # `out` and `./out` are one folder
             if target and part == "train":
-                target = f"{target} ({task.model.head})"
-            if target and (owner := owners.setdefault((f"{part}.{key}", target), name)) != name:
+                target, real = f"{target} ({task.model.head})", f"{real} ({task.model.head})"
+            if target and (owner := owners.setdefault((f"{part}.{key}", real), name)) != name:
                 place = f"tasks.{name}.{part}.{key}: {target} holds the {what} of task {owner} too"
                 found.append(f"{place}; give each task a folder of its own")
     return found

@@ -193,7 +193,7 @@ def made_by(name: str, settings: TaskConfig, reference: Reference) -> Path:
     >>> made_by("student", DistillSettings(), Reference("model.backbone", "export"))
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: model.backbone: the task student has exported nothing yet; run its export first
+    utils.errors.DataError: model.backbone: student has exported nothing yet; set tasks.student.export.enable: true
     """
     run = latest_run(name, settings) or task_folder(name, settings)
     if reference.gives == "checkpoint":
@@ -203,5 +203,5 @@ def made_by(name: str, settings: TaskConfig, reference: Reference) -> Path:
     output_dir = settings.export.output_dir
     folder = Path(expand_path(output_dir)) if output_dir else run / "export"
     if not folder.is_dir():
-        raise DataError(f"{reference.setting}: the task {name} has exported nothing yet; run its export first")
+        raise DataError(f"{reference.setting}: {name} has exported nothing yet; set tasks.{name}.export.enable: true")
     return folder

@@ -196,7 +196,7 @@ def test_bad_profiles_are_named(tmp_path, content, message):
         ("train: {epochs: 3}", "tasks.x.train.epochs=1", "unknown task 'x'; known: segmentation"),
         ("tasks: {quick: {}, slow: {}}", "tasks.quik.train.epochs=1", "unknown task 'quik', did you mean 'quick'?"),
         (
-            "{inference: {enable: true, output_dir: out}, tasks: {a: {}, b: {}}}",
+            "{inference: {enable: true, output_dir: out}, tasks: {a: {inference: {output_dir: ./out}}, b: {}}}",
             None,
             "tasks.b.inference.output_dir: out holds the results of task a too",
         ),

@@ -19,6 +19,7 @@ from utils.report.tables import format_table, read_csv
 from utils.runtime.checkpoints import Checkpoint
 from utils.runtime.files import read_json
 
+CARD_TITLE = "A small backbone"  # begins the card of every export
 FILES = ("README.md", "config.json", "model.safetensors", "preprocessor_config.json")
 SIDES = (224, 518)  # pixels of the pictures for which the card states the cost
 MOST_DIFFERENCE = 0.01  # of maps from rounded weights, relative to their size: float16 keeps three digits
@@ -79,7 +80,7 @@ def export_student(
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse a folder with files that an export does not write.
+    """Refuse a folder with files that an export does not write, or with a backbone that no export made.
 
     Raises
     ------
@@ -99,6 +100,10 @@ def refuse_foreign(folder: Path) -> None:
 export.output_dir
     """
     others = sorted(path for path in folder.iterdir() if path.name not in FILES) if folder.is_dir() else []
+    card = folder / "README.md"
+    if not others and (folder / "config.json").exists():  # a downloaded backbone has files of the same names
+        made_here = card.is_file() and CARD_TITLE in card.read_text(encoding="utf-8", errors="replace")
+        others = [] if made_here else [folder / "config.json"]
     if others:
         raise DataError(
             f"{others[0]}: does not belong to an exported backbone; name another folder in export.output_dir"
@@ -151,7 +156,7 @@ def write_card(settings: DistillSettings, teacher: BackboneInfo, student: Studen
     licence = settings.distill.card.licence or teacher.licence
     parts = [
         f"---\nlicense: {licence}\nlibrary_name: transformers\npipeline_tag: image-feature-extraction\n---",
-        "# A small backbone, distilled",
+        f"# {CARD_TITLE}, distilled",
         f"It reproduces the dense features of {public_name(teacher.id)} at a fraction of the cost. Made by Dinolith, "
         "task of kind distill. Name this folder in `model.backbone`.",
         "## What it is",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 from typing_extensions import override
 
+from config import expand_path
 from models.backbones.student import Student
 from models.backbones.transformer_students import TransformerStudent
 from models.backbones.weights import FAMILIES
 from tasks.distill.comparison import read_probe
+from tasks.distill.export import refuse_foreign
 from tasks.distill.model import DistillModel, fit_projections
 from tasks.distill.objective import DistillObjective
 from tasks.distill.output import DistillOutput
@@ -122,6 +125,8 @@ class DistillTask(FeatureTask):
             self._student.check_teacher(self.features.info)
         if {"prepare", "train"} & set(phases):
             distributed.run_on_main(lambda: self.source.files.find_groups() and None)
+        if "export" in phases and self.settings.export.output_dir:
+            refuse_foreign(Path(expand_path(self.settings.export.output_dir)))
         if "evaluate" in phases and self.settings.distill.probe is not None:
             read_probe(self.settings.distill.probe)
 

@@ -132,15 +132,28 @@ def _settings_text(path: Path, profile: str, target: Path, first: str, advice: S
     """
     return TEMPLATE.format(
         label=path.name,
-        path=json.dumps(path.name, ensure_ascii=False),
+        path=json.dumps(place_of(path)[1], ensure_ascii=False),
         first=first,
         advice="".join(f"# {line}\n" for line in advice),
         target=target,
-        root=json.dumps(str(path.parent), ensure_ascii=False),
+        root=json.dumps(place_of(path)[0], ensure_ascii=False),
         name="".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in path.stem),
         profile="" if profile == NO_PROFILE else f"    profile: {profile}\n",
         short_side=short_side,
     )
+
+
+def place_of(path: Path) -> tuple[str, str]:
+    """Divide a path into `paths.data_root` and `paths.label_path`; a folder with one YAML file stands for that file.
+
+    Examples
+    --------
+    >>> place_of(Path("/data/mice.json"))
+    ('/data', 'mice.json')
+    """
+    files = sorted(path.glob("*.y*ml")) if path.is_dir() else []
+    place = files[0] if len(files) == 1 else path
+    return str(place.parent), place.name
 
 
 def labels_of(path: Path) -> PoseLabels:
@@ -152,8 +165,9 @@ def labels_of(path: Path) -> PoseLabels:
     >>> labels_of(drawn_animals() / "annotations").skeleton.num_keypoints
     7
     """
+    root, label_path = place_of(path)
     tree = {
-        "paths": {"data_root": str(path.parent), "label_path": path.name},
+        "paths": {"data_root": root, "label_path": label_path},
         "tasks": {"labels": {"kind": "keypoints"}},
     }
     settings = parse_settings(yaml.safe_dump(tree), (), kinds())

@@ -152,17 +152,38 @@ class KeypointsObjective(Objective):
 
     @override
     def fit_statistics(self, entries: Sequence[Entry]) -> None:
-        labelled = [sum(entry.facts["counts"][name] for entry in entries) for name in self.skeleton.names]
-        if entries and not sum(labelled):
-            raise DataError(
-                f"{self.label_path}: no labelled keypoint in train: all {len(entries)} samples are "
-                "without one; label some animals, or see keypoints.category and the split lists"
-            )
+        labelled = self._count_labelled(entries, "train")
         if self.weight.balance:
             spot = 2 * np.pi * self.keypoints.sigma**2  # sum of a Gaussian of height 1
             positive = torch.tensor(labelled, dtype=torch.float64) * spot
             cells = len(entries) * self.grid[0] * self.grid[1]
             self.balance = positive_weights(torch.stack([positive, cells - positive]))
+
+    @override
+    def check_validation(self, entries: Sequence[Entry]) -> None:
+        self._count_labelled(entries, "val")
+
+    def _count_labelled(self, entries: Sequence[Entry], split: str) -> list[int]:
+        """Count the labelled points of each keypoint.
+
+        Raises
+        ------
+        DataError
+            If there are samples, and none has one.
+
+        Examples
+        --------
+        >>> objective = KeypointsObjective(KeypointsSettings(), Skeleton(("a",)), (28, 56), 3.5, False)
+        >>> objective._count_labelled([Entry("x", "00", {}, None, {"counts": {"a": 3}})], "val")
+        [3]
+        """
+        labelled = [sum(entry.facts["counts"][name] for entry in entries) for name in self.skeleton.names]
+        if entries and not sum(labelled):
+            raise DataError(
+                f"{self.label_path}: no labelled keypoint in {split}: all {len(entries)} samples are "
+                "without one; label some animals, or see keypoints.category and the split lists"
+            )
+        return labelled
 
     @override
     def training_views(self, stored: Sequence[str], progress: Progress) -> Sequence[str]:

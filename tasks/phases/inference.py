@@ -27,6 +27,7 @@ from utils.runtime.files import digest_array, digest_json, file_stamp, read_json
 from utils.runtime.streams import Stream
 
 RECORD = "inference.json"  # in the run's folder: what was predicted from what
+FEW = 12  # inputs whose files are listed in the log, one by one
 RECORD_S = 5.0  # between two writings of it, which takes as long as all items before took
 SAVE_S = 30.0  # between two savings of what a predictor remembers
 
@@ -329,16 +330,20 @@ def finish(task: Task, items: Sequence[Item], folder: Path, prints: dict, done: 
     >>> read_json(context.folder / RECORD)
     {}
     """
-    recorded_at = time.monotonic()
+    recorded_at, written = time.monotonic(), 0
+    tell = context.log.info if len(items) <= FEW else context.log.debug
     try:
         for item in items:
             files = task.output.sink(item, folder, prints[item.id]).close()
             done[item.id] = {"fingerprint": prints[item.id], "files": [file_stamp(path) for path in files]}
             state_path(folder, item).unlink(missing_ok=True)
             for path in files:
-                context.log.info(f"inference: {path}")
+                tell(f"inference: {path}")
+            written += len(files)
             if time.monotonic() - recorded_at > RECORD_S:
                 write_json(context.folder / RECORD, done)
                 recorded_at = time.monotonic()
     finally:
         write_json(context.folder / RECORD, done)
+    if len(items) > FEW:
+        context.log.info(f"inference: {written} files of {len(items)} inputs in {folder}")

@@ -87,6 +87,7 @@ def run(task: Task, context: Context) -> PhaseResult:
         raise DataError("train: the train split holds no labelled window; see paths.label_path and the split lists")
     if not any(item.entries for item in val_items):
         raise DataError("train: the val split holds no labelled window; see paths.label_path and the split lists")
+    task.objective.check_validation([entry for item in val_items for entry in item.entries])
     fingerprint = training_fingerprint(task, train_items, val_items)
     task.trained_as = json.loads(json.dumps(task.describe()))
     folder, why = distributed.run_on_main(

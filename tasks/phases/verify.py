@@ -58,7 +58,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     if report["findings"]:
         raise DataError(
             f"verify: {report['findings']} findings in labels or pictures, listed above and in "
-            f"{context.folder / 'verify.json'}; mend them before training"
+            f"{context.folder.parent / 'verify.json'}; mend them before training"
         )
     return PhaseResult("done", {name: float(value) for name, value in figures.items()})
 
@@ -106,7 +106,7 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
         "lines": lines,
         "summary": summary,
     }
-    write_json(context.folder / "verify.json", report)
+    write_json(context.folder.parent / "verify.json", report)  # of the data, not of a training: beside the runs
     return report
 
 

@@ -161,7 +161,8 @@ def test_one_command_runs_all_phases_and_says_how_long_each_took(unbroken):
     status = read_json(folder / "runs" / "status.json")
     assert status["scores"]["segmentation"]["mIoU"] == metrics(folder)["mIoU"]
     run_folder = folder / "runs" / "segmentation" / "latest"
-    assert {"config.json", "results.csv", "verify.json", "train.json"} <= {path.name for path in run_folder.iterdir()}
+    assert {"config.json", "results.csv", "train.json"} <= {path.name for path in run_folder.iterdir()}
+    assert (run_folder.parent / "verify.json").exists()
 
 
 def test_a_second_run_does_nothing_and_says_so(unbroken):

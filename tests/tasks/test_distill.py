@@ -632,3 +632,13 @@ def test_the_shipped_backbone_learns_from_no_picture_that_judges(tmp_path):
     assert max(item.frames[1] for item in source.units.values() if item.frames) <= 800, (
         "later frames of the flies judge"
     )
+
+
+def test_an_export_never_replaces_a_backbone_that_it_did_not_make(tmp_path):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny_backbone(), teacher)
+    before = (teacher / "model.safetensors").read_bytes()
+    task, _ = student_example(tmp_path, f"model.backbone={teacher}", f"export.output_dir={teacher}")
+    with pytest.raises(DataError, match="does not belong to an exported backbone"):
+        task.preflight(["export"])
+    assert (teacher / "model.safetensors").read_bytes() == before

@@ -519,7 +519,7 @@ def test_boxes_without_area_or_end_are_findings_and_teach_nothing(tmp_path, capl
     load_phase("prepare")(task, context)
     with pytest.raises(DataError, match="1 findings"):
         verify.run(task, context)
-    assert "animal 1: its box" in read_json(context.folder / "verify.json")["lines"][0]
+    assert "animal 1: its box" in read_json(context.folder.parent / "verify.json")["lines"][0]
 
 
 @pytest.mark.parametrize(
@@ -576,3 +576,26 @@ def test_options_that_a_head_does_not_have_are_refused_before_the_sample_is_draw
     task, _ = animals_example(tmp_path, "model.head_options={layer: 3}", drawn)
     with pytest.raises(SettingsError, match=r"model\.head_options\.layer: unknown key"):
         task.preflight(["prepare", "train"])
+
+
+def test_new_settings_of_a_folder_in_yolo_format_find_its_pictures(tmp_path):
+    from utils.formats.yolo.write import write_yolo
+
+    task, _ = animals_example(tmp_path)
+    write_yolo(task.source.split_sets(), tmp_path / "yolo")
+    target = tmp_path / "new.yml"
+    assert main.main([str(target), "--new-config", str(tmp_path / "yolo"), "none"]) == 0
+    assert main.main([str(target), "--check"]) == 0
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_a_labelled_keypoint_is_refused_before_training(tmp_path, split):
+    from tasks.phases import prepare, train
+
+    task, context = animals_example(tmp_path)
+    for item in task.source.items(split):
+        for animal in item.picture.instances:
+            animal.keypoints[:, 2] = 0
+    prepare.run(task, context)
+    with pytest.raises(DataError, match=f"no labelled keypoint in {split}"):
+        train.run(task, context)

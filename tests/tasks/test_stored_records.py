@@ -192,11 +192,11 @@ def test_verify_says_how_many_items_are_not_prepared(tmp_path):
     task, context = example_task(tmp_path)
     task.source.prepare_data()
     verify.run(task, context)
-    lines = read_json(context.folder / "verify.json")["lines"]
+    lines = read_json(context.folder.parent / "verify.json")["lines"]
     assert lines == [
         "note: train: 2 of 2 items are not prepared; run prepare",
         "note: val: 1 of 1 items are not prepared; run prepare",
     ]
     prepare.run(task, context)
     verify.run(task, context)
-    assert read_json(context.folder / "verify.json")["lines"] == []
+    assert read_json(context.folder.parent / "verify.json")["lines"] == []
