@@ -31,7 +31,7 @@ class Objective(ABC):
     def fit_statistics(self, entries: Sequence[Entry]) -> None:  # noqa: B027 - only some tasks need it
         """Compute statistics of the training samples, such as class weights."""
 
-    def check_validation(self, entries: Sequence[Entry]) -> None:
+    def check_validation(self, entries: Sequence[Entry]) -> None:  # noqa: B027 - only some tasks can tell
         """Raise for validation samples on which no score can be computed."""
 
     def encode(self, sample: Sample, progress: Progress) -> Any:
