@@ -125,7 +125,7 @@ def patch_grid_of(feature_maps: Sequence[Tensor], spec: FeatureSpec) -> tuple[in
     Raises
     ------
     ValueError
-        If the number of maps, their channels, or the ground that they cover differ from the specification.
+        If the number of maps, their channels, or the area that they cover differ from the specification.
 
     Examples
     --------

@@ -331,14 +331,14 @@ def finish(task: Task, items: Sequence[Item], folder: Path, prints: dict, done: 
     {}
     """
     recorded_at, written = time.monotonic(), 0
-    tell = context.log.info if len(items) <= FEW else context.log.debug
+    log = context.log.info if len(items) <= FEW else context.log.debug
     try:
         for item in items:
             files = task.output.sink(item, folder, prints[item.id]).close()
             done[item.id] = {"fingerprint": prints[item.id], "files": [file_stamp(path) for path in files]}
             state_path(folder, item).unlink(missing_ok=True)
             for path in files:
-                tell(f"inference: {path}")
+                log(f"inference: {path}")
             written += len(files)
             if time.monotonic() - recorded_at > RECORD_S:
                 write_json(context.folder / RECORD, done)

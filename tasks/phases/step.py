@@ -72,13 +72,13 @@ class Divisors:
         >>> divisors.mean({"box": torch.tensor(6.0)}, {"box": 1.0})
         Traceback (most recent call last):
             ...
-        ValueError: loss: the terms with a count must be those whose loss_counts are None (box), got none
+        ValueError: loss: the terms with a count must be those for which `counts` gives None (box), got none
         """
         counted = [name for name, value in terms.items() if isinstance(value, tuple)]
         if set(counted) - set(self.in_forward) or (terms and set(self.in_forward) - set(counted)):
             expected, got = (", ".join(sorted(names)) or "none" for names in (self.in_forward, counted))
             raise ValueError(
-                f"loss: the terms with a count must be those whose loss_counts are None ({expected}), got {got}"
+                f"loss: the terms with a count must be those for which `counts` gives None ({expected}), got {got}"
             )
         counts = dict(self.counts)
         if self.in_forward:

@@ -227,5 +227,5 @@ def absent(split: str, items: Sequence[PreparedItem]) -> list[str]:
     ['train: nothing is labelled road; it cannot be learnt']
     """
     missing = [name for name, value in count_labels(items).items() if value == 0]
-    consequence = "it cannot be learnt" if split == "train" else "it cannot be judged"
+    consequence = "it cannot be learnt" if split == "train" else "its metrics mean nothing"
     return [f"{split}: nothing is labelled {', '.join(missing)}; {consequence}"] if missing else []

@@ -528,7 +528,7 @@ def _read_at_centres(pictures: Tensor, grid: tuple[int, int], stride: float, pad
 
 
 def valid_at_centres(valid: Tensor, grid: tuple[int, int], stride: float) -> Tensor:
-    """Tell which cells stand on ground that is known: the pixel under the cell's centre decides.
+    """Tell which cells are valid: the pixel under the cell's centre decides.
 
     Parameters
     ----------
