@@ -1,4 +1,4 @@
-"""Settings that all kinds of task share: typed, with default, unit and help. Loading, search order, overrides, errors.
+"""Settings that all kinds of task share: typed, with default, unit and help; and the loading of a file of them.
 
 One YAML file drives everything. Top-level sections are the defaults of every task; a section inside `tasks.NAME`
 overrides them key by key; without `tasks` the file is one task, named as its kind. Each kind of task has its own class
@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from utils.errors import SettingsError
 from utils.runtime.setting_classes import merge_classes, only_known, unknown_keys
-from utils.runtime.setting_errors import explain_errors, suggest
-from utils.runtime.setting_files import expand_path, holds, merge_sections, read_profile, set_value
+from utils.runtime.setting_files import expand_path, merge_sections, read_profile
+from utils.runtime.setting_tasks import FIRST_KIND, find_class, only_task, override_tasks, validate_task
+from utils.runtime.setting_types import Count, Device, Fraction, NonNegative, Positive, Section, Threads
+from utils.runtime.setting_types import Interval as Interval  # these three are for the kinds' own settings
+from utils.runtime.setting_types import Percentiles as Percentiles
+from utils.runtime.setting_types import Side as Side
 from utils.runtime.strict_yaml import read_sections
 
-TASK_NAME = re.compile(r"[\w-]+")
 PHASES = ("prepare", "verify", "train", "evaluate", "inference", "export")
-FIRST_KIND = "segmentation"  # of a file that names none, as the published ones do
 
 SAFE_MODE: dict[str, Any] = {  # what resources.safe_mode puts in place of defaults and profiles
     "resources": {"omp_threads": max(1, (os.cpu_count() or 2) // 2), "interop_threads": 1},
@@ -33,60 +35,6 @@ SAFE_MODE: dict[str, Any] = {  # what resources.safe_mode puts in place of defau
     "train": {"batch_size": 2, "num_workers": 0},
     "inference": {"batch_size": 1},
 }
-
-
-def _ascending(pair: list[float]) -> list[float]:
-    """Refuse a range that is upside down or not a number.
-
-    Examples
-    --------
-    >>> _ascending([2.0, 1.0])
-    Traceback (most recent call last):
-        ...
-    ValueError: a first value below the second
-    """
-    if not pair[0] < pair[1]:
-        raise ValueError("a first value below the second")
-    return pair
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Threads = Annotated[int, Field(ge=1, le=1024)]
-Side = Annotated[int, Field(ge=1, le=32768)]  # pixels; a window is held in memory with its features
-Interval = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
-Percentiles = Annotated[
-    list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2), AfterValidator(_ascending)
-]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-
-
-class Section(BaseModel):
-    """A part of the settings: frozen, strict, without unknown keys and empty texts.
-
-    Examples
-    --------
-    >>> ResourcesConfig(seed=1).seed
-    1
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_empty_text(cls, value: Any) -> Any:
-        """Refuse "", which stands for a forgotten value and would mean the working directory as a path.
-
-        Examples
-        --------
-        >>> PathsConfig._refuse_empty_text("scenes"), PathsConfig._refuse_empty_text([])
-        ('scenes', [])
-        """
-        if value == "" or (isinstance(value, list) and "" in value):
-            raise ValueError("text that is not empty (leave the key out, or write null, for no value)")
-        return value
 
 
 class ResourcesConfig(Section):
@@ -510,56 +458,24 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Setting
     """
     tree = _rename_inputs(read_sections(text))
     for change in overrides:
-        _override(tree, re.sub(r"(?<=\binference\.)inputs=", "input_tif=", change, count=1))
+        override_tasks(tree, re.sub(r"(?<=\binference\.)inputs=", "input_tif=", change, count=1))
     tasks = tree.pop("tasks", None)
     if tasks is None:
         tasks = {only_task(tree): {}}
     elif not isinstance(tasks, dict) or not tasks or not all(isinstance(task, dict) for task in tasks.values()):
         raise SettingsError("tasks: expected a section per task, such as tasks: {coral: {kind: segmentation}}")
     errors: set[str] = set()
-    classes = {name: _find_class(name, tree, section, kinds, errors) for name, section in tasks.items()}
+    classes = {name: find_class(name, tree, section, kinds, errors) for name, section in tasks.items()}
     present = kinds.values() if None in classes.values() else dict.fromkeys(filter(None, classes.values()))
     errors.update(unknown_keys(tree, merge_classes(list(present))))
     validated = {}
     for name, kind_class in classes.items():
-        if kind_class and (config := _validate_task(str(name), tree, tasks[name], kind_class, errors)):
+        if kind_class and (config := validate_task(str(name), tree, tasks[name], kind_class, defaults_below, errors)):
             validated[str(name)] = config
     errors.update(shared_targets(validated))
     if errors:
         raise SettingsError("\n".join(sorted(errors)))
     return Settings(validated, next(iter(validated.values())))
-
-
-def only_task(tree: Mapping[str, Any]) -> str:
-    """Name the one task of a file without `tasks`, and so its runs: as its kind.
-
-    Examples
-    --------
-    >>> only_task({}), only_task({"kind": "keypoints"}), only_task({"kind": ["keypoints"]})
-    ('segmentation', 'keypoints', 'segmentation')
-    """
-    kind = tree.get("kind", FIRST_KIND)
-    return kind if isinstance(kind, str) and TASK_NAME.fullmatch(kind) else FIRST_KIND
-
-
-def _override(tree: dict, override: str) -> None:
-    """Set one `key.path=value`, also in the tasks that set it for themselves: the command line comes first.
-
-    Examples
-    --------
-    >>> tree = {"model": {"head": "dpt"}, "tasks": {"quick": {"model": {"head": "linear"}}, "other": {}}}
-    >>> _override(tree, "model.head=unet")
-    >>> tree["model"], tree["tasks"]
-    ({'head': 'unet'}, {'quick': {'model': {'head': 'unet'}}, 'other': {}})
-    """
-    tasks, path = tree.get("tasks"), override.partition("=")[0].split(".")
-    names = list(map(str, tasks)) if isinstance(tasks, dict) else [only_task(tree)]
-    if path[0] == "tasks" and len(path) > 1 and path[1] not in names:
-        raise SettingsError(f"{override}: unknown task {path[1]!r}{suggest(path[1], names)} known: {', '.join(names)}")
-    set_value(tree, override)
-    for section in tasks.values() if isinstance(tasks, dict) else ():
-        if holds(section, path):
-            set_value(section, override)
 
 
 def _rename_inputs(tree: dict) -> dict:
@@ -575,53 +491,6 @@ def _rename_inputs(tree: dict) -> dict:
         if isinstance(section, dict) and isinstance(section.get("inference"), dict):
             section["inference"] = InferenceConfig._read_alias(section["inference"])  # type: ignore[operator]  # pydantic's proxy
     return tree
-
-
-def _find_class(name: str, shared: dict, section: dict, kinds: Kinds, errors: set[str]) -> type[TaskConfig] | None:
-    """Find the settings class of a task by its kind; mistakes are added to `errors`.
-
-    Examples
-    --------
-    >>> errors = set()
-    >>> _find_class("coral", {}, {"kind": "segmentatoin"}, {"segmentation": TaskConfig}, errors)
-    >>> list(errors)
-    ["tasks.coral.kind: unknown kind 'segmentatoin', did you mean 'segmentation'? known: segmentation"]
-    """
-    if not TASK_NAME.fullmatch(str(name)):
-        errors.add(f"tasks.{name}: expected a name of letters, digits, _ and -, as it names a folder")
-    kind = section.get("kind") or shared.get("kind") or FIRST_KIND
-    if not isinstance(kind, str):
-        errors.add(f"tasks.{name}.kind: expected text, got {type(kind).__name__} {kind!r}")
-    elif kind not in kinds:
-        errors.add(f"tasks.{name}.kind: unknown kind {kind!r}{suggest(kind, kinds)} known: {', '.join(sorted(kinds))}")
-    else:
-        return kinds[kind]
-    return None
-
-
-def _validate_task(
-    name: str, shared: dict, section: dict, kind_class: type[TaskConfig], errors: set[str]
-) -> TaskConfig | None:
-    """Validate one task; mistakes are added to `errors`, each with its path in the file.
-
-    Examples
-    --------
-    >>> errors = set()
-    >>> _validate_task("coral", {"train": {"epochs": 5}}, {"train": {"epochs": 0}}, TaskConfig, errors)
-    >>> list(errors)
-    ['tasks.coral.train.epochs: expected greater than or equal to 1, got int 0']
-    """
-    merged = merge_sections(only_known(shared, kind_class), section)
-    tree = {key: value for key, value in merged.items() if value is not None}
-    try:
-        return kind_class.model_validate(merge_sections(defaults_below(kind_class, tree), tree))
-    except SettingsError as error:
-        errors.add(str(error))
-    except ValidationError as error:
-        for line in explain_errors(error, kind_class):
-            place = line.partition(":")[0].split(".")
-            errors.add(f"tasks.{name}.{line}" if holds(section, place) else line)
-    return None
 
 
 def defaults_below(kind_class: type[TaskConfig], tree: dict) -> dict:

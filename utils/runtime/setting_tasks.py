@@ -1,0 +1,102 @@
+"""The tasks of one settings file: which they are, of which kind, and each one's settings out of all layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from utils.errors import SettingsError
+from utils.runtime.setting_classes import only_known
+from utils.runtime.setting_errors import explain_errors, suggest
+from utils.runtime.setting_files import holds, merge_sections, set_value
+
+TASK_NAME = re.compile(r"[\w-]+")
+FIRST_KIND = "segmentation"  # of a file that names none, as the published ones do
+Kind = TypeVar("Kind", bound=BaseModel)  # the settings class of a kind of task
+Below = Callable[[type[Kind], dict], dict]  # what lies between a file's settings and the defaults of a kind
+
+
+def only_task(tree: Mapping[str, Any]) -> str:
+    """Name the one task of a file without `tasks`, and so its runs: as its kind.
+
+    Examples
+    --------
+    >>> only_task({}), only_task({"kind": "keypoints"}), only_task({"kind": ["keypoints"]})
+    ('segmentation', 'keypoints', 'segmentation')
+    """
+    kind = tree.get("kind", FIRST_KIND)
+    return kind if isinstance(kind, str) and TASK_NAME.fullmatch(kind) else FIRST_KIND
+
+
+def override_tasks(tree: dict, override: str) -> None:
+    """Set one `key.path=value`, also in the tasks that set it for themselves: the command line comes first.
+
+    Examples
+    --------
+    >>> tree = {"model": {"head": "dpt"}, "tasks": {"quick": {"model": {"head": "linear"}}, "other": {}}}
+    >>> override_tasks(tree, "model.head=unet")
+    >>> tree["model"], tree["tasks"]
+    ({'head': 'unet'}, {'quick': {'model': {'head': 'unet'}}, 'other': {}})
+    """
+    tasks, path = tree.get("tasks"), override.partition("=")[0].split(".")
+    names = list(map(str, tasks)) if isinstance(tasks, dict) else [only_task(tree)]
+    if path[0] == "tasks" and len(path) > 1 and path[1] not in names:
+        raise SettingsError(f"{override}: unknown task {path[1]!r}{suggest(path[1], names)} known: {', '.join(names)}")
+    set_value(tree, override)
+    for section in tasks.values() if isinstance(tasks, dict) else ():
+        if holds(section, path):
+            set_value(section, override)
+
+
+def find_class(
+    name: str, shared: dict, section: dict, kinds: Mapping[str, type[Kind]], errors: set[str]
+) -> type[Kind] | None:
+    """Find the settings class of a task by its kind; mistakes are added to `errors`.
+
+    Examples
+    --------
+    >>> errors = set()
+    >>> find_class("coral", {}, {"kind": "segmentatoin"}, {"segmentation": BaseModel}, errors)
+    >>> list(errors)
+    ["tasks.coral.kind: unknown kind 'segmentatoin', did you mean 'segmentation'? known: segmentation"]
+    """
+    if not TASK_NAME.fullmatch(str(name)):
+        errors.add(f"tasks.{name}: expected a name of letters, digits, _ and -, as it names a folder")
+    kind = section.get("kind") or shared.get("kind") or FIRST_KIND
+    if not isinstance(kind, str):
+        errors.add(f"tasks.{name}.kind: expected text, got {type(kind).__name__} {kind!r}")
+    elif kind not in kinds:
+        errors.add(f"tasks.{name}.kind: unknown kind {kind!r}{suggest(kind, kinds)} known: {', '.join(sorted(kinds))}")
+    else:
+        return kinds[kind]
+    return None
+
+
+def validate_task(
+    name: str, shared: dict, section: dict, kind_class: type[Kind], below: Below, errors: set[str]
+) -> Kind | None:
+    """Validate one task; mistakes are added to `errors`, each with its path in the file.
+
+    Examples
+    --------
+    >>> from pydantic import create_model
+    >>> kind_class = create_model("Task", train=(create_model("Train", epochs=(int, 3)), ...))
+    >>> errors = set()
+    >>> validate_task("coral", {"train": {"epochs": 5}}, {"train": {"epochs": "x"}}, kind_class, lambda *_: {}, errors)
+    >>> [error[:35] for error in errors]
+    ['tasks.coral.train.epochs: expected ']
+    """
+    merged = merge_sections(only_known(shared, kind_class), section)
+    tree = {key: value for key, value in merged.items() if value is not None}
+    try:
+        return kind_class.model_validate(merge_sections(below(kind_class, tree), tree))
+    except SettingsError as error:
+        errors.add(str(error))
+    except ValidationError as error:
+        for line in explain_errors(error, kind_class):
+            place = line.partition(":")[0].split(".")
+            errors.add(f"tasks.{name}.{line}" if holds(section, place) else line)
+    return None
