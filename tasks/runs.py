@@ -134,7 +134,8 @@ def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[P
     True
     """
     resolved = settings.model_dump(mode="json")
-    trainings = {path.parent: read_json(path, {}).get("training") for path in sorted(current.parent.glob(f"*/{RUN}"))}
+    runs = sorted(current.parent.glob(f"*/{RUN}"))
+    trainings = {path.parent: read_json(path, {}, checksum=True).get("training") for path in runs}
     trainings = {folder: training for folder, training in trainings.items() if not folder.is_symlink()}
     same = [folder for folder, training in trainings.items() if training == fingerprint]
     if same and not settings.paths.run_name:
@@ -150,7 +151,7 @@ def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[P
             )
         folder = new_folder(current.parent)
     write_json(folder / CONFIG, resolved)
-    write_json(folder / RUN, {"training": fingerprint})
+    write_json(folder / RUN, {"training": fingerprint}, checksum=True)
     _point_to(folder)
     return folder, why
 

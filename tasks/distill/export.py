@@ -334,7 +334,7 @@ def describe_scores(checkpoint: Checkpoint, run: Path) -> str:
     'Mean cosine with the teacher on the validation crops: 0.5000. Evaluate was not run.'
     """
     paths = sorted(run.glob("evaluate_*/metrics.json"))
-    by_split = {path.parent.name.removeprefix("evaluate_"): read_json(path, {}) for path in paths}
+    by_split = {path.parent.name.removeprefix("evaluate_"): read_json(path, {}, checksum=True) for path in paths}
     results = by_split.get("val") or next(iter(by_split.values()), None)
     if results is None:
         value = checkpoint.description.get("metrics", {}).get("mean_cosine", float("nan"))

@@ -81,12 +81,12 @@ class PoseSink(Sink):
     def append(self, piece: Piece) -> None:
         if self.file is None:
             kept = self._lines() or [{"made_from": self.header}]
-            write_bytes(self.partial, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            write_bytes(self.partial, "".join(map(checked_line, kept)).encode())
             self.file = self.partial.open("a", encoding="utf-8")
-        self.file.write(json.dumps(frame_to_json(piece)) + "\n")
+        self.file.write(checked_line(frame_to_json(piece)))
 
     def _lines(self) -> list[dict[str, Any]]:
-        """Complete lines of an unfinished prediction with the same fingerprint; else none.
+        """Complete lines of an unfinished prediction with the same fingerprint, up to a damaged one; else none.
 
         Examples
         --------
@@ -99,11 +99,15 @@ class PoseSink(Sink):
         if not self.partial.exists():
             return []
         lines = []
-        for line in self.partial.read_text(encoding="utf-8").splitlines():
+        for text in self.partial.read_bytes().splitlines():
             try:
-                lines.append(json.loads(line))
-            except ValueError:  # the last line is incomplete after a power cut
+                line = json.loads(text)
+                intact = checked_line(line["line"]).encode() == text + b"\n"
+            except (ValueError, KeyError, TypeError):  # the last line is incomplete after a power cut
+                intact = False
+            if not intact:
                 break
+            lines.append(line["line"])
         return lines if lines and lines[0] == {"made_from": self.header} else []
 
     @override
@@ -130,12 +134,23 @@ class PoseSink(Sink):
             "keypoint_names": list(self.skeleton.names),
             "frames": frames,
         }
-        write_json(path, content)
+        write_json(path, content, checksum=True)
         write = write_overlay if is_video(picture) else write_labelme_prediction
         for other in others:
             write(self.item, frames, self.skeleton, other)
         self.partial.unlink(missing_ok=True)
         return [path, *others]
+
+
+def checked_line(value: Any) -> str:
+    r"""One line of an unfinished prediction, with a checksum by which a changed bit is found.
+
+    Examples
+    --------
+    >>> checked_line({"frame": 3})
+    '{"checksum": "cc96eeee937f4b939bea688b1ea80522", "line": {"frame": 3}}\n'
+    """
+    return json.dumps({"checksum": digest_json(value), "line": value}) + "\n"
 
 
 def frame_to_json(piece: Piece) -> dict[str, Any]:
@@ -302,7 +317,7 @@ def written_animals(items: Sequence[PoseItem], folder: Path) -> Iterator[tuple[s
     """
     for item in items:
         path = result_path(item.id, folder)
-        content = read_json(path)
+        content = read_json(path, checksum=True)
         if content is None:
             raise DataError(f"{path}: no longer exists; run inference again")
         for frame in content["frames"]:

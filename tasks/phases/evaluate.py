@@ -60,7 +60,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     task, model, checkpoint = restore(task, settings.checkpoint, context, "evaluate")
     folder = context.folder / f"evaluate_{settings.split}"
     fingerprint = evaluation_fingerprint(task, checkpoint)
-    finished = read_json(folder / "metrics.json", {})
+    finished = read_json(folder / "metrics.json", {}, checksum=True)
     if finished.get("fingerprint") == fingerprint:
         context.log.info(f"evaluate: {folder} holds these scores; nothing to do")
         return PhaseResult("up to date", {task.primary: finished["metrics"][task.primary]})
@@ -79,7 +79,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     def write() -> None:
         task.output.report(metrics, folder, context.log)
         plain = nan_to_none(metrics)  # JSON knows no NaN
-        write_json(folder / "metrics.json", {"fingerprint": fingerprint, "split": settings.split, "metrics": plain})
+        scores = {"fingerprint": fingerprint, "split": settings.split, "metrics": plain}
+        write_json(folder / "metrics.json", scores, checksum=True)
 
     distributed.run_on_main(write)
     return PhaseResult("done", {task.primary: float(metrics[task.primary])})

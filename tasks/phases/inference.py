@@ -69,7 +69,7 @@ def run(task: Task, context: Context) -> PhaseResult:
         raise DataError("inference: no input; name pictures in inference.input_tif")
     folder = output_folder(task, context)
     prints = {item.id: fingerprint(task, item, checkpoint) for item in items}
-    done = read_json(context.folder / RECORD, {})
+    done = read_json(context.folder / RECORD, {}, checksum=True)
     todo = [item for item in items if not is_current(done.get(item.id), prints[item.id])]
     distributed.barrier()  # all ranks have read the record before rank 0 writes it again
     for name in sorted(set_of(items) - set_of(todo)):
@@ -327,7 +327,7 @@ def finish(task: Task, items: Sequence[Item], folder: Path, prints: dict, done: 
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
     >>> finish(task, [], context.folder, {}, {}, context)
-    >>> read_json(context.folder / RECORD)
+    >>> read_json(context.folder / RECORD, checksum=True)
     {}
     """
     recorded_at, written = time.monotonic(), 0
@@ -341,9 +341,9 @@ def finish(task: Task, items: Sequence[Item], folder: Path, prints: dict, done: 
                 log(f"inference: {path}")
             written += len(files)
             if time.monotonic() - recorded_at > RECORD_S:
-                write_json(context.folder / RECORD, done)
+                write_json(context.folder / RECORD, done, checksum=True)
                 recorded_at = time.monotonic()
     finally:
-        write_json(context.folder / RECORD, done)
+        write_json(context.folder / RECORD, done, checksum=True)
     if len(items) > FEW:
         context.log.info(f"inference: {written} files of {len(items)} inputs in {folder}")

@@ -96,7 +96,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     if why:
         context.log.info(f"train: {folder} is a new run, as {why}")
     context.folder = Path(folder)  # the phases that follow look there
-    finished = read_json(context.folder / "train.json", {})
+    finished = read_json(context.folder / "train.json", {}, checksum=True)
     if finished.get("fingerprint") == fingerprint and checkpoint_path(context.folder, BEST).exists():
         context.log.info(f"train: {context.folder} holds this training, finished; nothing to do")
         return PhaseResult("up to date", finished["metrics"])
@@ -105,7 +105,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     training = Training(task, context, store, train_items, val_items, fingerprint)
     metrics = training.run()
     finished = {"fingerprint": fingerprint, "metrics": metrics}
-    distributed.run_on_main(lambda: write_json(context.folder / "train.json", finished))
+    distributed.run_on_main(lambda: write_json(context.folder / "train.json", finished, checksum=True))
     return PhaseResult("done", metrics)
 
 

@@ -2,13 +2,14 @@
 
 A checkpoint (weights and a description that `evaluate`, `inference` and `export` work from) and a training state (all
 that an interrupted training needs to go on bit by bit) are the same kind of file: tensors, and one JSON text in the
-file's metadata.
+file's metadata. A digest covers both, so that no flipped bit of either is used.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,14 @@ from torch import Tensor, nn
 from utils.errors import DataError
 from utils.runtime.files import atomic_path, digest_array, digest_json, write_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+TENSORS_ONLY = 2  # the version whose digest covers the tensors, not the description
 METADATA_KEY = "dinolith"
 # what torch.save and pickle.dump write: a zip archive, or a pickle of protocol 2 to 5
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 NAMES_SHOWN = 5
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,9 @@ def _write(path: Path, tensors: Mapping[str, Tensor], kind: str, content: Any) -
     {'b': 1}
     """
     tensors = _separate_storage(tensors)
-    text = json.dumps({"version": FORMAT_VERSION, "kind": kind, "digest": digest_tensors(tensors), "content": content})
+    content = json.loads(json.dumps(content))  # as it is read back: keys are text
+    digest = _digest(FORMAT_VERSION, kind, content, tensors)
+    text = json.dumps({"version": FORMAT_VERSION, "kind": kind, "digest": digest, "content": content})
     try:
         with atomic_path(path) as temporary:
             save_file(dict(tensors), temporary, metadata={"format": "pt", METADATA_KEY: text})
@@ -261,12 +267,33 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], Any, Path]:
         raise DataError(
             f"{path}: truncated or not a safetensors file ({error}); remove it and train again, or take another copy"
         ) from None
-    if digest_tensors(tensors) != envelope.get("digest"):
+    version, content = envelope["version"], envelope["content"]
+    if _digest(version, kind, content, tensors) != envelope["digest"]:
         raise DataError(
-            f"{path}: its tensors are not those that were written: the file is damaged; remove it and train again, or "
-            "take another copy"
+            f"{path}: its tensors or its description are not those that were written: the file is damaged; remove it "
+            "and train again, or take another copy"
         )
-    return tensors, envelope["content"], path
+    if version == TENSORS_ONLY:
+        logger.warning(
+            f"{path}: written by an earlier version, whose digest covers the tensors only; damage of its description "
+            "would not be noticed"
+        )
+    return tensors, content, path
+
+
+def _digest(version: int, kind: str, content: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Hash all that a file says; in the earlier version its tensors alone.
+
+    Examples
+    --------
+    >>> digests = [_digest(version, "checkpoint", {"scale": scale}, {}) for version in (2, 3) for scale in (1.0, 3.0)]
+    >>> digests[0] == digests[1], digests[2] == digests[3]
+    (True, False)
+    """
+    digest = digest_tensors(tensors)
+    if version == TENSORS_ONLY:
+        return digest
+    return digest_json({"version": version, "kind": kind, "content": content, "tensors": digest})
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -352,7 +379,7 @@ def _check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> dict[
 
     Examples
     --------
-    >>> text = '{"version": 2, "kind": "checkpoint", "content": [2]}'
+    >>> text = '{"version": 3, "kind": "checkpoint", "digest": "", "content": [2]}'
     >>> _check_metadata(Path("a"), {"dinolith": text}, "checkpoint")["content"]
     [2]
     """
@@ -366,13 +393,15 @@ def _check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> dict[
         version, file_kind = envelope["version"], envelope["kind"]
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path}: its description is damaged; take another copy, or train again") from None
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, TENSORS_ONLY):
         raise DataError(
-            f"{path}: format version {version}, this program reads version {FORMAT_VERSION}; use the "
-            "version of the program that wrote it, or train again"
+            f"{path}: format version {version}, this program reads versions {TENSORS_ONLY} and {FORMAT_VERSION}; use "
+            "the version of the program that wrote it, or train again"
         )
     if file_kind != kind:
         raise DataError(f"{path}: expected a {kind}, got a {file_kind}; name the other file")
+    if not envelope.keys() >= {"digest", "content"}:
+        raise DataError(f"{path}: its description is damaged; take another copy, or train again")
     return envelope
 
 

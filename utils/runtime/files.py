@@ -16,6 +16,8 @@ import numpy as np
 
 from utils.errors import DataError, LockedError
 
+CHECKSUM = "checksum"  # the key of a JSON file by which changed bits are found
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -120,8 +122,17 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: Any, checksum: bool = False) -> None:
     r"""Write a value as readable JSON that appears whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    value : JSON value
+        With `checksum`, a dictionary.
+    checksum : bool
+        Add the key `checksum`, by which `read_json` finds changed bits: for files that a later phase trusts.
 
     Examples
     --------
@@ -130,17 +141,37 @@ def write_json(path: str | Path, value: Any) -> None:
     >>> write_json(path, {"mIoU": 0.5})
     >>> path.read_text()
     '{\n  "mIoU": 0.5\n}\n'
+    >>> write_json(path, {"mIoU": 0.5}, checksum=True)
+    >>> path.read_text()
+    '{\n  "mIoU": 0.5,\n  "checksum": "795ffffd5d8c8175e41c52a2007b699a"\n}\n'
     """
+    if checksum:
+        value = {**value, CHECKSUM: digest_json(json.loads(json.dumps(value, default=str)))}
     write_bytes(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
 
 
-def read_json(path: str | Path, default: Any = None) -> Any:
+def read_json(path: str | Path, default: Any = None, checksum: bool = False) -> Any:
     """Read a JSON file; `default` when there is none.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    default : JSON value, optional
+        Whose type is expected.
+    checksum : bool
+        Compare the content with the key `checksum` that `write_json` added, and leave the key out. A file of an
+        earlier version has none and is taken as it is.
+
+    Returns
+    -------
+    JSON value
+        The file's content.
 
     Raises
     ------
     DataError
-        If the file is damaged, or holds another type than a `default` that is given.
+        If the file is damaged, holds another type than a `default` that is given, or does not match its checksum.
 
     Examples
     --------
@@ -164,6 +195,12 @@ def read_json(path: str | Path, default: Any = None) -> Any:
     if default is not None and not isinstance(value, type(default)):
         kind = type(default).__name__
         raise DataError(f"{path}: damaged: expected the JSON of a {kind}; remove it, or take another copy")
+    written = value.pop(CHECKSUM, None) if checksum and isinstance(value, dict) else None
+    if written is not None and written != digest_json(value):
+        raise DataError(
+            f"{path}: damaged: its checksum is {written}, its content gives {digest_json(value)}; remove it to have it "
+            "made again, or take another copy"
+        )
     return value
 
 

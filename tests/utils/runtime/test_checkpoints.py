@@ -12,6 +12,7 @@ from torch import nn
 from utils.errors import DataError
 from utils.runtime.checkpoints import (
     METADATA_KEY,
+    digest_tensors,
     init_from,
     load_checkpoint,
     load_training_state,
@@ -111,17 +112,60 @@ def test_a_flipped_byte_is_noticed(checkpoint):
     content = bytearray(checkpoint.read_bytes())
     content[-1] ^= 1
     checkpoint.write_bytes(content)
-    with pytest.raises(DataError, match=r"unet_best\.safetensors: its tensors are not those that were written"):
+    with pytest.raises(DataError, match=r"unet_best\.safetensors: its tensors or its description are not those"):
         load_checkpoint(checkpoint)
+
+
+def flip(path, bit):
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "training state"])
+def test_no_flipped_bit_of_a_file_is_used(tmp_path, kind):
+    """Every byte, one drawn bit each: the file is refused as damaged, or what is read is the same."""
+    state = {"weight": torch.arange(6.0).view(2, 3), "lr": 1.0, "scale": 1.0, "epoch": 12, "classes": ["road", "sea"]}
+    if kind == "checkpoint":
+        path = save_checkpoint(tmp_path / "a", {"weight": state.pop("weight")}, state)
+        read = lambda: [load_checkpoint(path).tensors, load_checkpoint(path).description]  # noqa: E731
+    else:
+        path = save_training_state(tmp_path / "a", state)
+        read = lambda: load_training_state(path)  # noqa: E731
+    written, draw = read(), random.Random(0)
+    found = 0
+    for byte in range(path.stat().st_size):
+        bit = 8 * byte + draw.randrange(8)
+        flip(path, bit)
+        try:
+            assert same(read(), written), f"bit {bit} changed what is read"
+        except DataError:
+            found += 1
+        flip(path, bit)
+    assert found > 0.9 * path.stat().st_size
+    assert same(read(), written)
+
+
+def test_a_file_of_the_earlier_version_is_read_with_a_word_of_warning(tmp_path, caplog):
+    tensors, content = {"a": torch.ones(1)}, {"scale": 1.0}
+    text = json.dumps({"version": 2, "kind": "checkpoint", "digest": digest_tensors(tensors), "content": content})
+    save_file(tensors, tmp_path / "old.safetensors", metadata={METADATA_KEY: text})
+    assert load_checkpoint(tmp_path / "old.safetensors").description == content
+    assert "whose digest covers the tensors only" in caplog.text
+    save_file({"a": torch.zeros(1)}, tmp_path / "old.safetensors", metadata={METADATA_KEY: text})
+    with pytest.raises(DataError, match="not those that were written"):
+        load_checkpoint(tmp_path / "old.safetensors")
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
         (None, "without Dinolith's description"),
-        ({METADATA_KEY: '{"version": 9, "kind": "checkpoint", "content": {}}'}, "format version 9, .* reads version 2"),
+        ({METADATA_KEY: '{"version": 9, "kind": "checkpoint", "content": {}}'}, "version 9, .* versions 2 and 3"),
         ({METADATA_KEY: '{"version": 2, "ki'}, "its description is damaged"),
         ({METADATA_KEY: "[]"}, "its description is damaged"),
+        ({METADATA_KEY: '{"version": 3, "kind": "checkpoint"}'}, "its description is damaged"),
         ({METADATA_KEY: '{"version": 2, "kind": "training state", "content": {}}'}, "got a training state"),
     ],
 )

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from utils.runtime.files import atomic_path
+from utils.errors import DataError
+from utils.runtime.files import atomic_path, read_json, write_json
 
 
 @pytest.fixture
@@ -23,3 +24,21 @@ def test_written_files_obey_the_mask_of_the_process_which_is_left_alone(tmp_path
         temporary.write_text("whole")
     monkeypatch.undo()
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_no_flipped_bit_of_a_json_file_with_a_checksum_is_used(tmp_path):
+    """All bits: the file is refused, or what is read is the same."""
+    path, value = tmp_path / "a.json", {"fingerprint": "00ff", "metrics": {"mIoU": 0.5, "worst": None}}
+    write_json(path, value, checksum=True)
+    content = path.read_bytes()
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            found = read_json(path, {}, checksum=True)
+        except DataError:
+            continue
+        assert {key: found[key] for key in value} == value, f"bit {bit} changed what is read"
+    write_json(path, value)  # of an earlier version
+    assert read_json(path, {}, checksum=True) == value
