@@ -19,6 +19,9 @@ from utils.raster.gdal import file_key
 from utils.raster.grids import Bounds
 from utils.runtime.files import atomic_path
 
+# With bounds these give features in the order of their spatial index; the number of a feature is its place in the file.
+_INDEXED = frozenset({"GPKG", "FlatGeobuf", "ESRI Shapefile", "SQLite", "MapInfo File", "OpenFileGDB"})
+
 
 @dataclass(frozen=True)
 class LayerInfo:
@@ -34,6 +37,8 @@ class LayerInfo:
         How many.
     bounds : (left, bottom, right, top)
         Of all coordinates.
+    driver : str
+        GDAL's driver.
 
     Examples
     --------
@@ -48,6 +53,7 @@ class LayerInfo:
     fields: tuple[str, ...]
     features: int
     bounds: Bounds
+    driver: str
 
 
 def read_layer_info(path: str | Path, layer: str | None) -> LayerInfo:
@@ -114,7 +120,7 @@ def _read_layer_info(key: tuple[str, int, int], layer: str | None) -> LayerInfo:
         raise DataError(
             f"{path}: layer {chosen!r} holds no features with finite coordinates ({info['features']} features)"
         )
-    return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds)  # type: ignore[arg-type]
+    return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds, info["driver"])  # type: ignore[arg-type]
 
 
 def _vector_errors() -> tuple[type[Exception], ...]:
@@ -197,7 +203,9 @@ class Features:
 def read_features(
     path: str | Path, layer: str | None, attribute: str | None, bounds: Bounds | None = None, *, geometry: bool = True
 ) -> Features:
-    """Read features, sorted by their number: a spatial index may give them in another order.
+    """Read features in the order of the file.
+
+    Their numbers do not tell that order: GDAL takes them from the `id` of a GeoJSON's features, where there is one.
 
     Parameters
     ----------
@@ -226,9 +234,9 @@ def read_features(
     """
     import pyogrio
 
-    fields = read_layer_info(path, layer).fields
-    if attribute is not None and attribute not in fields:
-        raise DataError(f"{path}: no attribute {attribute!r}; fields: {', '.join(fields) or 'none'}")
+    info = read_layer_info(path, layer)
+    if attribute is not None and attribute not in info.fields:
+        raise DataError(f"{path}: no attribute {attribute!r}; fields: {', '.join(info.fields) or 'none'}")
     columns = [] if attribute is None else [attribute]
     options = {"columns": columns, "read_geometry": geometry, "force_2d": True, "bbox": bounds, "return_fids": True}
     try:
@@ -236,8 +244,9 @@ def read_features(
         shapes = shapely.from_wkb(encoded) if geometry else np.full(len(numbers), None)
     except (*_vector_errors(), shapely.errors.GEOSException) as error:
         raise DataError(f"{path}: cannot be read ({error}); the file is damaged: export it again") from error
-    order = np.argsort(numbers, kind="stable")
     values = attributes[0] if columns else np.full(len(numbers), None)
+    by_index = bounds is not None and info.driver in _INDEXED
+    order = np.argsort(numbers, kind="stable") if by_index else np.arange(len(numbers))
     return Features(numbers[order], shapes[order], values[order])
 
 
