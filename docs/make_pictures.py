@@ -11,7 +11,8 @@ import rasterio
 from utils.media.videos import VideoReader
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
-from utils.report.plots import class_palette, draw_comparison, save_picture, side_by_side
+from utils.report.colours import colours_of_classes
+from utils.report.plots import draw_comparison, save_picture, side_by_side
 from utils.samples.world import CLASSES
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -40,7 +41,7 @@ def draw_map(runs: str, sample: str) -> None:
     scene = RasterScene(Path(sample) / "unseen" / "east.tif")
     image, valid = scene.read(Window(0, 0, scene.height, scene.width))
     classes[~valid] = 255
-    picture = draw_comparison(np.ascontiguousarray(image[..., :3]), None, classes, class_palette(len(CLASSES)), CLASSES)
+    picture = draw_comparison(np.ascontiguousarray(image[..., :3]), None, classes, colours_of_classes(CLASSES), CLASSES)
     save_picture(PICTURES / "sample.png", picture)
 
 

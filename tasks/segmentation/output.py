@@ -20,7 +20,8 @@ from utils import IGNORE_INDEX as IGNORE
 from utils.errors import SettingsError
 from utils.raster.tiling import Window
 from utils.raster.writer import ClassRasterWriter
-from utils.report.plots import class_palette, draw_comparison
+from utils.report.colours import colours_of_classes
+from utils.report.plots import draw_comparison
 from utils.runtime.setting_errors import suggest
 
 DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
@@ -57,19 +58,24 @@ class SegmentationOutput(Output):
         report_scores(metrics, self.classes, folder, log)
 
     def _palette(self) -> np.ndarray:
-        """Colours of the classes in results, (C, 3): those of `dataset.label_colours`, else distinct ones.
+        """Colours of the classes in results, (C, 3), of `dataset.colours`, `dataset.label_colours`, or by their names.
+
+        Raises
+        ------
+        SettingsError
+            If `dataset.colours` names no class.
 
         Examples
         --------
         >>> from tasks.example import scene_task
-        >>> task = scene_task("dataset.label_colours={light: [1, 2, 3]}")
-        >>> task.output._palette()[1].tolist()
-        [1, 2, 3]
+        >>> task = scene_task("dataset.label_colours={light: [1, 2, 3]}", "dataset.colours={dark: [4, 5, 6]}")
+        >>> task.output._palette().tolist()
+        [[4, 5, 6], [1, 2, 3]]
         """
-        palette = class_palette(len(self.classes)).copy()
-        for index, name in enumerate(self.classes):
-            palette[index] = (self.settings.dataset.label_colours or {}).get(name, palette[index])
-        return palette
+        dataset = self.settings.dataset
+        for name in dataset.colours or {}:
+            self.class_index(name, "dataset.colours")
+        return colours_of_classes(self.classes, {**(dataset.label_colours or {}), **(dataset.colours or {})})
 
     @override
     def shows(self, piece: Piece, kept: int) -> bool:
@@ -128,6 +134,7 @@ class SegmentationOutput(Output):
             return None
         return {
             "class_names": self.classes,
+            "palette": self._palette(),
             "skip_classes": [self.class_index(name, "inference.polygons.skip") for name in settings.skip],
             "simplify_tolerance": settings.simplify,
             "min_area": settings.min_area,

@@ -29,6 +29,8 @@ from config import (
 )
 from models import head_name
 
+Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
+
 
 class SegmentationPaths(PathsConfig):
     """Folders and files shared by the phases; relative paths start in the working directory."""
@@ -74,7 +76,12 @@ class SegmentationDataset(DatasetConfig):
         "attributes that are class names need no entry; in rasters 255 is unlabelled unless it is mapped",
     )
     label_colours: dict[str, list[int]] | None = Field(
-        None, description="class name -> [red, green, blue] of masks that are painted in colours; results take them too"
+        None,
+        description="class name -> [red, green, blue] of masks that are painted in colours, 'ignore' too for a colour "
+        "that is left out; results take these colours",
+    )
+    colours: dict[str, Colour] | None = Field(
+        None, description="class name -> [red, green, blue] in results; others have label_colours, or those of maps"
     )
     label_nodata: list[int] = Field([], description="label values that mean 'not labelled'")
     unlabelled: str = Field(

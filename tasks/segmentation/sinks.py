@@ -12,6 +12,7 @@ from tasks.item import Piece
 from tasks.output import Sink
 from tasks.segmentation.scenes import SceneItem
 from utils.errors import SettingsError
+from utils.raster.attribute_table import is_attribute_table, sidecar_path
 from utils.raster.polygons import is_polygons, write_polygons
 from utils.raster.qgis import is_style
 from utils.raster.writer import NODATA, ClassRasterWriter, is_prediction
@@ -58,13 +59,14 @@ def _written_beside(path: Path, confidence: bool, polygons: bool) -> dict[Path, 
     Examples
     --------
     >>> [file.name for file in _written_beside(Path("a.tif"), True, True)]
-    ['a.tif', 'a.qml', 'a_confidence.tif', 'a.gpkg']
+    ['a.tif', 'a.qml', 'a.tif.aux.xml', 'a_confidence.tif', 'a.gpkg']
     >>> [file.name for file in _written_beside(Path("a.png"), False, False)]
     ['a.png']
     """
     files: dict[Path, Callable[[Path], bool]] = {path: is_prediction}
     if path.suffix.lower() != ".png":  # the style of a map by inference may be replaced, even if QGIS has saved it
         files[path.with_suffix(".qml")] = lambda style: is_style(style) or is_prediction(path)
+        files[sidecar_path(path)] = lambda table: is_attribute_table(table) or is_prediction(path)
     if confidence:
         files[path.with_stem(f"{path.stem}_confidence")] = is_prediction
     if polygons:

@@ -134,6 +134,8 @@ class SegmentationTask(FeatureTask):
             "scale": self.settings.dataset.scale,
             "bands": self.settings.dataset.bands,
             "scaling": self.source.scenes.scaling.to_json(),
+            "label_colours": self.settings.dataset.label_colours,
+            "colours": self.settings.dataset.colours,
             "value_range": self.settings.dataset.value_range,
             "percentiles": self.settings.dataset.percentiles,
         }
@@ -145,7 +147,8 @@ class SegmentationTask(FeatureTask):
         refuse_other_data(settings, description, checkpoint.path)
         model = settings.model
         settings = cls.restored_settings(settings, description, checkpoint.path)
-        dataset = settings.dataset.model_copy(update={key: description[key] for key in ("classes", "scale", "bands")})
+        known = {key: description[key] for key in ("classes", "scale", "bands")} | kept_colours(settings, description)
+        dataset = settings.dataset.model_copy(update=known)
         prepare = settings.prepare.model_copy(update={"tile_size": description["tile_size"]})
         task = cls(name, settings.model_copy(update={"dataset": dataset, "prepare": prepare}))
         task.refuse_other_backbone(description, checkpoint.path)
@@ -219,6 +222,23 @@ def _classes_of_checkpoint(settings: SegmentationSettings) -> list[str] | None:
         if checkpoints and checkpoints[0]
         else None
     )
+
+
+def kept_colours(settings: SegmentationSettings, description: dict[str, Any]) -> dict[str, Any]:
+    """The colours in a checkpoint, where the settings do not say how labels are read or results are shown.
+
+    Examples
+    --------
+    >>> description = {"label_colours": {"fish": [255, 0, 0]}, "colours": None}
+    >>> kept_colours(SegmentationSettings(), description)
+    {'label_colours': {'fish': [255, 0, 0]}, 'colours': None}
+    >>> kept_colours(SegmentationSettings(dataset={"label_mapping": {1: "fish"}}), description)
+    {'colours': None}
+    """
+    dataset = settings.dataset
+    missing = ["label_colours"] if dataset.label_colours is None and dataset.label_mapping is None else []
+    missing += ["colours"] if dataset.colours is None else []
+    return {key: description[key] for key in missing if key in description}  # not in old checkpoints
 
 
 def refuse_other_data(settings: SegmentationSettings, description: dict[str, Any], path: Path) -> None:

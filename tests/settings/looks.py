@@ -323,7 +323,7 @@ def content(path: Path) -> Any:
     if path.suffix == ".json":
         tree = json.loads(path.read_text())
         return {key: value for key, value in tree.items() if key != "fingerprint"} if isinstance(tree, dict) else tree
-    return path.read_text() if path.suffix == ".csv" else None
+    return path.read_text() if path.suffix in (".csv", ".qml", ".xml") else None
 
 
 def predicted(kind: str, folder: Path, overrides: Sequence[str]) -> Any:

@@ -134,6 +134,7 @@ SEGMENTATION: dict[str, Probe] = {
         ("dataset.label_colours={dark: [10, 10, 10], light: [250, 250, 250]}",),
         change=paint,
     ),
+    "dataset.colours": Probe(looks.predicted, "{dark: [1, 2, 3]}"),
     "dataset.label_mapping": Probe(looks.read, "{0: light, 1: dark, 255: ignore}"),
     "dataset.label_nodata": Probe(looks.read, "[1]"),
     "dataset.max_windows": Probe(looks.read, "1"),

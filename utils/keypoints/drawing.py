@@ -13,7 +13,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from utils.report.plots import class_palette, show_colours
+from utils.report.colours import class_palette
+from utils.report.plots import show_colours
 
 Edges = Sequence[tuple[int, int]]
 

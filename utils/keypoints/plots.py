@@ -18,10 +18,10 @@ import numpy as np
 from utils.keypoints.drawing import Edges, draw_line, draw_poses, finite_points, mark_radius
 from utils.keypoints.matching import PredictedPose, TruthPose, is_counted, match_poses
 from utils.keypoints.tables import SHARES, keypoint_rows, score_or_nan
+from utils.report.colours import class_palette
 from utils.report.plots import (
     PANEL_SIZE,
     WRONG,
-    class_palette,
     draw_legend,
     label_cells,
     new_figure,

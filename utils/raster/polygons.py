@@ -22,10 +22,12 @@ from rasterio.windows import Window as RasterioWindow
 
 from utils.errors import DataError, SettingsError
 from utils.raster.gdal import bounded_gdal
+from utils.raster.qgis import add_style, qgis_polygon_style
 from utils.raster.writer import BLOCK, NODATA, disk_full_as_data_error
 from utils.runtime.files import sync
 
 LAYER = "classes"
+GPKG_VERSION = "1.2"  # GDAL before 3.7, as in QGIS 3.22, warns of 1.4
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def write_polygons(
     destination: str | Path,
     *,
     class_names: Sequence[str],
+    palette: np.ndarray | None = None,
     skip_classes: Iterable[int] = (),
     simplify_tolerance: float = 0.0,
     min_area: float = 0.0,
@@ -83,6 +86,8 @@ def write_polygons(
         The `.gpkg` file; it appears when complete.
     class_names : sequence of str
         Name of each class.
+    palette : ndarray, shape (K, 3), optional
+        Red, green, blue of each class, for the style with which QGIS shows the layer.
     skip_classes : iterable of int, optional
         Classes to leave out, for instance the background; nodata is always left out.
     simplify_tolerance : float, default 0
@@ -117,7 +122,7 @@ def write_polygons(
     >>> write_polygons(writer.close()[0], folder / "a.gpkg", class_names=["a"])
     1
     """
-    destination = Path(destination)
+    destination, skip_classes = Path(destination), list(skip_classes)
     if destination.suffix.lower() != ".gpkg":
         raise SettingsError(f"{destination}: polygons are written as .gpkg, got {destination.suffix!r}")
     work = destination.parent / f".{destination.name}.partial"
@@ -132,6 +137,10 @@ def write_polygons(
         for polygons in polygonize(raster, skip_classes, band_pixels):
             sink.add(polygons)
         sink.close()
+        if palette is not None:
+            shown = [index for index in range(len(class_names)) if index not in set(skip_classes)]
+            names = [class_names[index] for index in shown]
+            add_style(sink.path, LAYER, qgis_polygon_style("class_name", names, np.asarray(palette)[shown]))
         sync(sink.path)
         os.replace(sink.path, destination)
         sync(destination.parent)
@@ -517,7 +526,9 @@ class _PolygonSink:
             warnings.filterwarnings("ignore", message="'crs' was not provided")  # a picture has none
             try:
                 table = (shapely.to_wkb(placed), list(fields.values()), list(fields))
-                write(self.path, *table, crs=crs, append=self.path.exists(), **options)
+                exists = self.path.exists()
+                made = {} if exists else {"dataset_options": {"VERSION": GPKG_VERSION}}
+                write(self.path, *table, crs=crs, append=exists, **options, **made)
             except (DataSourceError, DataLayerError) as error:
                 raise OSError(errno.ENOSPC, str(error)) from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -61,3 +63,93 @@ def qgis_style(class_names: Sequence[str], palette: np.ndarray) -> str:
         for index, (name, color) in enumerate(zip(class_names, palette.tolist(), strict=True))
     ]
     return "\n".join([*STYLE_HEAD, *entries, "   </colorPalette>", "  </rasterrenderer>", " </pipe>", "</qgis>", ""])
+
+
+def qgis_polygon_style(attribute: str, class_names: Sequence[str], palette: np.ndarray) -> str:
+    """Write a style for the polygons of QGIS: those of each class in its colour.
+
+    Parameters
+    ----------
+    attribute : str
+        Holds the class's name.
+    class_names : sequence of str
+        K names.
+    palette : ndarray, shape (K, 3)
+        Red, green, blue in 0..255.
+
+    Returns
+    -------
+    str
+        The text of a style, as in a `.qml` file or in the table `layer_styles` of a GeoPackage.
+
+    Examples
+    --------
+    >>> print(qgis_polygon_style("kind", ["a<b"], np.array([[255, 0, 16]])).splitlines()[4].strip())
+    <category value="a&lt;b" label="a&lt;b" symbol="0" render="true" type="string"/>
+    """
+    categories = [
+        f'   <category value={quoteattr(name)} label={quoteattr(name)} symbol="{index}" render="true" type="string"/>'
+        for index, name in enumerate(class_names)
+    ]
+    symbols = [
+        f'   <symbol type="fill" name="{index}" alpha="1" clip_to_extent="1" force_rhr="0">\n'
+        '    <layer class="SimpleFill" enabled="1" locked="0" pass="0">\n'
+        f'     <prop k="color" v="{red},{green},{blue},255"/>\n'
+        '     <prop k="style" v="solid"/>\n'
+        '     <prop k="outline_color" v="35,35,35,255"/>\n'
+        '     <prop k="outline_style" v="solid"/>\n'
+        '     <prop k="outline_width" v="0.1"/>\n'
+        '     <prop k="outline_width_unit" v="MM"/>\n'
+        "    </layer>\n"
+        "   </symbol>"
+        for index, (red, green, blue) in enumerate(palette.tolist())
+    ]
+    return "\n".join(
+        [
+            *STYLE_HEAD[:2],
+            f' <renderer-v2 type="categorizedSymbol" attr={quoteattr(attribute)} symbollevels="0" enableorderby="0">',
+            "  <categories>",
+            *categories,
+            "  </categories>",
+            "  <symbols>",
+            *symbols,
+            "  </symbols>",
+            " </renderer-v2>",
+            "</qgis>",
+            "",
+        ]
+    )
+
+
+def add_style(path: Path, layer: str, style: str) -> None:
+    """Add the style with which QGIS shows the layer to a GeoPackage, in the table that QGIS itself makes for styles.
+
+    Examples
+    --------
+    >>> import shapely, tempfile
+    >>> from utils.raster.vector_files import write_features
+    >>> path = Path(tempfile.mkdtemp()) / "classes.gpkg"
+    >>> write_features(path, [shapely.Point(1, 2)], crs="EPSG:4326")
+    >>> add_style(path, "classes", "<qgis/>")
+    >>> with closing(sqlite3.connect(path)) as base:
+    ...     base.execute("select f_table_name, f_geometry_column, useAsDefault, styleQML from layer_styles").fetchall()
+    [('classes', 'geom', 1, '<qgis/>')]
+    """
+    with closing(sqlite3.connect(path)) as base, base:
+        base.execute(
+            'CREATE TABLE layer_styles ("id" INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, "f_table_catalog" TEXT(256), '
+            '"f_table_schema" TEXT(256), "f_table_name" TEXT(256), "f_geometry_column" TEXT(256), '
+            '"styleName" TEXT(30), "styleQML" TEXT, "styleSLD" TEXT, "useAsDefault" BOOLEAN, "description" TEXT, '
+            '"owner" TEXT(30), "ui" TEXT(30), '
+            "\"update_time\" DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
+        )
+        column = base.execute("SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", [layer]).fetchone()
+        base.execute(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, "
+            "styleQML, styleSLD, useAsDefault, description, owner) VALUES ('', '', ?, ?, ?, ?, '', 1, ?, '')",
+            [layer, *column, layer, style, "colours of the classes"],
+        )
+        base.execute(
+            "INSERT INTO gpkg_contents (table_name, data_type, identifier) VALUES (?, 'attributes', ?)",
+            ["layer_styles", "layer_styles"],
+        )

@@ -20,6 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from utils.errors import DataError, SettingsError
+from utils.raster.attribute_table import attribute_table, sidecar_path
 from utils.raster.gdal import bounded_gdal
 from utils.raster.qgis import qgis_style
 from utils.raster.strips import OpenStrip, StripStore
@@ -195,6 +196,7 @@ class ClassRasterWriter:
         self.store = StripStore(self.work, key, planes=len(self.targets), height=height, width=width)
         self._strip: OpenStrip | None = None
         self._begun = False
+        self._counts = np.zeros(256, np.int64)  # pixels of each class
 
     def _plan_targets(self, confidence: bool, format: str) -> list[_Target]:
         """List the files to make: the classes, and the confidence when it is wanted.
@@ -399,6 +401,8 @@ class ClassRasterWriter:
                 if self.targets[0].kind != "png":  # a style beside a TIFF lets QGIS show the classes by name
                     style = qgis_style(self.class_names, self.palette)
                     write_bytes(self.destination.with_suffix(".qml"), style.encode())
+                    table = attribute_table(self.class_names, self.palette, self._counts[: len(self.class_names)])
+                    write_bytes(sidecar_path(self.destination), table.encode())
                 self._publish(made)
         except DataError:
             for path in self.work.iterdir():  # a full disk needs the room of what was begun; the strips stay
@@ -514,12 +518,16 @@ class ClassRasterWriter:
             ...
         OSError: [Errno 28] row 0 reads back differently
         """
+        counts = np.zeros(256, np.int64)
         with rasterio.open(path) as raster:
             for y, band in self.store.read_bands(plane, BLOCK):
+                counts += np.bincount(band.ravel(), minlength=256)
                 if not np.array_equal(raster.read(1, window=RasterioWindow(0, y, self.width, len(band))), band):
                     raise OSError(errno.ENOSPC, f"row {y} reads back differently")
             if raster.driver == "GTiff":
                 _check_overviews(raster, path.stat().st_size)
+        if plane == 0:
+            self._counts = counts
 
 
 def _check_overviews(raster: Any, file_size: int) -> None:

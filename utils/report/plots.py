@@ -7,7 +7,6 @@ matplotlib is imported when the first plot is drawn.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 
 from utils import IGNORE_INDEX
+from utils.report.colours import class_palette
 from utils.runtime.files import atomic_path, write_bytes
 
 if TYPE_CHECKING:
@@ -28,108 +28,6 @@ PANEL_SIZE = 512  # pixels of the longer side of a panel, at most
 WRONG = (230, 0, 60)
 # Columns whose names hold one of these are shares of one, which fit one panel.
 SCORE_WORDS = ("iou", "acc", "dice", "precision", "score", "pck", "oks", "cosine", "variance")
-
-# Okabe and Ito, 2008, "Color Universal Design": told apart with any common kind of colour vision. Black is left out,
-# because it reads as "no data" on a map.
-_FIRST_COLOURS = (
-    (0, 114, 178),
-    (230, 159, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (86, 180, 233),
-    (213, 94, 0),
-    (240, 228, 66),
-)
-# Machado et al., 2009, table 1, severity 1: what people without red or green cones see, of linear red, green, blue.
-_COLOUR_VISIONS = (
-    ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
-    ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
-    ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
-)
-
-
-# --- colours ---------------------------------------------------------------------------------------------------------
-
-
-def _appearance(colours: np.ndarray) -> np.ndarray:
-    """Colours as they appear to three kinds of colour vision, in coordinates where distance is difference.
-
-    Parameters
-    ----------
-    colours : ndarray of uint8, shape (N, 3)
-        Red, green, blue.
-
-    Returns
-    -------
-    ndarray of float32, shape (N, 3, 3)
-        CIELAB of each colour under each vision.
-
-    Examples
-    --------
-    >>> _appearance(np.array([[255, 255, 255], [0, 0, 0]], np.uint8))[..., 0].round().tolist()  # lightness
-    [[100.0, 100.0, 100.0], [0.0, 0.0, 0.0]]
-    """
-    values = colours.astype(np.float32) / 255
-    linear = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)
-    seen = np.clip(np.einsum("vij,nj->nvi", np.array(_COLOUR_VISIONS, np.float32), linear), 0, 1)
-    return cv2.cvtColor(seen.astype(np.float32), cv2.COLOR_LRGB2Lab)
-
-
-@functools.cache
-def _palette() -> np.ndarray:
-    """All 256 colours: known good ones first, then always the candidate that is farthest from all before it.
-
-    Examples
-    --------
-    >>> _palette().shape, len(np.unique(_palette(), axis=0))
-    ((256, 3), 256)
-    """
-    levels = np.arange(0, 256, 17, dtype=np.uint8)
-    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    looks = _appearance(candidates)
-    usable = (looks[:, 0, 0] > 25) & (looks[:, 0, 0] < 95)  # neither like missing data nor like paper
-    candidates, looks = candidates[usable], looks[usable]
-    colours = [np.array(colour, np.uint8) for colour in _FIRST_COLOURS]
-    nearest = np.full(len(candidates), np.inf, np.float32)
-    for index in range(256):
-        if index >= len(colours):
-            colours.append(candidates[int(nearest.argmax())])
-        distance = np.linalg.norm(looks - _appearance(colours[index][None]), axis=-1).min(axis=1)
-        nearest = np.minimum(nearest, distance)
-    return np.stack(colours)
-
-
-def class_palette(num_classes: int) -> np.ndarray:
-    """Choose a colour for each class, always the same, as different as possible, also to colour-blind people.
-
-    Parameters
-    ----------
-    num_classes : int
-        K, at most 256. The first colours do not depend on it.
-
-    Returns
-    -------
-    ndarray of uint8, shape (K, 3)
-        Red, green, blue; neither nearly black nor nearly white.
-
-    Raises
-    ------
-    ValueError
-        If there are more classes than bytes.
-
-    References
-    ----------
-    Okabe and Ito, 2008, for the first seven; farthest point sampling in CIELAB under normal vision, protanopia and
-    deuteranopia as simulated by Machado et al., 2009 (doi:10.1109/TVCG.2009.113), for the others.
-
-    Examples
-    --------
-    >>> class_palette(2).tolist()
-    [[0, 114, 178], [230, 159, 0]]
-    """
-    if not 0 <= num_classes <= 256:
-        raise ValueError(f"num_classes: expected 0 to 256, got {num_classes}")
-    return _palette()[:num_classes].copy()
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -486,7 +384,9 @@ def _draw_curves(axes: Axes, positions: np.ndarray, curves: Mapping[str, np.ndar
     >>> axes.lines[0].get_xdata().tolist(), axes.get_title()
     ([0, 2], 'loss')
     """
-    for colour, (name, values) in zip(np.resize(_palette(), (len(curves), 3)) / 255, curves.items(), strict=True):
+    for colour, (name, values) in zip(
+        np.resize(class_palette(256), (len(curves), 3)) / 255, curves.items(), strict=True
+    ):
         finite = np.isfinite(values) & np.isfinite(positions)
         axes.plot(positions[finite], values[finite], label=name, color=tuple(colour), marker=".", linewidth=1.2)
     axes.set_title(title, fontsize=10)

@@ -24,7 +24,8 @@ from utils.keypoints.plots import (
 )
 from utils.keypoints.tables import keypoint_rows, keypoint_table, swap_table, write_keypoint_table
 from utils.metrics import nan_to_none
-from utils.report.plots import WRONG, class_palette
+from utils.report.colours import class_palette
+from utils.report.plots import WRONG
 from utils.report.tables import read_csv
 
 ROOT = Path(__file__).resolve().parents[3]

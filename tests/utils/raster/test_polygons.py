@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -114,6 +116,26 @@ def test_crs_is_written_and_small_or_skipped_areas_are_not(tmp_path):
     fields, geometries = read_polygons(tmp_path / "map.gpkg")
     assert fields["class_name"].tolist() == ["water"]
     assert shapely.bounds(geometries[0]).tolist() == [500_004, 9_993, 500_007, 9_996]
+
+
+def test_old_readers_take_the_file_and_qgis_finds_its_style(tmp_path):
+    """The row that QGIS asks for: empty schema, table, geometry column, default first."""
+    source = make_class_map(tmp_path / "map.tif", draw_classes(20, 30, seed=1), **PLACE)
+    palette = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]], np.uint8)
+    write_polygons(source, tmp_path / "map.gpkg", class_names=NAMES, palette=palette, skip_classes=[0])
+    with closing(sqlite3.connect(tmp_path / "map.gpkg")) as base:
+        assert base.execute("pragma user_version").fetchone()[0] <= 10300
+        query = "select styleQML, useAsDefault from layer_styles where f_table_schema = '' and f_table_name = 'classes'"
+        ((style, default),) = base.execute(f"{query} and f_geometry_column = 'geom'").fetchall()
+        assert base.execute("pragma foreign_key_check").fetchall() == []
+    renderer = ElementTree.fromstring(style.partition("\n")[2]).find("renderer-v2")
+    colours = {
+        symbol.get("name"): symbol.find("layer/prop[@k='color']").get("v") for symbol in renderer.find("symbols")
+    }
+    shown = {entry.get("value"): colours[entry.get("symbol")] for entry in renderer.find("categories")}
+    assert (default, renderer.get("attr")) == (1, "class_name")
+    assert shown == {"straße": "4,5,6,255", "a < b": "7,8,9,255", "water": "10,11,12,255"}
+    assert set(read_polygons(tmp_path / "map.gpkg")[0]["class_name"]) == set(shown)  # the first layer is the polygons
 
 
 def test_simplified_outlines_stay_within_the_tolerance(tmp_path):

@@ -10,10 +10,12 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from rasterio.transform import from_origin
 
 from utils.errors import DataError, SettingsError
@@ -22,6 +24,7 @@ from utils.raster.writer import ClassRasterWriter
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["field", "straße", "a < b", "water"]
+FILES = ["map.qml", "map.tif", "map.tif.aux.xml", "map_confidence.tif"]
 PALETTE = [[10, 20, 30], [200, 0, 0], [0, 200, 0], [0, 0, 255]]
 PLACE = {"crs": "EPSG:32636", "transform": from_origin(500_000, 10_000, 0.5, 0.5)}
 HEIGHT, WIDTH, TILE, STRIDE = 1100, 700, 256, 192
@@ -89,8 +92,26 @@ def test_a_raster_reads_back_with_all_that_people_expect(tmp_path, unbroken, kin
         assert raster.colormap(1)[255][3] == 0
         assert [raster.tags(1)[f"CLASS_{index}"] for index in range(4)] == NAMES
         assert raster.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == ("COG" if kind == "cog" else None)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["map.qml", "map.tif", "map_confidence.tif"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == FILES
     assert 'value="2" color="#00c800" label="a &lt; b"' in (tmp_path / "map.qml").read_text()
+
+
+def test_gdal_reads_category_names_and_the_attribute_table(tmp_path, unbroken):
+    """GDAL copies what it has understood of the sidecar into that of a copy."""
+    path = tmp_path / "map.tif"
+    writer = make_writer(path)
+    write_rows(writer, (0, HEIGHT))
+    writer.close()
+    copy = tmp_path / "copy.tif"
+    rasterio.shutil.copy(path, copy, driver="GTiff")
+    band = ElementTree.parse(f"{copy}.aux.xml").getroot().find("PAMRasterBand")
+    assert [entry.text for entry in band.iter("Category")] == NAMES
+    usages = [int(field.find("Usage").text) for field in band.iter("FieldDefn")]
+    assert usages == [5, 2, 1, 6, 7, 8]  # value, name, pixels, red, green, blue
+    rows = [[cell.text for cell in row] for row in band.iter("Row")]
+    counts = np.bincount(unbroken[0].ravel(), minlength=256)
+    expected = zip(range(4), NAMES, counts[:4].tolist(), *np.array(PALETTE).T.tolist(), strict=True)
+    assert rows == [[str(value) for value in row] for row in expected]
 
 
 def test_overviews_take_the_most_frequent_class_and_never_a_mean(tmp_path):
@@ -262,7 +283,7 @@ def test_kill_at_any_moment_and_go_on_gives_the_same_pixels(tmp_path, unbroken, 
     writer.close()
     assert np.array_equal(read(path), unbroken[0])
     assert np.array_equal(read(path.with_stem("map_confidence")), unbroken[1])
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["map.qml", "map.tif", "map_confidence.tif"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == FILES
 
 
 @contextmanager

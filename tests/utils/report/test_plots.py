@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from utils.report.colours import class_palette
 from utils.report.plots import (
-    _appearance,
-    class_palette,
     draw_class_map,
     draw_comparison,
     plot_confusion,
@@ -24,31 +23,6 @@ from utils.report.plots import (
 
 def read_rgb(path: Path) -> np.ndarray:
     return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-
-
-def smallest_difference(colours: np.ndarray) -> float:
-    """Distance in CIELAB of the two colours most alike, under the kind of colour vision that suits them least."""
-    looks = _appearance(colours)
-    distances = np.linalg.norm(looks[:, None] - looks[None], axis=-1).min(axis=-1)
-    return float(distances[~np.eye(len(colours), dtype=bool)].min())
-
-
-def test_palette_is_stable_distinct_and_never_like_missing_data() -> None:
-    palette = class_palette(256)
-    assert palette.shape == (256, 3)
-    assert palette.dtype == np.uint8
-    assert np.array_equal(class_palette(5), palette[:5])
-    assert len(np.unique(palette, axis=0)) == 256
-    assert smallest_difference(class_palette(20)) > 15  # 2.3 is just noticeable
-    random = np.random.default_rng(0).integers(0, 256, (20, 3)).astype(np.uint8)
-    assert smallest_difference(class_palette(20)) > 3 * smallest_difference(random)
-    lightness = _appearance(palette)[:, 0, 0]
-    assert lightness.min() > 25
-    assert lightness.max() < 95
-    palette[:] = 0
-    assert class_palette(1).any()  # a caller gets a copy
-    with pytest.raises(ValueError, match="expected 0 to 256, got 300"):
-        class_palette(300)
 
 
 def test_class_map_blends_classes_and_leaves_the_rest() -> None:

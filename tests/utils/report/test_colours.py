@@ -1,0 +1,56 @@
+"""Colours of classes: as people expect them, told apart by everybody."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from utils.report.colours import _EXPECTED, _appearance, class_palette, colours_of_classes
+
+
+def smallest_difference(colours: np.ndarray) -> float:
+    """Distance in CIELAB of the two colours most alike, under the kind of colour vision that suits them least."""
+    looks = _appearance(colours)
+    distances = np.linalg.norm(looks[:, None] - looks[None], axis=-1).min(axis=-1)
+    return float(distances[~np.eye(len(colours), dtype=bool)].min())
+
+
+def test_palette_is_stable_distinct_and_never_like_missing_data() -> None:
+    palette = class_palette(256)
+    assert palette.shape == (256, 3)
+    assert palette.dtype == np.uint8
+    assert np.array_equal(class_palette(5), palette[:5])
+    assert len(np.unique(palette, axis=0)) == 256
+    assert smallest_difference(class_palette(20)) > 15  # 2.3 is just noticeable
+    random = np.random.default_rng(0).integers(0, 256, (20, 3)).astype(np.uint8)
+    assert smallest_difference(class_palette(20)) > 3 * smallest_difference(random)
+    lightness = _appearance(palette)[:, 0, 0]
+    assert lightness.min() > 25
+    assert lightness.max() < 95
+    palette[:] = 0
+    assert class_palette(1).any()  # a caller gets a copy
+    with pytest.raises(ValueError, match="expected 0 to 256, got 300"):
+        class_palette(300)
+
+
+def test_expected_colours_differ_for_every_colour_vision() -> None:
+    assert smallest_difference(np.array(list(_EXPECTED), np.uint8)) > 8
+
+
+def test_colours_follow_names_and_never_repeat() -> None:
+    names = ["field", "road", "building", "water", "forest"]
+    field, road, building, water, forest = colours_of_classes(names).astype(int)
+    assert water.argmax() == 2
+    assert water[2] > water[0] + 100  # blue
+    assert forest[1] > forest[[0, 2]].max() + 50  # green
+    assert np.ptp(road) < 10  # grey
+    assert building[0] > building[1:].max() + 100  # red
+    assert colours_of_classes(names[::-1])[::-1].tolist() == [list(c) for c in (field, road, building, water, forest)]
+    assert smallest_difference(colours_of_classes([*names, "a", "b", "c", "river", "lake", "pond", "sea"])) > 8
+    many = colours_of_classes([f"river {index}" for index in range(200)])
+    assert len(np.unique(many, axis=0)) == 200
+
+
+def test_chosen_colours_come_first() -> None:
+    colours = colours_of_classes(["water", "fox"], {"water": [33, 113, 180], "fox": [33, 113, 181], "none": [0, 0, 0]})
+    assert colours.tolist() == [[33, 113, 180], [33, 113, 181]]

@@ -1,0 +1,201 @@
+"""Colours of classes: those that people expect by name, else ones that are told apart with any colour vision."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+# Okabe and Ito, 2008, "Color Universal Design": told apart with any common kind of colour vision. Black is left out,
+# because it reads as "no data" on a map.
+_FIRST_COLOURS = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (213, 94, 0),
+    (240, 228, 66),
+)
+# Machado et al., 2009, table 1, severity 1: what people without red or green cones see, of linear red, green, blue.
+_COLOUR_VISIONS = (
+    ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+)
+
+# What maps commonly show: the colour that people expect, and the words for it.
+_EXPECTED: dict[tuple[int, int, int], str] = {
+    (33, 113, 181): "water sea ocean river lake pond stream waterbody canal reservoir",
+    (20, 120, 55): "forest tree wood woodland canopy conifer broadleaf mangrove",
+    (150, 200, 80): "vegetation grass grassland meadow lawn pasture shrub shrubland park rangeland green herbaceous",
+    (125, 125, 130): "road street highway asphalt pavement impervious parking track path",
+    (200, 40, 45): "building house roof rooftop",
+    (255, 125, 125): "urban city town settlement developed residential",
+    (245, 205, 65): "field crop cropland farmland agriculture agricultural farm wheat maize",
+    (180, 130, 85): "soil bare barren earth ground mud dirt",
+    (245, 220, 160): "sand beach desert dune",
+    (225, 240, 250): "snow ice glacier",
+    (180, 185, 205): "cloud fog",
+    (65, 65, 75): "shadow shade",
+    (85, 160, 170): "wetland marsh swamp bog",
+    (110, 95, 85): "rock stone cliff mountain",
+    (130, 205, 240): "sky",
+    (245, 185, 165): "coral reef",
+    (205, 205, 205): "background other unknown clutter nothing none rest void",
+}
+_COLOUR_OF_WORD = {word: colour for colour, words in _EXPECTED.items() for word in words.split()}
+_LEAST_DIFFERENCE = 10.0  # between two colours of a map, in CIELAB; 2.3 is just noticeable
+_MANY_COLOURS = 40  # more are not told apart anyway
+_TINTS = ((255, 0.45), (0, 0.35))  # towards white or black, and by which share: further classes of one kind
+
+
+def _appearance(colours: np.ndarray) -> np.ndarray:
+    """Colours as they appear to three kinds of colour vision, in coordinates where distance is difference.
+
+    Parameters
+    ----------
+    colours : ndarray of uint8, shape (N, 3)
+        Red, green, blue.
+
+    Returns
+    -------
+    ndarray of float32, shape (N, 3, 3)
+        CIELAB of each colour under each vision.
+
+    Examples
+    --------
+    >>> _appearance(np.array([[255, 255, 255], [0, 0, 0]], np.uint8))[..., 0].round().tolist()  # lightness
+    [[100.0, 100.0, 100.0], [0.0, 0.0, 0.0]]
+    """
+    values = colours.astype(np.float32) / 255
+    linear = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)
+    seen = np.clip(np.einsum("vij,nj->nvi", np.array(_COLOUR_VISIONS, np.float32), linear), 0, 1)
+    return cv2.cvtColor(seen.astype(np.float32), cv2.COLOR_LRGB2Lab)
+
+
+@functools.cache
+def _palette() -> np.ndarray:
+    """All 256 colours: known good ones first, then always the candidate that is farthest from all before it.
+
+    Examples
+    --------
+    >>> _palette().shape, len(np.unique(_palette(), axis=0))
+    ((256, 3), 256)
+    """
+    levels = np.arange(0, 256, 17, dtype=np.uint8)
+    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    looks = _appearance(candidates)
+    usable = (looks[:, 0, 0] > 25) & (looks[:, 0, 0] < 95)  # neither like missing data nor like paper
+    candidates, looks = candidates[usable], looks[usable]
+    colours = [np.array(colour, np.uint8) for colour in _FIRST_COLOURS]
+    nearest = np.full(len(candidates), np.inf, np.float32)
+    for index in range(256):
+        if index >= len(colours):
+            colours.append(candidates[int(nearest.argmax())])
+        distance = np.linalg.norm(looks - _appearance(colours[index][None]), axis=-1).min(axis=1)
+        nearest = np.minimum(nearest, distance)
+    return np.stack(colours)
+
+
+def class_palette(num_classes: int) -> np.ndarray:
+    """Choose a colour for each class, always the same, as different as possible, also to colour-blind people.
+
+    Parameters
+    ----------
+    num_classes : int
+        K, at most 256. The first colours do not depend on it.
+
+    Returns
+    -------
+    ndarray of uint8, shape (K, 3)
+        Red, green, blue; neither nearly black nor nearly white.
+
+    Raises
+    ------
+    ValueError
+        If there are more classes than bytes.
+
+    References
+    ----------
+    Okabe and Ito, 2008, for the first seven; farthest point sampling in CIELAB under normal vision, protanopia and
+    deuteranopia as simulated by Machado et al., 2009 (doi:10.1109/TVCG.2009.113), for the others.
+
+    Examples
+    --------
+    >>> class_palette(2).tolist()
+    [[0, 114, 178], [230, 159, 0]]
+    """
+    if not 0 <= num_classes <= 256:
+        raise ValueError(f"num_classes: expected 0 to 256, got {num_classes}")
+    return _palette()[:num_classes].copy()
+
+
+def expected_colour(name: str) -> tuple[int, int, int] | None:
+    """The colour that people expect of a class, or None; the last word that is known decides.
+
+    Examples
+    --------
+    >>> expected_colour("Open Water"), expected_colour("forest_roads"), expected_colour("fox")
+    ((33, 113, 181), (125, 125, 130), None)
+    """
+    for word in reversed(re.findall(r"[^\W\d_]+", name.lower())):
+        for form in (word, word.removesuffix("s"), word.removesuffix("es")):
+            if form in _COLOUR_OF_WORD:
+                return _COLOUR_OF_WORD[form]
+    return None
+
+
+def colours_of_classes(names: Sequence[str], chosen: Mapping[str, Sequence[int]] | None = None) -> np.ndarray:
+    """Choose a colour for each class by its name.
+
+    Colours that are chosen come first, then those that people expect of a name (water blue, forest green), of which
+    further classes get lighter and darker tints. The others get the colours of `class_palette` that differ from these.
+
+    Parameters
+    ----------
+    names : sequence of str
+        K class names, at most 255.
+    chosen : mapping of str to (red, green, blue), optional
+        Colours of some classes; names that are no class are left aside.
+
+    Returns
+    -------
+    ndarray of uint8, shape (K, 3)
+        Red, green, blue.
+
+    Examples
+    --------
+    >>> colours_of_classes(["fox", "water", "river", "roof"], {"roof": [9, 8, 7]}).tolist()
+    [[230, 159, 0], [33, 113, 181], [133, 177, 214], [9, 8, 7]]
+    """
+    colours = {name: tuple(colour) for name, colour in (chosen or {}).items() if name in names}
+    for name in names:
+        colour = expected_colour(name)
+        if name not in colours and colour is not None:
+            tints = [tuple(round(part + (end - part) * share) for part in colour) for end, share in _TINTS]
+            free = next((tint for tint in (colour, *tints) if _differs(tint, list(colours.values()))), None)
+            if free is not None:
+                colours[name] = free
+    others = iter(class_palette(256).tolist())
+    for name in names:
+        if name not in colours:
+            colours[name] = next(tuple(colour) for colour in others if _differs(colour, list(colours.values())))
+    return np.array([colours[name] for name in names], np.uint8).reshape(-1, 3)
+
+
+def _differs(colour: Sequence[int], others: Sequence[Sequence[int]]) -> bool:
+    """Whether a colour is told apart from others; with very many of them, whether it is another at all.
+
+    Examples
+    --------
+    >>> _differs((0, 114, 178), [(0, 112, 180)]), _differs((0, 114, 178), [(230, 159, 0)]), _differs((9, 9, 9), [])
+    (False, True, True)
+    """
+    if len(others) > _MANY_COLOURS:
+        return tuple(colour) not in {tuple(other) for other in others}
+    looks = _appearance(np.array([colour, *others], np.uint8))
+    return bool((np.linalg.norm(looks[1:] - looks[0], axis=-1).min(axis=-1) >= _LEAST_DIFFERENCE).all())
