@@ -9,11 +9,10 @@ mode > profile > default. Nothing unknown gets in, and all errors of a file are 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,7 +20,7 @@ from utils.errors import SettingsError
 from utils.runtime.setting_classes import merge_classes, only_known, unknown_keys
 from utils.runtime.setting_files import expand_path, merge_sections, read_profile
 from utils.runtime.setting_tasks import FIRST_KIND, find_class, only_task, override_tasks, validate_task
-from utils.runtime.setting_types import Count, Device, Fraction, NonNegative, Positive, Section, Threads
+from utils.runtime.setting_types import Count, Device, Fraction, NonNegative, OneOrMore, Positive, Section, Threads
 from utils.runtime.setting_types import Interval as Interval  # these three are for the kinds' own settings
 from utils.runtime.setting_types import Percentiles as Percentiles
 from utils.runtime.setting_types import Side as Side
@@ -262,12 +261,8 @@ class InferenceConfig(Section):
     """Predict new pictures."""
 
     enable: bool = Field(False, description="run this phase")
-    input_tif: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="pictures: file, folder, glob, or a list of them"
-    )
-    inputs: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="another name of input_tif, which is also for photos and videos; give one of the two"
-    )
+    inputs: OneOrMore | None = Field(None, description="pictures and videos: file, folder, glob, or a list of them")
+    input_tif: OneOrMore | None = Field(None, description="another name of inputs; give one of the two")
     output_dir: str | None = Field(None, description="folder of the results; null: the run's")
     checkpoint: str | None = Field(None, description="null: the best one of this task's latest run")
     batch_size: Count = Field(4, description="windows per forward")
@@ -277,18 +272,18 @@ class InferenceConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_alias(cls, tree: Any) -> Any:
-        """Put `inputs` where `input_tif` is read.
+        """Put `input_tif` where `inputs` is read.
 
         Examples
         --------
-        >>> InferenceConfig._read_alias({"inputs": "a", "enable": True})
-        {'enable': True, 'input_tif': 'a'}
+        >>> InferenceConfig._read_alias({"input_tif": "a", "enable": True})
+        {'enable': True, 'inputs': 'a'}
         """
-        if not isinstance(tree, dict) or tree.get("inputs") is None:
+        if not isinstance(tree, dict) or tree.get("input_tif") is None:
             return tree
-        if tree.get("input_tif") is not None:
-            raise SettingsError("inference.inputs: is another name of inference.input_tif; give only one of the two")
-        return {key: value for key, value in tree.items() if key != "inputs"} | {"input_tif": tree["inputs"]}
+        if tree.get("inputs") is not None:
+            raise SettingsError("inference.input_tif: is another name of inference.inputs; give only one of the two")
+        return {key: value for key, value in tree.items() if key != "input_tif"} | {"inputs": tree["input_tif"]}
 
 
 class ExportConfig(Section):
@@ -457,8 +452,9 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Setting
     train.epochz: unknown key, did you mean 'epochs'? known keys: ...
     """
     tree = _rename_inputs(read_sections(text))
-    for change in overrides:
-        override_tasks(tree, re.sub(r"(?<=\binference\.)inputs=", "input_tif=", change, count=1))
+    for change in _rename_overrides(overrides):
+        override_tasks(tree, change)
+    _rename_inputs(tree)  # also in a whole section of the command line
     tasks = tree.pop("tasks", None)
     if tasks is None:
         tasks = {only_task(tree): {}}
@@ -479,18 +475,48 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Setting
 
 
 def _rename_inputs(tree: dict) -> dict:
-    """Put `inference.inputs` where `inference.input_tif` is read, so that a later layer replaces it by either name.
+    """Put `inference.input_tif` where `inference.inputs` is read, so that a later layer replaces it by either name.
 
     Examples
     --------
-    >>> _rename_inputs({"inference": {"inputs": "a"}, "tasks": {"b": {"inference": {"inputs": "c"}}}})
-    {'inference': {'input_tif': 'a'}, 'tasks': {'b': {'inference': {'input_tif': 'c'}}}}
+    >>> _rename_inputs({"inference": {"input_tif": "a"}, "tasks": {"b": {"inference": {"input_tif": "c"}}}})
+    {'inference': {'inputs': 'a'}, 'tasks': {'b': {'inference': {'inputs': 'c'}}}}
     """
     tasks = tree.get("tasks")
     for section in (tree, *(tasks.values() if isinstance(tasks, dict) else ())):
         if isinstance(section, dict) and isinstance(section.get("inference"), dict):
             section["inference"] = InferenceConfig._read_alias(section["inference"])  # type: ignore[operator]  # pydantic's proxy
     return tree
+
+
+def _rename_overrides(overrides: Sequence[str]) -> list[str]:
+    """Write `inference.input_tif=` as `inference.inputs=`.
+
+    Raises
+    ------
+    SettingsError
+        If both are given for the same section.
+
+    Examples
+    --------
+    >>> _rename_overrides(["train.epochs=3", "tasks.a.inference.input_tif=b.tif"])
+    ['train.epochs=3', 'tasks.a.inference.inputs=b.tif']
+    >>> _rename_overrides(["inference.inputs=a.png", "inference.input_tif=b.png"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: inference.input_tif=b.png: is another name of inference.inputs, which is given too; ...
+    """
+    renamed, names = [], {}
+    for change in overrides:
+        path, equals, value = change.partition("=")
+        section, _, key = path.rpartition(".")
+        if section.rpartition(".")[2] == "inference" and key in ("inputs", "input_tif"):
+            if names.setdefault(section, key) != key:
+                other = f"{section}.{names[section]}"
+                raise SettingsError(f"{change}: is another name of {other}, which is given too; give only one of them")
+            path = f"{section}.inputs"
+        renamed.append(path + equals + value)
+    return renamed
 
 
 def defaults_below(kind_class: type[TaskConfig], tree: dict) -> dict:

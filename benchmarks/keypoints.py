@@ -55,7 +55,7 @@ paths: {{data_root: {folder}/foxes, label_path: annotations, processed_dir: {fol
 model: {{backbone: {backbone}}}
 prepare: {{enable: true}}
 train: {{enable: true, epochs: 1000, batch_size: 4}}
-inference: {{input_tif: chase.mp4, batch_size: 4}}
+inference: {{inputs: chase.mp4, batch_size: 4}}
 keypoints: {{short_side: 364, formats: [csv], min_score: 0.0}}
 tasks: {{foxes: {{kind: keypoints}}}}
 """

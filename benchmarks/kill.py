@@ -138,7 +138,7 @@ class Job:
             "train.patience=1000",
             "train.save_minutes=0.005",
             "train.ema_decay=0.9",
-            f"inference={{enable: true, confidence: true, input_tif: {folder}/new/pictures/scene_0.tif}}",
+            f"inference={{enable: true, confidence: true, inputs: {folder}/new/pictures/scene_0.tif}}",
             "resources.omp_threads=1",
             side=SIDE,
         )

@@ -2,7 +2,7 @@ r"""Whether a map shows how it was cut: the same ground with other windows, turn
 
     python -m benchmarks.seams                                     # the project's sample and backbone
     python -m benchmarks.seams --config docs/configs/geo_buildings.yml paths.data_root=/data/geo_buildings \
-        model.backbone=/models/dinov2-small inference.input_tif=scenes/2_kampala_2.tif
+        model.backbone=/models/dinov2-small inference.inputs=scenes/2_kampala_2.tif
     python -m benchmarks.seams --quick                             # one epoch: does it run?
 
 A head is trained (once per run folder), then one picture is predicted as `inference` does it, with the first window at
@@ -78,7 +78,7 @@ class Mapper:
         """The task with other settings of inference."""
         settings = self.task.settings
         changed: dict[str, Any] = {"inference": settings.inference.model_copy(update=changes)}
-        if "input_tif" in changes:  # pictures that are written here have the model's scale already
+        if "inputs" in changes:  # pictures that are written here have the model's scale already
             changed["dataset"] = settings.dataset.model_copy(update={"scale": 1.0})
         task = SegmentationTask(self.task.name, settings.model_copy(update=changed))
         task.source.scenes.use_scaling(self.task.source.scenes.scaling)
@@ -176,7 +176,7 @@ def flip_difference(mapper: Mapper, folder: Path) -> float:
     maps = []
     for name, turned in (("plain", image), ("mirrored", image[..., ::-1])):
         task = mapper.with_inference(
-            input_tif=write_picture(folder / f"{name}.tif", np.ascontiguousarray(turned)),
+            inputs=write_picture(folder / f"{name}.tif", np.ascontiguousarray(turned)),
             tta=mapper.task.settings.inference.tta.model_copy(update={"horizontal_flip": True}),
         )
         maps.append(mapper.map(task, mapper.item(task)))
@@ -188,7 +188,7 @@ def constant_difference(mapper: Mapper, folder: Path) -> tuple[float, float]:
     item = mapper.item(mapper.task)
     side = item.tile + 3 * item.stride
     image = np.full((3, side, side), 128, np.uint8)
-    task = mapper.with_inference(input_tif=write_picture(folder / "constant.tif", image))
+    task = mapper.with_inference(inputs=write_picture(folder / "constant.tif", image))
     flat = mapper.item(task)
     classes = mapper.map(task, flat)
     overlap, stride = item.tile - item.stride, item.stride
@@ -235,7 +235,7 @@ def read_settings(options: argparse.Namespace, folder: Path) -> SegmentationSett
     if options.config is None:
         sample = [f"dataset.sample.folder={folder}/sample", f"paths.splits_dir={folder}/splits"]
         sample += [f"paths.raw_images_dir={folder}/sample/scenes", f"paths.label_path={folder}/sample/labels.gpkg"]
-        changes += [*sample, f"inference.input_tif={folder}/sample/unseen/east.tif"]
+        changes += [*sample, f"inference.inputs={folder}/sample/unseen/east.tif"]
     changes += ["train.epochs=1"] if options.quick else []
     path = options.config or SAMPLE
     settings = load_settings(path, [*changes, *options.overrides], kinds())

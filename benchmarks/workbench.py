@@ -37,7 +37,7 @@ dataset: {{classes: {classes}, splits: {{block_tiles: 1}}}}
 model: {{backbone: {backbone}}}
 prepare: {{enable: true, tile_size: {side}}}
 train: {{enable: true}}
-inference: {{input_tif: {folder}/pictures/scene_0.tif}}
+inference: {{inputs: {folder}/pictures/scene_0.tif}}
 """
 
 

@@ -35,7 +35,7 @@ dataset: {{classes: [dark, light], splits: {{block_tiles: 2}}}}
 model: {{backbone: {backbone}, layers: [0, 1], precision: fp32}}
 prepare: {{enable: true, tile_size: 32}}
 train: {{enable: true, epochs: 1, batch_size: 4, val_fraction: 0.34, adamw_lr: 0.01}}
-inference: {{input_tif: {folder}/pictures/scene_0.tif, overlap: 0.25, format: gtiff}}
+inference: {{inputs: {folder}/pictures/scene_0.tif, overlap: 0.25, format: gtiff}}
 """
 
 

@@ -344,18 +344,18 @@ class ListedSource(FeatureSource[ItemT]):
         Raises
         ------
         SettingsError
-            If `inference.input_tif` is not set.
+            If `inference.inputs` is not set.
 
         Examples
         --------
         >>> from tasks.example import scene_task
-        >>> scene_task("inference.input_tif=a.tif").source._inference_sources()
+        >>> scene_task("inference.inputs=a.tif").source._inference_sources()
         ['a.tif']
         """
-        listed = self.settings.inference.input_tif
+        listed = self.settings.inference.inputs
         if listed is None:
             raise SettingsError(
-                "inference.input_tif: not set; name what to predict: a file, folder or glob, or a list of them"
+                "inference.inputs: not set; name what to predict: a file, folder or glob, or a list of them"
             )
         return [self.settings.paths.locate(entry) for entry in ([listed] if isinstance(listed, str) else listed)]
 

@@ -282,16 +282,26 @@ def test_settings_of_all_kinds_load_without_torch():
         ("inference: {input_tif: a.png}\ntasks: {x: {inference: {inputs: b.png}}}", [], "b.png"),
         ("tasks: {x: {inference: {inputs: a.png}}}", ["tasks.x.inference.inputs=[b.png]"], ["b.png"]),
         ("tasks: {x: {inference: {input_tif: a.png}}}", ["inference.inputs=b.png"], "b.png"),
+        ("inference: {inputs: a.png}", ["inference={input_tif: b.png}"], "b.png"),
     ],
 )
-def test_inputs_is_another_name_of_input_tif(text, overrides, expected):
-    assert parse_settings(text, overrides, kinds()).shared.inference.input_tif == expected
+def test_input_tif_is_another_name_of_inputs(text, overrides, expected):
+    read = parse_settings(text, overrides, kinds()).shared.inference
+    assert (read.inputs, read.input_tif) == (expected, None)
 
 
 @pytest.mark.parametrize("text", ["inference: {BOTH}", "tasks: {x: {inference: {BOTH}}}"])
 def test_only_one_of_the_names_may_be_given(text):
-    with pytest.raises(SettingsError, match=r"inference\.inputs: is another name of inference\.input_tif"):
+    with pytest.raises(SettingsError, match=r"inference\.input_tif: is another name of inference\.inputs"):
         parse_settings(text.replace("BOTH", "inputs: a.png, input_tif: b.png"), (), kinds())
+
+
+@pytest.mark.parametrize("prefix", ["", "tasks.x."])
+@pytest.mark.parametrize("names", [("inputs", "input_tif"), ("input_tif", "inputs")])
+def test_both_names_on_one_command_line_are_an_error(names, prefix):
+    overrides = [f"{prefix}inference.{name}={name}.png" for name in names]
+    with pytest.raises(SettingsError, match=f"inference.{names[1]}={names[1]}.png: is another name of .*{names[0]}, "):
+        parse_settings("tasks: {x: {}}", overrides, kinds())
 
 
 def test_mps_is_a_device_and_must_be_there(monkeypatch):

@@ -26,7 +26,7 @@ paths: {{data_root: {folder}/animals, label_path: annotations, processed_dir: {f
 model: {{backbone: {backbone}, layers: [0, 1], precision: fp32, head: conv, head_options: {{width: 16}}}}
 prepare: {{enable: true}}
 train: {{enable: true, epochs: 1, batch_size: 4}}
-inference: {{input_tif: "images/val_*.png"}}
+inference: {{inputs: "images/val_*.png"}}
 keypoints: {{short_side: 96}}
 tasks: {{animals: {{kind: keypoints}}}}
 """

@@ -32,7 +32,7 @@ prepare: {{enable: true}}
 verify: {{enable: true}}
 train: {{enable: true}}
 evaluate: {{enable: true}}
-inference: {{enable: false, input_tif: /path/to/video.mp4}}
+inference: {{enable: false, inputs: /path/to/video.mp4}}
 tasks:
   {name}:
     kind: keypoints

@@ -208,7 +208,7 @@ class PoseSource(ListedSource[PoseItem]):
         try:
             inputs = name_inputs(find_inputs(sources, is_result=is_overlay))
         except DataError as error:
-            raise DataError(f"inference.input_tif: {error}") from error
+            raise DataError(f"inference.inputs: {error}") from error
         prompts = self._prompts(inputs) if self.keypoints.instance_mode == "per_instance" else {}
         return [
             self._item(AnnotatedPicture(name, path, None, prompts.get(name, ())), "inference")

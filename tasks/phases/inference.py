@@ -66,7 +66,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     task, model, checkpoint = restore(task, settings.checkpoint, context, "inference")
     items = task.source.items("inference")
     if not items:
-        raise DataError("inference: no input; name pictures in inference.input_tif")
+        raise DataError("inference: no input; name pictures in inference.inputs")
     folder = output_folder(task, context)
     prints = {item.id: fingerprint(task, item, checkpoint) for item in items}
     done = read_json(context.folder / RECORD, {}, checksum=True)
@@ -131,7 +131,7 @@ def fingerprint(task: Task, item: Item, checkpoint: Checkpoint | None) -> dict[s
     >>> sorted(fingerprint(task, task.source.items("inference")[0], None))
     ['checkpoint', 'item', 'settings']
     """
-    harmless = {"enable", "checkpoint", "input_tif", "batch_size", "device"}
+    harmless = {"enable", "checkpoint", "inputs", "input_tif", "batch_size", "device"}
     return {
         "checkpoint": digest_checkpoint(checkpoint) if checkpoint else None,
         "item": digest_json(item.stamp()),

@@ -36,7 +36,7 @@ def make_settings(folder: Path) -> Tree:
     tree["train"]["optimizer"] = "adamw"
     (folder / "new").mkdir(exist_ok=True)
     shutil.copy(folder / "pictures" / "scene_0.tif", folder / "new" / "scene.tif")
-    tree["inference"]["input_tif"] = str(folder / "new" / "scene.tif")
+    tree["inference"]["inputs"] = str(folder / "new" / "scene.tif")
     for phase in PHASES:
         tree.setdefault(phase, {})["enable"] = True
     return tree
@@ -263,20 +263,20 @@ def nothing_to_learn(folder: Path, tree: Tree, trained: Path) -> None:
 def other_bands(folder: Path, tree: Tree, trained: Path) -> None:
     only_inference(tree, checkpoint_of(trained), trained)
     write_raster(folder / "five.tif", np.zeros((64, 64, 5), np.uint8), **GROUND)
-    tree["inference"]["input_tif"] = str(folder / "five.tif")
+    tree["inference"]["inputs"] = str(folder / "five.tif")
 
 
 def sixteen_bits_for_a_model_of_eight(folder: Path, tree: Tree, trained: Path) -> None:
     only_inference(tree, checkpoint_of(trained), trained)
     write_raster(folder / "deep.tif", np.full((64, 64, 3), 9000, np.uint16), **GROUND)
-    tree["inference"]["input_tif"] = str(folder / "deep.tif")
+    tree["inference"]["inputs"] = str(folder / "deep.tif")
 
 
 def picture_at_no_place(folder: Path, tree: Tree, trained: Path) -> None:
     only_inference(tree, checkpoint_of(trained), trained)
     nowhere = {"crs": "EPSG:32632", "transform": (float("nan"), 0, 500000, 0, -0.5, 5500000)}
     write_raster(folder / "lost.tif", np.zeros((64, 64, 3), np.uint8), **nowhere)
-    tree["inference"] |= {"input_tif": str(folder / "lost.tif"), "polygons": {"enable": True}}
+    tree["inference"] |= {"inputs": str(folder / "lost.tif"), "polygons": {"enable": True}}
 
 
 def eight_and_sixteen_bits(folder: Path, tree: Tree, trained: Path) -> None:
@@ -309,11 +309,11 @@ def task_that_leaves_its_folder(folder: Path, tree: Tree, trained: Path) -> None
 
 
 def many_pictures_one_name(folder: Path, tree: Tree, trained: Path) -> None:
-    tree["inference"] |= {"input_tif": str(folder / "pictures"), "output_tif": str(folder / "map.tif")}
+    tree["inference"] |= {"inputs": str(folder / "pictures"), "output_tif": str(folder / "map.tif")}
 
 
 def picture_as_output(folder: Path, tree: Tree, trained: Path) -> None:
-    tree["inference"]["output_tif"] = tree["inference"]["input_tif"]
+    tree["inference"]["output_tif"] = tree["inference"]["inputs"]
 
 
 def label_as_output(folder: Path, tree: Tree, trained: Path) -> None:
@@ -343,7 +343,7 @@ def name_that_is_no_utf8(folder: Path, tree: Tree, trained: Path) -> None:
 
 def name_to_predict_that_is_no_utf8(folder: Path, tree: Tree, trained: Path) -> None:
     (folder / "new" / "scene.tif").rename(folder / "new" / "gr\udcfcn.tif")
-    tree["inference"]["input_tif"] = str(folder / "new")
+    tree["inference"]["inputs"] = str(folder / "new")
 
 
 def own_file_beside_the_map(folder: Path, tree: Tree, name: str) -> None:

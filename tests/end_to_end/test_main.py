@@ -350,7 +350,7 @@ def test_classes_come_from_the_checkpoint_where_nothing_else_is_asked(config, tm
     checkpoint = tmp_path / "runs" / "segmentation" / "latest" / "checkpoints" / "best.safetensors"
     picture = str(tmp_path / "pictures" / "scene_0.tif")
     alone = {"paths": tree["paths"] | {"runs_root": str(tmp_path / "other")}, "resources": tree["resources"]}
-    alone["inference"] = {"enable": True, "input_tif": picture, "checkpoint": str(checkpoint)}
+    alone["inference"] = {"enable": True, "inputs": picture, "checkpoint": str(checkpoint)}
     (tmp_path / "alone.yml").write_text(yaml.safe_dump(alone))
     code, printed = run(tmp_path / "alone.yml")
     assert code == 0, printed

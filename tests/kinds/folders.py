@@ -33,7 +33,7 @@ class FolderTask(Source, Output, Task):
 
     def items(self, split: str) -> list[Item]:
         if split == "inference":
-            named = self.settings.inference.input_tif
+            named = self.settings.inference.inputs
             return [self.item(Path(path)) for path in ([named] if isinstance(named, str) else named or [])]
         folder = self.folder(split)
         return [self.item(path) for path in sorted(folder.iterdir())] if folder.exists() else []

@@ -139,8 +139,8 @@ KEYPOINTS: dict[str, Probe] = {
     "model.head": Probe(looks.learnt, "relational", ("model.head_options={}",)),
     "model.head_options": Probe(looks.learnt, "{width: 8}"),
     "train.val_fraction": Probe(looks.read, "0.6", ONE_FILE),
-    "inference.input_tif": Probe(looks.predicted, "images/val_001.png"),
-    "inference.inputs": Probe(looks.predicted, "images/val_001.png", ("inference.input_tif=null",)),
+    "inference.input_tif": Probe(looks.predicted, "images/val_001.png", ("inference={checkpoint: '{model}'}",)),
+    "inference.inputs": Probe(looks.predicted, "images/val_001.png"),
     "inference.tta.quarter_turns": Probe(looks.trained_and_predicted, "true", change=square_pictures),
     "keypoints.format": Probe(looks.read, "labelme", ("paths.label_path={folder}/animals",), change=write_labelme),
     "keypoints.names_file": Probe(

@@ -85,7 +85,7 @@ def write_config(kind: str, folder: Path, **sections: Any) -> Path:
         "paths": {name: str(folder / name) for name in ("processed_dir", "runs_root", "splits_dir")}
         | {"raw_images_dir": str(folder / "data")},
         "train": TRAIN,
-        "inference": {"input_tif": shown},
+        "inference": {"inputs": shown},
         "tasks": {kind: {"kind": kind}},
     }
     for phase in KINDS[kind].phases:

@@ -38,7 +38,7 @@ def write_settings(folder: Path, **changes: dict) -> Path:
     tree = yaml.safe_load(SETTINGS.format(folder=folder, backbone=tiny_backbone()))
     tree["train"] |= {"epochs": 2, "optimizer": "adamw"}
     tree["keypoints"] |= {"min_score": 0.0, "formats": ["csv", "json", "coco", "labelme", "video"]}
-    tree["inference"]["input_tif"] = ["images/val_*.png", "chase.mp4"]
+    tree["inference"]["inputs"] = ["images/val_*.png", "chase.mp4"]
     for phase in ("verify", "evaluate", "inference"):
         tree.setdefault(phase, {})["enable"] = True
     for section, values in changes.items():
@@ -384,7 +384,7 @@ def test_results_never_replace_a_persons_files(tmp_path, name):
 
 def test_results_in_a_named_folder_are_replaced_by_later_runs(tmp_path):
     out = tmp_path / "animals" / "images"
-    config = write_settings(tmp_path, inference={"output_dir": str(out), "input_tif": [str(out), "chase.mp4"]})
+    config = write_settings(tmp_path, inference={"output_dir": str(out), "inputs": [str(out), "chase.mp4"]})
     assert main.main([str(config), "train.epochs=1"]) == 0
     assert {"chase_overlay.mp4", "val_000.labelme.json", "predictions.csv"} <= {path.name for path in out.iterdir()}
     assert main.main([str(config), "train.epochs=1", "keypoints.min_score=0.1"]) == 0
@@ -393,7 +393,7 @@ def test_results_in_a_named_folder_are_replaced_by_later_runs(tmp_path):
 
 
 def test_results_that_would_share_a_name_are_refused(tmp_path):
-    task, _ = animals_example(tmp_path, "keypoints.formats=[coco]", "inference.input_tif=images/predictions_coco.png")
+    task, _ = animals_example(tmp_path, "keypoints.formats=[coco]", "inference.inputs=images/predictions_coco.png")
     images = tmp_path / "animals" / "images"
     shutil.copy(images / "val_000.png", images / "predictions_coco.png")
     with pytest.raises(DataError, match=r"predictions_coco.json is also that of all inputs together"):
@@ -532,7 +532,7 @@ def test_boxes_without_area_or_end_are_findings_and_teach_nothing(tmp_path, capl
 )
 def test_prompts_without_area_or_end_are_refused_before_work(tmp_path, corners, message):
     asked = ("keypoints.instance_mode=per_instance", f"keypoints.prompts={tmp_path}/prompts")
-    task, _ = animals_example(tmp_path, *asked, "inference.input_tif=images/val_000.png")
+    task, _ = animals_example(tmp_path, *asked, "inference.inputs=images/val_000.png")
     (tmp_path / "prompts").mkdir()
     shutil.copy(tmp_path / "animals" / "images" / "val_000.png", tmp_path / "prompts" / "val_000.png")
     shape = {"label": "fox", "points": corners, "shape_type": "rectangle", "group_id": 1}

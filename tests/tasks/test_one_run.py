@@ -152,7 +152,7 @@ def test_another_checkpoint_makes_a_task_of_its_own(tmp_path, monkeypatch):
 
 def test_pictures_of_other_values_are_refused_also_right_after_training(tmp_path, capsys):
     (tmp_path / "new").mkdir()
-    settings = settings_of("segmentation", tmp_path, f"inference.input_tif={tmp_path}/new")
+    settings = settings_of("segmentation", tmp_path, f"inference.inputs={tmp_path}/new")
     with rasterio.open(tmp_path / "pictures" / "scene_0.tif") as scene:
         profile, values = {**scene.profile, "dtype": "uint16"}, scene.read().astype(np.uint16)
     with rasterio.open(tmp_path / "new" / "deep.tif", "w", **profile) as scene:

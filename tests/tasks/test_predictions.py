@@ -130,7 +130,7 @@ def photos(folder: Path, *overrides: str):
     for split in ("train", "val"):
         (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names if name.startswith(split)))
     lists = f"dataset.splits={{train_list: {folder}/train.txt, val_list: {folder}/val.txt}}"
-    named = f"inference.input_tif={folder}/pictures/val_*.png"
+    named = f"inference.inputs={folder}/pictures/val_*.png"
     text = SCENES.format(folder=folder, backbone=tiny_backbone()).replace("val_fraction: 0.34, ", "")
     settings = parse_settings(text, (lists, named, *overrides), kinds()).tasks["segmentation"]
     return SegmentationTask("segmentation", settings), example_context(folder / "run")

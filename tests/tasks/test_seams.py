@@ -75,7 +75,7 @@ def map_of(trained, image: np.ndarray, *, at: tuple[int, int] = (0, 0), plain: b
         transform=transform,
     ) as raster:
         raster.write(image)
-    settings = task.settings.inference.model_copy(update={"input_tif": str(path), **changes})
+    settings = task.settings.inference.model_copy(update={"inputs": str(path), **changes})
     task = SegmentationTask(task.name, task.settings.model_copy(update={"inference": settings}))
     task.source.scenes.use_scaling(trained[0].source.scenes.scaling)
     [item] = task.source.items("inference")

@@ -51,7 +51,7 @@ class BoxesSource(FeatureSource):
     @override
     def items(self, split: str) -> list[Item]:
         if split == "inference":
-            paths = find_inputs([self.settings.paths.locate(str(self.settings.inference.input_tif))])
+            paths = find_inputs([self.settings.paths.locate(str(self.settings.inference.inputs))])
             return [PhotoItem(path.stem, (path,), np.zeros((0, 4))) for path in paths]
         found: list[Item] = []
         for folder in (self.folder() / name for name in SIZES):

@@ -55,9 +55,7 @@ def by_scene(picture: np.ndarray, tmp_path) -> np.ndarray:
     path = tmp_path / "scene.tif"
     with rasterio.open(path, "w", driver="GTiff", count=3, height=6, width=5, **place) as raster:
         raster.write(np.moveaxis(picture, -1, 0))
-    task, _ = example_task(
-        tmp_path, f"inference.input_tif={path}", "dataset.value_range=[0, 255]", "prepare.tile_size=8"
-    )
+    task, _ = example_task(tmp_path, f"inference.inputs={path}", "dataset.value_range=[0, 255]", "prepare.tile_size=8")
     task.source.prepare_data()
     [item] = task.source.items("inference")
     arrays = task.source.scenes.read(item, Window(0, 0, 8, 8))
