@@ -369,7 +369,7 @@ class TaskConfig(Section):
         pydantic_core._pydantic_core.ValidationError: ...
         """
         if problems := list(self.clashes()):
-            raise ValueError("\n".join(problems))
+            raise SettingsError(*problems)
         return self
 
     def clashes(self) -> Iterator[str]:
@@ -437,7 +437,7 @@ def load_settings(path: str | Path, overrides: Sequence[str], kinds: Kinds) -> S
     try:
         return parse_settings(text, overrides, kinds)
     except SettingsError as error:
-        raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+        raise SettingsError(*(f"{path}: {line}" for line in str(error).splitlines())) from None
 
 
 def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Settings:
@@ -470,7 +470,7 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Setting
             validated[str(name)] = config
     errors.update(shared_targets(validated))
     if errors:
-        raise SettingsError("\n".join(sorted(errors)))
+        raise SettingsError(*sorted(errors))
     return Settings(validated, next(iter(validated.values())))
 
 

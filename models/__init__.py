@@ -132,7 +132,7 @@ def read_head_options(given: Mapping[str, Any], options_class: type[HeadOptions]
     try:
         return options_class.model_validate(dict(given))
     except ValidationError as error:
-        raise SettingsError("\n".join(explain_errors(error, options_class, "model.head_options"))) from None
+        raise SettingsError(*explain_errors(error, options_class, "model.head_options")) from None
 
 
 def find_head(task_kind: str, name: str) -> type[Head]:

@@ -172,6 +172,6 @@ def advice_for_memory(settings: Any) -> DinolithError:
     """
     return DinolithError(
         f"out of memory; lower train.batch_size (now {settings.batch_size}) and raise train.grad_accum_steps "
-        f"(now {settings.grad_accum_steps}) to keep the step, lower\ntrain.val_batch_size, take a smaller "
-        "prepare.tile_size, fewer model.layers, or a lighter model.head"
+        f"(now {settings.grad_accum_steps}) to keep the step, lower",
+        "train.val_batch_size, take a smaller prepare.tile_size, fewer model.layers, or a lighter model.head",
     )

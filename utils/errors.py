@@ -3,20 +3,56 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
+
+# control characters, marks of another line, marks that turn the direction of reading, bytes that are no UTF-8
+_UNPRINTED = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escape_controls(text: str) -> str:
+    r"""Write what would act on a terminal or begin another line as an escape: names and keys come from strangers.
+
+    Parameters
+    ----------
+    text : str
+        One line. Tabs stay.
+
+    Returns
+    -------
+    str
+        Without control characters; the same text when it is given again.
+
+    Examples
+    --------
+    >>> print(escape_controls("a.png\n[INFO] done \x1b[2J \u2028 gr\u00fcn \udcff"))
+    a.png\n[INFO] done \x1b[2J \u2028 grün \udcff
+    """
+    return _UNPRINTED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class DinolithError(Exception):
-    """Base of all errors that `main.py` reports as one line, without a traceback.
+    r"""Base of all errors that `main.py` reports as lines of text, without a traceback.
+
+    Parameters
+    ----------
+    *lines : str
+        One per mistake. A line break within one, as a file's name may hold it, is escaped.
 
     Examples
     --------
     >>> DinolithError("x").exit_code
     4
+    >>> print(DinolithError("a\nb.tif: truncated", "c.tif: missing"))
+    a\nb.tif: truncated
+    c.tif: missing
     """
 
     exit_code = 4
     task = ""  # the task that it is about, where there are several
+
+    def __init__(self, *lines: str):
+        super().__init__("\n".join(escape_controls(str(line)) for line in lines))
 
 
 class SettingsError(DinolithError, ValueError):

@@ -20,7 +20,7 @@ from typing import IO, TypeVar
 from tqdm import tqdm
 from typing_extensions import override
 
-from utils.errors import Interrupted, SettingsError
+from utils.errors import Interrupted, SettingsError, escape_controls
 
 Item = TypeVar("Item")
 
@@ -125,13 +125,12 @@ class VerbosityLogger:
         self._write("info", "WARNING", message, sys.stdout)
 
     def info(self, message: str) -> None:
-        r"""Say what is being done; every line of a longer text gets its own prefix.
+        r"""Say what is being done, in one line: a line break or an escape code in a name cannot forge another.
 
         Examples
         --------
-        >>> VerbosityLogger().info("class  IoU\nroad   0.5")
-        [INFO] class  IoU
-        [INFO] road   0.5
+        >>> VerbosityLogger().info("read a.png\n[INFO] done")
+        [INFO] read a.png\n[INFO] done
         """
         self._write("info", "INFO", message, sys.stdout)
 
@@ -157,13 +156,12 @@ class VerbosityLogger:
             return
         # tqdm.write keeps clear of a bar, but it settles multiprocessing's start method: only where there is a bar
         write = tqdm.write if self.open_bars else print
-        for line in message.splitlines() or [""]:
-            stamp = datetime.now().isoformat(" ", timespec="seconds") + " " if self.timestamps else ""
-            line = f"{stamp}[{label}] {line}"
-            self._append_to_file(line)
-            # what the encoding lacks is escaped: a class name must not stop a run under cron's ASCII locale
-            encoding = getattr(stream, "encoding", None) or "utf-8"
-            self._print(line.encode(encoding, errors="backslashreplace").decode(encoding), write, stream)
+        stamp = datetime.now().isoformat(" ", timespec="seconds") + " " if self.timestamps else ""
+        line = f"{stamp}[{label}] {escape_controls(message)}"
+        self._append_to_file(line)
+        # what the encoding lacks is escaped: a class name must not stop a run under cron's ASCII locale
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        self._print(line.encode(encoding, errors="backslashreplace").decode(encoding), write, stream)
 
     def _print(self, line: str, write: Callable[..., None], stream: IO[str]) -> None:
         """Print a line; when nobody reads the pipe any more (`... | head`), the work goes on without it.

@@ -1,5 +1,5 @@
 import io
-import logging as standard_logging
+import logging as standard
 import math
 import multiprocessing
 import re
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from utils.errors import Interrupted, SettingsError
-from utils.logging import Progress, TimedBlock, VerbosityLogger, format_duration, progress
+from utils.logging import Progress, TimedBlock, VerbosityLogger, format_duration, listening, progress
 
 
 class Terminal(io.StringIO):
@@ -55,11 +55,25 @@ def test_the_file_gets_every_shown_line_at_once_and_is_appended_to(tmp_path, cap
     assert path.read_text() == "[ERROR] e\n[WARNING] w\n[INFO] i\n" * 2
 
 
-def test_timestamps_stand_before_every_line(capsys):
-    VerbosityLogger(timestamps=True).info("a\nb")
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[INFO\] [ab]", line) for line in lines)
+def test_a_timestamp_stands_before_the_line(capsys):
+    VerbosityLogger(timestamps=True).info("a")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[INFO\] a\n", capsys.readouterr().out)
+
+
+HOSTILE = "a\n[INFO] done\r\x1b[2J\x9b1m\u2028\u202e\udcff.tif"  # what may stand in a file's name or a label
+ESCAPED = r"a\n[INFO] done\r\x1b[2J\x9b1m\u2028\u202e\udcff.tif"
+
+
+def test_names_cannot_forge_lines_or_act_on_the_terminal(tmp_path, capsys):
+    with VerbosityLogger("debug", file=tmp_path / "run.log") as logger, listening(logger, "utils"):
+        logger.info(HOSTILE)
+        logger.error(HOSTILE)
+        standard.getLogger("utils.somewhere").warning("%s: odd", HOSTILE)
+    captured = capsys.readouterr()
+    assert captured.out == f"[INFO] {ESCAPED}\n[WARNING] {ESCAPED}: odd\n"
+    assert captured.err == f"[ERROR] {ESCAPED}\n"
+    expected = f"[INFO] {ESCAPED}\n[ERROR] {ESCAPED}\n[WARNING] {ESCAPED}: odd\n"
+    assert (tmp_path / "run.log").read_bytes() == expected.encode()
 
 
 def test_unknown_level_and_unwritable_file_are_errors_of_the_settings(tmp_path):
@@ -167,7 +181,7 @@ def test_progress_refuses_a_useless_interval():
 
 
 def test_the_standard_library_is_not_shadowed_and_the_start_method_is_left_open():
-    assert hasattr(standard_logging, "getLogger")
+    assert hasattr(standard, "getLogger")
     before = multiprocessing.get_start_method(allow_none=True)
     VerbosityLogger("error").info("a")
     assert multiprocessing.get_start_method(allow_none=True) == before

@@ -653,7 +653,7 @@ def _decode(data: bytes) -> Any:
         raise Interrupted(error["signum"])
     families: dict[str, type[Exception]] = {kind.__name__: kind for kind in (*ERROR_FAMILIES, TypeError)}
     if error["family"] in families:
-        raise families[error["family"]](error["message"])
+        raise families[error["family"]](*error["message"].splitlines())
     raise DinolithError(f"another rank failed: {error['message']}")
 
 

@@ -163,7 +163,7 @@ def read_profile(name: str, folder: Path, model: type[BaseModel]) -> dict:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"profile: {path}: cannot be read as text: {error}") from None
     except ValidationError as error:
-        raise SettingsError("\n".join(f"{path}: {line}" for line in explain_errors(error, model))) from None
+        raise SettingsError(*(f"{path}: {line}" for line in explain_errors(error, model))) from None
     except SettingsError as error:
-        raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+        raise SettingsError(*(f"{path}: {line}" for line in str(error).splitlines())) from None
     return tree

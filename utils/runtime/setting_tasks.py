@@ -94,7 +94,7 @@ def validate_task(
     try:
         return kind_class.model_validate(merge_sections(below(kind_class, tree), tree))
     except SettingsError as error:
-        errors.add(str(error))
+        errors.update(str(error).splitlines())
     except ValidationError as error:
         for line in explain_errors(error, kind_class):
             place = line.partition(":")[0].split(".")
