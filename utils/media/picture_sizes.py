@@ -1,4 +1,8 @@
-"""Sizes of pictures as they are displayed, from their headers, without decoding a pixel."""
+"""Sizes of pictures as they are displayed, from their headers, without decoding a pixel.
+
+One rule for every kind of task: a picture, mask or label is turned as its EXIF orientation says, in JPEG, PNG, WebP and
+TIFF, unless it has a place on Earth, which counts on pixels as they are stored.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ MAX_PIXELS = 178_956_970  # a header may claim any size: a larger picture would 
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")  # what is damaged is refused here
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is the same; ours names the file and its size
 _HEADERS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # what Pillow and OpenCV read alike
+_PLACE_TAGS = (33550, 33922, 34264)  # of a GeoTIFF: pixel scale, tie points, transformation
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> tuple[int, int]:
@@ -95,14 +101,84 @@ def _size_of_stream(stream: BinaryIO) -> tuple[int, int]:
     (4, 6)
     """
     with Image.open(stream, formats=_HEADERS) as picture:
-        tags: Any = Image.Exif()  # not `picture.getexif()`: it decodes a PNG, and follows XMP, which OpenCV does not
         if isinstance(picture, TiffImageFile):
-            tags = picture.tag_v2
+            tags: Any = picture.tag_v2
             width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]  # `size` is turned already
         else:
             width, height = picture.size
-            tags.load(picture.info.get("exif") or (_exif_behind_pixels(stream) if picture.format == "PNG" else b""))
-        return (width, height) if tags.get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else (height, width)
+            tags = _exif_of(picture, stream)
+        return (width, height) if _orientation_in(tags) > 4 else (height, width)
+
+
+def picture_orientation(path: str | Path) -> int:
+    """Read the EXIF orientation of a picture file, 1 to 8.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that exists.
+
+    Returns
+    -------
+    int
+        1 where the file has none, has one that cannot be read, or has a place on Earth.
+
+    References
+    ----------
+    Exif 2.32 and TIFF 6.0, tag 274.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.tif"
+    >>> Image.new("L", (6, 4)).save(path, tiffinfo={274: 6})
+    >>> picture_orientation(path), picture_size(path)
+    (6, (6, 4))
+    """
+    with open(path, "rb") as stream:
+        try:
+            start = stream.read(4)
+            stream.seek(0)
+            if start in TIFF_STARTS:  # Pillow opens fewer kinds of TIFF than others do
+                import tifffile
+
+                with tifffile.TiffFile(stream) as pages:
+                    return _orientation_in({tag.code: tag.value for tag in pages.pages.first.tags})
+            with Image.open(stream, formats=_HEADERS) as picture:
+                return _orientation_in(_exif_of(picture, stream))
+        except Exception:  # not such a picture, or its tags are damaged: viewers show it as it is stored
+            return 1
+
+
+def _exif_of(picture: Image.Image, stream: BinaryIO) -> Image.Exif:
+    """EXIF tags of a picture that is no TIFF.
+
+    Raises
+    ------
+    Exception
+        Whatever Pillow raises for tags that it does not understand.
+
+    Examples
+    --------
+    >>> _exif_of(Image.new("L", (6, 4)), io.BytesIO()).get(274) is None
+    True
+    """
+    tags = Image.Exif()  # not `picture.getexif()`: it decodes a PNG, and follows XMP, which OpenCV does not
+    tags.load(picture.info.get("exif") or (_exif_behind_pixels(stream) if picture.format == "PNG" else b""))
+    return tags
+
+
+def _orientation_in(tags: Any) -> int:
+    """The orientation that tags give, 1 for none, one that does not exist, and pictures with a place on Earth.
+
+    Examples
+    --------
+    >>> _orientation_in({274: 6}), _orientation_in({274: 9}), _orientation_in({274: 6, 33550: (2.0, 2.0, 0.0)})
+    (6, 1, 1)
+    """
+    value = tags.get(ExifTags.Base.Orientation)
+    known = value in range(1, 9) and not any(tag in tags for tag in _PLACE_TAGS)
+    return int(value) if known else 1
 
 
 def _exif_behind_pixels(stream: BinaryIO) -> bytes:

@@ -268,7 +268,7 @@ _PICTURES = Recent(PICTURE_CACHE_BYTES, _decoded_bytes)  # windows of a picture 
 
 
 def _decode_whole(header: RasterHeader) -> tuple[np.ndarray, np.ndarray | None]:
-    """Decode a picture at once and turn it upright.
+    """Decode a picture at once and turn it and its mask upright.
 
     Values have shape (bands, H, W), hidden pixels shape (H, W).
 
@@ -288,12 +288,13 @@ def _decode_whole(header: RasterHeader) -> tuple[np.ndarray, np.ndarray | None]:
     [[[4, 1], [5, 2], [6, 3]]]
     """
     if header.driver == "tifffile":
-        return _decode_with_tifffile(header), None
+        return turn_upright(_decode_with_tifffile(header), header.orientation), None
     if header.driver == "PNG":
         _check_png(header.path)
-    stored = (header.grid.height, header.grid.width)[:: -1 if header.orientation > 4 else 1]
-    values, hidden = _read_with_gdal(header, Window(0, 0, *stored), list(range(1, len(header.dtypes) + 1)))
-    return turn_upright(values, header.orientation), hidden
+    window = Window(0, 0, *header.stored_size)
+    values, hidden = _read_with_gdal(header, window, list(range(1, len(header.dtypes) + 1)))
+    turned = None if hidden is None else turn_upright(hidden, header.orientation)
+    return turn_upright(values, header.orientation), turned
 
 
 def _check_png(path: str) -> None:
@@ -352,7 +353,7 @@ def _decode_with_tifffile(header: RasterHeader) -> np.ndarray:
         no_codec = "imagecodecs" in str(error)
         cure = "pip install imagecodecs" if no_codec else "the file is truncated or damaged: copy it again"
         raise DataError(f"{header.path}: cannot be read, neither by GDAL nor tifffile ({error}); {cure}") from error
-    count, size = len(header.dtypes), (header.grid.height, header.grid.width)
+    count, size = len(header.dtypes), header.stored_size
     return values.reshape(count, *size) if bands_first else values.reshape(*size, count).transpose(2, 0, 1)
 
 

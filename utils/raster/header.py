@@ -6,7 +6,10 @@ GDAL reads them; where it cannot, tifffile does.
 from __future__ import annotations
 
 import functools
+import logging
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +19,18 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from utils.errors import DataError
+from utils.media.picture_sizes import picture_orientation
 from utils.raster.gdal import file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.raster.grids import PixelGrid
 
 if TYPE_CHECKING:
     import tifffile
 
+logger = logging.getLogger(__name__)
+
 _PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP", "GIF"})  # decoded from the top: no random access
+_TURNED_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "GTiff"})  # whose pictures may be stored turned
+_PAGE = re.compile(r"Page \d+ \((?P<width>\d+)P x (?P<height>\d+)L ")  # GDAL's description of a page
 _LARGE_BLOCK = 2**22  # pixels; larger blocks push each other out of GDAL's cache and are decoded again and again
 
 
@@ -54,6 +62,10 @@ class RasterHeader:
         Colours of the values of a single band.
     orientation : int
         EXIF orientation of a photo, 1 for upright.
+    bits : int, optional
+        Of each value, where a type of more bits holds them.
+    white_is_zero : bool
+        Whether viewers show 0 as white (TIFF's WhiteIsZero).
 
     Examples
     --------
@@ -76,10 +88,12 @@ class RasterHeader:
     masked: bool = False
     palette: tuple[tuple[int, int, int, int], ...] | None = None
     orientation: int = 1
+    bits: int | None = None
+    white_is_zero: bool = False
 
     @property
     def whole(self) -> bool:
-        """Whether the file is decoded at once and kept, because its parts cannot be had alone.
+        """Whether the file is decoded at once and kept: its parts cannot be had alone, or it is to be turned.
 
         Examples
         --------
@@ -87,7 +101,21 @@ class RasterHeader:
         >>> RasterHeader("a", "PNG", grid, ("uint8",), (None,), (1, 6), False).whole
         True
         """
-        return self.driver in _PICTURE_DRIVERS or self.driver == "tifffile" or math.prod(self.block) > _LARGE_BLOCK
+        at_once = self.driver in _PICTURE_DRIVERS or self.driver == "tifffile" or self.orientation != 1
+        return at_once or math.prod(self.block) > _LARGE_BLOCK
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Height and width before the picture is turned upright.
+
+        Examples
+        --------
+        >>> grid = PixelGrid(4, 6, None, Affine.identity())
+        >>> RasterHeader("a", "PNG", grid, ("uint8",), (None,), (1, 6), False, orientation=6).stored_size
+        (6, 4)
+        """
+        size = (self.grid.height, self.grid.width)
+        return size[::-1] if self.orientation > 4 else size
 
     @property
     def colour_bands(self) -> tuple[int, ...]:
@@ -154,11 +182,54 @@ def _read_header(key: tuple[str, int, int]) -> RasterHeader:
         if Path(path).suffix.lower() not in (".tif", ".tiff"):
             raise
         header = _header_of_tiff(path, error)
+    if header.driver == "GTiff":
+        _refuse_pages(path, _page_sizes(open_raster(path)))
     if any(dtype.startswith("complex") for dtype in header.dtypes):
         raise DataError(
             f"{path}: values are complex numbers ({header.dtypes[0]}); write their amplitude to a new raster"
         )
     return header
+
+
+def _page_sizes(dataset: rasterio.DatasetReader) -> list[tuple[int, int]]:
+    """Height and width of each page of a TIFF, without its overviews and masks; empty for one page.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> with rasterio.open(raster_file("a.tif", np.zeros((4, 6), np.uint8))) as dataset:
+    ...     _page_sizes(dataset)
+    []
+    """
+    texts = dataset.tags(ns="SUBDATASETS").values()
+    return [(int(match["height"]), int(match["width"])) for match in map(_PAGE.match, texts) if match is not None]
+
+
+def _refuse_pages(path: str, sizes: Sequence[tuple[int, int]]) -> None:
+    """Refuse a TIFF of several pages of which another could be meant; smaller ones, such as previews, are told.
+
+    Raises
+    ------
+    DataError
+        If a page after the first one is as large as it is.
+
+    Examples
+    --------
+    >>> _refuse_pages("a.tif", [(400, 600), (40, 60)])
+    >>> _refuse_pages("a.tif", [(4, 6), (4, 6)])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.tif: a TIFF of 2 pages, of which page 2 is as large as page 1; expected one picture: ...
+    """
+    large = next((page for page, size in enumerate(sizes[1:], start=2) if math.prod(size) >= math.prod(sizes[0])), None)
+    if large is not None:
+        raise DataError(
+            f"{path}: a TIFF of {len(sizes)} pages, of which page {large} is as large as page 1; expected one picture: "
+            f"write each page to its own file (gdal_translate GTIFF_DIR:{large}:{path} PAGE.tif)"
+        )
+    if len(sizes) > 1:
+        logger.warning("%s: a TIFF of %d pages; page 1, the largest, is read", path, len(sizes))
 
 
 def _header_of_dataset(path: str, dataset: rasterio.DatasetReader) -> RasterHeader:
@@ -175,7 +246,8 @@ def _header_of_dataset(path: str, dataset: rasterio.DatasetReader) -> RasterHead
     """
     flags = [flag.name for band in dataset.mask_flag_enums for flag in band]
     colours = [colour.name for colour in dataset.colorinterp]
-    orientation = _orientation(dataset)
+    orientation = _orientation(path, dataset)
+    bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "") if dataset.count else ""
     size = (dataset.height, dataset.width) if orientation < 5 else (dataset.width, dataset.height)
     return RasterHeader(
         path=path,
@@ -189,10 +261,12 @@ def _header_of_dataset(path: str, dataset: rasterio.DatasetReader) -> RasterHead
         masked="per_dataset" in flags and "alpha" not in flags,
         palette=_palette(dataset) if colours == ["palette"] else None,
         orientation=orientation,
+        bits=int(bits) if bits.isdigit() else None,
+        white_is_zero=dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES",
     )
 
 
-def _orientation(dataset: rasterio.DatasetReader) -> int:
+def _orientation(path: str, dataset: rasterio.DatasetReader) -> int:
     """EXIF orientation of a photo, 1 where it has none or has a place on Earth.
 
     Examples
@@ -201,13 +275,13 @@ def _orientation(dataset: rasterio.DatasetReader) -> int:
     >>> import numpy as np
     >>> path = raster_file("a.jpg", np.zeros((4, 6, 3), np.uint8))
     >>> with rasterio.open(path) as dataset:
-    ...     _orientation(dataset)
+    ...     _orientation(path, dataset)
     1
     """
-    if dataset.driver != "JPEG" or dataset.crs is not None:
+    placed = dataset.crs is not None or not dataset.transform.is_identity or bool(dataset.gcps[0])
+    if placed or dataset.driver not in _TURNED_DRIVERS or not Path(path).is_file():
         return 1
-    value = dataset.tags().get("EXIF_Orientation", "1").strip()
-    return int(value) if value.isdigit() and 1 <= int(value) <= 8 else 1
+    return picture_orientation(path)
 
 
 def _palette(dataset: rasterio.DatasetReader) -> tuple[tuple[int, int, int, int], ...]:
@@ -248,17 +322,30 @@ def _header_of_tiff(path: str, reason: DataError) -> RasterHeader:
             page = stream.pages.first
             axes = "".join(axis for axis, size in zip(page.axes, page.shape, strict=True) if axis in "YXSC" or size > 1)
             size = dict(zip(page.axes, page.shape, strict=True))
-            grid = PixelGrid(size["Y"], size["X"], *_georeference_of_tiff(path, page))
+            crs, transform = _georeference_of_tiff(path, page)
+            orientation = 1 if crs is not None else picture_orientation(path)
+            sides = (size["Y"], size["X"])[:: -1 if orientation > 4 else 1]
+            grid = PixelGrid(*sides, crs, transform)
+            white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+            whole_pages = [page for page in stream.pages if not page.is_reduced and not page.is_mask]
             nodata = page.tags.valueof("GDAL_NODATA")
             dtype = page.dtype
     except (tifffile.TiffFileError, OSError, KeyError, IndexError, AttributeError) as error:
         raise reason from error
     if axes not in ("YX", "YXS", "SYX") or dtype is None:
         raise DataError(f"{path}: a TIFF with axes {axes} is not a picture; expected rows, columns and bands")
+    _refuse_pages(path, [(page.imagelength, page.imagewidth) for page in whole_pages])
     count = size.get("S", 1)
-    missing = None if nodata is None else float(str(nodata).strip("\x00 "))
     return RasterHeader(
-        path, "tifffile", grid, (dtype.name,) * count, (missing,) * count, (grid.height, grid.width), False
+        path=path,
+        driver="tifffile",
+        grid=grid,
+        dtypes=(dtype.name,) * count,
+        nodata=(None if nodata is None else float(str(nodata).strip("\x00 ")),) * count,
+        block=(grid.height, grid.width),
+        tiled=False,
+        orientation=orientation,
+        white_is_zero=white_is_zero,
     )
 
 

@@ -20,6 +20,7 @@ from utils.raster.grids import (
     locate_affine,
     locate_pixels,
 )
+from utils.raster.header import read_header
 from utils.raster.labels import LabelSource, check_overlap, check_same_kind
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
@@ -137,7 +138,8 @@ class RasterLabels(LabelSource):
         Raises
         ------
         DataError
-            If the file has several bands and no colours were given, or the other way round.
+            If the file has several bands and no colours were given, or the other way round; or its values mean the
+            opposite of what viewers show.
 
         Examples
         --------
@@ -150,6 +152,11 @@ class RasterLabels(LabelSource):
         """
         header = self._file.header
         bands = list(header.colour_bands)
+        if header.white_is_zero and not (self._colours is not None and header.palette):
+            raise DataError(
+                f"{self.path}: a WhiteIsZero TIFF: viewers show its value 0 as white, so that what was painted is "
+                "not known; expected BlackIsZero: write it anew (gdal_translate -co PHOTOMETRIC=MINISBLACK)"
+            )
         if self._colours is None and len(bands) != 1:
             raise DataError(
                 f"{self.path}: labels need one band, this file has {len(bands)}; if it is painted in colours, "
@@ -209,10 +216,17 @@ class RasterLabels(LabelSource):
         """
         size, file_size = (grid.height, grid.width), (scene.file_grid.height, scene.file_grid.width)
         if size not in (file_size, (scene.height, scene.width)):
-            raise DataError(
+            turn = read_header(scene.paths[0]).orientation
+            what = (
                 f"{self.path}: {size[0]} x {size[1]} pixels, but {scene.paths[0]} has {file_size[0]} x {file_size[1]} "
-                "(height x width), and neither says where it lies; give labels of the picture's size"
+                "(height x width)"
             )
+            if turn > 4 and size == file_size[::-1]:
+                raise DataError(
+                    f"{what} as viewers show it, turned by its EXIF orientation {turn}, and the labels fit the picture "
+                    "as it is stored; turn the labels in the same way, or give them the same EXIF orientation"
+                )
+            raise DataError(f"{what}, and neither says where it lies; give labels of the picture's size")
         return Affine.scale(grid.width / scene.width, grid.height / scene.height)
 
     def _read_inside(self, scene: RasterScene, window: Window) -> np.ndarray:

@@ -20,6 +20,7 @@ from utils.geometry.resampling import reflect_index, resample, resampling_weight
 from utils.media.picture_sizes import MAX_PIXELS
 from utils.raster.files import RasterFile, RawBlock
 from utils.raster.grids import PixelGrid
+from utils.raster.header import RasterHeader
 from utils.raster.scaling import ValueScaling
 from utils.raster.tiling import Window
 
@@ -63,7 +64,8 @@ class RasterScene:
     -----
     A pixel is not valid where the file's mask or opacity is 0; where every chosen band is nodata, in unsigned types
     (0 or 255 in one band alone is a colour); where any is nodata or no number, in all others.
-    JPEG photos without CRS are turned as their EXIF orientation says, as viewers and annotation tools show them.
+    Photos without a place on Earth are turned as their EXIF orientation says, as viewers and annotation tools show
+    them. Grey values of 1 to 7 bits are scaled to 0..255, and those of a WhiteIsZero TIFF are turned round, likewise.
 
     Examples
     --------
@@ -462,10 +464,46 @@ class RasterScene:
             return _look_up_colours(file.read(window, [1]), file.header.palette or ())
         unique = sorted(set(bands))
         block = file.read(window, unique)
+        values = as_shown(block.values, file.header)
         if unique == bands:
-            return block
+            return RawBlock(values, block.missing, block.hidden)
         order = [unique.index(band) for band in bands]
-        return RawBlock(block.values[order], None if block.missing is None else block.missing[order], block.hidden)
+        return RawBlock(values[order], None if block.missing is None else block.missing[order], block.hidden)
+
+
+def as_shown(values: np.ndarray, header: RasterHeader) -> np.ndarray:
+    """Values of a picture as viewers show them: 0 black, and few bits over the whole range of 8.
+
+    Parameters
+    ----------
+    values : array, any shape
+        As the file holds them.
+    header : RasterHeader
+        Of the file; its `white_is_zero` counts for unsigned types, its `bits` below 8. Indices of a palette stay.
+
+    Returns
+    -------
+    array, the shape and type of `values`
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> header = RasterHeader("a", "PNG", PixelGrid(1, 3, None, Affine.identity()), ("uint8",), (None,), (1, 3), False)
+    >>> as_shown(np.uint8([0, 5, 15]), replace(header, bits=4)).tolist()
+    [0, 85, 255]
+    >>> as_shown(np.uint8([0, 5, 255]), replace(header, white_is_zero=True)).tolist()
+    [255, 250, 0]
+    """
+    if header.palette:
+        return values
+    few = header.bits if values.dtype == np.uint8 and header.bits is not None and header.bits < 8 else None
+    if header.white_is_zero and values.dtype.kind == "u":
+        highest = 2 ** (header.bits or 8 * values.dtype.itemsize) - 1
+        values = values.dtype.type(highest) - values
+    if few is None:
+        return values
+    table = np.rint(np.arange(256) * (255 / (2**few - 1))).clip(0, 255).astype(np.uint8)
+    return table[values]
 
 
 def _look_up_colours(block: RawBlock, palette: Sequence[tuple[int, int, int, int]]) -> RawBlock:
