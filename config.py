@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from utils.errors import SettingsError
 from utils.runtime.setting_classes import merge_classes, only_known, unknown_keys
-from utils.runtime.setting_files import expand_path, merge_sections, read_profile
+from utils.runtime.setting_files import expand_path, find_beside, merge_sections, read_profile
 from utils.runtime.setting_tasks import FIRST_KIND, find_class, only_task, override_tasks, validate_task
 from utils.runtime.setting_types import Count, Device, Fraction, NonNegative, OneOrMore, Positive, Section, Threads
 from utils.runtime.setting_types import Interval as Interval  # these three are for the kinds' own settings
@@ -131,9 +131,15 @@ class GeometricAugmentationsConfig(AugmentationsConfig):
 class SplitsConfig(Section):
     """Training, validation and test split."""
 
-    train_list: str | None = Field(None, description="text file of item ids; written by prepare when it is absent")
+    train_list: str | None = Field(
+        None,
+        description="text file of item ids, in the working directory or else beside the settings file; "
+        "drawn and written by prepare when it is absent",
+    )
     val_list: str | None = Field(None, description="the same for validation")
-    test_list: str | None = Field(None, description="item ids of a further split, for evaluate.split: test")
+    test_list: str | None = Field(
+        None, description="ids of a further split, for evaluate.split: test; no drawn list holds them"
+    )
 
 
 class SampleConfig(Section):
@@ -435,9 +441,38 @@ def load_settings(path: str | Path, overrides: Sequence[str], kinds: Kinds) -> S
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read as text: {error}") from None
     try:
-        return parse_settings(text, overrides, kinds)
+        settings = parse_settings(text, overrides, kinds)
+        tasks = {name: locate_lists(task, Path(path).parent) for name, task in settings.tasks.items()}
     except SettingsError as error:
         raise SettingsError(*(f"{path}: {line}" for line in str(error).splitlines())) from None
+    return Settings(tasks, next(iter(tasks.values())))
+
+
+def locate_lists(task: TaskConfig, folder: Path) -> TaskConfig:
+    """Replace split lists that are only beside the settings file, in `folder`, by their path there.
+
+    Raises
+    ------
+    SettingsError
+        If a list is in the working directory and beside the settings file, and the two differ.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "mine.txt").write_text("reef_1")
+    >>> task = TaskConfig(dataset={"splits": {"train_list": "mine.txt", "val_list": "others.txt"}})
+    >>> found = locate_lists(task, folder).dataset.splits
+    >>> found.train_list == str(folder / "mine.txt"), found.val_list
+    (True, 'others.txt')
+    """
+    named = {key: value for key, value in task.dataset.splits if key.endswith("_list") and value is not None}
+    found = {key: find_beside(value, folder, f"dataset.splits.{key}") for key, value in named.items()}
+    moved = {key: path for key, path in found.items() if path != named[key]}
+    if not moved:
+        return task
+    splits = task.dataset.splits.model_copy(update=moved)
+    return task.model_copy(update={"dataset": task.dataset.model_copy(update={"splits": splits})})
 
 
 def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Settings:

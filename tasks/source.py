@@ -16,7 +16,17 @@ from config import TaskConfig
 from tasks.features import FeatureService
 from tasks.item import Finding, Item, Piece
 from tasks.sample import Producer, Request, Sample
-from tasks.splits import LIST_SPLITS, OTHER_PICTURES, check_fraction, lists_stay, read_list, settle_lists, split_list
+from tasks.splits import (
+    LIST_SPLITS,
+    OTHER_PICTURES,
+    check_fraction,
+    lists_stay,
+    read_list,
+    refuse_absent_test,
+    settle_lists,
+    split_list,
+    warn_of_absent,
+)
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import IDENTITY, Variation, View, views_of
 from utils.geometry.fields import STANDARD_FIELDS, Fields, apply_view
@@ -325,18 +335,71 @@ class ListedSource(FeatureSource[ItemT]):
     def items(self, split: str) -> list[ItemT]:
         if split == "inference":
             return self.input_items(self._inference_sources())
+        chosen = self._of_split(split)
+        if split != "train":
+            path = split_list(self.name, self.settings, split) if self.uses_list(split) else None
+            self._refuse_overlap(chosen, f"the labels' {split} split" if path is None else str(path))
+        return chosen
+
+    def _of_split(self, split: str) -> list[ItemT]:
+        """Give the items of a split, without a comparison with those of train.
+
+        Raises
+        ------
+        DataError
+            If a list does not exist, or names no picture.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().source._of_split("val")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: ...segmentation_val.txt: no such split list; run prepare, which writes it, or ...
+        """
         path = split_list(self.name, self.settings, split)
         if not self.uses_list(split):
-            chosen = self.unlisted(split)
-        elif path is None:
+            return self.unlisted(split)
+        if path is None:
             return []
-        else:
-            if not path.exists():
-                raise DataError(f"{path}: no such split list; run prepare, which writes it, or write it yourself")
-            chosen = [item for line in read_list(path) for item in self._named(line, split, path)]
-        if split != "train":
-            self._refuse_overlap(chosen, f"{path}" if path and self.uses_list(split) else f"the labels' {split} split")
-        return chosen
+        if not path.exists():
+            refuse_absent_test(self.name, self.settings)
+            raise DataError(f"{path}: no such split list; run prepare, which writes it, or write it yourself")
+        return [item for line in read_list(path) for item in self._named(line, split, path)]
+
+    def held_out(self) -> list[ItemT]:
+        """Give the items of the test split; a drawn split holds nothing of them.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().source.held_out()
+        []
+        """
+        return self._of_split("test")
+
+    def without_test(self, items: Iterable[ItemT]) -> list[ItemT]:
+        """Give the items that share no pixels with one of the test split.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import scene_task
+        >>> path = Path(tempfile.mkdtemp()) / "test.txt"
+        >>> _ = path.write_text("scene_0@y0:8,x0:8")
+        >>> source = scene_task(f"dataset.splits.test_list={path}").source
+        >>> names = ("scene_0", "scene_0@y8:64,x8:64", "scene_1")
+        >>> [item.id for item in source.without_test(source.named(name, "train")[0] for name in names)]
+        ['scene_0@y8:64,x8:64', 'scene_1']
+        """
+        tested: dict[str, list[ItemT]] = {}
+        for item in self.held_out():
+            tested.setdefault(self.picture_of(item), []).append(item)
+        return [
+            item
+            for item in items
+            if not any(self.overlap(item, other) for other in tested.get(self.picture_of(item), []))
+        ]
 
     def _inference_sources(self) -> list[str]:
         """Give the paths to predict.
@@ -444,7 +507,10 @@ class ListedSource(FeatureSource[ItemT]):
         >>> split_list("segmentation", source.settings, "val").read_text().count("scene")
         1
         """
-        settle_lists(self.name, self.settings, self.draw_split, self.split_recipe(), self.names())
+        refuse_absent_test(self.name, self.settings)
+        held_out = {item.id for item in self.held_out()}
+        names = [name for name in self.names() if name not in held_out]
+        settle_lists(self.name, self.settings, self.draw_split, self.split_recipe(), names, held_out)
 
     def check_lists(self) -> None:
         """Raise for split lists that do not fit the pictures or the settings.
@@ -455,6 +521,8 @@ class ListedSource(FeatureSource[ItemT]):
         >>> source = scene_task("dataset.splits={train_list: /no/a.txt, val_list: /no/b.txt}").source
         >>> source.check_lists()
         """
+        refuse_absent_test(self.name, self.settings)
+        warn_of_absent(self.name, self.settings)
         if lists_stay(self.name, self.settings):
             check_fraction(self.name, self.settings)
             for split in LIST_SPLITS:

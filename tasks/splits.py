@@ -76,10 +76,12 @@ def settle_lists(
     draw: Callable[[], tuple[list[str], list[str]]],
     how: str,
     pictures: Collection[str],
+    held_out: Collection[str] = (),
 ) -> None:
     """Write the lists of train and val if they are missing, or if prepare made them for other pictures or settings.
 
-    A list that is named in the settings, or that a person wrote or changed, is kept.
+    A list that is named in the settings, or that a person wrote or changed, is kept. What is drawn is announced, with a
+    warning where the settings name the list.
 
     Parameters
     ----------
@@ -93,13 +95,15 @@ def settle_lists(
         How the ids are drawn, for the first line of the list; contains "val_fraction <value>,".
     pictures : collection of str
         Names of all pictures; an id is such a name, alone or before "@".
+    held_out : collection of str
+        Ids of the test split, which `draw` leaves out.
 
     Raises
     ------
     SettingsError
         If a list is kept and `train.val_fraction` is not the value that it was made with.
     DataError
-        If only one of the two lists exists.
+        If only one of the two lists exists, or the test list that the settings name does not.
 
     Examples
     --------
@@ -110,11 +114,13 @@ def settle_lists(
     >>> split_list("coral", settings, "val").read_text().splitlines()[1:]
     ['d']
     """
+    refuse_absent_test(name, settings)
     paths = [path for path in (split_list(name, settings, split) for split in MADE) if path is not None]
     existing = [path for path in paths if path.exists()]
     if 0 < len(existing) < len(paths):
         raise DataError(f"{existing[0]} exists, but the other list of train and val does not; give both or neither")
-    recipe = f"{how.rstrip(',')}, {len(pictures)} pictures {digest_json(sorted(pictures))[:8]}"
+    left_out = f", without {len(held_out)} of the test split {digest_json(sorted(held_out))[:8]}" if held_out else ""
+    recipe = f"{how.rstrip(',')}, {len(pictures)} pictures {digest_json(sorted(pictures))[:8]}{left_out}"
     if existing and lists_stay(name, settings):
         check_fraction(name, settings)
         warn_of_unlisted(name, settings, pictures)
@@ -126,8 +132,60 @@ def settle_lists(
         logger.warning(
             "%s: drawn anew, as it was made for other pictures or settings (%s; now %s)", existing[0], made, recipe
         )
-    for path, ids in zip(paths, draw(), strict=True):
+    warn_of_absent(name, settings)
+    drawn = draw()
+    for path, ids in zip(paths, drawn, strict=True):
         write_list(path, ids, recipe)
+    counts = f"{len(drawn[0])} ids to train on in {paths[0]}, {len(drawn[1])} to validate on in {paths[1]}"
+    logger.info("splits: drawn at random (%s): %s", recipe, counts)
+
+
+def refuse_absent_test(name: str, settings: TaskConfig) -> None:
+    """Refuse a test list that the settings name and that does not exist: its pictures might be drawn to train on.
+
+    Raises
+    ------
+    DataError
+        If there is no such file.
+
+    Examples
+    --------
+    >>> refuse_absent_test("coral", TaskConfig())
+    >>> refuse_absent_test("coral", TaskConfig(dataset={"splits": {"test_list": "no/test.txt"}}))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: dataset.splits.test_list: no no/test.txt in the working directory or beside the settings ...
+    """
+    path = split_list(name, settings, "test")
+    if path is not None and not path.exists():
+        raise DataError(
+            f"dataset.splits.test_list: no {path} in the working directory or beside the settings file; correct the "
+            "path, write the list, or remove the key (prepare draws only train and val)"
+        )
+
+
+def warn_of_absent(name: str, settings: TaskConfig) -> None:
+    """Warn of lists that the settings name and that do not exist, so that prepare draws them.
+
+    Examples
+    --------
+    >>> from utils.logging import VerbosityLogger, listening
+    >>> splits = {"train_list": "no/a.txt", "val_list": "no/b.txt"}
+    >>> with listening(VerbosityLogger(), "tasks"):
+    ...     warn_of_absent("coral", TaskConfig(dataset={"splits": splits}))  # doctest: +ELLIPSIS
+    [WARNING] dataset.splits.train_list: no no/a.txt in the working directory (...) or beside the settings file, ...
+    [WARNING] dataset.splits.val_list: no no/b.txt in the working directory (...) or beside the settings file, ...
+    """
+    for split in MADE:
+        path = split_list(name, settings, split)
+        if getattr(settings.dataset.splits, f"{split}_list") is not None and path is not None and not path.exists():
+            logger.warning(
+                "dataset.splits.%s_list: no %s in the working directory (%s) or beside the settings file, so that "
+                "prepare draws this list at random; if you have one, correct the path and delete the drawn one",
+                split,
+                path,
+                Path.cwd(),
+            )
 
 
 def lists_stay(name: str, settings: TaskConfig) -> bool:

@@ -19,6 +19,7 @@ from tasks.distill.pictures import CropItem, Picture, PictureReader
 from tasks.distill.settings import DistillSettings
 from tasks.features import FeatureService
 from tasks.item import Finding, Piece
+from tasks.neighbours import choose_groups, draw_groups, group_of, scene_thumbnail
 from tasks.sample import Sample
 from tasks.source import ListedSource
 from utils.errors import DataError
@@ -106,16 +107,37 @@ class CropSource(ListedSource[CropItem]):
 
     @override
     def draw_split(self) -> tuple[list[str], list[str]]:
-        ids = sorted(self.units)
+        ids = sorted(item.id for item in self.without_test(self.units.values()))
         if len(ids) < 2:
             raise DataError(
-                f"only one item ({ids[0]}): too few for a validation split; take a smaller distill.block, or "
-                "name more pictures"
+                f"only {len(ids)} item{f' ({ids[0]})' if ids else ''} outside the test split: too few for a validation "
+                "split; take a smaller distill.block, or name more pictures"
             )
-        order = np.random.default_rng(self.settings.resources.seed).permutation(len(ids))
-        number = min(max(round(self.settings.train.val_fraction * len(ids)), 1), len(ids) - 1)
-        val = {ids[index] for index in order[:number]}
+        fraction, seed = self.settings.train.val_fraction, self.settings.resources.seed
+        photos = sorted({self.units[name].picture.name for name in ids if not self.units[name].picture.frames})
+        by = choose_groups(photos, self._thumbnail, "write the split lists yourself, whole videos in each")
+        if by == "picture":
+            order = np.random.default_rng(seed).permutation(len(ids))
+            val = {ids[index] for index in order[: min(max(round(fraction * len(ids)), 1), len(ids) - 1)]}
+        else:
+            groups: dict[str, list[str]] = {}
+            for name in ids:
+                picture = self.units[name].picture
+                groups.setdefault(name if picture.frames else group_of(picture.name, by), []).append(name)
+            val = set(draw_groups(groups, fraction, seed))
         return [name for name in ids if name not in val], sorted(val)
+
+    def _thumbnail(self, name: str) -> np.ndarray:
+        """Thumbnail (32, 32) of a photo or raster.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> student_task().source._thumbnail("photo_0").shape
+        (32, 32)
+        """
+        picture = self.files.pictures[name]
+        return scene_thumbnail(self.files.open(picture.paths, 1.0))
 
     @cached_property
     def units(self) -> dict[str, CropItem]:

@@ -106,6 +106,7 @@ class DistillTask(FeatureTask):
         info, units = self.features.info, self.source.units
         size = sum(parameter.numel() for parameter in self._student.backbone.parameters())
         self.teacher_side  # noqa: B018 - raises for a crop of another size
+        self.source.check_lists()
         split = "which prepare will split"
         if lists_stay(self.name, self.settings):
             split = f"{len(self.source.items('train'))} to train on, {len(self.source.items('val'))} to validate"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ from utils.media.picture_sizes import picture_size
 from utils.runtime.files import digest_json, file_stamp
 
 REACH = 3.0  # largest width or height of a box, relative to its picture
-NUMBER_AT_END = re.compile(r"[\W_]*\d+$")
 
 
 @dataclass(frozen=True)
@@ -205,20 +203,6 @@ def mask_out_crowd(valid: np.ndarray, box_xyxy: np.ndarray | None, matrix: np.nd
         return
     left, top, right, bottom = move_boxes(box_xyxy, matrix).clip(0, None)
     valid[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = False
-
-
-def group_of(picture: AnnotatedPicture, split_by: str) -> str:
-    """Group of a picture, which the default split keeps together.
-
-    Examples
-    --------
-    >>> picture = AnnotatedPicture("day1/cam_0012", Path("day1/cam_0012.png"), None, ())
-    >>> [group_of(picture, by) for by in ("picture", "folder", "stem")]
-    ['day1/cam_0012', 'day1', 'day1/cam']
-    """
-    if split_by == "folder":
-        return picture.id.rpartition("/")[0]
-    return NUMBER_AT_END.sub("", picture.id) if split_by == "stem" else picture.id
 
 
 def name_inputs(paths: Sequence[Path]) -> dict[str, Path]:

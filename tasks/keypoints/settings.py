@@ -101,8 +101,10 @@ class KeypointsConfig(Section):
     grouping: bool | Literal["auto"] = Field(
         "auto", description="learn which points belong together; auto: when a whole picture holds several animals"
     )
-    split_by: Literal["picture", "folder", "stem"] = Field(
-        "picture", description="what stays together in the default split; stem: the name up to its last number"
+    split_by: Literal["auto", "picture", "folder", "stem"] = Field(
+        "auto",
+        description="what stays together in the default split; stem: the name up to its last number; auto: folders or "
+        "stems where there are several and neighbours look alike, else pictures",
     )
     mask_type: Literal["gaussian", "circle"] = Field("gaussian", description="shape of the heatmaps' targets")
     sigma: Positive = Field(1.5, description="their size in cells of the output: deviation, or radius of the circle")

@@ -20,7 +20,6 @@ from tasks.keypoints.items import (
     box_faults,
     box_of,
     decode_picture,
-    group_of,
     is_usable,
     mask_out_crowd,
     name_inputs,
@@ -28,6 +27,7 @@ from tasks.keypoints.items import (
 from tasks.keypoints.labels import PoseLabels, join_skeletons
 from tasks.keypoints.results import is_overlay
 from tasks.keypoints.settings import KeypointsSettings
+from tasks.neighbours import choose_groups, draw_groups, grouped
 from tasks.sample import Sample
 from tasks.source import ListedSource
 from tasks.splits import split_list
@@ -46,6 +46,7 @@ from utils.geometry.crops import (
     whole_picture,
 )
 from utils.geometry.fields import Boxes, Fields, Image, Mask, Points, Transform, Values, warp
+from utils.media.thumbnails import thumbnail
 from utils.media.videos import VideoReader, is_video
 from utils.raster.inputs import find_inputs
 from utils.samples.files import write_foxes
@@ -187,21 +188,23 @@ class PoseSource(ListedSource[PoseItem]):
 
     @override
     def draw_split(self) -> tuple[list[str], list[str]]:
-        groups: dict[str, list[str]] = {}
-        for name, (_, picture) in self.labels.pictures.items():
-            groups.setdefault(group_of(picture, self.keypoints.split_by), []).append(name)
+        names = [
+            item.id
+            for item in self.without_test(self._item(picture, "train") for _, picture in self.labels.pictures.values())
+        ]
+        by = self.keypoints.split_by
+        if by == "auto":
+            pictures = self.labels.pictures
+            cure = "write the split lists yourself, whole videos in each"
+            by = choose_groups(names, lambda name: thumbnail(decode_picture(pictures[name][1])), cure)
+        groups = grouped(names, by)
         if len(groups) < 2:
             raise DataError(
-                f"keypoints.split_by: {self.keypoints.split_by} gives a single group of pictures, so that none is "
-                "left for validation; choose another, or write the split lists yourself"
+                f"keypoints.split_by: {by} gives a single group of pictures, so that none is left for validation; "
+                "choose another, or write the split lists yourself"
             )
-        size = self.settings.train.val_fraction * len(self.labels.pictures)
-        order = np.random.default_rng(self.settings.resources.seed).permutation(sorted(groups)).tolist()
-        val: list[str] = []
-        for group in order[:-1]:
-            if not val or len(val) + len(groups[group]) / 2 <= size:
-                val += groups[group]
-        return sorted(set(self.labels.pictures) - set(val)), sorted(val)
+        val = draw_groups(groups, self.settings.train.val_fraction, self.settings.resources.seed)
+        return sorted(set(names) - set(val)), val
 
     @override
     def input_items(self, sources: list[str]) -> list[PoseItem]:

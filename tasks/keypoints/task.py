@@ -155,6 +155,8 @@ class KeypointsTask(FeatureTask):
         >>> pose_task()._split_sizes()
         '8 pictures to train on, 4 to validate'
         """
+        if self.source.has_lists():
+            self.source.check_lists()
         if not self.source.is_split() or (self.source.has_lists() and not lists_stay(self.name, self.settings)):
             train, val = self.source.draw_split()
             return f"{len(train)} pictures to train on, {len(val)} to validate, once prepare has split them"

@@ -17,6 +17,7 @@ from typing_extensions import override
 from config import expand_path
 from tasks.features import FeatureService
 from tasks.item import Finding, Item, Piece
+from tasks.neighbours import choose_groups, group_of, scene_thumbnail
 from tasks.sample import Sample
 from tasks.segmentation.scenes import SceneFiles, SceneItem, SceneReader, block_id, parse_id
 from tasks.segmentation.settings import SegmentationSettings
@@ -219,8 +220,7 @@ class SceneSource(ListedSource[SceneItem]):
     @override
     def check_lists(self) -> None:
         super().check_lists()
-        drawn = not lists_stay(self.name, self.settings)
-        if drawn and sum(len(self._units(files)) for files in self.scenes.labelled().values()) < 2:
+        if not lists_stay(self.name, self.settings) and len(self._drawn_from()) < 2:
             raise DataError(ONE_BLOCK)
 
     @override
@@ -234,7 +234,7 @@ class SceneSource(ListedSource[SceneItem]):
 
     @override
     def draw_split(self) -> tuple[list[str], list[str]]:
-        units = [(key, area) for key, files in self.scenes.labelled().items() for area in self._units(files)]
+        units = self._drawn_from()
         counts = np.array([self._count(key, area) for key, area in units])
         keep = counts.sum(axis=1) > 0
         units, counts = [unit for unit, kept in zip(units, keep, strict=True) if kept], counts[keep]
@@ -243,14 +243,36 @@ class SceneSource(ListedSource[SceneItem]):
                 "no pixel is both labelled and valid in any picture; see paths.label_path, dataset.label_mapping and "
                 "the nodata of pictures and labels"
             )
-        self._without_labels = sorted(set(self.scenes.labelled()) - {key for key, _ in units})
+        self._without_labels = sorted({key for key, _ in self._drawn_from()} - {key for key, _ in units})
         generator = np.random.default_rng(self.settings.resources.seed)
-        chosen = stratified_choice(counts, self.settings.train.val_fraction, generator)
+        names = [self._unit_name(key, area) for key, area in units]
+        scenes = {key: self.scenes.scene(self.scenes.labelled()[key].paths) for key, _ in units}
+        cure = "write the split lists yourself, whole videos in each"
+        by = choose_groups(scenes, lambda key: scene_thumbnail(scenes[key]), cure)
+        labels = names if by == "picture" else [group_of(key, by) for key, _ in units]
+        order = {label: place for place, label in enumerate(dict.fromkeys(labels))}
+        places = np.array([order[label] for label in labels])
+        summed = np.zeros((len(order), counts.shape[1]), counts.dtype)
+        np.add.at(summed, places, counts)
+        chosen = stratified_choice(summed, self.settings.train.val_fraction, generator)[places]
         if not chosen.any():
             raise DataError(ONE_BLOCK)
-        names = [self._unit_name(key, area) for key, area in units]
         train = [name for name, held in zip(names, chosen, strict=True) if not held]
         return train, [name for name, held in zip(names, chosen, strict=True) if held]
+
+    def _drawn_from(self) -> list[tuple[str, Window]]:
+        """Blocks of all scenes that a split is drawn from: those outside the test split.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> [(key, area.x) for key, area in scene_task().source._drawn_from()]
+        [('scene_0', 0), ('scene_1', 0), ('scene_1', 64)]
+        """
+        scenes = self.scenes.labelled()
+        units = [(key, area) for key, files in scenes.items() for area in self._units(files)]
+        items = [self._item(block_id(key, area), key, area, scenes[key], "train") for key, area in units]
+        return [(item.scene_id, item.area) for item in self.without_test(items)]
 
     def _unit_name(self, scene_id: str, area: Window) -> str:
         """Name a unit of the split: the scene itself if it is not cut.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,56 @@ def find_config(argument: str | None = None) -> Path:
         f"no settings file: give one (python main.py config.yml), set ${CONFIG_VARIABLE}, or put config.yml into "
         f"{start} or a folder above; config.example.yml is a start"
     )
+
+
+def find_beside(path: str, folder: Path, key: str) -> str:
+    """Find a file that a settings file names: in the working directory, or else beside the settings file.
+
+    Parameters
+    ----------
+    path : str
+        As it is in the settings.
+    folder : Path
+        Where the settings file is.
+    key : str
+        The setting, for the error.
+
+    Returns
+    -------
+    str
+        The path beside the settings file if the file is only there; else `path` as it is, also if it is nowhere.
+
+    Raises
+    ------
+    SettingsError
+        If there are two files and they differ.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from contextlib import chdir
+    >>> here, folder = (Path(tempfile.mkdtemp()) for _ in range(2))
+    >>> _ = (folder / "val.txt").write_text("reef_1")
+    >>> with chdir(here):
+    ...     find_beside("val.txt", folder, "val_list") == str(folder / "val.txt")
+    True
+    >>> _ = (here / "val.txt").write_text("reef_2")
+    >>> with chdir(here):
+    ...     find_beside("val.txt", folder, "val_list")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: val_list: val.txt is in the working directory (...) and beside the settings file (...
+    """
+    here = Path(expand_path(path))
+    there = folder / here
+    if here.is_absolute() or not there.is_file():
+        return path
+    if here.is_file() and not filecmp.cmp(here, there, shallow=False):
+        raise SettingsError(
+            f"{key}: {path} is in the working directory ({Path.cwd()}) and beside the settings file "
+            f"({folder.resolve()}), and the two differ; remove one of them, or give the whole path"
+        )
+    return path if here.is_file() else str(there)
 
 
 def merge_sections(base: dict, changes: dict) -> dict:

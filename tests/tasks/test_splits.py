@@ -1,0 +1,261 @@
+"""Split lists: where they are found, what is drawn and announced, and that nothing of test or of one video leaks."""
+
+from __future__ import annotations
+
+import json
+from contextlib import chdir
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from config import load_settings, parse_settings
+from tasks import kinds
+from tasks.distill.example import student_example
+from tasks.example import SETTINGS, example_task, tiny_backbone, write_pictures
+from tasks.keypoints.example import animals_example
+from tasks.neighbours import choose_groups
+from tasks.segmentation.task import SegmentationTask
+from tasks.splits import read_list
+from utils.errors import DataError, SettingsError
+from utils.logging import VerbosityLogger, listening
+from utils.media.thumbnails import thumbnail
+
+
+def settings_file(folder: Path, **splits: str) -> Path:
+    """A settings file in `folder` whose split lists have relative names."""
+    write_pictures(folder)
+    text = SETTINGS.format(folder=folder, backbone=tiny_backbone())
+    listed = ", ".join(f"{key}: {value}" for key, value in splits.items())
+    path = folder / "job.yml"
+    text = text.replace(" val_fraction: 0.34,", "")  # lists of a person already say what is validated
+    path.write_text(text.replace("splits: {block_tiles: 2}", f"splits: {{block_tiles: 1, {listed}}}"))
+    return path
+
+
+def segmentation(path: Path) -> SegmentationTask:
+    return SegmentationTask("job", load_settings(path, (), kinds()).tasks["segmentation"])
+
+
+def ids(task, split: str) -> list[str]:
+    return [item.id for item in task.source.items(split)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where lists are found
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    with chdir(tmp_path / "elsewhere"):
+        yield tmp_path / "elsewhere"
+
+
+def test_lists_beside_the_settings_are_used_from_another_folder(tmp_path, elsewhere):
+    path = settings_file(tmp_path, train_list="lists/train.txt", val_list="lists/val.txt", test_list="lists/test.txt")
+    (tmp_path / "lists").mkdir()
+    for split, name in (("train", "scene_0@y0:32,x0:64"), ("val", "scene_0@y32:64,x0:64"), ("test", "scene_1")):
+        (tmp_path / "lists" / f"{split}.txt").write_text(name)
+    task = segmentation(path)
+    task.source.prepare_data()
+    assert [ids(task, split) for split in ("train", "val", "test")] == [
+        ["scene_0@y0:32,x0:64"],
+        ["scene_0@y32:64,x0:64"],
+        ["scene_1"],
+    ]
+    assert not list(elsewhere.rglob("*.txt"))
+
+
+def test_the_working_directory_comes_first_and_two_different_lists_are_refused(tmp_path, elsewhere):
+    path = settings_file(tmp_path, train_list="train.txt", val_list="val.txt")
+    (elsewhere / "train.txt").write_text("scene_0")
+    assert load_settings(path, (), kinds()).shared.dataset.splits.train_list == "train.txt"
+    (tmp_path / "train.txt").write_text("scene_0")
+    assert load_settings(path, (), kinds()).shared.dataset.splits.train_list == "train.txt"
+    (tmp_path / "train.txt").write_text("scene_1")
+    with pytest.raises(SettingsError, match=r"dataset\.splits\.train_list: train\.txt is in the working directory"):
+        load_settings(path, (), kinds())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is drawn is announced
+
+
+def test_a_named_list_that_is_nowhere_is_drawn_with_a_warning(tmp_path, elsewhere, capsys):
+    path = settings_file(tmp_path, train_list="gone/train.txt", val_list="gone/val.txt")
+    with listening(VerbosityLogger(), "tasks"):
+        segmentation(path).source.prepare_data()
+    output = "".join(capsys.readouterr())
+    assert f"[WARNING] dataset.splits.train_list: no gone/train.txt in the working directory ({elsewhere})" in output
+    train, val = (read_list(elsewhere / "gone" / f"{split}.txt") for split in ("train", "val"))
+    assert f"{len(train)} ids to train on in gone/train.txt, {len(val)} to validate on in gone/val.txt" in output
+    with listening(VerbosityLogger(), "tasks"):
+        segmentation(path).source.prepare_data()
+    assert "splits" not in "".join(capsys.readouterr())  # a rerun finds them
+
+
+def test_a_test_list_that_does_not_exist_is_refused(tmp_path, elsewhere):
+    path = settings_file(tmp_path, test_list="gone/test.txt")
+    for work in (lambda task: task.source.prepare_data(), lambda task: task.source.check_lists()):
+        with pytest.raises(DataError, match=r"dataset\.splits\.test_list: no gone/test\.txt"):
+            work(segmentation(path))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Nothing of test is drawn
+
+
+def test_drawn_scenes_hold_nothing_of_the_test_list(tmp_path, elsewhere):
+    (elsewhere / "test.txt").write_text("scene_1@y0:40,x0:64")  # touches two of the three blocks of the scene
+    path = settings_file(tmp_path, test_list="test.txt")
+    task = segmentation(path)
+    task.source.prepare_data()
+    areas = [(item.scene_id, item.area) for split in ("train", "val") for item in task.source.items(split)]
+    [test] = task.source.items("test")
+    assert {scene for scene, _ in areas} == {"scene_0", "scene_1"}
+    assert not [area for scene, area in areas if scene == "scene_1" and area.intersection(test.area)]
+    (elsewhere / "test.txt").write_text("scene_0")  # another test list: drawn anew
+    task = segmentation(path)
+    task.source.prepare_data()
+    assert {item.scene_id for split in ("train", "val") for item in task.source.items(split)} == {"scene_1"}
+
+
+def test_drawn_poses_hold_nothing_of_the_test_list_or_of_the_labels_test_split(tmp_path):
+    only_train = ("paths.label_path=annotations/train.json", f"dataset.splits.test_list={tmp_path}/test.txt")
+    task, _ = animals_example(tmp_path)
+    (tmp_path / "test.txt").write_text("\n".join(sorted(task.labels.pictures)[4:7]))  # of the train split
+    task, _ = animals_example(tmp_path, *only_train)
+    task.source.prepare_data()
+    drawn, test = {*ids(task, "train"), *ids(task, "val")}, set(ids(task, "test"))
+    assert len(test) == 3
+    assert drawn == set(task.labels.pictures) - test
+
+    labels = tmp_path / "animals" / "annotations"
+    (labels / "val.json").rename(labels / "test.json")  # labels with train and test, so that val is drawn
+    task, _ = animals_example(tmp_path, f"paths.splits_dir={tmp_path}/other")
+    task.source.prepare_data()
+    assert sorted(task.labels.sets) == ["test", "train"]
+    assert not {*ids(task, "train"), *ids(task, "val")} & set(ids(task, "test"))
+    assert len(ids(task, "train")) + len(ids(task, "val")) == 8
+
+
+def test_drawn_crops_hold_nothing_of_the_test_list(tmp_path):
+    (tmp_path / "test.txt").write_text("photo_0\nclip")  # a photo, and all segments of a video
+    task, _ = student_example(tmp_path, f"dataset.splits.test_list={tmp_path}/test.txt")
+    task.source.prepare_data()
+    drawn, test = {*ids(task, "train"), *ids(task, "val")}, set(ids(task, "test"))
+    assert "photo_0" in test
+    assert drawn == set(task.source.units) - test
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Frames of one video stay together
+
+
+def write_frames(folder: Path, names: list[str], videos: list[int]) -> None:
+    """Write pictures (96, 128): those of one video have one blurred background and a disc that moves."""
+    for frame, (name, video) in enumerate(zip(names, videos, strict=True)):
+        noise = np.random.default_rng(video).uniform(0, 255, (96, 128)).astype(np.float32)
+        picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8), None, 0, 255, cv2.NORM_MINMAX)
+        cv2.circle(picture, (10 + 5 * frame, 48), 6, 255.0, -1)
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), picture.astype(np.uint8).repeat(3).reshape(96, 128, 3))
+
+
+def frames(pattern: str, videos: int, length: int) -> tuple[list[str], list[int]]:
+    names = [pattern.format(video=video, frame=frame) for video in range(videos) for frame in range(length)]
+    return names, [video for video in range(videos) for _ in range(length)]
+
+
+def look_at(folder: Path):
+    return lambda name: thumbnail(cv2.imread(str(folder / f"{name}.png")))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("day{video}/cam_{frame}", "folder"), ("cam{video}x_{frame:03}", "stem"), ("{frame}v{video}x", "picture")],
+)
+def test_groups_are_folders_or_stems_where_they_hold_videos(tmp_path, pattern, found):
+    names, videos = frames(pattern, 3, 5)
+    write_frames(tmp_path, names, videos)
+    assert choose_groups(names, look_at(tmp_path), "") == found
+    write_frames(tmp_path, names, list(range(len(names))))  # the same names, but unrelated pictures
+    assert choose_groups(names, look_at(tmp_path), "") == "picture"
+
+
+def test_frames_of_a_single_video_are_announced(tmp_path, capsys):
+    names, videos = frames("cam_{frame:03}", 1, 6)
+    write_frames(tmp_path, names, videos)
+    with listening(VerbosityLogger(), "tasks"):
+        assert choose_groups(names, look_at(tmp_path), "write lists") == "picture"
+    assert "[WARNING] splits: 100 % of neighbouring pictures look alike" in "".join(capsys.readouterr())
+
+
+def test_keypoints_keep_the_frames_of_a_video_together(tmp_path):
+    names, videos = frames("vid{video}_{frame:03}", 4, 5)
+    write_frames(tmp_path / "animals" / "images", names, videos)
+    pictures = [
+        {"id": index, "file_name": f"{name}.png", "height": 96, "width": 128} for index, name in enumerate(names)
+    ]
+    animals = [
+        {"id": index, "image_id": index, "category_id": 1, "keypoints": [10 + 5 * index, 48, 2], "num_keypoints": 1}
+        for index in range(len(names))
+    ]
+    tree = {
+        "images": pictures,
+        "annotations": animals,
+        "categories": [{"id": 1, "name": "disc", "keypoints": ["centre"]}],
+    }
+    (tmp_path / "animals" / "annotations").mkdir()
+    (tmp_path / "animals" / "annotations" / "all.json").write_text(json.dumps(tree))
+    for seed in range(4):
+        task, _ = animals_example(
+            tmp_path, "paths.label_path=annotations/all.json", f"resources.seed={seed}", "train.val_fraction=0.25"
+        )
+        train, val = task.source.draw_split()
+        assert len(train) == 15
+        assert {name.split("_")[0] for name in train}.isdisjoint({name.split("_")[0] for name in val})
+
+
+def test_segmentation_keeps_the_frames_of_a_video_together(tmp_path):
+    names, videos = frames("vid{video}_{frame:03}", 4, 5)
+    write_frames(tmp_path / "pictures", names, videos)
+    (tmp_path / "labels").mkdir()
+    for name in names:
+        label = np.zeros((96, 128), np.uint8)
+        label[:, 64:] = 1
+        cv2.imwrite(str(tmp_path / "labels" / f"{name}.png"), label)
+    for seed in range(4):
+        task, _ = example_task(tmp_path, f"resources.seed={seed}", f"inference.input_tif={tmp_path}/pictures")
+        train, val = task.source.draw_split()
+        assert val
+        assert {name.split("_")[0] for name in train}.isdisjoint({name.split("_")[0] for name in val})
+
+
+def test_distillation_keeps_the_frames_of_a_video_together(tmp_path):
+    names, videos = frames("vid{video}_{frame:03}", 4, 5)
+    write_frames(tmp_path / "frames", names, videos)
+    for seed in range(4):
+        task, _ = student_example(tmp_path, f"resources.seed={seed}", f"paths.raw_images_dir={tmp_path}/frames")
+        train, val = task.source.draw_split()
+        assert val
+        assert {name.split("_")[0] for name in train}.isdisjoint({name.split("_")[0] for name in val})
+
+
+def test_ready_configs_find_their_lists_from_any_folder(elsewhere):
+    configs = Path(__file__).parents[2] / "docs" / "configs"
+    found = 0
+    for path in sorted(configs.glob("*.yml")):
+        splits = load_settings(path, (), kinds()).shared.dataset.splits
+        named = [value for key, value in splits if key.endswith("_list") and value]
+        assert [value for value in named if not Path(value).is_file()] == []
+        found += len(named)
+    assert found >= 7
+
+
+def test_text_of_settings_without_a_file_is_taken_as_it_is():
+    settings = parse_settings("dataset: {splits: {train_list: a.txt}}", (), kinds())
+    assert settings.shared.dataset.splits.train_list == "a.txt"
