@@ -36,7 +36,7 @@ class DistillDataset(DatasetConfig):
     """Pictures and how their values become 8 bits."""
 
     value_range: Interval | None = Field(None, description="values that become black and white; null takes percentiles")
-    percentiles: Percentiles = Field([1.0, 99.0], description="of all pictures together, for data that is not 8 bits")
+    percentiles: Percentiles = Field([1.0, 99.0], description="of each raster by itself, for data that is not 8 bits")
     max_pixels: Count = Field(
         178_956_970, description="refuse pictures that must be decoded whole and hold more pixels than this"
     )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from tasks.item import Item
@@ -15,7 +14,7 @@ from utils.errors import DataError
 from utils.formats.pictures import picture_bytes
 from utils.formats.types import AnnotatedPicture, Instance
 from utils.geometry.crops import box_of_points, move_boxes, tight_box
-from utils.media.picture_sizes import picture_size
+from utils.raster.pictures import decode_rgb
 from utils.runtime.files import digest_json, file_stamp
 
 REACH = 3.0  # largest width or height of a box, relative to its picture
@@ -103,25 +102,17 @@ def decode_picture(picture: AnnotatedPicture) -> np.ndarray:
     Raises
     ------
     DataError
-        If it cannot be decoded, or has too many pixels.
+        If it cannot be decoded or shown in 8 bits, or has too many pixels.
 
     Examples
     --------
-    >>> import tempfile
+    >>> import cv2, tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.png"
     >>> _ = path.write_bytes(cv2.imencode(".png", np.full((2, 3, 3), (9, 0, 0), np.uint8))[1].tobytes())
     >>> decode_picture(AnnotatedPicture("a", path, None, ()))[0, 0].tolist()
     [0, 0, 9]
     """
-    data = picture_bytes(picture)
-    picture_size(data, picture.path)  # before memory is allocated for it
-    try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # OpenCV has its own limits for headers
-        decoded = None
-    if decoded is None:
-        raise DataError(f"{picture.path}: cannot be decoded as a picture; is it cut off? take another copy")
-    return np.ascontiguousarray(decoded[..., ::-1])
+    return decode_rgb(picture_bytes(picture), picture.path)
 
 
 def is_usable(animal: Instance) -> bool:

@@ -1,0 +1,142 @@
+"""Pictures decoded as viewers show them: upright, in 8-bit colours, or refused with the reason."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.errors import DataError
+from utils.media.picture_sizes import TIFF_STARTS, picture_size
+from utils.raster.header import read_header
+from utils.raster.scenes import RasterScene
+from utils.raster.tiling import Window
+
+FAINT = 2**14  # a 16-bit picture of lower values is nearly black, as 12 or 14 bits in 16 are
+
+
+def decode_rgb(data: bytes, name: str | Path) -> np.ndarray:
+    """Decode a picture as it is displayed.
+
+    Parameters
+    ----------
+    data : bytes
+        PNG, JPEG, BMP, WebP and what else OpenCV knows; a TIFF is read by GDAL, which knows more kinds of it.
+    name : str or Path
+        What errors call it.
+
+    Returns
+    -------
+    uint8 array, shape (H, W, 3)
+        Red first, turned as the EXIF orientation says. 16-bit values are shares of the whole range.
+
+    Raises
+    ------
+    DataError
+        If it cannot be decoded, has too many pixels, or its values cannot be shown in 8 bits without a choice: real
+        or signed numbers, and few bits in many.
+
+    Examples
+    --------
+    >>> pixels = np.full((2, 3, 3), (9, 0, 0), np.uint8)
+    >>> decode_rgb(cv2.imencode(".png", pixels)[1].tobytes(), "a.png")[0, 0].tolist()
+    [0, 0, 9]
+    >>> decode_rgb(cv2.imencode(".png", np.full((2, 3), 4095, np.uint16))[1].tobytes(), "a.png")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.png: 16-bit values up to 4095 only, nearly black where 65535 is white; if they are of 12 \
+bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 4095 0 255)
+    """
+    picture_size(data, name)  # before memory is allocated for it
+    if data[:4] in TIFF_STARTS:
+        with tempfile.NamedTemporaryFile(suffix=".tif") as file:  # it may be embedded in a label
+            file.write(data)
+            file.flush()
+            try:
+                return _decode_tiff(file.name, name)
+            except DataError as error:
+                raise DataError(str(error).replace(file.name, str(name))) from None
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error:  # OpenCV has its own limits for headers
+        decoded = None
+    if decoded is None:
+        raise DataError(f"{name}: cannot be decoded as a picture; is it cut off? take another copy")
+    return _to_bytes(np.ascontiguousarray(decoded[..., ::-1]), name)
+
+
+def _decode_tiff(path: str, name: str | Path) -> np.ndarray:
+    """Decode a TIFF, shape (H, W, 3), uint8.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, has several pages, other bands than colours, or values that are no colours.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> _decode_tiff(raster_file("a.tif", np.uint8([[[1, 2, 3], [4, 5, 6]]])), "a.tif").tolist()
+    [[[1, 2, 3], [4, 5, 6]]]
+    >>> _decode_tiff(raster_file("a.tif", np.zeros((1, 2, 5), np.uint8)), "a.tif")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.tif: 5 bands, expected grey, three colours, or colours and opacity; write the three ...
+    """
+    header, bands = read_header(path), None
+    count = len(header.colour_bands)
+    if count == 2 or count > 4:
+        raise DataError(
+            f"{name}: {count} bands, expected grey, three colours, or colours and opacity; write the three that are "
+            "red, green and blue to a file of their own (gdal_translate -b 1 -b 2 -b 3)"
+        )
+    if count == 4:  # the fourth does not say what it is
+        bands = (1, 2, 3)
+    scene = RasterScene(path, bands=bands)
+    values, _ = scene.read_values(Window(0, 0, scene.height, scene.width))
+    return _to_bytes(values, name, header.bits)
+
+
+def _to_bytes(values: np.ndarray, name: str | Path, bits: int | None = None) -> np.ndarray:
+    """Values of a picture, any shape, as uint8.
+
+    Parameters
+    ----------
+    values : array
+        As they were decoded.
+    name : str or Path
+        What errors call it.
+    bits : int, optional
+        Of a value, where the file says that it uses fewer than its type has.
+
+    Raises
+    ------
+    DataError
+        If what is black and white in them is not known.
+
+    Examples
+    --------
+    >>> _to_bytes(np.uint16([0, 257, 32896, 65535]), "a.png").tolist()
+    [0, 1, 128, 255]
+    >>> _to_bytes(np.float32([0, 1]), "a.tif")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.tif: values are float32, from 0 to 1, and a picture needs 8 bits; convert it ...
+    """
+    if values.dtype == np.uint8:
+        return values
+    low, high = (float(np.nan_to_num(edge(values))) for edge in (np.nanmin, np.nanmax))
+    convert = f"convert it to 8 bits (gdal_translate -ot Byte -scale {low:g} {high:g} 0 255)"
+    if values.dtype != np.uint16:
+        raise DataError(
+            f"{name}: values are {values.dtype}, from {low:g} to {high:g}, and a picture needs 8 bits; {convert}"
+        )
+    if bits is None and 0 < high < FAINT:
+        number = int(high).bit_length()
+        raise DataError(
+            f"{name}: 16-bit values up to {high:g} only, nearly black where 65535 is white; if they are of {number} "
+            f"bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 {2**number - 1} 0 255)"
+        )
+    return np.rint(values * np.float32(255 / (2 ** (bits or 16) - 1))).clip(0, 255).astype(np.uint8)
