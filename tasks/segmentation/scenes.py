@@ -21,7 +21,7 @@ from utils.errors import DataError, SettingsError
 from utils.geometry.padding import pad_picture
 from utils.raster.files import check_scene
 from utils.raster.label_pairs import is_vector, pair_labels
-from utils.raster.labels import LabelSource
+from utils.raster.labels import LabelSource, UnknownValuesError, refuse_unknown_values
 from utils.raster.raster_labels import RasterLabels
 from utils.raster.scaling import ValueScaling, value_kind
 from utils.raster.scaling_estimate import estimate_scaling, share_outside
@@ -506,15 +506,20 @@ class SceneReader:
         ['2 labelled pictures']
         """
         scenes = self.labelled()
+        unknown: dict[Path, UnknownValuesError] = {}
         numbers: dict[int, Path] = {}
         kinds: dict[str, Path] = {}
         for files in scenes.values():
             raise_first(check_scene(path, self.settings.dataset.max_pixels) for path in files.paths)
             scene = self.scene(files.paths)
             assert files.label is not None
-            self.labels(files.label).check(scene)
+            try:
+                self.labels(files.label).check(scene)
+            except UnknownValuesError as error:  # the next files may hold others: a person wants all at once
+                unknown[files.label] = error
             numbers.setdefault(scene.num_bands, files.paths[0])
             kinds.setdefault(value_kind(scene.dtype), files.paths[0])
+        refuse_unknown_values(unknown)
         if self.settings.dataset.value_range is None:
             refuse_mixed_values(kinds)
         if len(numbers) > 1:

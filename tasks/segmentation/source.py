@@ -407,8 +407,8 @@ class SceneSource(ListedSource[SceneItem]):
     def cache_key(self) -> dict[str, Any]:
         self.scenes.find_scaling()
         assert self.scenes.scaling is not None
-        how_split = {"augmentations", "splits", "sample"}
-        dataset = self.settings.dataset.model_dump(mode="json", exclude=how_split)
+        apart = {"augmentations", "splits", "sample", "colours"}  # no pixel of a sample depends on them
+        dataset = self.settings.dataset.model_dump(mode="json", exclude=apart)
         return {
             "dataset": dataset,
             "classes": self.classes,

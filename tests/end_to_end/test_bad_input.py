@@ -449,7 +449,9 @@ def test_a_mistake_gives_one_line_and_its_exit_code(mistake, code, words, traine
     [
         ("train:\n\tepochs: 3\n", "line 2: not valid YAML"),
         ("- a\n- b\n", "expected sections such as 'train:', got list"),
-        ("? [a, b]\n: 3\n", "line 1: a key must be a word or a number, got a list or a section"),
+        ("? {a: b}\n: 3\n", "line 1: a key must be a word, a number or a list of them, got a section"),
+        ("? [a, [b]]\n: 3\n", "line 1: a key must be a word, a number or a list of them, got a section or a nested"),
+        ("dataset: {label_mapping: {[7, 8]: a, 8: b}}", "line 1: duplicate key '8' in one section; keep one of them"),
         ("1: 3\n", "1: expected a word as key, got int 1"),
         ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
         ("train: {epochs: " + "9" * 5000 + "}\n", "train.epochs: expected int, got float inf"),

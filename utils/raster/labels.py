@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from utils.errors import DataError, SettingsError
 from utils.raster.grids import Bounds, carry_bounds, crs_name, fits_degrees, overlap
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
+
+MOST_VALUES, MANY_VALUES = 20, 100  # values that are no class: shown in a message, and too many for a clean mask
 
 
 class LabelSource(ABC):
@@ -116,26 +119,89 @@ class LabelSource(ABC):
         True
         """
 
-    def _raise_unknown(self, unknown: Mapping[str, int], where: str, classes: Iterable[str], cure: str) -> None:
-        """Name values that are no class, how often they occur, and what to do.
 
-        Raises
-        ------
-        DataError
-            Always.
+class UnknownValuesError(DataError):
+    """Labels hold values that are no class.
 
-        Examples
-        --------
-        >>> from utils.raster.raster_labels import RasterLabels
-        >>> RasterLabels("a.tif", num_classes=2)._raise_unknown({"7": 12}, "at y 0, x 0", ["0", "1"], "map it")
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: a.tif: value 7 (12 times at y 0, x 0) is no class; known: 0, 1; map it
-        """
-        shown = ", ".join(f"{value} ({count} times {where})" for value, count in itertools.islice(unknown.items(), 5))
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        listed = ", ".join(itertools.islice(classes, 20)) or "none"
-        raise DataError(f"{self.path}: value {shown}{more} is no class; known: {listed}; {cure}")
+    Parameters
+    ----------
+    path : Path
+        The label file.
+    counts : mapping of str to int
+        How often each of them occurs.
+    where : str
+        In which part of the file.
+    classes : iterable of str
+        Values that are classes.
+    cure : str
+        What to do.
+
+    Examples
+    --------
+    >>> print(UnknownValuesError(Path("a.tif"), {"7": 12}, "at y 0, x 0", ["0", "1"], "map it"))
+    a.tif: value 7 (12 times at y 0, x 0) is no class; known: 0, 1; map it
+    """
+
+    def __init__(self, path: Path, counts: Mapping[str, int], where: str, classes: Iterable[str], cure: str):
+        self.counts, self.classes, self.cure = dict(counts), list(classes), cure
+        shown = ", ".join(f"{value} ({count} times {where})" for value, count in itertools.islice(counts.items(), 5))
+        more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
+        super().__init__(f"{path}: value {shown}{more} is no class; known: {list_classes(self.classes)}; {cure}")
+
+
+def list_classes(classes: Iterable[str]) -> str:
+    """The first values that are classes, for a message.
+
+    Examples
+    --------
+    >>> list_classes(map(str, range(30)))[-10:], list_classes([])
+    ('17, 18, 19', 'none')
+    """
+    return ", ".join(itertools.islice(classes, 20)) or "none"
+
+
+def refuse_unknown_values(unknown: Mapping[Path, UnknownValuesError]) -> None:
+    """Report all values of all label files that are no class at once, the most frequent first.
+
+    Raises
+    ------
+    DataError
+        If there is any.
+
+    Examples
+    --------
+    >>> errors = {
+    ...     Path(name): UnknownValuesError(Path(name), counts, "in it", ["0"], "give it a class")
+    ...     for name, counts in (("a.png", {"7": 12, "9": 1}), ("b.png", {"7": 30}))
+    ... }
+    >>> refuse_unknown_values(errors)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: 2 values of labels are no class: 7 (42 times in 2 files, such as a.png), 9 (1 times in ...
+    """
+    if not unknown:
+        return
+    errors = list(unknown.values())
+    if len(errors) == 1 and len(errors[0].counts) == 1:
+        raise errors[0]
+    totals: Counter[str] = Counter()
+    files: dict[str, list[Path]] = {}
+    for path, error in unknown.items():
+        totals.update(error.counts)
+        for value in error.counts:
+            files.setdefault(value, []).append(path)
+    shown = [
+        f"{value} ({count} times in {len(files[value])} files, such as {files[value][0]})"
+        for value, count in totals.most_common(MOST_VALUES)
+    ]
+    more = f" and {len(totals) - MOST_VALUES} more" if len(totals) > MOST_VALUES else ""
+    lossy = (
+        "; so many come from JPEG compression or smooth edges: save masks as PNG" if len(totals) > MANY_VALUES else ""
+    )
+    raise DataError(
+        f"{len(totals)} values of labels are no class: {', '.join(shown)}{more}; "
+        f"known: {list_classes(errors[0].classes)}; {errors[0].cure}{lossy}"
+    )
 
 
 def check_same_kind(path: Path, label_crs: CRS | None, scene: RasterScene) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from utils.raster.grids import (
     locate_pixels,
 )
 from utils.raster.header import read_header
-from utils.raster.labels import LabelSource, check_overlap, check_same_kind
+from utils.raster.labels import LabelSource, UnknownValuesError, check_overlap, check_same_kind
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 
@@ -91,7 +92,7 @@ class RasterLabels(LabelSource):
         self._file = RasterFile(path, max_pixels)
 
     def check(self, scene: RasterScene) -> None:
-        """Find out early whether the labels fit a scene: bands, place, and the values of up to 64 windows.
+        """Find out early whether the labels fit a scene: bands, place, and all values of up to 64 windows.
 
         Examples
         --------
@@ -103,14 +104,22 @@ class RasterLabels(LabelSource):
         >>> RasterLabels(folder + "/l.tif", 2).check(RasterScene(folder + "/a.tif"))
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: ...l.tif: value 7 (2 times in the window at y 0, x 0) is no class; known: 0, 1, 255; ...
+        utils.raster.labels.UnknownValuesError: ...l.tif: value 7 (2 times in the window at y 0, x 0) ...
         """
         self._placement(scene)
         across, down = -(-scene.width // _CHECK_SIDE), -(-scene.height // _CHECK_SIDE)
         places = np.unique(np.linspace(0, across * down - 1, min(across * down, _CHECK_WINDOWS)).astype(int))
+        unknown, found = None, Counter[str]()
         for place in places.tolist():
             y, x = divmod(place, across)
-            self.read(scene, Window(y * _CHECK_SIDE, x * _CHECK_SIDE, _CHECK_SIDE, _CHECK_SIDE))
+            try:
+                self.read(scene, Window(y * _CHECK_SIDE, x * _CHECK_SIDE, _CHECK_SIDE, _CHECK_SIDE))
+            except UnknownValuesError as error:
+                unknown = error
+                found.update(error.counts)
+        if unknown is not None:
+            where = f"in {len(places)} windows" if len(places) > 1 else "in the window at y 0, x 0"
+            raise UnknownValuesError(self.path, found, where, unknown.classes, unknown.cure)
 
     @functools.cached_property
     def _table(self) -> ClassTable:
@@ -322,14 +331,18 @@ class RasterLabels(LabelSource):
         >>> labels._raise_foreign(np.array([0xFF, 0xFFFF00]), np.array([3, 0]), Window(0, 8, 4, 4))
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: m.png: value [0, 0, 255] (3 times in the window at y 0, x 8) is no class; known: ...
+        utils.raster.labels.UnknownValuesError: m.png: value [0, 0, 255] (3 times in the window at y 0, ...
         """
         show = class_key if self._colours is None else _show_colour
         found = {show(value): int(count) for value, count in zip(unique.tolist(), counts, strict=True) if count}
         setting = "dataset.label_mapping" if self._colours is None else "dataset.label_colours"
         classes = [show(key) for key in self._table.classes if key != "null"]
         where = f"in the window at y {window.y}, x {window.x}"
-        self._raise_unknown(found, where, classes, f"give it a class or 'ignore' in {setting}")
+        example = (
+            ", as in {0: field}" if self._colours is None else "; 'ignore: [red, green, blue]' leaves a colour out"
+        )
+        cure = f"give it a class or 'ignore' in {setting}{example}"
+        raise UnknownValuesError(self.path, found, where, classes, cure)
 
 
 def _read_colours(colours: Mapping[Any, Any], num_classes: int, class_names: Sequence[str]) -> ClassTable:

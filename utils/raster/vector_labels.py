@@ -20,7 +20,7 @@ from utils.errors import DataError, SettingsError
 from utils.raster.class_table import build_table, class_index, class_key
 from utils.raster.gdal import file_key
 from utils.raster.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees
-from utils.raster.labels import LabelSource, check_overlap, check_same_kind, guess_crs, show_bounds
+from utils.raster.labels import LabelSource, UnknownValuesError, check_overlap, check_same_kind, guess_crs, show_bounds
 from utils.raster.scenes import RasterScene
 from utils.raster.shapes import MARGIN, Shapes, bounds_around, place_on_pixels
 from utils.raster.tiling import Window
@@ -190,7 +190,7 @@ class VectorLabels(LabelSource):
         >>> VectorLabels(path, 2, {"road": 1}, attribute="kind")._check_values()
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: ...l.geojson: value rode (2 times in attribute 'kind') is no class; known: road; ...
+        utils.raster.labels.UnknownValuesError: ...l.geojson: value rode (2 times in attribute 'kind') is no class; ...
         """
         if self.attribute is None:
             return
@@ -214,7 +214,7 @@ class VectorLabels(LabelSource):
             names, counts = np.unique([class_key(value) for value in values[classes < 0].tolist()], return_counts=True)
             found = dict(zip(names.tolist(), counts.tolist(), strict=True))
             cure = "give it a class or 'ignore' in dataset.label_mapping ('*' stands for every other value)"
-            self._raise_unknown(found, f"in attribute {self.attribute!r}", self._table.classes, cure)
+            raise UnknownValuesError(self.path, found, f"in attribute {self.attribute!r}", self._table.classes, cure)
         return classes.astype(np.uint8)
 
     def _features(self, bounds: Bounds | None) -> Features:

@@ -23,25 +23,34 @@ class UniqueKeyLoader(yaml.SafeLoader):
 
     @override
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Build a mapping, refusing duplicate keys.
+        """Build a mapping, refusing duplicate keys; a list of keys gives each of them the value.
 
         Raises
         ------
         SettingsError
-            When a key occurs twice, or is a list or a section.
+            When a key occurs twice, or is a section.
 
         Examples
         --------
+        >>> yaml.load("{[184, 193]: vegetation, 7: water}", UniqueKeyLoader)
+        {184: 'vegetation', 193: 'vegetation', 7: 'water'}
         >>> yaml.load("{a: 1, a: 2}", UniqueKeyLoader)
         Traceback (most recent call last):
             ...
         utils.errors.SettingsError: line 1: duplicate key 'a' in one section; keep one of them
         """
         seen = set()
+        listed = [
+            (key_node.value if isinstance(key_node, yaml.SequenceNode) else [key_node], value_node)
+            for key_node, value_node in node.value
+        ]
+        node.value = [(key_node, value_node) for key_nodes, value_node in listed for key_node in key_nodes]
         for key_node, _ in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise SettingsError(f"line {line}: a key must be a word or a number, got a list or a section")
+                raise SettingsError(
+                    f"line {line}: a key must be a word, a number or a list of them, got a section or a nested list"
+                )
             if key != "<<" and key in seen:
                 raise SettingsError(f"line {line}: duplicate key {key!r} in one section; keep one of them")
             seen.add(key)
