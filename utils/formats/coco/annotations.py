@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import DataError
+from utils.formats.coco.ids import is_id
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, build_skeleton, keypoints_array, missing_keypoints
 
@@ -60,7 +61,9 @@ images, annotations and categories
     return content
 
 
-def read_categories(where: str, entries: Sequence[Any], problems: list[Problem]) -> dict[int, tuple[str, Skeleton]]:
+def read_categories(
+    where: str, entries: Sequence[Any], problems: list[Problem]
+) -> dict[int | str, tuple[str, Skeleton]]:
     """Read the categories.
 
     Parameters
@@ -74,7 +77,7 @@ def read_categories(where: str, entries: Sequence[Any], problems: list[Problem])
 
     Returns
     -------
-    dict of int to (str, Skeleton)
+    dict of int or str to (str, Skeleton)
         Name and skeleton by id; without keypoints the skeleton is empty.
 
     Raises
@@ -87,9 +90,9 @@ def read_categories(where: str, entries: Sequence[Any], problems: list[Problem])
     >>> read_categories("a.json", [{"id": 3, "name": "fish", "keypoints": ["eyeL", "eyeR"], "skeleton": [[1, 2]]}], [])
     {3: ('fish', Skeleton(names=('eyeL', 'eyeR'), flip_idx=(1, 0), edges=((0, 1),)))}
     """
-    found: dict[int, tuple[str, Skeleton]] = {}
+    found: dict[int | str, tuple[str, Skeleton]] = {}
     for index, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int) or "name" not in entry:
+        if not isinstance(entry, dict) or not is_id(entry.get("id")) or "name" not in entry:
             raise DataError(f"{where}: category {index}: expected an id and a name, got {str(entry)[:60]}")
         name, place = str(entry["name"]), f"{where}: category {entry['name']!r}"
         if entry["id"] in found or name in (other for other, _ in found.values()):

@@ -15,6 +15,7 @@ from utils.errors import DataError
 from utils.formats import specs
 from utils.formats.coco.annotations import PICTURE_KEYS, check_dialect, read_annotation, read_categories
 from utils.formats.coco.files import Sources, find_image, find_sources, image_folders
+from utils.formats.coco.ids import IdFinder, is_id
 from utils.formats.pictures import picture_ids
 from utils.formats.sets import finish_sets, size_problems
 from utils.formats.text_files import read_json_file
@@ -140,10 +141,10 @@ class _File:
     """
 
     path: Path
-    categories: dict[int, tuple[str, Skeleton]]
+    categories: dict[int | str, tuple[str, Skeleton]]
     images: list[_Image] = field(default_factory=list)
     annotations: list[Any] = field(default_factory=list)
-    image_ids: set[Any] = field(default_factory=set)
+    image_ids: dict[int | str, int] = field(default_factory=dict)  # with how many pictures have each
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -237,8 +238,8 @@ def _read_file(sources: Sources, split: str, path: Path, content: Any, need_keyp
 
 
 def _override(
-    spec: specs.Spec | None, categories: Mapping[int, tuple[str, Skeleton]]
-) -> dict[int, tuple[str, Skeleton]]:
+    spec: specs.Spec | None, categories: Mapping[int | str, tuple[str, Skeleton]]
+) -> dict[int | str, tuple[str, Skeleton]]:
     """Put the specification's keypoints in place of the file's.
 
     Raises
@@ -298,18 +299,18 @@ def _add_image(file: _File, index: int, keys: Any, folders: Sequence[Path], root
     >>> str(file.problems[0])
     "a.json: image 1: expected an id and a file_name, got {'id': 3}; mend or remove the entry"
     """
-    good = isinstance(keys, dict) and isinstance(keys.get("id"), int | str) and isinstance(keys.get("file_name"), str)
-    if not good:
+    id = keys.get("id") if isinstance(keys, dict) else None
+    if is_id(id):
+        file.image_ids[id] = file.image_ids.get(id, 0) + 1
+    if not is_id(id) or not isinstance(keys.get("file_name"), str):
         what = f"expected an id and a file_name, got {str(keys)[:60]}"
         file.problems.append(Problem(f"{file.path}: image {index}", what, "mend or remove the entry"))
         return
-    where = f"{file.path}: image {keys['id']}"
-    if keys["id"] in file.image_ids:
-        file.problems.append(
-            Problem(where, "the id is a duplicate; the second picture is left out", "give it another id")
-        )
+    where = f"{file.path}: image {id}"
+    if file.image_ids[id] > 1:
+        what = "the id is a duplicate, so that its annotations may be of either picture; both are left out"
+        file.problems.append(Problem(where, what, "give each picture its own id"))
         return
-    file.image_ids.add(keys["id"])
     path = find_image(where, keys["file_name"], folders, root)
     if path is None:
         cure = "put it there; paths.data_root is where pictures are looked for"
@@ -364,73 +365,81 @@ def _add_pictures(annotations: AnnotationSet, file: _File, ids: Mapping[Path, st
     """
     instances = _read_annotations(file, ids, annotations.problems)
     for image in file.images:
-        id = ids[image.path]
+        id, where = ids[image.path], f"{file.path}: image {image.keys['id']}"
+        found = tuple(instances.get(image.keys["id"], ()))
         if image.path in taken:
             what = f"{image.path} is in {taken[image.path]} already; this entry and its annotations are left out"
-            annotations.problems.append(Problem(f"{file.path}: image {image.keys['id']}", what, "keep one entry", id))
+            annotations.problems.append(Problem(where, what, "keep one entry", id, lost=bool(found)))
             continue
         taken[image.path] = file.path
-        found = tuple(instances.get(image.keys["id"], ()))
         facts = {key: value for key, value in image.keys.items() if key not in PICTURE_KEYS}
         facts["image_id"] = image.keys["id"]
         tags = facts.pop("flags") if isinstance(facts.get("flags"), dict) else {}  # as `write_coco` keeps them
         picture = AnnotatedPicture(id, image.path, image.size, found, facts, tags)
         annotations.pictures.append(picture)
-        where, stated = f"{file.path}: image {image.keys['id']}", (image.keys.get("height"), image.keys.get("width"))
+        if file.image_ids.get(image.keys["id"], 1) > 1:
+            what = "the id is a duplicate: its annotations may be of another picture"
+            annotations.problems.append(Problem(where, what, "give each picture its own id", id, lost=True))
+        stated = (image.keys.get("height"), image.keys.get("width"))
         annotations.problems += size_problems(where, "height x width", stated, picture)
 
 
 def _read_annotations(file: _File, ids: Mapping[Path, str], problems: list[Problem]) -> dict[Any, list[Instance]]:
     """Instances by image id; annotations that cannot be used become problems.
 
+    Where annotations belong to no picture of the file, a picture without any may be theirs: it is not taken for empty.
+
     Examples
     --------
-    >>> file = _File(Path("a.json"), {1: ("fish", Skeleton(("eye",)))}, image_ids={1})
+    >>> file = _File(Path("a.json"), {1: ("fish", Skeleton(("eye",)))}, image_ids={1: 1})
     >>> file.annotations = [{"id": 5, "image_id": 1, "category_id": 2}]
     >>> problems = []
     >>> _read_annotations(file, {}, problems), problems[0].what
-    ({}, 'category 2 is unknown; known: 1')
+    ({1: []}, 'category 2 is unknown; known: 1')
     """
     names = {image.keys["id"]: ids[image.path] for image in file.images}
+    images, categories = IdFinder(file.image_ids), IdFinder(file.categories)
     instances: dict[Any, list[Instance]] = {}
-    seen = set()
+    seen, homeless = set(), 0
     for index, keys in enumerate(file.annotations, start=1):
         stated = keys if isinstance(keys, dict) else {}
-        id, image = str(stated.get("id", f"at place {index}")), stated.get("image_id")
-        where, name = f"{file.path}: annotation {id}", names.get(image) if isinstance(image, int | str) else None
+        id, image = str(stated.get("id", f"at place {index}")), None
+        where = f"{file.path}: annotation {id}"
         try:
-            instance, parts = _read_one(file, keys)
+            if not isinstance(keys, dict):
+                raise ValueError(f"expected an annotation, got {str(keys)[:60]}")
+            image = images.find(stated.get("image_id"), "image")
+            instances.setdefault(image, [])
+            instance, parts = _read_one(file, keys, categories)
         except ValueError as error:
-            problems.append(Problem(where, str(error), "mend or remove the annotation", name, lost=True))
+            homeless += image is None
+            problems.append(Problem(where, str(error), "mend or remove the annotation", names.get(image), lost=True))
             continue
-        problems += [Problem(where, part, "", name) for part in parts]
+        problems += [Problem(where, part, "", names.get(image)) for part in parts]
         if id in seen:
-            problems.append(Problem(where, "the id is a duplicate", "give each annotation its own", name))
+            problems.append(Problem(where, "the id is a duplicate", "give each annotation its own", names.get(image)))
         seen.add(id)
-        instances.setdefault(image, []).append(instance)
+        instances[image].append(instance)
+    for image, name in names.items() if homeless else ():
+        if image not in instances:
+            what = f"has no annotation, and {homeless} of the file are of unknown images, maybe of this one"
+            problems.append(Problem(f"{file.path}: image {image}", what, "mend their image_id", name, lost=True))
     return instances
 
 
-def _read_one(file: _File, keys: Any) -> tuple[Instance, list[str]]:
-    """One annotation, if its image and category are known.
+def _read_one(file: _File, keys: Mapping[str, Any], categories: IdFinder) -> tuple[Instance, list[str]]:
+    """One annotation, if its category is known.
 
     Raises
     ------
     ValueError
-        If its image or its category is unknown, or the annotation cannot be used.
+        If its category is unknown, or the annotation cannot be used.
 
     Examples
     --------
-    >>> _read_one(_File(Path("a.json"), {}), {"image_id": 3})
+    >>> _read_one(_File(Path("a.json"), {}), {"category_id": 3}, IdFinder([]))
     Traceback (most recent call last):
         ...
-    ValueError: image 3 is unknown
+    ValueError: category 3 is unknown; known: none
     """
-    if not isinstance(keys, dict):
-        raise ValueError(f"expected an annotation, got {str(keys)[:60]}")
-    image, category = keys.get("image_id"), keys.get("category_id")
-    if not isinstance(image, int | str) or image not in file.image_ids:
-        raise ValueError(f"image {image} is unknown")
-    if not isinstance(category, int) or category not in file.categories:
-        raise ValueError(f"category {category} is unknown; known: {', '.join(map(str, file.categories))}")
-    return read_annotation(keys, *file.categories[keys["category_id"]])
+    return read_annotation(keys, *file.categories[categories.find(keys.get("category_id"), "category")])
