@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from utils.errors import DataError
+from utils.formats.other_files import OTHER_SUFFIXES, describe_other
 from utils.formats.pictures import list_files
 from utils.formats.specs import SPLIT_KEYS, SUFFIXES, read_yaml
 from utils.formats.types import FORMATS
@@ -51,6 +52,8 @@ def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
         raise DataError(f"{path}: DeepLabCut's tables are read as csv; name the csv beside it (DeepLabCut writes both)")
     found = format_of_file(path)
     if format == "auto" and found is None:
+        if what := describe_other(path):
+            raise DataError(f"{path}: {what}")
         raise DataError(
             f"{path}: no known label format; tried a specification (YAML with kpt_shape, format or names), "
             "LabelMe and COCO (JSON), lists and indexes (txt, list, jsonl), DeepLabCut (csv)"
@@ -88,9 +91,13 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
     if likely is None and format == "yolo":
         raise DataError(f"{folder}: no YAML with kpt_shape or names in it, so what rows hold is unknown; add one")
     if likely is None:
+        described = (
+            (file, describe_other(file)) for file in list_files(folder, OTHER_SUFFIXES) if file.parent == folder
+        )
+        other = next((f"; {file.name} is {what}" for file, what in described if what), "")
         raise DataError(
             f"{folder}: no labels; tried a specification (YAML with kpt_shape, format or names), "
-            "COCO and LabelMe (JSON), DeepLabCut (csv)"
+            f"COCO and LabelMe (JSON), DeepLabCut (csv){other}"
         )
     return likely
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -36,12 +38,46 @@ def test_an_unknown_source_says_what_was_tried(tmp_path):
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"no labels; tried .*COCO and LabelMe.*DeepLabCut"):
         read_poses(tmp_path)
+    (tmp_path / "notes.txt").write_text("what we saw")
     with pytest.raises(DataError, match="no known label format"):
-        read_poses(tmp_path / "notes.csv")
+        read_poses(tmp_path / "notes.txt")
     with pytest.raises(ValueError, match="unknown format 'yollo'"):
         read_poses(tmp_path, "yollo")
     with pytest.raises(DataError, match="no YAML with kpt_shape"):
         read_poses(tmp_path, "yolo")
+
+
+def zip_labels(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("labels.json", "{}")
+
+
+OTHERS: list[tuple[str, bytes, str]] = [
+    ("labels.xlsx", b"PK", "a spreadsheet; save it as csv, with commas"),
+    ("a.csv", b"scorer;ann;ann\r\nbodyparts;nose;nose\r\ncoords;x;y\r\na.png;1,5;2,5\r\n", "a table with semicolons"),
+    ("b.csv", b"\xef\xbb\xbfscorer\tann\nbodyparts\tnose\ncoords\tx\n", "a table with tabs"),
+    ("c.csv", "scorer,ann\nbodyparts,nose\n".encode("utf-16"), "a table in UTF-16"),
+    ("d.csv", b"image,xmin,ymin\na.png,1,2\n", "columns 'image', 'xmin', 'ymin', not one of DeepLabCut"),
+    ("config.yaml", b"Task: reach\nscorer: ann\nbodyparts: [paw]\nvideo_sets:\n", "name its folder labeled-data"),
+    ("old.yml", b"paths: {data_root: /x}\ntrain: {enable: true}\n", "a settings file of this program"),
+    ("mouse.mp4", b"", "a video without labels"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), OTHERS, ids=[name for name, _, _ in OTHERS])
+def test_a_file_without_labels_is_called_what_it_is(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(words)):
+        read_poses(path)
+
+
+def test_an_archive_is_called_one_also_in_its_folder(tmp_path):
+    zip_labels(tmp_path / "labels")  # without a suffix
+    zip_labels(tmp_path / "labels.zip")
+    for source in (tmp_path / "labels", tmp_path / "labels.zip", tmp_path):
+        with pytest.raises(DataError, match="an archive; unpack it and name the folder"):
+            read_poses(source)
 
 
 def test_other_json_files_do_not_hide_the_labels(tmp_path, draw_picture):

@@ -1,0 +1,93 @@
+"""What a file is that holds no labels in a known format, and what to do with it."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+from utils.formats.specs import SUFFIXES, read_yaml
+from utils.media.videos import is_video
+
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_SHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
+OTHER_SUFFIXES = (*_ARCHIVES, *_SHEETS, ".csv", *SUFFIXES)  # of files that may be taken for labels
+_DEEPLABCUT_KEYS = ("Task", "scorer", "video_sets", "bodyparts")
+_PEEK = 2**16
+
+
+def describe_other(path: Path) -> str | None:
+    r"""Say what a file is that holds no labels in a known format, and what to do; None where that is not known.
+
+    Parameters
+    ----------
+    path : Path
+        A file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "labels.csv"
+    >>> _ = path.write_text("scorer;a;a\nbodyparts;nose;nose\ncoords;x;y\n")
+    >>> describe_other(path)
+    'a table with semicolons, as spreadsheets save csv in some languages; save it with commas between the cells'
+    """
+    suffix = path.suffix.lower()
+    if suffix in _SHEETS:
+        return "a spreadsheet; save it as csv, with commas between the cells"
+    if suffix in _ARCHIVES or zipfile.is_zipfile(path):
+        return "an archive; unpack it and name the folder"
+    if is_video(path):
+        return "a video without labels; name the labels of its frames, or the video in inference.inputs"
+    if suffix == ".csv":
+        return _describe_table(path)
+    if suffix in SUFFIXES:
+        return _describe_project(path)
+    return None
+
+
+def _describe_table(path: Path) -> str:
+    r"""What a csv is that is no table of DeepLabCut.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "boxes.csv"
+    >>> _ = path.write_text("image_path,xmin,ymin,xmax,ymax,label\na.png,1,2,3,4,Tree\n")
+    >>> _describe_table(path)[:47]
+    "a table with the columns 'image_path', 'xmin', "
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(_PEEK)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "a table in UTF-16, as spreadsheets save it; save it as csv in UTF-8, with commas between the cells"
+    first, _, rest = head.decode("utf-8-sig", errors="replace").partition("\n")
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        if re.search(rf"^\"?bodyparts\"?{sign}", rest, re.MULTILINE) or first.count(sign) > first.count(","):
+            how = "as spreadsheets save csv in some languages; save it with commas between the cells"
+            return f"a table with {name}, {how}"
+    columns = ", ".join(repr(cell.strip()) for cell in first.split(",")[:6])
+    return (
+        f"a table with the columns {columns}, not one of DeepLabCut, whose rows begin with scorer, bodyparts and "
+        "coords; convert it to COCO or YOLO"
+    )
+
+
+def _describe_project(path: Path) -> str | None:
+    r"""What a YAML file is that describes no labels.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "config.yaml"
+    >>> _ = path.write_text("Task: reach\nscorer: ann\nvideo_sets: {}\nbodyparts: [paw]\n")
+    >>> _describe_project(path)
+    'the configuration of a DeepLabCut project; name its folder labeled-data, with the CollectedData csv files'
+    """
+    keys = read_yaml(path)
+    if sum(key in keys for key in _DEEPLABCUT_KEYS) >= 3:
+        folder = "labeled-data, with the CollectedData csv files"
+        return f"the configuration of a DeepLabCut project; name its folder {folder}"
+    if {"paths", "dataset", "tasks", "train"} & set(keys):
+        return "a settings file of this program; name the labels themselves"
+    return None
