@@ -2,6 +2,7 @@
 
     python benchmarks/store_reads.py [--records 200] [--megabytes 4.2] [--batch 8] [--repeats 5] [--folder /tmp]
 
+The store compares what it reads with checksums; "without checksums" is the same reader without that step: their cost.
 Every reader fills a batch of `--batch` records per call and goes through all records in a new random order, `--repeats`
 times; the best pass counts. "cold" first drops the files from the page cache, where the system allows it. Pages that
 random reads brought back lie scattered, which makes later reads slower for every reader: "warm, after ..." shows it.
@@ -14,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.runtime.files import format_bytes
 from utils.store.feature_store import FeatureStore, record_key
+from utils.store.reader import RecordReader
+from utils.store.shards import Record
 
 THREADED = "store, two threads"
+UNCHECKED, UNCHECKED_THREADED = "store, without checksums", "two threads, without"
 ReadBatch = Callable[[list[int]], object]
+
+
+class UncheckedReader(RecordReader):
+    """Reads as the store does and believes what it reads."""
+
+    def _check(self, record: Record, numbers: Sequence[int], buffers: Sequence[np.ndarray]) -> None:
+        """Skip the comparison."""
+
+
+def without_checksums(folder: Path, threads: int) -> FeatureStore:
+    """Open a store that does not compare what it reads."""
+    store = FeatureStore(folder, threads=threads)
+    store.reader = UncheckedReader(store.folder / "shards", threads, store.reader.open_files)
+    return store
 
 
 def make_record(megabytes: float, generator: torch.Generator) -> dict[str, Tensor]:
@@ -135,10 +153,13 @@ def build_readers(folder: Path, options: argparse.Namespace) -> tuple[dict[str, 
     records = [{name: tensor.clone() for name, tensor in template.items()} for _ in range(options.records)]
     store, keys = write_all(folder, records)
     threaded = FeatureStore(store.folder, threads=2)
+    bare, bare_threaded = (without_checksums(store.folder, threads) for threads in (1, 2))
     readers: dict[str, ReadBatch] = {
         "memcpy": copy_memory(records, options.batch),
         "store": lambda batch: store.read_batch([keys[index] for index in batch]),
         THREADED: lambda batch: threaded.read_batch([keys[index] for index in batch]),
+        UNCHECKED: lambda batch: bare.read_batch([keys[index] for index in batch]),
+        UNCHECKED_THREADED: lambda batch: bare_threaded.read_batch([keys[index] for index in batch]),
         "safetensors files": read_files(folder / "safetensors", "safetensors", load_file),
         "pt files": read_files(folder / "pt", "pt", lambda path: torch.load(path, weights_only=True)),
     }
@@ -165,6 +186,8 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     print(f"\nstore over memcpy, warm:   {warm['memcpy'] / warm['store']:.2f}  (goal >= 0.8)")
     print(f"store over pt files, warm: {warm['pt files'] / warm['store']:.1f}  (goal >= 5)")
     print(f"{THREADED} over pt files, warm: {warm['pt files'] / warm[THREADED]:.1f}  (as training reads)")
+    costs = [warm[checked] / warm[bare] for checked, bare in (("store", UNCHECKED), (THREADED, UNCHECKED_THREADED))]
+    print(f"checksums: {costs[0]:.2f} times the time of reading without, {costs[1]:.2f} with two threads")
 
 
 def main() -> None:

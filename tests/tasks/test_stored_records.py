@@ -137,6 +137,8 @@ def test_a_flipped_byte_is_found_set_aside_and_made_again(kind, tmp_path):
     original = {key: store.read(key) for key in keys_of(tmp_path)}
     hurt = next(key for key in original if store.metadata(key).get("producer", "sample") == kind)
     flip_a_byte_of(store, hurt)
+    with pytest.raises(DataError, match=rf"record {hurt}: the checksum of .* run verify, which sets the record aside"):
+        train.run(task, in_folder(context, "unchecked"))
     result = verify.run(task, context)
     assert result.metrics == {"records": float(len(original)), "bad records": 1.0, "findings": 0.0}
     assert keys_of(tmp_path) == original.keys() - {hurt}

@@ -6,8 +6,9 @@ On disk
     The format's name and version.
 ``shards/<random>.safetensors``
     Records, each a group of tensors ``<key>/<name>``. The bytes of a record lie together and begin at a multiple of
-    64, so that one ``preadv`` fills all its places in a batch at the speed of memcpy. ``__metadata__`` holds a
-    checksum of the header, and per record a checksum of its bytes and what its maker wrote about it.
+    64, so that ``preadv`` fills all its places in a batch at the speed of memcpy. ``__metadata__`` holds a
+    checksum of the header, and per record one of each array and what its maker wrote about it. Whatever is read is
+    compared with its checksum.
 ``aside/<file>[@<key>].json``
     Why a shard, or one record of it, is not used any more.
 ``manifests/<key>.json``
@@ -43,7 +44,6 @@ from utils.store.shards import (
     VERSION,
     Record,
     ShardError,
-    compute_checksum,
     read_shard,
     remove_leftover,
     select_public,
@@ -196,7 +196,7 @@ class FeatureStore:
         >>> FeatureStore(folder)
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: .../store.json: expected format dinolith-features, version 1, got ...version 99; use ...
+        utils.errors.DataError: .../store.json: expected format dinolith-features, version 2, got ...version 99; use ...
         """
         path = self.folder / "store.json"
         if not path.exists():
@@ -210,6 +210,11 @@ class FeatureStore:
             name, version = found["format"], found["version"]
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{path}: damaged; expected the JSON of a feature store; remove the file") from None
+        if (name, version) == (FORMAT, 1):
+            raise DataError(
+                f"{path}: version 1 of the format, whose checksums cannot check what training reads; remove "
+                f"{self.folder}, prepare makes all of it again, or name another folder in paths.processed_dir"
+            )
         if (name, version) != (FORMAT, VERSION):
             raise DataError(
                 f"{path}: expected format {FORMAT}, version {VERSION}, got {name}, version {version}; "
@@ -306,7 +311,7 @@ class FeatureStore:
         >>> store.metadata("ab" * 8)
         {'mean': [0.5]}
         """
-        return json.loads(self._record(key).description)["metadata"]
+        return json.loads(self._record(key).metadata)
 
     def describe(self, key: str) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shapes and types of a record's arrays, as they are read.
@@ -358,7 +363,7 @@ class FeatureStore:
         Raises
         ------
         DataError
-            If it is not there or is cut off.
+            If it is not there, is cut off or does not match its checksums.
 
         Examples
         --------
@@ -390,7 +395,7 @@ class FeatureStore:
         Raises
         ------
         DataError
-            If a record is not there or cut off, or the records' shapes or types differ.
+            If a record is not there, cut off or does not match its checksums, or the records' shapes or types differ.
         ValueError
             If `keys` is empty or a name is unknown.
 
@@ -527,18 +532,20 @@ class FeatureStore:
         --------
         >>> import tempfile
         >>> store = FeatureStore(tempfile.mkdtemp())
-        >>> list(store._verify_records([Record("ab", "gone.safetensors", 0, 4, (), "")], rehash=True))[0].kind
+        >>> list(store._verify_records([Record("ab", "gone.safetensors", 0, 4, (), "", "")], rehash=True))[0].kind
         'truncated'
         """
 
         def check(record: Record) -> Problem | None:
             file = f"shards/{record.shard}"
             try:
-                if compute_checksum(self.reader.read_bytes(record).numpy()) == record.checksum:
-                    return None
+                data = self.reader.read_bytes(record).numpy()
             except DataError as error:
                 return Problem("truncated", str(error), file, record.key)
-            damage = "its checksum does not match, bits have changed; run the verify phase"
+            parts = [data[field.start : field.stop] for field in record.layout]
+            if not (damaged := record.find_damage(range(len(parts)), parts)):
+                return None
+            damage = f"the checksum of {', '.join(damaged)} does not match, bits have changed"
             return Problem("checksum", f"{self.folder / file}: record {record.key}: {damage}", file, record.key)
 
         if rehash:

@@ -73,7 +73,7 @@ class StoreIndex:
         --------
         >>> index = StoreIndex(Path("/nowhere"), frozenset({"a@00ff.json"}))
         >>> for shard in "abc":
-        ...     index.add(Record("00ff", shard, 64, 64, (), ""))
+        ...     index.add(Record("00ff", shard, 64, 64, (), "", ""))
         >>> [record.shard for record in index.find_all("00ff")]
         ['b', 'c']
         """
@@ -90,7 +90,7 @@ class StoreIndex:
         Examples
         --------
         >>> index = StoreIndex(Path("/nowhere"), frozenset())
-        >>> index.add(Record("00ff", "a", 64, 64, (), ""))
+        >>> index.add(Record("00ff", "a", 64, 64, (), "", ""))
         >>> len(index.exclude(frozenset({"a@00ff.json"})).records), index.exclude(frozenset()) is index
         (0, True)
         """

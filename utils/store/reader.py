@@ -1,4 +1,4 @@
-"""Records of a store read by position: straight into stacked tensors, or as bytes."""
+"""Records of a store read by position and checked: straight into stacked tensors, or as bytes."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ class RecordReader:
 
         Examples
         --------
-        >>> narrow = Record("aa", "s", 0, 2, (Field("x", "U8", (2,), 0, 2),), "")
-        >>> wide = Record("bb", "s", 0, 3, (Field("x", "U8", (3,), 0, 3),), "")
+        >>> narrow = Record("aa", "s", 0, 2, (Field("x", "U8", (2,), 0, 2),), "", "")
+        >>> wide = Record("bb", "s", 0, 3, (Field("x", "U8", (3,), 0, 3),), "", "")
         >>> RecordReader(Path("store/shards"), 1, 4)._common_fields([narrow, wide], None)
         Traceback (most recent call last):
             ...
@@ -165,8 +165,11 @@ class RecordReader:
         def read_rows(indices: Sequence[int]) -> None:
             for index in indices:
                 record = records[index]
-                for start, names in runs[id(record.layout)]:
-                    self._read_into(record, [rows[name][index] for name in names], start)
+                for numbers in runs[id(record.layout)]:
+                    fields = [record.layout[number] for number in numbers]
+                    buffers = [rows[field.name][index] for field in fields]
+                    self._read_into(record, buffers, fields[0].start)
+                    self._check(record, numbers, buffers)
 
         order = sorted(range(len(records)), key=lambda index: (records[index].shard, records[index].offset))
         share = -(-len(order) // self.threads)
@@ -179,8 +182,31 @@ class RecordReader:
         for done in helping:
             done.result()
 
+    def _check(self, record: Record, numbers: Sequence[int], buffers: Sequence[np.ndarray]) -> None:
+        """Compare bytes that were just read with their checksums.
+
+        Raises
+        ------
+        DataError
+            When bits have changed.
+
+        Examples
+        --------
+        >>> from utils.store.shards import compute_checksum
+        >>> record = Record("ab", "s.safetensors", 0, 2, (Field("x", "U8", (2,), 0, 2),), compute_checksum(b"ab"), "")
+        >>> RecordReader(Path("store/shards"), 1, 4)._check(record, [0], [np.zeros(2, np.uint8)])
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: store/shards/s.safetensors: record ab: the checksum of x does not match, bits have ...
+        """
+        if damaged := record.find_damage(numbers, buffers):
+            raise DataError(
+                f"{self.shards / record.shard}: record {record.key}: the checksum of {', '.join(damaged)} does not "
+                "match, bits have changed; run verify, which sets the record aside, then prepare, which makes it again"
+            )
+
     def read_bytes(self, record: Record) -> Tensor:
-        """The bytes of a record as they lie in the file.
+        """The bytes of a record as they lie in the file, not compared with checksums.
 
         The tensor has shape (bytes,), uint8.
 
@@ -207,15 +233,16 @@ class RecordReader:
 
         Examples
         --------
-        >>> record = Record("ab", "gone.safetensors", 0, 4, (), "")
+        >>> record = Record("ab", "gone.safetensors", 0, 4, (), "", "")
         >>> RecordReader(Path("store/shards"), 1, 4)._read_into(record, [np.zeros(4, np.uint8)], 0)
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: store/shards/gone.safetensors: cannot read record ab (...); run the verify phase
+        utils.errors.DataError: store/shards/gone.safetensors: cannot read record ab (...); run verify, which sets ...
         """
         try:
             descriptor = self.process.files.open(record.shard)
             read_all(descriptor.handle, buffers, record.offset + start)
         except (OSError, EOFError) as error:
             path = self.shards / record.shard
-            raise DataError(f"{path}: cannot read record {record.key} ({error}); run the verify phase") from error
+            advice = "run verify, which sets it aside, then prepare, which makes it again"
+            raise DataError(f"{path}: cannot read record {record.key} ({error}); {advice}") from error

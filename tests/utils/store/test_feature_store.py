@@ -152,7 +152,7 @@ def test_other_safetensors_tools_open_the_shards(store):
     assert loaded[f"{key_of(2)}/half"].tolist() == [[2], [2], [2]]
     assert torch.equal(loaded[f"{key_of(1)}/wide"], arrays["wide"])
     with safe_open(shards_of(store)[0], framework="np") as file:
-        assert json.loads(file.metadata()[key_of(1)])["metadata"] == {"index": 1}
+        assert json.loads(file.metadata()[key_of(1)]) == {"index": 1}
         assert file.get_tensor(f"{key_of(0)}/odd").tolist() == [0, 1, 2]
 
 
@@ -243,10 +243,13 @@ def test_a_store_of_another_kind_is_refused(tmp_path):
         FeatureStore(tmp_path / "none", create=False)
     assert not (tmp_path / "none").exists()
     FeatureStore(tmp_path)
-    (tmp_path / "store.json").write_text('{"format": "dinolith-features", "version": 2}')
+    (tmp_path / "store.json").write_text('{"format": "dinolith-features", "version": 3}')
     with pytest.raises(
-        DataError, match="expected format dinolith-features, version 1, got dinolith-features, version 2"
+        DataError, match="expected format dinolith-features, version 2, got dinolith-features, version 3"
     ):
+        FeatureStore(tmp_path)
+    (tmp_path / "store.json").write_text('{"format": "dinolith-features", "version": 1}')
+    with pytest.raises(DataError, match=f"version 1 of the format, .*; remove {tmp_path}, prepare makes all of it"):
         FeatureStore(tmp_path)
     (tmp_path / "store.json").write_text("[")
     with pytest.raises(DataError, match=r"store.json: damaged"):
@@ -275,7 +278,7 @@ def test_a_flipped_bit_harms_one_record_which_is_then_made_again(store):
     record = read_shard(shards_of(store)[0])[3]
     flip(shards_of(store)[0], record.offset + 7)
     (problem,) = store.verify()
-    assert f"record {keys[3]}: its checksum does not match, bits have changed" in problem.message
+    assert f"record {keys[3]}: the checksum of x does not match, bits have changed" in problem.message
     assert (problem.kind, problem.key) == ("checksum", keys[3])
     assert not list(store.verify(rehash=False))
     assert [found.kind for found in store.verify(keys=[keys[3], keys[0], "00ff00ff"])] == ["checksum", "missing"]
@@ -289,6 +292,30 @@ def test_a_flipped_bit_harms_one_record_which_is_then_made_again(store):
     for opened in (store, FeatureStore(store.folder, create=False)):
         assert opened.read_batch(keys)["x"][:, 0, 0].tolist() == [0, 1, 2, 33, 4]
         assert not list(opened.verify())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_read_compares_what_it_reads_with_its_checksum(store, threads):
+    maps = encode_features(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), "int8")
+    keys = [key_of(index) for index in range(3)]
+    with store.writer() as writer:
+        for key in keys:
+            writer.put(key, {"wide": torch.ones(16), "map_0": maps, "bytes": torch.zeros(5, dtype=torch.uint8)})
+    opened = FeatureStore(store.folder, create=False, threads=threads)
+    whole = opened.read_batch(keys)
+    record = read_shard(shards_of(store)[0])[1]
+    assert [field.name for field in record.layout] == ["wide", "map_0.scale", "map_0", "bytes", ".pad"]
+    for field in record.layout:
+        flip(shards_of(store)[0], record.offset + field.start + field.size // 2, 3)
+        public = field.name.removesuffix(".scale")
+        for name in ("wide", "map_0", "bytes"):
+            if name == public:
+                with pytest.raises(DataError, match=rf"record {keys[1]}: the checksum of {field.name} does not match"):
+                    opened.read_batch(keys, [name])
+            else:  # what is not read does no harm
+                assert torch.equal(opened.read_batch(keys, [name])[name], whole[name])
+        assert torch.equal(opened.read_batch([keys[0], keys[2]])["map_0"], whole["map_0"][::2])
+        flip(shards_of(store)[0], record.offset + field.start + field.size // 2, 3)
 
 
 @pytest.mark.parametrize("left", [0, 5, 100, -1])
