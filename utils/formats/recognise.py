@@ -91,10 +91,8 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
     if likely is None and format == "yolo":
         raise DataError(f"{folder}: no YAML with kpt_shape or names in it, so what rows hold is unknown; add one")
     if likely is None:
-        described = (
-            (file, describe_other(file)) for file in list_files(folder, OTHER_SUFFIXES) if file.parent == folder
-        )
-        other = next((f"; {file.name} is {what}" for file, what in described if what), "")
+        beside = (file for file in list_files(folder, OTHER_SUFFIXES) if file.parent == folder)
+        other = next((f"; {file.name} is {what}" for file in beside if (what := describe_other(file))), "")
         raise DataError(
             f"{folder}: no labels; tried a specification (YAML with kpt_shape, format or names), "
             f"COCO and LabelMe (JSON), DeepLabCut (csv){other}"

@@ -60,7 +60,7 @@ OTHERS: list[tuple[str, bytes, str]] = [
     ("d.csv", b"image,xmin,ymin\na.png,1,2\n", "columns 'image', 'xmin', 'ymin', not one of DeepLabCut"),
     ("config.yaml", b"Task: reach\nscorer: ann\nbodyparts: [paw]\nvideo_sets:\n", "name its folder labeled-data"),
     ("old.yml", b"paths: {data_root: /x}\ntrain: {enable: true}\n", "a settings file of this program"),
-    ("mouse.mp4", b"", "a video without labels"),
+    ("mouse.mp4", b"\0\0\0\x18ftypisom", "a video without labels"),
 ]
 
 
