@@ -11,13 +11,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from utils.errors import SettingsError
+from utils.errors import DataError, SettingsError
+from utils.runtime.reading import MAX_SETTINGS_BYTES, read_bounded_text
 from utils.runtime.setting_classes import merge_classes, only_known, unknown_keys
+from utils.runtime.setting_errors import MAX_MISTAKES, list_mistakes
 from utils.runtime.setting_files import expand_path, find_beside, merge_sections, read_profile
 from utils.runtime.setting_tasks import FIRST_KIND, find_class, only_task, override_tasks, validate_task
 from utils.runtime.setting_types import Count, Device, Fraction, NonNegative, OneOrMore, Positive, Section, Threads
@@ -437,8 +440,8 @@ def load_settings(path: str | Path, overrides: Sequence[str], kinds: Kinds) -> S
     3
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded_text(path, MAX_SETTINGS_BYTES)
+    except (OSError, DataError) as error:
         raise SettingsError(f"{path}: cannot be read as text: {error}") from None
     try:
         settings = parse_settings(text, overrides, kinds)
@@ -498,14 +501,14 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Setting
     errors: set[str] = set()
     classes = {name: find_class(name, tree, section, kinds, errors) for name, section in tasks.items()}
     present = kinds.values() if None in classes.values() else dict.fromkeys(filter(None, classes.values()))
-    errors.update(unknown_keys(tree, merge_classes(list(present))))
+    errors.update(islice(unknown_keys(tree, merge_classes(list(present))), MAX_MISTAKES + 1))
     validated = {}
     for name, kind_class in classes.items():
         if kind_class and (config := validate_task(str(name), tree, tasks[name], kind_class, defaults_below, errors)):
             validated[str(name)] = config
     errors.update(shared_targets(validated))
     if errors:
-        raise SettingsError(*sorted(errors))
+        raise list_mistakes(errors)
     return Settings(validated, next(iter(validated.values())))
 
 

@@ -12,6 +12,7 @@ from config import TaskConfig, expand_path
 from utils.errors import DataError, SettingsError
 from utils.raster.gdal import refuse_other_encoding
 from utils.runtime.files import digest_json, write_bytes
+from utils.runtime.reading import read_bounded_text
 
 logger = logging.getLogger(__name__)
 
@@ -278,15 +279,15 @@ def read_list(path: str | Path) -> list[str]:
     >>> read_list(path)
     ['b', 'a']
     """
-    ids: list[str] = []
+    ids: dict[str, int] = {}
     for number, line in enumerate(_read_text(path).splitlines(), start=1):
         entry = line.strip()
         if not entry or entry.startswith("#"):
             continue
         if entry in ids:
             raise DataError(f"{path}:{number}: {entry!r} is listed twice; keep one line")
-        ids.append(entry)
-    return ids
+        ids[entry] = number
+    return list(ids)
 
 
 def _read_text(path: str | Path) -> str:
@@ -305,12 +306,12 @@ def _read_text(path: str | Path) -> str:
     >>> _read_text(path)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: .../train.txt: not a text file in UTF-8; a split list holds one item id a line
+    utils.errors.DataError: .../train.txt: not a text file in UTF-8; save it as UTF-8; a split list holds ...
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file in UTF-8; a split list holds one item id a line") from None
+        return read_bounded_text(path)
+    except DataError as error:
+        raise DataError(f"{error}; a split list holds one item id a line") from None
 
 
 def made_from(path: str | Path) -> str | None:

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -382,3 +383,49 @@ def test_the_schema_knows_the_settings_of_each_kind():
     top = tree["$defs"][tree["properties"]["train"]["$ref"].rpartition("/")[2]]["properties"]
     assert {"crop_size", "epochs", "loss"} <= set(top)
     assert "default" not in top["ema_decay"], "kinds differ in it"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "train: {epochs: " + "9" * 299 + "}",
+            "train.epochs: expected a whole number of at most 9007199254740992, got",
+        ),
+        ("train: {adamw_lr: 1e300}", "train.adamw_lr: expected a number of at most"),
+        ("train: {epochs: " + "x" * 100_000 + "}", r"train.epochs: expected int, got str 'x{150}"),
+        (r'paths: {runs_root: "a\0b"}', "a character that no name can have"),
+        ("train: {epochs: 2024-05-01}", "train.epochs: expected int, got str '2024-05-01'"),
+    ],
+)
+def test_hostile_values_are_one_short_line(text, words):
+    with pytest.raises(SettingsError, match=words) as caught:
+        parse_settings(text, (), kinds())
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("section", ["", "train:\n", "tasks:\n  coral:\n    train:\n"])
+def test_of_very_many_mistakes_the_first_are_listed(section):
+    indent = " " * 6 if section else ""
+    text = section + "\n".join(f"{indent}k{number}: 1" for number in range(20_000))
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(text, (), kinds())
+    lines = str(caught.value).splitlines()
+    assert (len(lines), lines[-1]) == (21, "and more mistakes; mend these first")
+
+
+def test_keys_cannot_forge_lines(tmp_path):
+    path = tmp_path / "config.yml"
+    path.write_text('"a\\n[INFO] done\\e[2J": 1')
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path, (), kinds())
+    assert str(caught.value).startswith(rf"{path}: a\n[INFO] done\x1b[2J: unknown key")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text("train: !!int x"), lambda path: os.mkfifo(path)])
+def test_a_profile_is_read_by_the_same_rules(make, tmp_path):
+    make(tmp_path / "quick.yml")
+    with pytest.raises(SettingsError, match=r"quick\.yml: (line 1: 'x' is no int|.*a pipe; expected a file)"):
+        parse_settings(f"profile: {tmp_path}/quick.yml", (), kinds())

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
-from utils.errors import DataError
+from utils.errors import DataError, DinolithError
+from utils.runtime.reading import check_regular, file_errors, read_bounded_text
+from utils.runtime.strict_yaml import read_value
 
 logger = logging.getLogger(__name__)
 
@@ -295,10 +296,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise DataError(f"{path.parent}: expected {path.name}, found none; is this a folder of a DINO model?")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); fetch the file again") from error
+    with file_errors(path, "not JSON", "fetch the file again"):
+        value = json.loads(read_bounded_text(path))
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
@@ -439,11 +438,11 @@ def _read_card(path: Path) -> dict[str, Any]:
     >>> _read_card(EMBEDDED_FOLDER / "README.md")["license"], _read_card(Path("/no/such/card"))
     ('apache-2.0', {})
     """
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    match = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, flags=re.DOTALL)
     try:
-        header = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+        text = read_bounded_text(path) if path.is_file() else ""
+        match = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, flags=re.DOTALL)
+        header = read_value(match[1]) if match else None
+    except DinolithError:
         header = None  # a card is prose for people; a broken header only means that it states no licence
     return header if isinstance(header, dict) else {}
 
@@ -503,10 +502,9 @@ def _open_tensors(path: Path) -> Any:
     >>> "embeddings.cls_token" in _open_tensors(EMBEDDED_FOLDER / "model.safetensors").keys()
     True
     """
-    try:
+    with file_errors(path, "cut off or not a safetensors file", "fetch it again"):
+        check_regular(path)
         return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cut off or not a safetensors file ({error}); fetch it again") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from utils.errors import DataError, SettingsError
 from utils.media.videos import is_video
 from utils.runtime.files import read_json
+from utils.runtime.reading import read_bounded
 
 if TYPE_CHECKING:
     from tasks.keypoints.items import PoseItem
@@ -159,7 +160,7 @@ def is_shared_result(path: Path) -> bool:
     """
     if not path.is_file():
         return False
-    content = path.read_bytes()
+    content = read_bounded(path)
     if path.suffix == ".csv":
         return content.startswith(",".join(CSV_COLUMNS).encode())
     try:

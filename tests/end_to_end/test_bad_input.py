@@ -418,7 +418,11 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     (truncated_checkpoint, 3, "best.safetensors: truncated or not a safetensors file"),
     (foreign_weights, 3, "without Dinolith's description"),
     (weights_that_are_no_numbers, 3, "weights hold NaN or infinity"),
-    (checkpoint_with_a_flipped_byte, 3, "best.safetensors: its tensors are not those that were written"),
+    (
+        checkpoint_with_a_flipped_byte,
+        3,
+        "its tensors or its description are not those that were written",
+    ),
     (other_backbone, 3, "give that backbone in model.backbone"),
     (pickled_checkpoint, 3, "a pickle (torch.save), which could run any program when loaded"),
 ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from utils.errors import DataError
 from utils.formats.types import AnnotatedPicture
 from utils.runtime.files import sync, walk_files, write_bytes
+from utils.runtime.reading import MAX_PICTURE_BYTES, file_errors, read_bounded, read_bounded_text
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _STARTS = {b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif", b"RIFF": ".webp"}
@@ -172,8 +173,9 @@ def picture_bytes(picture: AnnotatedPicture) -> bytes:
     if not picture.path.is_file():
         raise DataError(f"{picture.path}: no such picture; put it there, or mend the label that names it")
     if picture.extra.get("image_data") != "embedded":
-        return picture.path.read_bytes()
-    return decode_embedded(picture.path, json.loads(picture.path.read_text(encoding="utf-8-sig"))["imageData"])
+        return read_bounded(picture.path, MAX_PICTURE_BYTES)
+    with file_errors(picture.path, "cannot be read as LabelMe JSON with an embedded picture"):
+        return decode_embedded(picture.path, json.loads(read_bounded_text(picture.path))["imageData"])
 
 
 def decode_embedded(path: Path, text: str) -> bytes:

@@ -10,6 +10,7 @@ from utils.formats.other_files import OTHER_SUFFIXES, describe_other
 from utils.formats.pictures import list_files
 from utils.formats.specs import SPLIT_KEYS, SUFFIXES, read_yaml
 from utils.formats.types import FORMATS
+from utils.runtime.reading import check_regular
 
 _PEEK = 2**16
 
@@ -239,6 +240,7 @@ def _peek(path: Path) -> str:
     >>> text[:5], text[-3:], len(text) < 200_000
     ('begin', 'end', True)
     """
+    check_regular(path)
     with open(path, "rb") as stream:
         head = stream.read(_PEEK)
         size = stream.seek(0, 2)

@@ -11,6 +11,7 @@ from typing import Any
 
 from utils.errors import DataError, SettingsError
 from utils.formats.pictures import plain_path
+from utils.formats.text_files import read_text
 from utils.formats.types import SPLITS, Problem, Skeleton, build_skeleton
 from utils.runtime.files import write_bytes
 from utils.runtime.strict_yaml import read_sections
@@ -136,11 +137,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     {'names': {0: 'salmon'}}
     """
     try:
-        return read_sections(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file in UTF-8") from None
+        return read_sections(read_text(path))
     except SettingsError as error:
         raise DataError(f"{path}: {error}") from None
 

@@ -10,17 +10,18 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.formats.pictures import is_absolute, plain_path
+from utils.runtime.reading import file_errors, read_bounded_text
 
 LIST_SUFFIXES = (".txt", ".list")
 
 
 def read_text(path: Path) -> str:
-    r"""Text of a file.
+    r"""Text of a regular file.
 
     Raises
     ------
     DataError
-        If it is not there, or not text.
+        If it is not there, a pipe or a device, too large, or not text.
 
     Examples
     --------
@@ -30,14 +31,15 @@ def read_text(path: Path) -> str:
     >>> read_text(path)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: .../a.json: not a text file in UTF-8
+    utils.errors.DataError: .../a.json: not a text file in UTF-8; save it as UTF-8
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):
-        raise DataError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file in UTF-8") from None
+        with file_errors(path, "cannot be read as text"):
+            return read_bounded_text(path)
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError | IsADirectoryError):
+            raise DataError(f"{path}: no such file") from None
+        raise
 
 
 def read_json_file(path: Path) -> Any:
@@ -60,11 +62,22 @@ def read_json_file(path: Path) -> Any:
     """
     text = read_text(path)
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_read_whole_number)
     except RecursionError:
         raise DataError(f"{path}: not JSON that can be read: nested too deeply") from None
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
+
+
+def _read_whole_number(digits: str) -> int | float:
+    """Read a whole number; beyond 64 bits it becomes a real one, as in most programs, which no later step trips over.
+
+    Examples
+    --------
+    >>> _read_whole_number("12"), _read_whole_number("9" * 400)
+    (12, inf)
+    """
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.errors import DataError
+from utils.runtime.reading import MAX_PICTURE_BYTES, check_regular, read_bounded
 
 MAX_PIXELS = 178_956_970  # a header may claim any size: a larger picture would fill the memory when it is decoded
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")  # what is damaged is refused here
@@ -55,10 +56,14 @@ def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> 
     size: tuple[int, int] | None
     name = name or ("picture" if isinstance(source, bytes) else source)
     try:
+        if not isinstance(source, bytes):
+            check_regular(source)
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
             size = _size_of_stream(stream)
     except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"{name}: no such picture; put it there, or mend the label that names it") from None
+    except DataError:
+        raise
     except Exception:  # the header ends early or contradicts itself, or it is another kind
         size = _size_by_decoding(source)
     if size is None or min(size) < 1:
@@ -79,7 +84,7 @@ def _size_by_decoding(source: str | Path | bytes) -> tuple[int, int] | None:
     >>> _size_by_decoding(b"no picture") is None
     True
     """
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    data = source if isinstance(source, bytes) else read_bounded(source, MAX_PICTURE_BYTES)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     except cv2.error:

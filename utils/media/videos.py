@@ -346,7 +346,7 @@ def _open_quietly(path: Path) -> cv2.VideoCapture:
     """
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        return cv2.VideoCapture(str(path), BACKEND)
+        return cv2.VideoCapture(os.path.abspath(path), BACKEND)  # a relative name might be read as a protocol
     finally:
         cv2.utils.logging.setLogLevel(level)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from utils.errors import DataError
 from utils.runtime.files import atomic_path, digest_array, digest_json, write_json
+from utils.runtime.reading import file_errors
 
 FORMAT_VERSION = 3
 TENSORS_ONLY = 2  # the version whose digest covers the tensors, not the description
@@ -259,14 +260,10 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], Any, Path]:
     'a.safetensors'
     """
     path = find_file(path, kind)
-    try:
-        with safe_open(path, framework="pt") as stream:
-            envelope = _check_metadata(path, stream.metadata() or {}, kind)
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dictionary)
-    except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"{path}: truncated or not a safetensors file ({error}); remove it and train again, or take another copy"
-        ) from None
+    cure = "remove it and train again, or take another copy"
+    with file_errors(path, "truncated or not a safetensors file", cure), safe_open(path, framework="pt") as stream:
+        envelope = _check_metadata(path, stream.metadata() or {}, kind)
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dictionary)
     version, content = envelope["version"], envelope["content"]
     if _digest(version, kind, content, tensors) != envelope["digest"]:
         raise DataError(
@@ -391,7 +388,7 @@ def _check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> dict[
     try:
         envelope = json.loads(metadata[METADATA_KEY])
         version, file_kind = envelope["version"], envelope["kind"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{path}: its description is damaged; take another copy, or train again") from None
     if version not in (FORMAT_VERSION, TENSORS_ONLY):
         raise DataError(

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from utils.errors import DataError, LockedError
+from utils.runtime.reading import read_bounded_text
 
+MAX_STATE_BYTES = 2**32  # of a JSON file of our own
 CHECKSUM = "checksum"  # the key of a JSON file by which changed bits are found
 
 
@@ -189,8 +191,8 @@ def read_json(path: str | Path, default: Any = None, checksum: bool = False) -> 
     if not path.exists():
         return default
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(read_bounded_text(path, MAX_STATE_BYTES))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged: not JSON ({error}); remove it, or take another copy") from None
     if default is not None and not isinstance(value, type(default)):
         kind = type(default).__name__

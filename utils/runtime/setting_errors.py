@@ -8,6 +8,11 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from utils.errors import SettingsError
+
+MAX_SHOWN = 200  # characters of a value in a message
+MAX_MISTAKES = 20  # of one file that are listed
+
 _EXPECTED = {
     "float_type": "float",
     "int_type": "int",
@@ -52,7 +57,7 @@ def explain_errors(error: ValidationError, model: type[BaseModel], section: str 
     """
     prefix = f"{section}." if section else ""
     lines = []
-    for detail in error.errors():
+    for detail in error.errors()[: MAX_MISTAKES + 1]:  # each would search for the nearest key
         if detail["type"] == "value_error" and len(detail["loc"]) <= 1:
             messages = str(detail["ctx"]["error"]).splitlines()
             lines += [f"{section}: {line}" for line in messages] if section else messages
@@ -101,9 +106,34 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:
     if detail["type"] in ("too_short", "too_long"):
         bound, count = ("least", "min_length") if detail["type"] == "too_short" else ("most", "max_length")
         entries = "1 entry" if detail["ctx"][count] == 1 else f"{detail['ctx'][count]} entries"
-        return f"{path}: expected a list of at {bound} {entries}, got {type(value).__name__} {value!r}"
+        return f"{path}: expected a list of at {bound} {entries}, got {show_value(value)}"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{path}: expected {_EXPECTED.get(detail['type'], message)}, got {type(value).__name__} {value!r}{hint}"
+    return f"{path}: expected {_EXPECTED.get(detail['type'], message)}, got {show_value(value)}{hint}"
+
+
+def show_value(value: Any) -> str:
+    """Type and content of a value, cut where it is long.
+
+    Examples
+    --------
+    >>> show_value(2.5), len(show_value("x" * 10**6))
+    ('float 2.5', 207)
+    """
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + '...'}"
+
+
+def list_mistakes(lines: Iterable[str]) -> SettingsError:
+    """One error of all mistakes in settings, sorted; the first ones of many.
+
+    Examples
+    --------
+    >>> print(str(list_mistakes(f"{number:03}: unknown key" for number in range(30))).splitlines()[-2:])
+    ['019: unknown key', 'and more mistakes; mend these first']
+    """
+    listed = sorted(set(lines))
+    more = ["and more mistakes; mend these first"] if len(listed) > MAX_MISTAKES else []
+    return SettingsError(*listed[:MAX_MISTAKES], *more)
 
 
 def unknown_key(path: str, known: Iterable[str]) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from utils.errors import SettingsError
-from utils.runtime.setting_errors import explain_errors, suggest
-from utils.runtime.strict_yaml import UniqueKeyLoader, hint_of_quotes, read_sections
+from utils.errors import DataError, SettingsError
+from utils.runtime.reading import MAX_SETTINGS_BYTES, read_bounded_text
+from utils.runtime.setting_errors import MAX_SHOWN, explain_errors, suggest
+from utils.runtime.strict_yaml import MAX_DEPTH, read_sections, read_value
 
 CONFIG_VARIABLE = "DINOV3SEG_CONFIG"
 
@@ -168,17 +168,18 @@ def set_value(tree: dict, override: str) -> None:
     """
     path, equals, value = override.partition("=")
     if not equals or not path:
-        raise SettingsError(f"{override}: expected key.path=value, such as train.epochs=3")
+        raise SettingsError(f"{override[:MAX_SHOWN]}: expected key.path=value, such as train.epochs=3")
     *sections, key = path.split(".")
+    if len(sections) >= MAX_DEPTH:
+        raise SettingsError(f"{override[:MAX_SHOWN]}: {len(sections)} sections within each other, at most {MAX_DEPTH}")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise SettingsError(f"{override}: {section} is not a section")
+            raise SettingsError(f"{override[:MAX_SHOWN]}: {section} is not a section")
     try:
-        tree[key] = yaml.load(value, UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        problem = str(getattr(error, "problem", error))
-        raise SettingsError(f"{override}: the value is not valid YAML: {problem}{hint_of_quotes(problem)}") from None
+        tree[key] = read_value(value)
+    except SettingsError as error:
+        raise SettingsError(f"{override[:MAX_SHOWN]}: the value cannot be used: {error}") from None
 
 
 def read_profile(name: str, folder: Path, model: type[BaseModel]) -> dict:
@@ -206,12 +207,12 @@ def read_profile(name: str, folder: Path, model: type[BaseModel]) -> dict:
             there = f"{suggest(name, names)} known: {', '.join(names)}" if names else f"; kind {kind} has none"
             raise SettingsError(f"profile: unknown name {name!r}{there}; or name a YAML file")
     try:
-        tree = read_sections(path.read_text(encoding="utf-8"))
+        tree = read_sections(read_bounded_text(path, MAX_SETTINGS_BYTES))
         wrong = sorted({"kind", "profile", "tasks"} & set(tree))
         if wrong:
             raise SettingsError(f"{wrong[0]}: a profile of kind {kind} cannot hold it; drop it")
         model.model_validate(tree)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, DataError) as error:
         raise SettingsError(f"profile: {path}: cannot be read as text: {error}") from None
     except ValidationError as error:
         raise SettingsError(*(f"{path}: {line}" for line in explain_errors(error, model))) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -36,8 +37,12 @@ OneOrMore = str | Annotated[list[str], Field(min_length=1)]  # a file, folder or
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 
 
+MOST = 2**53  # of a whole number: exact as a float, and more than any count
+LARGEST = 3.4e38  # of a number: float32 holds it
+
+
 class Section(BaseModel):
-    """A part of the settings: frozen, strict, without unknown keys and empty texts.
+    """A part of the settings: frozen, strict, without unknown keys, empty texts and endless numbers.
 
     Examples
     --------
@@ -51,14 +56,31 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_empty_text(cls, value: Any) -> Any:
-        """Refuse "", which stands for a forgotten value and would mean the working directory as a path.
+    def _refuse_unusable(cls, value: Any) -> Any:
+        """Refuse "", which stands for a forgotten value and would mean the working directory as a path, and NUL.
+
+        Raises
+        ------
+        ValueError
+            Also for a number beyond what the arithmetic behind any setting holds.
 
         Examples
         --------
-        >>> Section._refuse_empty_text("scenes"), Section._refuse_empty_text([])
-        ('scenes', [])
+        >>> Section._refuse_unusable("scenes"), Section._refuse_unusable([]), Section._refuse_unusable(float("inf"))
+        ('scenes', [], inf)
+        >>> Section._refuse_unusable(10**299)
+        Traceback (most recent call last):
+            ...
+        ValueError: a whole number of at most 9007199254740992
         """
-        if value == "" or (isinstance(value, list) and "" in value):
-            raise ValueError("text that is not empty (leave the key out, or write null, for no value)")
+        for part in value if isinstance(value, list) else (value,):
+            if isinstance(part, str):
+                if not part:
+                    raise ValueError("text that is not empty (leave the key out, or write null, for no value)")
+                if "\0" in part:
+                    raise ValueError("text without the character NUL")
+            elif isinstance(part, int) and abs(part) > MOST:
+                raise ValueError(f"a whole number of at most {MOST}")
+            elif isinstance(part, float) and LARGEST < abs(part) < math.inf:
+                raise ValueError(f"a number of at most {LARGEST}")
         return value

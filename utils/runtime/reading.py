@@ -1,0 +1,201 @@
+"""The edge to files that people give: regular files only, bounded, and one error that names file and reader."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from utils.errors import DataError, DinolithError
+
+MAX_TEXT_BYTES = 2**29  # half a gigabyte: COCO files of large sets; a person's list or settings are far below
+MAX_SETTINGS_BYTES = 2**20
+MAX_PICTURE_BYTES = 2**32  # of a file that is decoded at once
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+_DAMAGED = "it is damaged or of another kind: copy or export it again"
+_VIRTUAL = ("/proc/", "/sys/")  # the system's own: without a size, and often without an end
+_KINDS = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+@contextmanager
+def file_errors(path: str | Path, problem: str, cure: str = _DAMAGED) -> Iterator[None]:
+    """Turn whatever a reader raises on a file into one error that names both: a file may break a library anywhere.
+
+    The original error stays as its cause, for the log's debug level.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    problem : str
+        What failed, with the name of the reader, such as "cannot be read as LabelMe JSON".
+    cure : str
+        What to do about it.
+
+    Raises
+    ------
+    DataError
+        In place of any error but those of this project, which say already what they are about.
+
+    Examples
+    --------
+    >>> with file_errors("a.json", "cannot be read as LabelMe JSON"):
+    ...     [][0]
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.json: cannot be read as LabelMe JSON (IndexError: list index out of range); it is ...
+    """
+    try:
+        yield
+    except DinolithError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path}: {problem} ({error.strerror or error}); {cure}") from error
+    except Exception as error:
+        text = " ".join(str(error).split())
+        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        raise DataError(f"{path}: {problem} ({reason[:500]}); {cure}") from error
+
+
+def reads(reader: str, cure: str = _DAMAGED) -> Callable[[Callable[Given, Made]], Callable[Given, Made]]:
+    """Mark a function that reads the file of its first argument: its errors name file and reader.
+
+    Parameters
+    ----------
+    reader : str
+        What it is read as, such as "a GeoTIFF".
+    cure : str
+        What to do about it.
+
+    Examples
+    --------
+    >>> @reads("a list of numbers")
+    ... def read_numbers(path):
+    ...     return [int(word) for word in Path(path).read_text().split()]
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> _ = path.write_text("1 two")
+    >>> read_numbers(path)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: ...a.txt: cannot be read as a list of numbers (ValueError: invalid literal for int() ...
+    """
+
+    def mark(function: Callable[Given, Made]) -> Callable[Given, Made]:
+        @functools.wraps(function)
+        def read(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+            with file_errors(str(args[0]) if args else "", f"cannot be read as {reader}", cure):
+                return function(*args, **kwargs)
+
+        return read
+
+    return mark
+
+
+def check_regular(path: str | Path) -> os.stat_result:
+    """Refuse what is no file on a disk: reading a pipe waits forever, and a device never ends.
+
+    Raises
+    ------
+    DataError
+        When it is a pipe, a device, a socket, a folder, or a file of the system's own such as in /proc.
+    FileNotFoundError
+        When there is none.
+
+    Examples
+    --------
+    >>> check_regular("/dev/zero")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: /dev/zero: a device; expected a file on a disk; name another one
+    """
+    if "\0" in str(path):
+        raise DataError(f"{path}: a path cannot hold a NUL character; mend the name")
+    status = os.stat(path)
+    kind = next((name for test, name in _KINDS if test(status.st_mode)), "")
+    if not kind and stat.S_ISREG(status.st_mode) and os.path.realpath(path).startswith(_VIRTUAL):
+        kind = "a file that the system makes as it is read"
+    if kind:
+        raise DataError(f"{path}: {kind}; expected a file on a disk; name another one")
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return status
+
+
+def read_bounded(path: str | Path, limit: int = MAX_TEXT_BYTES) -> bytes:
+    """Read a regular file, if it is no larger than a limit.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    limit : int
+        Bytes.
+
+    Raises
+    ------
+    DataError
+        When it is no regular file, or larger.
+    OSError
+        When there is none, or it cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> _ = path.write_text("abc")
+    >>> read_bounded(path)
+    b'abc'
+    >>> read_bounded(path, limit=2)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: ...a.txt: 3 bytes, more than the 2 that it may have; divide it, or name another file
+    """
+    size = check_regular(path).st_size
+    if size <= limit:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            data = stream.read(limit + 1)
+        size = len(data)
+    if size > limit:
+        raise DataError(
+            f"{path}: {size} bytes, more than the {limit} that it may have; divide it, or name another file"
+        )
+    return data
+
+
+def read_bounded_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
+    r"""Text of a regular file in UTF-8, with or without a byte order mark; lines may end in any way.
+
+    Raises
+    ------
+    DataError
+        When it is no regular file, larger than `limit` bytes, or not UTF-8.
+    OSError
+        When there is none, or it cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> _ = path.write_bytes(b"\xef\xbb\xbfa\r\nb")
+    >>> read_bounded_text(path)
+    'a\nb'
+    """
+    try:
+        text = read_bounded(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file in UTF-8; save it as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
