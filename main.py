@@ -15,14 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import PHASES, Settings, expand_path, load_settings, safe_mode_in_force
-from tasks import kinds, load_task
-from utils.errors import DataError, DinolithError, LockedError, SettingsError, advice_for_files
-from utils.logging import TimedBlock, VerbosityLogger, listening
-from utils.runtime.files import FileLock, write_json
-from utils.runtime.setting_classes import schema_of
-from utils.runtime.setting_files import find_config
-from utils.runtime.signals import StopSignal
+from utils.errors import DataError, DinolithError, LockedError, SettingsError, advice_for_files, advice_for_packages
+
+try:
+    from config import PHASES, Settings, expand_path, load_settings, safe_mode_in_force
+    from tasks import kinds, load_task
+    from utils.logging import TimedBlock, VerbosityLogger, listening
+    from utils.runtime.files import FileLock, write_json
+    from utils.runtime.setting_classes import schema_of
+    from utils.runtime.setting_files import find_config
+    from utils.runtime.signals import StopSignal
+except ModuleNotFoundError as error:
+    if (advice := advice_for_packages(error)) is None:
+        raise
+    if advice:
+        print(f"[ERROR] {advice}", file=sys.stderr)
+    sys.exit(DinolithError.exit_code)
 
 if TYPE_CHECKING:
     from tasks.task import Task
@@ -369,9 +377,9 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
     """
     from tasks.runs import choose_device, set_up_machine
     from tasks.stores import keep_stores
-    from utils.runtime import distributed
+    from utils.runtime import distributed, lost_ranks
 
-    shared, resources, code = settings.shared, settings.shared.resources, 0
+    shared, resources = settings.shared, settings.shared.resources
     with ExitStack() as stack:
         set_up_machine(resources)
         distributed.start_ranks(resources.distributed, resources.dist_backend, choose_device(resources.device))
@@ -385,16 +393,22 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
         if careful := safe_mode_in_force(shared):
             log.info(f"safe mode: {', '.join(careful)}")
         stop, outcome = stack.enter_context(StopSignal(quiet=not main_rank)), Outcome()
+
+        def finish(error: BaseException | None = None) -> int:
+            code = 0 if error is None else exit_code(error, log, shared.train)
+            if main_rank and not only_check and code != LockedError.exit_code:
+                code = write_status(Path(expand_path(shared.paths.runs_root)) / "status.json", code, outcome, log)
+            return code
+
+        lost_ranks.when_lost(finish)
         try:
             if only_check:
                 check(settings, phases, log)
             else:
                 run(settings, phases, log, stop, outcome)
         except (Exception, KeyboardInterrupt) as error:  # so that status.json holds the outcome of every run
-            code = exit_code(error, log, shared.train)
-        if main_rank and not only_check and code != LockedError.exit_code:
-            code = write_status(Path(expand_path(shared.paths.runs_root)) / "status.json", code, outcome, log)
-    return code
+            return finish(lost_ranks.explain(error))
+        return finish()
 
 
 def write_status(path: Path, code: int, outcome: Outcome, log: VerbosityLogger) -> int:
@@ -432,6 +446,8 @@ def exit_code(error: BaseException, log: VerbosityLogger, train: Any = None) -> 
             from tasks.model import advice_for_memory
 
             error = advice_for_memory(train)
+    elif isinstance(error, ModuleNotFoundError) and (missing := advice_for_packages(error)) is not None:
+        error = DinolithError(missing)
     elif isinstance(error, OSError) and (advice := advice_for_files(error)):
         for line in lines:
             log.debug(line)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
+import sys
+from pathlib import Path
 
 # control characters, marks of another line, marks that turn the direction of reading, bytes that are no UTF-8
 _UNPRINTED = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -91,6 +94,16 @@ class LockedError(DinolithError):
     exit_code = 75
 
 
+class LostRankError(DinolithError):
+    """Another rank was killed or stopped; this one cannot go on without it. Without text where a lower rank speaks.
+
+    Examples
+    --------
+    >>> LostRankError("rank 1 is lost").exit_code
+    4
+    """
+
+
 class Interrupted(DinolithError):
     """A signal asked the run to stop; its state has been saved.
 
@@ -130,3 +143,26 @@ def advice_for_files(error: OSError) -> str | None:
     cure = next((cure for numbers, cure in cures.items() if error.errno in numbers), None)
     where = error.filename2 or error.filename
     return None if cure is None else f"{where or 'a file'}: {error.strerror}; {cure}"
+
+
+def advice_for_packages(error: ModuleNotFoundError) -> str | None:
+    """Say what to do about a package that is not installed; None for a module of this project: it is no such matter.
+
+    The text is empty on all ranks of a machine but the first.
+
+    Examples
+    --------
+    >>> missing = ModuleNotFoundError("No module named 'pydantic'", name="pydantic.main")
+    >>> advice_for_packages(missing)  # doctest: +ELLIPSIS
+    "the Python package 'pydantic' is missing; install it: .../python... -m pip install -r requirements.txt"
+    >>> advice_for_packages(ModuleNotFoundError("", name="utils.lost")) is None
+    True
+    """
+    package = (error.name or str(error)).partition(".")[0]
+    root = Path(__file__).parents[1]
+    if (root / package).is_dir() or (root / f"{package}.py").is_file():
+        return None
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return ""
+    install = f"{sys.executable} -m pip install -r requirements.txt"
+    return f"the Python package {package!r} is missing; install it: {install}"

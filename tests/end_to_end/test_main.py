@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -334,6 +335,53 @@ def test_an_error_on_ranks_reaches_everybody_and_the_outcome(tmp_path, backbone)
     assert outcome(tmp_path) == (3, {})
     assert time.monotonic() - began < PATIENCE_S / 2, "no rank waits for the other"
     assert said.count("labels") >= 1
+
+
+def pid_of_rank(launcher: subprocess.Popen, rank: int) -> int:
+    threads = Path(f"/proc/{launcher.pid}/task").iterdir()
+    children = [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
+    return next(pid for pid in children if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes())
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_lost_rank_ends_the_other_within_a_minute_with_one_line(number, tmp_path, backbone):
+    config = write_config(tmp_path, backbone, train={"epochs": 100000, "patience": 100000})
+    process = start(config, ranks=2)
+    wait_for(process, lambda: list(tmp_path.glob("runs/segmentation/*/results.csv")))
+    other, lost = (pid_of_rank(process, rank) for rank in (0, 1))
+    os.kill(lost, number)
+    try:
+        began = time.monotonic()
+        wait_for(process, lambda: not running(other))
+        assert time.monotonic() - began < 60
+        assert read_json(tmp_path / "runs" / "status.json")["exit_code"] == 4
+    finally:
+        with suppress(ProcessLookupError):  # the launcher's ranks are no part of its group, and hold its output open
+            os.kill(lost, signal.SIGKILL)
+        said = finish(process)[1]
+    [line] = [line for line in said.splitlines() if line.startswith("[ERROR]")]
+    assert f"rank 1 (process {lost} on " in line
+    assert "run the same command again" in line
+    assert "Traceback" not in said[: said.index(line)], "what the launcher says of its ranks comes after that"
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("package", ["pydantic", "transformers"])
+def test_a_package_that_is_missing_gives_one_line_whatever_the_number_of_ranks(package, config, tmp_path):
+    (tmp_path / "absent").mkdir()
+    text = f'raise ModuleNotFoundError("No module named {package!r}", name={package!r})'
+    (tmp_path / "absent" / f"{package}.py").write_text(text)
+    code, said = run(config, ranks=2, PYTHONPATH=str(tmp_path / "absent"))
+    assert code != 0
+    [line] = [line for line in said.splitlines() if package in line]
+    assert line.startswith(f"[ERROR] the Python package {package!r} is missing; install it: ")
+    assert f"No module named '{package}'" not in said
 
 
 def test_a_reader_that_goes_away_does_not_end_the_run(config, tmp_path):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import DataError, DinolithError, Interrupted, LockedError, SettingsError
+from utils.runtime import lost_ranks
 
 Item = TypeVar("Item")
 
@@ -81,7 +82,11 @@ def start_ranks(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not is_active():
+        # torchrun keeps the store in its own process, so that ranks can be looked after while they still start
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            lost_ranks.watch_ranks()
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        lost_ranks.watch_ranks()
     return device
 
 
@@ -94,6 +99,9 @@ def stop_ranks() -> None:
     >>> world_size()
     1
     """
+    if lost_ranks.is_any_lost():
+        return  # to leave a group in order takes all of its ranks
+    lost_ranks.stop_watching()
     if is_active():
         dist.destroy_process_group()
 
