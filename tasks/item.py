@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.raster.dependencies import input_stamps
 from utils.raster.tiling import Window
-from utils.runtime.files import file_stamp
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Item:
     sources: tuple[Path, ...]
 
     def stamp(self) -> list:
-        """Say when the item changed: path, size and time of each source.
+        """Say when the item changed: path, size and time of each source and of the files that are read with it.
 
         Examples
         --------
         >>> Item("a", ()).stamp()
         ['a', []]
         """
-        return [self.id, [file_stamp(path) for path in self.sources]]
+        return [self.id, [stamp for path in self.sources for stamp in input_stamps(path)]]
 
 
 @dataclass(frozen=True)

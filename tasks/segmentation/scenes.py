@@ -19,6 +19,7 @@ from tasks.stores import open_store
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.geometry.padding import pad_picture
+from utils.raster.dependencies import input_stamps
 from utils.raster.files import check_scene
 from utils.raster.label_pairs import is_vector, pair_labels
 from utils.raster.labels import LabelSource, UnknownValuesError, refuse_unknown_values
@@ -425,7 +426,7 @@ class SceneReader:
         scenes = self.labelled()
         dataset = self.settings.dataset
         what = {
-            "scaling": [[path.stat().st_size, path.stat().st_mtime_ns] for f in scenes.values() for path in f.paths],
+            "scaling": [stamp[1:] for f in scenes.values() for path in f.paths for stamp in input_stamps(path)],
             "names": sorted(scenes),
             "bands": dataset.bands,
             "range": dataset.value_range,

@@ -93,19 +93,45 @@ def gdal_errors(
         raise DataError(f"{path}: cannot be {action} ({reason}); {cure}") from error
 
 
-def file_key(path: str) -> tuple[str, int, int]:
-    """What tells a file from its next version: path, size and modification time.
+FileKey = tuple[str, int, int, int]
+_VERSIONS: dict[str, tuple[str, int]] = {}  # digest of all that is read with a file, and how often it has changed
+
+
+def file_key(path: str) -> FileKey:
+    """What tells a file from its next version: path, size, modification time, and the changes that `note_version` saw.
 
     Examples
     --------
     >>> file_key("/no/such/file")
-    ('/no/such/file', -1, -1)
+    ('/no/such/file', -1, -1, 0)
     """
+    version = _VERSIONS[path][1] if path in _VERSIONS else 0
     try:
         status = os.stat(path)
     except OSError:  # GDAL also knows paths that the system does not, such as /vsimem/
-        return path, -1, -1
-    return path, status.st_size, status.st_mtime_ns
+        return path, -1, -1, version
+    return path, status.st_size, status.st_mtime_ns, version
+
+
+def note_version(path: str, digest: str) -> None:
+    """Make a file another one for this process, when a file that is read with it has changed since it was last noted.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    digest : str
+        Of the stamps of all that is read with it.
+
+    Examples
+    --------
+    >>> note_version("/no/a.vrt", "00"), file_key("/no/a.vrt")[3]
+    (None, 0)
+    >>> note_version("/no/a.vrt", "11"), file_key("/no/a.vrt")[3]
+    (None, 1)
+    """
+    known, changes = _VERSIONS.get(path, (digest, 0))
+    _VERSIONS[path] = digest, changes + (known != digest)
 
 
 class Handles(threading.local):

@@ -20,7 +20,8 @@ from rasterio.crs import CRS
 
 from utils.errors import DataError
 from utils.media.picture_sizes import picture_orientation
-from utils.raster.gdal import file_key, gdal_errors, open_raster, refuse_other_encoding
+from utils.raster.dependencies import check_sources
+from utils.raster.gdal import FileKey, file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.raster.grids import PixelGrid
 
 if TYPE_CHECKING:
@@ -156,17 +157,17 @@ def read_header(path: str | Path) -> RasterHeader:
 
 
 @functools.lru_cache(maxsize=4096)
-def _read_header(key: tuple[str, int, int]) -> RasterHeader:
+def _read_header(key: FileKey) -> RasterHeader:
     """The header of one version of a file.
 
     Raises
     ------
     DataError
-        When there is no such file, it cannot be read, or its values are complex numbers.
+        When there is no such file, it cannot be read, a source of a VRT is missing, or its values are complex numbers.
 
     Examples
     --------
-    >>> _read_header(("/no/such.tif", -1, -1))
+    >>> _read_header(("/no/such.tif", -1, -1, 0))
     Traceback (most recent call last):
         ...
     utils.errors.DataError: /no/such.tif: no such file
@@ -175,6 +176,7 @@ def _read_header(key: tuple[str, int, int]) -> RasterHeader:
     if key[1] < 0 and not path.startswith("/vsi"):
         raise DataError(f"{path}: no such file")
     refuse_other_encoding(path)  # before tifffile reads what GDAL cannot: the prediction would have the same name
+    check_sources(path)
     try:
         with gdal_errors(path, "opened"):
             header = _header_of_dataset(path, open_raster(path))

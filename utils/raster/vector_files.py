@@ -15,7 +15,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from utils.errors import DataError
-from utils.raster.gdal import file_key
+from utils.raster.gdal import FileKey, file_key
 from utils.raster.grids import Bounds
 from utils.runtime.files import atomic_path
 
@@ -82,7 +82,7 @@ def read_layer_info(path: str | Path, layer: str | None) -> LayerInfo:
 
 
 @functools.lru_cache(maxsize=256)
-def _read_layer_info(key: tuple[str, int, int], layer: str | None) -> LayerInfo:
+def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
     """What a layer of one version of a file says about itself.
 
     Raises
