@@ -15,7 +15,7 @@ from utils.formats.pictures import picture_bytes
 from utils.formats.types import AnnotatedPicture, Instance
 from utils.geometry.crops import box_of_points, move_boxes, tight_box
 from utils.raster.pictures import decode_rgb
-from utils.runtime.files import digest_json, file_stamp
+from utils.runtime.files import digest_json
 
 REACH = 3.0  # largest width or height of a box, relative to its picture
 
@@ -65,7 +65,7 @@ class PoseItem(Item):
         >>> PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "val").stamp()[:2]
         ['a', []]
         """
-        return [self.id, [file_stamp(path) for path in self.sources], self.labels_digest]
+        return [*super().stamp(), self.labels_digest]
 
 
 def labels_digest(instances: Iterable[Instance]) -> str:
