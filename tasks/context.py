@@ -48,6 +48,8 @@ class PhaseResult:
         `done` or `up to date`.
     metrics : dict
         Main figures, for the closing table.
+    doubt : str
+        Why they cannot be believed; empty where they can.
 
     Examples
     --------
@@ -57,3 +59,4 @@ class PhaseResult:
 
     status: str
     metrics: dict[str, float] = field(default_factory=dict)
+    doubt: str = ""

@@ -21,6 +21,7 @@ DIGITS = re.compile(r"(\d+)")
 ALIKE = 0.8  # likeness from which neighbours count as frames of one video; labelled frames have .8 to .97, photos .0
 MOST_ALIKE = 0.5  # share of alike neighbours from which a set counts as made of videos
 LARGEST_FRAME = 36_000_000  # pixels; 8K video has 33 million, and a scene of more would take long to read
+SHORTEST = 5  # pictures; fewer are hardly a video
 PAIRS = 40  # neighbours that are compared; the share is then known to .08
 
 Thumbnails = Callable[[str], np.ndarray]
@@ -82,7 +83,7 @@ def choose_groups(names: Iterable[str], thumbnail_of: Thumbnails, cure: str) -> 
                 )
                 return by
     share = share_alike(list(pairwise(names)), thumbnail_of, known)
-    if share >= MOST_ALIKE:
+    if share >= MOST_ALIKE and len(names) >= SHORTEST:
         logger.warning(
             "splits: %.0f %% of neighbouring pictures look alike, as frames of a video do, but folders and names do "
             "not tell several videos apart; drawn picture by picture, so that training sees near doubles of what is "

@@ -14,6 +14,8 @@ from tasks.context import Context
 from tasks.item import Item, Piece
 
 if TYPE_CHECKING:
+    from tasks.baselines import ColourBaseline
+    from tasks.belief import Support
     from utils.logging import VerbosityLogger
     from utils.runtime.checkpoints import Checkpoint
 
@@ -36,6 +38,10 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> dict[str, Any]:
         """Give the scores: numbers by name, and nested dictionaries for tables."""
+
+    def constant(self) -> dict[str, Any]:
+        """Give the scores that the best constant prediction would have had; empty where there is none."""
+        return {}
 
 
 class Sink(ABC):
@@ -68,6 +74,14 @@ class Output(ABC):
     @abstractmethod
     def metric(self) -> Metric:
         """Give an empty metric."""
+
+    def baseline(self) -> ColourBaseline | None:
+        """Give what predicts from colours alone, to compare scores with; None where that says nothing."""
+        return None
+
+    def support(self, metrics: dict[str, Any]) -> Support | None:
+        """Give what scores were counted on, and doubts that follow from them; None where that is not known."""
+        return None
 
     def extra_metrics_key(self) -> dict[str, Any]:
         """Give everything that `extra_metrics` depends on, for the fingerprint of an evaluation."""

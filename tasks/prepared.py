@@ -214,6 +214,21 @@ class PreparedReader:
             batch = self.task.objective.collate(batch, targets)
         return batch if refs else _emptied(batch)
 
+    def samples(self, positions: Iterable[int]) -> Iterator[Sample]:
+        """Read samples one by one as they were stored, without feature maps.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import prepared_example
+        >>> reader = PreparedReader(*prepared_example(tempfile.mkdtemp()))
+        >>> [(sample.window.y, sample.window.x, sample.arrays["image"].shape) for sample in reader.samples([1])]
+        [(0, 32, (32, 32, 3))]
+        """
+        for position in positions:
+            ref = SampleRef(position)
+            yield self._sample(ref, self.dataset.load([ref], lambda _, arrays: arrays).samples[0])
+
     def _sample(self, ref: SampleRef, arrays: dict[str, Any]) -> Sample:
         """A sample of a batch, with its arrays as they are in its view.
 

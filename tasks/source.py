@@ -13,6 +13,7 @@ import numpy as np
 from typing_extensions import override
 
 from config import TaskConfig
+from tasks.belief import Place
 from tasks.features import FeatureService
 from tasks.item import Finding, Item, Piece
 from tasks.sample import Producer, Request, Sample
@@ -81,6 +82,10 @@ class Source(ABC, Generic[ItemT]):
     @abstractmethod
     def samples(self, item: ItemT) -> Iterator[Sample]:
         """Read an item's samples in order; reading is lazy."""
+
+    def place(self, item: ItemT) -> Place | None:
+        """Say where an item lies, to find items of the same place; None where that is not known."""
+        return None
 
     def count_samples(self, item: ItemT) -> int:
         """At most how many samples an item gives; known without reading."""

@@ -260,6 +260,8 @@ class MapScores:
         Sums of squared differences and of squared targets, standardised.
     sums : ndarray, shape (C,)
         Sums of the standardised targets.
+    directions : ndarray, shape (C,)
+        Sums of the standardised targets, each divided by its length.
 
     Examples
     --------
@@ -274,6 +276,7 @@ class MapScores:
     error: float = 0.0
     squares: float = 0.0
     sums: Any = 0.0
+    directions: Any = 0.0
 
     def add(self, other: MapScores) -> None:
         """Add the sums of further maps.
@@ -296,7 +299,7 @@ class MapScores:
         >>> MapScores(1, 0.5, 0.5, 0.0, 1.0, np.array([2.0])).state()["sums"]
         array([2.])
         """
-        return {**vars(self), "sums": np.asarray(self.sums)}
+        return {**vars(self), "sums": np.asarray(self.sums), "directions": np.asarray(self.directions)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MapScores:
@@ -308,6 +311,18 @@ class MapScores:
         [2.0]
         """
         return cls(**state)
+
+    def constant_cosine(self) -> float:
+        """Mean cosine of the best map that is the same in every cell: the length of the mean direction.
+
+        Examples
+        --------
+        >>> target = torch.tensor([[[3.0, 0.0]], [[0.0, 4.0]]])
+        >>> scores = score_map(target, target, (target, target), torch.ones(1, 2, dtype=torch.bool))
+        >>> round(scores.constant_cosine(), 4)  # at 45 degrees to both
+        0.7071
+        """
+        return float(np.linalg.norm(self.directions)) / self.cells if self.cells else float("nan")
 
     def compute(self) -> dict[str, float]:
         """Mean cosines, and the share of the targets' variance that is explained; NaN where nothing was counted.
@@ -354,4 +369,5 @@ def score_map(predicted: Tensor, target: Tensor, raw: tuple[Tensor, Tensor], val
         float((student_map - teacher_map).square().sum()),
         float(teacher_map.square().sum()),
         teacher_map.sum(dim=1).cpu().numpy(),
+        F.normalize(teacher_map, dim=0).sum(dim=1).cpu().numpy(),
     )

@@ -57,6 +57,10 @@ class StudentMetric(Metric):
             block.add(MapScores.from_state(sums))
 
     @override
+    def constant(self) -> dict[str, Any]:
+        return {"mean_cosine": float(np.mean([block.constant_cosine() for block in self.blocks]))}
+
+    @override
     def compute(self) -> dict[str, Any]:
         per_block = {str(layer): block.compute() for layer, block in zip(self.layers, self.blocks, strict=True)}
         means = {name: float(np.mean([scores[name] for scores in per_block.values()])) for name in COLUMNS}

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 from typing_extensions import override
 
+from tasks.belief import LEAST_CELLS, Support
 from tasks.context import Context
 from tasks.distill.comparison import compare_probes, probe_recipe
 from tasks.distill.export import export_student
@@ -47,6 +48,11 @@ class DistillOutput(Output):
     @override
     def metric(self) -> Metric:
         return StudentMetric(self.features.info.layers)
+
+    @override
+    def support(self, metrics: dict[str, Any]) -> Support:
+        cells = metrics["cells"] // max(len(metrics["per_block"]), 1)
+        return Support("cells", {"all": cells}, LEAST_CELLS)
 
     @override
     def extra_metrics_key(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from typing_extensions import override
 
+from tasks.belief import Place
 from tasks.distill.model import teacher_pictures
 from tasks.distill.pictures import CropItem, Picture, PictureReader
 from tasks.distill.settings import DistillSettings
@@ -198,6 +199,13 @@ class CropSource(ListedSource[CropItem]):
             for x0, x1 in even_parts(width, -(-width // side))
             if self.files.scales((y1 - y0, x1 - x0), MARGIN)
         ]
+
+    @override
+    def place(self, item: CropItem) -> Place:
+        if item.frames is not None:
+            return Place(item.picture.name, (item.frames[0], 0, item.frames[1], 1), 0)
+        area = item.area
+        return Place(item.picture.name, (area.x, area.y, area.x + area.width, area.y + area.height), 0)
 
     # -- crops
 

@@ -9,6 +9,7 @@ from typing import Any
 from typing_extensions import override
 
 from tasks.item import Piece
+from tasks.keypoints.baseline import constant_poses
 from tasks.keypoints.settings import KeypointsConfig
 from tasks.output import Metric
 from utils.formats.types import Instance, Skeleton
@@ -45,9 +46,19 @@ class KeypointMetric(Metric):
     """
 
     def __init__(self, skeleton: Skeleton, settings: KeypointsConfig):
-        self.scores = PoseScores(
-            skeleton.num_keypoints, skeleton.flip_idx, settings.oks_sigmas, more_px=settings.thresholds
-        )
+        self.skeleton, self.settings = skeleton, settings
+        self.scores = self._empty()
+
+    def _empty(self) -> PoseScores:
+        """Scores of no picture yet.
+
+        Examples
+        --------
+        >>> KeypointMetric(Skeleton(("nose",)), KeypointsConfig())._empty().compute()["pictures"]
+        0
+        """
+        skeleton, settings = self.skeleton, self.settings
+        return PoseScores(skeleton.num_keypoints, skeleton.flip_idx, settings.oks_sigmas, more_px=settings.thresholds)
 
     @override
     def update(self, piece: Piece, truth: Sequence[Instance]) -> None:
@@ -63,6 +74,18 @@ class KeypointMetric(Metric):
     @override
     def merge(self, state: Any) -> None:
         self.scores.merge(state)
+
+    @override
+    def constant(self) -> dict[str, Any]:
+        truths = self.scores.truths()
+        predicted = constant_poses(truths, self.settings.instance_mode == "per_instance")
+        if predicted is None:
+            return {}
+        scores = self._empty()
+        for name, poses in predicted.items():
+            scores.update(truths[name], poses, name)
+        constant = scores.compute()
+        return {**constant, "negative_error": -constant["mean_error_px"]}
 
     @override
     def compute(self) -> dict[str, Any]:

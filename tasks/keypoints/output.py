@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
+from tasks.baselines import ColourBaseline
+from tasks.belief import LEAST_POINTS, LEAST_POINTS_OF_ONE, Doubt, Support
 from tasks.item import Item, Piece
+from tasks.keypoints.baseline import KeypointColours
 from tasks.keypoints.items import PoseItem, decode_picture
 from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.metric import KeypointMetric, report_scores
@@ -18,6 +21,8 @@ from tasks.keypoints.sinks import PoseSink, gather_predictions
 from tasks.output import Metric, Output, Sink
 from utils.keypoints.matching import PredictedPose, TruthPose
 from utils.keypoints.plots import draw_pose_comparison
+
+MOST_MISSED = 0.5  # share of labelled points without a peak from which the model is as good as silent
 
 
 class KeypointsOutput(Output):
@@ -43,6 +48,20 @@ class KeypointsOutput(Output):
     @override
     def metric(self) -> Metric:
         return KeypointMetric(self.labels.skeleton, self.settings.keypoints)
+
+    @override
+    def baseline(self) -> ColourBaseline:
+        return KeypointColours(self.settings.keypoints.instance_mode == "per_instance")
+
+    @override
+    def support(self, metrics: dict[str, Any]) -> Support:
+        labelled, missed = metrics["labelled"], metrics["missed"]
+        counts = dict(zip(self.labels.skeleton.names, metrics["per_keypoint"]["labelled"], strict=True))
+        doubts = []
+        if missed > MOST_MISSED * labelled:
+            what = f"{missed:,} of {labelled:,} labelled points have no peak above keypoints.min_score"
+            doubts.append(Doubt("confidence_near_chance", f"{what} ({self.settings.keypoints.min_score:g})"))
+        return Support("points", counts, LEAST_POINTS, LEAST_POINTS_OF_ONE, doubts)
 
     @override
     def report(self, metrics: dict[str, Any], folder: Path, log: Any) -> None:

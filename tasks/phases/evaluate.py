@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from tasks.belief import caption, sentence
 from tasks.context import Context, PhaseResult
+from tasks.evidence import judge_evaluation
 from tasks.item import Item, Piece
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
@@ -18,7 +21,7 @@ from tasks.trained import build_trained, description_in_errors
 from utils.errors import DataError
 from utils.geometry.augment import IDENTITY
 from utils.metrics import nan_to_none
-from utils.report.plots import save_picture
+from utils.report.plots import captioned, save_picture
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint, load_checkpoint
 from utils.runtime.files import digest_file, digest_json, read_json, write_json
@@ -63,7 +66,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     finished = read_json(folder / "metrics.json", {}, checksum=True)
     if finished.get("fingerprint") == fingerprint:
         context.log.info(f"evaluate: {folder} holds these scores; nothing to do")
-        return PhaseResult("up to date", {task.primary: finished["metrics"][task.primary]})
+        return close(task, finished["metrics"], finished.get("belief"), "up to date", context)
     device = choose_device(task.settings.device("evaluate"))
     if model is not None:
         model.to(device).eval()
@@ -72,18 +75,46 @@ def run(task: Task, context: Context) -> PhaseResult:
         raise DataError(f"evaluate: the split {settings.split} names no picture; fill its list, or score another split")
     pictures = Pictures(task, [entry.item for entry in prepared], settings.pictures)
     views = task.prediction_views()
-    metrics = score(task, model, prepared, store, device, settings.batch_size, context, views, pictures.take)
+    batch_size = settings.batch_size
+    metrics = score(task, model, prepared, store, device, batch_size, context, views, pictures.take, constant=True)
     metrics.update(task.output.extra_metrics(model, context))
-    distributed.run_on_all(lambda: pictures.save(folder))  # each rank has what it predicted
+    training = checkpoint.description.get("training") if checkpoint else None
+    belief = distributed.run_on_main(lambda: judge_evaluation(task, settings.split, metrics, training, prepared, store))
+    metrics.pop("constant")
+    text = caption(task.primary, float(metrics[task.primary]), belief)
 
     def write() -> None:
-        task.output.report(metrics, folder, context.log)
+        with captioned(text):
+            task.output.report(metrics, folder, context.log)
         plain = nan_to_none(metrics)  # JSON knows no NaN
-        scores = {"fingerprint": fingerprint, "split": settings.split, "metrics": plain}
+        scores = {"fingerprint": fingerprint, "split": settings.split, "metrics": plain, "belief": belief}
         write_json(folder / "metrics.json", scores, checksum=True)
 
+    with captioned(text):
+        distributed.run_on_all(lambda: pictures.save(folder))  # each rank has what it predicted
     distributed.run_on_main(write)
-    return PhaseResult("done", {task.primary: float(metrics[task.primary])})
+    return close(task, metrics, belief, "done", context)
+
+
+def close(
+    task: Task, metrics: dict[str, Any], belief: dict[str, Any] | None, status: str, context: Context
+) -> PhaseResult:
+    """Say whether the score can be believed, and give the result of the phase.
+
+    Examples
+    --------
+    >>> from tasks.belief import few_steps, judge
+    >>> from tasks.example import example_context, scene_task
+    >>> belief = judge("mIoU", 0.5, {}, few_steps(6))
+    >>> close(scene_task(), {"mIoU": 0.5}, belief, "done", example_context(Path("run"))).doubt
+    'mIoU 0.5000 cannot be believed: only 6 steps of training (fewer than 50)'
+    """
+    value = metrics[task.primary]
+    value = float("nan") if value is None else float(value)  # JSON knows no NaN
+    doubt = sentence(task.primary, value, belief)
+    if doubt:
+        context.log.warning(f"evaluate: {doubt}")
+    return PhaseResult(status, {task.primary: value}, doubt)
 
 
 def restore(

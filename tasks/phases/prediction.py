@@ -409,6 +409,7 @@ def score(
     context: Context,
     views: Sequence[View] = (IDENTITY,),
     watch: Callable[[Piece], None] | None = None,
+    constant: bool = False,
 ) -> dict[str, Any]:
     """Predict items and compare them with their truth; every rank takes its share and all get the scores.
 
@@ -432,11 +433,13 @@ def score(
         Views to average, where there is no store.
     watch : callable, optional
         Gets each piece of this rank's share, too.
+    constant : bool
+        Also score the best constant prediction.
 
     Returns
     -------
     dict
-        The metric's scores.
+        The metric's scores; those of the constant prediction as `constant`.
 
     Examples
     --------
@@ -469,4 +472,4 @@ def score(
     merged = task.output.metric()
     for state in distributed.run_on_all(count):
         merged.merge(state)
-    return merged.compute()
+    return merged.compute() | ({"constant": merged.constant()} if constant else {})

@@ -7,6 +7,7 @@ state that is saved holds everything else. N epochs in one go and in pieces give
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Generator, Sequence
@@ -18,7 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from tasks.belief import caption, sentence
 from tasks.context import Context, PhaseResult
+from tasks.evidence import judge_training, study_training
 from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
@@ -33,7 +36,7 @@ from utils.errors import DataError, DinolithError, Interrupted
 from utils.logging import format_duration, progress
 from utils.metrics import RunningMean
 from utils.optim import EarlyStopping
-from utils.report.plots import plot_training
+from utils.report.plots import captioned, plot_training
 from utils.report.tables import CsvLog
 from utils.runtime import distributed
 from utils.runtime.checkpoints import init_from, load_checkpoint
@@ -99,14 +102,31 @@ def run(task: Task, context: Context) -> PhaseResult:
     finished = read_json(context.folder / "train.json", {}, checksum=True)
     if finished.get("fingerprint") == fingerprint and checkpoint_path(context.folder, BEST).exists():
         context.log.info(f"train: {context.folder} holds this training, finished; nothing to do")
-        return PhaseResult("up to date", finished["metrics"])
+        return close(task, finished, "up to date", context)
     seed_everything(task.settings.resources)
     task.objective.fit_statistics([entry for item in train_items for entry in item.entries])
     training = Training(task, context, store, train_items, val_items, fingerprint)
     metrics = training.run()
-    finished = {"fingerprint": fingerprint, "metrics": metrics}
+    finished = {"fingerprint": fingerprint, "metrics": metrics, "belief": training.state.best.get("belief")}
     distributed.run_on_main(lambda: write_json(context.folder / "train.json", finished, checksum=True))
-    return PhaseResult("done", metrics)
+    return close(task, finished, "done", context)
+
+
+def close(task: Task, finished: dict[str, Any], status: str, context: Context) -> PhaseResult:
+    """Say whether the score of a finished training can be believed, and give the result of the phase.
+
+    Examples
+    --------
+    >>> from tasks.example import example_context, scene_task
+    >>> from tasks.belief import few_steps, judge
+    >>> finished = {"metrics": {"mIoU": 0.5}, "belief": judge("mIoU", 0.5, {}, few_steps(6))}
+    >>> close(scene_task(), finished, "done", example_context(Path("run"))).doubt
+    'mIoU 0.5000 cannot be believed: only 6 steps of training (fewer than 50)'
+    """
+    doubt = sentence(task.primary, finished["metrics"][task.primary], finished.get("belief"))
+    if doubt:
+        context.log.warning(f"train: {doubt}")
+    return PhaseResult(status, finished["metrics"], doubt)
 
 
 def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
@@ -179,7 +199,8 @@ class Training:
     ):
         settings = task.settings.train
         self.task, self.context, self.store, self.settings = task, context, store, settings
-        self.val_items, self.fingerprint = val_items, fingerprint
+        self.train_items, self.val_items, self.fingerprint = train_items, val_items, fingerprint
+        self.found: dict[str, Any] = {"colours": None, "colours_score": float("nan"), "doubts": [], "val": ""}
         self.device = choose_device(task.settings.device("train"))
         self.reader = PreparedReader(task, store, train_items)
         self.weights = task.objective.sampling_weights(self.reader.entries)
@@ -214,6 +235,9 @@ class Training:
         """
         self.start()
         state = self.state
+        self.found = distributed.run_on_main(
+            lambda: study_training(self.task, self.store, self.train_items, self.val_items)
+        )
         while state.epoch < self.settings.epochs and not state.early.should_stop:
             self.train_one_epoch()
             self.end_epoch()
@@ -221,7 +245,29 @@ class Training:
             self.context.log.info(
                 f"train: no gain in {self.settings.patience} validations; stopped at epoch {state.epoch}"
             )
+        self._plot()
         return {self.task.primary: float(state.best.get(self.task.primary, float("nan")))}
+
+    def _plot(self) -> None:
+        """Plot the epochs so far, with a caption where the best score cannot be believed; rank 0 does it.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> training = training_example(tempfile.mkdtemp())
+        >>> training._plot()
+        >>> (training.context.folder / "training.png").exists()
+        True
+        """
+        folder, best, primary = self.context.folder, self.state.best, self.task.primary
+        text = caption(primary, best.get(primary, float("nan")), best.get("belief"))
+
+        def plot() -> None:
+            with captioned(text):
+                plot_training(CsvLog(folder / "results.csv").rows(), folder / "training.png", scores=self.task.plotted)
+
+        distributed.run_on_main(plot)
 
     def start(self) -> None:
         """Resume, take another head's weights, or begin.
@@ -301,8 +347,7 @@ class Training:
                 waited += time.perf_counter() - mark
                 flags = [self.context.stop_requested() is not None, self._is_save_due()]
                 divisors, (stop, save) = count_targets(self.task, batches, self.device, flags)
-                index = state.epoch * self.steps_per_epoch + state.step_in_epoch
-                result = self.optimisation.step(index, batches, curriculum, divisors)
+                result = self.optimisation.step(self._steps(), batches, curriculum, divisors)
                 state.step_in_epoch += 1
                 if result.applied:
                     state.loss.update(result.loss)
@@ -469,6 +514,7 @@ class Training:
                 self.device,
                 self.settings.val_batch_size,
                 Context(self.context.log, self.context.folder),  # a validation is not cut short
+                constant=self.state.early.chance is None,
             )
 
     def _decide(self, scores: dict[str, Any]) -> None:
@@ -479,19 +525,37 @@ class Training:
         >>> import tempfile
         >>> from tasks.example import training_example
         >>> training = training_example(tempfile.mkdtemp())
-        >>> training._decide({"mIoU": 0.5})
-        >>> training.state.best["mIoU"]
-        0.5
+        >>> training._decide(training.validate())
+        >>> sorted(training.state.best), training.state.early.chance > 0
+        (['belief', 'epoch', 'mIoU'], True)
         """
         primary, state = self.task.primary, self.state
-        value = distributed.broadcast_object(float(scores[primary]))
+        constant = scores.pop("constant", {}).get(primary)
+        value, constant = distributed.broadcast_object((float(scores[primary]), constant))
         state.metrics = scores
+        if constant is not None and math.isfinite(constant):
+            state.early.chance = float(constant)
         improved = state.early.update(value)
         best = "none yet" if state.early.best is None else f"best {state.early.best:.4f}"  # a NaN is no score
         self.context.log.info(f"epoch {state.epoch}: {primary} {value:.4f} ({'best' if improved else best})")
         if improved or not state.best:
-            state.best = {primary: value, "epoch": state.epoch}
+            belief = judge_training(self.task, scores, self._steps(), state.early.chance, self.found)
+            state.best = {primary: value, "epoch": state.epoch, "belief": belief}
             self._save_checkpoint(BEST)
+
+    def _steps(self) -> int:
+        """Steps of the optimiser until now.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> training = training_example(tempfile.mkdtemp())
+        >>> training.train_one_epoch()
+        >>> training._steps()
+        2
+        """
+        return self.state.epoch * self.steps_per_epoch + self.state.step_in_epoch
 
     def _write_row(self, row: dict[str, Any]) -> None:
         """Add an epoch to results.csv and the plot.
@@ -508,7 +572,7 @@ class Training:
         epoch, folder = self.state.epoch, self.context.folder
         table = CsvLog(folder / "results.csv")
         table.append(row)
-        if epoch == self.settings.epochs or epoch % 10 == 0:
+        if epoch % 10 == 0:
             plot_training(table.rows(), folder / "training.png", scores=self.task.plotted)
         if self.settings.tensorboard:
             from utils.report.tables import write_tensorboard
@@ -545,7 +609,11 @@ class Training:
         if self.settings.weights_dir:
             head = self.task.settings.model.head
             paths.append(Path(self.settings.weights_dir) / f"{head}_{name}.safetensors")
-        self.state.save_checkpoint(paths, {**self.task.describe(), "fingerprint": self.fingerprint})
+        kept = {key: self.found[key] for key in ("colours", "doubts", "val")}
+        training = {"steps": self._steps(), **kept}
+        self.state.save_checkpoint(
+            paths, {**self.task.describe(), "fingerprint": self.fingerprint, "training": training}
+        )
 
     def _save_state(self) -> None:
         """Write all that an exact continuation needs.

@@ -18,6 +18,7 @@ from utils.metrics import IGNORE_INDEX, ConfusionMatrix, ScoreHistogram
 from utils.report.plots import plot_confusion
 from utils.report.tables import class_table, format_table, write_csv
 
+CONFIDENCE_STEP = 1e-4
 SCENES_SHOWN = 30  # if there are more scenes, only metrics.json lists them
 
 
@@ -40,12 +41,17 @@ class SegmentationMetric(Metric):
     >>> scores = metric.compute()
     >>> scores["aAcc"], scores["per_class"]["road"]["IoU"], scores["support"]
     (0.6666666666666666, 0.5, 3)
+    >>> metric.constant()["mIoU"]  # two of three pixels are fields, and one of two classes is found
+    0.3333333333333333
     """
 
     def __init__(self, classes: Sequence[str]):
         self.classes = list(classes)
         self.scenes: dict[str, ConfusionMatrix] = {}
         self.histogram = ScoreHistogram() if len(self.classes) == 2 else None
+        self.confidence = np.zeros(
+            2, np.int64
+        )  # sum in steps of CONFIDENCE_STEP, as whole numbers add up exactly; pixels
 
     @override
     def update(self, piece: Piece, truth: np.ndarray) -> None:
@@ -56,11 +62,15 @@ class SegmentationMetric(Metric):
         matrix.update(piece.arrays["classes"], truth)
         if self.histogram is not None:
             self.histogram.update(piece.arrays["foreground"], truth)
+        if "confidence" in piece.arrays:
+            sure = piece.arrays["confidence"][truth != IGNORE_INDEX]
+            self.confidence += [int(np.rint(sure / CONFIDENCE_STEP).astype(np.int64).sum()), sure.size]
 
     @override
     def state(self) -> dict[str, Any]:
         scenes = {scene: matrix.state for scene, matrix in self.scenes.items()}
-        return {"scenes": scenes, "histogram": None if self.histogram is None else self.histogram.state}
+        histogram = None if self.histogram is None else self.histogram.state
+        return {"scenes": scenes, "histogram": histogram, "confidence": self.confidence}
 
     @override
     def merge(self, state: dict[str, Any]) -> None:
@@ -68,13 +78,35 @@ class SegmentationMetric(Metric):
             self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes))).state += torch.as_tensor(counts)
         if self.histogram is not None and state["histogram"] is not None:
             self.histogram.state += torch.as_tensor(state["histogram"])
+        self.confidence += np.asarray(state["confidence"])
 
-    @override
-    def compute(self) -> dict[str, Any]:
+    def _total(self) -> ConfusionMatrix:
+        """The counts of all scenes.
+
+        Examples
+        --------
+        >>> SegmentationMetric(["field", "road"])._total().state.sum().item()
+        0
+        """
         total = ConfusionMatrix(len(self.classes))
         for scene in sorted(self.scenes):
             total.merge(self.scenes[scene])
+        return total
+
+    @override
+    def constant(self) -> dict[str, Any]:
+        pixels = self._total().state.sum(dim=1)
+        if not pixels.sum():
+            return {}
+        constant = ConfusionMatrix(len(self.classes))  # the most frequent class everywhere is best for every mean
+        constant.state[:, int(pixels.argmax())] = pixels
+        return named_scores(constant, self.classes)
+
+    @override
+    def compute(self) -> dict[str, Any]:
+        total = self._total()
         scores = named_scores(total, self.classes)
+        scores["mean_confidence"] = float(self.confidence[0] * CONFIDENCE_STEP / max(self.confidence[1], 1))
         scores["confusion"] = total.state.tolist()
         scores["per_scene"] = {scene: named_scores(self.scenes[scene], self.classes) for scene in sorted(self.scenes)}
         if self.histogram is not None:
@@ -107,7 +139,7 @@ def report_scores(metrics: dict[str, Any], classes: Sequence[str], folder: Path,
     --------
     >>> import tempfile
     >>> metric = SegmentationMetric(["a", "b", "c"])
-    >>> metric.merge({"scenes": {"s": [[1, 0, 0], [0, 2, 0], [0, 0, 3]]}, "histogram": None})
+    >>> metric.merge({"scenes": {"s": [[1, 0, 0], [0, 2, 0], [0, 0, 3]]}, "histogram": None, "confidence": [0, 0]})
     >>> folder = Path(tempfile.mkdtemp())
     >>> report_scores(metric.compute(), ["a", "b", "c"], folder, VerbosityLogger("error"))
     >>> sorted(path.name for path in folder.iterdir())
@@ -143,7 +175,7 @@ def scene_table(scenes: dict[str, Any], classes: Sequence[str]) -> str:
     Examples
     --------
     >>> metric = SegmentationMetric(["a", "b", "c"])
-    >>> metric.merge({"scenes": {"s": [[1, 0, 0], [0, 2, 0], [0, 0, 3]]}, "histogram": None})
+    >>> metric.merge({"scenes": {"s": [[1, 0, 0], [0, 2, 0], [0, 0, 3]]}, "histogram": None, "confidence": [0, 0]})
     >>> "| s " in scene_table(metric.compute()["per_scene"], ["a", "b", "c"])
     True
     """

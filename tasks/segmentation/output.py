@@ -10,8 +10,11 @@ import numpy as np
 from typing_extensions import override
 
 from config import expand_path
+from tasks.baselines import ColourBaseline
+from tasks.belief import LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, Support, near_chance
 from tasks.item import Item, Piece
 from tasks.output import Metric, Output, Sink
+from tasks.segmentation.baseline import ClassColours
 from tasks.segmentation.metric import SegmentationMetric, report_scores
 from tasks.segmentation.scenes import SceneItem, SceneReader
 from tasks.segmentation.settings import SegmentationSettings
@@ -52,6 +55,16 @@ class SegmentationOutput(Output):
     @override
     def metric(self) -> Metric:
         return SegmentationMetric(self.classes)
+
+    @override
+    def baseline(self) -> ColourBaseline:
+        return ClassColours(len(self.classes))
+
+    @override
+    def support(self, metrics: dict[str, Any]) -> Support:
+        counts = {name: metrics["per_class"][name]["Support"] for name in self.classes}
+        doubts = list(near_chance(metrics["mean_confidence"], len(self.classes))) if metrics["support"] else []
+        return Support("pixels", counts, LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, doubts)
 
     @override
     def report(self, metrics: dict[str, Any], folder: Path, log: Any) -> None:

@@ -579,6 +579,18 @@ class SceneReader:
             arrays["label"] = np.pad(label, ((0, below), (0, right)), constant_values=IGNORE)
         return arrays
 
+    def scene_of(self, item: SceneItem) -> RasterScene:
+        """Open the scene of an item.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
+        >>> task.source.scenes.scene_of(task.source.items("inference")[0]).height
+        64
+        """
+        return self.scene(self._files_of(item).paths)
+
     def _files_of(self, item: SceneItem) -> SceneFiles:
         """Files of an item's scene.
 

@@ -402,6 +402,18 @@ class PoseScores:
         self._refuse_twice(state["pictures"])
         self._pictures |= state["pictures"]
 
+    def truths(self) -> dict[str, list[TruthPose]]:
+        """Give the true animals of all pictures that have been added, by name.
+
+        Examples
+        --------
+        >>> scores = PoseScores(1)
+        >>> scores.update([([[1.0, 2.0, 2]], None, None, False)], [], "a")
+        >>> scores.truths()["a"][0].keypoints.tolist()
+        [[1.0, 2.0, 2.0]]
+        """
+        return {name: [_read_truth(item) for item in self._pictures[name]["truth"]] for name in sorted(self._pictures)}
+
     def compute(self) -> dict[str, Any]:
         """Take the scores of all pictures.
 

@@ -8,7 +8,9 @@ matplotlib is imported when the first plot is drawn.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,33 @@ PANEL_SIZE = 512  # pixels of the longer side of a panel, at most
 WRONG = (230, 0, 60)
 # Columns whose names hold one of these are shares of one, which fit one panel.
 SCORE_WORDS = ("iou", "acc", "dice", "precision", "score", "pck", "oks", "cosine", "variance")
+
+
+# --- captions --------------------------------------------------------------------------------------------------------
+
+_caption: ContextVar[str] = ContextVar("caption", default="")
+
+
+@contextmanager
+def captioned(text: str) -> Iterator[None]:
+    """Write a line above every picture and plot that is saved inside; an empty text adds none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.png"
+    >>> for text in ("", "few pixels"):
+    ...     with captioned(text):
+    ...         save_picture(path, np.zeros((10, 200, 3), np.uint8))
+    ...     print(cv2.imread(str(path)).shape)
+    (10, 200, 3)
+    (32, 200, 3)
+    """
+    token = _caption.set(text)
+    try:
+        yield
+    finally:
+        _caption.reset(token)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -281,6 +310,9 @@ def save_picture(path: str | Path, picture: np.ndarray) -> None:
         raise ValueError(
             f"{path}: expected uint8 of shape (H, W), (H, W, 3) or (H, W, 4), got {picture.dtype}{picture.shape}"
         )
+    if _caption.get():
+        picture = with_title(show_colours(picture), _caption.get())
+        channels = 3
     if channels >= 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA if channels == 4 else cv2.COLOR_RGB2BGR)
     write_bytes(path, cv2.imencode(suffix, picture)[1].tobytes())
@@ -368,6 +400,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
+    if _caption.get():
+        figure.suptitle(_caption.get(), fontsize=8, wrap=True)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 

@@ -15,12 +15,17 @@ class EarlyStopping:
     Parameters
     ----------
     patience : int
-        Evaluations without an improvement after which to stop. They are counted once a score is above 0: until then
-        nothing was found yet, and the training has only started slowly.
+        Evaluations without an improvement after which to stop. They are counted once a score is above `chance`: until
+        then nothing was found yet, and the training has only started slowly.
     delta : float
         An improvement is more than this. Small gains add up, as they are measured from the last improvement.
     mode : str
         "max" for scores, "min" for losses.
+
+    Attributes
+    ----------
+    chance : float, optional
+        Score that needs no training, such as that of a constant prediction; None: any score but 0 is above it.
 
     Raises
     ------
@@ -36,6 +41,10 @@ class EarlyStopping:
     (True, 0.75)
     >>> [stopping.update(value) for stopping in [EarlyStopping(patience=1)] for value in (0.0, 0.0, 0.0, 0.25)]
     [True, False, False, True]
+    >>> stopping = EarlyStopping(patience=1)
+    >>> stopping.chance = 0.25
+    >>> [(stopping.update(value), stopping.should_stop) for value in (0.25, 0.125, 0.5, 0.5)]
+    [(True, False), (False, False), (True, False), (False, True)]
     """
 
     def __init__(self, patience: int = 10, delta: float = 0.0, mode: str = "max"):
@@ -45,6 +54,7 @@ class EarlyStopping:
         self.delta = delta
         self.mode = mode
         self.best: float | None = None
+        self.chance: float | None = None
         self.waited = 0
 
     def update(self, value: float) -> bool:
@@ -70,9 +80,25 @@ class EarlyStopping:
         improved = not math.isnan(value) and gain > self.delta
         if improved:
             self.best = float(value)
-        begun = self.best is not None and (self.mode == "min" or self.best != 0)
-        self.waited = 0 if improved or not begun else self.waited + 1
+        self.waited = 0 if improved or not self._has_begun() else self.waited + 1
         return improved
+
+    def _has_begun(self) -> bool:
+        """Whether the best score is above chance; a loss always is.
+
+        Examples
+        --------
+        >>> stopping = EarlyStopping()
+        >>> _ = stopping.update(-20.0)  # an error with its sign turned is a score, too
+        >>> stopping._has_begun()
+        True
+        >>> stopping.chance = -10.0
+        >>> stopping._has_begun()
+        False
+        """
+        if self.best is None or self.mode == "min":
+            return self.best is not None
+        return self.best != 0 if self.chance is None else self.best > self.chance
 
     @property
     def should_stop(self) -> bool:
@@ -91,9 +117,9 @@ class EarlyStopping:
         Examples
         --------
         >>> EarlyStopping().state_dict()
-        {'best': None, 'waited': 0}
+        {'best': None, 'waited': 0, 'chance': None}
         """
-        return {"best": self.best, "waited": self.waited}
+        return {"best": self.best, "waited": self.waited, "chance": self.chance}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state; the settings stay those of this run.
@@ -112,6 +138,7 @@ class EarlyStopping:
         """
         self.best = state["best"]
         self.waited = state["waited"]
+        self.chance = state.get("chance")  # not in states of version 1.0
 
 
 class NonFiniteGuard:
