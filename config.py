@@ -236,7 +236,9 @@ class TrainConfig(Section):
     val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the default split that is validation")
     val_every: Count = Field(1, description="epochs between validations")
     val_batch_size: Count = Field(8, description="windows per forward in validation")
-    patience: Count = Field(10, description="validations without gain before training stops")
+    patience: Count = Field(
+        10, description="validations without gain, once better than a constant, before training stops"
+    )
     min_delta: NonNegative = Field(0.0, description="least gain that counts")
     resume: Literal["auto", "never"] = Field("auto", description="auto continues an interrupted run of these settings")
     save_minutes: Positive = Field(5.0, description="time between two saved states inside an epoch")

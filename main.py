@@ -49,8 +49,11 @@ class Outcome:
 
     rows: list[tuple[str, str, float]] = field(default_factory=list)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)
 
-    def add(self, task: str, phase: str, status: str, seconds: float, metrics: dict[str, float]) -> None:
+    def add(
+        self, task: str, phase: str, status: str, seconds: float, metrics: dict[str, float], doubt: str = ""
+    ) -> None:
         """Add a phase.
 
         Examples
@@ -65,6 +68,7 @@ class Outcome:
         if phase in ("train", "evaluate"):
             labelled = {name if phase == "train" else f"{name} ({phase})": value for name, value in metrics.items()}
             self.scores.setdefault(task, {}).update(labelled)
+            self.doubts[task] = doubt
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -312,13 +316,13 @@ def run_task(
             phase = queue.pop(0)
             with TimedBlock(f"{name}.{phase}", log) as block:
                 result = load_phase(phase)(task, context)
-            outcome.add(name, phase, result.status, block.seconds, result.metrics)
+            outcome.add(name, phase, result.status, block.seconds, result.metrics, result.doubt)
             if result.metrics.get("bad records") and "prepare" in phases:
                 queue.insert(0, "prepare")  # repeats the records that verify set aside
 
 
 def close(outcome: Outcome, log: VerbosityLogger) -> None:
-    """Print the closing tables: phases with their times, and the scores of the tasks side by side.
+    """Print the closing tables: phases with their times, the scores of the tasks, and why not to believe them.
 
     Examples
     --------
@@ -336,6 +340,9 @@ def close(outcome: Outcome, log: VerbosityLogger) -> None:
         rows = [[task, *(scores.get(name, float("nan")) for name in names)] for task, scores in outcome.scores.items()]
         for line in format_table(["Task", *names], rows).splitlines():
             log.info(line)
+    for task, doubt in outcome.doubts.items():
+        if doubt:
+            log.info(f"{task}: {doubt}")
 
 
 def run(

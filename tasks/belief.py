@@ -54,19 +54,22 @@ class Support:
         By class or keypoint; by anything else where `least_each` is 0.
     least, least_each : int
         Fewer in all, or of one class or keypoint, are too few.
+    each : str
+        `class` or `keypoint`.
     doubts : sequence of Doubt
         What the kind of task itself finds, such as a confidence near chance.
 
     Examples
     --------
     >>> list(Support("pixels", {"sea": 900, "sand": 0}, 100, 10).find())
-    [Doubt(code='nothing_of_some', text='no pixels of sand were scored')]
+    [Doubt(code='no_pixels_of_a_class', text='no pixels of sand were scored')]
     """
 
     unit: str
     counts: Mapping[str, int]
     least: int
     least_each: int = 0
+    each: str = "class"
     doubts: Sequence[Doubt] = field(default=())
 
     def find(self) -> Iterator[Doubt]:
@@ -77,16 +80,17 @@ class Support:
         >>> [doubt.text for doubt in Support("pixels", {"sea": 90, "sand": 5}, 100, 10).find()]
         ['only 95 pixels were scored (fewer than 100)', 'fewer than 10 pixels were scored of sand (5)']
         """
-        total = sum(self.counts.values())
+        unit, total = self.unit, sum(self.counts.values())
         if total < self.least:
-            yield Doubt(f"few_{self.unit}", f"only {total:,} {self.unit} were scored (fewer than {self.least:,})")
+            yield Doubt(f"few_{unit}", f"only {total:,} {unit} were scored (fewer than {self.least:,})")
         if self.least_each:
             missing = [name for name, count in self.counts.items() if not count]
             few = [f"{name} ({count})" for name, count in self.counts.items() if 0 < count < self.least_each]
             if missing:
-                yield Doubt("nothing_of_some", f"no {self.unit} of {listed(missing)} were scored")
+                yield Doubt(f"no_{unit}_of_a_{self.each}", f"no {unit} of {listed(missing)} were scored")
             if few:
-                yield Doubt("few_of_some", f"fewer than {self.least_each} {self.unit} were scored of {listed(few)}")
+                text = f"fewer than {self.least_each} {unit} were scored of {listed(few)}"
+                yield Doubt(f"few_{unit}_of_a_{self.each}", text)
         yield from self.doubts
 
 

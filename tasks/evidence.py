@@ -153,7 +153,7 @@ def judge_training(task: Task, scores: Mapping[str, Any], steps: int, chance: fl
     >>> scores = task.output.metric().compute()
     >>> found = {"colours_score": 0.5, "doubts": []}
     >>> [reason["code"] for reason in judge_training(task, scores, 6, 0.25, found)["reasons"]]
-    ['few_steps', 'few_pixels', 'nothing_of_some', 'no_better_than_constant', 'no_better_than_colours']
+    ['few_steps', 'few_pixels', 'no_pixels_of_a_class', 'no_better_than_constant', 'no_better_than_colours']
     """
     support = task.output.support(dict(scores))
     doubts = [*few_steps(steps), *(support.find() if support else ()), *(Doubt(*doubt) for doubt in found["doubts"])]
@@ -194,7 +194,7 @@ def judge_evaluation(
     >>> metrics = task.output.metric().compute() | {"constant": {"mIoU": 0.25}}
     >>> belief = judge_evaluation(task, "train", metrics, {"steps": 6}, prepared, store)
     >>> [reason["code"] for reason in belief["reasons"]]
-    ['few_steps', 'few_pixels', 'nothing_of_some', 'training_pictures', 'no_better_than_constant']
+    ['few_steps', 'few_pixels', 'no_pixels_of_a_class', 'training_pictures', 'no_better_than_constant']
     """
     known, items = training or {}, items_of(prepared)
     support = task.output.support(dict(metrics))

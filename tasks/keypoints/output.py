@@ -61,7 +61,7 @@ class KeypointsOutput(Output):
         if missed > MOST_MISSED * labelled:
             what = f"{missed:,} of {labelled:,} labelled points have no peak above keypoints.min_score"
             doubts.append(Doubt("confidence_near_chance", f"{what} ({self.settings.keypoints.min_score:g})"))
-        return Support("points", counts, LEAST_POINTS, LEAST_POINTS_OF_ONE, doubts)
+        return Support("points", counts, LEAST_POINTS, LEAST_POINTS_OF_ONE, "keypoint", doubts)
 
     @override
     def report(self, metrics: dict[str, Any], folder: Path, log: Any) -> None:

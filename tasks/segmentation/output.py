@@ -64,7 +64,7 @@ class SegmentationOutput(Output):
     def support(self, metrics: dict[str, Any]) -> Support:
         counts = {name: metrics["per_class"][name]["Support"] for name in self.classes}
         doubts = list(near_chance(metrics["mean_confidence"], len(self.classes))) if metrics["support"] else []
-        return Support("pixels", counts, LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, doubts)
+        return Support("pixels", counts, LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, doubts=doubts)
 
     @override
     def report(self, metrics: dict[str, Any], folder: Path, log: Any) -> None:

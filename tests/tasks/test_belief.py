@@ -67,8 +67,8 @@ def test_each_limit_doubts_what_is_below_it_and_nothing_above():
     assert codes(few_steps(49)) == ["few_steps"]
     assert not codes(few_steps(50))
     assert codes(Support("pixels", {"sea": 4_999}, LEAST_PIXELS, 100).find()) == ["few_pixels"]
-    assert codes(Support("pixels", {"sea": 4_901, "sand": 99}, LEAST_PIXELS, 100).find()) == ["few_of_some"]
-    assert codes(Support("pixels", {"sea": 5_000, "sand": 0}, LEAST_PIXELS, 100).find()) == ["nothing_of_some"]
+    assert codes(Support("pixels", {"sea": 4_901, "sand": 99}, LEAST_PIXELS, 100).find()) == ["few_pixels_of_a_class"]
+    assert codes(Support("pixels", {"sea": 5_000, "sand": 0}, LEAST_PIXELS, 100).find()) == ["no_pixels_of_a_class"]
     assert not codes(Support("pixels", {"sea": 4_900, "sand": 100}, LEAST_PIXELS, 100).find())
 
 
