@@ -37,8 +37,8 @@ from tasks.phases import inference, prepare, train
 from tasks.phases.prediction import predict
 from tasks.phases.samples import Job, LiveSamples
 from tasks.predictor import Predictor
+from tasks.segmentation.items import SceneItem
 from tasks.segmentation.predictor import DensePredictor
-from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.task import SegmentationTask
 from utils.logging import VerbosityLogger

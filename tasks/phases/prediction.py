@@ -380,7 +380,7 @@ def hand_on(
     Examples
     --------
     >>> from tasks.segmentation.predictor import DensePredictor
-    >>> from tasks.segmentation.scenes import SceneItem
+    >>> from tasks.segmentation.items import SceneItem
     >>> from utils.raster.tiling import Window
     >>> item = SceneItem("a", (), "a", Window(0, 0, 4, 4), 4, 4, (0, 4))
     >>> job, sample = Job(item, DensePredictor(2, 4)), Sample("a", item, {}, Window(0, 0, 4, 4))

@@ -62,7 +62,7 @@ class Job:
         Examples
         --------
         >>> from tasks.segmentation.predictor import DensePredictor
-        >>> from tasks.segmentation.scenes import SceneItem
+        >>> from tasks.segmentation.items import SceneItem
         >>> from utils.raster.tiling import Window
         >>> job = Job(SceneItem("a", (), "a", Window(0, 0, 4, 8), 4, 4, (0, 4)), DensePredictor(2, 4))
         >>> job.begin()

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from tasks.item import Piece
 from tasks.output import Metric
-from tasks.segmentation.scenes import SceneItem
+from tasks.segmentation.items import SceneItem
 from utils.logging import VerbosityLogger
 from utils.metrics import IGNORE_INDEX, ConfusionMatrix, ScoreHistogram
 from utils.report.plots import plot_confusion

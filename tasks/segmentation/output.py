@@ -15,8 +15,9 @@ from tasks.belief import LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, Support, near_chan
 from tasks.item import Item, Piece
 from tasks.output import Metric, Output, Sink
 from tasks.segmentation.baseline import ClassColours
+from tasks.segmentation.items import SceneItem
 from tasks.segmentation.metric import SegmentationMetric, report_scores
-from tasks.segmentation.scenes import SceneItem, SceneReader
+from tasks.segmentation.scenes import SceneReader
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.sinks import RasterSink, refuse_foreign
 from utils import IGNORE_INDEX as IGNORE

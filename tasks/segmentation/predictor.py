@@ -14,7 +14,7 @@ from models.base import fit_to_image
 from tasks.item import Item, Piece
 from tasks.predictor import Predictor
 from tasks.sample import Sample
-from tasks.segmentation.scenes import SceneItem
+from tasks.segmentation.items import SceneItem
 from utils.raster.tiling import StripBlender, Window, decode_classes
 
 

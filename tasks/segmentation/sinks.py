@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from tasks.item import Piece
 from tasks.output import Sink
-from tasks.segmentation.scenes import SceneItem
+from tasks.segmentation.items import SceneItem
 from utils.errors import SettingsError
 from utils.raster.attribute_table import is_attribute_table, sidecar_path
 from utils.raster.polygons import is_polygons, write_polygons

@@ -23,7 +23,8 @@ from tasks.features import FeatureService
 from tasks.item import Finding, Item, Piece
 from tasks.neighbours import choose_groups, group_of, scene_thumbnail
 from tasks.sample import Sample
-from tasks.segmentation.scenes import SceneFiles, SceneItem, SceneReader, block_id, parse_id
+from tasks.segmentation.items import SceneFiles, SceneItem, block_id, parse_id
+from tasks.segmentation.scenes import SceneReader
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.source import ListedSource
 from tasks.splits import lists_stay, split_list, stratified_choice

@@ -14,10 +14,11 @@ from models.backbones.info import resolve_layers
 from models.base import SegmentationHead
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.predictor import Predictor
+from tasks.segmentation.items import SceneItem
 from tasks.segmentation.objective import SegmentationObjective, listed_weights
 from tasks.segmentation.output import SegmentationOutput
 from tasks.segmentation.predictor import DensePredictor
-from tasks.segmentation.scenes import SceneItem, raise_first, read_scaling
+from tasks.segmentation.scenes import raise_first, read_scaling
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.source import SceneSource
 from utils.errors import SettingsError

@@ -33,9 +33,9 @@ from tasks.phases.samples import LiveSamples, Slot
 from tasks.predictor import Predictor
 from tasks.prepared import prepared_items
 from tasks.sample import Batch, Sample
+from tasks.segmentation.items import SceneItem
 from tasks.segmentation.metric import SegmentationMetric
 from tasks.segmentation.predictor import DensePredictor
-from tasks.segmentation.scenes import SceneItem
 from tasks.segmentation.task import SegmentationTask
 from tasks.source import Source
 from tasks.stores import open_store

@@ -72,7 +72,7 @@ def test_one_picture_is_padded_alike_everywhere(pad, tmp_path):
 
 def test_entries_of_a_scene_smaller_than_a_tile_are_made_again(tmp_path):
     """Their windows were padded in another way; all others keep their manifests."""
-    from tasks.segmentation.scenes import SceneItem
+    from tasks.segmentation.items import SceneItem
 
     large, small = (SceneItem("a", (), "a", Window(0, 0, 8, width), 8, 4, (0, 8)) for width in (8, 7))
     assert large.stamp() == ["a", [], [0, 0, 8, 8], 8, 4]
