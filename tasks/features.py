@@ -155,6 +155,11 @@ class FeatureService:
     def backbone(self) -> Backbone:
         """The backbone, loaded.
 
+        Raises
+        ------
+        DataError
+            If its files have other bytes than when the store first met them.
+
         Examples
         --------
         >>> from tasks.example import scene_task
@@ -164,7 +169,35 @@ class FeatureService:
         """
         if self._backbone is None:
             self._backbone = self._load()
+            self._refuse_changed_weights(self._backbone.info)
         return self._backbone
+
+    def _refuse_changed_weights(self, loaded: BackboneInfo) -> None:
+        """Compare what was loaded with what the store knows of files of this name, size and time.
+
+        Raises
+        ------
+        DataError
+            If bits have changed.
+
+        Examples
+        --------
+        >>> from dataclasses import replace
+        >>> from tasks.example import scene_task
+        >>> features = scene_task().features
+        >>> features._refuse_changed_weights(replace(features.info, digest="00"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: ...: its files have the size and time that ... knows, but other bytes ...
+        """
+        known = self._info
+        if known is None or (loaded.digest, loaded.mean, loaded.std) == (known.digest, known.mean, known.std):
+            return
+        raise DataError(
+            f"{find_backbone_folder(self.settings.backbone)}: its files have the size and time that "
+            f"{self.store.folder} knows, but other bytes (digest {loaded.digest}, expected {known.digest}): damaged; "
+            "take another copy (after a change that is meant, touch the files)"
+        )
 
     def _load(self) -> Backbone:
         """Load the backbone with the layers that are asked for.

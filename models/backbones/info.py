@@ -12,8 +12,10 @@ import torch
 
 from models.backbones.weights import (
     FAMILIES,
+    STATED_DIGEST,
     Triple,
     build_config,
+    check_stated_digest,
     choose_family,
     digest_weights,
     find_backbone_folder,
@@ -303,6 +305,7 @@ def describe_backbone(
     patch_size, channels, strides = _describe_geometry(folder, family, config)
     chosen = resolve_layers(layers, len(channels))
     mean, std = read_normalization(source, folder, settings)
+    check_stated_digest(folder, settings.get(STATED_DIGEST), (mean, std))
     return BackboneInfo(
         id=source,
         family=family,

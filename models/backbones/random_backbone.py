@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.backbones.weights import FAMILIES, IMAGENET, build_config
+from models.backbones.weights import (
+    FAMILIES,
+    IMAGENET,
+    STATED_DIGEST,
+    build_config,
+    digest_export,
+    digest_weights,
+)
 from utils.runtime.files import atomic_path, write_bytes, write_json
 
 
@@ -19,6 +26,7 @@ def write_backbone_folder(
     tensors: Mapping[str, np.ndarray],
     normalization: tuple[Sequence[float], Sequence[float]] = IMAGENET,
     card: str | None = None,
+    state_digest: bool = False,
 ) -> Path:
     """Write a backbone in the layout of transformers, byte for byte the same for the same values.
 
@@ -34,6 +42,8 @@ def write_backbone_folder(
         Mean and standard deviation.
     card : str, optional
         Text of the model card.
+    state_digest : bool
+        Let `config.json` state the digest of all files, so that damage is found where the backbone is loaded.
 
     Returns
     -------
@@ -56,7 +66,8 @@ def write_backbone_folder(
     write_json(folder / "preprocessor_config.json", {"image_mean": list(mean), "image_std": list(deviation)})
     if card is not None:
         write_bytes(folder / "README.md", card.encode())
-    write_json(folder / "config.json", dict(config))  # last: a folder with it is whole
+    stated = {STATED_DIGEST: digest_export(digest_weights(folder, config), normalization)} if state_digest else {}
+    write_json(folder / "config.json", {**config, **stated})  # last: a folder with it is whole
     return folder
 
 

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from torch import nn
 
 from utils.errors import DataError, DinolithError
+from utils.runtime.files import digest_json
 from utils.runtime.reading import check_regular, file_errors, read_bounded_text
 from utils.runtime.strict_yaml import read_value
 
@@ -33,12 +34,13 @@ IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SAT493M: tuple[Triple, Triple] = ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
 NORMALIZATIONS = {"sat493m": SAT493M, "lvd1689m": IMAGENET, "dinov2": IMAGENET}  # part of a weight id -> mean, std
 LICENCES = {"facebook/dinov3": "dinov3-license", "facebook/dinov2": "apache-2.0"}  # beginning of a weight id -> licence
+STATED_DIGEST = "dinolith_digest"  # in config.json of an exported backbone: digest of weights, settings, normalisation
 # Fields of config.json that do not change what the weights compute, so that they do not change the digest either.
 PASSIVE_FIELDS = frozenset(
     (
         *("_name_or_path", "architectures", "dtype", "id2label", "initializer_range", "label2id", "problem_type"),
         *("apply_layernorm", "out_features", "out_indices", "reshape_hidden_states", "stage_names", "use_cache"),
-        *("torch_dtype", "transformers_version"),
+        *("torch_dtype", "transformers_version", STATED_DIGEST),
     )
 )
 HUB_FILES = (
@@ -447,7 +449,52 @@ def _read_card(path: Path) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-def digest_weights(folder: Path) -> str:
+def check_stated_digest(folder: Path, stated: Any, normalization: tuple[Sequence[float], Sequence[float]]) -> None:
+    """Refuse an exported backbone whose files are not those that the export wrote.
+
+    Parameters
+    ----------
+    folder : Path
+        The backbone.
+    stated : str or None
+        What its config.json states; None for a backbone that no export has made.
+    normalization : pair of three float
+        Mean and standard deviation, as they are read.
+
+    Raises
+    ------
+    DataError
+        When weights, settings or normalisation have changed.
+
+    Examples
+    --------
+    >>> stated = digest_export(digest_weights(EMBEDDED_FOLDER), IMAGENET)
+    >>> check_stated_digest(EMBEDDED_FOLDER, stated, IMAGENET)
+    >>> check_stated_digest(EMBEDDED_FOLDER, stated, ([0.5] * 3, [0.5] * 3))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: ...: the files are not those that were exported: expected dinolith_digest ..., got ...; ...
+    """
+    if stated is not None and stated != (found := digest_export(digest_weights(folder), normalization)):
+        raise DataError(
+            f"{folder}: the files are not those that were exported: expected {STATED_DIGEST} {stated}, got {found}; a "
+            f"file is damaged: export again or take another copy (after a change that is meant, remove {STATED_DIGEST} "
+            "from config.json)"
+        )
+
+
+def digest_export(weights: str, normalization: tuple[Sequence[float], Sequence[float]]) -> str:
+    """Digest of weights and settings with the normalisation.
+
+    Examples
+    --------
+    >>> digest_export("00", IMAGENET) == digest_export("00", ([0.5] * 3, [0.5] * 3))
+    False
+    """
+    return digest_json([weights, *(list(map(float, values)) for values in normalization)])
+
+
+def digest_weights(folder: Path, settings: Mapping[str, Any] | None = None) -> str:
     """Hash what a backbone computes with: every tensor's name, type, shape and bytes, and the active configuration.
 
     The names are those of the files, not those of the installed transformers, and how tensors are spread over files
@@ -457,6 +504,8 @@ def digest_weights(folder: Path) -> str:
     ----------
     folder : Path
         With `config.json` and safetensors.
+    settings : mapping, optional
+        Content of a `config.json` that is not written yet.
 
     Returns
     -------
@@ -476,9 +525,8 @@ def digest_weights(folder: Path) -> str:
     >>> [digest_weights(folder) == digest_weights(folders[0]) for folder in folders]
     [True, True, False]
     """
-    config = {
-        key: value for key, value in read_json_object(folder / "config.json").items() if key not in PASSIVE_FIELDS
-    }
+    settings = read_json_object(folder / "config.json") if settings is None else settings
+    config = {key: value for key, value in settings.items() if key not in PASSIVE_FIELDS}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     files = map(_open_tensors, _require_weight_files(folder))
     holders = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - a file is no dict

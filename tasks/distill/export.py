@@ -69,7 +69,7 @@ def export_student(
     refuse_foreign(folder)
     normalization = (student.backbone.info.mean, student.backbone.info.std)
     card = write_card(settings, teacher, student, checkpoint)
-    write_backbone_folder(folder, student.config, student.tensors(), normalization, card)
+    write_backbone_folder(folder, student.config, student.tensors(), normalization, card, state_digest=True)
     difference = largest_difference(student, folder)
     if not difference < MOST_DIFFERENCE:
         raise DinolithError(

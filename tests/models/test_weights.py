@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from config import ModelConfig
 from models.backbone import load_backbone
-from models.backbones.random_backbone import write_random_backbone
+from models.backbones.info import describe_backbone
+from models.backbones.random_backbone import write_backbone_folder, write_random_backbone
 from models.backbones.weights import (
     EMBEDDED_FOLDER,
     FAMILIES,
@@ -23,7 +26,9 @@ from models.backbones.weights import (
     find_backbone_folder,
     read_licence,
 )
+from tasks.features import FeatureService
 from utils.errors import DataError
+from utils.store.feature_store import FeatureStore
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +66,48 @@ def test_digest_follows_weights_and_architecture_but_not_how_they_are_stored(cop
     (copy / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(DataError, match=r"shards .* missing: model-00002"):
         load_backbone(str(copy), [0])
+
+
+def flip(path, bit):
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_no_flipped_bit_of_an_exported_backbone_is_used(folders, tmp_path, name):
+    """Drawn bits: the backbone is refused, or what it says of itself and its weights are the same."""
+    config = json.loads((folders["dinov2"] / "config.json").read_text())
+    tensors = load_file(folders["dinov2"] / "model.safetensors")
+    folder = write_backbone_folder(tmp_path / "exported", config, tensors, state_digest=True)
+    written, draw, refused = describe_backbone(str(folder), [0]), random.Random(0), 0
+    size = (folder / name).stat().st_size
+    for bit in [draw.randrange(8 * size) for _ in range(60)]:
+        flip(folder / name, bit)
+        try:
+            found = describe_backbone(str(folder), [0])
+            # where the name of the stated digest is hurt, the digest differs from the one that checkpoints hold
+            assert found == written or found.digest != written.digest, f"bit {bit}"
+            refused += found != written
+        except DataError:
+            refused += 1
+        flip(folder / name, bit)
+    assert refused > 40
+    assert describe_backbone(str(folder), [0]) == written
+
+
+def test_weights_that_change_under_the_same_size_and_time_are_refused(copy, tmp_path):
+    features = lambda: FeatureService(  # noqa: E731
+        ModelConfig(backbone=str(copy), layers=[0]), FeatureStore(tmp_path / "store"), "fp16", torch.device("cpu")
+    )
+    assert features().backbone.info.digest == features().info.digest
+    before = (copy / "model.safetensors").stat()
+    flip(copy / "model.safetensors", 8 * before.st_size - 9)
+    os.utime(copy / "model.safetensors", ns=(before.st_atime_ns, before.st_mtime_ns))
+    changed = features()
+    assert changed.info.layers == (0,)
+    with pytest.raises(DataError, match=r"copy: its files have the size and time .*, but other bytes \(digest"):
+        changed.backbone  # noqa: B018
 
 
 def test_one_changed_bit_changes_the_digest(copy):

@@ -294,6 +294,29 @@ def test_a_flipped_bit_harms_one_record_which_is_then_made_again(store):
         assert not list(opened.verify())
 
 
+def test_no_flipped_bit_of_a_shard_is_read(store):
+    """Drawn bits of header and data: a record is missing or refused, or it is read as it was written."""
+    keys = fill(store, 4, shape=(8, 8))
+    shard = shards_of(store)[0]
+    written = {key: (store.read(key), store.metadata(key)) for key in keys}
+    draw = random.Random(0)
+    refused = 0
+    for bit in [draw.randrange(8 * shard.stat().st_size) for _ in range(400)]:
+        flip(shard, bit // 8, bit % 8)
+        opened = FeatureStore(store.folder, create=False)
+        for key, (arrays, metadata) in written.items():
+            try:
+                found = opened.read(key)
+            except DataError:
+                refused += 1
+                continue
+            assert opened.metadata(key) == metadata
+            assert found.keys() == arrays.keys()
+            assert all(torch.equal(found[name], array) for name, array in arrays.items()), f"bit {bit}"
+        flip(shard, bit // 8, bit % 8)
+    assert refused > 400
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_read_compares_what_it_reads_with_its_checksum(store, threads):
     maps = encode_features(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), "int8")
