@@ -251,9 +251,15 @@ class PoseSource(ListedSource[PoseItem]):
                 "keypoints.prompts: not set; per_instance needs the boxes of animals: name a folder of LabelMe "
                 "files with a rectangle around each, or set keypoints.instance_mode: whole"
             )
-        drawn = {}
+        drawn: dict[str, AnnotatedPicture] = {}
         for part in read_poses(self.settings.paths.locate(folder), "labelme").values():
-            drawn.update({Path(picture.id).name: picture for picture in part.pictures})
+            for picture in part.pictures:
+                other = drawn.setdefault(picture.path.stem, picture)
+                if other is not picture and picture.path.stem in inputs:
+                    raise DataError(
+                        f"keypoints.prompts: {folder}: {other.id} and {picture.id} both fit "
+                        f"{inputs[picture.path.stem]} by name; keep one of them"
+                    )
         missing = [name for name in inputs if name not in drawn or not drawn[name].instances]
         if missing:
             raise DataError(

@@ -58,14 +58,16 @@ def plain_path(text: str) -> str:
 
 
 def is_absolute(text: str) -> bool:
-    """Whether a path starts at a root, of this system or of Windows.
+    """Whether a path starts at a root, of this system or of Windows, or is an address.
 
     Examples
     --------
-    >>> is_absolute("/data/a.png"), is_absolute("C:/data/a.png"), is_absolute("data/a.png")
-    (True, True, False)
+    >>> is_absolute("/data/a.png"), is_absolute("C:/data/a.png"), is_absolute("s3://data/a.png")
+    (True, True, True)
+    >>> is_absolute("data/a.png")
+    False
     """
-    return text.startswith("/") or re.match(r"[A-Za-z]:/", text) is not None
+    return text.startswith("/") or re.match(r"[A-Za-z]:/|[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
 def resolve_inside(where: str, text: str, folder: Path, root: Path) -> Path:

@@ -101,6 +101,41 @@ def place_pictures(
             place_picture(picture, target)
 
 
+def shared_labels(labels: Mapping[Path, Path | None], ids: Mapping[Path, str]) -> list[Problem]:
+    """Report pictures that share a label file, as `a.jpg` and `a.png` do where labels are found by stem.
+
+    Parameters
+    ----------
+    labels : dict of Path to Path or None
+        The label file of each picture.
+    ids : dict of Path to str
+        The id of each picture.
+
+    Returns
+    -------
+    list of Problem
+        One for each such picture; its labels do not count, as nothing says which picture they are of.
+
+    Examples
+    --------
+    >>> labels = {Path("a.jpg"): Path("a.txt"), Path("a.png"): Path("a.txt"), Path("b.png"): None}
+    >>> [str(problem) for problem in shared_labels(labels, {Path("a.jpg"): "a.jpg", Path("a.png"): "a.png"})]
+    ['a.txt: is the label of a.jpg and of a.png; give each picture its own name and label, or take one away', \
+'a.txt: is the label of a.png and of a.jpg; give each picture its own name and label, or take one away']
+    """
+    pictures: dict[Path, list[Path]] = {}
+    for picture, label in labels.items():
+        if label is not None:
+            pictures.setdefault(label, []).append(picture)
+    cure = "give each picture its own name and label, or take one away"
+    return [
+        Problem(str(label), f"is the label of {picture} and of {other}", cure, ids[picture], lost=True)
+        for label, sharing in pictures.items()
+        if len(sharing) > 1
+        for picture, other in zip(sharing, [*sharing[1:], sharing[0]], strict=True)
+    ]
+
+
 def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPicture) -> list[Problem]:
     """Report a picture that has not the size (height, width) that its label states.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import DataError, SettingsError
-from utils.formats.pictures import plain_path
+from utils.formats.moved import find_moved
+from utils.formats.pictures import is_absolute, plain_path
 from utils.formats.text_files import read_text
 from utils.formats.types import SPLITS, Problem, Skeleton, build_skeleton
 from utils.runtime.files import write_bytes
 from utils.runtime.strict_yaml import read_sections
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".yaml", ".yml")
 NAME_KEYS = ("keypoint_names", "kpt_names", "kpt_labels")
@@ -66,21 +70,56 @@ class Spec:
         utils.errors.DataError: data.yaml: train: no such file or folder: /no/a.json
         """
         found: dict[str, list[Path]] = {}
-        for key in (key for key in SPLIT_KEYS if self.keys.get(key) is not None):
-            value = self.keys[key]
-            entries = [value] if isinstance(value, str) else value
-            if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-                raise DataError(f"{self.path}: {key}: expected a path or a list of paths, got {value!r}")
-            for entry in map(plain_path, entries):
-                # Exporters write `../train/images` for a folder beside the file.
-                places = [Path(os.path.normpath(self.root / text)) for text in (entry, entry.removeprefix("../"))]
-                place = next((place for place in places if place.exists()), None)
+        for key, entries in _split_entries(self.path, self.keys).items():
+            for entry in entries:
+                place = _locate(entry, self.root)
                 if place is None:
-                    raise DataError(f"{self.path}: {key}: no such file or folder: {places[0]}")
+                    missing = os.path.normpath(self.root / plain_path(entry))
+                    raise DataError(f"{self.path}: {key}: no such file or folder: {missing}")
                 found.setdefault(SPLIT_WORDS.get(key, key), []).append(place)
         if not found:
             raise DataError(f"{self.path}: no split; give at least one of {', '.join(SPLITS)}")
         return found
+
+
+def _split_entries(path: Path, keys: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What the split keys of a file name, as written.
+
+    Raises
+    ------
+    DataError
+        If a value is neither text nor a list of texts.
+
+    Examples
+    --------
+    >>> _split_entries(Path("data.yaml"), {"train": "a", "val": ["b", "c"], "test": None})
+    {'train': ['a'], 'val': ['b', 'c']}
+    """
+    stated = {key: keys[key] for key in SPLIT_KEYS if keys.get(key) is not None}
+    entries = {key: [value] if isinstance(value, str) else value for key, value in stated.items()}
+    for key, value in entries.items():
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise DataError(f"{path}: {key}: expected a path or a list of paths, got {stated[key]!r}")
+    return entries
+
+
+def _locate(entry: str, root: Path) -> Path | None:
+    """The file or folder that an entry means: below the root, where a path of another computer ends there too.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "train" / "images").mkdir(parents=True)
+    >>> texts = ("train/images", "../train/images", "/content/set/train/images", "../images")
+    >>> [_locate(text, root) == root / "train" / "images" for text in texts]
+    [True, True, True, False]
+    """
+    plain = plain_path(entry)
+    # Exporters write `../train/images` for a folder beside the file.
+    places = [Path(os.path.normpath(root / text)) for text in (plain, plain.removeprefix("../"))]
+    found = next((place for place in places if place.exists()), None)
+    return find_moved(entry, [root], Path.exists) if found is None and is_absolute(plain) else found
 
 
 def read_spec(path: Path, root: str | Path | None = None) -> Spec:
@@ -89,35 +128,82 @@ def read_spec(path: Path, root: str | Path | None = None) -> Spec:
     Parameters
     ----------
     path : Path
-        YAML.
+        YAML. Its `path`, the data root, is relative to the file.
     root : str or Path, optional
-        Data root in place of the one that the file names; `path` in the file is relative to the file.
+        Data root in place of an absolute `path`, or of none; and of a relative one that does not lead to the splits.
+
+    Returns
+    -------
+    Spec
+        Its root is the first of these that holds all splits: a relative `path`; `root`; an absolute `path`; where
+        that is of another computer, a folder of its name beside the file, or the folder of the file.
 
     Raises
     ------
     DataError
-        If it is not YAML, or its data root is no folder.
+        If it is not YAML, or no such folder holds the splits.
 
     Examples
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "data.yaml"
-    >>> _ = path.write_text("path: nowhere")
+    >>> _ = path.write_text("{path: /content/mice, train: images}")
     >>> read_spec(path)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: .../data.yaml: path: .../nowhere is no folder; write it relative to this file
+    utils.errors.DataError: .../data.yaml: path: /content/mice is no folder, and not all splits are beside this \
+file; mend path
+    >>> (path.parent / "images").mkdir()
+    >>> read_spec(path).root == path.parent
+    True
     """
     keys = read_yaml(path)
-    if root is not None:
-        return Spec(path, Path(root), keys)
-    stated = keys.get("path") or "."
-    if not isinstance(stated, str):
+    stated = keys.get("path")
+    if stated is not None and not isinstance(stated, str):
         raise DataError(f"{path}: path: expected a folder, got {stated!r}")
-    folder = Path(os.path.normpath(path.parent / plain_path(stated)))
-    if not folder.is_dir():
-        raise DataError(f"{path}: path: {folder} is no folder; write it relative to this file")
-    return Spec(path, folder, keys)
+    roots, entries = _possible_roots(path, stated, root), _split_entries(path, keys)
+    is_lost = stated is not None and not (path.parent / plain_path(stated)).is_dir()
+    for folder in roots:
+        if all(_locate(entry, folder) is not None for part in entries.values() for entry in part):
+            if is_lost:
+                logger.warning("%s: path: %s is no folder on this computer; %s is read", path, stated, folder)
+            return Spec(path, folder, keys)
+    if is_lost and root is None:
+        raise DataError(f"{path}: path: {stated} is no folder, and not all splits are beside this file; mend path")
+    return Spec(path, roots[0], keys)  # whose splits say what is not there
+
+
+def _possible_roots(path: Path, stated: str | None, root: str | Path | None) -> list[Path]:
+    """Folders that may be the data root of a specification, the likeliest first.
+
+    Parameters
+    ----------
+    path : Path
+        The specification.
+    stated : str, optional
+        Its `path`.
+    root : str or Path, optional
+        The data root of the settings.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _possible_roots(folder / "data.yaml", ".", "/data") == [folder, Path("/data")]
+    True
+    >>> _possible_roots(folder / "data.yaml", "C:/mice", "/data") == [Path("/data"), folder]
+    True
+    """
+    given = [] if root is None else [Path(root)]
+    if stated is None:
+        return [*given, path.parent]
+    plain = plain_path(stated)
+    places = [Path(os.path.normpath(path.parent / plain)), *given]
+    if is_absolute(plain):
+        places.reverse()
+    if is_absolute(plain) or plain.startswith("../"):  # `../datasets/x` starts in the folder of another program
+        places += [find_moved(stated, [path.parent], Path.is_dir) or path.parent, path.parent]
+    return list(dict.fromkeys(place for place in places if place.is_dir() or place in given))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import DataError
+from utils.formats.moved import find_moved
 from utils.formats.pictures import is_absolute, plain_path
 from utils.runtime.reading import file_errors, read_bounded_text
 
@@ -103,6 +104,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def find_listed(text: str, folder: Path, root: Path) -> Path | None:
     """The file that a line of a list names, relative to the list or to the data root; None where there is none.
 
+    A path that starts at the root of another computer means the file at its end beside the list or in the data root.
+
+    Raises
+    ------
+    ValueError
+        If several files may be meant.
+
     Examples
     --------
     >>> find_listed("a.png", Path("/no/such"), Path("/no/root")) is None
@@ -111,4 +119,5 @@ def find_listed(text: str, folder: Path, root: Path) -> Path | None:
     plain = plain_path(text)
     bases = [Path("/")] if is_absolute(plain) else [folder, root]
     candidates = [Path(os.path.normpath(base / plain)) for base in bases]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    return find_moved(text, [folder, root]) if found is None and is_absolute(plain) else found

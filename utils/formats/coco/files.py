@@ -10,7 +10,8 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.pictures import list_files, plain_path, resolve_inside
+from utils.formats.moved import find_moved, need_moved
+from utils.formats.pictures import is_absolute, list_files, plain_path, resolve_inside
 from utils.formats.recognise import format_of_file
 
 
@@ -153,6 +154,8 @@ def _sources_of_spec(spec: specs.Spec) -> Sources:
     if stated is None:
         return Sources(files, spec.root, None, spec)
     image_root = Path(os.path.normpath(spec.root / plain_path(str(stated))))
+    if not image_root.is_dir() and is_absolute(plain_path(str(stated))):
+        image_root = find_moved(str(stated), [spec.root], Path.is_dir) or image_root
     if not image_root.is_dir():
         raise DataError(f"{spec.path}: image_root: no such folder: {image_root}")
     return Sources(files, spec.root, image_root, spec)
@@ -186,32 +189,29 @@ def image_folders(sources: Sources, split: str, file: Path) -> list[Path]:
     return list(dict.fromkeys(Path(os.path.normpath(folder)) for folder in candidates if folder.is_dir()))
 
 
-def find_image(where: str, name: str, folders: Sequence[Path], root: Path) -> Path | None:
+def find_image(name: str, folders: Sequence[Path], root: Path) -> Path | None:
     """The picture that a file_name means; None where none is there.
+
+    Of a path from another computer, or out of the data root, only the end counts.
 
     Raises
     ------
-    DataError
-        If every way to read the name leads out of the data root.
+    ValueError
+        If such an end leads to several pictures or to none.
 
     Examples
     --------
-    >>> find_image("a.json: image 1", "../../etc/b.png", [Path("/data/images")], Path("/data"))
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: a.json: image 1: '../../etc/b.png' is outside of the data root /data; name a picture \
-inside, or give another root
+    >>> find_image("b.png", [Path("/data/images")], Path("/data")) is None
+    True
     """
-    refusals: list[DataError] = []
+    leads_out = True
     for folder in folders:
         top = root if folder.absolute().is_relative_to(root.absolute()) else folder
         try:
-            path = resolve_inside(where, name, folder, top)
-        except DataError as error:
-            refusals.append(error)
+            path = resolve_inside("", name, folder, top)
+        except DataError:
             continue
+        leads_out = False
         if path.is_file():
             return path
-    if refusals and len(refusals) == len(folders):
-        raise refusals[0]
-    return None
+    return need_moved(name, folders, root) if leads_out or is_absolute(plain_path(name)) else None

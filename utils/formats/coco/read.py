@@ -171,7 +171,7 @@ def _read_files(sources: Sources, split: str, need_keypoints: bool, problems: li
         try:
             files.append(_read_file(sources, split, path, content, need_keypoints))
         except DataError as error:
-            if sources.named or "outside of the data root" in str(error):
+            if sources.named:
                 raise
             problems.append(Problem(str(path), str(error).removeprefix(f"{path}: "), "", None))
     return files
@@ -311,10 +311,14 @@ def _add_image(file: _File, index: int, keys: Any, folders: Sequence[Path], root
         what = "the id is a duplicate, so that its annotations may be of either picture; both are left out"
         file.problems.append(Problem(where, what, "give each picture its own id"))
         return
-    path = find_image(where, keys["file_name"], folders, root)
+    what = f"no such picture: {keys['file_name']}"
+    try:
+        path = find_image(keys["file_name"], folders, root)
+    except ValueError as error:
+        path, what = None, str(error)
     if path is None:
         cure = "put it there; paths.data_root is where pictures are looked for"
-        missing.append(Problem(where, f"no such picture: {keys['file_name']}", cure))
+        missing.append(Problem(where, what, cure))
         return
     try:
         size = picture_size(path)

@@ -18,7 +18,8 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.pictures import is_picture, list_files, picture_ids, plain_path, resolve_inside
+from utils.formats.moved import need_moved
+from utils.formats.pictures import is_absolute, is_picture, list_files, picture_ids, plain_path, resolve_inside
 from utils.formats.recognise import format_of_file
 from utils.formats.sets import finish_sets
 from utils.formats.text_files import read_text
@@ -147,6 +148,7 @@ class _Table:
     columns: dict[tuple[str | None, str], dict[str, int]]
     num_index: int
     rows: dict[Path, _Row] = field(default_factory=dict)
+    doubled: dict[Path, _Row] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -241,11 +243,6 @@ def _read_header(path: Path, header: Mapping[str, Sequence[str]]) -> tuple[dict,
 def _add_row(table: _Table, number: int, line: Sequence[str], root: Path) -> None:
     """Add a row, or the problem that keeps it out.
 
-    Raises
-    ------
-    DataError
-        If the picture's path leads out of the data root.
-
     Examples
     --------
     >>> table = _Table(Path("/d/a.csv"), {(None, "nose"): {"x": 0, "y": 1}}, 1)
@@ -259,20 +256,16 @@ def _add_row(table: _Table, number: int, line: Sequence[str], root: Path) -> Non
         if len(cells) != count:
             raise ValueError(f"expected {count} values after the path, got {len(cells)}")
         values = _read_values(cells)
-        picture = _find_picture(where, name, table.path.parent, root)
+        picture = _find_picture(name, table.path.parent, root)
         size = picture_size(picture)
     except DataError as error:
-        if "outside of the data root" in str(error):
-            raise
         table.problems.append(Problem(where, str(error)))
         return
     except ValueError as error:
         table.problems.append(Problem(where, str(error), "mend or remove the row"))
         return
-    if picture in table.rows:
-        table.problems.append(Problem(where, f"{picture} has a row already; this one is left out", "keep one row"))
-        return
-    table.rows[picture] = _Row(number, size, values)
+    rows = table.doubled if picture in table.rows else table.rows
+    rows[picture] = _Row(number, size, values)
 
 
 def _read_values(cells: Sequence[str]) -> np.ndarray:
@@ -301,19 +294,17 @@ def _read_values(cells: Sequence[str]) -> np.ndarray:
     return values
 
 
-def _find_picture(where: str, name: str, folder: Path, root: Path) -> Path:
-    """The picture of a row.
+def _find_picture(name: str, folder: Path, root: Path) -> Path:
+    """The picture of a row; of a path from another computer, or out of the data root, only the end counts.
 
     Raises
     ------
-    DataError
-        If its path leads out of the data root.
     ValueError
-        If it is not there.
+        If it is not there, or several may be meant.
 
     Examples
     --------
-    >>> _find_picture("a.csv:4", "17", Path("/no"), Path("/no"))
+    >>> _find_picture("17", Path("/no"), Path("/no"))
     Traceback (most recent call last):
         ...
     ValueError: expected a picture's path, got '17' (a table of predictions for a video names none)
@@ -321,10 +312,15 @@ def _find_picture(where: str, name: str, folder: Path, root: Path) -> Path:
     if not is_picture(name):
         raise ValueError(f"expected a picture's path, got {name!r} (a table of predictions for a video names none)")
     plain = plain_path(name)
-    stated = resolve_inside(where, plain, root, root)
     base, last = os.path.basename(plain), "/".join(plain.split("/")[-2:])
-    others = [folder / plain, folder / base, folder / "images" / last, folder / "images" / base, root / "images" / base]
-    found = next((path for path in (stated, *others) if path.is_file()), None)
+    places = [folder / base, folder / "images" / last, folder / "images" / base, root / "images" / base]
+    try:
+        places = [resolve_inside("", plain, root, root), resolve_inside("", plain, folder, root), *places]
+    except DataError:  # it leads out of the root
+        places = []
+    found = next((path for path in places if path.is_file()), None)
+    if found is None and (not places or is_absolute(plain)):
+        found = need_moved(name, [folder, folder / "images", root, root / "images"], root)
     if found is None:
         raise ValueError(f"no such picture: {name}")
     return Path(os.path.normpath(found))
@@ -374,16 +370,18 @@ def _build_set(tables: Sequence[_Table], skeletons: Mapping[str, Skeleton], ids:
     ((), "'nose' has only one of x and y; it is taken as missing")
     """
     annotations = AnnotationSet([], dict(skeletons), [])
-    seen: dict[Path, Path] = {}
+    seen: dict[Path, tuple[_Table, _Row]] = {}
     for table in tables:
         annotations.problems += table.problems
-        for path, row in table.rows.items():
+        for path, row in (*table.rows.items(), *table.doubled.items()):
             where, id = f"{table.path}:{row.number}", ids[path]
             if path in seen:
-                what = f"{path} has a row in {seen[path]} already; this one is left out"
-                annotations.problems.append(Problem(where, what, "keep one row", id))
+                first, other = seen[path]
+                what = f"{path} has a row already, {first.path}:{other.number}; this one is left out"
+                same = first.columns == table.columns and np.array_equal(row.values, other.values, equal_nan=True)
+                annotations.problems.append(Problem(where, what, "keep one row", id, lost=not same))
                 continue
-            seen[path] = table.path
+            seen[path] = table, row
             instances = tuple(_read_instances(table, row, skeletons, id, annotations.problems))
             annotations.pictures.append(AnnotatedPicture(id, path, row.size, instances))
     return annotations

@@ -10,7 +10,8 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, plain_path, resolve_inside
+from utils.formats.moved import need_moved, parts_of
+from utils.formats.pictures import is_absolute, is_picture, list_files, plain_path, resolve_inside
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import Problem
 
@@ -85,7 +86,35 @@ def list_entries(path: Path, spec: specs.Spec | None, root: Path, problems: list
         if not entries:
             first = f"; first: {problems[0]}" if problems else ""
             raise DataError(f"{path}: {split}: no LabelMe file (*.json){first}")
-    return {split: list({entry.path: entry for entry in entries}.values()) for split, entries in found.items()}
+    return _without_shared(found, problems)
+
+
+def _without_shared(found: dict[str, list[Entry]], problems: list[Problem]) -> dict[str, list[Entry]]:
+    """Each file of a split once; one that lists give to several pictures is left out, with a problem.
+
+    Examples
+    --------
+    >>> entries = [Entry(Path("a.json"), Path(name), f"list:{n}") for n, name in enumerate(("a.jpg", "a.png"))]
+    >>> problems = []
+    >>> _without_shared({"all": [*entries, Entry(Path("b.json"))]}, problems)
+    {'all': [Entry(path=PosixPath('b.json'), picture=None, where='')]}
+    >>> str(problems[0])
+    'list:1: a.json would be the label of a.jpg and of a.png; give each picture its own name and label, or take one \
+away'
+    """
+    pictures: dict[Path, Entry] = {}
+    shared: set[Path] = set()
+    for entry in (entry for entries in found.values() for entry in entries):
+        first = pictures.setdefault(entry.path, entry)
+        if first.picture != entry.picture:
+            what = f"{entry.path} would be the label of {first.picture} and of {entry.picture}"
+            cure = "give each picture its own name and label, or take one away"
+            problems.append(Problem(entry.where or str(entry.path), what, cure))
+            shared.add(entry.path)
+    return {
+        split: list({entry.path: entry for entry in entries if entry.path not in shared}.values())
+        for split, entries in found.items()
+    }
 
 
 def _split_by_folder(folder: Path, entries: list[Entry]) -> dict[str, list[Entry]]:
@@ -190,12 +219,13 @@ def _find(text: str, folder: Path, root: Path) -> Path:
     return found
 
 
-def find_picture(entry: Entry, keys: dict[str, Any], root: Path) -> tuple[Path | None, str]:
+def find_picture(entry: Entry, keys: dict[str, Any], root: Path, folders: PictureFolders) -> tuple[Path | None, str]:
     """Find the picture of a LabelMe file.
 
-    In this order: what an index says; `imagePath`; a picture beside the file, of its stem or of `imagePath`'s name;
-    `imageData` inside the file; the picture of its stem where a folder `labels`, `annotations`, `labelme` or `json` of
-    its path is replaced by `images`.
+    In this order: what an index says; `imagePath`; beside the file a picture of `imagePath`'s name, then the only one
+    of the file's stem; `imageData` inside the file; the same names where a folder `labels`, `annotations`, `labelme` or
+    `json` of its path is replaced by `images`. Of an `imagePath` from another computer, or out of the data root, only
+    the end counts, also below the data root.
 
     Parameters
     ----------
@@ -205,6 +235,8 @@ def find_picture(entry: Entry, keys: dict[str, Any], root: Path) -> tuple[Path |
         Its content.
     root : Path
         Data root; no picture outside of it is taken.
+    folders : PictureFolders
+        Of the data set.
 
     Returns
     -------
@@ -215,32 +247,112 @@ def find_picture(entry: Entry, keys: dict[str, Any], root: Path) -> tuple[Path |
 
     Raises
     ------
-    DataError
-        If `imagePath`, or the picture that an index names, lies outside of the root.
+    DataError, ValueError
+        If the picture that is named lies outside of the root and none of its name inside, or several may be meant.
 
     Examples
     --------
-    >>> find_picture(Entry(Path("/no/labels/a.json")), {"imagePath": "a.png"}, Path("/no"))
+    >>> find_picture(Entry(Path("/no/labels/a.json")), {"imagePath": "a.png"}, Path("/no"), PictureFolders())
     (None, '')
     """
     if entry.picture is not None:
         where = f"{entry.where or entry.path}: image_path"
         return resolve_inside(where, str(entry.picture.absolute()), entry.path.parent, root), "index"
     folder, stated = entry.path.parent, keys.get("imagePath")
-    names = [entry.path.stem + suffix for end in PICTURE_SUFFIXES for suffix in (end, end.upper())]
-    if isinstance(stated, str) and is_picture(stated):  # some files name themselves
-        direct = resolve_inside(f"{entry.path}: imagePath", stated, folder, root)
-        if direct.is_file():
-            return direct, "imagePath"
-        names.append(direct.name)
-    beside = next((folder / name for name in names if (folder / name).is_file()), None)
+    parts = parts_of(stated) if isinstance(stated, str) else []
+    name = parts[-1] if parts and is_picture(parts[-1]) else None  # some files name themselves
+    direct = _inside(str(stated), folder, root) if name else None
+    if direct is not None and direct.is_file():
+        return direct, "imagePath"
+    embedded = isinstance(keys.get("imageData"), str) and keys["imageData"]
+    beside = folders.find(entry.path, folder, name, refuse=not embedded)
     if beside is not None:
         return beside, "sidecar"
-    if isinstance(keys.get("imageData"), str) and keys["imageData"]:
+    if embedded:
         return entry.path, "embedded"
     images = _images_folder(folder, root)
-    found = next((images / name for name in names if (images / name).is_file()), None) if images else None
+    found = folders.find(entry.path, images, name) if images else None
+    if found is None and name and (direct is None or is_absolute(plain_path(str(stated)))):
+        found = need_moved(str(stated), [folder, root], root, "imagePath: ")
     return found, "images" if found else ""
+
+
+def _inside(text: str, folder: Path, root: Path) -> Path | None:
+    """The path that a text means here, or None where that is out of the data root.
+
+    Examples
+    --------
+    >>> _inside("../../etc/x.png", Path("/data/labels"), Path("/data")) is None
+    True
+    """
+    try:
+        return resolve_inside("", text, folder, root)
+    except DataError:
+        return None
+
+
+class PictureFolders:
+    """The pictures in folders by stem; each folder is listed once.
+
+    Examples
+    --------
+    >>> PictureFolders().find(Path("/no/a.json"), Path("/no"), None) is None
+    True
+    """
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, dict[str, list[Path]]] = {}
+
+    def find(self, label: Path, folder: Path, name: str | None, refuse: bool = True) -> Path | None:
+        """The picture of a name in a folder, whatever the case of its suffix, else the only one of the label's stem.
+
+        Parameters
+        ----------
+        label : Path
+            The LabelMe file.
+        folder : Path
+            Where to look.
+        name : str, optional
+            Name of the picture, as the label has it.
+        refuse : bool
+            Whether several pictures of the stem are an error, and not None.
+
+        Raises
+        ------
+        DataError
+            If there are several of the stem.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for file in ("a.png", "a.JPG"):
+        ...     (folder / file).touch()
+        >>> PictureFolders().find(folder / "a.json", folder, "a.jpg").name
+        'a.JPG'
+        >>> PictureFolders().find(Path("a.json"), folder, "old.png")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: a.json: may be the label of .../a.JPG or of .../a.png; name its picture in imagePath
+        """
+        if folder not in self._listed:
+            found: dict[str, list[Path]] = {}
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if is_picture(file) and file.is_file():
+                    found.setdefault(file.stem, []).append(file)
+            self._listed[folder] = found
+        if name is not None:
+            alike = self._listed[folder].get(Path(name).stem, [])
+            exact = [file for file in alike if file.name == name] or [
+                file for file in alike if file.suffix.lower() == Path(name).suffix.lower()
+            ]
+            if len(exact) == 1:
+                return exact[0]
+        of_stem = self._listed[folder].get(label.stem, [])
+        if len(of_stem) > 1 and refuse:
+            listed = " or of ".join(map(str, of_stem[:3]))
+            raise DataError(f"{label}: may be the label of {listed}; name its picture in imagePath")
+        return of_stem[0] if len(of_stem) == 1 else None
 
 
 def _images_folder(folder: Path, root: Path) -> Path | None:

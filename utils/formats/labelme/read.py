@@ -14,7 +14,7 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.labelme.files import Entry, find_picture, list_entries
+from utils.formats.labelme.files import Entry, PictureFolders, find_picture, list_entries
 from utils.formats.labelme.instances import ANY_CATEGORY, ShapeReader
 from utils.formats.pictures import decode_embedded, picture_ids
 from utils.formats.sets import FACTS, finish_sets, size_problems
@@ -81,6 +81,10 @@ def read_labelme(
     if not any(files.values()):
         first = f"; first: {problems[0]}" if problems else ""
         raise DataError(f"{path}: none of the {sum(map(len, entries.values()))} files is a LabelMe file{first}")
+    if not any(file.picture for part in files.values() for file in part):
+        raise DataError(
+            f"{path}: none of the {sum(map(len, files.values()))} files has a picture; first: {problems[0]}"
+        )
     reader = _build_reader(path, spec, files, keypoint_names)
     ids = picture_ids((file.picture for part in files.values() for file in part if file.picture), base)
     sets = {split: AnnotationSet([], {}, []) for split in files}
@@ -122,7 +126,7 @@ def _read_files(entries: Sequence[Entry], root: Path, problems: list[Problem]) -
     >>> [problem.what[:37] for problem in problems]
     ["no picture: looked for imagePath 'a.p", "not a LabelMe file: no list 'shapes'"]
     """
-    files = []
+    files, folders = [], PictureFolders()
     for entry in entries:
         try:
             keys = read_json_file(entry.path)
@@ -131,23 +135,33 @@ def _read_files(entries: Sequence[Entry], root: Path, problems: list[Problem]) -
         except DataError as error:
             problems.append(Problem(str(entry.path), str(error).partition(": ")[2], "mend or remove the file"))
             continue
-        files.append(_locate_picture(entry, keys, root, problems))
+        files.append(_locate_picture(entry, keys, root, problems, folders))
     return files
 
 
-def _locate_picture(entry: Entry, keys: dict[str, Any], root: Path, problems: list[Problem]) -> _File:
+def _locate_picture(
+    entry: Entry, keys: dict[str, Any], root: Path, problems: list[Problem], folders: PictureFolders
+) -> _File:
     """Find the picture of a file and its size; without a usable one the file has no picture.
 
     Examples
     --------
     >>> problems = []
-    >>> _locate_picture(Entry(Path("/no/a.json")), {"shapes": [], "imagePath": "b.png"}, Path("/no"), problems).found_by
+    >>> keys = {"shapes": [], "imagePath": "b.png"}
+    >>> _locate_picture(Entry(Path("/no/a.json")), keys, Path("/no"), problems, PictureFolders()).found_by
     ''
     >>> str(problems[0])
     "/no/a.json: no picture: looked for imagePath 'b.png', beside the file and inside it; put the picture beside it"
     """
-    picture, found_by = find_picture(entry, keys, root)
     size = None
+    try:
+        picture, found_by = find_picture(entry, keys, root, folders)
+    except (DataError, ValueError) as error:
+        what = str(error).removeprefix(f"{entry.path}: ")
+        cure = "put the picture beside it, or set paths.data_root to a folder that holds both"
+        problems.append(Problem(str(entry.path), what, "" if isinstance(error, DataError) else cure))
+        keys.pop("imageData", None)
+        return _File(entry.path, keys)
     if picture is None:
         what = f"no picture: looked for imagePath {keys.get('imagePath')!r}, beside the file and inside it"
         problems.append(Problem(str(entry.path), what, "put the picture beside it"))
@@ -210,16 +224,17 @@ def _fill(annotations: AnnotationSet, files: Sequence[_File], ids: Mapping[Path,
     >>> annotations.pictures[0].id, annotations.problems[0].what
     ('a', 'imageHeight x imageWidth is 4 x 9, the picture is 4 x 6')
     """
-    taken: dict[str, Path] = {}
+    taken: dict[str, _File] = {}
     for file in files:
         if file.picture is None or file.size is None:
             continue
         id = ids[file.picture]
         if id in taken:
-            what = f"{file.picture} is labelled by {taken[id]} too; this file is left out"
-            annotations.problems.append(Problem(str(file.path), what, "keep one of them", id))
+            what = f"{file.picture} is labelled by {taken[id].path} too; this file is left out"
+            differs = file.keys["shapes"] != taken[id].keys["shapes"]
+            annotations.problems.append(Problem(str(file.path), what, "keep one of them", id, lost=differs))
             continue
-        taken[id] = file.path
+        taken[id] = file
         instances, problems = reader.read(file.keys["shapes"], file.size)
         flags = file.keys["flags"] if isinstance(file.keys.get("flags"), dict) else {}
         picture = AnnotatedPicture(id, file.picture, file.size, tuple(instances), _picture_facts(file), flags)

@@ -14,7 +14,7 @@ from pathlib import Path
 from utils.errors import DataError
 from utils.formats import specs
 from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, picture_ids
-from utils.formats.sets import finish_sets
+from utils.formats.sets import finish_sets, shared_labels
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
 from utils.formats.yolo.rows import RowReader
@@ -83,21 +83,31 @@ def read_yolo(
         problems[split] = specs.find_misspelled(spec) if not problems else []
         listed[split] = _list_pictures(spec, split, sources, problems[split])
     ids = picture_ids((picture for pictures in listed.values() for picture in pictures), spec.root)
+    labels = {picture: _find_label(picture) for pictures in listed.values() for picture in pictures}
+    shared = shared_labels(labels, ids)
     sets = {}
     for split, pictures in listed.items():
-        labels = {
-            picture: next(
-                filter(Path.is_file, (label_path(picture), label_path(picture, 0), picture.with_suffix(".txt"))), None
-            )
-            for picture in pictures
-        }
-        if not any(labels.values()):
+        if not any(labels[picture] for picture in pictures):
             raise DataError(
                 f"{path}: {split}: none of the {len(pictures)} pictures has a label, such as {label_path(pictures[0])}"
             )
         read = [_read_picture(picture, ids[picture], labels[picture], reader, problems[split]) for picture in pictures]
+        here = {ids[picture] for picture in pictures}
+        problems[split] += [problem for problem in shared if problem.picture in here]
         sets[split] = AnnotationSet([picture for picture in read if picture], dict(reader.skeletons), problems[split])
     return finish_sets(sets)
+
+
+def _find_label(picture: Path) -> Path | None:
+    """The label file of a picture, or None.
+
+    Examples
+    --------
+    >>> _find_label(Path("/no/images/a.png")) is None
+    True
+    """
+    places = (label_path(picture), label_path(picture, 0), picture.with_suffix(".txt"))
+    return next(filter(Path.is_file, places), None)
 
 
 def _list_pictures(spec: specs.Spec, split: str, sources: Sequence[Path], problems: list[Problem]) -> list[Path]:
@@ -125,9 +135,12 @@ def _list_pictures(spec: specs.Spec, split: str, sources: Sequence[Path], proble
             found.update(dict.fromkeys(list_files(source, PICTURE_SUFFIXES)))
         elif source.suffix.lower() in LIST_SUFFIXES:
             for number, line in read_lines(source):
-                picture = find_listed(line, source.parent, spec.root)
+                what = f"no such picture: {line}"
+                try:
+                    picture = find_listed(line, source.parent, spec.root)
+                except ValueError as error:
+                    picture, what = None, str(error)
                 if picture is None:
-                    what = f"no such picture: {line}"
                     missing.append(Problem(f"{source}:{number}", what, "put it there, or take the line out"))
                 else:
                     found[picture] = None

@@ -1,0 +1,132 @@
+"""Paths of labels that were written on another computer: what they mean here."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from utils.formats.pictures import plain_path
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def parts_of(text: str) -> list[str]:
+    r"""Folders and name of a path of any system or an address, without its root and steps upward.
+
+    Parameters
+    ----------
+    text : str
+        As a label writes it: `/home/me/a.png`, `C:\set\a.png`, `\\server\share\a.png`, `file:///set/my%20a.png`.
+
+    Examples
+    --------
+    >>> parts_of("C:\\Users\\me/day 1\\a.png"), parts_of("\\\\server\\share\\..\\a.png")
+    (['Users', 'me', 'day 1', 'a.png'], ['server', 'share', 'a.png'])
+    >>> parts_of("s3://bucket/day%201/a.png?v=3"), parts_of("D:a.png")
+    (['bucket', 'day 1', 'a.png'], ['a.png'])
+    """
+    plain = plain_path(text)
+    if _ADDRESS.match(plain):
+        address = urlsplit(plain)
+        plain = f"{address.netloc}/{unquote(address.path)}".lstrip("/")
+    return [part for part in _DRIVE.sub("", plain, count=1 if _DRIVE.match(plain) else 0).split("/") if part.strip(".")]
+
+
+def find_moved(text: str, folders: Sequence[Path], exists: Callable[[Path], bool] = Path.is_file) -> Path | None:
+    """What a path from elsewhere means: the longest end of it that leads to something in one of the folders.
+
+    Parameters
+    ----------
+    text : str
+        The path as written.
+    folders : sequence of Path
+        Where to look; nothing outside of them is found.
+    exists : callable
+        What counts, such as `Path.is_dir`.
+
+    Returns
+    -------
+    Path or None
+        None where no end of it leads to anything.
+
+    Raises
+    ------
+    ValueError
+        If the same end leads to different files.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("day1", "day2"):
+    ...     (folder / name).mkdir()
+    ...     (folder / name / "a.png").touch()
+    >>> find_moved("/home/me/set/day2/a.png", [folder]).relative_to(folder).as_posix()
+    'day2/a.png'
+    >>> find_moved("E:/set/a.png", [folder / "day1", folder / "day2"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: 'E:/set/a.png' is not on this computer, and may be .../day1/a.png or .../day2/a.png
+    """
+    parts = parts_of(text)
+    for start in range(len(parts)):
+        end = posixpath.join(*parts[start:])
+        places = [Path(os.path.normpath(folder / end)) for folder in folders]
+        found = distinct(place for place in places if exists(place))
+        if len(found) > 1:
+            listed = " or ".join(map(str, found[:3]))
+            raise ValueError(f"{text!r} is not on this computer, and may be {listed}")
+        if found:
+            return found[0]
+    return None
+
+
+def need_moved(text: str, folders: Sequence[Path], root: Path, key: str = "") -> Path:
+    """The picture that a path from elsewhere means: see `find_moved`.
+
+    Parameters
+    ----------
+    text : str
+        The path as written.
+    folders : sequence of Path
+        Where to look.
+    root : Path
+        Data root, for the error.
+    key : str
+        What the label calls the path, with a colon.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or several may be meant.
+
+    Examples
+    --------
+    >>> need_moved("../../etc/a.png", [], Path("/data"))
+    Traceback (most recent call last):
+        ...
+    ValueError: '../../etc/a.png' is outside of the data root /data, and no picture of its name is in it
+    """
+    found = find_moved(text, folders)
+    if found is None:
+        raise ValueError(f"{key}{text!r} is outside of the data root {root}, and no picture of its name is in it")
+    return found
+
+
+def distinct(paths: Iterable[Path]) -> list[Path]:
+    """Paths that lead to different files, in their order; of names of one file the first.
+
+    Examples
+    --------
+    >>> distinct([Path("a/../b.png"), Path("b.png"), Path("c.png")])
+    [PosixPath('a/../b.png'), PosixPath('c.png')]
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
