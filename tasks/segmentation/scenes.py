@@ -20,7 +20,7 @@ from utils.geometry.padding import pad_picture
 from utils.raster.dependencies import input_stamps
 from utils.raster.files import check_scene
 from utils.raster.label_pairs import is_vector, pair_labels
-from utils.raster.labels import LabelSource, UnknownValuesError, refuse_unknown_values
+from utils.raster.labels import LabelSource, UnknownValuesError, refuse_shared, refuse_unknown_values
 from utils.raster.raster_labels import RasterLabels
 from utils.raster.scaling import ValueScaling, value_kind
 from utils.raster.scaling_estimate import estimate_scaling, share_outside
@@ -149,7 +149,7 @@ class SceneReader:
         SettingsError
             If no label is named.
         DataError
-            If the path does not exist.
+            If the path does not exist, or photos share a label by their stem.
 
         Examples
         --------
@@ -166,6 +166,8 @@ class SceneReader:
         if not Path(source).exists():
             raise DataError(f"{source}: no such file or folder (paths.label_path)")
         pairs, _ = pair_labels(pictures, source, self.settings.dataset.label_pattern)
+        if Path(source).is_dir():
+            refuse_shared(pairs)
         return pairs
 
     def scene(self, paths: tuple[Path, ...]) -> RasterScene:

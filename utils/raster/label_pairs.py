@@ -6,11 +6,10 @@ import fnmatch
 import glob
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import DataError, SettingsError
-from utils.raster.header import read_header
 from utils.raster.scene_paths import has_raster_suffix
 from utils.runtime.files import walk_files
 
@@ -53,7 +52,7 @@ def pair_labels(
     Raises
     ------
     DataError
-        If the source does not exist, several labels fit one scene equally well, or one label several photos.
+        If the source does not exist, or several labels fit one scene equally well.
     SettingsError
         If the pattern lacks {stem}.
 
@@ -80,59 +79,7 @@ def pair_labels(
     find = _finder(files, pattern)
     found = {scene: _choose_label(scene, find(scene)) for scene in scenes}
     pairs = {scene: label for scene, label in found.items() if label is not None}
-    _refuse_shared(pairs)
     return pairs, [scene for scene in scenes if scene not in pairs]
-
-
-def _refuse_shared(pairs: Mapping[Path, Path]) -> None:
-    """Refuse a label that several scenes would share by their stem, unless all of them have a place on Earth.
-
-    Parameters
-    ----------
-    pairs : dict of Path to Path
-        Label of each scene.
-
-    Raises
-    ------
-    DataError
-        For `a.jpg` and `a.png`, of which nothing says which one the label was made for.
-
-    Examples
-    --------
-    >>> from utils.raster.example import raster_file
-    >>> import numpy as np
-    >>> photos = [Path(raster_file(name, np.zeros((4, 6), np.uint8))) for name in ("a.png", "a.jpg")]
-    >>> _refuse_shared(dict.fromkeys(photos, Path("labels/a.tif")))  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: labels/a.tif: fits ...a.png and ...a.jpg by its name, and can be right for one of them ...
-    """
-    scenes: dict[Path, list[Path]] = defaultdict(list)
-    for scene, label in pairs.items():
-        scenes[label].append(scene)
-    for label, sharing in scenes.items():
-        if len(sharing) > 1 and not all(_has_place(scene) for scene in sharing):
-            names = " and ".join(str(scene) for scene in sharing[:3])
-            raise DataError(
-                f"{label}: fits {names} by its name, and can be right for one of them only; give each picture its own "
-                "name and label, take one away, or choose by dataset.label_pattern"
-            )
-
-
-def _has_place(scene: Path) -> bool:
-    """Whether a scene has a place on Earth, so that a label can be compared with it; True for one that is unreadable.
-
-    Examples
-    --------
-    >>> from utils.raster.example import raster_file
-    >>> import numpy as np
-    >>> _has_place(Path(raster_file("a.png", np.zeros((4, 6), np.uint8))))
-    False
-    """
-    try:
-        return read_header(scene).grid.crs is not None
-    except DataError:  # the check of all scenes says what is wrong with it
-        return True
 
 
 def _finder(files: Sequence[Path], pattern: str | None) -> Callable[[Path], list[Path]]:

@@ -18,6 +18,7 @@ from rasterio.crs import CRS
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.raster.grids import Bounds, carry_bounds, crs_name, fits_degrees, overlap
+from utils.raster.header import read_header
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 
@@ -299,3 +300,54 @@ def guess_crs(bounds: Bounds, crs: CRS | None, scene: RasterScene) -> str:
     if carried is not None and overlap(carried, scene.grid.bounds):
         return f"; the numbers would fit EPSG:4326: {tool}"
     return "; give labels of this ground, or leave the scene out"
+
+
+def refuse_shared(pairs: Mapping[Path, Path]) -> None:
+    """Refuse a label that several scenes would share by their stem, unless all of them have a place on Earth.
+
+    Parameters
+    ----------
+    pairs : dict of Path to Path
+        Label of each scene.
+
+    Raises
+    ------
+    DataError
+        For `a.jpg` and `a.png`, of which nothing says which one the label was made for.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> photos = [Path(raster_file(name, np.zeros((4, 6), np.uint8))) for name in ("a.png", "a.jpg")]
+    >>> refuse_shared(dict.fromkeys(photos, Path("labels/a.tif")))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: labels/a.tif: fits ...a.png and ...a.jpg by its name, and can be right for one of them ...
+    """
+    scenes: dict[Path, list[Path]] = {}
+    for scene, label in pairs.items():
+        scenes.setdefault(label, []).append(scene)
+    for label, sharing in scenes.items():
+        if len(sharing) > 1 and not all(_has_place(scene) for scene in sharing):
+            names = " and ".join(str(scene) for scene in sharing[:3])
+            raise DataError(
+                f"{label}: fits {names} by its name, and can be right for one of them only; give each picture its own "
+                "name and label, take one away, or choose by dataset.label_pattern"
+            )
+
+
+def _has_place(scene: Path) -> bool:
+    """Whether a scene has a place on Earth, so that a label can be compared with it; True for one that is unreadable.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> _has_place(Path(raster_file("a.png", np.zeros((4, 6), np.uint8))))
+    False
+    """
+    try:
+        return read_header(scene).grid.crs is not None
+    except DataError:  # the check of all scenes says what is wrong with it
+        return True

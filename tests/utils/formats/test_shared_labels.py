@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
+from tasks.example import scene_task
 from utils.errors import DataError
 from utils.formats.labelme.read import read_labelme
 from utils.formats.yolo.read import read_yolo
 from utils.raster.files import write_raster
 from utils.raster.label_pairs import pair_labels
+from utils.raster.labels import refuse_shared
 
 ROW = "0 .5 .5 .5 .5 .1 .1 2\n"
 
@@ -87,11 +89,20 @@ def test_masks(tmp_path, label):
     for name in ("scenes/a.jpg", "scenes/a.png", "scenes/b.png", f"labels/{label}", "labels/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / name), np.zeros((4, 6), np.uint8))
-    scenes = sorted((tmp_path / "scenes").iterdir())
+    paths = [f"paths.raw_images_dir={tmp_path / 'scenes'}", f"paths.label_path={tmp_path / 'labels'}"]
     with pytest.raises(DataError, match=rf"labels/{label}: fits .*a.jpg and .*a.png by its name"):
-        pair_labels(scenes, tmp_path / "labels")
-    assert len(pair_labels(scenes[1:], tmp_path / "labels")[0]) == 2
-    assert len(pair_labels(scenes, tmp_path / "labels" / label)[0]) == 3  # a file that the user named for all
+        scene_task(*paths).source.scenes.labelled()
+    (tmp_path / "scenes" / "a.jpg").unlink()
+    assert list(scene_task(*paths).source.scenes.labelled()) == ["a", "b"]
+
+
+def test_one_file_that_the_user_names_is_for_all(tmp_path):
+    for name in ("a.jpg", "a.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((4, 6), np.uint8))
+    (tmp_path / "labels").mkdir()
+    cv2.imwrite(str(tmp_path / "labels" / "a.png"), np.zeros((4, 6), np.uint8))
+    paths = [f"paths.raw_images_dir={tmp_path}/a.*", f"paths.label_path={tmp_path / 'labels' / 'a.png'}"]
+    assert len(scene_task(*paths).source.scenes.labelled()) == 2
 
 
 def test_scenes_of_two_days_with_a_place_may_share_a_label(tmp_path):
@@ -99,4 +110,6 @@ def test_scenes_of_two_days_with_a_place_may_share_a_label(tmp_path):
     for path in (*scenes, tmp_path / "labels" / "a.tif"):
         path.parent.mkdir()
         write_raster(path, np.zeros((4, 6), np.uint8), crs="EPSG:32631")
-    assert len(pair_labels(scenes, tmp_path / "labels")[0]) == 2
+    pairs, _ = pair_labels(scenes, tmp_path / "labels")
+    refuse_shared(pairs)
+    assert len(pairs) == 2
