@@ -91,7 +91,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("words", nargs="*", metavar="CONFIG key.path=value", help="settings file, and settings to change")
-    add("--check", action="store_true", help="validate settings, data and weights, print the plan, run nothing")
+    add(
+        "--check",
+        action="store_true",
+        help="check settings, data, weights; print what is to do and how long; write nothing",
+    )
     add("--only", metavar="TASK[.PHASE],...", help="run only these; a phase named here need not be enabled")
     add("--schema", action="store_true", help="print the JSON schema of the settings, for editors")
     add(
@@ -262,7 +266,7 @@ def build_tasks(settings: Settings, phases: dict[str, tuple[str, ...]]) -> dict[
 
 
 def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: VerbosityLogger) -> None:
-    """Validate settings, data and weights of every task and print what would run.
+    """Validate settings, data and weights of every task and print what is up to date, what would run and how long.
 
     Examples
     --------
@@ -270,12 +274,14 @@ def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: Verbosity
     >>> check(parse_settings("{}", (), kinds()), {}, VerbosityLogger("info"))
     [INFO] check: the settings can be used
     """
+    from tasks.forecast import forecast
+
     tasks = build_tasks(settings, phases)
     for name, chosen in phases.items():
         log.info(f"{name}: {settings.tasks[name].kind}: {', '.join(chosen) or 'no phase is enabled'}")
         if name in tasks:
             with task_in_errors(name, settings):
-                for line in tasks[name].check():
+                for line in (*tasks[name].check(), *forecast(tasks[name], chosen)):
                     log.info(f"{name}: {line}")
         elif chosen:
             log.info(f"{name}: waits for the backbone that another task exports; it is checked after that")
@@ -383,7 +389,7 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
     0
     """
     from tasks.runs import choose_device, set_up_machine
-    from tasks.stores import keep_stores
+    from tasks.stores import keep_stores, preview_stores
     from utils.runtime import distributed, lost_ranks
 
     shared, resources = settings.shared, settings.shared.resources
@@ -391,9 +397,10 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
         set_up_machine(resources)
         distributed.start_ranks(resources.distributed, resources.dist_backend, choose_device(resources.device))
         stack.callback(distributed.stop_ranks)
-        stack.enter_context(keep_stores())
+        stack.enter_context(preview_stores() if only_check else keep_stores())
         main_rank = distributed.is_main()
-        file = expand_path(shared.logging.file) if shared.logging.file and main_rank else None
+        writes = main_rank and not only_check
+        file = expand_path(shared.logging.file) if shared.logging.file and writes else None
         level, timestamps = shared.logging.level, shared.logging.timestamps
         log = stack.enter_context(VerbosityLogger(level, timestamps, file, quiet=not main_rank))
         stack.enter_context(listening(log, "models", "tasks", "utils"))
@@ -403,7 +410,7 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
 
         def finish(error: BaseException | None = None) -> int:
             code = 0 if error is None else exit_code(error, log, shared.train)
-            if main_rank and not only_check and code != LockedError.exit_code:
+            if writes and code != LockedError.exit_code:
                 code = write_status(Path(expand_path(shared.paths.runs_root)) / "status.json", code, outcome, log)
             return code
 

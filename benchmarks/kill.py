@@ -1,14 +1,20 @@
-"""Kill -9 at moments drawn uniformly over prepare, train and inference; the next run must end as an unbroken one.
+"""Kill -9 at moments drawn uniformly over all phases of all kinds; the next run must end as an unbroken one.
 
-    python -m benchmarks.kill                # 20 moments, some minutes
-    python -m benchmarks.kill --quick        # 3 moments of a tiny job
+    python -m benchmarks.kill                            # 60 moments, some tens of minutes
+    python -m benchmarks.kill --times 20 --kinds distill
+    python -m benchmarks.kill --quick                    # 3 moments of a tiny job
+    python -m benchmarks.kill --ranks                    # one of two ranks is killed or stopped, in each phase
 
 An unbroken run of `main.py` is timed first: a phase lasts from the line in which it says that it started to the line in
 which it says that it finished, so that imports do not count. Then, for each moment (seeded, uniform over the sum of the
 lengths): the folder is put back to how it was before that phase, `main.py` is started for that phase, killed with its
 group so long after the phase's first line, and run again as usual with all phases. Afterwards every tensor of the best
-and the last checkpoint, every array of every record of the store and every byte of the raster must be those of the
-unbroken run, and `verify` must find nothing. A moment that found the phase finished already is counted as a miss.
+and the last checkpoint, every array of every record of the store, every score and every byte of every prediction must
+be those of the unbroken run, `verify` must find nothing, and no file may be left that the unbroken run does not have.
+A moment that found the phase finished already is counted as a miss.
+
+With `--ranks` two ranks work, under torchrun. The rank that is left must end within a minute, with one line that names
+the other, and a rerun on two ranks must end as an unbroken one.
 """
 
 from __future__ import annotations
@@ -19,56 +25,104 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.workbench import (
-    machine_line,
-    make_settings,
-    quiet_libraries,
-    random_backbone,
-    verdict,
-    write_config,
-    write_scene,
-)
+from benchmarks.workbench import machine_line, quiet_libraries, random_backbone, verdict, write_scene
 from utils.runtime.checkpoints import load_checkpoint
-from utils.runtime.files import digest_array
+from utils.runtime.files import digest_array, read_json
+from utils.samples.files import write_foxes
 from utils.store.feature_store import FeatureStore
 
-PHASES = ("prepare", "train", "inference")
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = {"width": 96, "depth": 6, "heads": 3, "patch_size": 14}
-SIDE = 224
 PATIENCE_S = 600
 HITS_GOAL = 0.75  # of the moments
+NOTICED_GOAL_S = 60  # until the other rank has ended
+WHOLE = ("prepare", "verify", "train", "evaluate")
+PHASES = {
+    "segmentation": (*WHOLE, "inference"),
+    "keypoints": (*WHOLE, "inference"),
+    "distill": (*WHOLE, "export"),
+}
+SETTINGS = """
+resources: {{omp_threads: 1, device: cpu}}
+logging: {{file: {work}/run.log}}
+paths: {{processed_dir: {work}/store, runs_root: {work}/runs, splits_dir: {work}/splits}}
+model: {{backbone: {backbone}, precision: fp32}}
+prepare: {{enable: true, batch_size: 2}}
+verify: {{enable: true}}
+train: {{enable: true, epochs: {epochs}, patience: 1000, save_minutes: 0.005, ema_decay: 0.9, batch_size: 4}}
+evaluate: {{enable: true}}
+"""
+TASKS = {
+    "segmentation": """
+tasks:
+  job:
+    kind: segmentation
+    paths: {{raw_images_dir: {folder}/pictures, label_path: {folder}/labels}}
+    dataset: {{classes: [dark, light], splits: {{block_tiles: 1}}, augmentations: {{enable: true, stored_views: 4}}}}
+    model: {{head: linear}}
+    prepare: {{tile_size: 224}}
+    inference: {{enable: true, confidence: true, inputs: {folder}/new/pictures/scene_0.tif}}
+""",
+    "keypoints": """
+tasks:
+  job:
+    kind: keypoints
+    paths: {{data_root: {folder}/foxes, label_path: annotations}}
+    model: {{head: conv}}
+    inference: {{enable: true, inputs: ["images/*.png", chase.mp4]}}
+    keypoints: {{short_side: 224, formats: [csv, json, labelme, coco, video]}}
+""",
+    "distill": """
+tasks:
+  job:
+    kind: distill
+    paths: {{raw_images_dir: {folder}/pictures}}
+    model: {{head: vit, head_options: {{width: 32, depth: 2, heads: 2, registers: 1, patch_size: 14}}}}
+    distill: {{crop: 224, block: 448}}
+    export: {{enable: true}}
+""",
+}
 
 
 @dataclass(frozen=True)
 class Moment:
     """When to kill."""
 
+    kind: str
     phase: str
     after_s: float
 
     def __str__(self) -> str:
-        return f"{self.phase} + {self.after_s:.2f} s"
+        return f"{self.kind}.{self.phase} + {self.after_s:.2f} s"
 
 
 class Command:
-    """A run of `main.py` whose lines are read as they come, each with the time at which it came."""
+    """A run of `main.py` whose lines are read as they come, each with the time at which it came; maybe on two ranks."""
 
-    def __init__(self, config: Path, *arguments: str):
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""}
+    def __init__(self, config: Path, *arguments: str, ranks: int = 0):
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        launcher = []
+        if ranks:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            launcher = ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc_per_node={ranks}"]
+            launcher += ["--master_addr=127.0.0.1", f"--master_port={port}"]
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "main.py"), str(config), *arguments],
+            [sys.executable, *launcher, str(ROOT / "main.py"), str(config), *arguments],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
@@ -112,6 +166,12 @@ class Command:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.finish()
 
+    def pid_of_rank(self, rank: int) -> int:
+        """The process that the launcher has started as a rank."""
+        threads = Path(f"/proc/{self.process.pid}/task").iterdir()
+        pids = [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
+        return next(pid for pid in pids if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes())
+
     def output(self) -> str:
         """All lines."""
         return "\n".join(line for _, line in self.lines)
@@ -120,55 +180,45 @@ class Command:
 class Job:
     """A folder in which `main.py` works, always under the same name, and how it was before each phase."""
 
-    def __init__(self, folder: Path, options: argparse.Namespace):
+    def __init__(self, folder: Path, kind: str, options: argparse.Namespace, ranks: int = 0):
         self.folder, self.work, self.config = folder, folder / "work", folder / "config.yml"
-        source = random_backbone(None, folder, SHAPE)
-        write_scene(folder, options.side, options.side)
-        write_scene(folder / "new", options.map_side, options.map_side, seed=9)
-        settings = make_settings(
-            folder,
-            source,
-            f"paths.processed_dir={self.work}/store",
-            f"paths.runs_root={self.work}/runs",
-            f"paths.splits_dir={self.work}/splits",
-            "model.head=linear",
-            "model.precision=fp32",
-            "dataset.augmentations={enable: true, stored_views: 4}",
-            f"train.epochs={options.epochs}",
-            "train.patience=1000",
-            "train.save_minutes=0.005",
-            "train.ema_decay=0.9",
-            f"inference={{enable: true, confidence: true, inputs: {folder}/new/pictures/scene_0.tif}}",
-            "resources.omp_threads=1",
-            side=SIDE,
-        )
-        write_config(self.config, settings)
+        self.kind, self.phases, self.ranks = kind, PHASES[kind], ranks
+        folder.mkdir()
+        if kind == "keypoints":
+            write_foxes(folder / "foxes", train=options.photos, val=options.photos // 3, frames=options.photos)
+        else:
+            write_scene(folder, options.side, options.side)
+            write_scene(folder / "new", options.map_side, options.map_side, seed=9)
+        places = {"folder": folder, "work": self.work, "backbone": random_backbone(None, folder, SHAPE)}
+        text = (SETTINGS + TASKS[kind]).format(**places, epochs=options.epochs)
+        self.config.write_text(text)
+
+    def start(self, *phases: str) -> Command:
+        """Start `main.py` for some phases, or for all."""
+        only = ["--only", ",".join(f"job.{phase}" for phase in phases)] if phases else []
+        return Command(self.config, *only, ranks=self.ranks)
 
     def measure(self) -> dict[str, float]:
         """Run unbroken, a phase at a time, keep the folder before each, and give the seconds of each phase."""
         self.work.mkdir()
         seconds = {}
-        for phase in PHASES:
-            self.keep(f"before_{phase}")
-            command = Command(self.config, "--only", f"segmentation.{phase}")
-            started = command.wait_for(f"segmentation.{phase}: started")
-            seconds[phase] = command.wait_for(f"segmentation.{phase}: finished") - started
+        for phase in self.phases:
+            shutil.copytree(self.work, self.folder / f"before_{phase}", symlinks=True)
+            command = self.start(phase)
+            started = command.wait_for(f"job.{phase}: started")
+            seconds[phase] = command.wait_for(f"job.{phase}: finished") - started
             if command.finish():
                 raise SystemExit(command.output())
         return seconds
 
-    def keep(self, name: str) -> None:
-        """Copy the work folder aside."""
-        shutil.copytree(self.work, self.folder / name, symlinks=True)
-
-    def put_back(self, name: str) -> None:
-        """Make the work folder what it was; times of files included."""
+    def put_back(self, phase: str) -> None:
+        """Make the work folder what it was before a phase; times of files included."""
         shutil.rmtree(self.work)
-        shutil.copytree(self.folder / name, self.work, symlinks=True)
+        shutil.copytree(self.folder / f"before_{phase}", self.work, symlinks=True)
 
     def results(self) -> dict[str, str]:
-        """Digests of every tensor, record and raster."""
-        run = self.work / "runs" / "segmentation" / "latest"
+        """Digests of every tensor, record, score and predicted file, and the names of all files."""
+        run = self.work / "runs" / "job" / "latest"
         found: dict[str, str] = {}
         for name in ("best", "last"):
             tensors = load_checkpoint(run / "checkpoints" / f"{name}.safetensors").tensors
@@ -177,14 +227,25 @@ class Job:
         for key in sorted(store.keys()):
             for name, array in store.read(key).items():
                 found[f"store: {key}/{name}"] = digest_array(as_bytes(array))
-        for path in sorted(run.glob("predictions/*.tif")):
-            found[f"raster: {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        return found
+        for path in sorted(run.glob("evaluate_*/metrics.json")):
+            found[f"scores: {path.parent.name}"] = repr(read_json(path)["metrics"])
+        for path in sorted((run / "predictions").rglob("*")):
+            if path.is_file():
+                found[f"predictions: {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(run.glob("export*/**/*.safetensors")):
+            found[f"export: {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found | {f"file: {name}": "" for name in self.files()}
+
+    def files(self) -> list[str]:
+        """Every file of the work folder, but for the shards of the store, which are named by what they hold."""
+        paths = [path for path in self.work.rglob("*") if not path.is_dir()]
+        run = os.readlink(self.work / "runs" / "job" / "latest")
+        names = [path.relative_to(self.work).as_posix().replace(run, "RUN") for path in paths]
+        return [name for name in names if not name.startswith("store/shards/") or "partial" in name]
 
     def problems(self) -> list[str]:
-        """What `verify` finds in the store, and what of unfinished files is left among the results."""
-        store = FeatureStore(self.work / "store")
-        return [str(problem) for problem in store.verify()]
+        """What `verify` finds in the store."""
+        return [str(problem) for problem in FeatureStore(self.work / "store").verify()]
 
 
 def as_bytes(value: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -193,31 +254,32 @@ def as_bytes(value: torch.Tensor | np.ndarray) -> np.ndarray:
     return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
-def draw_moments(seconds: dict[str, float], number: int, seed: int) -> list[Moment]:
-    """Moments uniform over the lengths of all phases, put one after the other."""
-    ends = np.cumsum([seconds[phase] for phase in PHASES])
+def draw_moments(seconds: dict[tuple[str, str], float], number: int, seed: int) -> list[Moment]:
+    """Moments uniform over the lengths of all phases of all kinds, put one after the other."""
+    phases = list(seconds)
+    ends = np.cumsum([seconds[phase] for phase in phases])
     drawn = np.random.default_rng(seed).uniform(0, ends[-1], number)
     moments = []
     for value in drawn.tolist():
         index = int(np.searchsorted(ends, value, side="right"))
-        moments.append(Moment(PHASES[index], value - (ends[index - 1] if index else 0.0)))
+        moments.append(Moment(*phases[index], value - (ends[index - 1] if index else 0.0)))
     return moments
 
 
 def break_once(job: Job, moment: Moment) -> bool:
     """Kill a phase at a moment; whether it was under way."""
-    job.put_back(f"before_{moment.phase}")
-    command = Command(job.config, "--only", f"segmentation.{moment.phase}")
-    started = command.wait_for(f"segmentation.{moment.phase}: started")
+    job.put_back(moment.phase)
+    command = job.start(moment.phase)
+    started = command.wait_for(f"job.{moment.phase}: started")
     time.sleep(max(0.0, started + moment.after_s - time.monotonic()))
     command.kill()
-    finished = command.time_of(f"segmentation.{moment.phase}: finished")
+    finished = command.time_of(f"job.{moment.phase}: finished")
     return command.process.returncode == -signal.SIGKILL and finished is None
 
 
 def run_again(job: Job, expected: dict[str, str]) -> list[str]:
     """Run as usual, with all phases, and say what differs from the unbroken run."""
-    command = Command(job.config)
+    command = job.start()
     if code := command.finish():
         return [f"the next run ended with {code}: {command.output()[-500:]}"]
     found = job.results()
@@ -227,22 +289,36 @@ def run_again(job: Job, expected: dict[str, str]) -> list[str]:
 
 
 def compare(folder: Path, options: argparse.Namespace) -> bool:
-    """Break the job at all moments; whether every rerun gave the unbroken result."""
-    job = Job(folder, options)
-    seconds = job.measure()
-    expected = job.results()
-    print("unbroken: " + ", ".join(f"{phase} {seconds[phase]:.1f} s" for phase in PHASES) + f"; {tell(expected)}")
+    """Break the jobs at all moments; whether every rerun gave the unbroken result."""
+    jobs = {kind: Job(folder / kind, kind, options) for kind in options.kinds}
+    seconds, expected = measure(jobs)
     hits = failures = 0
-    for number, moment in enumerate(draw_moments(seconds, options.moments, options.seed), 1):
+    for number, moment in enumerate(draw_moments(seconds, options.times, options.seed), 1):
+        job = jobs[moment.kind]
         under_way = break_once(job, moment)
-        problems = run_again(job, expected)
+        problems = run_again(job, expected[moment.kind])
         hits, failures = hits + under_way, failures + bool(problems)
         state = "under way" if under_way else "finished before"
-        print(f"{number:>3}  {moment!s:<22}{state:<16}{'; '.join(problems) or 'equal'}", flush=True)
-    share = hits / options.moments
-    print(f"{hits} of {options.moments} hits were under way, {failures} reruns differ from the unbroken run (goal: 0)")
+        print(f"{number:>3}  {moment!s:<34}{state:<16}{'; '.join(problems) or 'equal'}", flush=True)
+    share = hits / options.times
+    print(f"{hits} of {options.times} hits were under way, {failures} reruns differ from the unbroken run (goal: 0)")
     print(verdict("share of hits under way", share, HITS_GOAL, at_least=True))
     return failures == 0
+
+
+def measure(jobs: dict[str, Job]) -> tuple[dict[tuple[str, str], float], dict[str, dict[str, str]]]:
+    """Run all jobs unbroken, say how long each phase takes; gives that and the results by kind."""
+    seconds, expected = {}, {}
+    for kind, job in jobs.items():
+        lengths = job.measure()
+        command = job.start()  # as a rerun does: what it writes anew belongs to the expected files
+        if command.finish():
+            raise SystemExit(command.output())
+        expected[kind] = job.results()
+        seconds |= {(kind, phase): value for phase, value in lengths.items()}
+        said = ", ".join(f"{phase} {value:.1f} s" for phase, value in lengths.items())
+        print(f"{kind}, unbroken: {said}; {tell(expected[kind])}", flush=True)
+    return seconds, expected
 
 
 def tell(results: dict[str, str]) -> str:
@@ -251,29 +327,93 @@ def tell(results: dict[str, str]) -> str:
     for name in results:
         kind = name.partition(":")[0]
         kinds[kind] = kinds.get(kind, 0) + 1
-    return "compared: " + ", ".join(f"{number} {kind} arrays" for kind, number in kinds.items())
+    return "compared: " + ", ".join(f"{kind} {number}" for kind, number in kinds.items())
 
 
-def main() -> None:
-    """Read the arguments and break the job in a temporary folder."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Ranks
+
+
+def lose_a_rank(job: Job, moment: Moment, rank: int, number: signal.Signals) -> tuple[float, list[str]]:
+    """Kill or stop one of two ranks; seconds until the other has ended, and what is wrong with what it said."""
+    job.put_back(moment.phase)
+    command = job.start(moment.phase)
+    started = command.wait_for(f"job.{moment.phase}: started")
+    lost, other = command.pid_of_rank(rank), command.pid_of_rank(1 - rank)
+    time.sleep(max(0.0, started + moment.after_s - time.monotonic()))
+    os.kill(lost, number)
+    began = time.monotonic()
+    while is_running(other) and time.monotonic() - began < 3 * NOTICED_GOAL_S:
+        time.sleep(0.05)
+    seconds = time.monotonic() - began
+    for pid in (lost, other):  # no part of the launcher's group
+        if is_running(pid):
+            os.kill(pid, signal.SIGKILL)
+    command.finish()
+    said = [line for _, line in command.lines]
+    ours = said[: next((at for at, line in enumerate(said) if "torch/distributed/elastic" in line), len(said))]
+    errors = [line for line in said if line.startswith("[ERROR]")]
+    problems = [] if seconds < NOTICED_GOAL_S else [f"noticed after {seconds:.0f} s"]
+    if command.time_of(f"job.{moment.phase}: finished"):
+        problems.append("the phase was finished before")
+    elif len(errors) != 1 or f"rank {rank} (process {lost} on " not in errors[0]:
+        problems.append(f"expected one line that names rank {rank}, process {lost}; got {errors}")
+    if any("Traceback" in line for line in ours):
+        problems.append("a traceback")
+    return seconds, problems
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, stopped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def compare_ranks(folder: Path, options: argparse.Namespace) -> bool:
+    """Lose a rank in each phase of each kind; whether the other ended well and every rerun gave the unbroken result."""
+    jobs = {kind: Job(folder / kind, kind, options, ranks=2) for kind in options.kinds}
+    seconds, expected = measure(jobs)
+    generator = np.random.default_rng(options.seed)
+    failures, cases = 0, [(place, number) for place in seconds for number in (signal.SIGKILL, signal.SIGSTOP)]
+    cases = [case for case in cases if case[0][1] != "verify"]
+    for index, ((kind, phase), number) in enumerate(cases, 1):
+        moment = Moment(kind, phase, float(generator.uniform(0, 0.7)) * seconds[kind, phase])
+        took, problems = lose_a_rank(jobs[kind], moment, int(index % 3 != 0), number)
+        problems += run_again(jobs[kind], expected[kind])
+        failures += bool(problems)
+        what = f"{number.name} to rank {int(index % 3 != 0)}"
+        print(
+            f"{index:>3}  {moment!s:<34}{what:<18}{took:5.1f} s  {'; '.join(problems) or 'one line, equal'}", flush=True
+        )
+    print(f"{len(cases)} ranks were lost, {failures} times something was wrong (goal: 0)")
+    return failures == 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the arguments and break the jobs in a temporary folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--moments", type=int, default=20)
+    parser.add_argument("--times", type=int, default=60, help="moments, over all kinds together")
+    parser.add_argument("--kinds", nargs="+", choices=sorted(PHASES), default=sorted(PHASES))
+    parser.add_argument("--ranks", action="store_true", help="two ranks, of which one is killed or stopped")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument(
-        "--side", type=int, default=1792, help="pixels per side of the labelled scene: prepare's length"
+        "--side", type=int, default=1120, help="pixels per side of the labelled scene: prepare's length"
     )
-    parser.add_argument("--epochs", type=int, default=10, help="train's length")
-    parser.add_argument("--map-side", type=int, default=3072, help="pixels per side of the raster: inference's length")
+    parser.add_argument("--photos", type=int, default=18, help="pictures of animals")
+    parser.add_argument("--epochs", type=int, default=8, help="train's length")
+    parser.add_argument("--map-side", type=int, default=1792, help="pixels per side of the raster: inference's length")
     parser.add_argument("--folder", type=Path, default=None, help="disk to work on; the system's temporary folder")
-    parser.add_argument("--quick", action="store_true", help="a tiny job and three moments")
-    options = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="tiny jobs and three moments")
+    options = parser.parse_args(arguments)
     quiet_libraries()
     if options.quick:
-        options.moments, options.side, options.epochs, options.map_side = 3, 672, 4, 896
+        options.times, options.side, options.epochs, options.map_side, options.photos = 3, 672, 2, 896, 6
     print(machine_line())
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        equal = compare(Path(name), options)
-    sys.exit(0 if equal else 1)
+        well = (compare_ranks if options.ranks else compare)(Path(name), options)
+    sys.exit(0 if well else 1)
 
 
 if __name__ == "__main__":

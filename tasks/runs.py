@@ -94,7 +94,7 @@ def new_folder(parent: Path) -> Path:
     return folder
 
 
-def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[Path, str]:
+def choose_run(current: Path, settings: TaskConfig, fingerprint: str, write: bool = True) -> tuple[Path, str]:
     """Find the run of a training: the one with its fingerprint, the current folder if it holds none, or a new one.
 
     So a rerun from cron resumes the training or finds it finished, and other settings or data never overwrite a model.
@@ -108,6 +108,8 @@ def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[P
         For `config.json` of a new run.
     fingerprint : str
         Of the training.
+    write : bool
+        False only finds out: `latest` stays, and a new run is not made.
 
     Returns
     -------
@@ -139,7 +141,8 @@ def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[P
     trainings = {folder: training for folder, training in trainings.items() if not folder.is_symlink()}
     same = [folder for folder, training in trainings.items() if training == fingerprint]
     if same and not settings.paths.run_name:
-        _point_to(same[-1])
+        if write:
+            _point_to(same[-1])
         return same[-1], ""
     folder, why = current, ""
     holds_training = current in trainings or any((current / "checkpoints").glob("*"))
@@ -150,9 +153,10 @@ def choose_run(current: Path, settings: TaskConfig, fingerprint: str) -> tuple[P
                 f"paths.run_name: {current} holds another training ({why}); choose another name, or move it away"
             )
         folder = new_folder(current.parent)
-    write_json(folder / CONFIG, resolved)
-    write_json(folder / RUN, {"training": fingerprint}, checksum=True)
-    _point_to(folder)
+    if write:
+        write_json(folder / CONFIG, resolved)
+        write_json(folder / RUN, {"training": fingerprint}, checksum=True)
+        _point_to(folder)
     return folder, why
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 from zlib import crc32
 
@@ -56,6 +57,9 @@ class Source(ABC, Generic[ItemT]):
 
     def prepare_data(self) -> None:
         """Write the files that the splits need, such as lists of a drawn split; runs first, on rank 0."""
+
+    def preview_data(self) -> None:
+        """Find out what `prepare_data` would write, and keep it in memory."""
 
     @abstractmethod
     def items(self, split: str) -> list[ItemT]:
@@ -278,6 +282,8 @@ class ListedSource(FeatureSource[ItemT]):
     [2, 1, 0, 1]
     """
 
+    drawn: Mapping[str, list[str]] = MappingProxyType({})  # lists of a preview, which are not written
+
     @abstractmethod
     def names(self) -> list[str]:
         """Give the names that a split list may hold."""
@@ -365,6 +371,8 @@ class ListedSource(FeatureSource[ItemT]):
         path = split_list(self.name, self.settings, split)
         if not self.uses_list(split):
             return self.unlisted(split)
+        if split in self.drawn:
+            return [item for line in self.drawn[split] for item in self.named(line, split)]
         if path is None:
             return []
         if not path.exists():
@@ -501,21 +509,26 @@ class ListedSource(FeatureSource[ItemT]):
         """
         return item.id
 
-    def write_splits(self) -> None:
-        """Draw the split and write its lists, unless lists written by a person exist.
+    @override
+    def preview_data(self) -> None:
+        self.drawn = self.write_splits(write=False)
+
+    def write_splits(self, write: bool = True) -> dict[str, list[str]]:
+        """Draw the split and write its lists, unless lists written by a person exist; gives what was drawn.
 
         Examples
         --------
         >>> from tasks.example import scene_task
         >>> source = scene_task().source
-        >>> source.write_splits()
+        >>> sorted(source.write_splits())
+        ['train', 'val']
         >>> split_list("segmentation", source.settings, "val").read_text().count("scene")
         1
         """
         refuse_absent_test(self.name, self.settings)
         held_out = {item.id for item in self.held_out()}
         names = [name for name in self.names() if name not in held_out]
-        settle_lists(self.name, self.settings, self.draw_split, self.split_recipe(), names, held_out)
+        return settle_lists(self.name, self.settings, self.draw_split, self.split_recipe(), names, held_out, write)
 
     def check_lists(self) -> None:
         """Raise for split lists that do not fit the pictures or the settings.

@@ -78,7 +78,8 @@ def settle_lists(
     how: str,
     pictures: Collection[str],
     held_out: Collection[str] = (),
-) -> None:
+    write: bool = True,
+) -> dict[str, list[str]]:
     """Write the lists of train and val if they are missing, or if prepare made them for other pictures or settings.
 
     A list that is named in the settings, or that a person wrote or changed, is kept. What is drawn is announced, with a
@@ -98,6 +99,13 @@ def settle_lists(
         Names of all pictures; an id is such a name, alone or before "@".
     held_out : collection of str
         Ids of the test split, which `draw` leaves out.
+    write : bool
+        False only finds out what would be written.
+
+    Returns
+    -------
+    dict of str to list of str
+        The ids that were drawn, by split; empty where the existing lists are kept.
 
     Raises
     ------
@@ -111,7 +119,10 @@ def settle_lists(
     >>> import tempfile
     >>> settings = TaskConfig(paths={"splits_dir": tempfile.mkdtemp()})
     >>> settle_lists("coral", settings, lambda: (["a", "b"], ["c"]), "seed 1, val_fraction 0.2,", "abc")
-    >>> settle_lists("coral", settings, lambda: (["a", "b", "c"], ["d"]), "seed 1, val_fraction 0.2,", "abcd")
+    {'train': ['a', 'b'], 'val': ['c']}
+    >>> settle_lists("coral", settings, lambda: ([], []), "seed 1, val_fraction 0.2,", "abc")
+    {}
+    >>> drawn = settle_lists("coral", settings, lambda: (["a", "b", "c"], ["d"]), "seed 1, val_fraction 0.2,", "abcd")
     >>> split_list("coral", settings, "val").read_text().splitlines()[1:]
     ['d']
     """
@@ -125,20 +136,24 @@ def settle_lists(
     if existing and lists_stay(name, settings):
         check_fraction(name, settings)
         warn_of_unlisted(name, settings, pictures)
-        return
+        return {}
     if existing:
         made = made_from(existing[0])
         if made == recipe:
-            return
+            return {}
         logger.warning(
             "%s: drawn anew, as it was made for other pictures or settings (%s; now %s)", existing[0], made, recipe
         )
     warn_of_absent(name, settings)
-    drawn = draw()
-    for path, ids in zip(paths, drawn, strict=True):
-        write_list(path, ids, recipe)
-    counts = f"{len(drawn[0])} ids to train on in {paths[0]}, {len(drawn[1])} to validate on in {paths[1]}"
-    logger.info("splits: drawn at random (%s): %s", recipe, counts)
+    drawn = dict(zip(MADE, draw(), strict=True))
+    if write:
+        for path, split in zip(paths, MADE, strict=True):
+            write_list(path, drawn[split], recipe)
+        counts = (
+            f"{len(drawn['train'])} ids to train on in {paths[0]}, {len(drawn['val'])} to validate on in {paths[1]}"
+        )
+        logger.info("splits: drawn at random (%s): %s", recipe, counts)
+    return drawn
 
 
 def refuse_absent_test(name: str, settings: TaskConfig) -> None:
@@ -196,7 +211,7 @@ def lists_stay(name: str, settings: TaskConfig) -> bool:
     --------
     >>> import tempfile
     >>> settings = TaskConfig(paths={"splits_dir": tempfile.mkdtemp()})
-    >>> settle_lists("coral", settings, lambda: (["a"], ["b"]), "seed 1, val_fraction 0.2,", "ab")
+    >>> _ = settle_lists("coral", settings, lambda: (["a"], ["b"]), "seed 1, val_fraction 0.2,", "ab")
     >>> lists_stay("coral", settings)
     False
     >>> _ = split_list("coral", settings, "val").write_text("c")
@@ -247,7 +262,7 @@ def warn_of_unlisted(name: str, settings: TaskConfig, pictures: Collection[str])
     --------
     >>> import tempfile
     >>> settings = TaskConfig(paths={"splits_dir": tempfile.mkdtemp()})
-    >>> settle_lists("coral", settings, lambda: (["a"], ["b"]), "seed 1, val_fraction 0.2,", "ab")
+    >>> _ = settle_lists("coral", settings, lambda: (["a"], ["b"]), "seed 1, val_fraction 0.2,", "ab")
     >>> warn_of_unlisted("coral", settings, ["a", "b"])
     """
     lists = (split_list(name, settings, split) for split in (*MADE, "test"))

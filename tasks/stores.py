@@ -5,15 +5,64 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
+
+from typing_extensions import override
 
 from config import TaskConfig
 from utils.store.feature_store import FeatureStore
+from utils.store.manifests import Manifests
 
 THREADS = 2  # they read a batch in two thirds of the time that one takes
 
 _open: WeakValueDictionary[Path, FeatureStore] = WeakValueDictionary()  # resolved folder -> store
 _kept: list[set[FeatureStore]] = []  # what `keep_stores` holds, the innermost last
+_previews: list[dict[Path, PreviewStore]] = []  # of `preview_stores`, the innermost last
+
+
+class _PreviewManifests(Manifests):
+    """Documents of a folder; what is added stays in memory.
+
+    Examples
+    --------
+    >>> manifests = _PreviewManifests(Path("/no/such/folder"))
+    >>> manifests.write("00ff00ff", {"frames": (12,)})
+    >>> manifests.read("00ff00ff"), manifests.folder.exists()
+    ({'frames': (12,)}, False)
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.added: dict[str, Any] = {}
+
+    @override
+    def write(self, key: str, value: Any) -> None:
+        self.added[key] = value
+
+    @override
+    def read(self, key: str) -> Any:
+        return self.added[key] if key in self.added else super().read(key)
+
+
+class PreviewStore(FeatureStore):
+    """A store that is looked at and not changed, not even by opening it; it need not exist.
+
+    Examples
+    --------
+    >>> store = PreviewStore("/no/such/folder")
+    >>> len(store), store.folder.exists()
+    (0, False)
+    """
+
+    def __init__(self, folder: str | Path):
+        super().__init__(folder, create=False)
+        self.manifests = _PreviewManifests(self.manifests.folder)
+
+    @override
+    def _check_version(self, create: bool) -> None:
+        if (self.folder / "store.json").exists():
+            super()._check_version(create)
 
 
 def open_store(settings: TaskConfig, phase: str) -> FeatureStore:
@@ -30,6 +79,10 @@ def open_store(settings: TaskConfig, phase: str) -> FeatureStore:
     (0, True)
     """
     folder = settings.processed_dir(phase).resolve()
+    if _previews:
+        if folder not in _previews[-1]:
+            _previews[-1][folder] = PreviewStore(settings.processed_dir(phase))
+        return _previews[-1][folder]
     store = _open.get(folder)
     if store is None or not (folder / "store.json").exists():  # a person may remove the folder between two runs
         store = _open[folder] = FeatureStore(settings.processed_dir(phase), threads=THREADS)
@@ -58,3 +111,20 @@ def keep_stores() -> Iterator[None]:
         yield
     finally:
         _kept.pop()
+
+
+@contextmanager
+def preview_stores() -> Iterator[None]:
+    """Let `open_store` give stores that nothing is written to.
+
+    Examples
+    --------
+    >>> with preview_stores():
+    ...     open_store(TaskConfig(paths={"processed_dir": "/no/such/folder"}), "prepare").folder.exists()
+    False
+    """
+    _previews.append({})
+    try:
+        yield
+    finally:
+        _previews.pop()

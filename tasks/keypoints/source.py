@@ -91,6 +91,11 @@ class PoseSource(ListedSource[PoseItem]):
             convert_poses(self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode)
 
     @override
+    def preview_data(self) -> None:
+        if self.has_lists():
+            super().preview_data()
+
+    @override
     def items(self, split: str) -> list[PoseItem]:
         if split != "inference" and not self.labels.skeleton.num_keypoints:
             return []  # such labels can only be converted

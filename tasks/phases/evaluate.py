@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from tasks.belief import caption, sentence
-from tasks.context import Context, PhaseResult
+from tasks.context import Context, PhaseResult, Workload
 from tasks.evidence import judge_evaluation
 from tasks.item import Item, Piece
 from tasks.phases.prediction import score
@@ -73,7 +73,9 @@ def run(task: Task, context: Context) -> PhaseResult:
     prepared, store = stored_or_live(task, settings.split)
     if not prepared:
         raise DataError(f"evaluate: the split {settings.split} names no picture; fill its list, or score another split")
-    pictures = Pictures(task, [entry.item for entry in prepared], settings.pictures)
+    items = [entry.item for entry in prepared]
+    context.begin(workload(task, items, stored=store is not None), task, items[0])
+    pictures = Pictures(task, items, settings.pictures)
     views = task.prediction_views()
     batch_size = settings.batch_size
     metrics = score(task, model, prepared, store, device, batch_size, context, views, pictures.take, constant=True)
@@ -115,6 +117,22 @@ def close(
     if doubt:
         context.log.warning(f"evaluate: {doubt}")
     return PhaseResult(status, {task.primary: value}, doubt)
+
+
+def workload(task: Task, items: Sequence[Item], stored: bool = False) -> Workload:
+    """What it takes to predict some items, from stored features or from pictures.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> task = scene_task("inference.tta.horizontal_flip=true")
+    >>> workload(task, task.source.items("inference"))
+    Workload(text='1 items, at most 9 windows in 2 views', backbone=18, head=18, read=0.0, saved=0)
+    """
+    views = 1 if stored else len(task.prediction_views())
+    windows = sum(task.source.count_samples(item) for item in items)
+    text = f"{len(items)} items, at most {windows} windows" + (f" in {views} views" if views > 1 else "")
+    return Workload(text, backbone=0 if stored else windows * views, head=windows * views)
 
 
 def restore(

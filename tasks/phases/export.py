@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from config import expand_path
-from tasks.context import Context, PhaseResult
+from tasks.context import Context, PhaseResult, Workload
 from tasks.phases.evaluate import restore
 from tasks.task import Task
 from utils.runtime import distributed
@@ -38,6 +38,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     """
     settings = task.settings.export
     task, model, checkpoint = restore(task, settings.checkpoint, context, "export")
+    context.begin(Workload("writes the exported files"))
     folder = Path(expand_path(settings.output_dir)) if settings.output_dir else context.folder / "export"
     for path in distributed.run_on_main(lambda: [str(file) for file in task.output.export(model, folder, checkpoint)]):
         context.log.info(f"export: {path}")

@@ -13,7 +13,7 @@ import torch
 from config import expand_path
 from tasks.context import Context, PhaseResult
 from tasks.item import Item, Piece
-from tasks.phases.evaluate import restore, safe_name
+from tasks.phases.evaluate import restore, safe_name, workload
 from tasks.phases.prediction import predict
 from tasks.phases.samples import Job, LiveSamples
 from tasks.predictor import Predictor
@@ -76,6 +76,7 @@ def run(task: Task, context: Context) -> PhaseResult:
         context.log.info(f"inference: {name} is up to date")
     if not todo:
         return PhaseResult("up to date")
+    context.begin(workload(task, todo), task, todo[0])
     device = choose_device(task.settings.device("inference"))
     if model is not None:
         model.to(device).eval()

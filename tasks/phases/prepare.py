@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tasks.context import Context, PhaseResult
+from tasks.context import Context, PhaseResult, Workload
 from tasks.item import Item
 from tasks.prepared import is_complete, manifest_key, read_entries, write_entries
 from tasks.sample import Producer, Request, Sample
@@ -98,7 +98,10 @@ def run(task: Task, context: Context) -> PhaseResult:
     >>> run(task, context).status, run(task, context).status
     ('done', 'up to date')
     """
-    distributed.run_on_main(task.source.prepare_data)
+    if context.preview:
+        task.source.preview_data()
+    else:
+        distributed.run_on_main(task.source.prepare_data)
     task.setup()
     store = open_store(task.settings, "prepare")
     jobs = missing_jobs(task, store)
@@ -106,6 +109,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     if not jobs:
         context.log.info(f"prepare: all items are in {store.folder}; nothing to do")
         return PhaseResult("up to date")
+    context.begin(workload(task, jobs), task, jobs[0].item)
     producers = task.source.producers()
     distributed.run_on_main(announce_plan, task, store, jobs, context)
     made = Preparation(task, store, producers, context).run(distributed.share(jobs))
@@ -138,6 +142,24 @@ def missing_jobs(task: Task, store: FeatureStore) -> list[Job]:
     return jobs
 
 
+def workload(task: Task, jobs: Sequence[Job]) -> Workload:
+    """What it takes to prepare some items: at most, as records that are there already show only when they are read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.source.prepare_data()
+    >>> workload(task, missing_jobs(task, open_store(task.settings, "prepare")))
+    Workload(text='3 items, at most 15 windows in 15 views', backbone=15, head=0.0, read=0.0, saved=0)
+    """
+    samples = sum(task.source.count_samples(job.item) for job in jobs)
+    records = sum(task.source.count_samples(job.item) * len(job.views) for job in jobs)
+    text = f"{len(jobs)} items, at most {samples} windows in {records} views"
+    return Workload(text, backbone=records if task.source.record_bytes() else 0)
+
+
 def announce_plan(task: Task, store: FeatureStore, jobs: Sequence[Job], context: Context) -> None:
     """Say how many records, bytes and how much free disk there are; refuse what does not fit.
 
@@ -152,7 +174,7 @@ def announce_plan(task: Task, store: FeatureStore, jobs: Sequence[Job], context:
     records = sum(task.source.count_samples(job.item) * len(job.views) for job in jobs)
     needed = samples * task.source.sample_bytes() + records * task.source.record_bytes()
     plan = Plan(samples + records, needed, shutil.disk_usage(store.folder).free, str(store.folder))
-    context.log.info(f"prepare: plan: {len(jobs)} items, at most {samples} windows in {records} views; {plan}")
+    context.log.info(f"prepare: plan: {workload(task, jobs).text}; {plan}")
     plan.refuse_if_full(int(task.settings.prepare.reserve_gb * 1e9))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from tasks.belief import caption, sentence
-from tasks.context import Context, PhaseResult
+from tasks.context import Context, PhaseResult, Workload
 from tasks.evidence import judge_training, study_training
 from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
@@ -39,7 +39,7 @@ from utils.optim import EarlyStopping
 from utils.report.plots import captioned, plot_training
 from utils.report.tables import CsvLog
 from utils.runtime import distributed
-from utils.runtime.checkpoints import init_from, load_checkpoint
+from utils.runtime.checkpoints import init_from, load_checkpoint, load_training_state
 from utils.runtime.files import digest_json, read_json, write_json
 from utils.runtime.threads import map_in_threads
 from utils.store.feature_store import FeatureStore
@@ -94,7 +94,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     fingerprint = training_fingerprint(task, train_items, val_items)
     task.trained_as = json.loads(json.dumps(task.describe()))
     folder, why = distributed.run_on_main(
-        lambda: [str(part) for part in choose_run(context.folder, task.settings, fingerprint)]
+        lambda: [str(part) for part in choose_run(context.folder, task.settings, fingerprint, not context.preview)]
     )
     if why:
         context.log.info(f"train: {folder} is a new run, as {why}")
@@ -103,6 +103,10 @@ def run(task: Task, context: Context) -> PhaseResult:
     if finished.get("fingerprint") == fingerprint and checkpoint_path(context.folder, BEST).exists():
         context.log.info(f"train: {context.folder} holds this training, finished; nothing to do")
         return close(task, finished, "up to date", context)
+    if context.preview:
+        done = epochs_done(task, context.folder, fingerprint)
+        train, val = (sum(len(item.entries) for item in items) for items in (train_items, val_items))
+        context.begin(workload(task, train, val, done), task, train_items[0].item)
     seed_everything(task.settings.resources)
     task.objective.fit_statistics([entry for item in train_items for entry in item.entries])
     training = Training(task, context, store, train_items, val_items, fingerprint)
@@ -127,6 +131,41 @@ def close(task: Task, finished: dict[str, Any], status: str, context: Context) -
     if doubt:
         context.log.warning(f"train: {doubt}")
     return PhaseResult(status, finished["metrics"], doubt)
+
+
+def workload(task: Task, train: int, val: int, done: int = 0) -> Workload:
+    """What it takes to train on so many windows, and to validate on so many, when some epochs are done.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> workload(scene_task("train.epochs=10"), train=20, val=5, done=4)
+    Workload(text='6 of 10 epochs of 20 windows', backbone=0, head=390, read=0.0, saved=6)
+    >>> workload(scene_task("train.epochs=10", "train.features=online"), train=20, val=5).backbone
+    250
+    """
+    settings = task.settings.train
+    left = settings.epochs - done
+    text = f"{left} of {settings.epochs} epochs of {train} windows" if done else f"{left} epochs of {train} windows"
+    online = settings.features == "online"
+    return Workload(text, left * (train + val) if online else 0, left * (3 * train + val), saved=left)
+
+
+def epochs_done(task: Task, folder: Path, fingerprint: str) -> int:
+    """How many epochs of a training are done in a folder, where it would go on from them.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> epochs_done(scene_task(), Path("/no/such/run"), "a")
+    0
+    """
+    path = checkpoint_path(folder, STATE)
+    if task.settings.train.resume != "auto" or not path.exists():
+        return 0
+    saved = load_training_state(path)
+    usable = saved["fingerprint"] == fingerprint and (not saved["best"] or checkpoint_path(folder, BEST).exists())
+    return int(saved["epoch"]) if usable else 0
 
 
 def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:

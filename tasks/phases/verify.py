@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tasks.context import Context, PhaseResult
+from tasks.context import Context, PhaseResult, Workload
 from tasks.item import Finding
 from tasks.phases.prepare import SPLITS
 from tasks.prepared import PreparedItem, manifest_key, read_entries
@@ -49,6 +49,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     {'records': 30.0, 'bad records': 0.0, 'findings': 0.0}
     """
     task.setup()
+    if context.preview:
+        context.begin(workload(task))
     report = distributed.run_on_main(lambda: check_everything(task, context))
     for line in report["lines"]:
         context.log.warning(f"verify: {line}")
@@ -61,6 +63,25 @@ def run(task: Task, context: Context) -> PhaseResult:
             f"{context.folder.parent / 'verify.json'}; mend them before training"
         )
     return PhaseResult("done", {name: float(value) for name, value in figures.items()})
+
+
+def workload(task: Task) -> Workload:
+    """What it takes to read all records that the splits need.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> work = workload(task)
+    >>> work.text, work.read > 15 * 2 * 8 * 8 * 8
+    ('15 windows', True)
+    """
+    store = open_store(task.settings, "verify")
+    entries = [e for split in SPLITS for item in known_items(task, store, split) for e in item.entries]
+    size = task.source.sample_bytes() + task.source.record_bytes()
+    views = sum(1 + len(entry.records) for entry in entries)
+    return Workload(f"{len(entries)} windows", read=float(size * views))
 
 
 def check_everything(task: Task, context: Context) -> dict[str, Any]:

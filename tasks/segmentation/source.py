@@ -90,6 +90,11 @@ class SceneSource(ListedSource[SceneItem]):
         if left_out:
             logger.warning(left_out)
 
+    @override
+    def preview_data(self) -> None:
+        self.scenes.find_scaling(make=True)
+        super().preview_data()
+
     def left_out(self) -> str:
         """Describe which pictures are not used, and why; empty if all are used.
 

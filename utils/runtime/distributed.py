@@ -84,9 +84,9 @@ def start_ranks(
     if not is_active():
         # torchrun keeps the store in its own process, so that ranks can be looked after while they still start
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            lost_ranks.watch_ranks()
+            lost_ranks.watch_ranks(joined=False)
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
-        lost_ranks.watch_ranks()
+        lost_ranks.watch_ranks(joined=True)
     return device
 
 

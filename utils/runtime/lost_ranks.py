@@ -184,12 +184,13 @@ class RankWatch:
         self.report: Callable[[LostRankError], object] = lambda error: print(f"[ERROR] {error}", file=sys.stderr)
         self.store: TCPStore | None = None
         self.teller: subprocess.Popen | None = None
+        self.reading = threading.Lock()
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._run, name="lost ranks", daemon=True)
         self.looked_at = time.monotonic()
 
     def start(self) -> None:
-        """Begin to look.
+        """Make this rank known, and begin to look.
 
         Examples
         --------
@@ -200,7 +201,25 @@ class RankWatch:
         >>> watch.thread.is_alive()
         False
         """
+        self._read_store()  # at once, as a thread may have to wait long for its turn while libraries are imported
         self.thread.start()
+
+    def meet(self, patience_s: float = 60.0) -> None:
+        """Wait until all ranks are known: they have joined, so that it takes a moment; then none can be lost unseen.
+
+        Examples
+        --------
+        >>> server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        >>> first, second = (RankWatch(rank, 2, "127.0.0.1", server.port, "doctest") for rank in (0, 1))
+        >>> _ = first.meet(patience_s=0), second.meet(patience_s=0), first.meet(patience_s=0)
+        >>> sorted(first.processes), sorted(second.processes)
+        ([0, 1], [0, 1])
+        """
+        deadline = time.monotonic() + patience_s
+        self._read_store()
+        while len(self.processes) < self.world_size and time.monotonic() < deadline:
+            time.sleep(0.05)
+            self._read_store()
 
     def stop(self) -> None:
         """Leave a note that this rank ends by itself, and look no more.
@@ -340,6 +359,18 @@ class RankWatch:
         >>> first._read_store(), first.processes[1] == second.processes[1]
         (({}, {1}), True)
         """
+        with self.reading:
+            return self._read()
+
+    def _read(self) -> tuple[dict[int, str], set[int]]:
+        """What `_read_store` does, one thread at a time.
+
+        Examples
+        --------
+        >>> server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        >>> RankWatch(0, 2, "127.0.0.1", server.port, "doctest")._read()
+        ({}, set())
+        """
         others = [rank for rank in range(self.world_size) if rank != self.rank]
         try:
             known = self.store is not None
@@ -436,15 +467,20 @@ class RankWatch:
 _watch: RankWatch | None = None
 
 
-def watch_ranks() -> None:
+def watch_ranks(joined: bool) -> None:
     """Look after the other ranks that the launcher's environment names, from now on; does nothing when there are none.
+
+    Parameters
+    ----------
+    joined : bool
+        Whether all ranks have joined each other.
 
     Examples
     --------
     >>> from unittest.mock import patch
     >>> alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     >>> with patch.dict(os.environ, alone):
-    ...     watch_ranks()
+    ...     watch_ranks(joined=True)
     >>> explain(RuntimeError("x"))
     RuntimeError('x')
     """
@@ -454,6 +490,8 @@ def watch_ranks() -> None:
     if _watch is None and world_size > 1:
         _watch = RankWatch(rank, world_size, os.environ["MASTER_ADDR"], port, f"dinolith/{start}")
         _watch.start()
+    if _watch is not None and joined:
+        _watch.meet()
 
 
 def stop_watching() -> None:

@@ -1,0 +1,107 @@
+"""`main.py --check` against what the run then does, in all phases of all kinds; it writes nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from main import main
+from tasks import example
+from tasks.distill import example as students
+from tasks.example import tiny_backbone
+from tasks.keypoints import example as animals
+from utils.runtime.files import FileLock, read_json
+
+WHOLE = ("prepare", "verify", "train", "evaluate")
+KINDS = {
+    "segmentation": (example.example_task, example.SETTINGS, (*WHOLE, "inference")),
+    "animals": (animals.animals_example, animals.SETTINGS, (*WHOLE, "inference")),
+    "student": (students.student_example, students.SETTINGS, (*WHOLE, "export")),
+}
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder, with the time of its last change and its size."""
+    paths = [folder, *folder.rglob("*")]
+    return {str(path): (path.lstat().st_mtime_ns, path.lstat().st_size) for path in paths}
+
+
+def check(capsys, folder: Path, *arguments: str) -> dict[str, str]:
+    """What --check says of each phase; nothing may be written meanwhile."""
+    before = contents(folder)
+    assert main([str(folder / "config.yml"), f"logging.file={folder}/run.log", "--check", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert contents(folder) == before, "nothing is written"
+    found = {}
+    for line in said.splitlines():
+        parts = line.split(": ", 2)
+        if (
+            len(parts) == 3 and parts[1] in (*WHOLE, "inference", "export") and "to do" in line
+        ) or "up to date" in line:
+            found[parts[1]] = parts[2]
+    return found
+
+
+def run(folder: Path, *arguments: str) -> dict[str, str]:
+    assert main([str(folder / "config.yml"), "logging.level=error", *arguments]) == 0
+    rows = read_json(folder / "runs" / "status.json")["phases"]
+    return {row["phase"].partition(".")[2]: row["status"] for row in rows}
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_check_foretells_what_each_phase_does(task, tmp_path, capsys, monkeypatch):
+    make, text, phases = KINDS[task]
+    make(tmp_path)
+    (tmp_path / "config.yml").write_text(text.format(folder=tmp_path, backbone=tiny_backbone()))
+    only = ["--only", ",".join(f"{task}.{phase}" for phase in phases)]
+    for number in range(len(phases)):
+        said = check(capsys, tmp_path, *only)
+        assert list(said) == list(phases)
+        for index, phase in enumerate(phases):
+            done = index < number and phase not in ("verify", "export")  # these two always do their work
+            assert said[phase].startswith("up to date" if done else "to do: "), (phases[:number], phase, said)
+            assert done or ", about " in said[phase]
+        run(tmp_path, "--only", f"{task}.{phases[number]}")
+    said = check(capsys, tmp_path, *only)
+    done = run(tmp_path, *only)
+    assert {phase: said[phase] == "up to date" for phase in phases} == {p: done[p] == "up to date" for p in phases}
+    changed = check(capsys, tmp_path, "train.epochs=2", *only)
+    assert changed["prepare"] == "up to date"
+    assert changed["train"].startswith("to do: 2 epochs of ")
+    assert changed["evaluate"].startswith("to do: "), "the training that would run makes another checkpoint"
+
+
+def test_check_is_right_beside_a_running_job_and_says_that_there_is_one(tmp_path, capsys):
+    example.example_task(tmp_path)
+    text = example.SETTINGS.format(folder=tmp_path, backbone=tiny_backbone())
+    (tmp_path / "config.yml").write_text(text)
+    run(tmp_path, "--only", "segmentation.prepare")
+    with FileLock(tmp_path / "runs" / "segmentation" / ".lock"):
+        assert main([str(tmp_path / "config.yml"), "--check"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        f"process {os.getpid()} is at work on this task now; a run started now would end at once, with code 75" in said
+    )
+    assert "segmentation: prepare: up to date" in said
+
+
+def test_the_time_that_check_names_is_near_that_of_the_run(tmp_path, capsys):
+    """Within a factor of eight, on a busy machine: hours are not taken for minutes."""
+    example.example_task(tmp_path)
+    text = example.SETTINGS.format(folder=tmp_path, backbone=tiny_backbone())
+    (tmp_path / "config.yml").write_text(text)
+    run(tmp_path, "--only", "segmentation.prepare")
+    said = check(capsys, tmp_path, "train.epochs=20", "train.patience=1000", "--only", "segmentation.train")
+    began = time.monotonic()
+    run(tmp_path, "train.epochs=20", "train.patience=1000", "--only", "segmentation.train")
+    took = time.monotonic() - began
+    foretold = seconds_in(said["train"])
+    assert took / 8 < foretold < took * 8, (said, took)
+
+
+def seconds_in(text: str) -> float:
+    words = text.rpartition("about ")[2].replace("a second", "1 s").split()
+    return sum(float(n) * {"s": 1, "min": 60, "h": 3600}[u] for n, u in zip(words[::2], words[1::2], strict=True))
