@@ -13,6 +13,7 @@ import main
 from config import InferenceConfig, ModelConfig, Section, TaskConfig, TrainConfig, load_settings, parse_settings
 from models import HEADS, head_name
 from tasks import TASKS, kinds
+from tasks.source import Source
 from tasks.task import Task
 from utils.errors import SettingsError
 from utils.runtime.setting_classes import schema_of
@@ -336,6 +337,20 @@ class ToySettings(TaskConfig):
     toy: ToySection = ToySection()
 
 
+class ToySource(Source):
+    def items(self, split):
+        return []
+
+    def views(self, split):
+        return []
+
+    def cache_key(self):
+        return {}
+
+
+ToySource.__abstractmethods__ = frozenset()
+
+
 class ToyTask(Task):
     kind = "toy"
     phases = ("prepare", "evaluate", "inference")
@@ -344,7 +359,7 @@ class ToyTask(Task):
     def check(self):
         return [f"a toy with head {self.settings.model.head}"]
 
-    items = samples = truth = predictor = metric = None
+    source = ToySource()
 
 
 ToyTask.__abstractmethods__ = frozenset()
@@ -365,7 +380,9 @@ def test_a_new_kind_needs_two_lines_outside_its_folder(toy, tmp_path, capsys):
     assert (tasks["t"].enabled_phases, tasks["maps"].train.crop_size) == (("prepare",), 32)
     (tmp_path / "config.yml").write_text(text)
     assert main.main([str(tmp_path / "config.yml"), "--check"]) == 0
-    assert "t: a toy with head dots" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "t: a toy with head dots" in said
+    assert "t: prepare: up to date" in said
     assert "ToySettings" in schema_of(kinds())["$defs"]
     with pytest.raises(SettingsError, match=r"tasks\.t\.train: unknown key"):
         parse_settings("tasks: {t: {kind: toy, train: {epochs: 3}}}", (), kinds())
