@@ -359,7 +359,7 @@ class ToyTask(Task):
     def check(self):
         return [f"a toy with head {self.settings.model.head}"]
 
-    source = ToySource()
+    source = ToySource("t", ToySettings())
 
 
 ToyTask.__abstractmethods__ = frozenset()
