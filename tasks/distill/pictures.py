@@ -16,6 +16,8 @@ from tasks.splits import refuse_unlistable
 from tasks.stores import open_store
 from utils.errors import DataError, SettingsError
 from utils.media.videos import VideoReader, is_video
+from utils.raster.dependencies import input_stamps
+from utils.raster.fill import Fill, find_fill, nodata_values, values_to_leave_out
 from utils.raster.inputs import find_inputs
 from utils.raster.scaling import ValueScaling
 from utils.raster.scaling_estimate import estimate_scaling
@@ -221,7 +223,8 @@ class PictureReader:
         limit = self.settings.dataset.max_pixels
         bands = self._bands(paths, limit)
         scaling = self._scalings.get(paths)
-        return RasterScene(paths, bands=bands, scale=scale, max_pixels=limit, scaling=scaling)
+        nodata = nodata_values(self.settings.dataset.nodata)
+        return RasterScene(paths, bands=bands, scale=scale, max_pixels=limit, scaling=scaling, nodata=nodata)
 
     def _bands(self, paths: tuple[Path, ...], limit: int) -> tuple[int, ...] | None:
         """Bands that are red, green and blue; None for a file of up to three bands.
@@ -266,8 +269,35 @@ class PictureReader:
         if paths in self._scalings:
             return
         scene, dataset = self.open(paths, 1.0), self.settings.dataset
-        plain = scene.dtype == np.uint8 and dataset.value_range is None
-        self._scalings[paths] = None if plain else estimate_scaling([scene], dataset.percentiles, dataset.value_range)
+        if scene.dtype == np.uint8 and dataset.value_range is None:
+            self._scalings[paths] = None
+            return
+        scene = scene.with_nodata(values_to_leave_out(self.fills.get(paths, [])))  # fill must not decide it
+        self._scalings[paths] = estimate_scaling([scene], dataset.percentiles, dataset.value_range)
+
+    @cached_property
+    def fills(self) -> dict[tuple[Path, ...], list[Fill]]:
+        """Undeclared fill of the pictures, by their files; looked for once, and kept in the store.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> fills = student_task().source.files.fills
+        >>> [paths[0].name for paths in fills], any(fills.values())
+        (['photo_0.png', 'photo_1.png', 'photo_2.png', 'scene.tif'], False)
+        """
+        if self.settings.dataset.nodata == []:
+            return {}
+        pictures = [picture.paths for picture in self.pictures.values() if not picture.frames]
+        stamps = [stamp for paths in pictures for path in paths for stamp in input_stamps(path)]
+        how = [self.options.bands, list(nodata_values(self.settings.dataset.nodata))]
+        manifests, key = open_store(self.settings, "prepare").manifests, digest_json({"fill": stamps, "how": how})
+        kept = manifests.read(key)
+        if kept is None:
+            kept = [[fill.to_json() for fill in find_fill(self.open(paths, 1.0))] for paths in pictures]
+            manifests.write(key, kept)
+        found = [[Fill.from_json(fill) for fill in fills] for fills in kept]
+        return dict(zip(pictures, found, strict=True))
 
     def scales(self, size: tuple[int, int], margin: int = 0) -> list[float]:
         """Scales of crops for an area of this size; empty if it is too small.

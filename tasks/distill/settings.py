@@ -37,6 +37,11 @@ class DistillDataset(DatasetConfig):
 
     value_range: Interval | None = Field(None, description="values that become black and white; null takes percentiles")
     percentiles: Percentiles = Field([1.0, 99.0], description="of each raster by itself, for data that is not 8 bits")
+    nodata: float | list[float] | None = Field(
+        None,
+        description="value, or values, of pictures that mean 'nothing' besides what the files declare: where all bands "
+        "hold it, in signed and real types where any does; null reports areas that look like it, [] does not look",
+    )
     max_pixels: Count = Field(
         178_956_970, description="refuse pictures that must be decoded whole and hold more pixels than this"
     )

@@ -27,6 +27,7 @@ from utils.errors import DataError
 from utils.geometry.augment import RandomColour
 from utils.geometry.resampling import resize_picture
 from utils.media.videos import VideoReader
+from utils.raster.fill import describe_fill, nodata_values
 from utils.raster.tiling import Window
 from utils.runtime.files import digest_json
 
@@ -73,6 +74,9 @@ class CropSource(ListedSource[CropItem]):
     @override
     def prepare_data(self) -> None:
         self.write_splits()
+        fill = describe_fill({paths[0]: fills for paths, fills in self.files.fills.items()}, "they are read as data")
+        if fill:
+            logger.warning(fill)
         too_small = self.files.too_small
         if too_small:
             logger.warning(
@@ -339,6 +343,10 @@ class CropSource(ListedSource[CropItem]):
                 continue
             if not number:
                 yield Finding(item.id, "no crop of it has enough data", "it is not used", blocks=False)
+            name = item.picture.paths[0]
+            fill = describe_fill({name: self.files.fills.get(item.picture.paths, [])}, "they are read as data")
+            if fill:
+                yield Finding(str(name), fill.removeprefix(f"{name}: "), blocks=False)
 
     # -- stored records
 
@@ -371,7 +379,7 @@ class CropSource(ListedSource[CropItem]):
         dataset = self.settings.dataset
         return {
             "crops": self.options.model_dump(mode="json", include={"crop", "zooms", "crops", "frame_step", "bands"}),
-            "values": [dataset.value_range, dataset.percentiles],
+            "values": [dataset.value_range, dataset.percentiles, *nodata_values(dataset.nodata)],
             "teacher_side": self.teacher_side(),
             "features": self.features_key(),
         }

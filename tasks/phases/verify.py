@@ -105,7 +105,7 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     )
     bad = broken + list(set_aside_bad_records(task, store, keys, context))
     number = len(store.missing(keys))
-    found = [finding for split in SPLITS for finding in task.source.audit(listed[split])]
+    found = list(dict.fromkeys(finding for split in SPLITS for finding in task.source.audit(listed[split])))
     findings = [str(finding) for finding in found if finding.blocks]
     notes = [f"note: {finding}" for finding in found if not finding.blocks]
     summary = [

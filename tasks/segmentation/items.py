@@ -30,6 +30,8 @@ class SceneItem(Item):
         First row of the area to predict, and the row after the last one.
     split : str
         Split that the item belongs to.
+    nodata : tuple of float
+        Values that stand for nothing besides those that its files declare.
 
     Examples
     --------
@@ -44,6 +46,7 @@ class SceneItem(Item):
     stride: int
     rows: tuple[int, int]
     split: str = "train"
+    nodata: tuple[float, ...] = ()
 
     def stamp(self) -> list:
         """Values that change with the files of the item or its windows.
@@ -55,7 +58,8 @@ class SceneItem(Item):
         """
         area = self.area
         padded = ["reflect"] if self.tile > min(area.height, area.width) else []  # not the entries of an older padding
-        return [*super().stamp(), [area.y, area.x, area.height, area.width], self.tile, self.stride, *padded]
+        empty = [["nodata", *self.nodata]] if self.nodata else []
+        return [*super().stamp(), [area.y, area.x, area.height, area.width], self.tile, self.stride, *padded, *empty]
 
     def windows(self) -> list[Window]:
         """Windows that contain rows to predict, in pixels of the area, row by row.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,19 @@ from tasks.segmentation.scenes import SceneReader
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.sinks import RasterSink, refuse_foreign
 from utils import IGNORE_INDEX as IGNORE
-from utils.errors import SettingsError
+from utils.errors import DataError, SettingsError
+from utils.raster.fill import Fill, describe_fill, find_fill
+from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 from utils.raster.writer import ClassRasterWriter
 from utils.report.colours import colours_of_classes
 from utils.report.plots import draw_comparison
 from utils.runtime.setting_errors import suggest
 
+logger = logging.getLogger(__name__)
+
+FEW_FILLED = 3  # pictures with undeclared fill that are reported one by one
+FILL_PREDICTED = "they are predicted as a class"
 DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
 
 
@@ -52,6 +59,7 @@ class SegmentationOutput(Output):
 
     def __init__(self, settings: SegmentationSettings, classes: list[str], scenes: SceneReader):
         self.settings, self.classes, self.scenes = settings, classes, scenes
+        self.fills: dict[Path, list[Fill]] = {}  # of the pictures that were predicted
 
     @override
     def metric(self) -> Metric:
@@ -119,6 +127,7 @@ class SegmentationOutput(Output):
         assert isinstance(item, SceneItem)
         settings = self.settings.inference
         scene = self.scenes.scene(item.sources)
+        self._report_fill(scene)
         writer = ClassRasterWriter(
             self.destination(item, folder),
             height=item.area.height,
@@ -132,6 +141,36 @@ class SegmentationOutput(Output):
             fingerprint=fingerprint,
         )
         return RasterSink(writer, item, confidence=settings.confidence, polygons=self.polygon_options())
+
+    def _report_fill(self, scene: RasterScene) -> None:
+        """Warn once that areas which look like fill become a class; of many pictures, only the first are named here.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> from utils.raster.example import raster_file
+        >>> pixels = np.random.default_rng(0).integers(90, 250, (8, 8, 3), dtype=np.uint8)
+        >>> pixels[:, 4:] = 255
+        >>> output = scene_task().output
+        >>> output._report_fill(RasterScene(raster_file("a.tif", pixels)))
+        >>> [fills[0].value for fills in output.fills.values()]
+        [255.0]
+        """
+        if scene.paths[0] in self.fills or self.settings.dataset.nodata == []:
+            return
+        try:
+            self.fills[scene.paths[0]] = find_fill(scene)
+        except DataError:  # whoever reads the picture reports it
+            return
+        fill = describe_fill({scene.paths[0]: self.fills[scene.paths[0]]}, FILL_PREDICTED)
+        if fill and sum(map(bool, self.fills.values())) <= FEW_FILLED:
+            logger.warning(fill)
+
+    @override
+    def write_summary(self, items: Sequence[Item], folder: Path) -> list[Path]:
+        if sum(map(bool, self.fills.values())) > FEW_FILLED:
+            logger.warning(describe_fill(self.fills, FILL_PREDICTED))
+        return []
 
     def polygon_options(self) -> dict[str, Any] | None:
         """Options of the polygons; None if `inference.polygons` is off.

@@ -19,6 +19,7 @@ from utils.errors import DataError, SettingsError
 from utils.geometry.padding import pad_picture
 from utils.raster.dependencies import input_stamps
 from utils.raster.files import check_scene
+from utils.raster.fill import Fill, find_fill, nodata_values, values_to_leave_out
 from utils.raster.label_pairs import is_vector, pair_labels
 from utils.raster.labels import LabelSource, UnknownValuesError, refuse_shared, refuse_unknown_values
 from utils.raster.raster_labels import RasterLabels
@@ -183,7 +184,12 @@ class SceneReader:
         if paths not in self._scenes:
             dataset = self.settings.dataset
             self._scenes[paths] = RasterScene(
-                paths, bands=dataset.bands, scale=dataset.scale, max_pixels=dataset.max_pixels, scaling=self.scaling
+                paths,
+                bands=dataset.bands,
+                scale=dataset.scale,
+                max_pixels=dataset.max_pixels,
+                scaling=self.scaling,
+                nodata=nodata_values(dataset.nodata),
             )
             self._refuse_other_bands(self._scenes[paths])
             self._refuse_other_values(self._scenes[paths])
@@ -309,24 +315,58 @@ class SceneReader:
         """
         if self.scaling is not None:
             return
-        scenes = self.labelled()
         dataset = self.settings.dataset
-        what = {
-            "scaling": [stamp[1:] for f in scenes.values() for path in f.paths for stamp in input_stamps(path)],
-            "names": sorted(scenes),
-            "bands": dataset.bands,
-            "range": dataset.value_range,
-            "percentiles": dataset.percentiles,
-        }
+        what = {**self._stamps(), "range": dataset.value_range, "percentiles": dataset.percentiles}
         store = open_store(self.settings, "prepare")
         scaling = store.manifests.read(digest_json(what))
         if scaling is None:
             if not make:
                 raise DataError("the scaling of values is not stored yet; run prepare (set prepare.enable: true)")
-            opened = [self.scene(files.paths) for files in scenes.values()]
-            scaling = estimate_scaling(opened, dataset.percentiles, dataset.value_range).to_json()
+            opened = {key: self.scene(files.paths) for key, files in self.labelled().items()}
+            if value_kind(next(iter(opened.values())).dtype) != "8-bit":  # fill must not decide it
+                left_out = {key: values_to_leave_out(fills) for key, fills in self.fills().items()}
+                opened = {key: scene.with_nodata(left_out.get(key, ())) for key, scene in opened.items()}
+            scaling = estimate_scaling(list(opened.values()), dataset.percentiles, dataset.value_range).to_json()
             store.manifests.write(digest_json(what), scaling)
         self.use_scaling(ValueScaling.from_json(scaling))
+
+    def _stamps(self) -> dict[str, Any]:
+        """What facts about the values of the labelled pictures depend on.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task("dataset.nodata=255").source.scenes._stamps()["nodata"]
+        [255.0]
+        """
+        scenes, dataset = self.labelled(), self.settings.dataset
+        return {
+            "scaling": [stamp[1:] for f in scenes.values() for path in f.paths for stamp in input_stamps(path)],
+            "names": sorted(scenes),
+            "bands": dataset.bands,
+            "nodata": list(nodata_values(dataset.nodata)),
+        }
+
+    def fills(self) -> dict[str, list[Fill]]:
+        """Undeclared fill in the labelled pictures, by scene; looked for once, and kept in the store.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().source.scenes.fills()
+        {'scene_0': [], 'scene_1': []}
+        >>> scene_task("dataset.nodata=[]").source.scenes.fills()
+        {}
+        """
+        if self.settings.dataset.nodata == []:
+            return {}
+        manifests, key = open_store(self.settings, "prepare").manifests, digest_json({"fill": self._stamps()})
+        kept = manifests.read(key)
+        if kept is None:
+            found = {name: find_fill(self.scene(files.paths)) for name, files in self.labelled().items()}
+            kept = {name: [fill.to_json() for fill in fills] for name, fills in found.items()}
+            manifests.write(key, kept)
+        return {name: [Fill.from_json(fill) for fill in fills] for name, fills in kept.items()}
 
     # -- labels
 

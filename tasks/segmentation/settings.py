@@ -65,6 +65,11 @@ class SegmentationDataset(DatasetConfig):
     max_pixels: Count = Field(
         178_956_970, description="refuse pictures that must be decoded whole and hold more pixels than this"
     )
+    nodata: float | list[float] | None = Field(
+        None,
+        description="value, or values, of pictures that mean 'nothing' besides what the files declare: where all bands "
+        "hold it, in signed and real types where any does; null reports areas that look like it, [] does not look",
+    )
     label_pattern: str | None = Field(
         None, description="name of a picture's label in the folder label_path, such as '{stem}_buildings.geojson'"
     )

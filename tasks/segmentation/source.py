@@ -33,6 +33,7 @@ from utils.errors import DataError, SettingsError
 from utils.geometry.augment import RandomColour, RandomGeometry
 from utils.geometry.fields import warp
 from utils.raster.class_table import label_counts
+from utils.raster.fill import describe_fill, nodata_values
 from utils.raster.scene_paths import find_scenes, scene_ids
 from utils.raster.tiling import Window, split_rows
 from utils.runtime import distributed
@@ -85,6 +86,9 @@ class SceneSource(ListedSource[SceneItem]):
             write_land(expand_path(sample.folder), seed=sample.seed)
         self.scenes.check()
         self.scenes.find_scaling(make=True)
+        fill = describe_fill(self.scenes.fills(), "they are read as data")
+        if fill:
+            logger.warning(fill)
         self.write_splits()
         left_out = self.left_out()
         if left_out:
@@ -178,7 +182,8 @@ class SceneSource(ListedSource[SceneItem]):
         if split == "inference" and settings.inference.tile_size:
             tile = settings.inference.tile_size
         stride = max(round(tile * (1 - overlap)), 1)
-        return SceneItem(name, files.sources, scene_id, area, tile, stride, (0, area.height), split)
+        nodata = nodata_values(settings.dataset.nodata)
+        return SceneItem(name, files.sources, scene_id, area, tile, stride, (0, area.height), split, nodata)
 
     @override
     def input_items(self, sources: list[str]) -> list[SceneItem]:
@@ -413,7 +418,12 @@ class SceneSource(ListedSource[SceneItem]):
 
     @override
     def audit(self, items: Iterable[SceneItem]) -> Iterator[Finding]:
+        fills, told = self.scenes.fills(), set()
         for item in items:
+            if fills.get(item.scene_id) and item.scene_id not in told:
+                told.add(item.scene_id)
+                text = describe_fill({item.scene_id: fills[item.scene_id]}, "they are read as data")
+                yield Finding(item.scene_id, text.removeprefix(f"{item.scene_id}: "), blocks=False)
             try:
                 for window in item.windows():
                     self.scenes.read(item, window)

@@ -134,6 +134,7 @@ class SegmentationTask(FeatureTask):
             "tile_size": self.settings.prepare.tile_size,
             "scale": self.settings.dataset.scale,
             "bands": self.settings.dataset.bands,
+            "nodata": self.settings.dataset.nodata,
             "scaling": self.source.scenes.scaling.to_json(),
             "label_colours": self.settings.dataset.label_colours,
             "colours": self.settings.dataset.colours,
@@ -149,6 +150,8 @@ class SegmentationTask(FeatureTask):
         model = settings.model
         settings = cls.restored_settings(settings, description, checkpoint.path)
         known = {key: description[key] for key in ("classes", "scale", "bands")} | kept_colours(settings, description)
+        if "nodata" not in settings.dataset.model_fields_set:  # new pictures may have a fill of their own
+            known["nodata"] = description.get("nodata")  # not in old checkpoints
         dataset = settings.dataset.model_copy(update=known)
         prepare = settings.prepare.model_copy(update={"tile_size": description["tile_size"]})
         task = cls(name, settings.model_copy(update={"dataset": dataset, "prepare": prepare}))

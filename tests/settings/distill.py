@@ -7,7 +7,7 @@ from typing import Any
 from tasks.example import SETTINGS, tiny_backbone
 from tests.settings import looks
 from tests.settings.probe import Probe
-from tests.settings.segmentation import deepen, rewrite, values_of
+from tests.settings.segmentation import deepen, rewrite, values_of, whiten
 from tests.settings.stage import prepared
 
 
@@ -46,6 +46,7 @@ DISTILL: dict[str, Probe] = {
     ),
     "dataset.value_range": Probe(looks.read, "[0.0, 100.0]"),
     "dataset.percentiles": Probe(looks.read, "[20.0, 80.0]", change=deepen),
+    "dataset.nodata": Probe(looks.read, "255", change=whiten),
     "dataset.max_pixels": Probe(looks.read, "10", refuses="pixels"),  # a limit: all it can do is refuse
     "model.head": Probe(looks.learnt_anew, "convnext", ("model.head_options={}",)),
     "model.head_options": Probe(looks.learnt, "{width: 24, depth: 2, heads: 2, registers: 1, patch_size: 8}"),

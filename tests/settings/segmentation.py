@@ -31,6 +31,14 @@ def deepen(folder: Path) -> None:
         rewrite(path, values_of(path).astype(np.uint16) ** 2)
 
 
+def whiten(folder: Path) -> None:
+    """Fill the upper third of the pictures with white."""
+    for path in (folder / "pictures").glob("*.tif"):
+        values = values_of(path).clip(0, 250)
+        values[:, : values.shape[1] // 3] = 255
+        rewrite(path, values)
+
+
 def draw_vectors(folder: Path) -> None:
     """Add labels in two layers of vectors: an area and a line with attributes `sort` and `other`."""
     line = shapely.LineString([(500_010, 5_499_990), (500_030, 5_499_990)])
@@ -136,6 +144,7 @@ SEGMENTATION: dict[str, Probe] = {
     ),
     "dataset.colours": Probe(looks.predicted, "{dark: [1, 2, 3]}"),
     "dataset.label_mapping": Probe(looks.read, "{0: light, 1: dark, 255: ignore}"),
+    "dataset.nodata": Probe(looks.read, "255", change=whiten),
     "dataset.label_nodata": Probe(looks.read, "[1]"),
     "dataset.max_windows": Probe(looks.read, "1"),
     "dataset.splits.block_tiles": Probe(looks.read, "1"),

@@ -41,8 +41,8 @@ from tasks.keypoints.settings import KeypointsConfig
 from tasks.phases import evaluate, prepare, train
 from tasks.sample import Sample
 from tasks.segmentation.baseline import ClassColours
+from tasks.segmentation.items import SceneItem
 from tasks.segmentation.metric import SegmentationMetric
-from tasks.segmentation.scenes import SceneItem
 from utils.formats.types import Instance, Skeleton
 from utils.logging import VerbosityLogger
 from utils.raster.tiling import Window

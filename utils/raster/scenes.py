@@ -52,6 +52,8 @@ class RasterScene:
         Largest picture that is decoded at once (PNG, JPEG and the like); rasters in tiles or strips may be any size.
     scaling : ValueScaling, optional
         Of values to 8 bits. 8-bit data need none.
+    nodata : sequence of float
+        Values that stand for nothing besides those that the files declare.
 
     Raises
     ------
@@ -62,8 +64,9 @@ class RasterScene:
 
     Notes
     -----
-    A pixel is not valid where the file's mask or opacity is 0; where every chosen band is nodata, in unsigned types
-    (0 or 255 in one band alone is a colour); where any is nodata or no number, in all others.
+    A pixel is not valid where the file's mask or opacity is 0; in unsigned types where every chosen band that declares
+    a nodata value holds it (0 or 255 in one band alone is a colour), or all bands hold one of `nodata`; in all other
+    types where any band is nodata or no number.
     Photos without a place on Earth are turned as their EXIF orientation says, as viewers and annotation tools show
     them. Grey values of 1 to 7 bits are scaled to 0..255, and those of a WhiteIsZero TIFF are turned round, likewise.
 
@@ -90,6 +93,7 @@ class RasterScene:
         scale: float = 1.0,
         max_pixels: int = MAX_PIXELS,
         scaling: ValueScaling | None = None,
+        nodata: Sequence[float] = (),
     ):
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
         if not listed:
@@ -100,8 +104,28 @@ class RasterScene:
         self.bands = None if bands is None else tuple(bands)
         self.scale = scale
         self.scaling = scaling
+        self.nodata = tuple(nodata)
         self.resampling = "area" if scale < 1 else "bilinear"
         self._files = tuple(RasterFile(path, max_pixels) for path in self.paths)
+
+    def with_nodata(self, values: Sequence[float]) -> RasterScene:
+        """The same scene, in which further values stand for nothing.
+
+        Examples
+        --------
+        >>> from utils.raster.example import raster_file
+        >>> scene = RasterScene(raster_file("a.tif", np.uint8([[1, 2, 3]])), nodata=[1]).with_nodata([3])
+        >>> scene.read(Window(0, 0, 1, 3))[1].tolist()
+        [[False, True, False]]
+        """
+        return RasterScene(
+            self.paths,
+            bands=self.bands,
+            scale=self.scale,
+            max_pixels=self._files[0].max_pixels,
+            scaling=self.scaling,
+            nodata=(*self.nodata, *values),
+        )
 
     def __repr__(self) -> str:
         return f"RasterScene({', '.join(map(str, self.paths))!r}, scale={self.scale})"
@@ -397,7 +421,7 @@ class RasterScene:
         [[[1, 4]], [[2, 5]], [[3, 6]]]
         """
         if self.grid == self.file_grid:
-            return self._read_raw(window)
+            return self.read_file_values(window)
         across = -(-window.width * self.file_grid.width // self.width)
         rows = max(1, int(_CHUNK_PIXELS / across * self.height / self.file_grid.height))
         starts = range(window.y, window.rows.stop, rows)
@@ -419,18 +443,32 @@ class RasterScene:
         rows, row_weight = resampling_weights(window.y, window.height, source.height, self.height, self.resampling)
         columns, column_weight = resampling_weights(window.x, window.width, source.width, self.width, self.resampling)
         top, left = int(rows.min()), int(columns.min())
-        values, valid = self._read_raw(Window(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1))
+        values, valid = self.read_file_values(
+            Window(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
+        )
         return resample(values, valid, (rows - top, row_weight), (columns - left, column_weight))
 
-    def _read_raw(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Values, shape (bands, height, width), and valid pixels of a window of the files.
+    def read_file_values(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Read raw values of a window before `scale`, in pixels of the files.
+
+        Parameters
+        ----------
+        window : Window
+            Inside, on `file_grid`.
+
+        Returns
+        -------
+        values : array, shape (num_bands, height, width)
+            In the scene's type; 0 where not valid.
+        valid : bool array, shape (height, width)
 
         Examples
         --------
         >>> from utils.raster.example import raster_file
-        >>> path = raster_file("a.tif", np.uint8([[[0, 0, 0], [0, 1, 0]]]), nodata=0)
-        >>> RasterScene(path)._read_raw(Window(0, 0, 1, 2))[1].tolist()
-        [[False, True]]
+        >>> path = raster_file("a.tif", np.uint8([[[0, 0, 0], [0, 1, 0], [3, 3, 3]]]), nodata=0)
+        >>> values, valid = RasterScene(path, scale=0.5, nodata=[3]).read_file_values(Window(0, 0, 1, 3))
+        >>> values[1].tolist(), valid.tolist()
+        ([[0, 1, 0]], [[False, True, False]])
         """
         shape = (window.height, window.width)
         values = np.empty((self.num_bands, *shape), dtype=self.dtype)
@@ -444,10 +482,36 @@ class RasterScene:
                 missing[targets] = block.missing
             if block.hidden is not None:
                 visible &= ~block.hidden
+        unsigned = self.dtype.kind == "u"
         if missing.any():
-            visible &= ~(missing.all(axis=0) if self.dtype.kind == "u" else missing.any(axis=0))
+            visible &= ~(missing[list(self._declaring)].all(axis=0) if unsigned else missing.any(axis=0))
+        for value in self.nodata:
+            with np.errstate(over="ignore"):
+                same = values == (self.dtype.type(value) if self.dtype.kind == "f" else value)
+            visible &= ~(same.all(axis=0) if unsigned else same.any(axis=0))
+        if not visible.all():
             values[:, ~visible] = 0
         return values, visible
+
+    @functools.cached_property
+    def _declaring(self) -> tuple[int, ...]:
+        """The channels whose band declares a nodata value that it can hold; the others have no say where nothing is.
+
+        Examples
+        --------
+        >>> from utils.raster.example import raster_file
+        >>> paths = [raster_file(f"{value}.tif", np.zeros((4, 6), np.uint8), nodata=value) for value in (0, None, 9)]
+        >>> RasterScene(paths)._declaring
+        (0, 2)
+        """
+        headers = [(self._files[place].header, max(band - 1, 0)) for place, band in self.channels]
+        declared = [(header.dtypes[band], header.nodata[band]) for header, band in headers]
+        return tuple(
+            index
+            for index, (dtype, value) in enumerate(declared)
+            if value is not None
+            and (not dtype.startswith("u") or (float(value).is_integer() and 0 <= value <= np.iinfo(dtype).max))
+        )
 
     def _read_channels(self, place: int, window: Window, bands: list[int]) -> RawBlock:
         """Some channels of one file; each band is read once, however often it is wanted.
