@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import AfterValidator, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 from utils.errors import SettingsError
 from utils.runtime.setting_errors import explain_errors, suggest
@@ -39,14 +41,20 @@ HEADS: dict[str, dict[str, str]] = {  # kind of task -> name of a head -> where 
 }
 
 
-def head_name(task_kind: str) -> AfterValidator:
-    """Let the settings of a kind of task take only the names of its heads.
+@dataclass(frozen=True)
+class HeadName:
+    """Lets the settings of a kind of task take only the names of its heads, and editors list them.
+
+    Parameters
+    ----------
+    task_kind : str
+        Kind in the registry.
 
     Examples
     --------
     >>> from pydantic import TypeAdapter
     >>> from typing import Annotated
-    >>> names = TypeAdapter(Annotated[str, head_name("segmentation")])
+    >>> names = TypeAdapter(Annotated[str, HeadName("segmentation")])
     >>> names.validate_python("unet")
     'unet'
     >>> names.validate_python("liner")  # doctest: +ELLIPSIS
@@ -56,14 +64,32 @@ def head_name(task_kind: str) -> AfterValidator:
       unknown head 'liner', did you mean 'linear'? known: dpt, linear, ...
     """
 
-    def check(name: str) -> str:
-        heads = HEADS.get(task_kind, {})
+    task_kind: str
+
+    def check(self, name: str) -> str:
+        """Give the name back.
+
+        Raises
+        ------
+        PydanticCustomError
+            If there is no such head; it says which there are.
+
+        Examples
+        --------
+        >>> HeadName("keypoints").check("conv")
+        'conv'
+        """
+        heads = HEADS.get(self.task_kind, {})
         if name not in heads:
             text = f"unknown head {name!r}{suggest(name, sorted(heads))} known: {', '.join(sorted(heads))}"
             raise PydanticCustomError("unknown_name", "{text}", {"text": text})
         return name
 
-    return AfterValidator(check)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "enum": sorted(HEADS.get(self.task_kind, {}))}
 
 
 def choose(options: Mapping[str, Choice], name: str, kind: str, setting: str) -> Choice:

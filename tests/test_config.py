@@ -2,16 +2,19 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import pytest
+import yaml
+from jsonschema import Draft202012Validator
 from pydantic import Field
 
 import config
 import main
 from config import InferenceConfig, ModelConfig, Section, TaskConfig, TrainConfig, load_settings, parse_settings
-from models import HEADS, head_name
+from models import HEADS, HeadName
 from tasks import TASKS, kinds
 from tasks.source import Source
 from tasks.task import Task
@@ -318,7 +321,7 @@ def test_mps_is_a_device_and_must_be_there(monkeypatch):
 
 
 class ToyModel(ModelConfig):
-    head: Annotated[str, head_name("toy")] = "dots"
+    head: Annotated[str, HeadName("toy")] = "dots"
 
 
 class ToySection(Section):
@@ -390,6 +393,42 @@ def test_a_new_kind_needs_two_lines_outside_its_folder(toy, tmp_path, capsys):
         parse_settings("{kind: toy, train: {epochs: 3}}", (), kinds())
     with pytest.raises(SettingsError, match=r"^tasks\.t\.model\.head: unknown head 'dpt'; known: dots"):
         parse_settings("tasks: {t: {kind: toy, model: {head: dpt}}}", (), kinds())
+
+
+def properties(tree: dict) -> Iterator[tuple[str, dict]]:
+    for name, place in (("", tree), *tree["$defs"].items()):
+        yield from ((f"{name}.{key}", entry) for key, entry in place.get("properties", {}).items())
+
+
+def test_every_property_of_the_schema_has_a_description_and_choices_are_listed():
+    tree = schema_of(kinds())
+    Draft202012Validator.check_schema(tree)
+    assert tree["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert not [name for name, entry in properties(tree) if not entry.get("description", "").strip()]
+    assert not [
+        name for name, entry in properties(tree) if ">>>" in entry["description"] or "\n" in entry["description"]
+    ]
+    assert tree["properties"]["kind"]["enum"] == sorted(TASKS)
+    for kind, heads in HEADS.items():
+        assert tree["$defs"][f"{kind.capitalize()}Model"]["properties"]["head"]["enum"] == sorted(heads)
+    assert set(tree["$defs"]["Model"]["properties"]["head"]["enum"]) == {
+        name for heads in HEADS.values() for name in heads
+    }
+
+
+@pytest.mark.parametrize("path", [*sorted(ROOT.glob("docs/configs/*.yml")), ROOT / "config.example.yml"], ids=str)
+def test_editors_find_no_fault_with_settings_that_run(path):
+    tree = yaml.safe_load(path.read_text())
+    assert [error.message for error in Draft202012Validator(schema_of(kinds())).iter_errors(tree)] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["{model: {head: liner}}", "{train: {epoch: 3}}", "{kind: pose}", "{train: {epochs: many}}"]
+)
+def test_editors_mark_what_the_command_refuses(text):
+    assert not Draft202012Validator(schema_of(kinds())).is_valid(yaml.safe_load(text))
+    with pytest.raises(SettingsError):
+        parse_settings(text, (), kinds())
 
 
 def test_the_schema_knows_the_settings_of_each_kind():

@@ -23,7 +23,7 @@ from config import (
     TaskConfig,
     TrainConfig,
 )
-from models import head_name
+from models import HeadName
 
 
 class DistillPaths(PathsConfig):
@@ -50,9 +50,7 @@ class DistillDataset(DatasetConfig):
 class DistillModel(ModelConfig):
     """The teacher, which is frozen, and the student that is trained on its maps."""
 
-    head: Annotated[str, head_name("distill")] = Field(
-        "vit", description="name of the student in the registry of heads"
-    )
+    head: Annotated[str, HeadName("distill")] = Field("vit", description="name of the student in the registry of heads")
     freeze: ClassVar[bool] = True  # type: ignore[misc]  # no setting: the teacher is never trained
 
 

@@ -21,7 +21,7 @@ from config import (
     Side,
     TaskConfig,
 )
-from models import head_name
+from models import HeadName
 
 
 class KeypointsPaths(PathsConfig):
@@ -56,7 +56,7 @@ class KeypointsDataset(DatasetConfig):
 class KeypointsModel(ModelConfig):
     """The frozen backbone and the head that is trained on it."""
 
-    head: Annotated[str, head_name("keypoints")] = Field("conv", description="name in the registry of heads")
+    head: Annotated[str, HeadName("keypoints")] = Field("conv", description="name in the registry of heads")
 
 
 class KeypointLossConfig(Section):

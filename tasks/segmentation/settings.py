@@ -27,7 +27,7 @@ from config import (
     TaskConfig,
     TrainConfig,
 )
-from models import head_name
+from models import HeadName
 
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 
@@ -102,7 +102,7 @@ class SegmentationDataset(DatasetConfig):
 class SegmentationModel(ModelConfig):
     """The frozen backbone and the head that is trained on it."""
 
-    head: Annotated[str, head_name("segmentation")] = Field("dpt", description="name in the registry of heads")
+    head: Annotated[str, HeadName("segmentation")] = Field("dpt", description="name in the registry of heads")
     num_classes: Count | None = Field(None, description="number of classes, when dataset.classes does not name them")
 
 

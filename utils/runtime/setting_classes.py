@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import models_json_schema
 
 from utils.runtime.setting_errors import section_of, unknown_key
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def merge_classes(classes: Sequence[type[BaseModel]], name: str = "Settings") -> type[BaseModel]:
@@ -41,7 +43,10 @@ def merge_classes(classes: Sequence[type[BaseModel]], name: str = "Settings") ->
             merged = merge_classes([section for section in sections if section], key.capitalize())
             fields[key] = (merged, Field(default_factory=merged))
         elif any((other.annotation, other.default) != (first.annotation, first.default) for other in variants):
-            annotations = dict.fromkeys(variant.annotation for variant in variants)
+            annotations = [
+                Annotated[(other.annotation, *other.metadata)] if other.metadata else other.annotation
+                for other in variants
+            ]
             fields[key] = (
                 Union[tuple(annotations)],  # noqa: UP007 - of a number that only the run knows
                 Field(default_factory=lambda: None, description=first.description),
@@ -88,13 +93,15 @@ def only_known(tree: dict, section: type[BaseModel]) -> dict:
 
 
 def schema_of(kinds: Mapping[str, type[BaseModel]]) -> dict:
-    """The JSON schema of a settings file, for editors.
+    """The JSON schema of a settings file, for editors: every property has a description, every choice its values.
 
     Examples
     --------
     >>> tree = schema_of({"toy": create_model("Toy", epochs=(int, 3))})
     >>> tree["properties"]["epochs"]["default"], tree["properties"]["tasks"]["additionalProperties"]
     (3, {'anyOf': [{'$ref': '#/$defs/Toy'}]})
+    >>> tree["$schema"]
+    'https://json-schema.org/draft/2020-12/schema'
     """
     merged = merge_classes(list(kinds.values()))
     refs, tree = models_json_schema([(merged, "validation"), *((kind, "validation") for kind in kinds.values())])
@@ -105,4 +112,36 @@ def schema_of(kinds: Mapping[str, type[BaseModel]]) -> dict:
         "additionalProperties": section,
         "description": "one section per task",
     }
-    return {**tree, **top, "title": "Dinolith settings"}
+    tree = {"$schema": DRAFT, **tree, **top, "title": "Dinolith settings", "description": "settings of one file"}
+    for definition in tree["$defs"].values():
+        if "description" in definition:  # of a docstring, editors show the first paragraph
+            definition["description"] = " ".join(definition["description"].partition("\n\n")[0].split())
+    for place in (tree, *tree["$defs"].values()):
+        for entry in place.get("properties", {}).values():
+            _complete(entry, tree["$defs"])
+    return tree
+
+
+def _complete(entry: dict[str, Any], definitions: Mapping[str, dict[str, Any]]) -> None:
+    """Give a property the description of its section, and write constants and lists of values as one list of values.
+
+    Examples
+    --------
+    >>> entry = {"anyOf": [{"const": "a"}, {"enum": ["b", "a"]}], "description": "x"}
+    >>> _complete(entry, {})
+    >>> entry
+    {'description': 'x', 'enum': ['a', 'b']}
+    >>> section = {"$ref": "#/$defs/Train"}
+    >>> _complete(section, {"Train": {"description": "how to train"}})
+    >>> section["description"]
+    'how to train'
+    """
+    if "$ref" in entry and "description" not in entry:
+        section = definitions[entry["$ref"].rpartition("/")[2]]
+        entry["description"] = section.get("description") or section["title"]  # a class may lack a docstring
+    choices = entry.get("anyOf", [entry] if "const" in entry else [])
+    if choices and all("const" in choice or "enum" in choice for choice in choices):
+        values = [value for choice in choices for value in choice.get("enum", [choice.get("const")])]
+        for word in ("anyOf", "const"):
+            entry.pop(word, None)
+        entry["enum"] = list(dict.fromkeys(values))

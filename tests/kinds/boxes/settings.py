@@ -18,7 +18,7 @@ from config import (
     Section,
     TaskConfig,
 )
-from models import head_name
+from models import HeadName
 
 
 class BoxesDataset(DatasetConfig):
@@ -31,7 +31,7 @@ class BoxesDataset(DatasetConfig):
 class BoxesModel(ModelConfig):
     """The frozen backbone and the head that is trained on it."""
 
-    head: Annotated[str, head_name("boxes")] = Field("cells", description="name in the registry of heads")
+    head: Annotated[str, HeadName("boxes")] = Field("cells", description="name in the registry of heads")
 
 
 class BoxesConfig(Section):
