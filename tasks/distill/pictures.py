@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from config import expand_path
 from tasks.distill.settings import DistillSettings
 from tasks.item import Item
 from tasks.splits import refuse_unlistable
@@ -24,6 +25,7 @@ from utils.raster.scaling_estimate import estimate_scaling
 from utils.raster.scene_paths import scene_ids
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
+from utils.raster.vrt import trust_vrts
 from utils.runtime.files import digest_json, file_stamp
 
 MOST_ENLARGED = 2.0  # largest scale of a small picture to fill a crop
@@ -221,6 +223,7 @@ class PictureReader:
         48
         """
         limit = self.settings.dataset.max_pixels
+        trust_vrts(paths, expand_path(self.settings.paths.data_root or ""), self.settings.dataset.allow_vrt)
         bands = self._bands(paths, limit)
         scaling = self._scalings.get(paths)
         nodata = nodata_values(self.settings.dataset.nodata)

@@ -45,6 +45,11 @@ class DistillDataset(DatasetConfig):
     max_pixels: Count = Field(
         178_956_970, description="refuse pictures that must be decoded whole and hold more pixels than this"
     )
+    allow_vrt: bool = Field(
+        False,
+        description="let virtual rasters (VRT) have any suffix and take pixels from any file of this machine; "
+        "otherwise they end in .vrt and name files of their own folder, or of data_root where they lie in it",
+    )
 
 
 class DistillModel(ModelConfig):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from config import expand_path
 from tasks.segmentation.items import SceneFiles, SceneItem
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.splits import refuse_unlistable
@@ -29,6 +30,7 @@ from utils.raster.scene_paths import broken_links, find_scenes, scene_ids
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 from utils.raster.vector_labels import VectorLabels
+from utils.raster.vrt import trust_vrts
 from utils.runtime.files import digest_json
 
 logger = logging.getLogger(__name__)
@@ -183,6 +185,7 @@ class SceneReader:
         """
         if paths not in self._scenes:
             dataset = self.settings.dataset
+            self.trust(paths)
             self._scenes[paths] = RasterScene(
                 paths,
                 bands=dataset.bands,
@@ -194,6 +197,17 @@ class SceneReader:
             self._refuse_other_bands(self._scenes[paths])
             self._refuse_other_values(self._scenes[paths])
         return self._scenes[paths]
+
+    def trust(self, paths: Iterable[Path]) -> None:
+        """Say of files about to be read what they may make GDAL read if they are virtual rasters.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().source.scenes.trust([Path("mosaic.vrt")])
+        """
+        root = expand_path(self.settings.paths.data_root or "")
+        trust_vrts(paths, root, self.settings.dataset.allow_vrt)
 
     def forget(self, paths: tuple[Path, ...]) -> None:
         """Close a scene that was opened.
@@ -408,6 +422,7 @@ class SceneReader:
                 unlabelled=dataset.unlabelled,
                 line_width=dataset.line_width,
             )
+        self.trust([path])
         return RasterLabels(
             path,
             number,
@@ -437,6 +452,7 @@ class SceneReader:
         numbers: dict[int, Path] = {}
         kinds: dict[str, Path] = {}
         for files in scenes.values():
+            self.trust(files.paths)
             raise_first(check_scene(path, self.settings.dataset.max_pixels) for path in files.paths)
             scene = self.scene(files.paths)
             assert files.label is not None

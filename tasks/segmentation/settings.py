@@ -70,6 +70,11 @@ class SegmentationDataset(DatasetConfig):
         description="value, or values, of pictures that mean 'nothing' besides what the files declare: where all bands "
         "hold it, in signed and real types where any does; null reports areas that look like it, [] does not look",
     )
+    allow_vrt: bool = Field(
+        False,
+        description="let virtual rasters (VRT) have any suffix and take pixels from any file of this machine; "
+        "otherwise they end in .vrt and name files of their own folder, or of data_root where they lie in it",
+    )
     label_pattern: str | None = Field(
         None, description="name of a picture's label in the folder label_path, such as '{stem}_buildings.geojson'"
     )

@@ -109,6 +109,8 @@ class SegmentationTask(FeatureTask):
         """
         items = self.source.items("inference")
         limit = self.settings.dataset.max_pixels
+        for item in items:
+            self.source.scenes.trust(item.sources)
         raise_first(check_scene(path, limit) for item in items for path in item.sources)
         self.output.polygon_options()
         settings = self.settings.inference

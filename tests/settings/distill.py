@@ -7,7 +7,7 @@ from typing import Any
 from tasks.example import SETTINGS, tiny_backbone
 from tests.settings import looks
 from tests.settings.probe import Probe
-from tests.settings.segmentation import deepen, rewrite, values_of, whiten
+from tests.settings.segmentation import deepen, make_virtual, rewrite, values_of, whiten
 from tests.settings.stage import prepared
 
 
@@ -48,6 +48,9 @@ DISTILL: dict[str, Probe] = {
     "dataset.percentiles": Probe(looks.read, "[20.0, 80.0]", change=deepen),
     "dataset.nodata": Probe(looks.read, "255", change=whiten),
     "dataset.max_pixels": Probe(looks.read, "10", refuses="pixels"),  # a limit: all it can do is refuse
+    "dataset.allow_vrt": Probe(
+        looks.read, "false", ("dataset.allow_vrt=true",), refuses="a virtual raster", change=make_virtual
+    ),
     "model.head": Probe(looks.learnt_anew, "convnext", ("model.head_options={}",)),
     "model.head_options": Probe(looks.learnt, "{width: 24, depth: 2, heads: 2, registers: 1, patch_size: 8}"),
     "export.enable": Probe(looks.commanded, "true"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyogrio
 import rasterio
+import rasterio.shutil
 import shapely
 
 from tests.settings import looks
@@ -61,6 +62,13 @@ def paint(folder: Path) -> None:
     """Make the labels masks in two colours."""
     for path in (folder / "labels").glob("*.tif"):
         rewrite(path, np.repeat(np.where(values_of(path) == 1, 250, 10), 3, axis=0).astype(np.uint8), nodata=None)
+
+
+def make_virtual(folder: Path) -> None:
+    """Put a virtual raster in place of each picture, whose pixels are kept beside it under another suffix."""
+    for path in (folder / "pictures").glob("*.tif"):
+        path.rename(path.with_suffix(".kept"))
+        rasterio.shutil.copy(path.with_suffix(".kept"), path, driver="VRT")
 
 
 def decode_whole(folder: Path) -> None:
@@ -131,6 +139,9 @@ SEGMENTATION: dict[str, Probe] = {
     "dataset.value_range": Probe(looks.read, "[0.0, 100.0]"),
     "dataset.percentiles": Probe(looks.read, "[20.0, 80.0]", change=deepen),
     "dataset.max_pixels": Probe(looks.read, "10", refuses="pixels", change=decode_whole),  # a limit
+    "dataset.allow_vrt": Probe(
+        looks.read, "false", ("dataset.allow_vrt=true",), refuses="a virtual raster", change=make_virtual
+    ),
     "dataset.label_pattern": Probe(looks.read, "'{stem}_other.tif'", change=relabel),
     "dataset.label_layer": Probe(looks.read, "second", VECTORS, change=draw_vectors),
     "dataset.label_attribute": Probe(looks.read, "other", VECTORS, change=draw_vectors),

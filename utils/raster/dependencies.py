@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from utils.media.videos import SUFFIXES as VIDEO_SUFFIXES
 from utils.raster.gdal import gdal_errors, note_version, open_raster
 from utils.raster.label_pairs import VECTOR_SUFFIXES
 from utils.raster.scene_paths import RASTER_SUFFIXES
+from utils.raster.vrt import is_virtual, virtual_sources
 from utils.runtime.files import digest_json, file_stamp
 
 _AFTER_NAME = (".aux.xml", ".msk", ".ovr", ".msk.ovr", ".msk.aux.xml", ".aux", ".hdr", "-wal", "-journal")
@@ -31,7 +31,6 @@ _AFTER_STEM = (
 )
 # What GDAL reads with these is known by name; of any other format it is asked.
 _KNOWN_BY_NAME = frozenset({*RASTER_SUFFIXES, *VECTOR_SUFFIXES, *VIDEO_SUFFIXES})
-_IN_A_FILE = re.compile(r"^(?:/vsi[a-z0-9_]+/|[A-Za-z][A-Za-z0-9_]+:(?://)?(?:\d+:)?)+")  # /vsizip/, NETCDF:, vrt://
 _RACY_NS = 2 * 10**9  # a folder that changed later than this may change again without another time
 _MANY = 1000  # files of one mosaic above which its stamps are kept for a while: each of its blocks asks for them
 _KEPT: dict[str, tuple[float, list[list]]] = {}
@@ -167,141 +166,13 @@ def _files_of_dataset(path: Path) -> list[Path]:
     >>> [found.name for found in _files_of_dataset(path)]
     ['a.bil', 'a.hdr']
     """
-    if path.suffix.lower() in _KNOWN_BY_NAME or _is_virtual(path):
+    if path.suffix.lower() in _KNOWN_BY_NAME or is_virtual(path):
         return []
     try:
         with gdal_errors(str(path), "opened"):
             return [Path(name) for name in open_raster(str(path)).files if Path(name).is_file()]
     except DataError:
         return []  # who reads it reports that it cannot be read
-
-
-def _is_virtual(path: Path) -> bool:
-    """Whether a file is a VRT, which GDAL tells by its content.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.vrt"
-    >>> _ = path.write_text('<VRTDataset rasterXSize="6" rasterYSize="4"/>')
-    >>> _is_virtual(path), _is_virtual(path.with_name("none.vrt"))
-    (True, False)
-    """
-    if not path.is_file():
-        return False
-    with open(path, "rb") as stream:
-        return b"<VRTDataset" in stream.read(1024)
-
-
-def check_sources(path: str | Path) -> None:
-    """Refuse a VRT of which a source, or a source of a source, does not exist.
-
-    Raises
-    ------
-    DataError
-        If one is missing.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> for name, source in (("a.vrt", "b.vrt"), ("b.vrt", "c.tif")):
-    ...     element = f'<SourceFilename relativeToVRT="1">{source}</SourceFilename>'
-    ...     _ = (folder / name).write_text(f"<VRTDataset>{element}</VRTDataset>")
-    >>> check_sources(folder / "a.vrt")
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: ...b.vrt: its source ...c.tif does not exist; copy it there, or build the VRT anew ...
-    """
-    seen, waiting = set(), [Path(path)]
-    while waiting:
-        current = waiting.pop()
-        if str(current.absolute()) not in seen:
-            seen.add(str(current.absolute()))
-            waiting += virtual_sources(current)
-
-
-def virtual_sources(path: str | Path) -> list[Path]:
-    """The local files that a VRT names as sources of its pixels and places; none for other files.
-
-    Raises
-    ------
-    DataError
-        If one does not exist, where GDAL may give an empty area, or the file is damaged.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.vrt"
-    >>> source = '<SimpleSource><SourceFilename relativeToVRT="1">b.tif</SourceFilename></SimpleSource>'
-    >>> _ = path.write_text(f'<VRTDataset><VRTRasterBand band="1">{source}</VRTRasterBand></VRTDataset>')
-    >>> virtual_sources(path)
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: ...a.vrt: its source ...b.tif does not exist; copy it there, or build the VRT anew ...
-    >>> path.with_name("b.tif").touch()
-    >>> [source.name for source in virtual_sources(path)]
-    ['b.tif']
-    """
-    path = Path(path)
-    if not _is_virtual(path):
-        return []
-    try:
-        names = dict.fromkeys(_source_names(ElementTree.parse(path).getroot()))
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path}: damaged VRT ({error}); build it anew (gdalbuildvrt)") from error
-    sources = [_locate_source(path, name, relative) for name, relative in names]
-    return list(dict.fromkeys(source for source in sources if source is not None))
-
-
-def _source_names(root: ElementTree.Element) -> Iterator[tuple[str, bool]]:
-    """Names of sources in a VRT, also of masks, overviews and VRTs within it, and whether they start at its folder.
-
-    Examples
-    --------
-    >>> text = '<V><O><SourceDataset relativeToVRT="1">a.tif</SourceDataset></O><MDI key="X_DATASET">b.tif</MDI></V>'
-    >>> list(_source_names(ElementTree.fromstring(text)))
-    [('a.tif', True), ('b.tif', False)]
-    """
-    for element in root.iter():
-        named = element.tag in ("SourceFilename", "SourceDataset", "DEMPath")
-        geolocation = element.tag == "MDI" and element.get("key") in ("X_DATASET", "Y_DATASET")
-        argument = element.tag == "Argument" and "dataset_filename" in element.get("name", "")
-        if (named or geolocation or argument) and element.text and element.text.strip():
-            yield element.text.strip(), element.get("relativeToVRT") == "1"
-
-
-def _locate_source(path: Path, name: str, relative: bool) -> Path | None:
-    """The file of a source of a VRT; None for one that is in no local file, such as one on a server.
-
-    Raises
-    ------
-    DataError
-        If a plain path does not exist.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.vrt"
-    >>> path.with_name("b.nc").touch()
-    >>> _locate_source(path, f'NETCDF:"{path.parent}/b.nc":t', False).name
-    'b.nc'
-    >>> _locate_source(path, "/vsicurl/https://example.org/a.tif", False) is None
-    True
-    """
-    candidates = [path.parent / name, Path(name)]
-    candidates = candidates if relative else candidates[::-1]
-    found = next((candidate for candidate in candidates if candidate.exists()), None)
-    if found is not None:
-        return found
-    inside = _IN_A_FILE.sub("", name)
-    if inside == name and not name.startswith("<"):
-        raise DataError(
-            f"{path}: its source {candidates[0]} does not exist; copy it there, or build the VRT anew (gdalbuildvrt)"
-        )
-    inside = re.split(r'["}?]', inside.strip('"{'))[0]
-    places = [place for start in (Path(inside), path.parent / inside) for place in (start, *start.parents)]
-    return next((place for place in places if place.is_file()), None)
 
 
 def _digest_auxiliary(path: Path) -> str | None:

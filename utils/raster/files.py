@@ -22,7 +22,7 @@ from rasterio.crs import CRS
 
 from utils.errors import DataError
 from utils.media.picture_sizes import MAX_PIXELS
-from utils.raster.gdal import file_key, gdal_errors, open_raster
+from utils.raster.gdal import file_key, gdal_errors, local_path, open_raster
 from utils.raster.header import RasterHeader, read_header
 from utils.raster.tiling import Window
 from utils.runtime.files import atomic_path
@@ -503,7 +503,7 @@ def write_raster(
     with (
         atomic_path(path) as temporary,
         gdal_errors(str(path), "written", "check the folder and the driver's options"),
-        rasterio.open(temporary, "w", **profile, **place, **options) as dataset,
+        rasterio.open(local_path(temporary), "w", **profile, **place, **options) as dataset,
     ):
         if palette:
             dataset.write_colormap(1, palette)

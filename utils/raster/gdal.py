@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -9,6 +10,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import rasterio
@@ -16,6 +18,9 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from utils.errors import DataError
+from utils.raster.drivers import RASTER_DRIVERS
+from utils.raster.vrt import check_vrt, is_virtual
+from utils.runtime.reading import check_regular
 
 BLOCK_CACHE_MB = 64  # GDAL takes 5 % of the memory by itself, once per process
 OPEN_FILES = 32  # per thread
@@ -194,7 +199,51 @@ def open_raster(path: str) -> rasterio.DatasetReader:
     >>> open_raster(path) is open_raster(path)
     True
     """
-    return HANDLES.get(file_key(path), lambda: rasterio.open(path))
+    return HANDLES.get(file_key(path), functools.partial(_open_file, path))
+
+
+def _open_file(path: str) -> rasterio.DatasetReader:
+    """Open a file as what it is: with drivers that read the file itself, or as a virtual raster that may be used.
+
+    Raises
+    ------
+    DataError
+        When it is no regular file, or makes GDAL read others that it may not.
+
+    Examples
+    --------
+    >>> _open_file("/dev/zero")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: /dev/zero: a device; expected a file on a disk; name another one
+    """
+    if path.startswith("/vsimem/"):
+        return rasterio.open(path)
+    check_regular(path)
+    virtual = is_virtual(Path(path))
+    if virtual:
+        check_vrt(path)
+    dataset = rasterio.open(local_path(path))
+    if dataset.driver not in (("VRT",) if virtual else RASTER_DRIVERS):
+        dataset.close()
+        raise DataError(f"{path}: {dataset.driver} is not among the formats that are read; convert it to GeoTIFF")
+    if elsewhere := dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):  # GDAL would take pixels from there
+        dataset.close()
+        raise DataError(
+            f"{path}: names {elsewhere[:200]} as its overviews; remove its .aux.xml file, or build them anew (gdaladdo)"
+        )
+    return dataset
+
+
+def local_path(path: str | Path) -> Path:
+    """A path that libraries take for a file's name and nothing else, whatever characters stand in it.
+
+    Examples
+    --------
+    >>> local_path("zip:a!b;c.tif").is_absolute(), local_path("//data/a.tif").as_posix()
+    (True, '/data/a.tif')
+    """
+    return Path("/" + os.path.abspath(path).lstrip("/"))
 
 
 def refuse_other_encoding(path: str) -> None:

@@ -20,7 +20,6 @@ from rasterio.crs import CRS
 
 from utils.errors import DataError
 from utils.media.picture_sizes import picture_orientation
-from utils.raster.dependencies import check_sources
 from utils.raster.gdal import FileKey, file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.raster.grids import PixelGrid
 
@@ -173,15 +172,15 @@ def _read_header(key: FileKey) -> RasterHeader:
     utils.errors.DataError: /no/such.tif: no such file
     """
     path = key[0]
-    if key[1] < 0 and not path.startswith("/vsi"):
+    if key[1] < 0 and not path.startswith("/vsimem/"):
         raise DataError(f"{path}: no such file")
     refuse_other_encoding(path)  # before tifffile reads what GDAL cannot: the prediction would have the same name
-    check_sources(path)
     try:
         with gdal_errors(path, "opened"):
             header = _header_of_dataset(path, open_raster(path))
     except DataError as error:
-        if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        refused = error.__cause__ is None  # GDAL could have read it
+        if refused or Path(path).suffix.lower() not in (".tif", ".tiff"):
             raise
         header = _header_of_tiff(path, error)
     if header.driver == "GTiff":

@@ -21,7 +21,8 @@ from rasterio.features import shapes
 from rasterio.windows import Window as RasterioWindow
 
 from utils.errors import DataError, SettingsError
-from utils.raster.gdal import bounded_gdal
+from utils.raster.drivers import plain_path, vector_library
+from utils.raster.gdal import bounded_gdal, local_path
 from utils.raster.qgis import add_style, qgis_polygon_style
 from utils.raster.writer import BLOCK, NODATA, disk_full_as_data_error
 from utils.runtime.files import sync
@@ -166,7 +167,7 @@ def _open_classes(path: str | Path) -> Iterator[Any]:
     utils.errors.DataError: /no/such.tif: cannot be read as a class map (/no/such.tif: No such file or directory)
     """
     try:
-        opened = rasterio.open(path)
+        opened = rasterio.open(local_path(path))
     except RasterioError as error:
         raise DataError(f"{path}: cannot be read as a class map ({error})") from error
     with opened as raster:
@@ -509,9 +510,7 @@ class _PolygonSink:
         >>> pyogrio.read_info(path)["fields"].tolist()
         ['class_index', 'class_name', 'area_px']
         """
-        from pyogrio.errors import DataLayerError, DataSourceError
-        from pyogrio.raw import write
-
+        library = vector_library()
         geometries = np.concatenate([np.zeros(0, object), *(polygons.geometries for polygons in self.waiting)])
         classes = np.concatenate([np.zeros(0, np.uint8), *(polygons.classes for polygons in self.waiting)])
         self.waiting = []
@@ -528,8 +527,9 @@ class _PolygonSink:
                 table = (shapely.to_wkb(placed), list(fields.values()), list(fields))
                 exists = self.path.exists()
                 made = {} if exists else {"dataset_options": {"VERSION": GPKG_VERSION}}
-                write(self.path, *table, crs=crs, append=exists, **options, **made)
-            except (DataSourceError, DataLayerError) as error:
+                with plain_path(self.path) as plain:
+                    library.raw.write(plain, *table, crs=crs, append=exists, **options, **made)
+            except (library.errors.DataSourceError, library.errors.DataLayerError) as error:
                 raise OSError(errno.ENOSPC, str(error)) from error
 
     def _measure(self, geometries: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 import shapely
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
 
 from utils.errors import DataError
+from utils.raster.drivers import VECTOR_DRIVERS, plain_path, refuse_linked_crs, vector_library
 from utils.raster.gdal import FileKey, file_key
 from utils.raster.grids import Bounds
 from utils.runtime.files import atomic_path
+from utils.runtime.reading import check_regular, file_errors
 
 # With bounds these give features in the order of their spatial index; the number of a feature is its place in the file.
 _INDEXED = frozenset({"GPKG", "FlatGeobuf", "ESRI Shapefile", "SQLite", "MapInfo File", "OpenFileGDB"})
@@ -98,22 +100,21 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
     >>> _read_layer_info(file_key(path), None).features
     1
     """
-    import pyogrio
-
-    path = key[0]
+    pyogrio, path = vector_library(), key[0]
     if key[1] < 0:
         raise DataError(f"{path}: no such file")
-    try:
-        layers = {str(name): kind for name, kind in pyogrio.list_layers(path)}
+    if not os.path.isdir(path):  # as a geodatabase is
+        check_regular(path)
+    with file_errors(path, "cannot be opened as a vector file"), plain_path(path) as plain:
+        if not os.path.isdir(path):
+            refuse_linked_crs(path)
+        layers = {str(name): kind for name, kind in pyogrio.list_layers(plain)}
         chosen = _choose_layer(path, layers, layer)
-        info = pyogrio.read_info(path, layer=chosen, force_feature_count=True, force_total_bounds=True)
+        info = pyogrio.read_info(plain, layer=chosen, force_feature_count=True, force_total_bounds=True)
+        if info["driver"] not in VECTOR_DRIVERS:
+            raise DataError(f"{path}: {info['driver']} is not a format that is read; convert it to GeoPackage")
+    with file_errors(path, "its CRS is not understood", "set it (ogr2ogr -a_srs)"):
         crs = CRS.from_user_input(info["crs"]) if info["crs"] else None
-    except _vector_errors() as error:
-        raise DataError(
-            f"{path}: cannot be opened as a vector file ({error}); it is damaged or of another kind"
-        ) from error
-    except CRSError as error:
-        raise DataError(f"{path}: its CRS is not understood ({error}); set it (ogr2ogr -a_srs)") from error
     extent = info["total_bounds"] if info["features"] else None  # None also where no feature has a geometry
     bounds = tuple(float(value) for value in (extent if extent is not None else (math.nan,) * 4))
     if layers[chosen] is None or not np.isfinite(bounds).all():
@@ -121,19 +122,6 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
             f"{path}: layer {chosen!r} holds no features with finite coordinates ({info['features']} features)"
         )
     return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds, info["driver"])  # type: ignore[arg-type]
-
-
-def _vector_errors() -> tuple[type[Exception], ...]:
-    """What pyogrio raises for files that it cannot read.
-
-    Examples
-    --------
-    >>> [error.__name__ for error in _vector_errors()]
-    ['DataSourceError', 'DataLayerError', 'FeatureError', 'GeometryError']
-    """
-    from pyogrio import errors
-
-    return errors.DataSourceError, errors.DataLayerError, errors.FeatureError, errors.GeometryError
 
 
 def _choose_layer(path: str, layers: Mapping[str, str | None], layer: str | None) -> str:
@@ -232,18 +220,14 @@ def read_features(
     >>> features.geometries.tolist(), features.values.tolist()
     ([<POINT (1 2)>], ['a'])
     """
-    import pyogrio
-
     info = read_layer_info(path, layer)
     if attribute is not None and attribute not in info.fields:
         raise DataError(f"{path}: no attribute {attribute!r}; fields: {', '.join(info.fields) or 'none'}")
     columns = [] if attribute is None else [attribute]
     options = {"columns": columns, "read_geometry": geometry, "force_2d": True, "bbox": bounds, "return_fids": True}
-    try:
-        _, numbers, encoded, attributes = pyogrio.raw.read(path, layer, **options)
+    with file_errors(path, "cannot be read", "the file is damaged: export it again"), plain_path(path) as plain:
+        _, numbers, encoded, attributes = vector_library().raw.read(plain, layer, **options)
         shapes = shapely.from_wkb(encoded) if geometry else np.full(len(numbers), None)
-    except (*_vector_errors(), shapely.errors.GEOSException) as error:
-        raise DataError(f"{path}: cannot be read ({error}); the file is damaged: export it again") from error
     values = attributes[0] if columns else np.full(len(numbers), None)
     by_index = bounds is not None and info.driver in _INDEXED
     order = np.argsort(numbers, kind="stable") if by_index else np.arange(len(numbers))
@@ -274,16 +258,14 @@ def write_features(
     >>> read_layer_info(path, None).crs.to_epsg(), read_layer_info(path, None).features
     (32631, 2)
     """
-    import pyogrio
-
     shapes = np.array([shapely.to_wkb(geometry) for geometry in geometries], dtype=object)
     kinds = {geometry.geom_type for geometry in geometries}
     columns = [np.array(values) for values in attributes.values()]
     texts = [column.astype(object) if column.dtype.kind == "U" else column for column in columns]
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, plain_path(temporary) as plain:
         temporary.unlink()  # GDAL makes the file itself
-        pyogrio.raw.write(
-            temporary,
+        vector_library().raw.write(
+            plain,
             shapes,
             texts,
             list(attributes),

@@ -21,7 +21,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from utils.errors import DataError, SettingsError
 from utils.raster.attribute_table import attribute_table, sidecar_path
-from utils.raster.gdal import bounded_gdal
+from utils.raster.gdal import bounded_gdal, local_path
 from utils.raster.qgis import qgis_style
 from utils.raster.strips import OpenStrip, StripStore
 from utils.raster.tiling import Window
@@ -110,7 +110,7 @@ def is_prediction(path: str | Path) -> bool:
     False
     """
     try:
-        with bounded_gdal(GDAL_PAM_ENABLED="NO"), rasterio.open(path) as raster:
+        with bounded_gdal(GDAL_PAM_ENABLED="NO"), rasterio.open(local_path(path)) as raster:
             return OUTPUT_TAG in raster.tags()
     except RasterioError:
         return False
@@ -446,11 +446,11 @@ class ClassRasterWriter:
         made = self.work / f"{target.path.stem}.tif"
         self._write_tiff(made, plane)
         if target.kind == "gtiff":
-            with rasterio.open(made, "r+") as raster:
+            with rasterio.open(local_path(made), "r+") as raster:
                 raster.build_overviews(_overview_factors(self.height, self.width), target.overviews)
         else:
             copy = self.work / f"{target.path.stem}.{target.kind}{target.path.suffix}"
-            rasterio.shutil.copy(made, copy, **target.copy_options)
+            rasterio.shutil.copy(local_path(made), local_path(copy), **target.copy_options)
             made.unlink()
             made = copy
         self._verify(made, plane)
@@ -473,7 +473,8 @@ class ClassRasterWriter:
         profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "height": self.height, "width": self.width}
         tiles = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "bigtiff": "IF_SAFER"}
         place = {"crs": self.crs, "transform": self.transform} if self.transform is not None else {}
-        with rasterio.open(path, "w", **profile, **tiles, **place, compress=COMPRESS, nodata=NODATA) as raster:
+        options = profile | tiles | place | {"compress": COMPRESS, "nodata": NODATA}
+        with rasterio.open(local_path(path), "w", **options) as raster:
             self._describe(raster, plane)
             for y, band in self.store.read_bands(plane, BLOCK):
                 raster.write(band, 1, window=RasterioWindow(0, y, self.width, len(band)))
@@ -519,7 +520,7 @@ class ClassRasterWriter:
         OSError: [Errno 28] row 0 reads back differently
         """
         counts = np.zeros(256, np.int64)
-        with rasterio.open(path) as raster:
+        with rasterio.open(local_path(path)) as raster:
             for y, band in self.store.read_bands(plane, BLOCK):
                 counts += np.bincount(band.ravel(), minlength=256)
                 if not np.array_equal(raster.read(1, window=RasterioWindow(0, y, self.width, len(band))), band):

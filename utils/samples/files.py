@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import shapely
 from affine import Affine
 from rasterio.features import shapes
@@ -18,6 +17,7 @@ from shapely import affinity
 
 from utils.errors import DataError
 from utils.media.videos import VideoWriter
+from utils.raster.drivers import vector_library
 from utils.raster.files import write_raster
 from utils.raster.vector_files import write_features
 from utils.runtime.files import digest_file, read_json, write_json
@@ -59,6 +59,7 @@ def write_land(folder: str | Path, seed: int = 7, size: tuple[int, int] = (768, 
                 metres = affinity.affine_transform(area.shape, transform.to_shapely())
                 labels[label]["shapes"].append(shapely.transform(metres, to_degrees))
                 labels[label]["class"].append(area.name)
+        pyogrio = vector_library()
         before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "2025-01-01T00:00:00.000Z"})  # for equal files
         try:

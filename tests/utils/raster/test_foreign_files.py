@@ -1,0 +1,255 @@
+"""Files that would make GDAL read others or use the network, and paths that libraries take apart."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+
+from utils.errors import DataError
+from utils.raster.drivers import RASTER_DRIVERS, VECTOR_DRIVERS
+from utils.raster.files import RasterFile, check_scene, write_raster
+from utils.raster.header import read_header
+from utils.raster.polygons import write_polygons
+from utils.raster.tiling import Window
+from utils.raster.vector_files import read_features, read_layer_info, write_features
+from utils.raster.vrt import trust_vrts
+from utils.raster.writer import ClassRasterWriter, is_prediction
+
+ROOT = Path(__file__).parents[3]
+SOURCE = "<SimpleSource><SourceFilename {}>{}</SourceFilename></SimpleSource>"
+BAND = f'<VRTRasterBand dataType="Byte" band="1">{SOURCE}</VRTRasterBand>'
+POINT = '{"type": "Feature", "properties": {"kind": "a"}, "geometry": {"type": "Point", "coordinates": [1, 2]}}'
+ODD = "a!b;c #d?e&f%41 'g'"
+
+
+def vrt(name: str, relative: str = 'relativeToVRT="1"') -> str:
+    return f'<VRTDataset rasterXSize="4" rasterYSize="4">{BAND.format(relative, name)}</VRTDataset>'
+
+
+@pytest.fixture
+def server():
+    """An address of this machine, and the requests that reached it."""
+    requests = []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                requests.append(connection.recv(100))
+                connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", requests
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def calling(address: str) -> dict[str, str]:
+    """Contents that make GDAL ask an address, by a name that claims something else."""
+    window = (
+        "<UpperLeftX>0</UpperLeftX><UpperLeftY>9</UpperLeftY><LowerRightX>9</LowerRightX><LowerRightY>0</LowerRightY>"
+    )
+    tiles = (
+        f"{window}<TileLevel>1</TileLevel><TileCountX>1</TileCountX><TileCountY>1</TileCountY><YOrigin>top</YOrigin>"
+    )
+    link = {"type": "link", "properties": {"href": f"{address}/crs", "type": "ogcwkt"}}
+    stac = {"type": "Feature", "stac_version": "1.0.0", "assets": {"a": {"href": f"{address}/a"}}}
+    collection = {"type": "FeatureCollection", "crs": link, "features": [json.loads(POINT)]}
+    return {
+        "mosaic.vrt": vrt(f"/vsicurl/{address}/a.tif"),
+        "lower.vrt": vrt(f"/vsicurl/{address}/a.tif").replace("SourceFilename", "sourcefilename"),
+        "picture.tif": vrt(f"/vsicurl/{address}/a.tif"),
+        "picture.png": vrt(f"{address}/a.tif"),
+        "wms.tif": f'<GDAL_WMS><Service name="TMS"><ServerUrl>{address}/${{z}}</ServerUrl></Service><DataWindow>{tiles}'
+        "</DataWindow><Projection>EPSG:3857</Projection><BandsCount>3</BandsCount></GDAL_WMS>",
+        "wmts.jp2": f"<GDAL_WMTS><GetCapabilitiesUrl>{address}/c</GetCapabilitiesUrl></GDAL_WMTS>",
+        "wcs.tif": f"<WCS_GDAL><ServiceURL>{address}/wcs?</ServiceURL><CoverageName>c</CoverageName></WCS_GDAL>",
+        "ogr.geojson": f'<OGRVRTDataSource><OGRVRTLayer name="x"><SrcDataSource>/vsicurl/{address}/x.geojson'
+        "</SrcDataSource></OGRVRTLayer></OGRVRTDataSource>",
+        "wfs.geojson": f"<OGRWFSDataSource><URL>{address}/wfs</URL></OGRWFSDataSource>",
+        "link.geojson": json.dumps(collection),
+        "escaped.geojson": json.dumps(collection).replace('"crs"', '"\\u0063rs"'),
+        "stac.geojson": json.dumps(stac),
+    }
+
+
+def test_no_file_makes_a_request(server, tmp_path):
+    """In a process of its own, where GDAL starts with this program's settings, as in a run."""
+    address, requests = server
+    for name, text in calling(address).items():
+        (tmp_path / name).write_text(text)
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from utils.errors import DataError; from utils.raster.files import check_scene\n"
+        "from utils.raster.vector_files import read_features\n"
+        "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
+        "    for read in (lambda: check_scene(path) and 'refused', lambda: read_features(path, None, None)):\n"
+        "        try: outcome = read() or 'read'\n"
+        "        except DataError as error: outcome = 'refused'\n"
+        "        print(path.name, outcome)\n"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "no_proxy": "127.0.0.1,localhost"}  # as on many desktops
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split("\n")[:-1] == [f"{name} refused" for name in sorted(calling("")) for _ in range(2)]
+    assert done.stderr == ""
+    assert requests == []
+
+
+def test_the_server_of_these_tests_counts(server):
+    import urllib.request
+
+    address, requests = server
+    with pytest.raises(OSError, match=r"\w"):
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{address}/a", timeout=5)
+    assert len(requests) == 1
+
+
+def test_a_crs_that_is_a_link_is_refused_by_name(tmp_path):
+    for name in ("link.geojson", "escaped.geojson"):
+        (tmp_path / name).write_text(calling("http://a")[name])
+        with pytest.raises(DataError, match=rf"{name}: its crs is a link to http://a/crs.*ogr2ogr -a_srs"):
+            read_layer_info(tmp_path / name, None)
+    named = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32632"}}
+    (tmp_path / "a.geojson").write_text(json.dumps({**json.loads(calling("")["link.geojson"]), "crs": named}))
+    assert read_layer_info(tmp_path / "a.geojson", None).crs.to_epsg() == 32632
+
+
+# --- virtual rasters -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mosaic(tmp_path):
+    """Folders `data/maps` and `data/tiles`, where a tile holds sevens; gives a function that writes a VRT."""
+    for folder in ("data/maps", "data/tiles", "secret"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("data/tiles/a.tif", "data/maps/near.tif", "secret/b.tif"):
+        write_raster(tmp_path / name, np.full((4, 4), 7, np.uint8))
+
+    def write(text: str, name: str = "m.vrt") -> Path:
+        path = tmp_path / "data" / "maps" / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_vrt_with_sources_in_its_folder_is_read(mosaic):
+    assert RasterFile(mosaic(vrt("near.tif"))).read(Window(0, 0, 4, 4), [1]).values.tolist() == [[[7] * 4] * 4]
+
+
+@pytest.mark.parametrize("name", ["../tiles/a.tif", "../../secret/b.tif"])
+def test_a_vrt_reads_other_folders_only_below_the_data_root_or_where_it_may(mosaic, tmp_path, name):
+    path = mosaic(vrt(name))
+    with pytest.raises(DataError, match=r"takes pixels from .*, outside of its folder and of paths\.data_root"):
+        read_header(path)
+    trust_vrts([path], tmp_path / "data", anywhere=False)
+    if "secret" in name:
+        with pytest.raises(DataError, match="outside of its folder"):
+            read_header(path)
+        trust_vrts([path], tmp_path / "data", anywhere=True)
+    assert RasterFile(path).read(Window(0, 0, 1, 1), [1]).values.tolist() == [[[7]]]
+
+
+def test_a_picture_that_is_a_vrt_is_refused_unless_it_is_allowed(mosaic):
+    path = mosaic(vrt("near.tif"), "picture.tif")
+    with pytest.raises(DataError, match=r"picture\.tif: its content is a virtual raster.*dataset\.allow_vrt: true"):
+        read_header(path)
+    trust_vrts([path], None, anywhere=True)
+    assert read_header(path).driver == "VRT"
+
+
+def test_sources_of_sources_are_checked_and_links_are_followed(mosaic, tmp_path):
+    mosaic(vrt("../../secret/b.tif"), "inner.vrt")
+    with pytest.raises(DataError, match=r"inner\.vrt: takes pixels from .*secret"):
+        read_header(mosaic(vrt("inner.vrt"), "outer.vrt"))
+    (tmp_path / "data" / "maps" / "link.tif").symlink_to(tmp_path / "secret" / "b.tif")
+    with pytest.raises(DataError, match="outside of its folder"):
+        read_header(mosaic(vrt("link.tif"), "linked.vrt"))
+    with pytest.raises(DataError, match="made of itself"):
+        read_header(mosaic(vrt("self.vrt"), "self.vrt"))
+
+
+@pytest.mark.parametrize("name", ["/vsicurl/http://a/b.tif", "http://a/b.tif", "/vsis3/a/b.tif", "&lt;VRTDataset/&gt;"])
+def test_sources_that_are_no_files_are_refused_even_where_vrts_are_allowed(mosaic, name):
+    path = mosaic(vrt(name))
+    trust_vrts([path], None, anywhere=True)
+    with pytest.raises(DataError, match="which is no file here"):
+        read_header(path)
+
+
+def test_a_vrt_may_not_run_a_program_and_must_be_whole(mosaic):
+    code = "<PixelFunctionLanguage>Python</PixelFunctionLanguage><PixelFunctionCode>1</PixelFunctionCode>"
+    with pytest.raises(DataError, match="runs a program"):
+        read_header(mosaic(vrt("near.tif").replace("<SimpleSource>", f"{code}<SimpleSource>"), "code.vrt"))
+    with pytest.raises(DataError, match=r"half\.vrt: damaged VRT"):
+        read_header(mosaic(vrt("near.tif")[:-20], "half.vrt"))
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_overviews_that_lie_elsewhere_are_refused(mosaic, tmp_path, suffix):
+    path = tmp_path / "data" / f"a{suffix}"
+    write_raster(path, np.zeros((40, 40), np.uint8))
+    metadata = '<Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">../secret/b.tif</MDI></Metadata>'
+    path.with_name(f"{path.name}.aux.xml").write_text(f"<PAMDataset>{metadata}</PAMDataset>")
+    assert "names ../secret/b.tif as its overviews" in check_scene(path)[0]
+
+
+def test_the_lists_of_formats_hold_what_people_use():
+    assert {"GTiff", "PNG", "JPEG", "WEBP", "JP2OpenJPEG", "HFA", "ENVI"} <= set(RASTER_DRIVERS)
+    assert {"GPKG", "GeoJSON", "ESRI Shapefile", "FlatGeobuf", "KML", "SQLite"} <= set(VECTOR_DRIVERS)
+    assert not {"VRT", "OGR_VRT", "WMS", "WMTS", "WFS", "HTTP"} & {*RASTER_DRIVERS, *VECTOR_DRIVERS}
+
+
+# --- paths -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".shp"])
+@pytest.mark.parametrize(("folder", "name"), [(ODD, "plain"), ("plain", ODD), (ODD, ODD)])
+def test_vector_files_are_read_and_written_whatever_their_names(tmp_path, folder, name, suffix):
+    path = tmp_path / folder / f"{name}{suffix}"
+    path.parent.mkdir()
+    if suffix == ".shp":  # of several files, which a person brings
+        write = [tmp_path / "s.shp"]
+        import pyogrio
+
+        pyogrio.raw.write(
+            write[0],
+            shapely.to_wkb([shapely.Point(1, 2)]),
+            [np.array([5])],
+            ["kind"],
+            geometry_type="Point",
+            crs="EPSG:32632",
+        )
+        for part in tmp_path.glob("s.*"):
+            part.rename(path.with_suffix(part.suffix))
+    else:
+        write_features(path, [shapely.Point(1, 2)], crs="EPSG:32632", kind=[5])
+    assert read_features(path, None, "kind").values.tolist() == [5]
+    assert read_layer_info(path, None).crs.to_epsg() == 32632
+    assert {file.stem for file in path.parent.iterdir()} == {name}
+
+
+@pytest.mark.parametrize(("folder", "name"), [(ODD, ODD), ("zip:", "a!b")])
+def test_rasters_and_polygons_are_written_where_they_are_asked_for(tmp_path, folder, name, monkeypatch):
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = Path(folder, f"{name}.tif")
+    writer = ClassRasterWriter(path, height=2, width=3, class_names=["a", "b"], palette=[[0, 0, 0], [1, 1, 1]])
+    writer.append(Window(0, 0, 2, 3), np.array([[0, 0, 1], [0, 0, 1]], np.uint8))
+    writer.close()
+    assert is_prediction(path)
+    assert RasterFile(path).read(Window(0, 0, 2, 3), [1]).values.tolist() == [[[0, 0, 1], [0, 0, 1]]]
+    polygons = path.with_suffix(".gpkg")
+    write_polygons(path, polygons, class_names=["a", "b"])
+    assert read_features(polygons, "classes", "class_name").values.tolist() == ["a", "b"]

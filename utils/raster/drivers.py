@@ -1,0 +1,169 @@
+"""Which formats GDAL may open here, and that a file can never make it use the network.
+
+A file's content, not its name, decides what GDAL takes it for: a picture may hold the address of a map server, and a
+label a list of other data sources. So only drivers that read the file itself are kept, and requests over the network
+are switched off. This module is imported before any use of GDAL in the process, as GDAL reads these settings once.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import mmap
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from utils.errors import DataError
+
+_RASTERS = (
+    "GTiff COG PNG JPEG JPEGXL WEBP AVIF HEIF BMP GIF BIGGIF JP2OpenJPEG JP2KAK JP2ECW JP2MrSID JP2Lura ECW MrSID HFA "
+    "ENVI EHdr AAIGrid GRASSASCIIGrid PNM TGA SGI NITF RMF RST SAGA SRTMHGT USGSDEM DTED BT Terragen netCDF "
+    "GRIB GPKG SNAP_TIFF LAN GSAG GSBG GS7BG RRASTER"
+)
+RASTER_DRIVERS = _RASTERS.split()
+VECTOR_DRIVERS = (
+    *("GPKG", "GeoJSON", "GeoJSONSeq", "TopoJSON", "ESRIJSON", "ESRI Shapefile", "FlatGeobuf", "OpenFileGDB", "SQLite"),
+    *("KML", "LIBKML", "GML", "GPX", "CSV", "MapInfo File", "DXF", "DGN", "OGR_GMT", "Parquet", "Arrow"),
+)
+
+# The rest of GDAL's drivers: services, indirections that name other files, containers of documents, products that are
+# spread over several files whose main file names the others. VRT stays, as `utils.raster.vrt` looks into it first.
+_SKIPPED = (
+    "ACE2 ADBC ADRG AIG AirSAR AIVector AmigoCloud AVCBin AVCE00 BAG BLX BSB BYN CAD CALS Carto CEOS COASP COSAR "
+    "CPG CSW CTable2 CTG DAAS DERIVED DIMAP DIPEx DODS DOQ1 DOQ2 ECRGTOC EDIGEO EEDA EEDAI EIR ELAS Elasticsearch "
+    "ERS ESAT ESRIC FAST FIT FITS GDALG GenBin GeoRSS GFF GMLAS GNMDatabase GNMFile GPSBabel GSC GTFS GTI GTX GXF "
+    "HANA HDF4 HDF4Image HDF5 HDF5Image HF2 HTTP IDB Idrisi ILWIS INGRES Interlis IRIS ISCE ISG ISIS2 ISIS3 "
+    "JAXAPALSAR JDEM JML JSONFG KEA KMLSUPEROVERLAY KRO L1B LCP Leveller LIBERTIFF LOSLAS LVBAG MAP MapML MBTiles "
+    "MFF MFF2 MiraMonRaster MiraMonVector MongoDB MongoDBv3 MRF MSGN MSSQLSpatial MVT MySQL NAS NDF NGSGEOID NGW "
+    "NOAA_B NSIDCbin NTv2 NWT_GRC NWT_GRD OAPIF OCI ODBC ODS OGCAPI OGR_OGDI OGR_PDS OGR_SDTS OGR_VRT OSM OZI PAux "
+    "PCIDSK PCRaster PDF PDS PDS4 PGDUMP PGeo PLMOSAIC PLSCENES PMTiles PostGISRaster PostgreSQL PRF R Rasterlite "
+    "RIK ROI_PAC RPFTOC RS2 S102 S104 S111 S57 SAFE SAR_CEOS SDTS Selafin SENTINEL2 SIGDEM SNODAS SOSI SRP "
+    "STACIT STACTA SXF TIL TileDB TSX VDV VFK VICAR WAsP WCS WFS WMS WMTS XLS XLSX XODR XPM XYZ Zarr ZMap "
+)
+
+_PARSED = re.compile("[!;]")
+_CRS = re.compile(rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"\s*:\s*(?={)', re.IGNORECASE)  # also as escapes
+
+NO_NETWORK = {
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",  # of /vsicurl/ and the file systems of clouds
+    "GDAL_HTTP_PROXY": "none://files-may-not-open-the-network",  # refused by curl before it looks any name up
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+    "GDAL_PYTHON_DRIVER_PATH": os.devnull,  # no drivers in Python beside the data
+}
+
+
+def shut_gdal_in() -> None:
+    """Set what GDAL reads at its first use in this process and its children; settings of the user's own are kept.
+
+    Examples
+    --------
+    >>> shut_gdal_in()
+    >>> "WMS" in os.environ["GDAL_SKIP"].split(), "GTiff" in os.environ["GDAL_SKIP"].split()
+    (True, False)
+    """
+    theirs = os.environ.get("GDAL_SKIP", "").replace(",", " ").split()
+    os.environ["GDAL_SKIP"] = " ".join(dict.fromkeys([*theirs, *_SKIPPED.split()]))
+    os.environ.update(NO_NETWORK)
+    os.environ.setdefault("CPL_LOG", os.devnull)  # a line on stderr for each driver that this build of GDAL lacks
+
+
+def vector_library() -> ModuleType:
+    """The library for vector files, with the drivers above only.
+
+    Examples
+    --------
+    >>> "GPKG" in vector_library().list_drivers(), "WFS" in vector_library().list_drivers()
+    (True, False)
+    """
+    import pyogrio
+    import pyogrio.errors
+    import pyogrio.raw
+
+    return pyogrio
+
+
+@contextmanager
+def plain_path(path: str | Path) -> Iterator[Path]:
+    """Give a path that the library for vector files passes on to GDAL as it is.
+
+    It takes `!` for the border of an archive and drops what stands behind `;`, so that a label is not found and a
+    result is aimed at the root of the file system. Such a file and those beside it are linked in a folder of their own.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that is read or written.
+
+    Yields
+    ------
+    Path
+        The same file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a!b;c.geojson"
+    >>> with plain_path(path) as plain:
+    ...     _ = plain.write_text("{}")
+    >>> plain.name, path.read_text()
+    ('a_b_c.geojson', '{}')
+    """
+    absolute = Path("/" + os.path.abspath(path).lstrip("/"))
+    if not _PARSED.search(str(absolute)):
+        yield absolute
+        return
+    with tempfile.TemporaryDirectory(prefix="dinolith-") as folder:
+        plain = Path(folder, _PARSED.sub("_", absolute.name))
+        beside = glob.glob(glob.escape(str(absolute.with_suffix(""))) + ".*")
+        for file in {str(absolute), *beside}:
+            os.symlink(file, Path(folder, _PARSED.sub("_", Path(file).name)))
+        yield plain
+
+
+def refuse_linked_crs(path: str | Path) -> None:
+    """Refuse a GeoJSON whose CRS lies elsewhere: GDAL would ask that address, or take degrees for what is none.
+
+    Parameters
+    ----------
+    path : str or Path
+        A vector file of any format.
+
+    Raises
+    ------
+    DataError
+        When it has a `crs` of type "link".
+
+    Examples
+    --------
+    >>> file = Path(tempfile.mkdtemp()) / "a.geojson"
+    >>> _ = file.write_text('{"crs": {"type": "link", "properties": {"href": "http://example.org/crs"}}}')
+    >>> refuse_linked_crs(file)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: ...a.geojson: its crs is a link to http://example.org/crs, and files may not open the ...
+    """
+    with open(path, "rb") as stream:
+        start = stream.read(1024).lstrip(b"\xef\xbb\xbf\x1e \t\r\n")
+        if start[:1] not in (b"{", b"["):
+            return
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for found in _CRS.finditer(content):
+                try:
+                    crs, _ = json.JSONDecoder().raw_decode(content[found.end() : found.end() + 2**16].decode("latin1"))
+                except ValueError:
+                    continue  # no object: GDAL does not understand it either
+                if isinstance(crs, dict) and str(crs.get("type", "")).lower() in ("link", "url"):
+                    properties = crs.get("properties")
+                    href = str(properties.get("href", "?") if isinstance(properties, dict) else "?")
+                    raise DataError(
+                        f"{path}: its crs is a link to {href[:200]}, and files may not open the network; write the CRS "
+                        "into the file (ogr2ogr -a_srs EPSG:CODE)"
+                    )
+
+
+shut_gdal_in()
