@@ -127,7 +127,7 @@ class SegmentationOutput(Output):
         assert isinstance(item, SceneItem)
         settings = self.settings.inference
         scene = self.scenes.scene(item.sources)
-        self._report_fill(scene)
+        self._report_loss(scene)
         writer = ClassRasterWriter(
             self.destination(item, folder),
             height=item.area.height,
@@ -142,8 +142,10 @@ class SegmentationOutput(Output):
         )
         return RasterSink(writer, item, confidence=settings.confidence, polygons=self.polygon_options())
 
-    def _report_fill(self, scene: RasterScene) -> None:
-        """Warn once that areas which look like fill become a class; of many pictures, only the first are named here.
+    def _report_loss(self, scene: RasterScene) -> None:
+        """Warn once of a place that the map does not keep, and of fill that becomes a class in it.
+
+        Of many pictures with fill, only the first are named here.
 
         Examples
         --------
@@ -152,17 +154,20 @@ class SegmentationOutput(Output):
         >>> pixels = np.random.default_rng(0).integers(90, 250, (8, 8, 3), dtype=np.uint8)
         >>> pixels[:, 4:] = 255
         >>> output = scene_task().output
-        >>> output._report_fill(RasterScene(raster_file("a.tif", pixels)))
+        >>> output._report_loss(RasterScene(raster_file("a.tif", pixels)))
         >>> [fills[0].value for fills in output.fills.values()]
         [255.0]
         """
-        if scene.paths[0] in self.fills or self.settings.dataset.nodata == []:
+        path = scene.paths[0]
+        if path in self.fills:
             return
         try:
-            self.fills[scene.paths[0]] = find_fill(scene)
+            self.fills[path] = [] if self.settings.dataset.nodata == [] else find_fill(scene)
         except DataError:  # whoever reads the picture reports it
             return
-        fill = describe_fill({scene.paths[0]: self.fills[scene.paths[0]]}, FILL_PREDICTED)
+        if scene.unplaced:
+            logger.warning("%s: its map has no place on Earth: %s", path, scene.unplaced)
+        fill = describe_fill({path: self.fills[path]}, FILL_PREDICTED)
         if fill and sum(map(bool, self.fills.values())) <= FEW_FILLED:
             logger.warning(fill)
 

@@ -22,6 +22,7 @@ from utils.errors import DataError
 from utils.media.picture_sizes import picture_orientation
 from utils.raster.gdal import FileKey, file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.raster.grids import PixelGrid
+from utils.raster.placement import read_place
 
 if TYPE_CHECKING:
     import tifffile
@@ -66,6 +67,8 @@ class RasterHeader:
         Of each value, where a type of more bits holds them.
     white_is_zero : bool
         Whether viewers show 0 as white (TIFF's WhiteIsZero).
+    unplaced : str, optional
+        How the file says where it lies, where that is no transform, and what to do.
 
     Examples
     --------
@@ -90,6 +93,7 @@ class RasterHeader:
     orientation: int = 1
     bits: int | None = None
     white_is_zero: bool = False
+    unplaced: str | None = None
 
     @property
     def whole(self) -> bool:
@@ -250,10 +254,11 @@ def _header_of_dataset(path: str, dataset: rasterio.DatasetReader) -> RasterHead
     orientation = _orientation(path, dataset)
     bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "") if dataset.count else ""
     size = (dataset.height, dataset.width) if orientation < 5 else (dataset.width, dataset.height)
+    crs, transform, unplaced = read_place(dataset)
     return RasterHeader(
         path=path,
         driver=dataset.driver,
-        grid=PixelGrid(*size, dataset.crs, dataset.transform),
+        grid=PixelGrid(*size, crs, transform),
         dtypes=tuple(dataset.dtypes),
         nodata=dataset.nodatavals,
         block=max(dataset.block_shapes, key=math.prod),
@@ -264,6 +269,7 @@ def _header_of_dataset(path: str, dataset: rasterio.DatasetReader) -> RasterHead
         orientation=orientation,
         bits=int(bits) if bits.isdigit() else None,
         white_is_zero=dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES",
+        unplaced=unplaced,
     )
 
 

@@ -205,13 +205,15 @@ def refuse_unknown_values(unknown: Mapping[Path, UnknownValuesError]) -> None:
     )
 
 
-def check_same_kind(path: Path, label_crs: CRS | None, scene: RasterScene) -> None:
+def check_same_kind(path: Path, label_crs: CRS | None, scene: RasterScene, unplaced: str | None = None) -> None:
     """Refuse labels with a CRS for a scene without one, and the other way round.
+
+    `unplaced` says how a label raster gives its place, where that is no transform (see `RasterHeader`).
 
     Raises
     ------
     DataError
-        When one of them has a CRS and the other has none.
+        When one of them has a CRS and the other has none, or a place that is no transform.
 
     Examples
     --------
@@ -224,6 +226,10 @@ def check_same_kind(path: Path, label_crs: CRS | None, scene: RasterScene) -> No
         ...
     utils.errors.DataError: l.tif: the labels are in EPSG:4326, but ...a.tif has no CRS; give the picture its CRS ...
     """
+    if label_crs is not None and scene.unplaced:
+        raise DataError(f"{scene.paths[0]}: {scene.unplaced}; its labels {path} are in {crs_name(label_crs)}")
+    if scene.crs is not None and unplaced:
+        raise DataError(f"{path}: {unplaced}; the picture {scene.paths[0]} is in {crs_name(scene.crs)}")
     if (label_crs is None) == (scene.crs is None):
         return
     if label_crs is None:

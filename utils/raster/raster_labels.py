@@ -198,7 +198,7 @@ class RasterLabels(LabelSource):
         utils.errors.DataError: ...l.png: 3 x 2 pixels, but ...a.png has 2 x 3 (height x width), and neither ...
         """
         grid = self._file.header.grid
-        check_same_kind(self.path, grid.crs, scene)
+        check_same_kind(self.path, grid.crs, scene, self._file.header.unplaced)
         placed = not grid.transform.is_identity and not scene.transform.is_identity
         if grid.crs is None and not (placed and not scene.file_grid.transform.is_identity):
             return self._match_sizes(grid, scene)

@@ -225,6 +225,18 @@ class RasterScene:
         """
         return self.grid.transform
 
+    @property
+    def unplaced(self) -> str | None:
+        """How a file says where it lies, where that is no transform, and what to do; None where nothing is lost.
+
+        Examples
+        --------
+        >>> from utils.raster.example import raster_file
+        >>> RasterScene(raster_file("a.tif", np.zeros((4, 6), np.uint8))).unplaced is None
+        True
+        """
+        return next((file.header.unplaced for file in self._files if file.header.unplaced), None)
+
     @functools.cached_property
     def channels(self) -> tuple[tuple[int, int], ...]:
         """File and band, counted from 1, of every channel; band 0 of a paletted file stands for its colours.
