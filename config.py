@@ -249,23 +249,46 @@ class TrainConfig(Section):
     tensorboard: bool = Field(False, description="also write TensorBoard events")
 
 
-class EvaluateConfig(Section):
-    """Score the best checkpoint."""
-
-    enable: bool = Field(False, description="run this phase")
-    split: Literal["train", "val", "test"] = Field("val", description="the split to score")
-    checkpoint: str | None = Field(None, description="null: the best one of this task's latest run")
-    batch_size: Count = Field(4, description="windows per forward")
-    device: Device | None = Field(None, description="null: resources.device")
-    pictures: int = Field(8, ge=0, description="comparison pictures to draw")
-
-
 class TTAConfig(Section):
     """Predictions of turned and mirrored pictures, averaged."""
 
     horizontal_flip: bool = Field(False, description="also predict the mirrored picture")
     vertical_flip: bool = Field(False, description="also predict the picture upside down")
     quarter_turns: bool = Field(False, description="also predict the picture turned by 90, 180 and 270 degrees")
+
+
+class EvaluateConfig(Section):
+    """Score the best checkpoint."""
+
+    enable: bool = Field(False, description="run this phase")
+    split: Literal["train", "val", "test"] = Field("val", description="the split to score, where inputs names none")
+    inputs: OneOrMore | None = Field(
+        None, description="pictures to score in place of a split, each of them: file, folder, glob, or a list of them"
+    )
+    checkpoint: str | None = Field(None, description="null: the best one of this task's latest run")
+    batch_size: Count = Field(4, description="windows per forward")
+    device: Device | None = Field(None, description="null: resources.device")
+    pictures: int = Field(8, ge=0, description="comparison pictures to draw")
+    tta: TTAConfig = TTAConfig()
+
+    @property
+    def names_pictures(self) -> bool:
+        """Whether pictures are named in place of a split, by `inputs` or by `labels` that name them.
+
+        Examples
+        --------
+        >>> EvaluateConfig().names_pictures, LabelledEvaluateConfig(labels="a.json").names_pictures
+        (False, True)
+        """
+        return self.inputs is not None or getattr(self, "labels", None) is not None
+
+
+class LabelledEvaluateConfig(EvaluateConfig):
+    """Score the best checkpoint on a split, or on other pictures and their labels."""
+
+    labels: str | None = Field(
+        None, description="labels of evaluate.inputs: file or folder; read as in training, unless the file says how"
+    )
 
 
 class InferenceConfig(Section):
@@ -319,6 +342,7 @@ class TaskConfig(Section):
     """
 
     safe_mode: ClassVar[dict[str, Any]] = {}  # what resources.safe_mode sets for this kind, beside SAFE_MODE
+    labels_may_split: ClassVar[bool] = False  # whether labels can name a test split, so that it needs no list
 
     kind: str = Field(FIRST_KIND, description="what the task makes of pictures")
     profile: str | None = Field(
@@ -407,8 +431,8 @@ class TaskConfig(Section):
             yield f"paths.run_name: expected the name of a folder, other than latest, got {name!r}"
         if isinstance(varied, GeometricAugmentationsConfig) and varied.scale_range[0] > varied.scale_range[1]:
             yield f"{where}.scale_range: the first value must not exceed the second, got {varied.scale_range}"
-        scored = self.evaluate.split if "evaluate" in self.enabled_phases else ""
-        if scored == "test" and self.dataset.splits.test_list is None:
+        by_list = "evaluate" in self.enabled_phases and not self.evaluate.names_pictures and not self.labels_may_split
+        if by_list and self.evaluate.split == "test" and self.dataset.splits.test_list is None:
             yield "evaluate.split: test, but dataset.splits.test_list names no list; name one, or score val"
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from utils.errors import DataError, DinolithError, LockedError, SettingsError, advice_for_files, advice_for_packages
 
 try:
-    from config import PHASES, Settings, expand_path, load_settings, safe_mode_in_force
+    from config import PHASES, Settings, expand_path, load_settings, parse_settings, safe_mode_in_force
     from tasks import kinds, load_task
     from utils.logging import TimedBlock, VerbosityLogger, listening
     from utils.runtime.files import FileLock, write_json
@@ -499,10 +499,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path, overrides = split_words(parsed.words)
         if parsed.new_config:
             return new_config(path, overrides, log, *parsed.new_config)
-        settings = load_settings(find_config(path), overrides, kinds())
+        settings = read_settings(path, overrides)
         return run_and_report(settings, choose_phases(settings, parsed.only), parsed.check)
     except (Exception, KeyboardInterrupt) as error:  # also errors during the start of ranks and log
         return exit_code(error, log)
+
+
+def read_settings(path: str | None, overrides: Sequence[str]) -> Settings:
+    """Read the settings file and lay the command line over it.
+
+    A command line that names a checkpoint to evaluate or predict with needs no file: the checkpoint says the rest.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from contextlib import chdir
+    >>> with chdir(tempfile.mkdtemp()):
+    ...     read_settings(None, ["evaluate.checkpoint=best.safetensors"]).shared.evaluate.checkpoint
+    'best.safetensors'
+    """
+    alone = any(
+        entry.partition("=")[0].endswith(("evaluate.checkpoint", "inference.checkpoint")) for entry in overrides
+    )
+    file = find_config(path, needed=not alone)
+    return parse_settings("{}", overrides, kinds()) if file is None else load_settings(file, overrides, kinds())
 
 
 def new_config(target: str | None, overrides: Sequence[str], log: VerbosityLogger, data: str, profile: str) -> int:

@@ -168,6 +168,7 @@ def judge_evaluation(
     training: Mapping[str, Any] | None,
     prepared: Sequence[PreparedItem],
     store: FeatureStore | None,
+    seen: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Judge the scores of an evaluation.
 
@@ -185,6 +186,8 @@ def judge_evaluation(
         The items that were scored.
     store : FeatureStore, optional
         Where their samples are; None reads them anew.
+    seen : mapping, optional
+        Of pictures that the settings name, those that training saw, under `train`.
 
     Examples
     --------
@@ -201,6 +204,10 @@ def judge_evaluation(
     doubts = [*few_steps(known.get("steps")), *(support.find() if support else ())]
     if split == "train":
         doubts.append(Doubt("training_pictures", "these are the pictures of training"))
+    elif split == "inputs":  # the data of the training need not be those of the settings
+        trained_on = len((seen or {}).get("train", ()))
+        text = f"{trained_on} of {len(items)} pictures are of training"
+        doubts += [Doubt("training_pictures", text)] if trained_on else []
     elif known.get("val") == digest_items(items):
         doubts += [Doubt(*doubt) for doubt in known["doubts"]]
     else:

@@ -294,8 +294,8 @@ class FeatureTask(Task):
     # -- predictions
 
     @override
-    def prediction_views(self) -> list[View]:
-        tta = self.settings.inference.tta
+    def prediction_views(self, phase: str = "inference") -> list[View]:
+        tta = getattr(self.settings, phase).tta
         return views_of(tta.horizontal_flip, tta.vertical_flip, tta.quarter_turns)
 
 

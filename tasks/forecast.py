@@ -174,9 +174,13 @@ class Outlook:
             return None  # another training than this one's
         if phase == "export":
             return Workload("writes the exported files")
-        stored = phase == "evaluate" and self.task.settings.train.features == "cached"
-        items = source.items(self.task.settings.evaluate.split if phase == "evaluate" else "inference")
-        return evaluate.workload(self.task, items, stored and self.task.prediction_views() == [IDENTITY])
+        settings, views = self.task.settings, self.task.prediction_views(phase)
+        if phase == "evaluate" and settings.evaluate.names_pictures:
+            named = type(self.task)(self.task.name, self.task.settings_for_named(settings))
+            return evaluate.workload(named, named.source.items(evaluate.NAMED), len(views))
+        stored = phase == "evaluate" and settings.train.features == "cached" and views == [IDENTITY]
+        items = source.items(settings.evaluate.split if phase == "evaluate" else "inference")
+        return evaluate.workload(self.task, items, len(views), stored)
 
     def seconds(self, phase: str, work: Workload) -> float:
         """About how long some work takes, shared by all ranks.

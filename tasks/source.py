@@ -18,6 +18,7 @@ from tasks.belief import Place
 from tasks.features import FeatureService
 from tasks.item import Finding, Item, Piece
 from tasks.sample import Producer, Request, Sample
+from tasks.seen import digest_pictures
 from tasks.splits import (
     LIST_SPLITS,
     OTHER_PICTURES,
@@ -63,7 +64,7 @@ class Source(ABC, Generic[ItemT]):
 
     @abstractmethod
     def items(self, split: str) -> list[ItemT]:
-        """Give the items of `train`, `val`, `test` or `inference`."""
+        """Give the items of `train`, `val`, `test`, `inference`, or `inputs` for those of `evaluate.inputs`."""
 
     def partition(self, items: Sequence[ItemT]) -> list[list[ItemT]]:
         """Divide items into groups, such as bands of a raster or whole videos; one rank processes a group."""
@@ -82,6 +83,14 @@ class Source(ABC, Generic[ItemT]):
             If the task predicts no pictures.
         """
         raise TypeError(f"{type(self).__name__} predicts no pictures in memory")
+
+    def picture_digest(self, item: ItemT) -> str:
+        """Digest the picture of an item, by which it is known again under another name."""
+        return digest_pictures(item.sources)
+
+    def left_out(self) -> str:
+        """Describe which pictures are not used, and why; empty if all are used."""
+        return ""
 
     @abstractmethod
     def samples(self, item: ItemT) -> Iterator[Sample]:
@@ -346,6 +355,8 @@ class ListedSource(FeatureSource[ItemT]):
     def items(self, split: str) -> list[ItemT]:
         if split == "inference":
             return self.input_items(self._inference_sources())
+        if split == "inputs":
+            return [item for name in self.names() for item in self.named(name, split)]
         chosen = self._of_split(split)
         if split != "train":
             path = split_list(self.name, self.settings, split) if self.uses_list(split) else None

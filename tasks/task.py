@@ -24,6 +24,7 @@ from tasks.runs import choose_device
 from tasks.source import Source
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import IDENTITY, View
+from utils.raster.inputs import find_inputs
 from utils.report.tables import require_tensorboard
 from utils.runtime.checkpoints import find_file
 
@@ -48,6 +49,31 @@ def check_folder(setting: str, path: str | None) -> None:
     """
     if path and Path(expand_path(path)).is_file():
         raise SettingsError(f"{setting}: {expand_path(path)} is a file; name a folder")
+
+
+def check_named_pictures(settings: TaskConfig) -> None:
+    """Refuse `evaluate.inputs` and `evaluate.labels` that are not there, before work starts.
+
+    Raises
+    ------
+    DataError
+        If a file or folder does not exist, or holds no picture.
+
+    Examples
+    --------
+    >>> check_named_pictures(TaskConfig(evaluate={"inputs": "/no/such/folder"}))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: evaluate.inputs: /no/such/folder: no such file or folder
+    """
+    inputs, labels = settings.evaluate.inputs, getattr(settings.evaluate, "labels", None)
+    if inputs is not None:
+        try:
+            find_inputs([settings.paths.locate(entry) for entry in ([inputs] if isinstance(inputs, str) else inputs)])
+        except DataError as error:
+            raise DataError(f"evaluate.inputs: {error}") from None
+    if labels is not None and not Path(settings.paths.locate(labels)).exists():
+        raise DataError(f"evaluate.labels: {settings.paths.locate(labels)}: no such file or folder")
 
 
 class Task(ABC):
@@ -123,6 +149,20 @@ class Task(ABC):
         for phase in (name for name in ("inference", "export") if name in phases):
             check_folder(f"{phase}.output_dir", getattr(self.settings, phase).output_dir)
 
+        if "evaluate" in phases and self.settings.evaluate.names_pictures:
+            check_named_pictures(self.settings)
+
+    @classmethod
+    def settings_for_named(cls, settings: Any) -> Any:
+        """Settings whose data are `evaluate.inputs` and `evaluate.labels`, to score each of these pictures.
+
+        Raises
+        ------
+        SettingsError
+            If the kind of task scores splits only.
+        """
+        raise SettingsError(f"evaluate.inputs: a task of kind {cls.kind} scores splits only; drop it")
+
     def setup(self) -> None:  # noqa: B027 - only some tasks have something to decide
         """Decide what all ranks must agree on; every phase calls it first, on all ranks."""
 
@@ -141,6 +181,10 @@ class Task(ABC):
     def describe(self) -> dict:
         """Give the description of the model in its checkpoint, from which it can be built for predictions."""
         return {"kind": self.kind}
+
+    def describe_data(self) -> dict[str, Any]:
+        """Give what a checkpoint also says, on which its weights do not depend: how labels and predictions are read."""
+        return {}
 
     @classmethod
     def from_checkpoint(cls, name: str, settings: Any, checkpoint: Checkpoint) -> Self:
@@ -165,6 +209,6 @@ class Task(ABC):
     def predictor(self, views: Sequence[View] | None = None) -> Predictor:
         """Make a predictor for a group of items; `views` is None for those of `prediction_views`."""
 
-    def prediction_views(self) -> list[View]:
-        """Give the views that are averaged at inference."""
+    def prediction_views(self, phase: str = "inference") -> list[View]:
+        """Give the views that are averaged in evaluate or inference."""
         return [IDENTITY]

@@ -11,6 +11,7 @@ from typing_extensions import override
 from config import (
     Count,
     DatasetConfig,
+    EvaluateConfig,
     ExportConfig,
     Interval,
     ModelConfig,
@@ -64,6 +65,12 @@ class DistillTrain(TrainConfig):
 
     adamw_lr: Positive = Field(1.0e-3, description="peak learning rate of AdamW")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="moving average of the weights; 0 is off")
+
+
+class DistillEvaluate(EvaluateConfig):
+    """Score the best checkpoint on a split, or on other pictures, whose truth are the maps of the teacher."""
+
+    tta: ClassVar[None] = None  # type: ignore[misc]  # no setting: the student sees pictures as they are
 
 
 class DistillLossConfig(Section):
@@ -151,6 +158,7 @@ class DistillSettings(TaskConfig):
     dataset: DistillDataset = DistillDataset()
     model: DistillModel = DistillModel()
     train: DistillTrain = DistillTrain()
+    evaluate: DistillEvaluate = DistillEvaluate()
     export: ExportConfig = ExportConfig()
     distill: DistillConfig = DistillConfig()
 

@@ -131,6 +131,13 @@ class DistillTask(FeatureTask):
         if "evaluate" in phases and self.settings.distill.probe is not None:
             read_probe(self.settings.distill.probe)
 
+    @override
+    @classmethod
+    def settings_for_named(cls, settings: DistillSettings) -> DistillSettings:
+        paths = settings.paths.model_copy(update={"raw_images_dir": settings.evaluate.inputs})
+        distill = settings.distill.model_copy(update={"stacks": []})  # pictures beside raw_images_dir
+        return settings.model_copy(update={"paths": paths, "distill": distill})
+
     # -- model
 
     @cached_property
@@ -221,7 +228,7 @@ class DistillTask(FeatureTask):
         return StudentPredictor(self.num_outputs)
 
     @override
-    def prediction_views(self) -> list[View]:
+    def prediction_views(self, phase: str = "inference") -> list[View]:
         return [IDENTITY]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.item import Finding
+from tasks.keypoints.alignment import align_sets, keep_inputs, named_inputs
 from tasks.keypoints.items import box_faults, usable
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.splits import read_list
@@ -49,6 +50,7 @@ class PoseLabels:
         self.keypoints = settings.keypoints
         self.multiple = multiple
         self.fixed = dict(fixed or {})
+        self.unlabelled: list[str] = []  # of the pictures in evaluate.inputs
 
     @cached_property
     def sets(self) -> dict[str, AnnotationSet]:
@@ -75,7 +77,32 @@ class PoseLabels:
         names = None
         if self.keypoints.names_file is not None:
             names = read_list(Path(self.settings.paths.locate(self.keypoints.names_file)))
-        return read_poses(source, self.keypoints.format, self.settings.paths.data_root, names)
+        read = lambda root: read_poses(source, self.keypoints.format, root, names)  # noqa: E731 - of two places
+        inputs = named_inputs(self.settings) if "skeleton" in self.fixed else []
+        try:
+            sets = read(self.settings.paths.data_root)
+        except DataError:
+            if len(inputs) != 1 or not Path(inputs[0]).is_dir():
+                raise
+            sets = read(inputs[0])  # the labels name pictures that lie in this folder
+        if inputs:
+            sets, self.unlabelled = keep_inputs(sets, inputs)
+        return align_sets(sets, self.fixed["skeleton"], self._category(sets)) if "skeleton" in self.fixed else sets
+
+    def _category(self, sets: Mapping[str, AnnotationSet]) -> str | None:
+        """The kind of animal of the settings, or of the checkpoint if these labels have it.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> labels = pose_task().labels
+        >>> labels.fixed["category"] = "wolf"
+        >>> labels._category(labels.sets) is None
+        True
+        """
+        of_checkpoint = self.fixed.get("category")
+        there = any(of_checkpoint in part.skeletons for part in sets.values())
+        return self.keypoints.category or (of_checkpoint if there else None)
 
     @cached_property
     def skeleton(self) -> Skeleton:

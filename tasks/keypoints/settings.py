@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from config import (
     Count,
@@ -12,6 +14,7 @@ from config import (
     Fraction,
     GeometricAugmentationsConfig,
     InferenceConfig,
+    LabelledEvaluateConfig,
     ModelConfig,
     NonNegative,
     PathsConfig,
@@ -143,10 +146,18 @@ class KeypointsSettings(TaskConfig):
     """
 
     safe_mode: ClassVar[dict[str, Any]] = {"keypoints": {"short_side": 378}}
+    labels_may_split: ClassVar[bool] = True
 
     kind: Literal["keypoints"] = Field("keypoints", description="what the task makes of pictures")
     paths: KeypointsPaths = KeypointsPaths()
     dataset: KeypointsDataset = KeypointsDataset()
     model: KeypointsModel = KeypointsModel()
+    evaluate: LabelledEvaluateConfig = LabelledEvaluateConfig()
     inference: InferenceConfig = InferenceConfig()
     keypoints: KeypointsConfig = KeypointsConfig()
+
+    @override
+    def clashes(self) -> Iterator[str]:
+        yield from super().clashes()
+        if self.evaluate.inputs is not None and self.evaluate.labels is None:
+            yield "evaluate.inputs: set, but evaluate.labels is not; name the labels of these pictures"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ from tasks.keypoints.results import is_overlay
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.neighbours import choose_groups, draw_groups, grouped
 from tasks.sample import Sample
+from tasks.seen import digest_pictures, digest_stream
 from tasks.source import ListedSource
 from tasks.splits import split_list
 from utils.errors import DataError, SettingsError
 from utils.formats.convert import convert_poses
+from utils.formats.pictures import picture_bytes
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.geometry.augment import RandomColour
@@ -99,7 +102,20 @@ class PoseSource(ListedSource[PoseItem]):
     def items(self, split: str) -> list[PoseItem]:
         if split != "inference" and not self.labels.skeleton.num_keypoints:
             return []  # such labels can only be converted
+        if split == "inputs":
+            self.labels.warn_of_problems()
         return super().items(split)
+
+    @override
+    def picture_digest(self, item: PoseItem) -> str:
+        picture = item.picture
+        embedded = picture.extra.get("image_data") == "embedded"
+        return digest_stream(BytesIO(picture_bytes(picture))) if embedded else digest_pictures([picture.path])
+
+    @override
+    def left_out(self) -> str:
+        unlabelled = self.labels.unlabelled
+        return f"{len(unlabelled)} inputs have no label, such as {unlabelled[0]}" if unlabelled else ""
 
     @override
     def names(self) -> list[str]:

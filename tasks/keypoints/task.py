@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from typing_extensions import override
 
-from config import expand_path
+from config import SampleConfig, expand_path
 from models import find_head, read_head_options
 from models.base import KeypointHead
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
@@ -33,6 +33,7 @@ from utils.runtime.checkpoints import Checkpoint
 
 logger = logging.getLogger(__name__)
 
+PREDICTING = ("decoder", "min_score", "nms_radius", "tta_merge", "thresholds", "oks_sigmas")  # kept in checkpoints
 DESCRIBED = frozenset(["skeleton", "canvas", "most", "grouping", "instance_mode", "bbox_scale"])
 
 
@@ -44,7 +45,7 @@ class KeypointsTask(FeatureTask):
     name, settings
         As for `Task`.
     fixed : mapping, optional
-        Values of a checkpoint in place of the labels: `skeleton`, `canvas`, `max_instances`, `grouping`.
+        Values of a checkpoint in place of the labels: `skeleton`, `canvas`, `max_instances`, `grouping`, `category`.
 
     Examples
     --------
@@ -253,10 +254,11 @@ class KeypointsTask(FeatureTask):
         utils.errors.SettingsError: dataset.augmentations.rotate90: the canvas of 96 x 128 pixels is not square; ...
         """
         height, width = self.labels.canvas
-        varied, tta = self.settings.dataset.augmentations, self.settings.inference.tta
+        varied = self.settings.dataset.augmentations
         turns = {
             "dataset.augmentations.rotate90": varied.enable and varied.rotate90,
-            "inference.tta.quarter_turns": tta.quarter_turns,
+            "evaluate.tta.quarter_turns": self.settings.evaluate.tta.quarter_turns,
+            "inference.tta.quarter_turns": self.settings.inference.tta.quarter_turns,
         }
         for name, on in turns.items():
             if on and height != width:
@@ -275,7 +277,19 @@ class KeypointsTask(FeatureTask):
             self.decisions += decisions
             self._build_parts(settings)
 
+    @override
+    @classmethod
+    def settings_for_named(cls, settings: KeypointsSettings) -> KeypointsSettings:
+        paths = settings.paths.model_copy(update={"label_path": settings.evaluate.labels})
+        dataset = settings.dataset.model_copy(update={"sample": SampleConfig(), "convert_to": None})
+        return settings.model_copy(update={"paths": paths, "dataset": dataset})
+
     # -- checkpoints
+
+    @override
+    def describe_data(self) -> dict[str, Any]:
+        keys = set(PREDICTING) | {"category"}
+        return {"keypoints": self.settings.keypoints.model_dump(mode="json", include=keys)}
 
     @override
     def describe(self) -> dict[str, Any]:
@@ -302,7 +316,9 @@ class KeypointsTask(FeatureTask):
         cropping = {"instance_mode": description["instance_mode"], "bbox_scale": description["bbox_scale"]}
         refuse_other(settings.keypoints, "keypoints", cropping, checkpoint.path)
         settings = cls.restored_settings(settings, description, checkpoint.path)
-        settings = settings.model_copy(update={"keypoints": settings.keypoints.model_copy(update=cropping)})
+        kept = description.get("keypoints", {})  # not in old checkpoints
+        known = {key: kept[key] for key in PREDICTING if key in kept and key not in settings.keypoints.model_fields_set}
+        settings = settings.model_copy(update={"keypoints": settings.keypoints.model_copy(update=known | cropping)})
         skeleton = description["skeleton"]
         flip_idx = None if skeleton["flip_idx"] is None else tuple(skeleton["flip_idx"])
         edges = tuple((int(a), int(b)) for a, b in skeleton["edges"])
@@ -311,6 +327,7 @@ class KeypointsTask(FeatureTask):
             "canvas": (description["canvas"][0], description["canvas"][1]),
             "max_instances": description["most"],
             "grouping": description["grouping"],
+            "category": kept.get("category"),
         }
         task = cls(name, settings, fixed)
         task.refuse_other_backbone(description, checkpoint.path)

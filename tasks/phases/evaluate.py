@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from tasks.item import Item, Piece
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
 from tasks.runs import choose_device, find_checkpoint
+from tasks.seen import seen_in_training, tell_seen
 from tasks.stores import open_store
 from tasks.task import Task
 from tasks.trained import build_trained, description_in_errors
-from utils.errors import DataError
+from utils.errors import DataError, SettingsError
 from utils.geometry.augment import IDENTITY
 from utils.metrics import nan_to_none
 from utils.report.plots import captioned, save_picture
@@ -26,6 +28,8 @@ from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint, load_checkpoint
 from utils.runtime.files import digest_file, digest_json, read_json, write_json
 from utils.store.feature_store import FeatureStore
+
+NAMED = "inputs"  # in place of a split: the pictures that `evaluate.inputs` names
 
 
 def run(task: Task, context: Context) -> PhaseResult:
@@ -60,36 +64,42 @@ def run(task: Task, context: Context) -> PhaseResult:
     True
     """
     settings = task.settings.evaluate
-    task, model, checkpoint = restore(task, settings.checkpoint, context, "evaluate")
-    folder = context.folder / f"evaluate_{settings.split}"
-    fingerprint = evaluation_fingerprint(task, checkpoint)
+    split = NAMED if settings.names_pictures else settings.split
+    with evaluate_in_errors(split):
+        task, model, checkpoint = restore(task, settings.checkpoint, context, "evaluate", named=split == NAMED)
+        items = task.source.items(split)
+    folder = context.folder / f"evaluate_{split}"
+    fingerprint = evaluation_fingerprint(task, checkpoint, split)
     finished = read_json(folder / "metrics.json", {}, checksum=True)
     if finished.get("fingerprint") == fingerprint:
         context.log.info(f"evaluate: {folder} holds these scores; nothing to do")
         return close(task, finished["metrics"], finished.get("belief"), "up to date", context)
+    if not items:
+        raise DataError(f"evaluate: the split {split} names no picture; fill its list, or score another split")
     device = choose_device(task.settings.device("evaluate"))
     if model is not None:
         model.to(device).eval()
-    prepared, store = stored_or_live(task, settings.split)
-    if not prepared:
-        raise DataError(f"evaluate: the split {settings.split} names no picture; fill its list, or score another split")
-    items = [entry.item for entry in prepared]
-    context.begin(workload(task, items, stored=store is not None), task, items[0])
+    prepared, store = stored_or_live(task, split)
+    views = task.prediction_views("evaluate")
+    context.begin(workload(task, items, len(views), stored=store is not None), task, items[0])
+    facts = {"split": split, "pictures": len(items), **tell_what(task, checkpoint, split, items, context)}
     pictures = Pictures(task, items, settings.pictures)
-    views = task.prediction_views()
     batch_size = settings.batch_size
     metrics = score(task, model, prepared, store, device, batch_size, context, views, pictures.take, constant=True)
     metrics.update(task.output.extra_metrics(model, context))
     training = checkpoint.description.get("training") if checkpoint else None
-    belief = distributed.run_on_main(lambda: judge_evaluation(task, settings.split, metrics, training, prepared, store))
+    seen = facts.get("seen")
+    belief = distributed.run_on_main(lambda: judge_evaluation(task, split, metrics, training, prepared, store, seen))
     metrics.pop("constant")
     text = caption(task.primary, float(metrics[task.primary]), belief)
+    distributed.run_on_main(lambda: pictures.remove(folder, finished.get("drawn", [])))
 
     def write() -> None:
         with captioned(text):
             task.output.report(metrics, folder, context.log)
         plain = nan_to_none(metrics)  # JSON knows no NaN
-        scores = {"fingerprint": fingerprint, "split": settings.split, "metrics": plain, "belief": belief}
+        drawn = sorted(map(picture_name, pictures.pieces))
+        scores = {"fingerprint": fingerprint, **facts, "metrics": plain, "belief": belief, "drawn": drawn}
         write_json(folder / "metrics.json", scores, checksum=True)
 
     with captioned(text):
@@ -119,29 +129,92 @@ def close(
     return PhaseResult(status, {task.primary: value}, doubt)
 
 
-def workload(task: Task, items: Sequence[Item], stored: bool = False) -> Workload:
+def workload(task: Task, items: Sequence[Item], views: int, stored: bool = False) -> Workload:
     """What it takes to predict some items, from stored features or from pictures.
 
     Examples
     --------
     >>> from tasks.example import scene_task
-    >>> task = scene_task("inference.tta.horizontal_flip=true")
-    >>> workload(task, task.source.items("inference"))
+    >>> task = scene_task()
+    >>> workload(task, task.source.items("inference"), 2)
     Workload(text='1 items, at most 9 windows in 2 views', backbone=18, head=18, read=0.0, saved=0)
     """
-    views = 1 if stored else len(task.prediction_views())
     windows = sum(task.source.count_samples(item) for item in items)
     text = f"{len(items)} items, at most {windows} windows" + (f" in {views} views" if views > 1 else "")
     return Workload(text, backbone=0 if stored else windows * views, head=windows * views)
 
 
+@contextmanager
+def evaluate_in_errors(split: str) -> Iterator[None]:
+    """Name the settings of `evaluate` in errors about pictures that these name, in place of those of `paths`.
+
+    Raises
+    ------
+    SettingsError, DataError
+        The same error with the names that the file has.
+
+    Examples
+    --------
+    >>> with evaluate_in_errors(NAMED):
+    ...     raise DataError("paths.label_path: no label in new for any of 3 pictures")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: evaluate.labels: no label in new for any of 3 pictures
+    """
+    try:
+        yield
+    except (SettingsError, DataError) as error:
+        if split != NAMED:
+            raise
+        text = str(error).replace("paths.raw_images_dir", "evaluate.inputs")
+        raise type(error)(text.replace("paths.label_path", "evaluate.labels")) from error
+
+
+def tell_what(
+    task: Task, checkpoint: Checkpoint | None, split: str, items: Sequence[Item], context: Context
+) -> dict[str, Any]:
+    """Log what is scored and how: averaged views, pictures that are left out, and those that training saw.
+
+    Returns
+    -------
+    dict
+        The same, for metrics.json: `views`, and for pictures that the settings name `left_out` and `seen`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp(), "evaluate.tta.vertical_flip=true")
+    >>> tell_what(task, None, "val", [], context)
+    {'views': ['identity', 'vflip']}
+    """
+    views = [view.name for view in task.prediction_views("evaluate")]
+    if len(views) > 1:
+        context.log.info(f"evaluate: averaging {len(views)} views of each picture ({', '.join(views)}; evaluate.tta)")
+    elif "inference" in task.phases and len(task.prediction_views()) > 1:
+        context.log.info("evaluate: pictures are scored as they are; inference.tta does not count (evaluate.tta does)")
+    facts: dict[str, Any] = {"views": views}
+    if split == NAMED:
+        left_out = task.source.left_out()
+        if left_out:
+            context.log.warning(f"evaluate: {left_out}")
+        facts["left_out"] = left_out
+        if checkpoint is not None:
+            find = lambda: seen_in_training(checkpoint.description, task.source, items)  # noqa: E731 - on one rank
+            facts["seen"] = distributed.run_on_main(find)
+            say = context.log.warning if facts["seen"] is None or any(facts["seen"].values()) else context.log.info
+            say(f"evaluate: {len(items)} pictures; {tell_seen(facts['seen'], len(items))}")
+    return facts
+
+
 def restore(
-    task: Task, named: str | None, context: Context, phase: str
+    task: Task, path: str | None, context: Context, phase: str, named: bool = False
 ) -> tuple[Task, nn.Module | None, Checkpoint | None]:
     """Make task and model as they were when the checkpoint was written.
 
-    The task itself is kept where its training in this run describes its checkpoints as this one describes itself. A
-    task without training has no checkpoint and no model.
+    The task itself is kept where its training in this run describes its checkpoints as this one describes itself, and
+    its data are not replaced by those that `evaluate` names (`named`). A task without training has no checkpoint and no
+    model.
 
     Examples
     --------
@@ -153,23 +226,28 @@ def restore(
         ...
     utils.errors.DataError: evaluate: no checkpoint in ...; run train first, or name one in evaluate.checkpoint
     """
+    settings = type(task).settings_for_named(task.settings) if named else task.settings
     if "train" not in task.phases:
+        task = type(task)(task.name, settings) if named else task
         task.setup()
         return task, None, None
-    path = find_checkpoint(named, context.folder, phase)
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(find_checkpoint(path, context.folder, phase))
     context.log.info(f"{phase}: using {checkpoint.path}")
-    described = task.trained_as
+    described = None if named else task.trained_as
     with description_in_errors(checkpoint):
-        if described is not None and described == {key: checkpoint.description.get(key) for key in described}:
+        if (
+            not named
+            and described is not None
+            and described == {key: checkpoint.description.get(key) for key in described}
+        ):
             task.take_checkpoint(checkpoint)
         else:
-            task = type(task).from_checkpoint(task.name, task.settings, checkpoint)
+            task = type(task).from_checkpoint(task.name, settings, checkpoint)
         model = build_trained(task, checkpoint)
     return task, model, checkpoint
 
 
-def evaluation_fingerprint(task: Task, checkpoint: Checkpoint | None) -> str:
+def evaluation_fingerprint(task: Task, checkpoint: Checkpoint | None, split: str) -> str:
     """Digest of all that the scores depend on.
 
     Examples
@@ -178,16 +256,15 @@ def evaluation_fingerprint(task: Task, checkpoint: Checkpoint | None) -> str:
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp())
     >>> task.source.prepare_data()
-    >>> len(evaluation_fingerprint(task, None))
+    >>> len(evaluation_fingerprint(task, None, "val"))
     32
     """
-    split = task.settings.evaluate.split
     return digest_json(
         {
             "checkpoint": digest_file(checkpoint.path) if checkpoint else None,
             "items": [item.stamp() for item in task.source.items(split)],
             "recipe": task.source.cache_key(),
-            "views": [view.name for view in task.prediction_views()],
+            "views": [view.name for view in task.prediction_views("evaluate")],
             "pictures": task.settings.evaluate.pictures,
             "split": split,
             **task.output.extra_metrics_key(),
@@ -210,7 +287,7 @@ def stored_or_live(task: Task, split: str) -> tuple[list[PreparedItem], FeatureS
     recipe, views = task.source.cache_key(), task.source.views(split)
     items = task.source.items(split)
     found = [read_entries(store, manifest_key(recipe, item, views)) for item in items]
-    plain = task.prediction_views() == [IDENTITY] and task.settings.train.features == "cached"
+    plain = task.prediction_views("evaluate") == [IDENTITY] and task.settings.train.features == "cached"
     prepared = [PreparedItem(item, entries or []) for item, entries in zip(items, found, strict=True)]
     usable = plain and all(is_complete(store, entries) for entries in found)
     return prepared, store if usable else None
@@ -268,7 +345,33 @@ class Pictures:
         for name, pieces in self.pieces.items():
             picture = self.task.output.draw(pieces[0].item, pieces) if pieces else None
             if picture is not None:
-                save_picture(folder / f"{safe_name(name)}.png", picture)
+                save_picture(folder / picture_name(name), picture)
+
+    def remove(self, folder: Path, drawn: Sequence[str]) -> None:
+        """Remove what an earlier evaluation drew of items that are not drawn now.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "b.png").touch()
+        >>> Pictures(None, [Item("a", ())], 1).remove(folder, ["a.png", "b.png"])
+        >>> list(folder.iterdir())
+        []
+        """
+        for name in set(map(str, drawn)) - set(map(picture_name, self.pieces)):
+            (folder / Path(name).name).unlink(missing_ok=True)
+
+
+def picture_name(text: str) -> str:
+    """Name the comparison picture of an item.
+
+    Examples
+    --------
+    >>> picture_name("a/b")
+    'a_b.png'
+    """
+    return f"{safe_name(text)}.png"
 
 
 def safe_name(text: str) -> str:

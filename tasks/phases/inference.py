@@ -76,7 +76,7 @@ def run(task: Task, context: Context) -> PhaseResult:
         context.log.info(f"inference: {name} is up to date")
     if not todo:
         return PhaseResult("up to date")
-    context.begin(workload(task, todo), task, todo[0])
+    context.begin(workload(task, todo, len(task.prediction_views())), task, todo[0])
     device = choose_device(task.settings.device("inference"))
     if model is not None:
         model.to(device).eval()

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tasks.phases.training_state import TrainingState
 from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
 from tasks.sample import Batch, Progress
+from tasks.seen import digest_items
 from tasks.stores import open_store
 from tasks.task import Task
 from utils.data import SampleRef
@@ -649,10 +651,24 @@ class Training:
             head = self.task.settings.model.head
             paths.append(Path(self.settings.weights_dir) / f"{head}_{name}.safetensors")
         kept = {key: self.found[key] for key in ("colours", "doubts", "val")}
-        training = {"steps": self._steps(), **kept}
-        self.state.save_checkpoint(
-            paths, {**self.task.describe(), "fingerprint": self.fingerprint, "training": training}
-        )
+        description = {**self.task.describe(), **self.task.describe_data(), "seen": self._seen}
+        description |= {"fingerprint": self.fingerprint, "training": {"steps": self._steps(), **kept}}
+        self.state.save_checkpoint(paths, description)
+
+    @cached_property
+    def _seen(self) -> dict[str, list[str]]:
+        """Digests of the pictures of both splits, by which evaluate knows them again.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> training = training_example(tempfile.mkdtemp())
+        >>> {split: len(digests) for split, digests in training._seen.items()}
+        {'train': 1, 'val': 1}
+        """
+        splits = {"train": self.train_items, "val": self.val_items}
+        return {split: digest_items(self.task.source, [item.item for item in items]) for split, items in splits.items()}
 
     def _save_state(self) -> None:
         """Write all that an exact continuation needs.

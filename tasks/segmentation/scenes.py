@@ -463,7 +463,7 @@ class SceneReader:
             numbers.setdefault(scene.num_bands, files.paths[0])
             kinds.setdefault(value_kind(scene.dtype), files.paths[0])
         refuse_unknown_values(unknown)
-        if self.settings.dataset.value_range is None:
+        if self.settings.dataset.value_range is None and self.trained_by is None:  # else each is compared with training
             refuse_mixed_values(kinds)
         if len(numbers) > 1:
             text = ", ".join(f"{path} has {number}" for number, path in sorted(numbers.items()))
@@ -508,7 +508,7 @@ class SceneReader:
         if inner is None:
             raise ValueError(f"{window} lies outside {item.id}")
         place = inner.shifted(item.area.y, item.area.x)
-        files = self._files_of(item)
+        files = self.files_of(item)
         image, valid = self.scene(files.paths).read(place)
         below, right = window.height - inner.height, window.width - inner.width
         arrays = {
@@ -531,9 +531,9 @@ class SceneReader:
         >>> task.source.scenes.scene_of(task.source.items("inference")[0]).height
         64
         """
-        return self.scene(self._files_of(item).paths)
+        return self.scene(self.files_of(item).paths)
 
-    def _files_of(self, item: SceneItem) -> SceneFiles:
+    def files_of(self, item: SceneItem) -> SceneFiles:
         """Files of an item's scene.
 
         Examples
@@ -541,7 +541,7 @@ class SceneReader:
         >>> from tasks.example import scene_task
         >>> task = scene_task()
         >>> task.source.prepare_data()
-        >>> task.source.scenes._files_of(task.source.items("inference")[0]).label is None
+        >>> task.source.scenes.files_of(task.source.items("inference")[0]).label is None
         True
         """
         labelled = self._files.get(item.scene_id) if self._files else None

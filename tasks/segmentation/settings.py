@@ -14,6 +14,7 @@ from config import (
     GeometricAugmentationsConfig,
     InferenceConfig,
     Interval,
+    LabelledEvaluateConfig,
     ModelConfig,
     NonNegative,
     PathsConfig,
@@ -179,6 +180,7 @@ class SegmentationSettings(TaskConfig):
     model: SegmentationModel = SegmentationModel()
     prepare: SegmentationPrepare = SegmentationPrepare()
     train: SegmentationTrain = SegmentationTrain()
+    evaluate: LabelledEvaluateConfig = LabelledEvaluateConfig()
     inference: SegmentationInference = SegmentationInference()
 
     @override
@@ -186,6 +188,8 @@ class SegmentationSettings(TaskConfig):
         yield from super().clashes()
         classes, number = self.dataset.classes, self.model.num_classes
         loss, crop, output = self.train.loss, self.train.crop_size, self.inference.output_tif
+        if self.evaluate.names_pictures and None in (self.evaluate.inputs, self.evaluate.labels):
+            yield "evaluate.inputs and evaluate.labels: only one is set; give the pictures and their labels"
         if crop is not None and self.train.features == "cached":
             yield "train.crop_size: stored features cannot be cropped; set train.features: online or crop_size: null"
         if crop is not None and crop > self.prepare.tile_size:

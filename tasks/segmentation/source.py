@@ -23,6 +23,7 @@ from tasks.features import FeatureService
 from tasks.item import Finding, Item, Piece
 from tasks.neighbours import choose_groups, group_of, scene_thumbnail
 from tasks.sample import Sample
+from tasks.seen import digest_pictures
 from tasks.segmentation.items import SceneFiles, SceneItem, block_id, parse_id
 from tasks.segmentation.scenes import SceneReader
 from tasks.segmentation.settings import SegmentationSettings
@@ -99,17 +100,8 @@ class SceneSource(ListedSource[SceneItem]):
         self.scenes.find_scaling(make=True)
         super().preview_data()
 
+    @override
     def left_out(self) -> str:
-        """Describe which pictures are not used, and why; empty if all are used.
-
-        Examples
-        --------
-        >>> from tasks.example import scene_task
-        >>> task = scene_task()
-        >>> Path(task.settings.paths.raw_images_dir, "scene_2.tif").symlink_to("gone.tif")
-        >>> task.source.left_out()
-        '1 pictures are left out: 1 broken links, such as scene_2.tif'
-        """
         reasons = {
             "without a label": self.scenes.unlabelled,
             "without a pixel that is both valid and labelled": self._without_labels,
@@ -118,6 +110,16 @@ class SceneSource(ListedSource[SceneItem]):
         parts = [f"{len(names)} {why}, such as {names[0]}" for why, names in reasons.items() if names]
         total = sum(map(len, reasons.values()))
         return f"{total} pictures are left out: {'; '.join(parts)}" if parts else ""
+
+    @override
+    def items(self, split: str) -> list[SceneItem]:
+        if split == "inputs":
+            self.scenes.check()
+        return super().items(split)
+
+    @override
+    def picture_digest(self, item: SceneItem) -> str:
+        return digest_pictures(self.scenes.files_of(item).paths)
 
     @override
     def names(self) -> list[str]:

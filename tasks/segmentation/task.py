@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Self
 
 from typing_extensions import override
 
-from config import expand_path
+from config import SampleConfig, expand_path
 from models.backbones.info import resolve_layers
 from models.base import SegmentationHead
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.predictor import Predictor
 from tasks.segmentation.items import SceneItem
+from tasks.segmentation.label_settings import describe_labels, kept_labels
 from tasks.segmentation.objective import SegmentationObjective, listed_weights
 from tasks.segmentation.output import SegmentationOutput
 from tasks.segmentation.predictor import DensePredictor
@@ -124,7 +125,18 @@ class SegmentationTask(FeatureTask):
         super().setup()
         self.source.scenes.find_scaling()
 
+    @override
+    @classmethod
+    def settings_for_named(cls, settings: SegmentationSettings) -> SegmentationSettings:
+        named = {"raw_images_dir": settings.evaluate.inputs, "label_path": settings.evaluate.labels}
+        dataset = settings.dataset.model_copy(update={"sample": SampleConfig()})
+        return settings.model_copy(update={"paths": settings.paths.model_copy(update=named), "dataset": dataset})
+
     # -- checkpoints
+
+    @override
+    def describe_data(self) -> dict[str, Any]:
+        return {"labels": describe_labels(self.settings.dataset)}
 
     @override
     def describe(self) -> dict[str, Any]:
@@ -154,6 +166,7 @@ class SegmentationTask(FeatureTask):
         known = {key: description[key] for key in ("classes", "scale", "bands")} | kept_colours(settings, description)
         if "nodata" not in settings.dataset.model_fields_set:  # new pictures may have a fill of their own
             known["nodata"] = description.get("nodata")  # not in old checkpoints
+        known |= kept_labels(settings.dataset, description, checkpoint.path)
         dataset = settings.dataset.model_copy(update=known)
         prepare = settings.prepare.model_copy(update={"tile_size": description["tile_size"]})
         task = cls(name, settings.model_copy(update={"dataset": dataset, "prepare": prepare}))
@@ -215,6 +228,8 @@ def class_names(settings: SegmentationSettings) -> list[str]:
 def _classes_of_checkpoint(settings: SegmentationSettings) -> list[str] | None:
     """Classes of the checkpoint in the settings, if no other phase than prediction is enabled.
 
+    Phases that `--only` asks for need not be enabled.
+
     Examples
     --------
     >>> _classes_of_checkpoint(SegmentationSettings()) is None
@@ -222,12 +237,8 @@ def _classes_of_checkpoint(settings: SegmentationSettings) -> list[str] | None:
     """
     if {"prepare", "verify", "train"} & set(settings.enabled_phases):
         return None
-    checkpoints = [getattr(settings, phase).checkpoint for phase in settings.enabled_phases]
-    return (
-        load_checkpoint(expand_path(checkpoints[0])).description.get("classes")
-        if checkpoints and checkpoints[0]
-        else None
-    )
+    path = settings.evaluate.checkpoint or settings.inference.checkpoint
+    return load_checkpoint(expand_path(path)).description.get("classes") if path else None
 
 
 def kept_colours(settings: SegmentationSettings, description: dict[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ DISTILL: dict[str, Probe] = {
     ),
     "model.head": Probe(looks.learnt_anew, "convnext", ("model.head_options={}",)),
     "model.head_options": Probe(looks.learnt, "{width: 24, depth: 2, heads: 2, registers: 1, patch_size: 8}"),
+    "evaluate.inputs": Probe(looks.scored, "{data}/pictures/photo_0.png"),
     "export.enable": Probe(looks.commanded, "true"),
     "export.checkpoint": Probe(looks.exported, "{model}", ("export.checkpoint=null",)),
     "export.output_dir": Probe(looks.exported, "{folder}/out"),

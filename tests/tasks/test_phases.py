@@ -38,6 +38,7 @@ from utils.data import SampleRef
 from utils.errors import DataError, Interrupted, SettingsError
 from utils.geometry.augment import IDENTITY, View
 from utils.runtime.checkpoints import load_checkpoint, save_checkpoint
+from utils.runtime.files import read_json
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One result by every way
@@ -194,10 +195,13 @@ def read_raster(path: Path) -> tuple[np.ndarray, dict]:
 def test_evaluate_with_turned_pictures_is_a_score_of_its_own(tmp_path):
     task, context = trained_example(tmp_path, "train.epochs=3")
     evaluate.run(task, context)
-    turned, _ = example_task(tmp_path, *SMALL, "train.epochs=3", "inference.tta={horizontal_flip: true}")
+    views_of_inference = example_task(tmp_path, *SMALL, "train.epochs=3", "inference.tta={horizontal_flip: true}")[0]
+    assert evaluate.run(views_of_inference, context).status == "up to date", "they are for inference"
+    turned, _ = example_task(tmp_path, *SMALL, "train.epochs=3", "evaluate.tta={horizontal_flip: true}")
     result = evaluate.run(turned, context)
     assert result.status == "done"
     assert result.metrics["mIoU"] > 0.5
+    assert read_json(context.folder / "evaluate_val" / "metrics.json")["views"] == ["identity", "hflip"]
     assert evaluate.run(turned, context).status == "up to date"
 
 

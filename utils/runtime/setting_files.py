@@ -30,17 +30,19 @@ def expand_path(path: str) -> str:
     return os.path.expandvars(os.path.expanduser(path))
 
 
-def find_config(argument: str | None = None) -> Path:
+def find_config(argument: str | None = None, needed: bool = True) -> Path | None:
     """Choose the settings file: the argument, `$DINOV3SEG_CONFIG`, or `config.yml` here or in a folder above.
 
     Parameters
     ----------
     argument : str, optional
         Path given on the command line.
+    needed : bool
+        Whether it is an error if none is named and none is found.
 
     Returns
     -------
-    Path
+    Path or None
         An existing file.
 
     Raises
@@ -70,6 +72,8 @@ def find_config(argument: str | None = None) -> Path:
     for folder in (start, *start.parents):
         if (folder / "config.yml").is_file():
             return folder / "config.yml"
+    if not needed:
+        return None
     raise SettingsError(
         f"no settings file: give one (python main.py config.yml), set ${CONFIG_VARIABLE}, or put config.yml into "
         f"{start} or a folder above; config.example.yml is a start"

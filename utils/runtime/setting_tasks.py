@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 from utils.errors import SettingsError
 from utils.runtime.setting_classes import only_known
 from utils.runtime.setting_errors import explain_errors, suggest
-from utils.runtime.setting_files import holds, merge_sections, set_value
+from utils.runtime.setting_files import expand_path, holds, merge_sections, set_value
 
+LARGEST_HEADER = 10**8  # bytes, as safetensors allows
 TASK_NAME = re.compile(r"[\w-]+")
 FIRST_KIND = "segmentation"  # of a file that names none, as the published ones do
 Kind = TypeVar("Kind", bound=BaseModel)  # the settings class of a kind of task
@@ -27,8 +30,48 @@ def only_task(tree: Mapping[str, Any]) -> str:
     >>> only_task({}), only_task({"kind": "keypoints"}), only_task({"kind": ["keypoints"]})
     ('segmentation', 'keypoints', 'segmentation')
     """
-    kind = tree.get("kind", FIRST_KIND)
+    kind = tree.get("kind", kind_of_checkpoint(tree) or FIRST_KIND)
     return kind if isinstance(kind, str) and TASK_NAME.fullmatch(kind) else FIRST_KIND
+
+
+def kind_of_checkpoint(tree: Mapping[str, Any]) -> str | None:
+    """Read the kind of task in the checkpoint that `evaluate` or `inference` names; None where there is none to read.
+
+    Whether the file is whole is for those who load it: a kind that is read wrong ends there.
+
+    Examples
+    --------
+    >>> kind_of_checkpoint({"evaluate": {"checkpoint": "/no/such/best.safetensors"}}) is None
+    True
+    """
+    for phase in ("evaluate", "inference"):
+        section = tree.get(phase)
+        path = section.get("checkpoint") if isinstance(section, Mapping) else None
+        if isinstance(path, str) and (kind := _read_kind(Path(expand_path(path)).with_suffix(".safetensors"))):
+            return kind
+    return None
+
+
+def _read_kind(path: Path) -> str | None:
+    """The kind in a checkpoint's header, read without PyTorch, so that settings load in a moment.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.runtime.checkpoints import save_checkpoint
+    >>> _read_kind(save_checkpoint(Path(tempfile.mkdtemp()) / "best", {}, {"kind": "keypoints"}))
+    'keypoints'
+    """
+    try:
+        if not path.is_file():
+            return None
+        with open(path, "rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = stream.read(size) if size <= LARGEST_HEADER else b""
+        kind = json.loads(json.loads(header)["__metadata__"]["dinolith"])["content"]["kind"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return kind if isinstance(kind, str) and TASK_NAME.fullmatch(kind) else None
 
 
 def override_tasks(tree: dict, override: str) -> None:
@@ -65,7 +108,8 @@ def find_class(
     """
     if not TASK_NAME.fullmatch(str(name)):
         errors.add(f"tasks.{name}: expected a name of letters, digits, _ and -, as it names a folder")
-    kind = section.get("kind") or shared.get("kind") or FIRST_KIND
+    kind = section.get("kind") or shared.get("kind")
+    kind = kind or kind_of_checkpoint(section) or kind_of_checkpoint(shared) or FIRST_KIND
     if not isinstance(kind, str):
         errors.add(f"tasks.{name}.kind: expected text, got {type(kind).__name__} {kind!r}")
     elif kind not in kinds:

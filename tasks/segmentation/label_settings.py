@@ -1,0 +1,71 @@
+"""How the labels of a training were read: what a checkpoint keeps of it, so that new labels are read likewise."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from tasks.segmentation.settings import SegmentationDataset
+
+logger = logging.getLogger(__name__)
+
+CODES = ("label_mapping", "label_nodata")  # what values of labels mean; with label_colours they belong together
+PLACES = ("label_pattern", "label_layer", "label_attribute", "unlabelled", "line_width")
+
+
+def describe_labels(dataset: SegmentationDataset) -> dict[str, Any]:
+    """What a checkpoint keeps of the settings of labels; a mapping as pairs, as its keys may be numbers.
+
+    Examples
+    --------
+    >>> described = describe_labels(SegmentationDataset(label_mapping={7: "road", "*": "ignore"}))
+    >>> described["label_mapping"], described["unlabelled"]
+    ([[7, 'road'], ['*', 'ignore']], 'ignore')
+    """
+    described = {key: getattr(dataset, key) for key in (*CODES, *PLACES)}
+    mapping = dataset.label_mapping
+    return described | {"label_mapping": None if mapping is None else [list(pair) for pair in mapping.items()]}
+
+
+def kept_labels(dataset: SegmentationDataset, description: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Settings of labels in a checkpoint, where the file does not say how labels are read.
+
+    Parameters
+    ----------
+    dataset : SegmentationDataset
+        The file's settings.
+    description : dict
+        Of the checkpoint.
+    path : Path
+        The checkpoint, for the log.
+
+    Returns
+    -------
+    dict
+        Settings by name. If the file says what values mean, by one of `label_mapping`, `label_colours` and
+        `label_nodata`, none of these is taken from the checkpoint.
+
+    Examples
+    --------
+    >>> trained = {"labels": describe_labels(SegmentationDataset(label_mapping={7: "road"}, unlabelled="field"))}
+    >>> kept = kept_labels(SegmentationDataset(), trained, Path("best.safetensors"))
+    >>> kept["label_mapping"], kept["unlabelled"]
+    ({7: 'road'}, 'field')
+    >>> kept = kept_labels(SegmentationDataset(label_nodata=[0]), trained, Path("best.safetensors"))
+    >>> "label_mapping" in kept, kept["unlabelled"]
+    (False, 'field')
+    """
+    described = description.get("labels")
+    if described is None:  # of an older version
+        return {}
+    said = dataset.model_fields_set
+    keys = [key for key in PLACES if key not in said]
+    keys += [] if said & {*CODES, "label_colours"} else CODES
+    kept = {key: described[key] for key in keys}
+    if kept.get("label_mapping") is not None:
+        kept["label_mapping"] = {key: value for key, value in kept["label_mapping"]}
+    told = [f"{key} {value!r}" for key, value in kept.items() if value != getattr(SegmentationDataset(), key)]
+    if told:
+        logger.info("labels are read as in the training of %s: dataset.%s", path, ", dataset.".join(told))
+    return kept

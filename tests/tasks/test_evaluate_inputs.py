@@ -1,0 +1,221 @@
+"""Scores on new pictures from a checkpoint alone: no settings file, no training data; equal to scoring by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+import main
+from tasks.example import example_task, write_pictures
+from tasks.keypoints.example import animals_example, drawn_animals
+from tasks.keypoints.sinks import pose_array
+from tasks.phases import load_phase
+from tasks.runs import BEST, checkpoint_path
+from tests.tasks.example_runs import SMALL, rewrite
+from utils.formats.convert import convert_poses
+from utils.formats.read import read_poses
+from utils.keypoints.metrics import PoseScores
+from utils.runtime.checkpoints import load_checkpoint
+from utils.runtime.files import read_json
+
+CODED = "dataset.label_mapping={7: light, 9: dark, 255: ignore}"
+
+
+def train(example, folder: Path, *overrides: str) -> Path:
+    task, context = example(folder, *overrides)
+    for phase in ("prepare", "train"):
+        load_phase(phase)(task, context)
+    target = folder.with_name(f"{folder.name}.safetensors")
+    shutil.copy(checkpoint_path(context.folder, BEST), target)
+    return target
+
+
+def recode(folder: Path) -> None:
+    """Write 9 for dark and 7 for light pixels."""
+    for path in (folder / "labels").iterdir():
+        rewrite(path, lambda pixels: np.copyto(pixels, np.where(pixels < 2, 9 - 2 * pixels, pixels)))
+
+
+@pytest.fixture(scope="module")
+def land(tmp_path_factory) -> Path:
+    """The checkpoint of a training on two scenes whose labels hold codes; they are gone."""
+    folder = tmp_path_factory.mktemp("land") / "old"
+    write_pictures(folder)
+    recode(folder)
+    checkpoint = train(example_task, folder, *SMALL, CODED, "train.epochs=3")
+    shutil.copy(folder / "pictures" / "scene_1.tif", folder.parent / "seen.tif")
+    shutil.rmtree(folder)
+    return checkpoint
+
+
+@pytest.fixture
+def scenes(tmp_path, monkeypatch) -> Path:
+    """New scenes with labels of the same codes, and pictures noisier than those of training."""
+    write_pictures(tmp_path / "new")
+    recode(tmp_path / "new")
+    generator = np.random.default_rng(5)
+    for path in (tmp_path / "new" / "pictures").iterdir():
+        rewrite(
+            path, lambda pixels: np.copyto(pixels, (pixels // 2 + generator.integers(0, 90, pixels.shape)).astype("u1"))
+        )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "new"
+
+
+def evaluate(*arguments: object) -> dict:
+    assert main.main(["evaluate.enable=true", "logging.file=log.txt", *map(str, arguments)]) == 0
+    [path] = Path("runs").glob("*/*[0-9]/evaluate_inputs/metrics.json")
+    return json.loads(path.read_text())
+
+
+def test_scenes_are_scored_from_a_checkpoint_alone_as_by_hand(land, scenes):
+    found = evaluate(
+        f"evaluate.checkpoint={land}", f"evaluate.inputs={scenes}/pictures", f"evaluate.labels={scenes}/labels"
+    )
+    assert main.main(
+        ["inference.enable=true", f"inference.checkpoint={land}", f"inference.inputs={scenes}/pictures",
+         "inference.output_dir=maps"]
+    ) == 0  # fmt: skip
+    confusion = np.zeros((2, 2), np.int64)
+    for path in sorted((scenes / "labels").iterdir()):
+        with rasterio.open(path) as label, rasterio.open(f"maps/{path.stem}_classes.tif") as predicted:
+            codes, classes = label.read(1), predicted.read(1)
+        for row, code in enumerate((9, 7)):  # dark, light
+            for column in (0, 1):
+                confusion[row, column] += ((codes == code) & (classes == column)).sum()
+    right = np.diag(confusion)
+    iou = right / (confusion.sum(0) + confusion.sum(1) - right)
+    assert found["metrics"]["confusion"] == confusion.tolist()
+    assert 0.3 < iou.mean() < 0.999, "neither all right nor all wrong"
+    assert found["metrics"]["mIoU"] == pytest.approx(iou.mean(), abs=5e-5)
+    assert (found["split"], found["pictures"], found["views"]) == ("inputs", 2, ["identity"])
+    assert found["seen"] == {"train": [], "val": []}
+
+
+def test_a_picture_of_training_is_known_again_by_its_content(land, scenes):
+    shutil.copy(land.parent / "seen.tif", scenes / "pictures" / "another.tif")
+    shutil.copy(scenes / "labels" / "scene_1.tif", scenes / "labels" / "another.tif")
+    found = evaluate(
+        f"evaluate.checkpoint={land}", f"evaluate.inputs={scenes}/pictures", f"evaluate.labels={scenes}/labels"
+    )
+    assert found["seen"] == {"train": ["another"], "val": ["another"]}, "blocks of that scene are in both"
+    log = Path("log.txt").read_text()
+    assert "1 of the 3 were trained on, at least in part, and their scores say nothing about new pictures: anot" in log
+    assert (
+        f"labels are read as in the training of {land}: dataset.label_mapping {{7: 'light', 9: 'dark', 255: 'ignore'}}"
+        in log
+    )
+
+
+def test_pictures_without_a_label_are_told_and_the_names_of_settings_are_those_of_the_file(land, scenes, capsys):
+    named = [f"evaluate.checkpoint={land}", f"evaluate.inputs={scenes}/pictures"]
+    shutil.copy(scenes / "pictures/scene_0.tif", scenes / "pictures/bare.tif")
+    found = evaluate(*named, f"evaluate.labels={scenes}/labels")
+    assert found["left_out"] == "1 pictures are left out: 1 without a label, such as bare"
+    enabled = ["evaluate.enable=true", "paths.runs_root=other", *named]
+    (scenes / "none").mkdir()
+    for labels, message in (
+        ("none", "evaluate.labels: no label in"),
+        ("gone", "evaluate.labels: .*gone: no such file or folder"),
+    ):
+        assert main.main([*enabled, f"evaluate.labels={scenes}/{labels}"]) == 3
+        assert re.search(message, capsys.readouterr().err)
+    assert main.main(enabled) == 2
+    assert "evaluate.inputs and evaluate.labels: only one is set" in capsys.readouterr().err
+
+
+def test_evaluate_after_training_scores_what_its_settings_name(tmp_path):
+    """In one process, where the task itself would be kept; training does not see the other pictures."""
+    write_pictures(tmp_path / "new")
+    new = tmp_path / "new"
+    task, context = example_task(tmp_path, *SMALL, f"evaluate.inputs={new}/pictures", f"evaluate.labels={new}/labels")
+    for phase in ("prepare", "train", "evaluate"):
+        load_phase(phase)(task, context)
+    found = read_json(context.folder / "evaluate_inputs" / "metrics.json")
+    assert (found["pictures"], found["metrics"]["support"]) == (2, 64 * 64 + 64 * 96 - 128)
+
+
+@pytest.fixture(scope="module")
+def foxes(tmp_path_factory) -> Path:
+    """The checkpoint of a training on drawn animals, with its data gone."""
+    folder = tmp_path_factory.mktemp("foxes") / "old"
+    settings = (
+        "train.epochs=2",
+        "keypoints.decoder=soft_argmax",
+        "keypoints.oks_sigmas=0.2",
+        "keypoints.min_score=0.0",
+    )
+    checkpoint = train(animals_example, folder, *settings)
+    shutil.rmtree(folder)
+    return checkpoint
+
+
+@pytest.fixture
+def animals(tmp_path, monkeypatch) -> Path:
+    """Pictures of new animals, with labels in a folder of their own."""
+    shutil.copytree(drawn_animals(), tmp_path / "drawn")
+    (tmp_path / "pictures").mkdir()
+    content = json.loads((tmp_path / "drawn/annotations/val.json").read_text())
+    for picture in content["images"]:
+        shutil.copy(tmp_path / "drawn" / "images" / picture["file_name"], tmp_path / "pictures")
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_animals_are_scored_from_a_checkpoint_alone_as_by_hand(foxes, animals):
+    found = evaluate(f"evaluate.checkpoint={foxes}", "evaluate.inputs=pictures", "evaluate.labels=labels.json")
+    predict = ["inference.enable=true", f"inference.checkpoint={foxes}", "inference.inputs=pictures"]
+    assert main.main([*predict, "inference.output_dir=out"]) == 0
+    truth = read_poses(animals / "drawn" / "annotations", root=animals / "drawn")["val"]
+    scores = PoseScores(7, truth.skeletons["fox"].flip_idx, 0.2)
+    for picture in truth.pictures:
+        [frame] = read_json(animals / "out" / f"{picture.path.stem}.json")["frames"]
+        true = [(animal.keypoints, animal.box_xyxy, animal.area, animal.is_crowd) for animal in picture.instances]
+        scores.update(true, [(pose_array(animal), animal["score"]) for animal in frame["instances"]], picture.id)
+    by_hand = scores.compute()
+    for name in ("mean_error_px", "median_error_px", "weighted_PCK", "PCK@16px", "OKS_AP", "OKS_AR", "labelled"):
+        assert found["metrics"][name] == pytest.approx(by_hand[name], rel=5e-5), name
+    assert found["seen"] == {"train": [], "val": [f"val_{index:03}" for index in range(4)]}
+    kept = load_checkpoint(foxes).description["keypoints"]
+    assert (kept["decoder"], kept["oks_sigmas"], kept["category"]) == ("soft_argmax", 0.2, None)
+
+
+@pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut"])
+def test_labels_of_every_format_give_the_same_score(format, foxes, animals):
+    named = [f"evaluate.checkpoint={foxes}", "evaluate.pictures=0"]
+    expected = evaluate(*named, "evaluate.labels=labels.json", "evaluate.inputs=pictures")["metrics"]
+    shutil.rmtree("runs")
+    converted = read_poses(animals / "drawn" / "annotations", root=animals / "drawn")["val"]
+    convert_poses({"all": converted}, animals / format, format)
+    found = evaluate(*named, f"evaluate.labels={format}")
+    assert found["pictures"] == 4
+    names = ["labelled", "instances"]  # without boxes, as in DeepLabCut, animals have another size, by which they match
+    names += ["missed", "mean_error_px", "weighted_PCK"] if format != "deeplabcut" else []
+    for name in names:
+        assert found["metrics"][name] == pytest.approx(expected[name], rel=1e-4), name
+
+
+def test_keypoints_are_those_of_the_checkpoint_by_name(foxes, animals):
+    """Labels in another order give the same score; a name that they lack is not scored, and said."""
+    named = [f"evaluate.checkpoint={foxes}", "evaluate.inputs=pictures", "evaluate.labels=labels.json"]
+    before = evaluate(*named)["metrics"]
+    content = json.loads(Path("labels.json").read_text())
+    names = content["categories"][0]["keypoints"]
+    content["categories"] = [{"id": 1, "name": "vixen", "keypoints": ["whisker", *names[:0:-1]]}]  # without the first
+    for animal in content["annotations"]:
+        rows = np.reshape(animal["keypoints"], (-1, 3))
+        animal["keypoints"] = np.concatenate([[[9, 9, 2]], rows[:0:-1]]).ravel().tolist()
+    Path("labels.json").write_text(json.dumps(content))
+    after = evaluate(*named)["metrics"]
+    for column in ("labelled", "missed", "PCK@16px"):
+        assert after["per_keypoint"][column][1:] == before["per_keypoint"][column][1:]
+    assert (before["per_keypoint"]["labelled"][0] > 0, after["per_keypoint"]["labelled"][0]) == (True, 0)
+    told = f"the labels lack {names[0]}; the checkpoint does not predict whisker; these keypoints are not scored"
+    assert told in Path("log.txt").read_text()
