@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeVar
@@ -24,6 +24,7 @@ from utils.errors import Interrupted, SettingsError, escape_controls
 
 Item = TypeVar("Item")
 
+FIRST_S = 10.0  # a loop that takes longer says so
 LEVELS = {"error": 0, "info": 1, "debug": 2}
 
 
@@ -388,7 +389,9 @@ class TimedBlock:
 
 
 class Progress:
-    """Tell how far a loop has come: a bar in a terminal, a line every so many items elsewhere.
+    """Tell how far a loop has come: a bar in a terminal, a line now and then elsewhere.
+
+    A loop that is short gives no line: the first one comes after ten seconds, or after `every_s` if that is less.
 
     Parameters
     ----------
@@ -398,36 +401,31 @@ class Progress:
         What is done.
     logger : VerbosityLogger
         Gets the lines; when it does not show information there is no bar either.
-    every : int
-        Items between two lines.
-
-    Raises
-    ------
-    ValueError
-        If `every` is not positive.
+    every_s : float
+        Seconds between two lines; infinite for none.
 
     Examples
     --------
-    >>> with Progress(4, "windows", VerbosityLogger(), every=2) as loop:  # doctest: +ELLIPSIS
+    >>> with Progress(4, "windows", VerbosityLogger(), every_s=0) as loop:  # doctest: +ELLIPSIS
     ...     loop.advance(3)
-    [INFO] windows: 3/4 (75%), ... per s, eta ...
+    [INFO] windows: 3/4 (75%), ... per s, ... left, ends about ...
     >>> loop.done
     3
     """
 
-    def __init__(self, total: int | None, name: str, logger: VerbosityLogger, every: int = 50):
-        if every < 1:
-            raise ValueError(f"every must be at least 1 item, got {every}")
+    def __init__(self, total: int | None, name: str, logger: VerbosityLogger, every_s: float = 60.0):
         self.total = total
         self.name = name
         self.logger = logger
-        self.every = every
+        self.every_s = every_s
         self.done = 0
         self._start = time.monotonic()
+        self._next = 0.0  # when the next line is due
         self._bar: tqdm | None = None
 
     def __enter__(self) -> Progress:
         self._start = time.monotonic()
+        self._next = self._start + min(FIRST_S, self.every_s)
         if self.logger.shows("info") and sys.stderr.isatty():
             self._bar = tqdm(total=self.total, desc=self.name, leave=False, dynamic_ncols=True)
             self.logger.open_bars += 1
@@ -473,16 +471,15 @@ class Progress:
 
         Examples
         --------
-        >>> loop = Progress(None, "frames", VerbosityLogger(), every=2)
-        >>> loop.advance()
-        >>> loop.advance()  # doctest: +ELLIPSIS
+        >>> loop = Progress(None, "frames", VerbosityLogger(), every_s=0)
+        >>> loop.advance(2)  # doctest: +ELLIPSIS
         [INFO] frames: 2, ... per s
         """
-        before = self.done
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
-        elif self.done // self.every > before // self.every:
+        elif count and time.monotonic() >= self._next:
+            self._next = time.monotonic() + self.every_s
             self.logger.info(self.describe())
 
     def describe(self) -> str:
@@ -491,17 +488,39 @@ class Progress:
         Examples
         --------
         >>> Progress(8, "windows", VerbosityLogger()).describe()
-        'windows: 0/8 (0%), 0.0 per s, eta unknown'
+        'windows: 0/8 (0%), 0.0 per s, end unknown'
         """
         if self.total is None:
             return f"{self.name}: {self.done}, {self.rate:.1f} per s"
         share = 100 * self.done / self.total if self.total else 100
-        eta = format_duration(self.eta_s)
-        return f"{self.name}: {self.done}/{self.total} ({share:.0f}%), {self.rate:.1f} per s, eta {eta}"
+        eta = self.eta_s
+        end = f"{format_duration(eta)} left, ends about {format_end(eta)}" if eta < float("inf") else "end unknown"
+        return f"{self.name}: {self.done}/{self.total} ({share:.0f}%), {self.rate:.1f} per s, {end}"
+
+
+def format_end(seconds: float) -> str:
+    """Write the time of day that comes after some seconds, with the date if it is not today.
+
+    Examples
+    --------
+    >>> len(format_end(0)), len(format_end(3 * 86400)), format_end(1e300)
+    (5, 16, 'never')
+    """
+    now = datetime.now()
+    try:
+        end = now + timedelta(seconds=seconds)
+    except OverflowError:
+        return "never"
+    return end.strftime("%H:%M" if end.date() == now.date() else "%Y-%m-%d %H:%M")
 
 
 def progress(
-    iterable: Iterable[Item], total: int | None = None, name: str = "", *, logger: VerbosityLogger, every: int = 50
+    iterable: Iterable[Item],
+    total: int | None = None,
+    name: str = "",
+    *,
+    logger: VerbosityLogger,
+    every_s: float = 60.0,
 ) -> Iterator[Item]:
     """Pass items on, and tell how far the loop has come.
 
@@ -515,8 +534,8 @@ def progress(
         What is done.
     logger : VerbosityLogger
         Gets the lines.
-    every : int
-        Items between two lines.
+    every_s : float
+        Seconds between two lines, as for `Progress`.
 
     Yields
     ------
@@ -525,16 +544,18 @@ def progress(
 
     Examples
     --------
-    >>> for item in progress("abc", name="letters", logger=VerbosityLogger(), every=3):  # doctest: +ELLIPSIS
+    >>> for item in progress("abc", name="letters", logger=VerbosityLogger(), every_s=0):  # doctest: +ELLIPSIS
     ...     print(item)
     a
+    [INFO] letters: 1/3 (33%), ... per s, ...
     b
+    [INFO] letters: 2/3 (67%), ... per s, ...
     c
-    [INFO] letters: 3/3 (100%), ... per s, eta 0 ms
+    [INFO] letters: 3/3 (100%), ... per s, 0 ms left, ends about ...
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    with Progress(total, name, logger, every) as loop:
+    with Progress(total, name, logger, every_s) as loop:
         for item in iterable:
             yield item
             loop.advance()

@@ -238,7 +238,7 @@ class Share:
         total = sum(map(self.task.source.count_samples, items)) * len(self.task.prediction_views())
         name = f"inference {items[0].id}" if len(items) == 1 else f"inference of {len(items)} inputs"
         begun: dict[int, Job] = {}
-        with closing(given), Progress(total, name, self.context.log, every=50) as counter:
+        with closing(given), Progress(total, name, self.context.log) as counter:
             try:
                 for job, piece in given:
                     assert job.sink is not None

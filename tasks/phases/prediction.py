@@ -24,6 +24,7 @@ from tasks.prepared import PreparedItem
 from tasks.sample import Batch, Sample
 from tasks.task import Task
 from utils.geometry.augment import IDENTITY, View
+from utils.logging import Progress
 from utils.runtime import distributed
 from utils.runtime.streams import Stream, read_ahead
 from utils.store.feature_store import FeatureStore
@@ -459,11 +460,20 @@ def score(
     source: Source = LiveSamples(task, views) if store is None else StoredSamples(task, store, prepared)
     groups = distributed.share(task.source.partition([entry.item for entry in prepared]))
     given = predict(task, model, source, groups, device, batch_size, context)
+    mine = {item.id for group in groups for item in group}
+    total = sum(
+        task.source.count_samples(entry.item) * len(views) if store is None else len(entry.entries)
+        for entry in prepared
+        if entry.item.id in mine
+    )
 
     def count() -> Any:
-        with closing(given):
-            for _, piece in given:
-                if piece is not None:
+        with closing(given), Progress(total, "windows predicted and scored", context.log) as counter:
+            for job, piece in given:
+                if piece is None:
+                    counter.advance(job.pushed)
+                    job.pushed = 0
+                else:
                     metric.update(piece, task.source.truth(piece))
                     if watch is not None:
                         watch(piece)

@@ -385,7 +385,7 @@ class Preparation:
             closing(read_ahead(self._plans(jobs, pool), depth=2 * self.batch_size * workers)) as plans,
         ):
             samples = self._closing_items(plans)
-            for opened, plan in progress(samples, total, "prepare", logger=self.context.log, every=50):
+            for opened, plan in progress(samples, total, "prepare", logger=self.context.log):
                 self.context.check_stop()
                 opened.entries.append(self._take(plan.result(), background))
             self._hand_over_samples(background)

@@ -381,7 +381,7 @@ class Training:
         waited, began = 0.0, time.perf_counter()
         with closing(self.read(steps, curriculum)) as steps_read:
             bar = progress(
-                steps_read, len(steps), f"epoch {state.epoch + 1}", logger=self.context.log, every=len(steps) + 1
+                steps_read, len(steps), f"epoch {state.epoch + 1}", logger=self.context.log, every_s=float("inf")
             )
             mark = time.perf_counter()
             for batches in bar:

@@ -13,9 +13,12 @@ from tasks.prepared import PreparedItem, manifest_key, read_entries
 from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError
+from utils.logging import Progress
 from utils.runtime import distributed
 from utils.runtime.files import write_json
-from utils.store.feature_store import FeatureStore
+from utils.store.feature_store import FeatureStore, Problem
+
+PARTS, SMALLEST_PART = 200, 256  # of the records; each part looks at the store's folder anew
 
 
 def run(task: Task, context: Context) -> PhaseResult:
@@ -187,7 +190,7 @@ def set_aside_bad_records(task: Task, store: FeatureStore, keys: Sequence[str], 
     (1, 1)
     """
     findings, missing = [], []
-    for problem in store.verify(keys, task.settings.verify.rehash, task.settings.verify.workers):
+    for problem in verify_in_parts(task, store, keys, context):
         context.check_stop()
         if not problem.file:  # nothing to set aside: the record is in no file
             missing.append(problem.subject)
@@ -198,6 +201,27 @@ def set_aside_bad_records(task: Task, store: FeatureStore, keys: Sequence[str], 
         text = f"{len(missing)} records are not there (first: {missing[0]})"
         findings.append(Finding(str(store.folder), text, "run prepare"))
     return findings
+
+
+def verify_in_parts(task: Task, store: FeatureStore, keys: Sequence[str], context: Context) -> Iterator[Problem]:
+    """Verify records part by part, and tell how far it has come.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example, example_context
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> found = list(verify_in_parts(task, store, ["ab" * 16, *store.keys()], example_context(store.folder)))
+    >>> [problem.kind for problem in found]
+    ['missing']
+    """
+    size = max(len(keys) // PARTS, SMALLEST_PART)
+    with Progress(len(keys), "records verified", context.log) as counter:
+        for first in range(0, len(keys), size):
+            part = keys[first : first + size]
+            yield from store.verify(part, task.settings.verify.rehash, task.settings.verify.workers)
+            context.check_stop()
+            counter.advance(len(part))
 
 
 def count_labels(items: Sequence[PreparedItem]) -> Counter:

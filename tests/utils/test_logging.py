@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import utils.logging
 from utils.errors import Interrupted, SettingsError
 from utils.logging import Progress, TimedBlock, VerbosityLogger, format_duration, listening, progress
 
@@ -129,15 +130,22 @@ def test_durations(seconds, text):
     assert format_duration(seconds) == text
 
 
-def test_progress_writes_a_line_every_so_many_items(capsys):
-    assert list(progress(range(7), name="windows", logger=VerbosityLogger(), every=3)) == list(range(7))
+def test_progress_writes_a_line_after_ten_seconds_and_then_each_minute(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(utils.logging.time, "monotonic", lambda: clock[0])
+    with Progress(1000, "windows", VerbosityLogger()) as loop:
+        for second in range(1, 200):
+            clock[0] = float(second)
+            loop.advance(2)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(",")[0] for line in lines] == ["[INFO] windows: 3/7 (43%)", "[INFO] windows: 6/7 (86%)"]
+    counts = [f"{2 * second}/1000 ({second // 5}%), 2.0 per s" for second in (10, 70, 130, 190)]
+    assert [line.partition(", ")[0] + ", 2.0 per s" for line in lines] == [f"[INFO] windows: {text}" for text in counts]
+    assert "8 min 10 s left, ends about " in lines[0]
 
 
 def test_progress_is_silent_on_a_quiet_logger_even_in_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    list(progress(range(4), name="windows", logger=VerbosityLogger(quiet=True), every=1))
+    list(progress(range(4), name="windows", logger=VerbosityLogger(quiet=True), every_s=0))
     assert capsys.readouterr().out == ""
     assert sys.stderr.getvalue() == ""
 
@@ -147,7 +155,7 @@ def test_a_terminal_gets_a_bar_that_makes_way_for_messages(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(sys, "stdout", terminal)
     logger = VerbosityLogger()
-    for item in progress(range(3), name="windows", logger=logger, every=1):
+    for item in progress(range(3), name="windows", logger=logger, every_s=0):
         logger.info(f"item {item}")
     shown = terminal.getvalue()
     assert "windows:" in shown
@@ -173,11 +181,6 @@ def test_the_rate_gives_the_rest_of_the_time():
         loop.advance(5)
     assert loop.rate == pytest.approx(0.5, rel=0.01)
     assert loop.eta_s == pytest.approx(20.0, rel=0.01)
-
-
-def test_progress_refuses_a_useless_interval():
-    with pytest.raises(ValueError, match="every must be at least 1 item, got 0"):
-        Progress(3, "windows", VerbosityLogger(), every=0)
 
 
 def test_the_standard_library_is_not_shadowed_and_the_start_method_is_left_open():
