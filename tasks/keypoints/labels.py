@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.item import Finding
 from tasks.keypoints.alignment import align_sets, keep_inputs, named_inputs
+from tasks.keypoints.doubts import find_doubts
 from tasks.keypoints.items import box_faults, usable
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.splits import read_list
@@ -276,7 +277,7 @@ correct or remove it
         return canvas_of(sizes, side, multiple)
 
     def problems(self) -> Iterator[Finding]:
-        """Problems that readers found in the labels.
+        """Problems that readers found in the labels, and what is doubtful in them.
 
         Examples
         --------
@@ -288,6 +289,7 @@ correct or remove it
             for problem in part.problems:
                 yield Finding(problem.where, problem.what, problem.cure)
         yield from self.faults.values()
+        yield from find_doubts(self.sets)
 
     def warn_of_problems(self) -> None:
         """Log the number of problems once, for runs without verify.

@@ -14,6 +14,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.formats.pictures import place_picture
 from utils.formats.types import SPLITS, AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
+from utils.media.picture_sizes import picture_orientation
 
 FACTS = "dinolith"  # our key in files of other formats, for what they have no place for
 
@@ -139,18 +140,31 @@ def shared_labels(labels: Mapping[Path, Path | None], ids: Mapping[Path, str]) -
 def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPicture) -> list[Problem]:
     """Report a picture that has not the size (height, width) that its label states.
 
+    Where that is its size before it is turned as its EXIF orientation says, the points may count on that picture; if
+    some lie outside of the turned one, they do, and the picture's labels do not count.
+
     Examples
     --------
     >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), ())
-    >>> [str(problem) for problem in size_problems("a.json", "height x width", (6, 4), picture)]
-    ['a.json: height x width is 6 x 4, the picture is 4 x 6; label the picture as it is now']
+    >>> [str(problem) for problem in size_problems("a.json", "height x width", (5, 9), picture)]
+    ['a.json: height x width is 5 x 9, the picture is 4 x 6; label the picture as it is now']
     >>> size_problems("a.json", "height x width", (None, 4), picture)
     []
     """
     if None in stated or picture.size is None or stated == picture.size:
         return []
     what = f"{names} is {stated[0]} x {stated[1]}, the picture is {picture.size[0]} x {picture.size[1]}"
-    return [Problem(where, what, "label the picture as it is now", picture.id)]
+    turn = picture_orientation(picture.path) if stated == picture.size[::-1] else 1
+    if turn < 5:
+        return [Problem(where, what, "label the picture as it is now", picture.id)]
+    places = [animal.keypoints[animal.keypoints[:, 2] > 0, :2] for animal in picture.instances]
+    places += [animal.box_xyxy.reshape(2, 2) for animal in picture.instances if animal.box_xyxy is not None]
+    corner = np.max(np.concatenate([np.zeros((1, 2)), *places]), axis=0)
+    outside = bool((corner > np.array(picture.size[::-1]) + 1).any() and (corner <= np.array(stated[::-1]) + 1).all())
+    proof = ", and its points lie outside of that" if outside else ""
+    what += f" as viewers show it, turned by its EXIF orientation {turn}{proof}: the label was made before it is turned"
+    cure = "look at the points, and label the picture as viewers show it"
+    return [Problem(where, what, cure, picture.id, lost=outside)]
 
 
 def finish_sets(sets: dict[str, AnnotationSet], problems: Iterable[Problem] = ()) -> dict[str, AnnotationSet]:
