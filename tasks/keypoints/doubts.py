@@ -96,7 +96,7 @@ def _doubt_corners(category: str, names: Sequence[str], labelled: Sequence[tuple
     points = np.stack([animal.keypoints for _, animal in labelled])
     seen = points[..., 2] > 0
     corner = seen & (points[..., :2] == 0).all(axis=2)
-    for index in np.flatnonzero(corner.any(axis=0)):
+    for index in np.flatnonzero(corner.any(axis=0)).tolist():
         first = labelled[int(corner[:, index].argmax())][0]
         count = f"{int(corner[:, index].sum())} of {int(seen[:, index].sum())} animals, such as in {first}"
         problem = f"lies at exactly (0, 0) in {count}, as missing ones are often written"

@@ -331,17 +331,18 @@ def _header_of_tiff(path: str, reason: DataError) -> RasterHeader:
             size = dict(zip(page.axes, page.shape, strict=True))
             crs, transform = _georeference_of_tiff(path, page)
             orientation = 1 if crs is not None else picture_orientation(path)
-            sides = (size["Y"], size["X"])[:: -1 if orientation > 4 else 1]
-            grid = PixelGrid(*sides, crs, transform)
+            height, width = (size["X"], size["Y"]) if orientation > 4 else (size["Y"], size["X"])
+            grid = PixelGrid(height, width, crs, transform)
             white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-            whole_pages = [page for page in stream.pages if not page.is_reduced and not page.is_mask]
+            others = [other for other in stream.pages if isinstance(other, tifffile.TiffPage)]
+            pages = [(o.imagelength, o.imagewidth) for o in others if not o.is_reduced and not o.is_mask]
             nodata = page.tags.valueof("GDAL_NODATA")
             dtype = page.dtype
     except (tifffile.TiffFileError, OSError, KeyError, IndexError, AttributeError) as error:
         raise reason from error
     if axes not in ("YX", "YXS", "SYX") or dtype is None:
         raise DataError(f"{path}: a TIFF with axes {axes} is not a picture; expected rows, columns and bands")
-    _refuse_pages(path, [(page.imagelength, page.imagewidth) for page in whole_pages])
+    _refuse_pages(path, pages)
     count = size.get("S", 1)
     return RasterHeader(
         path=path,

@@ -299,7 +299,7 @@ def _add_image(file: _File, index: int, keys: Any, folders: Sequence[Path], root
     >>> str(file.problems[0])
     "a.json: image 1: expected an id and a file_name, got {'id': 3}; mend or remove the entry"
     """
-    id = keys.get("id") if isinstance(keys, dict) else None
+    id: Any = keys.get("id") if isinstance(keys, dict) else None
     if is_id(id):
         file.image_ids[id] = file.image_ids.get(id, 0) + 1
     if not is_id(id) or not isinstance(keys.get("file_name"), str):
