@@ -243,6 +243,77 @@ def overlap(first: Bounds, second: Bounds) -> bool:
     return not above and (wraps or not beside)
 
 
+def in_degrees(crs: CRS | None) -> bool:
+    """Whether the coordinates of a CRS are longitudes and latitudes in degrees, which repeat every 360.
+
+    Examples
+    --------
+    >>> in_degrees(CRS.from_epsg(4326)), in_degrees(CRS.from_epsg(32631)), in_degrees(None)
+    (True, False, False)
+    """
+    return crs is not None and crs.is_geographic and abs(crs.units_factor[1] - math.pi / 180) < 1e-9
+
+
+def shift_bounds(bounds: Bounds, x: float) -> Bounds:
+    """Bounds moved along x.
+
+    Examples
+    --------
+    >>> shift_bounds((179.5, 0, 180.5, 1), -360)
+    (-180.5, 0, -179.5, 1)
+    """
+    return bounds[0] + x, bounds[1], bounds[2] + x, bounds[3]
+
+
+def turns_between(first: Bounds, second: Bounds, crs: CRS | None) -> list[int]:
+    """By how many degrees of longitude to move the first bounds so that they overlap the second, both in one CRS.
+
+    Beyond the antimeridian the same ground has two longitudes: 180.01 is -179.99.
+
+    Returns
+    -------
+    list of int
+        Of -360, 0 and 360; without degrees 0 or nothing.
+
+    Examples
+    --------
+    >>> degrees = CRS.from_epsg(4326)
+    >>> turns_between((179.9, -18, 180.1, -17), (-180, -20, -179, -16), degrees)
+    [-360]
+    >>> turns_between((179.9, -18, 180.1, -17), (-180, -20, 180, -16), degrees)
+    [-360, 0]
+    >>> turns_between((0, 0, 2, 2), (1, 1, 3, 3), CRS.from_epsg(32631)), turns_between((0, 0, 2, 2), (5, 1, 9, 3), None)
+    ([0], [])
+    """
+    turns = (-360, 0, 360) if in_degrees(crs) else (0,)
+    return [turn for turn in turns if overlap(shift_bounds(first, turn), second)]
+
+
+def _beyond_antimeridian(grid: PixelGrid) -> bool:
+    """Whether a grid in degrees holds longitudes outside -180 to 180.
+
+    Examples
+    --------
+    >>> degrees = CRS.from_epsg(4326)
+    >>> [_beyond_antimeridian(PixelGrid(1, 2, degrees, Affine.translation(x, 0))) for x in (178, 179, -181)]
+    [False, True, True]
+    """
+    left, _, right, _ = grid.bounds
+    return in_degrees(grid.crs) and (left < -180 - 1e-6 or right > 180 + 1e-6)
+
+
+def longitudes_differ(source: PixelGrid, target: PixelGrid) -> bool:
+    """Whether the same ground may have another longitude in the target than where the source's points come to lie.
+
+    Examples
+    --------
+    >>> west, east = (PixelGrid(1, 2, CRS.from_epsg(4326), Affine.translation(x, 0)) for x in (-180, 179))
+    >>> longitudes_differ(east, west), longitudes_differ(west, west)
+    (True, False)
+    """
+    return in_degrees(target.crs) and (_beyond_antimeridian(source) or _beyond_antimeridian(target))
+
+
 def place_exactly(source: PixelGrid, target: PixelGrid, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Carry pixel coordinates of one grid into pixel coordinates of another.
 
@@ -268,6 +339,10 @@ def place_exactly(source: PixelGrid, target: PixelGrid, x: np.ndarray, y: np.nda
     map_x, map_y = apply_transform(source.transform, x.ravel(), y.ravel())
     if source.crs is not None and target.crs is not None:
         map_x, map_y = transform_points(source.crs, target.crs, map_x, map_y)
+    if longitudes_differ(source, target):  # the turn of each point that is nearest to the target's middle
+        left, _, right, _ = target.bounds
+        with np.errstate(invalid="ignore"):
+            map_x = map_x - 360 * np.floor((map_x - (left + right) / 2 + 180) / 360)
     with np.errstate(invalid="ignore"):
         return np.stack(apply_transform(~target.transform, map_x, map_y)).reshape(2, *x.shape)
 

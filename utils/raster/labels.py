@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
-from utils.raster.grids import Bounds, carry_bounds, crs_name, fits_degrees, overlap
+from utils.raster.grids import Bounds, carry_bounds, crs_name, fits_degrees, overlap, turns_between
 from utils.raster.header import read_header
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
@@ -276,7 +276,10 @@ def check_overlap(path: Path, bounds: Bounds, crs: CRS | None, scene: RasterScen
     utils.errors.DataError: l.tif: no common ground: labels x 100 to 110, y 0 to 9 (EPSG:32631), ...a.tif x 8 to 20, ...
     """
     carried = carry_bounds(bounds, crs, scene.crs)
-    if carried is not None and overlap(carried, scene.grid.bounds):
+    if carried is not None and turns_between(carried, scene.grid.bounds, scene.crs):
+        return
+    back = carry_bounds(scene.grid.bounds, scene.crs, crs) if carried is None else None
+    if back is not None and turns_between(back, bounds, crs):  # labels all over the world have no place in every CRS
         return
     in_scene = "" if crs == scene.crs or carried is None else f", in the scene's CRS {show_bounds(carried)}"
     raise DataError(

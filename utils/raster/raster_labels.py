@@ -20,6 +20,7 @@ from utils.raster.grids import (
     PixelGrid,
     locate_affine,
     locate_pixels,
+    longitudes_differ,
 )
 from utils.raster.header import read_header
 from utils.raster.labels import LabelSource, UnknownValuesError, check_overlap, check_same_kind
@@ -178,7 +179,7 @@ class RasterLabels(LabelSource):
         return bands
 
     def _placement(self, scene: RasterScene) -> Affine | None:
-        """The affine map from the scene's pixels to the label's; None where their CRS differ.
+        """The affine map from the scene's pixels to the label's; None where their CRS, or their longitudes, differ.
 
         Raises
         ------
@@ -203,7 +204,8 @@ class RasterLabels(LabelSource):
         if grid.crs is None and not (placed and not scene.file_grid.transform.is_identity):
             return self._match_sizes(grid, scene)
         check_overlap(self.path, grid.bounds, grid.crs, scene)
-        return ~grid.transform @ scene.transform if grid.crs == scene.crs else None
+        affine = grid.crs == scene.crs and not longitudes_differ(scene.grid, grid)
+        return ~grid.transform @ scene.transform if affine else None
 
     def _match_sizes(self, grid: PixelGrid, scene: RasterScene) -> Affine:
         """The map for pictures without a place on Earth, which must be of one size before or after `scale`.

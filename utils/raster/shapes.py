@@ -13,7 +13,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from utils.raster.gdal import bounded_gdal
-from utils.raster.grids import Bounds, PixelGrid, carry_bounds, place_exactly
+from utils.raster.grids import Bounds, PixelGrid, carry_bounds, in_degrees, place_exactly
 from utils.raster.tiling import Window
 
 MARGIN = 64  # pixels around a piece whose features are kept
@@ -131,7 +131,20 @@ def bounds_around(grid: PixelGrid, crs: CRS | None, area: Window, margin: float)
     stretch = Affine.scale(area.width + 2 * margin, area.height + 2 * margin)
     outer = PixelGrid(1, 1, grid.crs, grid.transform @ shift @ stretch).bounds
     bounds = carry_bounds(outer, grid.crs, crs)
+    if bounds is not None and bounds[0] > bounds[2] and in_degrees(crs):  # over the antimeridian
+        bounds = (bounds[0], bounds[1], bounds[2] + 360, bounds[3])
     return bounds if bounds is not None and bounds[0] < bounds[2] and bounds[1] < bounds[3] else None
+
+
+def move_along_x(geometries: np.ndarray, x: float) -> np.ndarray:
+    """Move geometries, shape (N,), along x; None stays None.
+
+    Examples
+    --------
+    >>> move_along_x(np.array([shapely.Point(-179.5, 3), None]), 360).tolist()
+    [<POINT (180.5 3)>, None]
+    """
+    return geometries if x == 0 else shapely.transform(geometries, lambda points: np.add(points, (x, 0)))
 
 
 def place_on_pixels(
@@ -174,7 +187,9 @@ def place_on_pixels(
     geometries[invalid] = shapely.make_valid(geometries[invalid])
     if bounds is not None:
         extents = shapely.bounds(geometries)
-        beyond = (extents[:, :2] < bounds[:2]).any(axis=1) | (extents[:, 2:] > bounds[2:]).any(axis=1)
+        apart = (extents[:, 2:] < bounds[:2]).any(axis=1) | (extents[:, :2] > bounds[2:]).any(axis=1)
+        geometries[apart] = None
+        beyond = ~apart & ((extents[:, :2] < bounds[:2]) | (extents[:, 2:] > bounds[2:])).any(axis=1)
         geometries[beyond] = shapely.intersection(geometries[beyond], shapely.box(*bounds))
     parts, index = _single_parts(geometries, dimensions)
     return _carry_shapes(parts, crs, grid, bounds), index, int(invalid.sum())

@@ -19,10 +19,10 @@ from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.raster.class_table import build_table, class_index, class_key
 from utils.raster.gdal import file_key
-from utils.raster.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees
+from utils.raster.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees, turns_between
 from utils.raster.labels import LabelSource, UnknownValuesError, check_overlap, check_same_kind, guess_crs, show_bounds
 from utils.raster.scenes import RasterScene
-from utils.raster.shapes import MARGIN, Shapes, bounds_around, place_on_pixels
+from utils.raster.shapes import MARGIN, Shapes, bounds_around, move_along_x, place_on_pixels
 from utils.raster.tiling import Window
 from utils.raster.vector_files import Features, LayerInfo, read_features, read_layer_info
 from utils.runtime.recent import Recent
@@ -315,9 +315,14 @@ class VectorLabels(LabelSource):
         [(0.0, -5.0, 9.0, 4.0)]
         """
         bounds = bounds_around(grid, crs, area, MARGIN + self.line_width)
-        features = self._features(bounds)
+        turns = [] if bounds is None else turns_between(bounds, read_layer_info(self.path, self.layer).bounds, crs)
+        turns = turns or [0]
+        features = self._features(bounds and (bounds[0] + turns[0], bounds[1], bounds[2] + turns[-1], bounds[3]))
         classes = self._look_up(features.values)
-        parts, index, mended = place_on_pixels(features.geometries, crs, grid, bounds)
+        placed = [place_on_pixels(move_along_x(features.geometries, -turn), crs, grid, bounds) for turn in turns]
+        parts, index = (np.concatenate([found[place] for found in placed]) for place in range(2))
+        order, mended = np.argsort(index, kind="stable"), placed[0][2]  # the order of the file, whatever the turn
+        parts, index = parts[order], index[order]
         if mended and not self._warned:
             self._warned = True
             LOGGER.warning("%s: invalid polygons were made valid (%d in %s)", self.path, mended, area)
