@@ -83,7 +83,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="main.py",
         usage="python main.py [CONFIG] [key.path=value ...] [--check] [--only TASK[.PHASE],...] [--schema]\n"
-        "       python main.py [CONFIG] --new-config DATA PROFILE",
+        "       python main.py [CONFIG] --new-config DATA [PROFILE]",
         description="Turn pictures into maps and keypoints: runs the enabled phases of every task in the settings file "
         "CONFIG. Without CONFIG: $DINOV3SEG_CONFIG, then config.yml here or in a folder above.",
         epilog=EXIT_CODES,
@@ -100,9 +100,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add("--schema", action="store_true", help="print the JSON schema of the settings, for editors")
     add(
         "--new-config",
-        nargs=2,
+        nargs="+",
         metavar=("DATA", "PROFILE"),
-        help="read keypoint labels and write settings for them to CONFIG (config.yml); PROFILE may be none",
+        help="look at labelled data and write settings for them to CONFIG (config.yml)",
     )
     return parser.parse_intermixed_args(list(arguments))
 
@@ -498,7 +498,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         path, overrides = split_words(parsed.words)
         if parsed.new_config:
-            return new_config(path, overrides, log, *parsed.new_config)
+            return new_config(path, [*overrides], log, parsed.new_config)
         settings = read_settings(path, overrides)
         return run_and_report(settings, choose_phases(settings, parsed.only), parsed.check)
     except (Exception, KeyboardInterrupt) as error:  # also errors during the start of ranks and log
@@ -525,27 +525,31 @@ def read_settings(path: str | None, overrides: Sequence[str]) -> Settings:
     return parse_settings("{}", overrides, kinds()) if file is None else load_settings(file, overrides, kinds())
 
 
-def new_config(target: str | None, overrides: Sequence[str], log: VerbosityLogger, data: str, profile: str) -> int:
-    """Write a settings file for keypoint labels; returns the exit code.
+def new_config(target: str | None, overrides: Sequence[str], log: VerbosityLogger, words: Sequence[str]) -> int:
+    """Write a settings file for data; returns the exit code. `words` are DATA, PROFILE and more overrides.
 
     Raises
     ------
     SettingsError
-        If there are overrides, or the settings cannot be written.
+        If the words are not understood, or the settings cannot be written.
 
     Examples
     --------
-    >>> new_config("new.yml", ["train.epochs=3"], VerbosityLogger("error"), "/no/such/labels", "none")
+    >>> new_config(None, [], VerbosityLogger("error"), ["reef", "none", "a.yml"])
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: train.epochs=3: --new-config takes no overrides; change the file that it writes
+    utils.errors.SettingsError: --new-config reef none a.yml: expected DATA [PROFILE]; write CONFIG before --new-config
     """
-    from tasks.keypoints.new_config import write_new_config
+    from tasks.new_config import write_new_config
 
-    if overrides:
-        raise SettingsError(f"{overrides[0]}: --new-config takes no overrides; change the file that it writes")
+    overrides = [*overrides, *(word for word in words if "=" in word)]
+    data, *rest = [word for word in words if "=" not in word] or [""]
+    if not data or len(rest) > 1:
+        raise SettingsError(
+            f"--new-config {' '.join(words)}: expected DATA [PROFILE]; write CONFIG before --new-config"
+        )
     with listening(log, "tasks", "utils"):
-        write_new_config(data, profile, target or "config.yml", log)
+        write_new_config(data, rest[0] if rest else None, target or "config.yml", overrides, log)
     return 0
 
 

@@ -348,7 +348,7 @@ def test_a_picture_with_an_unreadable_row_teaches_nothing_until_it_is_mended(tmp
 def test_new_settings_are_written_after_a_look_and_never_over_others(tmp_path, capsys):
     target, source = tmp_path / "new.yml", drawn_animals() / "annotations"
     assert main.main([str(target), "--new-config", str(source), "small_data"]) == 0
-    assert "audit: 12 pictures, 0 of them without an animal" in capsys.readouterr().out
+    assert "data: 12 pictures, 0 of them without an animal" in capsys.readouterr().out
     assert main.main([str(target), "--check"]) == 0
     before = target.read_text()
     assert main.main([str(target), "--new-config", str(source), "none"]) == 2

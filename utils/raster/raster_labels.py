@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +108,11 @@ class RasterLabels(LabelSource):
         utils.raster.labels.UnknownValuesError: ...l.tif: value 7 (2 times in the window at y 0, x 0) ...
         """
         self._placement(scene)
-        across, down = -(-scene.width // _CHECK_SIDE), -(-scene.height // _CHECK_SIDE)
-        places = np.unique(np.linspace(0, across * down - 1, min(across * down, _CHECK_WINDOWS)).astype(int))
         unknown, found = None, Counter[str]()
-        for place in places.tolist():
-            y, x = divmod(place, across)
+        places = list(whole_windows(scene.height, scene.width))
+        for window in places:
             try:
-                self.read(scene, Window(y * _CHECK_SIDE, x * _CHECK_SIDE, _CHECK_SIDE, _CHECK_SIDE))
+                self.read(scene, window)
             except UnknownValuesError as error:
                 unknown = error
                 found.update(error.counts)
@@ -345,6 +343,23 @@ class RasterLabels(LabelSource):
         )
         cure = f"give it a class or 'ignore' in {setting}{example}"
         raise UnknownValuesError(self.path, found, where, classes, cure)
+
+
+def whole_windows(height: int, width: int) -> Iterator[Window]:
+    """Windows that cover a raster, or 64 of them at even distances where there are more.
+
+    Examples
+    --------
+    >>> [(window.y, window.x) for window in whole_windows(1025, 2048)]
+    [(0, 0), (0, 1024), (1024, 0), (1024, 1024)]
+    >>> len(list(whole_windows(100_000, 100_000)))
+    64
+    """
+    across, down = -(-width // _CHECK_SIDE), -(-height // _CHECK_SIDE)
+    places = np.unique(np.linspace(0, across * down - 1, min(across * down, _CHECK_WINDOWS)).astype(int))
+    for place in places.tolist():
+        y, x = place // across * _CHECK_SIDE, place % across * _CHECK_SIDE
+        yield Window(y, x, min(_CHECK_SIDE, height - y), min(_CHECK_SIDE, width - x))
 
 
 def _read_colours(colours: Mapping[Any, Any], num_classes: int, class_names: Sequence[str]) -> ClassTable:

@@ -21,6 +21,7 @@ from utils.raster.grids import Bounds
 from utils.runtime.files import atomic_path
 from utils.runtime.reading import check_regular, file_errors
 
+STYLES = "layer_styles"  # the table of a GeoPackage in which QGIS keeps the looks of layers
 # With bounds these give features in the order of their spatial index; the number of a feature is its place in the file.
 _INDEXED = frozenset({"GPKG", "FlatGeobuf", "ESRI Shapefile", "SQLite", "MapInfo File", "OpenFileGDB"})
 
@@ -41,6 +42,8 @@ class LayerInfo:
         Of all coordinates.
     driver : str
         GDAL's driver.
+    layer : str
+        Its name.
 
     Examples
     --------
@@ -56,6 +59,7 @@ class LayerInfo:
     features: int
     bounds: Bounds
     driver: str
+    layer: str
 
 
 def read_layer_info(path: str | Path, layer: str | None) -> LayerInfo:
@@ -108,7 +112,7 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
     with file_errors(path, "cannot be opened as a vector file"), plain_path(path) as plain:
         if not os.path.isdir(path):
             refuse_linked_crs(path)
-        layers = {str(name): kind for name, kind in pyogrio.list_layers(plain)}
+        layers = _list_layers(plain)
         chosen = _choose_layer(path, layers, layer)
         info = pyogrio.read_info(plain, layer=chosen, force_feature_count=True, force_total_bounds=True)
         if info["driver"] not in VECTOR_DRIVERS:
@@ -121,11 +125,77 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
         raise DataError(
             f"{path}: layer {chosen!r} holds no features with finite coordinates ({info['features']} features)"
         )
-    return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds, info["driver"])  # type: ignore[arg-type]
+    return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds, info["driver"], chosen)  # type: ignore[arg-type]
+
+
+def _list_layers(path: str) -> dict[str, str | None]:
+    """Layers of a file with their geometry types, None for tables without places; not the styles that QGIS keeps.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/roads.gpkg"
+    >>> write_features(path, [shapely.Point(1, 2)], crs="EPSG:4326")
+    >>> _list_layers(path)
+    {'roads': 'Point'}
+    """
+    return {str(name): kind for name, kind in vector_library().list_layers(path) if name != STYLES}
+
+
+def layers_with_places(path: str | Path) -> dict[str, str]:
+    """Layers of a vector file that have places, with their geometry types.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be opened or has no such layer.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/roads.gpkg"
+    >>> write_features(path, [shapely.Point(1, 2)], crs="EPSG:4326")
+    >>> layers_with_places(path)
+    {'roads': 'Point'}
+    """
+    check_regular(path)
+    with file_errors(path, "cannot be opened as a vector file"), plain_path(path) as plain:
+        refuse_linked_crs(path)
+        layers = {name: kind for name, kind in _list_layers(plain).items() if kind is not None}
+    if not layers:
+        raise DataError(
+            f"{path}: holds tables only, and no layer with places; name a file with polygons, lines or points"
+        )
+    return layers
+
+
+def read_attributes(path: str | Path, layer: str | None) -> tuple[str, dict[str, list]]:
+    """Geometry type of a layer, and the values of each attribute.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/l.geojson"
+    >>> write_features(path, [shapely.Point(1, 2), shapely.Point(8, 9)], crs="EPSG:4326", kind=["a", "b"])
+    >>> read_attributes(path, None)
+    ('Point', {'kind': ['a', 'b']})
+    """
+    read_layer_info(path, layer)  # refuses what may not be opened
+    with file_errors(path, "cannot be read", "the file is damaged: export it again"), plain_path(path) as plain:
+        layers = _list_layers(plain)
+        chosen = _choose_layer(str(path), layers, layer)
+        meta, _, _, columns = vector_library().raw.read(plain, chosen, read_geometry=False)
+    fields = zip(meta["fields"].tolist(), columns, strict=True)
+    return str(layers[chosen]), {str(name): values.tolist() for name, values in fields}
 
 
 def _choose_layer(path: str, layers: Mapping[str, str | None], layer: str | None) -> str:
-    """The layer to read: the chosen one, or the only one.
+    """The layer to read: the chosen one, or the only one that has places.
 
     Raises
     ------
@@ -139,13 +209,14 @@ def _choose_layer(path: str, layers: Mapping[str, str | None], layer: str | None
         ...
     utils.errors.DataError: a.gpkg: holds the layers roads, houses; choose one in dataset.label_layer
     """
-    if layer is None and len(layers) == 1:
-        return next(iter(layers))
+    places = [name for name, kind in layers.items() if kind is not None] or list(layers)
+    if layer is None and len(places) == 1:
+        return places[0]
     if layer in layers:
         return str(layer)
     missing = f"has no layer {layer!r}; it " if layer else ""
     raise DataError(
-        f"{path}: {missing}holds the layers {', '.join(layers) or 'none'}; choose one in dataset.label_layer"
+        f"{path}: {missing}holds the layers {', '.join(places) or 'none'}; choose one in dataset.label_layer"
     )
 
 
@@ -226,7 +297,7 @@ def read_features(
     columns = [] if attribute is None else [attribute]
     options = {"columns": columns, "read_geometry": geometry, "force_2d": True, "bbox": bounds, "return_fids": True}
     with file_errors(path, "cannot be read", "the file is damaged: export it again"), plain_path(path) as plain:
-        _, numbers, encoded, attributes = vector_library().raw.read(plain, layer, **options)
+        _, numbers, encoded, attributes = vector_library().raw.read(plain, info.layer, **options)
         shapes = shapely.from_wkb(encoded) if geometry else np.full(len(numbers), None)
     values = attributes[0] if columns else np.full(len(numbers), None)
     by_index = bounds is not None and info.driver in _INDEXED

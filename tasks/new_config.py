@@ -1,0 +1,187 @@
+"""A new settings file for a person's data: what the data hold, and settings that run on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from config import defaults_below, parse_settings
+from tasks import kinds, load_task
+from tasks.draft import Draft, NoLabelsError
+from utils.errors import DataError, SettingsError
+from utils.formats.other_files import describe_other
+from utils.logging import VerbosityLogger
+from utils.runtime.files import write_bytes
+from utils.runtime.setting_files import set_value
+from utils.runtime.strict_yaml import UniqueKeyLoader
+
+NO_PROFILE = "none"
+# Names of files and folders that say nothing about the data.
+_PLAIN = (
+    "data dataset labels label masks mask annotations annotation images train val test config instances person "
+    "labeled-data collecteddata coco yolo all"
+)
+_PLAIN_NAMES = frozenset(_PLAIN.split())
+
+
+def write_new_config(
+    source: str, profile: str | None, target: str | Path, overrides: Sequence[str], log: VerbosityLogger
+) -> Path:
+    """Look at data, log what they hold, and write settings that train on them.
+
+    Parameters
+    ----------
+    source : str
+        A folder of pictures and labels, or the labels: masks, vectors, or keypoints in any format that is read.
+    profile : str, optional
+        Name or file of a profile.
+    target : str or Path
+        The settings file; must not exist.
+    overrides : sequence of str
+        Settings to change, such as `dataset.label_layer=roads`.
+    log : VerbosityLogger
+        Gets what the data hold, and their problems.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    SettingsError
+        If the file exists, or a profile or an override cannot be used.
+    DataError
+        If there are no labels that can be learnt.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.keypoints.example import drawn_animals
+    >>> target = Path(tempfile.mkdtemp()) / "foxes.yml"
+    >>> labels = str(drawn_animals() / "annotations")
+    >>> _ = write_new_config(labels, "small_data", target, ["train.epochs=7"], VerbosityLogger("error"))
+    >>> settings = next(iter(parse_settings(target.read_text(), (), kinds()).tasks.values()))
+    >>> settings.train.patience, settings.train.epochs
+    (12, 7)
+    """
+    target, path = Path(target), Path(source).expanduser().absolute()
+    if target.exists():
+        raise SettingsError(f"{target}: already exists; name another file, or remove it")
+    if not path.exists():
+        raise DataError(f"{source}: no such file or folder; name the labels, or a folder of pictures and labels")
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        set_value(changes, override)
+    draft = draft_settings(path, changes, log)
+    if profile is not None and profile != NO_PROFILE:
+        defaults_below(kinds()[draft.kind], {"profile": profile})
+        draft.task["profile"] = profile
+    for line in draft.figures:
+        log.info(f"data: {line}")
+    for line in draft.advice:
+        log.info(f"data: suggestion: {line}")
+    name = name_of(path)
+    draft.tree["tasks"] = {name: {"kind": draft.kind, **draft.task}}
+    for override in overrides:
+        set_value(draft.tree, override)
+    text = settings_text(draft, path, target)
+    settings = parse_settings(text, (), kinds()).tasks[name]
+    for line in load_task(draft.kind)(name, settings).check():  # what would stop a run is said before the file is there
+        log.info(f"check: {line}")
+    write_bytes(target, text.encode())
+    log.info(f"wrote {target}; look at it, then: python main.py {target}")
+    return target
+
+
+def draft_settings(path: Path, changes: dict[str, Any], log: VerbosityLogger) -> Draft:
+    """Find the kind of task that learns from the data, and draft its settings.
+
+    Raises
+    ------
+    DataError
+        If there are no labels that any kind of task learns from.
+
+    Examples
+    --------
+    >>> from tasks.keypoints.example import drawn_animals
+    >>> draft_settings(drawn_animals() / "annotations", {}, VerbosityLogger("error")).kind
+    'keypoints'
+    """
+    from tasks.keypoints.new_config import draft_keypoints
+    from tasks.segmentation.new_config import draft_segmentation
+
+    if path.is_file() and (what := describe_other(path)):
+        raise DataError(f"{path}: {what}")
+    found: list[str] = []
+    for draft in (draft_keypoints, draft_segmentation):
+        try:
+            return draft(path, changes, log)
+        except NoLabelsError as error:
+            found.append(str(error))
+        except DataError as error:
+            raise DataError(*found, str(error)) from error
+    raise DataError(*found)
+
+
+def name_of(path: Path) -> str:
+    """A name for the task: that of the file, or of the nearest folder that says more than "data" or "labels".
+
+    Examples
+    --------
+    >>> name_of(Path("/sets/mice/labels/data.yaml")), name_of(Path("/sets/reef fish.json")), name_of(Path("/labels"))
+    ('mice', 'reef_fish', 'labels')
+    """
+    for part in (path.stem if path.is_file() or path.suffix else path.name, *reversed(path.parent.parts[1:])):
+        if part.lower().partition("_")[0] not in _PLAIN_NAMES and part.lower() not in _PLAIN_NAMES:
+            break
+    else:
+        part = path.stem
+    return re.sub(r"[^A-Za-z0-9_-]", "_", part)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes each text that the reader of settings would take for a number or a truth value.
+
+    Examples
+    --------
+    >>> print(yaml.dump(["1e3", "road"], Dumper=_Dumper, default_flow_style=True).strip())
+    ['1e3', road]
+    """
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [
+        *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+        *UniqueKeyLoader.yaml_implicit_resolvers.get(first, []),
+    ]
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *UniqueKeyLoader.yaml_implicit_resolvers}
+}
+
+
+def settings_text(draft: Draft, path: Path, target: Path) -> str:
+    """Write settings as YAML, with what the data hold as comments.
+
+    Examples
+    --------
+    >>> draft = Draft("segmentation", {"dataset": {"classes": ["1e3", "no"]}, "tasks": {"a": {}}}, ["2 pictures"])
+    >>> print(settings_text(draft, Path("/x/reef"), Path("reef.yml")))
+    # Settings for reef; written by --new-config
+    # 2 pictures
+    # Run: python main.py reef.yml
+    dataset:
+      classes: ['1e3', 'no']
+    tasks:
+      a: {}
+    <BLANKLINE>
+    """
+    lines = [*draft.figures, *(f"suggestion: {line}" for line in draft.advice)]
+    title = f"Settings for {path.name}; written by --new-config"
+    comments = [f"# {' '.join(line.split())}" for line in (title, *lines)]
+    looks = {"sort_keys": False, "allow_unicode": True, "width": 110, "default_flow_style": None}
+    body = yaml.dump(draft.tree, Dumper=_Dumper, **looks)
+    return "\n".join([*comments, f"# Run: python main.py {target}", body])

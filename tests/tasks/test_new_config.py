@@ -1,0 +1,139 @@
+"""Settings that are written after a look at labelled data: they run, and say what the data hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+import pytest
+import shapely
+import yaml
+from affine import Affine
+
+import main
+from tasks.example import tiny_backbone
+from utils.raster.files import write_raster
+from utils.raster.vector_files import write_features
+
+PLACE = {"crs": "EPSG:32631", "transform": Affine(2, 0, 500_000, 0, -2, 5_000_000)}
+
+
+def picture(path: Path, size: tuple[int, int] = (96, 128), **more) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(len(path.name)).integers(0, 255, (*size, 3)).astype(np.uint8)
+    write_raster(path, values, **more)
+
+
+def draft(tmp_path: Path, source: Path, *words: str) -> dict:
+    target = tmp_path / "new.yml"
+    assert main.main([str(target), "--new-config", str(source), *words]) == 0
+    return yaml.safe_load(target.read_text())
+
+
+def run(tmp_path: Path) -> None:
+    """Run the file as it is written, but with a small backbone and one epoch, and results in a folder of the test."""
+    paths = [f"paths.{name}={tmp_path}/{name}" for name in ("processed_dir", "runs_root", "splits_dir")]
+    small = [f"model.backbone={tiny_backbone()}", "train.epochs=1"]
+    assert main.main([str(tmp_path / "new.yml"), *paths, *small]) == 0
+
+
+def refused(tmp_path: Path, capsys, source: Path, *words: str) -> str:
+    assert main.main([str(tmp_path / "new.yml"), "--new-config", str(source), *words]) in (2, 3)
+    assert not (tmp_path / "new.yml").exists()
+    captured = capsys.readouterr()
+    return captured.err + captured.out
+
+
+def test_masks_in_colours_beside_photos(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        picture(tmp_path / "reef" / "images" / f"{name}.jpg")
+        mask = np.zeros((96, 128, 3), np.uint8)
+        mask[:48, :, 2], mask[80:, :64] = 255, (1, 2, 3)
+        (tmp_path / "reef" / "masks").mkdir(exist_ok=True)
+        write_raster(tmp_path / "reef" / "masks" / f"{name}.png", mask)
+    tree = draft(tmp_path, tmp_path / "reef")
+    assert "[0, 0, 0] 41.7 %, [0, 0, 255] 50 %, [1, 2, 3] 8.33 %" in capsys.readouterr().out
+    assert tree["dataset"]["label_colours"] == {"black": [0, 0, 0], "blue": [0, 0, 255], "colour_010203": [1, 2, 3]}
+    assert (tree["paths"]["raw_images_dir"], tree["paths"]["label_path"]) == ("images", "masks")
+    assert list(tree["tasks"]) == ["reef"]
+    run(tmp_path)
+
+
+def test_a_folder_of_masks_alone_finds_the_pictures_beside_it(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / "set" / f"{name}.tif")
+        (tmp_path / "set" / "gt").mkdir(exist_ok=True)
+        write_raster(tmp_path / "set" / "gt" / f"{name}_lbl.png", np.uint8(np.eye(96, 128) * 255))
+    tree = draft(tmp_path, tmp_path / "set" / "gt")
+    assert tree["dataset"]["label_mapping"] == {0: "background", 255: "object"}
+    assert tree["dataset"]["label_pattern"] == "{stem}_lbl.png"
+    run(tmp_path)
+
+
+def test_an_attribute_of_polygons_over_bands_in_single_files(tmp_path, capsys):
+    folder = tmp_path / "coast"
+    for band in ("B02", "B03", "B04", "B08"):
+        folder.mkdir(exist_ok=True)
+        write_raster(folder / f"{band}.tif", np.uint16(np.arange(96 * 128).reshape(96, 128) + ord(band[2])), **PLACE)
+    boxes = [shapely.box(500_000, 4_999_900, 500_060, 5_000_000), shapely.box(500_100, 4_999_850, 500_250, 4_999_990)]
+    names = ["sea", "1e3"] * 4
+    write_features(folder / "l.geojson", boxes * 4, crs="EPSG:32631", id=list(range(8)), Type=names, source=["x"] * 8)
+    tree = draft(tmp_path, folder)
+    said = capsys.readouterr().out
+    assert "8 features: Polygon 100 %" in said
+    assert "Type: sea 50 %, 1e3 50 %" in said
+    assert "1 attributes with one value, such as source" in said
+    assert tree["dataset"]["band_files"] == ["B04.tif", "B03.tif", "B02.tif", "B08.tif"]
+    assert (tree["dataset"]["label_attribute"], tree["dataset"]["classes"]) == ("Type", ["1e3", "sea"])
+    run(tmp_path)
+
+
+def test_layers_are_listed_and_one_is_chosen(tmp_path, capsys):
+    picture(tmp_path / "set" / "a.tif", **PLACE)
+    path = tmp_path / "set" / "l.gpkg"
+    box = shapely.to_wkb(shapely.box(500_010, 4_999_900, 500_100, 4_999_980))
+    for layer, kind in (("houses", "Polygon"), ("fields", "Polygon"), ("notes", None)):
+        pyogrio.raw.write(
+            path,
+            None if kind is None else np.array([box], dtype=object),
+            [np.array(["brick"], dtype=object)],
+            ["wall"],
+            layer=layer,
+            geometry_type=kind,
+            crs=None if kind is None else "EPSG:32631",
+            append=path.exists(),
+        )
+    said = refused(tmp_path, capsys, path)
+    assert "several layers: houses (Polygon); fields (Polygon); choose one: write dataset.label_layer=houses" in said
+    tree = draft(tmp_path, path, "dataset.label_layer=fields")
+    assert tree["dataset"]["label_layer"] == "fields"
+    assert tree["dataset"]["label_mapping"] == {"*": "object"}
+    run(tmp_path)
+
+
+def test_what_cannot_be_learnt_is_said_for_each_kind(tmp_path, capsys):
+    picture(tmp_path / "set" / "a.png")
+    said = refused(tmp_path, capsys, tmp_path / "set")
+    assert "no keypoints: " in said
+    assert "no masks or vectors: " in said
+    picture(tmp_path / "set" / "a_mask.png")
+    assert "more than 254 values, so it is no mask of classes" in refused(tmp_path, capsys, tmp_path / "set")
+    write_raster(tmp_path / "set" / "a_mask.png", np.zeros((96, 128), np.uint8))
+    assert "hold only 0, so there is nothing to learn" in refused(tmp_path, capsys, tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none", "b.yml"], "expected DATA [PROFILE]; write CONFIG before --new-config"),
+        (["small_data"], "kind segmentation has none"),
+        (["train.epoch=3"], "train.epoch: unknown key, did you mean 'epochs'?"),
+        (["dataset.label_layer=x"], "has no layer 'x'; it holds the layers l"),
+    ],
+)
+def test_words_that_cannot_be_used_are_refused(tmp_path, capsys, words, message):
+    picture(tmp_path / "set" / "a.tif", **PLACE)
+    box = shapely.box(500_010, 4_999_900, 500_100, 4_999_980)
+    write_features(tmp_path / "set" / "l.gpkg", [box], crs="EPSG:32631")
+    assert message in refused(tmp_path, capsys, tmp_path / "set", *words)
