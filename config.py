@@ -516,6 +516,8 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Setting
     train.epochz: unknown key, did you mean 'epochs'? known keys: ...
     """
     tree = _rename_inputs(read_sections(text))
+    everything = " ".join([text, *overrides])
+    old_name = "input_tif" in everything and "inputs" not in everything  # errors then name it so
     for change in _rename_overrides(overrides):
         override_tasks(tree, change)
     _rename_inputs(tree)  # also in a whole section of the command line
@@ -534,7 +536,8 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Setting
             validated[str(name)] = config
     errors.update(shared_targets(validated))
     if errors:
-        raise list_mistakes(errors)
+        name = "inference.input_tif:" if old_name else "inference.inputs:"
+        raise list_mistakes(line.replace("inference.inputs:", name) for line in errors)
     return Settings(validated, next(iter(validated.values())))
 
 

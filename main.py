@@ -50,6 +50,8 @@ class Outcome:
     rows: list[tuple[str, str, float]] = field(default_factory=list)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     doubts: dict[str, str] = field(default_factory=dict)
+    results: dict[str, dict[str, str]] = field(default_factory=dict)  # task -> what was made -> where it is
+    at_work: str = ""  # the phase that runs; after a failure the one that failed
 
     def add(
         self, task: str, phase: str, status: str, seconds: float, metrics: dict[str, float], doubt: str = ""
@@ -307,7 +309,7 @@ def run_task(
     from tasks.context import Context
     from tasks.phases import load_phase
     from tasks.references import resolve_references
-    from tasks.runs import open_run, task_folder
+    from tasks.runs import list_results, open_run, task_folder
     from utils.runtime import distributed
 
     name = task.name  # another task of this call may have written the checkpoint
@@ -320,9 +322,14 @@ def run_task(
         queue = list(phases)
         while queue:
             phase = queue.pop(0)
-            with TimedBlock(f"{name}.{phase}", log) as block:
-                result = load_phase(phase)(task, context)
+            outcome.at_work = f"{name}.{phase}"
+            try:
+                with TimedBlock(outcome.at_work, log) as block:
+                    result = load_phase(phase)(task, context)
+            finally:
+                outcome.results[name] = list_results(context.folder, task.settings)
             outcome.add(name, phase, result.status, block.seconds, result.metrics, result.doubt)
+            outcome.at_work = ""
             if result.metrics.get("bad records") and "prepare" in phases:
                 queue.insert(0, "prepare")  # repeats the records that verify set aside
 
@@ -356,14 +363,23 @@ def run(
 ) -> None:
     """Run all tasks and print the closing tables.
 
+    Raises
+    ------
+    SettingsError
+        If there is nothing to run.
+
     Examples
     --------
     >>> from config import parse_settings
     >>> run(parse_settings("{}", (), kinds()), {}, VerbosityLogger("info"), StopSignal(), Outcome())
-    [INFO] no phase is enabled; set enable: true in a section such as prepare or train
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: no phase is enabled; set enable: true in a section such as prepare or train, or run ...
     """
     if not any(phases.values()):
-        log.info("no phase is enabled; set enable: true in a section such as prepare or train")
+        raise SettingsError(
+            "no phase is enabled; set enable: true in a section such as prepare or train, or run --only TASK.PHASE"
+        )
     tasks = build_tasks(settings, phases)
     try:
         for name, chosen in phases.items():
@@ -386,7 +402,7 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
     >>> from config import parse_settings
     >>> text = f"{{paths: {{runs_root: {tempfile.mkdtemp()}}}, logging: {{level: error}}}}"
     >>> run_and_report(parse_settings(text, (), kinds()), {"segmentation": ()}, only_check=False)
-    0
+    2
     """
     from tasks.runs import choose_device, set_up_machine
     from tasks.stores import keep_stores, preview_stores
@@ -411,7 +427,8 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
         def finish(error: BaseException | None = None) -> int:
             code = 0 if error is None else exit_code(error, log, shared.train)
             if writes and code != LockedError.exit_code:
-                code = write_status(Path(expand_path(shared.paths.runs_root)) / "status.json", code, outcome, log)
+                path = Path(expand_path(shared.paths.runs_root)) / "status.json"
+                code = write_status(path, code, outcome, log, error)
             return code
 
         lost_ranks.when_lost(finish)
@@ -425,21 +442,32 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
         return finish()
 
 
-def write_status(path: Path, code: int, outcome: Outcome, log: VerbosityLogger) -> int:
+def write_status(
+    path: Path, code: int, outcome: Outcome, log: VerbosityLogger, error: BaseException | None = None
+) -> int:
     """Write the outcome for schedulers; gives the exit code, 3 if the file cannot be written.
 
     Examples
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "status.json"
-    >>> write_status(path, 2, Outcome(), VerbosityLogger("error")), json.loads(path.read_text())
-    (2, {'exit_code': 2, 'phases': [], 'scores': {}})
+    >>> outcome = Outcome(at_work="coral.train", results={"coral": {"run": "/runs/coral/1"}})
+    >>> write_status(path, 3, outcome, VerbosityLogger("error"), DataError("a.tif: cut off"))
+    3
+    >>> status = json.loads(path.read_text())
+    >>> status["failed_phase"], status["error"], status["results"]
+    ('coral.train', 'a.tif: cut off', {'coral': {'run': '/runs/coral/1'}})
     """
     from utils.metrics import nan_to_none
 
     rows = [{"phase": name, "status": status, "seconds": seconds} for name, status, seconds in outcome.rows]
+    failure = {}
+    if error is not None:
+        text = str(error) if isinstance(error, DinolithError) else f"{type(error).__name__}: {error}"
+        failure = {"failed_phase": outcome.at_work or None, "error": text}
+    status = {"exit_code": code, **failure, "phases": rows, "scores": outcome.scores, "results": outcome.results}
     try:
-        write_json(path, nan_to_none({"exit_code": code, "phases": rows, "scores": outcome.scores}))
+        write_json(path, nan_to_none(status))
     except OSError as error:
         return code or exit_code(error, log)  # an earlier error is logged already
     return code

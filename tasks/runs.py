@@ -232,6 +232,28 @@ def checkpoint_path(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.safetensors"
 
 
+def list_results(folder: Path, settings: TaskConfig) -> dict[str, str]:
+    """Where the results of a run are that exist, for `status.json`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()).resolve()
+    >>> write_json(folder / "evaluate_val" / "metrics.json", {})
+    >>> {name: path.removeprefix(str(folder)) for name, path in list_results(folder, TaskConfig()).items()}
+    {'run': '', 'metrics': '/evaluate_val/metrics.json'}
+    """
+    split = getattr(getattr(settings, "evaluate", None), "split", None)  # not every kind has every phase
+    predictions = getattr(getattr(settings, "inference", None), "output_dir", None)
+    paths = {
+        "run": folder,
+        "checkpoint": checkpoint_path(folder, BEST),
+        "metrics": folder / f"evaluate_{split}" / "metrics.json",
+        "predictions": Path(expand_path(predictions)) if predictions else folder / "predictions",
+    }
+    return {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
+
+
 def find_checkpoint(setting: str | None, folder: Path, phase: str) -> Path:
     """Choose the checkpoint of a phase: the one in the settings, or the best of the run.
 

@@ -8,6 +8,7 @@ output      metrics, pictures, prediction files, exported files
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 
 
 def check_folder(setting: str, path: str | None) -> None:
-    """Refuse a file in a setting that names a folder for results.
+    """Refuse a setting that names a folder for results which cannot be made or written.
 
     Raises
     ------
     SettingsError
-        If the path is a file.
+        If the path or a folder above it is a file, or the folder is not to be written.
 
     Examples
     --------
@@ -46,9 +47,20 @@ def check_folder(setting: str, path: str | None) -> None:
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: export.output_dir: .../task.py is a file; name a folder
+    >>> check_folder("train.weights_dir", "/dev/null/weights")
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: train.weights_dir: /dev/null is no folder; name a folder
     """
-    if path and Path(expand_path(path)).is_file():
-        raise SettingsError(f"{setting}: {expand_path(path)} is a file; name a folder")
+    if not path:
+        return
+    folder = Path(expand_path(path))
+    there = next(part for part in (folder, *folder.absolute().parents) if os.path.lexists(part))
+    if not there.is_dir():
+        what = "is a file" if there.is_file() else "is no folder"
+        raise SettingsError(f"{setting}: {there} {what}; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise SettingsError(f"{setting}: {folder}: the folder {there} cannot be written; name another one")
 
 
 def check_named_pictures(settings: TaskConfig) -> None:
@@ -146,6 +158,8 @@ class Task(ABC):
             checkpoint = getattr(self.settings, phase).checkpoint
             if checkpoint and "train" not in phases:  # training may write it
                 find_file(Path(expand_path(checkpoint)), "checkpoint")
+        if "train" in phases:
+            check_folder("train.weights_dir", self.settings.train.weights_dir)
         for phase in (name for name in ("inference", "export") if name in phases):
             check_folder(f"{phase}.output_dir", getattr(self.settings, phase).output_dir)
 

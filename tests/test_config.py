@@ -485,3 +485,11 @@ def test_a_profile_is_read_by_the_same_rules(make, tmp_path):
     make(tmp_path / "quick.yml")
     with pytest.raises(SettingsError, match=r"quick\.yml: (line 1: 'x' is no int|.*a pipe; expected a file)"):
         parse_settings(f"profile: {tmp_path}/quick.yml", (), kinds())
+
+
+@pytest.mark.parametrize("name", ["inputs", "input_tif"])
+@pytest.mark.parametrize("text", ["inference: {%s: 3}", "tasks: {reef: {inference: {%s: 3}}}"])
+def test_errors_name_the_inputs_as_the_file_does(name, text):
+    mistake = rf"^(tasks\.reef\.)?inference\.{name}: expected text or a list, got int 3$"
+    with pytest.raises(SettingsError, match=mistake):
+        parse_settings(text % name, (), kinds())

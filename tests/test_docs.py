@@ -117,7 +117,8 @@ def test_links_lead_somewhere(path):
 
 
 @pytest.mark.parametrize(("kind", "row"), ROWS, ids=lambda value: value if isinstance(value, str) else value[0])
-def test_setting_that_replaces_a_published_name(kind, row):
+def test_setting_that_replaces_a_published_name(kind, row, monkeypatch):
+    monkeypatch.setenv("ANNOLID_RUNS_ROOT", "runs")  # one that is not set is an error
     published, setting, value, default, _ = row
     assert published
     key = plain(setting)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import tempfile
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from config import expand_path
 from tasks.belief import caption, sentence
 from tasks.context import Context, PhaseResult, Workload
 from tasks.evidence import judge_training, study_training
@@ -34,7 +36,7 @@ from tasks.seen import digest_items
 from tasks.stores import open_store
 from tasks.task import Task
 from utils.data import SampleRef
-from utils.errors import DataError, DinolithError, Interrupted
+from utils.errors import DataError, DinolithError, Interrupted, SettingsError
 from utils.logging import format_duration, progress
 from utils.metrics import RunningMean
 from utils.optim import EarlyStopping
@@ -109,6 +111,7 @@ def run(task: Task, context: Context) -> PhaseResult:
         done = epochs_done(task, context.folder, fingerprint)
         train, val = (sum(len(item.entries) for item in items) for items in (train_items, val_items))
         context.begin(workload(task, train, val, done), task, train_items[0].item)
+    distributed.run_on_main(lambda: try_weights_dir(task.settings.train.weights_dir))
     seed_everything(task.settings.resources)
     task.objective.fit_statistics([entry for item in train_items for entry in item.entries])
     training = Training(task, context, store, train_items, val_items, fingerprint)
@@ -168,6 +171,33 @@ def epochs_done(task: Task, folder: Path, fingerprint: str) -> int:
     saved = load_training_state(path)
     usable = saved["fingerprint"] == fingerprint and (not saved["best"] or checkpoint_path(folder, BEST).exists())
     return int(saved["epoch"]) if usable else 0
+
+
+def try_weights_dir(path: str | None) -> None:
+    """Write to `train.weights_dir` before a training that would end there hours later.
+
+    Raises
+    ------
+    SettingsError
+        If the folder cannot be made or written.
+
+    Examples
+    --------
+    >>> try_weights_dir("/dev/null/a")
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: train.weights_dir: /dev/null/a cannot be written (Not a directory); name another folder
+    """
+    if path is None:
+        return
+    folder = Path(expand_path(path))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(b"\0")
+    except OSError as error:
+        reason = f"{folder} cannot be written ({error.strerror})"
+        raise SettingsError(f"train.weights_dir: {reason}; name another folder") from None
 
 
 def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
@@ -649,7 +679,7 @@ class Training:
         paths = [checkpoint_path(self.context.folder, name)]
         if self.settings.weights_dir:
             head = self.task.settings.model.head
-            paths.append(Path(self.settings.weights_dir) / f"{head}_{name}.safetensors")
+            paths.append(Path(expand_path(self.settings.weights_dir)) / f"{head}_{name}.safetensors")
         kept = {key: self.found[key] for key in ("colours", "doubts", "val")}
         description = {**self.task.describe(), **self.task.describe_data(), "seen": self._seen}
         description |= {"fingerprint": self.fingerprint, "training": {"steps": self._steps(), **kept}}

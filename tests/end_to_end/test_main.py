@@ -161,6 +161,10 @@ def test_one_command_runs_all_phases_and_says_how_long_each_took(unbroken):
     assert classes(folder).shape == (1, 64, 64)
     status = read_json(folder / "runs" / "status.json")
     assert status["scores"]["segmentation"]["mIoU"] == metrics(folder)["mIoU"]
+    results = status["results"]["segmentation"]
+    assert results.keys() == {"run", "checkpoint", "metrics", "predictions"}
+    assert all(Path(path).exists() for path in results.values())
+    assert "error" not in status
     run_folder = folder / "runs" / "segmentation" / "latest"
     assert {"config.json", "results.csv", "train.json"} <= {path.name for path in run_folder.iterdir()}
     assert (run_folder.parent / "verify.json").exists()
@@ -188,6 +192,44 @@ def test_mistakes_in_settings_end_with_2_and_name_every_one(config):
     assert "train.epochz: unknown key, did you mean 'epochs'?" in said
     assert "prepare.tile_size: expected int, got str 'big'" in said
     assert "Traceback" not in said
+
+
+def test_a_failure_is_told_in_the_status_with_its_phase_and_what_is_there(config):
+    code, said = run(config, "--only", "segmentation.prepare")
+    assert code == 0, said
+    for shard in config.parent.glob("store/shards/*"):
+        shard.unlink()
+    code, said = run(config, "--only", "segmentation.train")
+    status = read_json(config.parent / "runs" / "status.json")
+    assert (code, status["exit_code"], status["failed_phase"]) == (3, 3, "segmentation.train")
+    assert "items are not prepared" in status["error"]
+    assert f"[ERROR] {status['error']}" in said
+    assert Path(status["results"]["segmentation"]["run"]).is_dir()
+
+
+def test_nothing_that_is_enabled_ends_with_2(config):
+    off = [f"{phase}.enable=false" for phase in ("prepare", "verify", "train", "evaluate", "inference")]
+    code, said = run(config, *off)
+    assert code == 2
+    assert "no phase is enabled; set enable: true" in said
+    assert read_json(config.parent / "runs" / "status.json")["exit_code"] == 2
+
+
+def test_a_variable_that_is_not_set_makes_no_folder(config):
+    for override in ("paths.runs_root=$NO_SUCH/runs", "train.weights_dir=${NO_SUCH}/w", "paths.splits_dir=~nobody1/s"):
+        code, said = run(config, override, cwd=config.parent)
+        assert code == 2
+        assert f"{override.partition('=')[0]}: " in said
+        assert "the variable NO_SUCH is not set" in said or "there is no user 'nobody1'" in said
+    assert not [path for path in config.parent.iterdir() if path.name.startswith(("$", "~"))]
+
+
+def test_a_folder_for_weights_that_cannot_be_is_refused_before_any_work(config):
+    (config.parent / "taken").write_text("")
+    code, said = run(config, f"train.weights_dir={config.parent}/taken/weights")
+    assert code == 2
+    assert f"train.weights_dir: {config.parent}/taken is a file" in said
+    assert not (config.parent / "store").exists()
 
 
 def test_check_prints_the_plan_and_runs_nothing(config):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import filecmp
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,53 @@ from utils.runtime.setting_errors import MAX_SHOWN, explain_errors, suggest
 from utils.runtime.strict_yaml import MAX_DEPTH, read_sections, read_value
 
 CONFIG_VARIABLE = "DINOV3SEG_CONFIG"
+VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expandvars finds them
+RESULTS = re.compile(r"(_dir|_root|\.folder|output_tif|logging\.file)$")  # settings of what is made when it is missing
 
 
 def expand_path(path: str) -> str:
     """Fill in `~` and `$VARIABLES`.
+
+    Raises
+    ------
+    SettingsError
+        If a variable is not set or a user unknown, and there is no file of that very name.
 
     Examples
     --------
     >>> os.environ["SCENES"] = "/data/scenes"
     >>> expand_path("$SCENES/a.tif")
     '/data/scenes/a.tif'
+    >>> expand_path("${NO_SUCH}/a.tif")
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: ${NO_SUCH}/a.tif: the variable NO_SUCH is not set; set it, or write the path out
     """
-    return os.path.expandvars(os.path.expanduser(path))
+    unset = [name for name in map("".join, VARIABLE.findall(path)) if name not in os.environ]
+    expanded = os.path.expandvars(os.path.expanduser(path))
+    if unset and not os.path.lexists(path):
+        raise SettingsError(f"{path}: the variable {unset[0]} is not set; set it, or write the path out")
+    if expanded.startswith("~") and not os.path.lexists(path):
+        raise SettingsError(f"{path}: there is no user {path[1:].split('/')[0]!r}; write the path out")
+    return expanded
+
+
+def unset_variables(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Settings that name a folder for results below a variable that is not set, a line each.
+
+    Examples
+    --------
+    >>> list(unset_variables({"paths": {"runs_root": "$NO_SUCH/runs", "run_name": "$NO_SUCH"}}))
+    ['paths.runs_root: $NO_SUCH/runs: the variable NO_SUCH is not set; set it, or write the path out']
+    """
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from unset_variables(value, f"{prefix}{key}.")
+        elif isinstance(value, str) and RESULTS.search(f"{prefix}{key}"):
+            try:
+                expand_path(value)
+            except SettingsError as error:
+                yield f"{prefix}{key}: {error}"
 
 
 def find_config(argument: str | None = None, needed: bool = True) -> Path | None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from utils.errors import SettingsError
 from utils.runtime.setting_classes import only_known
 from utils.runtime.setting_errors import explain_errors, suggest
-from utils.runtime.setting_files import expand_path, holds, merge_sections, set_value
+from utils.runtime.setting_files import expand_path, holds, merge_sections, set_value, unset_variables
 
 LARGEST_HEADER = 10**8  # bytes, as safetensors allows
 TASK_NAME = re.compile(r"[\w-]+")
@@ -135,12 +135,17 @@ def validate_task(
     """
     merged = merge_sections(only_known(shared, kind_class), section)
     tree = {key: value for key, value in merged.items() if value is not None}
+    lines: list[str] = []
     try:
-        return kind_class.model_validate(merge_sections(below(kind_class, tree), tree))
+        validated = kind_class.model_validate(merge_sections(below(kind_class, tree), tree))
+        lines = list(unset_variables(validated.model_dump()))
+        if not lines:
+            return validated
     except SettingsError as error:
         errors.update(str(error).splitlines())
     except ValidationError as error:
-        for line in explain_errors(error, kind_class):
-            place = line.partition(":")[0].split(".")
-            errors.add(f"tasks.{name}.{line}" if holds(section, place) else line)
+        lines = explain_errors(error, kind_class)
+    for line in lines:
+        place = line.partition(":")[0].split(".")
+        errors.add(f"tasks.{name}.{line}" if holds(section, place) else line)
     return None
