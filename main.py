@@ -514,7 +514,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     --------
     >>> main(["--schema"])  # doctest: +ELLIPSIS
     {
-      "$defs": {
+      "$schema": ...
     ...
     0
     """

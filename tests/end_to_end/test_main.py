@@ -229,7 +229,7 @@ def test_a_folder_for_weights_that_cannot_be_is_refused_before_any_work(config):
     code, said = run(config, f"train.weights_dir={config.parent}/taken/weights")
     assert code == 2
     assert f"train.weights_dir: {config.parent}/taken is a file" in said
-    assert not (config.parent / "store").exists()
+    assert not list((config.parent / "store").glob("shards/*"))
 
 
 def test_check_prints_the_plan_and_runs_nothing(config):
