@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -252,6 +253,33 @@ def list_results(folder: Path, settings: TaskConfig) -> dict[str, str]:
         "predictions": Path(expand_path(predictions)) if predictions else folder / "predictions",
     }
     return {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
+
+
+def try_weights_dir(path: str | None) -> None:
+    """Write to `train.weights_dir` before a training that would end there hours later.
+
+    Raises
+    ------
+    SettingsError
+        If the folder cannot be made or written.
+
+    Examples
+    --------
+    >>> try_weights_dir("/dev/null/a")
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: train.weights_dir: /dev/null/a cannot be written (Not a directory); name another folder
+    """
+    if path is None:
+        return
+    folder = Path(expand_path(path))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(b"\0")
+    except OSError as error:
+        reason = f"{folder} cannot be written ({error.strerror})"
+        raise SettingsError(f"train.weights_dir: {reason}; name another folder") from None
 
 
 def find_checkpoint(setting: str | None, folder: Path, phase: str) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import tempfile
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -30,13 +29,13 @@ from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
 from tasks.phases.training_state import TrainingState
 from tasks.prepared import PreparedItem, PreparedReader, prepared_items
-from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything
+from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything, try_weights_dir
 from tasks.sample import Batch, Progress
 from tasks.seen import digest_items
 from tasks.stores import open_store
 from tasks.task import Task
 from utils.data import SampleRef
-from utils.errors import DataError, DinolithError, Interrupted, SettingsError
+from utils.errors import DataError, DinolithError, Interrupted
 from utils.logging import format_duration, progress
 from utils.metrics import RunningMean
 from utils.optim import EarlyStopping
@@ -171,33 +170,6 @@ def epochs_done(task: Task, folder: Path, fingerprint: str) -> int:
     saved = load_training_state(path)
     usable = saved["fingerprint"] == fingerprint and (not saved["best"] or checkpoint_path(folder, BEST).exists())
     return int(saved["epoch"]) if usable else 0
-
-
-def try_weights_dir(path: str | None) -> None:
-    """Write to `train.weights_dir` before a training that would end there hours later.
-
-    Raises
-    ------
-    SettingsError
-        If the folder cannot be made or written.
-
-    Examples
-    --------
-    >>> try_weights_dir("/dev/null/a")
-    Traceback (most recent call last):
-        ...
-    utils.errors.SettingsError: train.weights_dir: /dev/null/a cannot be written (Not a directory); name another folder
-    """
-    if path is None:
-        return
-    folder = Path(expand_path(path))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as stream:
-            stream.write(b"\0")
-    except OSError as error:
-        reason = f"{folder} cannot be written ({error.strerror})"
-        raise SettingsError(f"train.weights_dir: {reason}; name another folder") from None
 
 
 def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
