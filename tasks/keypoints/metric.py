@@ -20,7 +20,17 @@ from utils.keypoints.tables import keypoint_table, swap_table, write_keypoint_ta
 from utils.report.tables import format_table
 
 PRIMARY = {"PCK": "weighted_PCK", "error": "negative_error", "AP": "OKS_AP"}
-SHOWN = ("mean_error_px", "median_error_px", "weighted_PCK", "OKS_AP", "OKS_AR", "swap_rate")
+SHOWN = (
+    "mean_error_px",
+    "median_error_px",
+    "mean_error_all_px",
+    "missed",
+    "labelled",
+    "weighted_PCK",
+    "OKS_AP",
+    "OKS_AR",
+    "swap_rate",
+)
 
 
 class KeypointMetric(Metric):
@@ -85,12 +95,12 @@ class KeypointMetric(Metric):
         for name, poses in predicted.items():
             scores.update(truths[name], poses, name)
         constant = scores.compute()
-        return {**constant, "negative_error": -constant["mean_error_px"]}
+        return {**constant, "negative_error": -constant["mean_error_all_px"]}
 
     @override
     def compute(self) -> dict[str, Any]:
         scores = self.scores.compute()
-        return {**scores, "negative_error": -scores["mean_error_px"]}
+        return {**scores, "negative_error": -scores["mean_error_all_px"]}
 
 
 def report_scores(metrics: dict[str, Any], skeleton: Skeleton, folder: Path, log: Any) -> None:
@@ -106,7 +116,7 @@ def report_scores(metrics: dict[str, Any], skeleton: Skeleton, folder: Path, log
     >>> sorted(path.name for path in folder.iterdir())
     ['errors.png', 'keypoints.csv', 'keypoints.png']
     """
-    shown = [name for name in metrics if name in SHOWN or name.startswith("PCK@")]
+    shown = [*SHOWN, *(name for name in metrics if name.startswith("PCK@"))]
     tables = [format_table(["Score", "Value"], [[name, metrics[name]] for name in shown])]
     tables.append(keypoint_table(metrics, skeleton.names, markdown=False))
     if metrics["per_pair"]["pairs"]:

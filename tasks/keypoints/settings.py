@@ -128,7 +128,7 @@ class KeypointsConfig(Section):
     thresholds: list[Positive] = Field([], description="PCK: pixels of the picture, beside 2, 4, 8 and 16")
     oks_sigmas: Positive | list[Positive] = Field(0.05, description="OKS: one for all keypoints, or one each")
     best_metric: Literal["PCK", "error", "AP"] = Field(
-        "PCK", description="chooses the best checkpoint: weighted PCK, mean error, or OKS AP"
+        "PCK", description="chooses the best checkpoint: weighted PCK, mean error of all labelled points, or OKS AP"
     )
     formats: list[Literal["labelme", "coco", "json", "csv", "video"]] = Field(
         ["csv", "json"], min_length=1, description="what inference writes; video: an overlay of a video"

@@ -180,6 +180,8 @@ class KeypointsTask(FeatureTask):
             self._check_views()
         if "train" in phases:
             self.check_head()
+        if "evaluate" in phases and not self.settings.evaluate.names_pictures:
+            self._check_test_split()
         if "inference" in phases:
             distributed.run_on_main(self._check_inputs)
 
@@ -208,6 +210,32 @@ class KeypointsTask(FeatureTask):
             raise DataError(
                 f"{self.settings.paths.label_path}: no keypoint is labelled, only boxes and outlines; label points, or "
                 "let prepare alone write them in another format (dataset.convert_to)"
+            )
+
+    def _check_test_split(self) -> None:
+        """Refuse to score a test split that neither a list nor the labels name.
+
+        Raises
+        ------
+        SettingsError
+            If there is none.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> pose_task("evaluate.split=test")._check_test_split()
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: evaluate.split: test, but the labels name train, val, and dataset.splits.test_list \
+is not set; name a list, or score val
+        """
+        if self.settings.evaluate.split != "test" or self.settings.dataset.splits.test_list is not None:
+            return
+        if "test" not in self.labels.sets:
+            named = ", ".join(split for split in self.labels.sets if split != "all") or "no split"
+            raise SettingsError(
+                f"evaluate.split: test, but the labels name {named}, and dataset.splits.test_list is not set; "
+                "name a list, or score val"
             )
 
     def _check_inputs(self) -> None:

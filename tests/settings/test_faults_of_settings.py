@@ -1,6 +1,5 @@
 """Values of settings that once ended in a crash or were passed over."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ def test_training_goes_on_while_no_keypoint_is_found(tmp_path):
         "keypoints", tmp_path, ("keypoints.best_metric=error", "keypoints.min_score=1.0", "train.epochs=2")
     )
     result = load_phase("train")(task, context)
-    assert math.isnan(result.metrics["negative_error"])
+    assert -200 < result.metrics["negative_error"] < -5, "points that were missed count as far as an animal is large"
     assert checkpoint_path(context.folder, "best").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +220,24 @@ def test_keypoints_are_those_of_the_checkpoint_by_name(foxes, animals):
     assert (before["per_keypoint"]["labelled"][0] > 0, after["per_keypoint"]["labelled"][0]) == (True, 0)
     told = f"the labels lack {names[0]}; the checkpoint does not predict whisker; these keypoints are not scored"
     assert told in Path("log.txt").read_text()
+
+
+def test_a_test_split_that_the_labels_name_needs_no_list(tmp_path):
+    """In data.yaml, with an absolute path that paths.data_root does not replace."""
+    shutil.copytree(drawn_animals(), tmp_path / "animals")
+    sets = read_poses(tmp_path / "animals" / "annotations", root=tmp_path / "animals")
+    both = sets["val"]
+    sets = {"train": sets["train"], "val": replace(both, pictures=both.pictures[:1])}
+    sets["test"] = replace(both, pictures=both.pictures[1:])
+    convert_poses(sets, tmp_path / "set", "yolo")
+    spec = tmp_path / "set" / "data.yaml"
+    spec.write_text(spec.read_text().replace("path: .", f"path: {tmp_path}/set"))
+    shutil.copytree(tmp_path / "set", tmp_path / "animals", dirs_exist_ok=True)  # the same splits below data_root
+    named = (f"paths.label_path={spec}", "evaluate.split=test", "evaluate.enable=true")
+    task, context = animals_example(tmp_path, *named)
+    task.preflight(["prepare", "train", "evaluate"])
+    for phase in ("prepare", "train", "evaluate"):
+        load_phase(phase)(task, context)
+    found = read_json(context.folder / "evaluate_test" / "metrics.json", checksum=True)
+    assert (found["pictures"], found["split"]) == (3, "test")
+    assert {item.sources[0].parents[1] for item in task.source.items("test")} == {tmp_path / "set" / "images"}

@@ -130,13 +130,13 @@ def read_spec(path: Path, root: str | Path | None = None) -> Spec:
     path : Path
         YAML. Its `path`, the data root, is relative to the file.
     root : str or Path, optional
-        Data root in place of an absolute `path`, or of none; and of a relative one that does not lead to the splits.
+        Data root where the file says none, or where its `path` does not lead to the splits.
 
     Returns
     -------
     Spec
-        Its root is the first of these that holds all splits: a relative `path`; `root`; an absolute `path`; where
-        that is of another computer, a folder of its name beside the file, or the folder of the file.
+        Its root is the first of these that holds all splits: `path`; `root`; where `path` is of another computer, a
+        folder of its name beside the file, or the folder of the file.
 
     Raises
     ------
@@ -198,9 +198,7 @@ def _possible_roots(path: Path, stated: str | None, root: str | Path | None) -> 
     if stated is None:
         return [*given, path.parent]
     plain = plain_path(stated)
-    places = [Path(os.path.normpath(path.parent / plain)), *given]
-    if is_absolute(plain):
-        places.reverse()
+    places = [Path(os.path.normpath(path.parent / plain)), *given]  # an absolute path is itself
     if is_absolute(plain) or plain.startswith("../"):  # `../datasets/x` starts in the folder of another program
         places += [find_moved(stated, [path.parent], Path.is_dir) or path.parent, path.parent]
     return list(dict.fromkeys(place for place in places if place.is_dir() or place in given))

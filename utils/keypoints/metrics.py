@@ -4,7 +4,8 @@ Two views of the same predictions. The pixel scores match every true animal with
 points; surplus predictions do not count there. AP and AR go by OKS and confidence, and count false positives.
 
 PCK is the share of labelled points whose error is within a threshold. A labelled point without a predicted one is
-missed: wrong for PCK, left out of the mean and median error, and counted. Points with v = 0 never count.
+missed: wrong for PCK, left out of the mean and median error, and counted. "mean_error_all_px" is the mean over every
+labelled point: one that was missed counts as far away as its animal is large. Points with v = 0 never count.
 
 `utils/keypoints/matching.py` gives the size of an animal and the prediction that belongs to it. An animal of unknown
 size is taken to be as large as the median animal of the set.
@@ -76,6 +77,8 @@ def _summarise(errors: np.ndarray, sizes: np.ndarray, more_px: Sequence[float] =
     [4, 1, 4.0, 3.0, 0.25, 0.75]
     >>> row["PCK@0.1size"], row["weighted_PCK"]  # (0.25 + 0.5 + 2 * 0.75 + 2 * 0.75) / 6
     (0.5, 0.625)
+    >>> row["mean_error_all_px"]  # (1 + 3 + 8 + 10) / 4
+    5.5
     """
     found = errors[~np.isnan(errors)]
     shares = [_share((found <= limit).sum(), len(errors)) for limit in PCK_PX]
@@ -86,11 +89,38 @@ def _summarise(errors: np.ndarray, sizes: np.ndarray, more_px: Sequence[float] =
         "missed": len(errors) - len(found),
         "mean_error_px": float(found.mean()) if found.size else math.nan,
         "median_error_px": float(np.median(found)) if found.size else math.nan,
+        "mean_error_all_px": _mean_of_all(errors, sizes),
         "weighted_PCK": float(np.dot(PCK_WEIGHTS, shares)) / sum(PCK_WEIGHTS),
     }
     row |= {f"PCK@{limit}px": share for limit, share in zip(PCK_PX, shares, strict=True)}
     row |= {f"PCK@{limit:g}px": _share((found <= limit).sum(), len(errors)) for limit in more_px}
     return row | {f"PCK@{limit:g}size": _share((relative <= limit).sum(), sized.sum()) for limit in PCK_SIZES}
+
+
+def _mean_of_all(errors: np.ndarray, sizes: np.ndarray) -> float:
+    """Mean error of labelled points; a missed one counts with the size of its animal, or at least the largest error.
+
+    Parameters
+    ----------
+    errors, sizes : ndarray, shape (N,)
+        As for `_summarise`.
+
+    Returns
+    -------
+    float
+        In pixels; NaN where there is no point, or nothing by which a missed one could count.
+
+    Examples
+    --------
+    >>> errors = np.array([2.0, np.nan])
+    >>> _mean_of_all(errors, np.array([10.0, 10.0])), _mean_of_all(errors, np.array([np.nan, np.nan]))
+    (6.0, 2.0)
+    """
+    if not errors.size:
+        return math.nan
+    largest = np.nanmax(errors) if np.isfinite(errors).any() else math.nan
+    far = np.fmax(sizes, largest)  # not nearer than a point that was found
+    return float(np.where(np.isnan(errors), far, errors).mean())
 
 
 def error_histogram(errors: np.ndarray) -> list[int]:
@@ -420,8 +450,9 @@ class PoseScores:
         Returns
         -------
         dict
-            "mean_error_px", "median_error_px"; "PCK@2px" ... "PCK@16px" and "PCK@0.05size" ... "PCK@0.2size", each over
-            all labelled points; "weighted_PCK", their mean at 2, 4, 8 and 16 pixels with weights 1, 1, 2, 2;
+            "mean_error_px", "median_error_px", "mean_error_all_px";
+            "PCK@2px" ... "PCK@16px" and "PCK@0.05size" ... "PCK@0.2size", each over all labelled points;
+            "weighted_PCK", their mean at 2, 4, 8 and 16 pixels with weights 1, 1, 2, 2;
             "mPCK@2px" ... "mPCK@16px", means over keypoints, without the NaN; "swap_rate"; "OKS_AP", "OKS_AR" and
             their kin, see `oks_scores`; counts "labelled" and "missed" (points), "instances" and "matched" (true
             animals), "predictions", "pictures".

@@ -13,7 +13,7 @@ from typing import Any
 from utils.keypoints.metrics import PCK_PX, PCK_SIZES
 from utils.report.tables import format_table, format_value, write_csv
 
-COUNTS = ("labelled", "missed", "mean_error_px", "median_error_px")
+COUNTS = ("labelled", "missed", "mean_error_px", "median_error_px", "mean_error_all_px")
 SHARES = (*(f"PCK@{limit}px" for limit in PCK_PX), *(f"PCK@{limit:g}size" for limit in PCK_SIZES))
 
 
@@ -103,7 +103,7 @@ def write_keypoint_table(path: str | Path, result: Mapping[str, Any], names: Seq
     >>> path = Path(tempfile.mkdtemp()) / "keypoints.csv"
     >>> write_keypoint_table(path, PoseScores(1).compute(), ["nose"])
     >>> path.read_text().splitlines()[1]
-    'nose,0,0,,,,,,,,,'
+    'nose,0,0,,,,,,,,,,'
     """
     write_csv(path, keypoint_rows(result, names))
 
@@ -123,7 +123,8 @@ def keypoint_table(result: Mapping[str, Any], names: Sequence[str], markdown: bo
     Returns
     -------
     str
-        The table; its last line holds all keypoints together.
+        The table; its last line holds all keypoints together. "All px" is the mean over every labelled point, also
+        those that were missed.
 
     Raises
     ------
@@ -136,13 +137,13 @@ def keypoint_table(result: Mapping[str, Any], names: Sequence[str], markdown: bo
     >>> scores = PoseScores(1)
     >>> scores.update([([[0.0, 0, 2]], None, 1600, False)], [([[0.0, 3, 1]], 0.5)], "a")
     >>> print(keypoint_table(scores.compute(), ["nose"], markdown=False))
-    Keypoint  Points  Missed  Mean px  Median px  PCK@2  PCK@4  PCK@8  PCK@16  PCK@5%  PCK@10%  PCK@20%
-    --------  ------  ------  -------  ---------  -----  -----  -----  ------  ------  -------  -------
-    nose           1       0     3.00       3.00  0.000  1.000  1.000   1.000   0.000    1.000    1.000
-    all            1       0     3.00       3.00  0.000  1.000  1.000   1.000   0.000    1.000    1.000
+    Keypoint  Points  Missed  Mean px  Median px  All px  PCK@2  PCK@4  PCK@8  PCK@16  PCK@5%  PCK@10%  PCK@20%
+    --------  ------  ------  -------  ---------  ------  -----  -----  -----  ------  ------  -------  -------
+    nose           1       0     3.00       3.00    3.00  0.000  1.000  1.000   1.000   0.000    1.000    1.000
+    all            1       0     3.00       3.00    3.00  0.000  1.000  1.000   1.000   0.000    1.000    1.000
     """
     limits = [*(f"PCK@{limit}" for limit in PCK_PX), *(f"PCK@{100 * limit:g}%" for limit in PCK_SIZES)]
-    header = ["Keypoint", "Points", "Missed", "Mean px", "Median px", *limits]
+    header = ["Keypoint", "Points", "Missed", "Mean px", "Median px", "All px", *limits]
     rows = [
         [
             row["keypoint"],

@@ -163,15 +163,17 @@ def test_a_path_of_another_computer_means_the_folder_of_the_file(yolo, caplog, s
     assert f"data.yaml: path: {stated} is no folder on this computer" in caplog.text
 
 
-def test_the_data_root_goes_before_an_absolute_path(yolo, tmp_path, draw_picture):
+def test_an_absolute_path_goes_before_the_data_root(yolo, tmp_path, draw_picture):
     other = tmp_path / "other"
     for split in ("train", "val"):
         draw_picture(other / "images" / split / "x.png")
         (other / "labels" / split).mkdir(parents=True)
         (other / "labels" / split / "x.txt").write_text("")
     path = yolo(f"path: {tmp_path / 'set'}\n{SPLITS}")
-    assert ids(read_poses(path, root=other)) == ["images/train/x", "images/val/x"]
+    assert ids(read_poses(path, root=other)) == ["images/train/train", "images/val/val"]
     assert ids(read_poses(path)) == ["images/train/train", "images/val/val"]
+    (tmp_path / "set" / "images" / "val").rename(tmp_path / "gone")
+    assert ids(read_poses(path, root=other)) == ["images/train/x", "images/val/x"], "it does not hold the splits"
 
 
 def test_a_path_that_leads_nowhere_is_refused(yolo):

@@ -465,3 +465,15 @@ def test_labels_of_a_real_set_scored_against_themselves_and_three_pixels_off() -
     assert result["mean_error_px"] == pytest.approx(3.0)
     assert (result["PCK@2px"], result["PCK@4px"], result["OKS_AP50"]) == (0.0, 1.0, 1.0)
     assert result["OKS_AP"] < 1.0  # the smallest animals feel it
+
+
+def test_the_mean_of_all_points_counts_those_that_were_missed() -> None:
+    """One animal of 20 x 20 pixels, a point 3 px off and one missed; then all of another, which nobody found."""
+    scores = PoseScores(2)
+    truth = (np.array([[10.0, 10, 2], [20, 10, 2]]), np.array([0.0, 0, 20, 20]), 400.0, False)
+    scores.update([truth], [(np.array([[13.0, 10, 0.9], [np.nan, np.nan, 0.0]]), 0.9)], "a")
+    scores.update([truth], [], "b")
+    result = scores.compute()
+    assert (result["labelled"], result["missed"], result["mean_error_px"]) == (4, 3, 3.0)
+    assert result["mean_error_all_px"] == (3 + 20 + 20 + 20) / 4
+    assert result["per_keypoint"]["mean_error_all_px"] == [(3 + 20) / 2, 20.0]
