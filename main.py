@@ -495,7 +495,7 @@ def exit_code(error: BaseException, log: VerbosityLogger, train: Any = None) -> 
             log.debug(line)
         error = DataError(advice)
     if isinstance(error, DinolithError):
-        for line in str(error).splitlines():
+        for line in () if error.told else str(error).splitlines():
             log.error(f"{error.task}: {line}" if error.task else line)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):

@@ -53,6 +53,7 @@ class DinolithError(Exception):
 
     exit_code = 4
     task = ""  # the task that it is about, where there are several
+    told = False  # whether another rank has raised it first, and says it
 
     def __init__(self, *lines: str):
         super().__init__("\n".join(escape_controls(str(line)) for line in lines))

@@ -376,6 +376,7 @@ def test_an_error_on_ranks_reaches_everybody_and_the_outcome(tmp_path, backbone)
     assert code != 0
     assert outcome(tmp_path) == (3, {})
     assert time.monotonic() - began < PATIENCE_S / 2, "no rank waits for the other"
+    assert len([line for line in said.splitlines() if line.startswith("[ERROR]")]) == 1, "one rank says it for all"
     assert said.count("labels") >= 1
 
 

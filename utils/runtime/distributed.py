@@ -657,12 +657,14 @@ def _decode(data: bytes) -> Any:
     if "error" not in envelope:
         return envelope["value"]
     error = envelope["error"]
-    if error["signum"] is not None:
-        raise Interrupted(error["signum"])
     families: dict[str, type[Exception]] = {kind.__name__: kind for kind in (*ERROR_FAMILIES, TypeError)}
-    if error["family"] in families:
-        raise families[error["family"]](*error["message"].splitlines())
-    raise DinolithError(f"another rank failed: {error['message']}")
+    found: Any = DinolithError(f"another rank failed: {error['message']}")
+    if error["signum"] is not None:
+        found = Interrupted(error["signum"])
+    elif error["family"] in families:
+        found = families[error["family"]](*error["message"].splitlines())
+    found.told = True  # where it was raised first; once is enough
+    raise found
 
 
 def _broadcast_bytes(data: bytes) -> bytes:
