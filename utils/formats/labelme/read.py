@@ -23,6 +23,7 @@ from utils.formats.types import AnnotatedPicture, AnnotationSet, Problem, build_
 from utils.media.picture_sizes import picture_size
 
 DEFAULT_CATEGORY = "animal"
+BESIDE = "put the picture beside it, or set paths.data_root to a folder that holds both"
 
 
 def read_labelme(
@@ -151,20 +152,20 @@ def _locate_picture(
     >>> _locate_picture(Entry(Path("/no/a.json")), keys, Path("/no"), problems, PictureFolders()).found_by
     ''
     >>> str(problems[0])
-    "/no/a.json: no picture: looked for imagePath 'b.png', beside the file and inside it; put the picture beside it"
+    "/no/a.json: no picture: looked for imagePath 'b.png', beside the file and inside it; put the picture beside it, \
+or set paths.data_root to a folder that holds both"
     """
     size = None
     try:
         picture, found_by = find_picture(entry, keys, root, folders)
     except (DataError, ValueError) as error:
         what = str(error).removeprefix(f"{entry.path}: ")
-        cure = "put the picture beside it, or set paths.data_root to a folder that holds both"
-        problems.append(Problem(str(entry.path), what, "" if isinstance(error, DataError) else cure))
+        problems.append(Problem(str(entry.path), what, "" if isinstance(error, DataError) else BESIDE))
         keys.pop("imageData", None)
         return _File(entry.path, keys)
     if picture is None:
         what = f"no picture: looked for imagePath {keys.get('imagePath')!r}, beside the file and inside it"
-        problems.append(Problem(str(entry.path), what, "put the picture beside it"))
+        problems.append(Problem(str(entry.path), what, BESIDE))
     else:
         try:
             size = picture_size(decode_embedded(entry.path, keys["imageData"]) if found_by == "embedded" else picture)

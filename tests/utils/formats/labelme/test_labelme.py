@@ -508,7 +508,7 @@ def test_a_real_embedded_picture_is_read(tmp_path):
 @pytest.mark.real_data
 def test_real_pictures_beside_the_folder_of_labels_need_the_wider_root():
     folder = REAL / "kp_mousepose_formats"
-    with pytest.raises(DataError, match=r"imagePath: .* is outside of the data root .*labels"):
+    with pytest.raises(DataError, match=r"labels: none of the 6 files has a picture; first: .*paths\.data_root"):
         read_poses(folder / "labels")
     poses = read_poses(folder / "labels", root=folder)["all"]
     found = sorted(picture.extra["found_by"] for picture in poses.pictures)
