@@ -21,7 +21,7 @@ from models.backbone import load_backbone
 from models.backbones.random_backbone import write_random_backbone
 from tasks import kinds
 from tasks.context import Context
-from tasks.distill.example import SETTINGS, draw_blots, drawn_pictures, student_example
+from tasks.distill.example import SETTINGS, draw_blots, drawn_pictures, student_example, student_task
 from tasks.distill.task import DistillTask
 from tasks.example import SETTINGS as LABELLED
 from tasks.example import tiny_backbone, write_pictures
@@ -32,6 +32,7 @@ from tasks.runs import BEST, LAST
 from tasks.sample import Progress
 from tasks.splits import read_list
 from tasks.stores import open_store
+from tests.utils.raster.test_photos import UPRIGHT, save
 from utils.data import SampleRef
 from utils.errors import DataError, Interrupted, SettingsError
 from utils.logging import VerbosityLogger
@@ -642,3 +643,14 @@ def test_an_export_never_replaces_a_backbone_that_it_did_not_make(tmp_path):
     with pytest.raises(DataError, match="does not belong to an exported backbone"):
         task.preflight(["export"])
     assert (teacher / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_photos_are_turned_as_viewers_show_them(tmp_path, suffix):
+    for orientation in range(1, 9):
+        save(tmp_path / f"{orientation}.{suffix}", UPRIGHT, orientation)
+    files = student_task(f"paths.raw_images_dir={tmp_path}").source.files
+    assert {picture.size for picture in files.pictures.values()} == {UPRIGHT.shape[:2]}
+    for picture in files.pictures.values():
+        image, _ = files.open(picture.paths, 1.0).read(Window(0, 0, *picture.size))
+        assert np.abs(image.astype(int) - UPRIGHT).max() <= 6
