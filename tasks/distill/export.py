@@ -12,6 +12,7 @@ from models.backbones.info import BackboneInfo
 from models.backbones.random_backbone import write_backbone_folder
 from models.backbones.student import Student, count_multiply_adds
 from models.backbones.weights import find_backbone_folder, read_json_object
+from tasks.belief import sentence
 from tasks.distill.metric import closed_gap
 from tasks.distill.settings import CardConfig, DistillSettings
 from utils.errors import DataError, DinolithError
@@ -324,7 +325,7 @@ def describe_time(run: Path) -> str:
 
 
 def describe_scores(checkpoint: Checkpoint, run: Path) -> str:
-    """Scores of each block and of the linear probe, as evaluate wrote them; without evaluate the score of training.
+    """Scores of each block and of the linear probe, and what speaks against them; without evaluate that of training.
 
     Examples
     --------
@@ -338,7 +339,9 @@ def describe_scores(checkpoint: Checkpoint, run: Path) -> str:
     results = by_split.get("val") or next(iter(by_split.values()), None)
     if results is None:
         value = checkpoint.description.get("metrics", {}).get("mean_cosine", float("nan"))
-        return f"Mean cosine with the teacher on the validation crops: {value:.4f}. Evaluate was not run."
+        doubt = sentence("Mean cosine", value, checkpoint.description.get("training", {}).get("belief"))
+        text = f"Mean cosine with the teacher on the validation crops: {value:.4f}. Evaluate was not run."
+        return f"{text} {doubt}".strip()
     metrics, crops = results["metrics"], {"train": "training", "val": "validation"}.get(results["split"], "test")
     rows = [
         [block, *(scores[name] for name in ("cosine", "raw_cosine", "explained_variance"))]
@@ -346,6 +349,8 @@ def describe_scores(checkpoint: Checkpoint, run: Path) -> str:
     ]
     header = ["teacher's block", "cosine", "cosine, raw channels", "explained variance"]
     text = f"On the {crops} crops, with standardised channels:\n\n{format_table(header, rows)}"
+    doubt = sentence("Mean cosine", metrics["mean_cosine"], results.get("belief"))
+    text += f"\n\n{doubt}." if doubt else ""
     probe = metrics.get("probe")
     if not probe:
         return text

@@ -160,8 +160,8 @@ def constant_poses(
     filled = [name for name, poses in counted.items() if poses]
     if len(filled) < 2:
         return None
-    sums = {name: sum(_as_sums(pose, per_instance) for pose in counted[name]) for name in filled}
-    total = sum(sums.values())
+    sums = {name: np.sum([_as_sums(pose, per_instance) for pose in counted[name]], axis=0) for name in filled}
+    total = np.sum(list(sums.values()), axis=0)
     predicted: dict[str, list[PredictedPose]] = {}
     for name, poses in counted.items():
         others = total - sums.get(name, 0.0)

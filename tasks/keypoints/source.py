@@ -213,7 +213,7 @@ class PoseSource(ListedSource[PoseItem]):
             item.id
             for item in self.without_test(self._item(picture, "train") for _, picture in self.labels.pictures.values())
         ]
-        by = self.keypoints.split_by
+        by: str = self.keypoints.split_by
         if by == "auto":
             pictures = self.labels.pictures
             cure = "write the split lists yourself, whole videos in each"

@@ -654,7 +654,10 @@ class Training:
             paths.append(Path(expand_path(self.settings.weights_dir)) / f"{head}_{name}.safetensors")
         kept = {key: self.found[key] for key in ("colours", "doubts", "val")}
         description = {**self.task.describe(), **self.task.describe_data(), "seen": self._seen}
-        description |= {"fingerprint": self.fingerprint, "training": {"steps": self._steps(), **kept}}
+        training = {"steps": self._steps(), **kept}
+        if name == BEST:
+            training["belief"] = self.state.best["belief"]
+        description |= {"fingerprint": self.fingerprint, "training": training}
         self.state.save_checkpoint(paths, description)
 
     @cached_property
