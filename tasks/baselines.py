@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 48  # samples that are read, spread evenly; reading and fitting then take seconds
 FULLEST = 4  # further samples for each class or keypoint: those that hold most of it
-DOUBLE = 0.98  # likeness of thumbnails from which one is a near double: consecutive frames; those of one arena have .9
+DOUBLE = 0.995  # likeness of near doubles: frames in a row of a still camera have .999, an animal at one spot again .98
 
 
 class ColourBaseline(ABC):

@@ -17,7 +17,7 @@ LEAST_POINTS_OF_ONE = 10  # to .16 for one keypoint
 LEAST_CELLS = 500  # of a feature map: two crops of 16 x 16 cells
 NEAR_CHANCE = 0.1  # of the way from the confidence of a guess to 1
 LEAST_GAIN = 0.01  # over a score that needs no training; less is within the chance of one split
-MOST_BORDERING = 0.5  # share of validation items that touch training items from which the place is the same
+MOST_BORDERING = 0.1  # share of scored items that touch training items from which the score is of the same place
 MOST_DOUBLES = 0.1  # share of validation pictures with a near double in training
 NAMED = 5  # classes or keypoints that a line names
 
@@ -182,7 +182,7 @@ class Place(NamedTuple):
 
 
 def same_place(scored: Iterable[Place | None], training: Iterable[Place | None]) -> Iterator[Doubt]:
-    """Doubt a score of items most of which overlap or border training items.
+    """Doubt a score of items of which many overlap or border training items.
 
     Examples
     --------
