@@ -23,7 +23,17 @@ from utils.runtime.setting_classes import merge_classes, only_known, unknown_key
 from utils.runtime.setting_errors import MAX_MISTAKES, list_mistakes
 from utils.runtime.setting_files import expand_path, find_beside, merge_sections, read_profile
 from utils.runtime.setting_tasks import FIRST_KIND, find_class, only_task, override_tasks, validate_task
-from utils.runtime.setting_types import Count, Device, Fraction, NonNegative, OneOrMore, Positive, Section, Threads
+from utils.runtime.setting_types import (
+    BlockChoice,
+    Count,
+    Device,
+    Fraction,
+    NonNegative,
+    OneOrMore,
+    Positive,
+    Section,
+    Threads,
+)
 from utils.runtime.setting_types import Interval as Interval  # these three are for the kinds' own settings
 from utils.runtime.setting_types import Percentiles as Percentiles
 from utils.runtime.setting_types import Side as Side
@@ -164,10 +174,10 @@ class ModelConfig(Section):
     """The frozen backbone and the head that is trained on it."""
 
     backbone: str = Field("embedded", description="Hugging Face id, folder, 'embedded', or distill task of this file")
-    layers: list[int] | None = Field(
+    layers: BlockChoice | None = Field(
         None,
-        min_length=1,
-        description="blocks from 0, negative from the end; null: four, evenly spread, or all of fewer",
+        description="blocks from 0, negative from the end; last4; even4, at even distances; or shares of the depth, "
+        "as in [0.5, 1.0]; null is even4; all where there are fewer",
     )
     head: str = Field("linear", description="name in the registry of heads")
     head_options: dict[str, Any] = Field({}, description="options of the head; see its file")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from config import ModelConfig
 from models.backbone import Backbone, load_backbone
-from models.backbones.info import BackboneInfo, even_blocks, resolve_precision
+from models.backbones.info import BackboneInfo, choose_blocks, resolve_precision
 from models.backbones.weights import find_backbone_folder
 from utils.errors import DataError, SettingsError
 from utils.runtime import distributed
@@ -120,7 +120,7 @@ class FeatureService:
         return [file_stamp(path) for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
 
     def _asked_layers(self) -> list[int]:
-        """The settings' layers; four even ones when none are named.
+        """The settings' layers as indices; four even ones when none are named.
 
         Examples
         --------
@@ -129,7 +129,7 @@ class FeatureService:
         >>> task.features._asked_layers()
         [0, 1]
         """
-        return self.settings.layers or even_layers(self.settings.backbone)
+        return choose_blocks(self.settings.layers, count_blocks(self.settings.backbone))
 
     def _check_width(self) -> None:
         """Compare `model.dino_channels` with the backbone.
@@ -338,12 +338,28 @@ def even_layers(source: str) -> list[int]:
     >>> even_layers("embedded")
     [0, 1, 2]
     """
+    return choose_blocks(None, count_blocks(source))
+
+
+def count_blocks(source: str) -> int:
+    """Count the blocks (or stages) of a backbone.
+
+    Raises
+    ------
+    DataError
+        If its configuration does not say it.
+
+    Examples
+    --------
+    >>> count_blocks("embedded")
+    3
+    """
     path = find_backbone_folder(source) / "config.json"
     config = read_json(path, {})
     number = config.get("num_hidden_layers") or len(config.get("depths", ()))
     if not isinstance(number, int) or number < 1:
         raise DataError(f"{path}: does not say how many blocks there are; is this a DINO model?")
-    return even_blocks(min(4, number), number)
+    return number
 
 
 def round_like_store(feature_map: Tensor, store_dtype: str) -> Tensor:

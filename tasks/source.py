@@ -22,6 +22,7 @@ from tasks.seen import digest_pictures
 from tasks.splits import (
     LIST_SPLITS,
     OTHER_PICTURES,
+    as_names,
     check_fraction,
     lists_stay,
     read_list,
@@ -389,7 +390,8 @@ class ListedSource(FeatureSource[ItemT]):
         if not path.exists():
             refuse_absent_test(self.name, self.settings)
             raise DataError(f"{path}: no such split list; run prepare, which writes it, or write it yourself")
-        return [item for line in read_list(path) for item in self._named(line, split, path)]
+        lines = as_names(read_list(path), self.names(), path)
+        return [item for line in lines for item in self._named(line, split, path)]
 
     def held_out(self) -> list[ItemT]:
         """Give the items of the test split; a drawn split holds nothing of them.

@@ -10,7 +10,9 @@ import numpy as np
 
 from config import TaskConfig, expand_path
 from utils.errors import DataError, SettingsError
+from utils.media.videos import SUFFIXES as VIDEO_SUFFIXES
 from utils.raster.gdal import refuse_other_encoding
+from utils.raster.scene_paths import RASTER_SUFFIXES
 from utils.runtime.files import digest_json, write_bytes
 from utils.runtime.reading import read_bounded_text
 
@@ -266,7 +268,8 @@ def warn_of_unlisted(name: str, settings: TaskConfig, pictures: Collection[str])
     >>> warn_of_unlisted("coral", settings, ["a", "b"])
     """
     lists = (split_list(name, settings, split) for split in (*MADE, "test"))
-    ids = [entry for path in lists if path is not None and path.exists() for entry in read_list(path)]
+    existing = [path for path in lists if path is not None and path.exists()]
+    ids = [entry for path in existing for entry in as_names(read_list(path), pictures, path)]
     listed = {*ids, *(entry.partition("@")[0] for entry in ids)}
     missing = sorted(set(pictures) - listed)
     if missing:
@@ -303,6 +306,77 @@ def read_list(path: str | Path) -> list[str]:
             raise DataError(f"{path}:{number}: {entry!r} is listed twice; keep one line")
         ids[entry] = number
     return list(ids)
+
+
+def as_names(entries: Iterable[str], names: Collection[str], path: str | Path) -> list[str]:
+    """Replace file names in a split list, with or without folders and suffix, by the names of their pictures.
+
+    Parameters
+    ----------
+    entries : iterable of str
+        Lines of the list: names, names with an area after "@", or file names; what is none of these stays.
+    names : collection of str
+        Names of all pictures.
+    path : str or Path
+        The list, for errors.
+
+    Raises
+    ------
+    DataError
+        If a file name fits several pictures, or two lines mean the same.
+
+    Examples
+    --------
+    >>> as_names(["images/a.jpg", "b", "c.tif@y0:8,x0:8", "d.png"], ["a", "b", "c", "x/d"], "val.txt")
+    ['a', 'b', 'c@y0:8,x0:8', 'x/d']
+    >>> as_names(["a.jpg"], ["x/a", "y/a"], "val.txt")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: val.txt: 'a.jpg' fits several pictures: x/a, y/a; write the one that is meant
+    """
+    known, by_stem = set(names), dict[str, list[str]]()
+    for name in names:
+        by_stem.setdefault(_parts_of(name)[-1], []).append(name)
+    found: dict[str, str] = {}
+    for entry in entries:
+        stem, mark, area = entry.partition("@")
+        if entry not in known and stem not in known:
+            parts = _parts_of(stem)
+            likely = [name for name in by_stem.get(parts[-1], []) if _end_alike(parts, _parts_of(name))]
+            if len(likely) > 1:
+                listed = ", ".join(likely[:5])
+                raise DataError(f"{path}: {entry!r} fits several pictures: {listed}; write the one that is meant")
+            stem = likely[0] if likely else stem
+        line = entry if entry in known else f"{stem}{mark}{area}"
+        if found.setdefault(line, entry) != entry:
+            raise DataError(f"{path}: {entry!r} and {found[line]!r} are the same picture; keep one line")
+    return list(found)
+
+
+def _parts_of(name: str) -> list[str]:
+    r"""Folders and stem of a picture's name or path, without a suffix of pictures or videos.
+
+    Examples
+    --------
+    >>> _parts_of("c:\\x\\a.JPG"), _parts_of("north__a"), _parts_of("a.v2")
+    (['c:', 'x', 'a'], ['north', 'a'], ['a.v2'])
+    """
+    parts = [part for part in name.replace("\\", "/").replace("__", "/").split("/") if part not in ("", ".")] or [name]
+    stem, dot, suffix = parts[-1].rpartition(".")
+    is_file = f".{suffix.lower()}" in (*RASTER_SUFFIXES, *VIDEO_SUFFIXES)
+    return [*parts[:-1], stem] if dot and is_file and stem else parts
+
+
+def _end_alike(first: list[str], second: list[str]) -> bool:
+    """Whether the shorter of two paths is the end of the longer one.
+
+    Examples
+    --------
+    >>> _end_alike(["x", "a"], ["a"]), _end_alike(["x", "a"], ["y", "a"])
+    (True, False)
+    """
+    length = min(len(first), len(second))
+    return first[-length:] == second[-length:]
 
 
 def _read_text(path: str | Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +194,40 @@ def even_blocks(count: int, num_blocks: int) -> list[int]:
     if not 1 <= count <= num_blocks:
         raise ValueError(f"expected 1 to {num_blocks} of {num_blocks} blocks, got {count}")
     return [int((index + 1) * num_blocks / count + 0.5) - 1 for index in range(count)]
+
+
+def choose_blocks(layers: str | Sequence[int] | Sequence[float] | None, num_blocks: int) -> list[int]:
+    """Turn what a person writes for blocks, which may be relative to their number, into indices.
+
+    Parameters
+    ----------
+    layers : str, sequence of int or sequence of float, optional
+        "last4" for the last four, "even4" for four at even distances, the last one among them, and all where there are
+        fewer; indices, negative ones from the end; shares of the depth above 0, 1.0 being the last block. None is
+        "even4".
+    num_blocks : int
+        Blocks that there are.
+
+    Returns
+    -------
+    list of int
+        In the order given; shares that mean the same block count once.
+
+    Examples
+    --------
+    >>> choose_blocks("last2", 12), choose_blocks("even4", 12), choose_blocks("even4", 3), choose_blocks([-1, 0], 12)
+    ([10, 11], [2, 5, 8, 11], [0, 1, 2], [-1, 0])
+    >>> choose_blocks([0.25, 0.5, 1.0], 12), choose_blocks([0.5, 0.6, 1.0], 3)
+    ([2, 5, 11], [1, 2])
+    """
+    words = "even4" if layers is None else layers
+    if isinstance(words, str):
+        count = min(int(words[4:]), num_blocks)
+        return even_blocks(count, num_blocks) if words.startswith("even") else list(range(num_blocks))[-count:]
+    shares = [layer for layer in words if isinstance(layer, float)]
+    if not shares:
+        return [int(layer) for layer in words]
+    return list(dict.fromkeys(max(math.floor(share * num_blocks + 0.5), 1) - 1 for share in shares))
 
 
 def resolve_layers(layers: Sequence[int], num_blocks: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from typing_extensions import override
 
 from config import SampleConfig, expand_path
-from models.backbones.info import resolve_layers
+from models.backbones.info import choose_blocks, resolve_layers
 from models.base import SegmentationHead
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.predictor import Predictor
@@ -171,9 +171,8 @@ class SegmentationTask(FeatureTask):
         prepare = settings.prepare.model_copy(update={"tile_size": description["tile_size"]})
         task = cls(name, settings.model_copy(update={"dataset": dataset, "prepare": prepare}))
         task.refuse_other_backbone(description, checkpoint.path)
-        layers = resolve_layers(
-            model.layers or description["layers"], task.features.info.num_blocks
-        )  # -1 is the last block
+        number = task.features.info.num_blocks  # -1 is the last block
+        layers = resolve_layers(choose_blocks(model.layers or description["layers"], number), number)
         if list(layers) != list(description["layers"]):
             refuse_other(model, "model", {"layers": description["layers"]}, checkpoint.path)
         task.source.scenes.use_scaling(read_scaling(description["scaling"], checkpoint.path), checkpoint.path)

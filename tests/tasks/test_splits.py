@@ -13,7 +13,7 @@ import pytest
 from config import load_settings, parse_settings
 from tasks import kinds
 from tasks.distill.example import student_example
-from tasks.example import SETTINGS, example_task, tiny_backbone, write_pictures
+from tasks.example import SETTINGS, example_task, scene_task, tiny_backbone, write_pictures
 from tasks.keypoints.example import animals_example
 from tasks.neighbours import choose_groups
 from tasks.segmentation.task import SegmentationTask
@@ -259,3 +259,21 @@ def test_ready_configs_find_their_lists_from_any_folder(elsewhere):
 def test_text_of_settings_without_a_file_is_taken_as_it_is():
     settings = parse_settings("dataset: {splits: {train_list: a.txt}}", (), kinds())
     assert settings.shared.dataset.splits.train_list == "a.txt"
+
+
+@pytest.mark.parametrize("line", ["scene_1", "scene_1.tif", "pictures/scene_1.tif", r"C:\data\pictures\scene_1.tif"])
+def test_a_split_list_takes_file_names(tmp_path, line):
+    (tmp_path / "train.txt").write_text("scene_0\n")
+    (tmp_path / "val.txt").write_text(line + "\n")
+    lists = f"dataset.splits={{train_list: {tmp_path}/train.txt, val_list: {tmp_path}/val.txt}}"
+    source = scene_task(lists).source
+    assert [item.id for item in source.items("val")] == ["scene_1"]
+    (tmp_path / "val.txt").write_text(f"{line}@y0:8,x0:16\nscene_1.png@y8:16,x0:16\n")
+    assert [item.id for item in source.items("val")] == ["scene_1@y0:8,x0:16", "scene_1@y8:16,x0:16"]
+
+
+def test_two_spellings_of_one_picture_are_refused(tmp_path):
+    (tmp_path / "train.txt").write_text("scene_0\nscene_0.tif\n")
+    source = scene_task(f"dataset.splits={{train_list: {tmp_path}/train.txt, val_list: {tmp_path}/val.txt}}").source
+    with pytest.raises(DataError, match=r"'scene_0.tif' and 'scene_0' are the same picture; keep one line"):
+        source.items("train")

@@ -34,6 +34,11 @@ Percentiles = Annotated[
     list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2), AfterValidator(_ascending)
 ]
 OneOrMore = str | Annotated[list[str], Field(min_length=1)]  # a file, folder or glob, or a list of them
+BlockChoice = (  # of a backbone: indices, a word, or shares of its depth
+    Annotated[list[int], Field(min_length=1)]
+    | Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
+    | Annotated[str, Field(pattern=r"^(last|even)[1-9]\d{0,3}$")]
+)
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 
 
