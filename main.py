@@ -52,6 +52,7 @@ class Outcome:
     doubts: dict[str, str] = field(default_factory=dict)
     results: dict[str, dict[str, str]] = field(default_factory=dict)  # task -> what was made -> where it is
     at_work: str = ""  # the phase that runs; after a failure the one that failed
+    failures: list[str] = field(default_factory=list)  # what could not be done while the rest was
 
     def add(
         self, task: str, phase: str, status: str, seconds: float, metrics: dict[str, float], doubt: str = ""
@@ -329,6 +330,7 @@ def run_task(
             finally:
                 outcome.results[name] = list_results(context.folder, task.settings)
             outcome.add(name, phase, result.status, block.seconds, result.metrics, result.doubt)
+            outcome.failures += [f"{name}.{phase}: {failure}" for failure in result.failures]
             outcome.at_work = ""
             if result.metrics.get("bad records") and "prepare" in phases:
                 queue.insert(0, "prepare")  # repeats the records that verify set aside
@@ -391,6 +393,10 @@ def run(
                     run_task(task, settings, chosen, log, stop, outcome)
     finally:
         close(outcome, log)
+    if outcome.failures:
+        outcome.at_work = outcome.failures[0].partition(":")[0]
+        number = f"{len(outcome.failures)} input{'s' if len(outcome.failures) > 1 else ''}"
+        raise DataError("\n".join([*outcome.failures, f"{number} could not be predicted; the rest is done"]))
 
 
 def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool) -> int:

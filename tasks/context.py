@@ -128,6 +128,8 @@ class PhaseResult:
         Main figures, for the closing table.
     doubt : str
         Why they cannot be believed; empty where they can.
+    failures : tuple of str
+        What could not be done while the rest was, a line each; the command ends with code 3.
 
     Examples
     --------
@@ -138,3 +140,4 @@ class PhaseResult:
     status: str
     metrics: dict[str, float] = field(default_factory=dict)
     doubt: str = ""
+    failures: tuple[str, ...] = ()

@@ -49,7 +49,14 @@ class Source(ABC, Generic[ItemT]):
         The task's name, which is in the names of its split lists.
     settings : TaskConfig
         All settings of the task.
+
+    Attributes
+    ----------
+    unreadable : mapping of str to DataError
+        Inputs of inference that `items` left out because they cannot be opened.
     """
+
+    unreadable: Mapping[str, DataError] = MappingProxyType({})
 
     def __init__(self, name: str, settings: TaskConfig):
         self.name = name

@@ -64,9 +64,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     """
     settings = task.settings.inference
     task, model, checkpoint = restore(task, settings.checkpoint, context, "inference")
-    items = task.source.items("inference")
-    if not items:
-        raise DataError("inference: no input; name pictures in inference.inputs")
+    items, unreadable = readable_inputs(task)
     folder = output_folder(task, context)
     prints = {item.id: fingerprint(task, item, checkpoint) for item in items}
     done = read_json(context.folder / RECORD, {}, checksum=True)
@@ -74,8 +72,10 @@ def run(task: Task, context: Context) -> PhaseResult:
     distributed.barrier()  # all ranks have read the record before rank 0 writes it again
     for name in sorted(set_of(items) - set_of(todo)):
         context.log.info(f"inference: {name} is up to date")
+    for error in unreadable.values():
+        context.log.warning(f"inference: {error}")
     if not todo:
-        return PhaseResult("up to date")
+        return PhaseResult("up to date", failures=tuple(map(str, unreadable.values())))
     context.begin(workload(task, todo, len(task.prediction_views())), task, todo[0])
     device = choose_device(task.settings.device("inference"))
     if model is not None:
@@ -83,16 +83,50 @@ def run(task: Task, context: Context) -> PhaseResult:
     share = Share(task, folder, prints, context)
     groups, batch_size = distributed.share(task.source.partition(todo)), settings.batch_size
     source = LiveSamples(task, task.prediction_views())
-    given = predict(task, model, source, groups, device, batch_size, context, share.open_job)
-    distributed.run_on_all(lambda: share.write(given, groups))
+    given = predict(task, model, source, groups, device, batch_size, context, share.open_job, skip_unreadable=True)
+    failed = {name: text for part in distributed.run_on_all(lambda: share.write(given, groups)) for name, text in part}
+    predicted = [item for item in todo if item.id not in failed]
 
     def close() -> None:
-        finish(task, todo, folder, prints, done, context)
-        for path in task.output.write_summary(items, folder):
+        finish(task, predicted, folder, prints, done, context)
+        for path in task.output.write_summary([item for item in items if item.id not in failed], folder):
             context.log.info(f"inference: {path}")
 
     distributed.run_on_main(close)
-    return PhaseResult("done", {"outputs": float(len(todo))})
+    failures = (*map(str, unreadable.values()), *failed.values())
+    if len(failed) == len(items):
+        raise DataError("\n".join(failures))
+    return PhaseResult("done", {"outputs": float(len(predicted))}, failures=failures)
+
+
+def readable_inputs(task: Task) -> tuple[list[Item], dict[str, DataError]]:
+    """Give the items to predict, and why others cannot be opened.
+
+    Raises
+    ------
+    DataError
+        If there is none to predict.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> [item.id for item in readable_inputs(scene_task())[0]]
+    ['scene_0']
+    """
+    items = task.source.items("inference")
+    unreadable = dict(task.source.unreadable)
+    readable = []
+    for item in items:
+        try:
+            task.source.count_samples(item)
+        except DataError as error:
+            unreadable[item.id] = error
+        else:
+            readable.append(item)
+    if not readable:
+        texts = map(str, unreadable.values())
+        raise DataError("\n".join(texts) or "inference: no input; name pictures in inference.inputs")
+    return readable, unreadable
 
 
 def set_of(items: Sequence[Item]) -> set[str]:
@@ -194,6 +228,7 @@ class Share:
     >>> share, source = Share(task, context.folder, {item.id: {}}, context), LiveSamples(task, task.prediction_views())
     >>> model = task.build_model().eval()
     >>> share.write(predict(task, model, source, [[item]], "cpu", 4, context, share.open_job), [[item]])
+    []
     >>> task.output.sink(item, context.folder, {}).resume_point()
     64
     """
@@ -224,8 +259,13 @@ class Share:
             self.context.log.info(f"inference: {item.id}: resuming at {resume}")
         return Job(left, predictor, resume, state, sink)
 
-    def write(self, given: Stream[tuple[Job, Piece | None]], groups: Sequence[Sequence[Item]]) -> None:
+    def write(self, given: Stream[tuple[Job, Piece | None]], groups: Sequence[Sequence[Item]]) -> list[tuple[str, str]]:
         """Write pieces as they come; what is complete is durable at once, and the rest when the run is interrupted.
+
+        Returns
+        -------
+        list of (str, str)
+            Items that could not be read to the end, and why.
 
         Examples
         --------
@@ -233,14 +273,23 @@ class Share:
         >>> from tasks.example import example_task
         >>> task, context = example_task(tempfile.mkdtemp())
         >>> Share(task, context.folder, {}, context).write((pair for pair in ()), [])
+        []
         """
         items = [item for group in groups for item in group]
         total = sum(map(self.task.source.count_samples, items)) * len(self.task.prediction_views())
         name = f"inference {items[0].id}" if len(items) == 1 else f"inference of {len(items)} inputs"
         begun: dict[int, Job] = {}
+        failed: list[tuple[str, str]] = []
         with closing(given), Progress(total, name, self.context.log) as counter:
             try:
                 for job, piece in given:
+                    if job.error is not None:
+                        if begun.pop(id(job), None) and job.sink is not None:
+                            job.sink.flush()  # what was read stays for a run after the file was mended
+                        if job.done:
+                            failed.append((job.item.id, str(job.error)))
+                            self.context.log.warning(f"inference: {job.error}")
+                        continue
                     assert job.sink is not None
                     begun[id(job)] = job
                     if piece is not None:
@@ -256,6 +305,7 @@ class Share:
                 for job in begun.values():
                     self.save(job)
                 raise
+        return failed
 
     def save(self, job: Job) -> None:
         """Make the pieces of an item durable, and with them what its predictor remembers.

@@ -23,6 +23,7 @@ from tasks.predictor import Predictor
 from tasks.prepared import PreparedItem
 from tasks.sample import Batch, Sample
 from tasks.task import Task
+from utils.errors import DataError
 from utils.geometry.augment import IDENTITY, View
 from utils.logging import Progress
 from utils.runtime import distributed
@@ -250,12 +251,13 @@ def ask_late(
     with closing(slots):
         for together in rounds(slots, width):
             for slot in together:
-                slot.job.begin()
+                if slot.job.error is None:
+                    slot.job.begin()
             if not all(slot.ends for slot in together):
                 context.check_stop()
             buckets: dict[Hashable, list[Slot]] = {}
             for slot in together:
-                if slot.sample is not None and slot.job.predictor.wants(slot.sample):
+                if slot.sample is not None and slot.job.error is None and slot.job.predictor.wants(slot.sample):
                     buckets.setdefault(source.shape(slot), []).append(slot)
             found: dict[int, Outputs | None] = {}
             for alike in buckets.values():
@@ -313,6 +315,7 @@ def predict(
     batch_size: int,
     context: Context,
     open_job: Callable[[Item, Predictor], Job] = Job,
+    skip_unreadable: bool = False,
 ) -> Stream[tuple[Job, Piece | None]]:
     """Predict the items of some groups.
 
@@ -334,6 +337,8 @@ def predict(
         Whether to stop.
     open_job : callable
         Called for each item when it is about to be read, in the reading thread.
+    skip_unreadable : bool
+        Whether an item that cannot be read ends with `Job.error`, in place of an exception that ends all.
 
     Yields
     ------
@@ -359,8 +364,14 @@ def predict(
     def read(group: Sequence[Item]) -> Stream[Slot]:
         predictor = task.predictor(source.views)
         for item in group:
-            job = open_job(item, predictor)
-            yield from source.read(job)
+            job = Job(item, predictor)
+            try:
+                job = open_job(item, predictor)
+                yield from source.read(job)
+            except DataError as error:
+                if not skip_unreadable:
+                    raise
+                job.error = error
             yield Slot(job, ends=True)
 
     slots = interleave(map(read, groups), batch_size if stateful else 1)
@@ -391,10 +402,11 @@ def hand_on(
     """
     with closing(answers):
         for job, samples, outputs in answers:
-            job.begin()
-            yield from ((job, piece) for piece in (job.predictor.push(samples, outputs) if samples else ()))
-            if not samples:
-                yield from ((job, piece) for piece in job.predictor.finish())
+            if job.error is None:
+                job.begin()
+                yield from ((job, piece) for piece in (job.predictor.push(samples, outputs) if samples else ()))
+                if not samples:
+                    yield from ((job, piece) for piece in job.predictor.finish())
             job.pushed += len(samples)
             job.done = not samples
             yield job, None

@@ -13,6 +13,7 @@ from tasks.prepared import PreparedItem, PreparedReader, collate_samples
 from tasks.sample import Batch, Sample
 from tasks.task import Task
 from utils.data import SampleRef
+from utils.errors import DataError
 from utils.geometry.augment import IDENTITY, View
 from utils.geometry.fields import kind_of
 from utils.runtime.streams import Stream
@@ -39,6 +40,8 @@ class Job:
         Samples that the predictor has seen.
     done : bool
         Whether all pieces were given.
+    error : DataError, optional
+        Why its picture or video could not be read to the end; then it has no prediction.
 
     Examples
     --------
@@ -55,6 +58,7 @@ class Job:
     pushed: int = 0
     done: bool = False
     begun: bool = False
+    error: DataError | None = None
 
     def begin(self) -> None:
         """Start the predictor, once.

@@ -199,7 +199,14 @@ class SceneSource(ListedSource[SceneItem]):
             raise SettingsError(
                 f"inference.output_tif: one name for {len(groups)} pictures; set inference.output_dir in its place"
             )
-        return [self._item(key, key, None, SceneFiles(paths, None), "inference") for key, paths in groups.items()]
+        items, unreadable = [], {}
+        for key, paths in groups.items():
+            try:
+                items.append(self._item(key, key, None, SceneFiles(paths, None), "inference"))
+            except DataError as error:
+                unreadable[key] = error
+        self.unreadable = unreadable
+        return items
 
     @override
     @contextmanager

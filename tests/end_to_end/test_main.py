@@ -207,6 +207,18 @@ def test_a_failure_is_told_in_the_status_with_its_phase_and_what_is_there(config
     assert Path(status["results"]["segmentation"]["run"]).is_dir()
 
 
+def test_a_broken_input_ends_with_3_when_the_rest_is_predicted(config):
+    folder = config.parent
+    (folder / "broken.tif").write_bytes((folder / "pictures" / "scene_0.tif").read_bytes()[:300])
+    code, said = run(config, f"inference.inputs=[{folder}/broken.tif, {folder}/pictures/scene_0.tif]")
+    status = read_json(folder / "runs" / "status.json")
+    assert (code, status["exit_code"], status["failed_phase"]) == (3, 3, "segmentation.inference")
+    assert "broken.tif" in status["error"]
+    assert "1 input could not be predicted; the rest is done" in said
+    assert outcome(folder)[1]["inference"] == "done"
+    assert classes(folder).shape == (1, 64, 64)
+
+
 def test_nothing_that_is_enabled_ends_with_2(config):
     off = [f"{phase}.enable=false" for phase in ("prepare", "verify", "train", "evaluate", "inference")]
     code, said = run(config, *off)
