@@ -540,14 +540,15 @@ class RasterScene:
             return _look_up_colours(file.read(window, [1]), file.header.palette or ())
         unique = sorted(set(bands))
         block = file.read(window, unique)
-        values = as_shown(block.values, file.header)
+        plain = self.scaling is None or self.scaling.is_identity  # else the user speaks of values in the file
+        values = as_shown(block.values, file.header, fill=plain)
         if unique == bands:
             return RawBlock(values, block.missing, block.hidden)
         order = [unique.index(band) for band in bands]
         return RawBlock(values[order], None if block.missing is None else block.missing[order], block.hidden)
 
 
-def as_shown(values: np.ndarray, header: RasterHeader) -> np.ndarray:
+def as_shown(values: np.ndarray, header: RasterHeader, fill: bool = True) -> np.ndarray:
     """Values of a picture as viewers show them: 0 black, and few bits over the whole range of 8.
 
     Parameters
@@ -556,6 +557,8 @@ def as_shown(values: np.ndarray, header: RasterHeader) -> np.ndarray:
         As the file holds them.
     header : RasterHeader
         Of the file; its `white_is_zero` counts for unsigned types, its `bits` below 8. Indices of a palette stay.
+    fill : bool
+        Whether few bits fill the range of 8.
 
     Returns
     -------
@@ -572,7 +575,7 @@ def as_shown(values: np.ndarray, header: RasterHeader) -> np.ndarray:
     """
     if header.palette:
         return values
-    few = header.bits if values.dtype == np.uint8 and header.bits is not None and header.bits < 8 else None
+    few = header.bits if fill and values.dtype == np.uint8 and header.bits is not None and header.bits < 8 else None
     if header.white_is_zero and values.dtype.kind == "u":
         highest = 2 ** (header.bits or 8 * values.dtype.itemsize) - 1
         values = values.dtype.type(highest) - values

@@ -95,6 +95,15 @@ def test_one_that_is_not_there_is_a_problem_of_one_picture(tmp_path, draw_pictur
     assert "b.png" in str(part.problems[0])
 
 
+@pytest.mark.parametrize("stated", ["C:\\set\\images", "/home/me/set/images", "images"])
+def test_the_folder_of_pictures_in_a_specification_of_coco(tmp_path, draw_picture, stated):
+    draw_picture(tmp_path / "images" / "a.png")
+    write_coco(tmp_path, {"a.png": "a.png"})
+    keys = f"format: coco\npath: D:\\mice\nimage_root: {stated}\nall: labels.json\n"
+    (tmp_path / "data.yaml").write_text(keys)
+    assert [p.id for p in read_poses(tmp_path / "data.yaml")["all"].pictures] == ["images/a"]
+
+
 def test_the_longest_end_of_the_path_counts_and_nothing_outside_is_found(tmp_path, draw_picture):
     for name in ("day1/a.png", "day2/a.png", "a.png", "images/b.png"):
         draw_picture(tmp_path / "set" / name)

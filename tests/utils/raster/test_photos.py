@@ -15,6 +15,7 @@ from utils.errors import DataError
 from utils.media.picture_sizes import picture_orientation, picture_size
 from utils.raster.files import RasterFile, check_scene, write_raster
 from utils.raster.raster_labels import RasterLabels
+from utils.raster.scaling import ValueScaling
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 
@@ -141,6 +142,9 @@ def test_few_bits_of_grey_fill_the_range_in_pictures_and_stay_in_labels(tmp_path
     else:
         write_raster(path, values, nbits=bits)
     assert np.array_equal(read_all(path)[0][..., 0], values * (255 // (2**bits - 1)))
+    ranged = ValueScaling((0,) * 3, (2**bits,) * 3)  # as dataset.value_range: of the values in the file
+    if (suffix, bits) != ("tif", 1):  # to which GDAL gives a palette
+        assert np.array_equal(read_all(path, scaling=ranged)[0][..., 0], np.rint(values * (255 / 2**bits)))
     assert np.array_equal(RasterLabels(path, 2**bits).read(RasterScene(path), Window(0, 0, 32, 48)), values)
 
 
