@@ -13,8 +13,8 @@ from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 
 _WHOLE_SIDE = 1024  # pixels; a larger scene is looked at in windows
-_WINDOWS_ACROSS = 8
-_WINDOW_SIDE = 128
+_WINDOWS_ACROSS = 12
+_WINDOW_SIDE = 80
 _LEAST_SHARE = 0.005  # of the pixels looked at, for an area of one value
 _LEAST_FAR_SHARE = 0.0005  # for a value far from all others
 _SOLID = 0.8  # share of an area's pixels of which at least three neighbours are in it, as in a collar of two pixels
@@ -31,7 +31,7 @@ class Fill:
     value : float
         As the file holds it, in all bands.
     share : float
-        Of the pixels that were looked at.
+        Of the pixels, estimated where a scene is looked at in windows.
     reaches_border : bool
         Whether the areas reach the border of the scene.
     data : (float, float) or None
@@ -40,7 +40,7 @@ class Fill:
     Examples
     --------
     >>> print(Fill(255.0, 0.3146, True, (0.0, 254.0)))
-    31.5 % of the pixels are exactly 255 in all bands and reach the border
+    31 % of the pixels are exactly 255 in all bands and reach the border
     >>> print(Fill(-9999.0, 0.002, False, (3.0, 812.0)))
     0.2 % of the pixels are exactly -9999 in all bands, all others 3 to 812
     """
@@ -74,7 +74,8 @@ class Fill:
     def __str__(self) -> str:
         where = " and reach the border" if self.reaches_border else ""
         others = f", all others {self.data[0]:g} to {self.data[1]:g}" if self.data and not self.reaches_border else ""
-        return f"{100 * self.share:.3g} % of the pixels are exactly {self.value:g} in all bands{where}{others}"
+        percent = float(f"{100 * self.share:.2g}")
+        return f"{percent:g} % of the pixels are exactly {self.value:g} in all bands{where}{others}"
 
 
 def find_fill(scene: RasterScene) -> list[Fill]:
@@ -138,7 +139,7 @@ def _windows(height: int, width: int) -> Iterator[Window]:
     [Window(y=0, x=0, height=40, width=60)]
     >>> windows = list(_windows(5000, 3000))
     >>> len(windows), windows[0], windows[-1]
-    (64, Window(y=0, x=0, height=128, width=128), Window(y=4872, x=2872, height=128, width=128))
+    (144, Window(y=0, x=0, height=80, width=80), Window(y=4920, x=2920, height=80, width=80))
     """
     if height * width <= _WHOLE_SIDE**2:
         yield Window(0, 0, height, width)
@@ -166,7 +167,8 @@ def _measure(
     True
     """
     height, width = size
-    count = total = inside = on_border = 0
+    count = inside = on_border = 0
+    hits = total = 0.0
     others = []
     for window, values, valid in parts:
         same = (values == value).all(axis=0) & valid
@@ -177,11 +179,14 @@ def _measure(
         border[0], border[-1] = window.y == 0, window.rows.stop == height
         border[:, 0] |= window.x == 0
         border[:, -1] |= window.columns.stop == width
-        count, total, inside = count + int(same.sum()), total + same.size, inside + int(inner.sum())
+        # a window at the border stands for half as much ground along that side as one inside
+        weight = 0.5 ** (int(border[[0, -1]].all(axis=1).any()) + int(border[:, [0, -1]].all(axis=0).any()))
+        hits, total = hits + weight * same.sum(), total + weight * same.size
+        count, inside = count + int(same.sum()), inside + int(inner.sum())
         on_border += int((same & border).sum())
         others.append(values[:, valid & ~same].ravel())
     data = np.concatenate(others).astype(np.float64)
-    share = count / total
+    share = float(hits / total)
     solid = count > 0 and inside >= _SOLID * count
     area = share >= _LEAST_SHARE and solid and (on_border > 0 or kind != "8-bit")
     far = share >= _LEAST_FAR_SHARE and kind != "8-bit" and data.size > 0 and _is_far(value, data)
@@ -241,7 +246,7 @@ def describe_fill(found: Mapping[str | Path, Sequence[Fill]], consequence: str) 
     --------
     >>> fill = Fill(255.0, 0.3146, True, (0.0, 254.0))
     >>> print(describe_fill({"B04.tif": [fill], "B05.tif": []}, "they are predicted as a class"))
-    B04.tif: 31.5 % of the pixels are exactly 255 in all bands and reach the border, which no file declares as nodata; \
+    B04.tif: 31 % of the pixels are exactly 255 in all bands and reach the border, which no file declares as nodata; \
 they are predicted as a class; if they hold nothing, set dataset.nodata: 255, and if they are data, dataset.nodata: []
     >>> describe_fill({f"{name}.tif": [fill] for name in "abcde"}, "they are data").split(": ")[0]
     '5 pictures, such as a.tif'
