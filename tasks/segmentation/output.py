@@ -22,7 +22,7 @@ from tasks.segmentation.scenes import SceneReader
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.sinks import RasterSink, refuse_foreign
 from utils import IGNORE_INDEX as IGNORE
-from utils.errors import DataError, SettingsError
+from utils.errors import SettingsError
 from utils.raster.fill import Fill, describe_fill, find_fill
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
@@ -161,10 +161,7 @@ class SegmentationOutput(Output):
         path = scene.paths[0]
         if path in self.fills:
             return
-        try:
-            self.fills[path] = [] if self.settings.dataset.nodata == [] else find_fill(scene)
-        except DataError:  # whoever reads the picture reports it
-            return
+        self.fills[path] = [] if self.settings.dataset.nodata == [] else find_fill(scene)
         if scene.unplaced:
             logger.warning("%s: its map has no place on Earth: %s", path, scene.unplaced)
         fill = describe_fill({path: self.fills[path]}, FILL_PREDICTED)

@@ -126,6 +126,8 @@ def files_beside(path: Path) -> list[Path]:
     folder = path.parent
     if not folder.is_dir():  # such as GDAL's own /vsimem/
         return []
+    if not os.access(folder, os.R_OK):  # its files can be read, but not listed
+        return [folder / other for other in sorted(wanted) if other != path.name and (folder / other).is_file()]
     changed = folder.stat().st_mtime_ns
     listed = _list_folder if time.time_ns() - changed > _RACY_NS else _list_folder.__wrapped__
     names = listed(str(folder.absolute()), changed)

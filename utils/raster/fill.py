@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.errors import DataError
 from utils.raster.scaling import value_kind
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
@@ -93,7 +94,7 @@ def find_fill(scene: RasterScene) -> list[Fill]:
     Returns
     -------
     list of Fill
-        None, one or two.
+        None, one or two; none of a scene that cannot be read, which is reported by whoever reads it all.
 
     Examples
     --------
@@ -107,7 +108,10 @@ def find_fill(scene: RasterScene) -> list[Fill]:
     """
     bands = sorted({channel: index for index, channel in enumerate(scene.channels)}.values())
     size = (scene.file_grid.height, scene.file_grid.width)
-    parts = [(window, *_read(scene, window, bands)) for window in _windows(*size)]
+    try:
+        parts = [(window, *_read(scene, window, bands)) for window in _windows(*size)]
+    except DataError:
+        return []
     seen = [values[:, valid] for _, values, valid in parts if valid.any()]
     if not seen:
         return []

@@ -13,6 +13,7 @@ from affine import Affine
 from tasks.distill.example import student_task
 from tasks.example import example_task, scene_task
 from tasks.phases import inference, prepare, train
+from utils.errors import DataError
 from utils.raster.files import write_raster
 from utils.raster.fill import describe_fill, find_fill
 from utils.raster.scaling_estimate import estimate_scaling
@@ -295,3 +296,14 @@ def test_the_collar_of_a_real_sentinel_scene_is_found():
 @needs_real_data
 def test_declared_nodata_of_a_real_landsat_scene_is_no_undeclared_fill():
     assert find_fill(RasterScene(REAL / "geo_landsat" / "landsat_multiband.tif", bands=[3, 2, 1])) == []
+
+
+def test_a_damaged_picture_is_reported_by_who_reads_it(tmp_path, generator):
+    write_raster(tmp_path / "a.tif", generator.integers(0, 256, (400, 600, 3), dtype=np.uint8), compress="deflate")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[200_000:210_000] = bytes(10_000)
+    (tmp_path / "a.tif").write_bytes(content)
+    scene = RasterScene(tmp_path / "a.tif")
+    assert find_fill(scene) == []
+    with pytest.raises(DataError, match=r"a\.tif: cannot be read"):
+        scene.read(Window(0, 0, 400, 600))
