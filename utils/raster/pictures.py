@@ -15,6 +15,7 @@ from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 
 FAINT = 2**14  # a 16-bit picture of lower values is nearly black, as 12 or 14 bits in 16 are
+BRIGHT = 0.001  # share of values that may be higher nevertheless: hot pixels of a sensor
 
 
 def decode_rgb(data: bytes, name: str | Path) -> np.ndarray:
@@ -133,10 +134,11 @@ def _to_bytes(values: np.ndarray, name: str | Path, bits: int | None = None) -> 
         raise DataError(
             f"{name}: values are {values.dtype}, from {low:g} to {high:g}, and a picture needs 8 bits; {convert}"
         )
-    if bits is None and 0 < high < FAINT:
-        number = int(high).bit_length()
+    if bits is None and high > 0 and np.mean(values >= FAINT) < BRIGHT:
+        top = int(values[values < FAINT].max())
+        few = max(top.bit_length(), 8)
         raise DataError(
-            f"{name}: 16-bit values up to {high:g} only, nearly black where 65535 is white; if they are of {number} "
-            f"bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 {2**number - 1} 0 255)"
+            f"{name}: 16-bit values up to {top} only, nearly black where 65535 is white; if they are of {few} "
+            f"bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 {2**few - 1} 0 255)"
         )
     return np.rint(values * np.float32(255 / (2 ** (bits or 16) - 1))).clip(0, 255).astype(np.uint8)

@@ -70,6 +70,11 @@ def test_16_bits_are_shares_of_the_whole_range_and_12_bits_in_them_are_refused(t
     cv2.imwrite(str(path), np.rint(RAMP * 4095).astype(np.uint16))
     with pytest.raises(DataError, match=r"a\.(png|tif): 16-bit values up to 4095 only, .*if they are of 12 bits"):
         decode(path)
+    hot = np.rint(RAMP * 4095).astype(np.uint16)
+    hot[3, 5] = 65535  # a hot pixel
+    cv2.imwrite(str(path), hot)
+    with pytest.raises(DataError, match="16-bit values up to 4095 only"):
+        decode(path)
     cv2.imwrite(str(path), np.zeros((4, 6), np.uint16))  # black on any scale
     assert decode(path).max() == 0
 
