@@ -279,12 +279,12 @@ def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: Verbosity
     """
     from tasks.forecast import forecast
 
-    tasks = build_tasks(settings, phases)
+    tasks, due = build_tasks(settings, phases), {}
     for name, chosen in phases.items():
         log.info(f"{name}: {settings.tasks[name].kind}: {', '.join(chosen) or 'no phase is enabled'}")
         if name in tasks:
             with task_in_errors(name, settings):
-                for line in (*tasks[name].check(), *forecast(tasks[name], chosen)):
+                for line in (*tasks[name].check(), *forecast(tasks[name], chosen, settings.tasks, due)):
                     log.info(f"{name}: {line}")
         elif chosen:
             log.info(f"{name}: waits for the backbone that another task exports; it is checked after that")

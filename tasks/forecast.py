@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from config import TaskConfig
 from tasks.context import Context, Workload, WouldRun
 from tasks.item import Item
 from tasks.phases import evaluate, load_phase, train
 from tasks.phases.prediction import apply_model
 from tasks.phases.samples import Job, LiveSamples
+from tasks.references import references_of, resolve_references
 from tasks.runs import choose_device, latest_run, new_folder, task_folder
 from tasks.task import Task
 from utils.geometry.augment import IDENTITY
@@ -28,7 +30,7 @@ READ_BYTES_PER_S = 1e9  # of a store on a local disk, with its checksums
 SHORT_S = 1.0  # what takes less is not worth a number
 
 
-def forecast(task: Task, phases: Sequence[str]) -> list[str]:
+def forecast(task: Task, phases: Sequence[str], tasks: Mapping[str, TaskConfig], due: dict[str, set[str]]) -> list[str]:
     r"""Say for each phase whether it is up to date, or what it would do and about how long.
 
     Each phase itself finds out, up to the point where it would begin its work. Where an earlier phase would change what
@@ -40,6 +42,10 @@ def forecast(task: Task, phases: Sequence[str]) -> list[str]:
         Its `check` has passed. Stores must be previews (`preview_stores`).
     phases : sequence of str
         Those that a run would take, in their order.
+    tasks : mapping of str to TaskConfig
+        All tasks of the settings.
+    due : dict of str to set of str
+        Phases that would run, of the tasks before; those of this one are added.
 
     Returns
     -------
@@ -57,9 +63,9 @@ def forecast(task: Task, phases: Sequence[str]) -> list[str]:
     >>> from tasks.example import example_task
     >>> from tasks.stores import preview_stores
     >>> with preview_stores():
-    ...     lines = forecast(example_task(tempfile.mkdtemp())[0], ["prepare", "train", "inference"])
+    ...     lines = forecast(example_task(tempfile.mkdtemp())[0], ["prepare", "train", "inference"], {}, {})
     >>> print("\n".join(line.partition(", about")[0] for line in lines))
-    prepare: to do: 3 items, at most 15 windows in 15 views
+    prepare: to do: 3 items, at most 15 windows in 15 views; draws the split lists
     train: to do: 1 epochs of 6 windows
     inference: to do: 1 items, at most 9 windows
     all phases
@@ -68,7 +74,14 @@ def forecast(task: Task, phases: Sequence[str]) -> list[str]:
     lines = []
     if holder:
         lines.append(f"process {holder} is at work on this task now; a run started now would end at once, with code 75")
+    if task.awaits_sample():
+        return [*lines, f"{', '.join(phases)}: to do, once prepare has written the sample"]
     outlook = Outlook(task)
+    due[task.name] = outlook.due
+    needed = (ref.task(task.settings, tasks) for ref in references_of(task.settings) if ref.gives == "checkpoint")
+    outlook.waits = any(other is not None and "train" in due.get(other, ()) for other in needed)
+    if not outlook.waits:
+        task.settings = resolve_references(task.settings, tasks, "checkpoint")
     total = 0.0
     for phase in phases:
         work = outlook.work_of(phase)
@@ -115,6 +128,7 @@ class Outlook:
     def __init__(self, task: Task):
         self.task = task
         self.due: set[str] = set()  # phases that would run
+        self.waits = False  # for a training of another task
         self.timed: tuple[Task, Item | None] = task, None  # what is tried to find out how long pictures take
         named = task.settings.paths.run_name
         parent = task_folder(task.name, task.settings)
@@ -162,7 +176,7 @@ class Outlook:
         (False, '1 items, at most 9 windows')
         """
         source = self.task.source
-        if phase in ("verify", "train") and "prepare" in self.due:
+        if (phase in ("verify", "train") and "prepare" in self.due) or (phase == "train" and self.waits):
             counts = {split: sum(map(source.count_samples, source.items(split))) for split in ("train", "val")}
             if phase == "train":
                 return train.workload(self.task, counts["train"], counts["val"])

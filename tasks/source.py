@@ -67,8 +67,9 @@ class Source(ABC, Generic[ItemT]):
     def prepare_data(self) -> None:
         """Write the files that the splits need, such as lists of a drawn split; runs first, on rank 0."""
 
-    def preview_data(self) -> None:
-        """Find out what `prepare_data` would write, and keep it in memory."""
+    def preview_data(self) -> str:
+        """Find out what `prepare_data` would write, keep it in memory, and say it; empty for nothing."""
+        return ""
 
     @abstractmethod
     def items(self, split: str) -> list[ItemT]:
@@ -530,8 +531,9 @@ class ListedSource(FeatureSource[ItemT]):
         return item.id
 
     @override
-    def preview_data(self) -> None:
+    def preview_data(self) -> str:
         self.drawn = self.write_splits(write=False)
+        return "draws the split lists" if self.drawn else ""
 
     def write_splits(self, write: bool = True) -> dict[str, list[str]]:
         """Draw the split and write its lists, unless lists written by a person exist; gives what was drawn.

@@ -142,6 +142,18 @@ class Task(ABC):
     def check(self) -> list[str]:
         """Raise for settings, data or weights that cannot be used; give the lines of the plan."""
 
+    def awaits_sample(self) -> bool:
+        """Whether prepare has yet to write the sample data that the settings ask for.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().awaits_sample(), scene_task("dataset.sample={enable: true, folder: /no/such}").awaits_sample()
+        (False, True)
+        """
+        sample = getattr(self.settings.dataset, "sample", None)
+        return sample is not None and sample.enable and not Path(expand_path(sample.folder)).exists()
+
     def preflight(self, phases: Sequence[str]) -> None:
         """Raise before any task starts for problems that show without reading pictures; called on all ranks.
 

@@ -34,7 +34,7 @@ from tasks.seen import digest_pictures, digest_stream
 from tasks.source import ListedSource
 from tasks.splits import split_list
 from utils.errors import DataError, SettingsError
-from utils.formats.convert import convert_poses
+from utils.formats.convert import convert_poses, is_converted
 from utils.formats.pictures import picture_bytes
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
@@ -94,9 +94,13 @@ class PoseSource(ListedSource[PoseItem]):
             convert_poses(self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode)
 
     @override
-    def preview_data(self) -> None:
-        if self.has_lists():
-            super().preview_data()
+    def preview_data(self) -> str:
+        what, target = super().preview_data() if self.has_lists() else "", self.settings.dataset.convert_to
+        if target is None or is_converted(
+            self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode
+        ):
+            return what
+        return f"{what}; writes the labels as {target.format}".removeprefix("; ")
 
     @override
     def items(self, split: str) -> list[PoseItem]:

@@ -131,7 +131,7 @@ class KeypointsTask(FeatureTask):
     @override
     def check(self) -> list[str]:
         sample, info, data = self.settings.dataset.sample, self.features.info, self.labels
-        if sample.enable and not Path(expand_path(sample.folder)).exists():
+        if self.awaits_sample():
             return [f"the sample is not in {sample.folder} yet; prepare writes it"]
         target = self.settings.dataset.convert_to
         if target is not None and not self.num_outputs:

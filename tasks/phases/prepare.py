@@ -98,14 +98,15 @@ def run(task: Task, context: Context) -> PhaseResult:
     >>> run(task, context).status, run(task, context).status
     ('done', 'up to date')
     """
-    if context.preview:
-        task.source.preview_data()
-    else:
+    drawn = task.source.preview_data() if context.preview else ""
+    if not context.preview:
         distributed.run_on_main(task.source.prepare_data)
     task.setup()
     store = open_store(task.settings, "prepare")
     jobs = missing_jobs(task, store)
     distributed.barrier()  # before any rank writes, so that all ranks found the same jobs
+    if drawn:
+        context.begin(workload(task, jobs, drawn), task, jobs[0].item if jobs else None)
     if not jobs:
         context.log.info(f"prepare: all items are in {store.folder}; nothing to do")
         return PhaseResult("up to date")
@@ -142,7 +143,7 @@ def missing_jobs(task: Task, store: FeatureStore) -> list[Job]:
     return jobs
 
 
-def workload(task: Task, jobs: Sequence[Job]) -> Workload:
+def workload(task: Task, jobs: Sequence[Job], first: str = "") -> Workload:
     """What it takes to prepare some items: at most, as records that are there already show only when they are read.
 
     Examples
@@ -156,7 +157,7 @@ def workload(task: Task, jobs: Sequence[Job]) -> Workload:
     """
     samples = sum(task.source.count_samples(job.item) for job in jobs)
     records = sum(task.source.count_samples(job.item) * len(job.views) for job in jobs)
-    text = f"{len(jobs)} items, at most {samples} windows in {records} views"
+    text = f"{len(jobs)} items, at most {samples} windows in {records} views" + (f"; {first}" if first else "")
     return Workload(text, backbone=records if task.source.record_bytes() else 0)
 
 

@@ -96,9 +96,9 @@ class SceneSource(ListedSource[SceneItem]):
             logger.warning(left_out)
 
     @override
-    def preview_data(self) -> None:
+    def preview_data(self) -> str:
         self.scenes.find_scaling(make=True)
-        super().preview_data()
+        return super().preview_data()
 
     @override
     def left_out(self) -> str:

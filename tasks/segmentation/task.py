@@ -79,7 +79,7 @@ class SegmentationTask(FeatureTask):
             f"(patch {info.patch_size}, {self.features.precision}), "
             f"{len(self.classes)} classes: {', '.join(self.classes)}"
         ]
-        if self.settings.dataset.sample.enable and not Path(self.settings.dataset.sample.folder).exists():
+        if self.awaits_sample():
             return [*lines, f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare writes it"]
         if {"prepare", "verify", "train"} & set(self.settings.enabled_phases):
             lines += scenes.check()

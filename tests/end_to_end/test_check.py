@@ -15,6 +15,7 @@ from tasks.example import tiny_backbone
 from tasks.keypoints import example as animals
 from utils.runtime.files import FileLock, read_json
 
+ROOT = Path(__file__).parents[2]
 WHOLE = ("prepare", "verify", "train", "evaluate")
 KINDS = {
     "segmentation": (example.example_task, example.SETTINGS, (*WHOLE, "inference")),
@@ -105,3 +106,31 @@ def test_the_time_that_check_names_is_near_that_of_the_run(tmp_path, capsys):
 def seconds_in(text: str) -> float:
     words = text.rpartition("about ")[2].replace("a second", "1 s").split()
     return sum(float(n) * {"s": 1, "min": 60, "h": 3600}[u] for n, u in zip(words[::2], words[1::2], strict=True))
+
+
+def test_check_of_the_example_that_is_not_written_yet(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(ROOT / "config.example.yml"), "--check"]) == 0
+    said = capsys.readouterr().out
+    for task in ("segmentation", "foxes"):
+        assert (
+            f"{task}: prepare, verify, train, evaluate, inference: to do, once prepare has written the sample" in said
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_that_starts_from_another_ones_training_waits_for_it(tmp_path, capsys):
+    example.example_task(tmp_path)
+    text = example.SETTINGS.format(folder=tmp_path, backbone=tiny_backbone())
+    text += "tasks: {fine: {train: {init_from: coarse}}, coarse: {}}\n"
+    (tmp_path / "config.yml").write_text(text)
+    run(tmp_path, "--only", "coarse.prepare")
+    expected = {"coarse": "to do: 1 epochs of ", "fine": "to do: 1 epochs of "}
+    for done in ("coarse", "fine", None):
+        assert main([str(tmp_path / "config.yml"), "--check", "--only", "coarse.train,fine.prepare,fine.train"]) == 0
+        said = capsys.readouterr().out
+        for name, words in expected.items():
+            assert f"{name}: train: {words}" in said, said
+        if done:
+            run(tmp_path, "--only", f"{done}.prepare,{done}.train")
+            expected[done] = "up to date"

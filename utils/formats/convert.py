@@ -129,8 +129,7 @@ def convert_poses(
     folder = Path(folder)
     if not any(part.pictures for part in sets.values()):
         raise DataError(f"{folder}: nothing to convert: no labelled picture could be read; see the report of verify")
-    recipe = {"format": format, "layout": layout, "mode": mode, "labels": digest_sets(sets)}
-    if (folder / STAMP).exists() and read_json(folder / STAMP) == recipe:
+    if is_converted(sets, folder, format, layout, mode):
         logger.info("%s: holds these labels as %s already", folder, format)
         return []
     for line in describe(sets):
@@ -145,8 +144,33 @@ def convert_poses(
     }
     (folder / STAMP).unlink(missing_ok=True)  # an interrupted copy is no finished one
     written = writers[format](dict(sets), folder)
-    write_json(folder / STAMP, recipe)
+    write_json(folder / STAMP, recipe_of(sets, format, layout, mode))
     return written
+
+
+def recipe_of(sets: Mapping[str, AnnotationSet], format: str, layout: str, mode: str) -> dict[str, str]:
+    """Everything that a copy of labels depends on.
+
+    Examples
+    --------
+    >>> recipe_of({"train": AnnotationSet([], {})}, "coco", "files", "keypoints")["format"]
+    'coco'
+    """
+    return {"format": format, "layout": layout, "mode": mode, "labels": digest_sets(sets)}
+
+
+def is_converted(
+    sets: Mapping[str, AnnotationSet], folder: str | Path, format: str, layout: str = "", mode: str = ""
+) -> bool:
+    """Whether a folder holds a finished copy of these very labels.
+
+    Examples
+    --------
+    >>> is_converted({"train": AnnotationSet([], {})}, "/no/such/folder", "coco")
+    False
+    """
+    stamp = Path(folder) / STAMP
+    return stamp.exists() and read_json(stamp) == recipe_of(sets, format, layout, mode)
 
 
 def digest_sets(sets: Mapping[str, AnnotationSet]) -> str:
