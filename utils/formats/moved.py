@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import posixpath
 import re
@@ -115,7 +116,46 @@ def need_moved(text: str, folders: Sequence[Path], root: Path, key: str = "") ->
     found = find_moved(text, folders)
     if found is None:
         raise ValueError(f"{key}{text!r} is outside of the data root {root}, and no picture of its name is in it")
+    refuse_other(text, folders, found, key)
     return found
+
+
+def refuse_other(text: str, folders: Iterable[Path], found: Path, key: str = "") -> None:
+    """Refuse a picture of the right name where the path itself leads to another one, outside of the data root.
+
+    Parameters
+    ----------
+    text : str
+        The path as written.
+    folders : iterable of Path
+        Where it may start.
+    found : Path
+        The picture of that name inside.
+    key : str
+        What the label calls the path, with a colon.
+
+    Raises
+    ------
+    ValueError
+        If a file is there whose content differs: the set was not merely copied.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("old", "new"):
+    ...     (folder / name).mkdir()
+    ...     _ = (folder / name / "a.png").write_text(name)
+    >>> refuse_other("../old/a.png", [folder / "new"], folder / "new" / "a.png")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: '../old/a.png' is outside of the data root, and .../new/a.png of its name is another picture; ...
+    """
+    plain = plain_path(text)
+    originals = (Path(os.path.normpath(folder / plain)) for folder in folders)
+    if any(path.is_file() and not filecmp.cmp(path, found, shallow=False) for path in originals):
+        what = f"{text!r} is outside of the data root, and {found} of its name is another picture"
+        raise ValueError(f"{key}{what}; set paths.data_root to a folder that holds both, or mend the path")
 
 
 def distinct(paths: Iterable[Path]) -> list[Path]:

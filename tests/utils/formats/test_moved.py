@@ -117,6 +117,20 @@ def test_the_longest_end_of_the_path_counts_and_nothing_outside_is_found(tmp_pat
         find_moved("/x/a.png", [root / "day1", root / "day2"])
 
 
+@pytest.mark.parametrize("format", ["labelme", "coco", "deeplabcut"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_copied_set_is_read_and_another_picture_of_that_name_is_not(tmp_path, draw_picture, format, absolute):
+    original, folder = draw_picture(tmp_path / "old" / "a.png"), tmp_path / "new"
+    draw_picture(folder / "b.png")
+    (folder / "a.png").write_bytes(original.read_bytes())
+    source = WRITERS[format](folder, {"a.png": str(original) if absolute else "../old/a.png", "b.png": "b.png"})
+    assert [picture.path for picture in read_poses(source)["all"].pictures] == [folder / "a.png", folder / "b.png"]
+    draw_picture(folder / "a.png", 44, 66)
+    part = read_poses(source)["all"]
+    assert [picture.path.name for picture in part.pictures] == ["b.png"]
+    assert "of its name is another picture" in part.problems[0].what
+
+
 @pytest.mark.parametrize("format", ["coco", "deeplabcut"])
 def test_two_paths_that_end_at_one_picture_leave_it_out(tmp_path, draw_picture, format):
     folder = tmp_path / "set"

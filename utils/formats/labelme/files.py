@@ -10,7 +10,7 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.moved import need_moved, parts_of
+from utils.formats.moved import need_moved, parts_of, refuse_other
 from utils.formats.pictures import is_absolute, is_picture, list_files, plain_path, resolve_inside
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import Problem
@@ -267,6 +267,8 @@ def find_picture(entry: Entry, keys: dict[str, Any], root: Path, folders: Pictur
     embedded = isinstance(keys.get("imageData"), str) and keys["imageData"]
     beside = folders.find(entry.path, folder, name, refuse=not embedded)
     if beside is not None:
+        if name is not None and direct is None:
+            refuse_other(str(stated), [folder], beside, "imagePath: ")
         return beside, "sidecar"
     if embedded:
         return entry.path, "embedded"
