@@ -19,6 +19,7 @@ from tasks.keypoints.metric import KeypointMetric, report_scores
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.sinks import PoseSink, gather_predictions
 from tasks.output import Metric, Output, Sink
+from utils.formats.coco.label_ids import LabelIds, find_ids
 from utils.keypoints.matching import PredictedPose, TruthPose
 from utils.keypoints.plots import draw_pose_comparison
 
@@ -86,4 +87,29 @@ class KeypointsOutput(Output):
     @override
     def write_summary(self, items: Sequence[Item], folder: Path) -> list[Path]:
         poses = [item for item in items if isinstance(item, PoseItem)]
-        return gather_predictions(poses, folder, self.labels.skeleton, self.settings.keypoints.formats)
+        category = self.settings.keypoints.category or self.labels.fixed.get("category") or "animal"
+        formats = self.settings.keypoints.formats
+        return gather_predictions(
+            poses, folder, self.labels.skeleton, formats, lambda: self._label_ids(poses), category
+        )
+
+    def _label_ids(self, items: Sequence[PoseItem]) -> LabelIds | None:
+        """Ids of the pictures in the COCO labels of the task or of evaluate, if one file holds them all.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> task = pose_task()
+        >>> ids = task.output._label_ids(task.source.items("inference"))
+        >>> sorted(ids.pictures.values()), ids.category
+        ([1, 2, 3, 4], 1)
+        """
+        paths, of_evaluate = self.settings.paths, self.settings.evaluate.labels
+        pictures, names = [item.picture.path for item in items], self.labels.skeleton.names
+        for labels in (paths.label_path, of_evaluate):
+            if labels is not None and Path(paths.locate(labels)).exists():
+                beside = labels == of_evaluate
+                found = find_ids(paths.locate(labels), paths.data_root, pictures, names, beside)
+                if found is not None:
+                    return found
+        return None

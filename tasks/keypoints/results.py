@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MADE_BY = {"made_by": "dinolith"}  # in the JSON of each picture: inference may replace it and the files that it lists
 CSV_COLUMNS = ("picture", "frame", "animal", "score")
-COCO_KEYS = ("image_id", "frame", "category_id", "keypoints", "score")
+COCO_KEYS = ("image_id", "category_id", "keypoints", "score")
 PREDICTIONS_CSV, PREDICTIONS_COCO = "predictions.csv", "predictions_coco.json"
 
 
@@ -167,7 +167,11 @@ def is_shared_result(path: Path) -> bool:
         rows = json.loads(content)
     except (ValueError, RecursionError):
         return False
-    return isinstance(rows, list) and all(isinstance(row, dict) and row.keys() == set(COCO_KEYS) for row in rows)
+    if isinstance(rows, dict):
+        info = rows.get("info")
+        return isinstance(info, dict) and info.items() >= MADE_BY.items()
+    keys = set(COCO_KEYS), {*COCO_KEYS, "frame"}  # the second of older versions
+    return isinstance(rows, list) and all(isinstance(row, dict) and row.keys() in keys for row in rows)
 
 
 def is_overlay(path: Path) -> bool:

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,9 +15,9 @@ import numpy as np
 from typing_extensions import override
 
 from tasks.item import Piece
+from tasks.keypoints.coco_results import poses_of, results_of_labels, whole_file
 from tasks.keypoints.items import PoseItem, decode_picture
 from tasks.keypoints.results import (
-    COCO_KEYS,
     CSV_COLUMNS,
     MADE_BY,
     PREDICTIONS_COCO,
@@ -28,6 +28,7 @@ from tasks.keypoints.results import (
 )
 from tasks.output import Sink
 from utils.errors import DataError
+from utils.formats.coco.label_ids import LabelIds
 from utils.formats.types import Skeleton
 from utils.keypoints.drawing import draw_poses, mark_radius
 from utils.media.videos import VideoReader, VideoWriter, is_video
@@ -272,9 +273,30 @@ def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, pa
 
 
 def gather_predictions(
-    items: Sequence[PoseItem], folder: Path, skeleton: Skeleton, formats: Sequence[str]
+    items: Sequence[PoseItem],
+    folder: Path,
+    skeleton: Skeleton,
+    formats: Sequence[str],
+    find: Callable[[], LabelIds | None] = lambda: None,
+    category: str = "animal",
 ) -> list[Path]:
-    """Write the predictions of all pictures and videos: a csv, and a COCO list of results.
+    """Write the predictions of all pictures and videos: a csv, and a file for readers of COCO.
+
+    Parameters
+    ----------
+    items : sequence of PoseItem
+        The pictures and videos.
+    folder : Path
+        Folder of the results.
+    skeleton : Skeleton
+        The keypoints.
+    formats : sequence of str
+        Of which `csv` and `coco` ask for these files.
+    find : callable
+        Gives the ids of COCO labels that hold all items: then the file is a list of results for them. By default it is
+        a whole COCO file.
+    category : str
+        The kind of animal.
 
     Examples
     --------
@@ -298,7 +320,11 @@ def gather_predictions(
     if "csv" in formats:
         write_bytes(folder / PREDICTIONS_CSV, "".join(csv_lines(rows, skeleton)).encode())
     if "coco" in formats:
-        write_json(folder / PREDICTIONS_COCO, [coco_result(*row) for row in rows])
+        poses, ids = poses_of(iter(rows), pose_array), find()
+        content = whole_file(poses, items, skeleton, category) if ids is None else results_of_labels(poses, items, ids)
+        if ids is not None:
+            logger.info("%s: results for the labels %s, with their ids", folder / PREDICTIONS_COCO, ids.file)
+        write_json(folder / PREDICTIONS_COCO, content)
     return shared_results(folder, formats)
 
 
@@ -343,17 +369,3 @@ def csv_lines(rows: Sequence[tuple[str, int, int, dict[str, Any]]], skeleton: Sk
         cells = [value if np.isfinite(value) else "" for value in pose_array(animal).reshape(-1).tolist()]
         writer.writerow([name, frame, number, animal["score"], *cells])
     yield from io.StringIO(buffer.getvalue())
-
-
-def coco_result(name: str, frame: int, number: int, animal: dict[str, Any]) -> dict[str, Any]:
-    """One entry of COCO's results; a point that was not found is 0, 0, 0, as COCO writes it.
-
-    Examples
-    --------
-    >>> animal = {"score": 0.5, "keypoints_xy": [[1.0, 2.0], None], "keypoint_scores": [0.9, 0.01]}
-    >>> coco_result("a", 0, 0, animal)["keypoints"]
-    [1.0, 2.0, 0.9, 0.0, 0.0, 0.0]
-    """
-    pose = pose_array(animal)
-    pose[np.isnan(pose[:, 0])] = 0
-    return dict(zip(COCO_KEYS, (name, frame, 1, pose.reshape(-1).tolist(), animal["score"]), strict=True))

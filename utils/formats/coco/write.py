@@ -91,7 +91,7 @@ def write_coco(
         if layout == "folders":
             targets = {f"{name}/annotations.json": "JPEGImages/", f"annotations_{name}.json": f"{tops[split]}/"}
         for target, prefix in targets.items():
-            content = _content(part, skeletons, [prefix + file for file in files[split]], mode)
+            content = coco_content(part, skeletons, [prefix + file for file in files[split]], mode)
             write_bytes(folder / target, to_json(content))
             written.append(folder / target)
         keys[split] = next(iter(targets))
@@ -99,15 +99,26 @@ def write_coco(
     return [specs.write_spec(folder / "data.yaml", keys), *written]
 
 
-def _content(
+def coco_content(
     annotations: AnnotationSet, skeletons: Mapping[str, Skeleton], files: list[str], mode: str
 ) -> dict[str, Any]:
     """What a COCO file holds.
 
+    Parameters
+    ----------
+    annotations : AnnotationSet
+        Pictures with their instances.
+    skeletons : mapping of str to Skeleton
+        Of the categories, whose ids are counted from 1.
+    files : list of str
+        The `file_name` of each picture.
+    mode : str
+        As for `write_coco`.
+
     Examples
     --------
     >>> skeleton = Skeleton(("eyeL", "eyeR"), (1, 0), ((0, 1),))
-    >>> _content(AnnotationSet([], {}), {"mouse": skeleton}, [], "keypoints")["categories"]
+    >>> coco_content(AnnotationSet([], {}), {"mouse": skeleton}, [], "keypoints")["categories"]
     [{'id': 1, 'name': 'mouse', 'keypoints': ['eyeL', 'eyeR'], 'skeleton': [[1, 2]], 'flip_idx': [1, 0]}]
     """
     category_ids = {name: index for index, name in enumerate(skeletons, start=1)}

@@ -1,0 +1,103 @@
+"""What inference writes opens in the readers that people have, and gives the scores that evaluate gives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from rio_cogeo import cog_validate
+
+from tasks.example import example_context, example_task
+from tasks.item import Piece
+from tasks.keypoints.example import animals_example
+from tasks.phases import load_phase
+from tests.tasks.example_runs import SMALL
+from tests.utils.formats.test_other_readers import assert_labelme_opens
+
+ASKED = ("keypoints.formats=[coco, labelme]", "keypoints.min_score=0.0")
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory) -> Path:
+    """A folder in which a task has trained, and has predicted the pictures of validation."""
+    folder = tmp_path_factory.mktemp("animals")
+    task, context = animals_example(folder, *ASKED)
+    for phase in ("prepare", "train", "inference"):
+        load_phase(phase)(task, context)
+    return context.folder
+
+
+def test_pycocotools_scores_the_predictions_as_evaluate_does(tmp_path):
+    """Poses near the truth, some points missing, an animal too many and one not found; written as inference writes."""
+    task, _ = animals_example(tmp_path, "keypoints.formats=[coco]", "keypoints.oks_sigmas=0.1")
+    generator, metric = np.random.default_rng(3), task.output.metric()
+    items, truth = task.source.items("inference"), {item.picture.path: item for item in task.source.items("val")}
+    for item in items:
+        sink, true = task.output.sink(item, tmp_path, {}), truth[item.picture.path]
+        poses = [animal.keypoints.copy() for animal in true.picture.instances]
+        poses = [*poses[1:], *poses[-1:]] if len(poses) > 2 else poses
+        for pose in poses:
+            pose[:, :2] += generator.normal(0, 4, (7, 2))
+            pose[generator.random(7) < 0.2, :2] = np.nan
+        scores = generator.random(len(poses)).round(6)
+        found = {"frame": 0, "keypoints": np.stack(poses), "scores": scores, "spread": np.ones((len(poses), 7))}
+        metric.update(Piece(true, found), true.picture.instances)
+        sink.append(Piece(item, found))
+        sink.flush()
+        sink.close()
+    [file] = task.output.write_summary(items, tmp_path)
+    labels = COCO(str(tmp_path / "animals" / "annotations" / "val.json"))
+    theirs = COCOeval(labels, labels.loadRes(str(file)), "keypoints")
+    theirs.params.kpt_oks_sigmas = np.full(7, 0.1)
+    theirs.evaluate()
+    theirs.accumulate()
+    theirs.summarize()
+    ours = metric.compute()
+    assert 0.1 < ours["OKS_AP"] < 0.95
+    assert theirs.stats[[0, 5]] == pytest.approx([ours["OKS_AP"], ours["OKS_AR"]], abs=5e-5)
+
+
+def test_without_labels_of_the_pictures_the_file_is_whole(animals, tmp_path):
+    """Pictures that no labels name, and the frames of a video."""
+    source, new = animals.parent / "animals", tmp_path / "new"
+    new.mkdir()
+    shutil.copy(source / "images" / "val_001.png", new / "fresh.png")
+    shutil.copy(source / "chase.mp4", new)
+    task, _ = animals_example(animals.parent, *ASKED, f"inference.inputs={new}", f"inference.output_dir={tmp_path}/out")
+    load_phase("inference")(task, example_context(animals))
+    coco = COCO(str(tmp_path / "out" / "predictions_coco.json"))
+    assert {image["file_name"] for image in coco.imgs.values()} == {"fresh.png", "chase.mp4"}
+    assert {image.get("frame") for image in coco.imgs.values()} >= {None, 0, 3}
+    assert {(image["height"], image["width"]) for image in coco.imgs.values()} == {(192, 256)}
+    assert all(annotation["image_id"] in coco.imgs for annotation in coco.anns.values())
+    written = json.loads((tmp_path / "out" / "fresh.json").read_text())["frames"][0]["instances"]
+    [image] = [image["id"] for image in coco.imgs.values() if image["file_name"] == "fresh.png"]
+    poses = [np.reshape(found["keypoints"], (-1, 3)) for found in coco.loadAnns(coco.getAnnIds(image))]
+    for pose, animal in zip(poses, written, strict=True):
+        points = [point or [0, 0] for point in animal["keypoints_xy"]]
+        assert np.allclose(pose[:, :2], points)
+        assert set(pose[:, 2]) <= {0, 2}
+    assert load_phase("inference")(task, example_context(animals)).status == "up to date", "its own files are known"
+
+
+def test_labelme_opens_the_predictions(animals):
+    files = sorted((animals / "predictions").glob("*.labelme.json"))
+    assert len(files) == 4
+    for file in files:
+        assert_labelme_opens(file)
+
+
+def test_maps_are_cloud_optimised(tmp_path):
+    task, context = example_task(tmp_path, *SMALL, "inference.format=cog", "inference.confidence=true")
+    for phase in ("prepare", "train", "inference"):
+        load_phase(phase)(task, context)
+    files = sorted((context.folder / "predictions").glob("*.tif"))
+    assert len(files) == 2
+    for file in files:
+        valid, errors, _ = cog_validate(file)
+        assert valid, errors
