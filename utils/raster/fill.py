@@ -70,7 +70,8 @@ class Fill:
         >>> Fill.from_json([0.0, 0.5, True, [1.0, 9.0]])
         Fill(value=0.0, share=0.5, reaches_border=True, data=(1.0, 9.0))
         """
-        return cls(*value[:3], None if value[3] is None else (value[3][0], value[3][1]))
+        number, share, reaches_border, data = value
+        return cls(number, share, reaches_border, None if data is None else (data[0], data[1]))
 
     def __str__(self) -> str:
         where = " and reach the border" if self.reaches_border else ""
@@ -236,7 +237,7 @@ def values_to_leave_out(fills: Sequence[Fill]) -> tuple[float, ...]:
     return tuple(fill.value for fill in fills) if sum(fill.share for fill in fills) < _MOST_FILL else ()
 
 
-def describe_fill(found: Mapping[str | Path, Sequence[Fill]], consequence: str) -> str:
+def describe_fill(found: Mapping[str, Sequence[Fill]] | Mapping[Path, Sequence[Fill]], consequence: str) -> str:
     """Report fill for the log, with up to three scenes by name; empty where there is none.
 
     Parameters
