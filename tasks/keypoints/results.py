@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DataError, SettingsError
+from utils.media.overlays import ENDING as OVERLAY_ENDING
 from utils.media.videos import is_video
 from utils.runtime.files import read_json
 from utils.runtime.reading import read_bounded
@@ -38,11 +39,12 @@ def other_results(name: str, source: Path, folder: Path, formats: Sequence[str])
     Examples
     --------
     >>> [path.name for path in other_results("a", Path("a.png"), Path("out"), ["csv", "labelme", "video"])]
-    ['a.labelme.json']
+    ['a_overlay.png', 'a.labelme.json']
     """
     if is_video(source):
         return [folder / f"{name}_overlay{source.suffix}"] if "video" in formats else []
-    return [folder / f"{name}.labelme.json"] if "labelme" in formats else []
+    labelme = [folder / f"{name}.labelme.json"] if "labelme" in formats else []
+    return [folder / f"{name}{OVERLAY_ENDING}", *labelme]
 
 
 def shared_results(folder: Path, formats: Sequence[str]) -> list[Path]:

@@ -31,7 +31,11 @@ from utils.errors import DataError
 from utils.formats.coco.label_ids import LabelIds
 from utils.formats.types import Skeleton
 from utils.keypoints.drawing import draw_poses, mark_radius
+from utils.media.overlays import ENDING as OVERLAY_ENDING
+from utils.media.overlays import write_overlay_picture
 from utils.media.videos import VideoReader, VideoWriter, is_video
+from utils.report.colours import class_palette
+from utils.report.plots import draw_legend
 from utils.runtime.files import digest_json, read_json, sync, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -61,13 +65,16 @@ class PoseSink(Sink):
     --------
     >>> import tempfile
     >>> from utils.formats.types import AnnotatedPicture
-    >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
-    >>> sink = PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})
+    >>> import cv2
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = cv2.imwrite(str(folder / "a.png"), np.zeros((40, 60, 3), np.uint8))
+    >>> item = PoseItem("a", (), AnnotatedPicture("a", folder / "a.png", None, ()), "inference")
+    >>> sink = PoseSink(item, folder, Skeleton(("nose",)), ["csv"], {})
     >>> found = {"frame": 0, "keypoints": np.array([[[1.0, 2.0, 0.5]]]), "scores": np.array([0.5])}
     >>> sink.append(Piece(item, {**found, "spread": np.array([[1.0]])}))
     >>> sink.flush()
     >>> [path.name for path in sink.close()]
-    ['a.json']
+    ['a.json', 'a_overlay.png']
     """
 
     def __init__(
@@ -136,9 +143,13 @@ class PoseSink(Sink):
             "frames": frames,
         }
         write_json(path, content, checksum=True)
-        write = write_overlay if is_video(picture) else write_labelme_prediction
         for other in others:
-            write(self.item, frames, self.skeleton, other)
+            if is_video(picture):
+                write_overlay(self.item, frames, self.skeleton, other)
+            elif other.name.endswith(OVERLAY_ENDING):
+                write_picture_overlay(self.item, frames, self.skeleton, other)
+            else:
+                write_labelme_prediction(self.item, frames, self.skeleton, other)
         self.partial.unlink(missing_ok=True)
         return [path, *others]
 
@@ -261,15 +272,54 @@ def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, pa
     ...     video.write(np.zeros((32, 48, 3), np.uint8))
     >>> item = PoseItem("v", (), AnnotatedPicture("v", folder / "v.avi", None, ()), "inference")
     >>> write_overlay(item, [{"frame": 0, "instances": []}], Skeleton(("nose",)), folder / "w.avi")
-    >>> VideoReader(folder / "w.avi").count_frames()
-    1
+    >>> VideoReader(folder / "w.avi").count_frames(), VideoReader(folder / "w.avi").size  # 22 rows name the keypoints
+    (1, (54, 48))
     """
     reader = VideoReader(item.picture.path)
     poses = {frame["frame"]: [pose_array(animal) for animal in frame["instances"]] for frame in frames}
     radius = mark_radius(reader.size, [])  # the same in all frames, so that marks do not change size
-    with VideoWriter(path, reader.size, reader.fps or DEFAULT_FPS) as video:
+    legend = keypoint_legend(skeleton, reader.size[1])
+    size = (reader.size[0] + len(legend), reader.size[1])
+    with VideoWriter(path, size, reader.fps or DEFAULT_FPS) as video:
         for index, image in enumerate(reader.frames()):
-            video.write(draw_poses(image, poses.get(index, []), skeleton.edges, radius=radius))
+            drawn = draw_poses(image, poses.get(index, []), skeleton.edges, radius=radius)
+            video.write(np.concatenate([drawn, legend]))
+
+
+def write_picture_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, path: Path) -> None:
+    """Draw the animals over a picture, above the names of the keypoints.
+
+    Examples
+    --------
+    >>> import tempfile, cv2
+    >>> from utils.formats.types import AnnotatedPicture
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = cv2.imwrite(str(folder / "a.png"), np.zeros((40, 60, 3), np.uint8))
+    >>> item = PoseItem("a", (), AnnotatedPicture("a", folder / "a.png", None, ()), "inference")
+    >>> animal = {"score": 0.5, "keypoints_xy": [[10.0, 20.0]], "keypoint_scores": [0.5]}
+    >>> frames = [{"frame": 0, "instances": [animal]}]
+    >>> write_picture_overlay(item, frames, Skeleton(("nose",)), folder / "a_overlay.png")
+    >>> drawn = cv2.imread(str(folder / "a_overlay.png"))
+    >>> drawn.shape, drawn[20, 10].any(), drawn[20, 50].any()
+    ((62, 60, 3), np.True_, np.False_)
+    """
+    image = decode_picture(item.picture)
+    poses = [pose_array(animal) for frame in frames for animal in frame["instances"]]
+    drawn = draw_poses(image, poses, skeleton.edges)
+    write_overlay_picture(path, np.concatenate([drawn, keypoint_legend(skeleton, drawn.shape[1])]))
+
+
+def keypoint_legend(skeleton: Skeleton, width: int) -> np.ndarray:
+    """Names of the keypoints in the colours in which they are drawn, (rows, width, 3).
+
+    Examples
+    --------
+    >>> keypoint_legend(Skeleton(("nose", "tail")), 200).shape
+    (22, 200, 3)
+    """
+    palette = class_palette(256)
+    entries = [(name, palette[index % 256].tolist()) for index, name in enumerate(skeleton.names)]
+    return draw_legend(entries, width)
 
 
 def gather_predictions(
@@ -302,8 +352,10 @@ def gather_predictions(
     --------
     >>> import tempfile
     >>> from utils.formats.types import AnnotatedPicture
+    >>> import cv2
     >>> folder = Path(tempfile.mkdtemp())
-    >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
+    >>> _ = cv2.imwrite(str(folder / "a.png"), np.zeros((40, 60, 3), np.uint8))
+    >>> item = PoseItem("a", (), AnnotatedPicture("a", folder / "a.png", None, ()), "inference")
     >>> _ = PoseSink(item, folder, Skeleton(("nose",)), ["csv"], {}).close()
     >>> [path.name for path in gather_predictions([item], folder, Skeleton(("nose",)), ["csv", "coco"])]
     ['predictions.csv', 'predictions_coco.json']

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 from typing_extensions import override
 
 from config import expand_path
@@ -28,13 +31,14 @@ from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 from utils.raster.writer import ClassRasterWriter
 from utils.report.colours import colours_of_classes
-from utils.report.plots import draw_comparison
+from utils.report.plots import draw_class_map, draw_comparison, draw_legend, show_colours
 from utils.runtime.setting_errors import suggest
 
 logger = logging.getLogger(__name__)
 
 FEW_FILLED = 3  # pictures with undeclared fill that are reported one by one
 FILL_PREDICTED = "they are predicted as a class"
+OVERLAY_SIDE = 2048  # pixels of the longer side of an overlay, at most
 DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
 
 
@@ -140,7 +144,56 @@ class SegmentationOutput(Output):
             format=settings.format,
             fingerprint=fingerprint,
         )
-        return RasterSink(writer, item, confidence=settings.confidence, polygons=self.polygon_options())
+        return RasterSink(
+            writer,
+            item,
+            confidence=settings.confidence,
+            polygons=self.polygon_options(),
+            draw_overlay=functools.partial(self.draw_overlay, item) if self.is_photo(item) else None,
+        )
+
+    def is_photo(self, item: SceneItem) -> bool:
+        """Whether an item has no place on Earth, so that people look at it in a viewer of pictures.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
+        >>> task.output.is_photo(task.source.items("inference")[0])
+        False
+        """
+        return self.scenes.scene(item.sources).crs is None
+
+    def draw_overlay(self, item: SceneItem, path: Path) -> np.ndarray:
+        """Draw the classes in a raster over their picture, reduced to a longer side of 2048 pixels, with a legend.
+
+        The picture has shape (H, W, 3), uint8. Rows are read in strips, so that memory does not grow with the picture.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import scene_task
+        >>> from utils.raster.files import write_raster
+        >>> task = scene_task()
+        >>> task.source.prepare_data()
+        >>> path = Path(tempfile.mkdtemp()) / "a.tif"
+        >>> write_raster(path, np.ones((64, 64), np.uint8))
+        >>> task.output.draw_overlay(task.source.items("inference")[0], path).shape  # 22 rows name the class
+        (86, 64, 3)
+        """
+        height, width = item.area.height, item.area.width
+        step = max(1, math.ceil(max(height, width) / OVERLAY_SIDE))
+        strip = step * max(1, 1024 // step)
+        palette, shown, drawn = self._palette(), set[int](), []
+        with rasterio.open(path) as raster:
+            for y in range(0, height, strip):
+                window = Window(y, 0, min(strip, height - y), width)
+                classes = raster.read(1, window=((y, y + window.height), (0, width)))[::step, ::step]
+                image = self.scenes.scene(item.sources).read(window)[0][::step, ::step]
+                shown |= set(np.unique(classes).tolist())
+                drawn.append(draw_class_map(show_colours(image), classes, palette))
+        entries = [(name, palette[index].tolist()) for index, name in enumerate(self.classes) if index in shown]
+        return np.concatenate([*drawn, draw_legend(entries, drawn[0].shape[1])])
 
     def _report_loss(self, scene: RasterScene) -> None:
         """Warn once of a place that the map does not keep, and of fill that becomes a class in it.
@@ -208,7 +261,7 @@ class SegmentationOutput(Output):
         settings = self.settings.inference
         output_tif = settings.output_tif
         path = Path(expand_path(output_tif)) if output_tif else folder / f"{item.id.replace('/', '_')}_classes.tif"
-        refuse_foreign(path, settings.confidence, settings.polygons.enable)
+        refuse_foreign(path, settings.confidence, settings.polygons.enable, self.is_photo(item))
         return path
 
     def class_index(self, name: str, where: str) -> int:

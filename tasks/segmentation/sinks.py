@@ -6,26 +6,40 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from typing_extensions import override
 
 from tasks.item import Piece
 from tasks.output import Sink
 from tasks.segmentation.items import SceneItem
 from utils.errors import SettingsError
+from utils.media.overlays import ENDING as OVERLAY_ENDING
+from utils.media.overlays import is_overlay_picture, write_overlay_picture
 from utils.raster.attribute_table import is_attribute_table, sidecar_path
 from utils.raster.polygons import is_polygons, write_polygons
 from utils.raster.qgis import is_style
 from utils.raster.writer import NODATA, ClassRasterWriter, is_prediction
 
 
-def refuse_foreign(path: Path, confidence: bool = False, polygons: bool = False) -> None:
+def overlay_path(path: Path) -> Path:
+    """Where the overlay of a class raster is.
+
+    Examples
+    --------
+    >>> overlay_path(Path("out/reef_classes.tif")).name, overlay_path(Path("map.png")).name
+    ('reef_overlay.png', 'map_overlay.png')
+    """
+    return path.with_name(path.stem.removesuffix("_classes") + OVERLAY_ENDING)
+
+
+def refuse_foreign(path: Path, confidence: bool = False, polygons: bool = False, overlay: bool = False) -> None:
     """Refuse to write a prediction over files that inference did not write, such as the picture itself.
 
     Parameters
     ----------
     path : Path
         The class raster.
-    confidence, polygons : bool
+    confidence, polygons, overlay : bool
         Whether these files are written beside it.
 
     Raises
@@ -45,7 +59,7 @@ def refuse_foreign(path: Path, confidence: bool = False, polygons: bool = False)
         ...
     utils.errors.SettingsError: .../scene_0.tif: already exists and was not written by inference; ...
     """
-    for file, is_own in _written_beside(path, confidence, polygons).items():
+    for file, is_own in _written_beside(path, confidence, polygons, overlay).items():
         if file.exists() and not is_own(file):
             raise SettingsError(
                 f"{file}: already exists and was not written by inference; choose another inference.output_tif or "
@@ -53,7 +67,9 @@ def refuse_foreign(path: Path, confidence: bool = False, polygons: bool = False)
             )
 
 
-def _written_beside(path: Path, confidence: bool, polygons: bool) -> dict[Path, Callable[[Path], bool]]:
+def _written_beside(
+    path: Path, confidence: bool, polygons: bool, overlay: bool = False
+) -> dict[Path, Callable[[Path], bool]]:
     """The files of a prediction, each with a function that is true for a file that inference wrote.
 
     Examples
@@ -71,6 +87,8 @@ def _written_beside(path: Path, confidence: bool, polygons: bool) -> dict[Path, 
         files[path.with_stem(f"{path.stem}_confidence")] = is_prediction
     if polygons:
         files[path.with_suffix(".gpkg")] = is_polygons
+    if overlay:
+        files[overlay_path(path)] = is_overlay_picture
     return files
 
 
@@ -87,6 +105,8 @@ class RasterSink(Sink):
         Whether the writer takes the probability of the chosen class.
     polygons : dict, optional
         Options of `write_polygons`; None writes no polygons.
+    draw_overlay : callable, optional
+        Draws the classes in a finished raster over the picture, (H, W, 3); None writes no overlay.
 
     Examples
     --------
@@ -100,11 +120,13 @@ class RasterSink(Sink):
         item: SceneItem,
         confidence: bool = False,
         polygons: dict[str, Any] | None = None,
+        draw_overlay: Callable[[Path], np.ndarray] | None = None,
     ):
         self.writer = writer
         self.item = item
         self.confidence = confidence
         self.polygons = polygons
+        self.draw_overlay = draw_overlay
 
     @override
     def append(self, piece: Piece) -> None:
@@ -124,4 +146,7 @@ class RasterSink(Sink):
             destination = files[0].with_suffix(".gpkg")
             write_polygons(files[0], destination, **self.polygons)
             files.append(destination)
+        if self.draw_overlay is not None:
+            write_overlay_picture(overlay_path(files[0]), self.draw_overlay(files[0]))
+            files.append(overlay_path(files[0]))
         return files

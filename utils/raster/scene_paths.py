@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import DataError
+from utils.media.overlays import is_overlay_picture
 from utils.runtime.files import walk_files
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def _expand_source(source: str | Path) -> list[Path]:
     hits = [Path(hit) for hit in sorted(glob.glob(str(path), recursive=True))]
     open_ended = path.name.endswith("*")  # "*.img" means it, "tile_*" also meets the sidecar files
     files = [hit for hit in hits if hit.is_file() and (not open_ended or has_raster_suffix(hit))]
+    files = [file for file in files if not is_overlay_picture(file)]
     return files + [inner for hit in hits if hit.is_dir() and path.name != "**" for inner in _files_of_folder(hit)]
 
 
@@ -110,7 +112,8 @@ def _files_of_folder(folder: Path) -> list[Path]:
     >>> [str(path.relative_to(folder)) for path in _files_of_folder(folder)]
     ['deep/a.jp2']
     """
-    return [path for path in walk_files(folder) if has_raster_suffix(path) and path.is_file()]
+    files = [path for path in walk_files(folder) if has_raster_suffix(path) and path.is_file()]
+    return [path for path in files if not is_overlay_picture(path)]  # inference may write beside its inputs
 
 
 def broken_links(sources: str | Path | Sequence[str | Path]) -> list[Path]:
