@@ -171,8 +171,30 @@ def test_batches_cross_the_pictures_of_a_set(make, features, tmp_path, forwards)
         assert phase.run(task, context).status == "done"
         assert forwards == [4, 4, 2], phase.__name__
     assert len(list((context.folder / "evaluate_val").glob("val_*.png"))) == 8 or make is animals
-    made = {path.stem.removesuffix("_classes") for path in (context.folder / "predictions").glob("val_*")}
-    assert len({name.partition(".")[0] for name in made}) == PHOTOS
+    made = {path.name.partition(".")[0] for path in (context.folder / "predictions").glob("val_*")}
+    assert len({name.removesuffix("_classes").removesuffix("_overlay") for name in made}) == PHOTOS
+
+
+@pytest.mark.parametrize("make", [photos, animals])
+def test_every_photo_gets_an_overlay_which_is_no_input_of_the_next_run(make, tmp_path):
+    """Results are written beside the pictures; a second run over that folder sees the pictures only."""
+    folder = tmp_path / "pictures" if make is photos else tmp_path / "animals" / "images"
+    whole = f"{{inputs: {folder}, output_dir: {folder}}}"
+    low = ["keypoints.min_score=0.0"] if make is animals else []
+    task, context = make(tmp_path, f"inference={whole}", *low)
+    before = sorted(path.stem for path in folder.glob("*.png"))
+    prepare.run(task, context)
+    train.run(task, context)
+    inference.run(task, context)
+    assert sorted(path.name.removesuffix("_overlay.png") for path in folder.glob("*_overlay.png")) == before
+    drawn = cv2.imread(str(folder / f"{before[-1]}_overlay.png"))
+    image = cv2.imread(str(folder / f"{before[-1]}.png"))
+    assert drawn.shape[1] == image.shape[1]
+    assert drawn.shape[0] > image.shape[0]  # the legend
+    assert (drawn[: len(image)] != image).any()
+    again, _ = make(tmp_path / "other", f"inference={whole}")
+    inputs = [item.sources[0] for item in again.source.items("inference")]
+    assert not [path for path in inputs if path.name.endswith("_overlay.png")]
 
 
 @pytest.mark.parametrize("make", [photos, animals])
