@@ -24,6 +24,7 @@ from models.backbones.info import BackboneInfo, describe_backbone
 from models.backbones.weights import FAMILIES, find_backbone_folder, load_model
 from utils.errors import SettingsError
 from utils.geometry.padding import pad_picture
+from utils.runtime.reading import file_errors
 
 
 class Backbone(nn.Module):
@@ -371,7 +372,9 @@ def load_backbone(
     ('dinov3_vit', (2, 0), (8, 8), (4, 4), 3, 'unknown')
     """
     info = describe_backbone(source, layers, device=device, precision=precision, attention=attention)
-    backbone = Backbone(load_model(find_backbone_folder(source), info.family, attention), info).to(device)
+    with file_errors(source, "cannot be read as a backbone", "fetch the folder again, or name another"):
+        backbone = Backbone(load_model(find_backbone_folder(source), info.family, attention), info)
+    backbone = backbone.to(device)
     if compile:
         # Block by block: equal blocks share one compilation, which takes a fraction of compiling the whole.
         for block in backbone.blocks:

@@ -161,6 +161,6 @@ def description_in_errors(checkpoint: Checkpoint) -> Iterator[None]:
         yield
     except DinolithError:
         raise
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except Exception as error:
         problem = f"its description cannot be used ({type(error).__name__}: {error})"
         raise DataError(f"{checkpoint.path}: {problem}; take another copy of the checkpoint, or train again") from error

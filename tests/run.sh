@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Linter, formatter, types, doctests and tests, with the tools of the active environment.
+# Linter, formatter, types, doctests, tests, and half a minute of damaged files, with the tools of the active environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ruff check .
@@ -7,3 +7,4 @@ ruff format --check .
 mypy
 python -m doctest main.py config.py
 OMP_NUM_THREADS=1 python -m pytest --quiet --numprocesses 2 --dist loadfile
+OMP_NUM_THREADS=1 python -m benchmarks.fuzz --seconds 30

@@ -9,6 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
+MAX_LINE = 5000  # characters
+
 # control characters, marks of another line, marks that turn the direction of reading, bytes that are no UTF-8
 _UNPRINTED = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -40,7 +42,8 @@ class DinolithError(Exception):
     Parameters
     ----------
     *lines : str
-        One per mistake. A line break within one, as a file's name may hold it, is escaped.
+        One per mistake. A line break within one, as a file's name may hold it, is escaped; what is too long for
+        anybody to read is cut.
 
     Examples
     --------
@@ -56,7 +59,8 @@ class DinolithError(Exception):
     told = False  # whether another rank has raised it first, and says it
 
     def __init__(self, *lines: str):
-        super().__init__("\n".join(escape_controls(str(line)) for line in lines))
+        texts = (line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}..." for line in map(str, lines))
+        super().__init__("\n".join(map(escape_controls, texts)))
 
 
 class SettingsError(DinolithError, ValueError):

@@ -25,6 +25,7 @@ from models.backbones.weights import (
     read_normalization,
 )
 from utils.errors import DataError, SettingsError
+from utils.runtime.reading import reads
 
 logger = logging.getLogger(__name__)
 
@@ -298,6 +299,7 @@ def _describe_geometry(folder: Path, family: str, config: Any) -> tuple[int, lis
     return sides[0], [config.hidden_size] * config.num_hidden_layers, [sides[0]] * config.num_hidden_layers
 
 
+@reads("a backbone", "fetch the folder again, or name another")
 def describe_backbone(
     source: str,
     layers: Sequence[int],

@@ -26,6 +26,7 @@ from utils.raster.gdal import file_key, gdal_errors, local_path, open_raster
 from utils.raster.header import RasterHeader, read_header
 from utils.raster.tiling import Window
 from utils.runtime.files import atomic_path
+from utils.runtime.reading import file_errors
 from utils.runtime.recent import Recent
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 PICTURE_CACHE_BYTES = 2**28
 
 _BOMB_RATIO = 1000  # deflate's best: more bytes than this per byte of the file are not possible
+_TILE_ENTRY = 6  # bytes in which a file says where a tile lies and how long it is, at least
 _MOST_DISTANT = 1e12  # map units from the origin: the orbit of the Moon in millimetres
 
 
@@ -102,7 +104,8 @@ class RasterFile:
             ...
         utils.errors.DataError: ...a.png: 4 x 6 pixels (height x width), more than max_pixels 20 for a picture that ...
         """
-        header = read_header(self.path)
+        with file_errors(self.path, "cannot be read as a raster or picture"):
+            header = read_header(self.path)
         _guard_pixels(header, self.max_pixels)
         _guard_place(header)
         return header
@@ -130,12 +133,13 @@ class RasterFile:
         [[[False, True], [True, False]]]
         """
         header = self.header
-        if header.whole:
-            values, hidden = _PICTURES.get(file_key(header.path), functools.partial(_decode_whole, header))
-            values = values[[band - 1 for band in bands], window.rows, window.columns]
-            hidden = None if hidden is None else hidden[window.rows, window.columns]
-        else:
-            values, hidden = _read_with_gdal(header, window, list(bands))
+        with file_errors(self.path, "cannot be read as a raster or picture"):
+            if header.whole:
+                values, hidden = _PICTURES.get(file_key(header.path), functools.partial(_decode_whole, header))
+                values = values[[band - 1 for band in bands], window.rows, window.columns]
+                hidden = None if hidden is None else hidden[window.rows, window.columns]
+            else:
+                values, hidden = _read_with_gdal(header, window, list(bands))
         nodata = [header.nodata[band - 1] for band in bands]
         if header.alpha in bands:  # who asks for it takes it for a colour: GDAL calls any fourth 8-bit band opacity
             hidden = None
@@ -161,12 +165,24 @@ def _guard_pixels(header: RasterHeader, max_pixels: int) -> None:
     utils.errors.DataError: a.jpg: 90000 x 90000 pixels (height x width), more than max_pixels 100 for a picture ...
     """
     height, width = header.grid.height, header.grid.width
+    if min(height, width, *header.block) < 1:
+        raise DataError(
+            f"{header.path}: {height} x {width} pixels (height x width) in blocks of {header.block[0]} x "
+            f"{header.block[1]}; the file is damaged: copy or export it again"
+        )
     if height * width <= max_pixels:
         return
+    size = max(file_key(header.path)[1], 1)
+    tiles = -(-height // header.block[0]) * -(-width // header.block[1])
+    if header.tiled and header.driver != "VRT" and os.path.isfile(header.path) and tiles * _TILE_ENTRY > size:
+        raise DataError(
+            f"{header.path}: {height} x {width} pixels (height x width) in {tiles} tiles, but the file's {size} bytes "
+            "do not even hold the places of so many; it is damaged: copy or export it again"
+        )
     claimed = height * width * sum(np.dtype(dtype).itemsize for dtype in header.dtypes)
     if header.whole:
         why = "for a picture that must be decoded at once"
-    elif not header.tiled and claimed > _BOMB_RATIO * max(file_key(header.path)[1], 1):
+    elif not header.tiled and claimed > _BOMB_RATIO * size:
         why = "and far more than the file's bytes can hold"
     else:
         return
@@ -452,7 +468,7 @@ def _check_tiff_end(header: RasterHeader) -> None:
             page = stream.pages.first
             end = max((a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
             size = stream.filehandle.size
-    except (tifffile.TiffFileError, ValueError, IndexError, KeyError):
+    except Exception:
         return  # GDAL opened it; tifffile does not understand it, and the last block tells
     if end > size:
         raise DataError(

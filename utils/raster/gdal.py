@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
-from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from utils.errors import DataError
+from utils.errors import DataError, DinolithError
 from utils.raster.drivers import RASTER_DRIVERS
 from utils.raster.vrt import check_vrt, is_virtual
 from utils.runtime.reading import check_regular
@@ -89,13 +88,17 @@ def gdal_errors(
     try:
         with bounded_gdal():
             yield
-    except (RasterioError, CPLE_BaseError) as error:
+    except DinolithError:
+        raise
+    except Exception as error:  # a damaged file may break a library anywhere
+        if isinstance(error, OSError) and not isinstance(error, RasterioError):
+            raise  # the disk's
         HANDLES.close([path])  # after an error some drivers go on with what they have, as if it were whole
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__  # the first of the chain is GDAL's last message
-        reason = " ".join(str(getattr(cause, "errmsg", cause)).split())
-        raise DataError(f"{path}: cannot be {action} ({reason}); {cure}") from error
+        reason = " ".join(str(getattr(cause, "errmsg", cause)).split()) or type(cause).__name__
+        raise DataError(f"{path}: cannot be {action} ({reason[:500]}); {cure}") from error
 
 
 FileKey = tuple[str, int, int, int]

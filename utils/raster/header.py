@@ -338,7 +338,7 @@ def _header_of_tiff(path: str, reason: DataError) -> RasterHeader:
             pages = [(o.imagelength, o.imagewidth) for o in others if not o.is_reduced and not o.is_mask]
             nodata = page.tags.valueof("GDAL_NODATA")
             dtype = page.dtype
-    except (tifffile.TiffFileError, OSError, KeyError, IndexError, AttributeError) as error:
+    except Exception as error:  # whatever it stumbles over
         raise reason from error
     if axes not in ("YX", "YXS", "SYX") or dtype is None:
         raise DataError(f"{path}: a TIFF with axes {axes} is not a picture; expected rows, columns and bands")

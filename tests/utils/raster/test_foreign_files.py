@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -253,3 +254,38 @@ def test_rasters_and_polygons_are_written_where_they_are_asked_for(tmp_path, fol
     polygons = path.with_suffix(".gpkg")
     write_polygons(path, polygons, class_names=["a", "b"])
     assert read_features(polygons, "classes", "class_name").values.tolist() == ["a", "b"]
+
+
+# --- headers that cannot be true -------------------------------------------------------------------------------------
+
+
+def tiled_header(side: int) -> bytes:
+    """A TIFF of 16-pixel tiles in 200 bytes, whose tables of tiles would begin at its end."""
+    tiles = (side // 16) ** 2
+    places = [(324, 4, tiles, 150), (325, 4, tiles, 150)]
+    facts = [(256, side), (257, side), (258, 8), (259, 1), (262, 1), (277, 1), (322, 16), (323, 16)]
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in facts]
+    entries += [struct.pack("<HHII", *place) for place in places]
+    return (struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + b"".join(entries)).ljust(200, b"\0")
+
+
+def test_a_tiled_header_without_its_tiles_is_refused_by_the_bytes_that_are_there(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiled_header(100_000))
+    with pytest.raises(DataError, match=r"a\.tif: (100000 x 100000 pixels.*in 39062500 tiles|cannot be )"):
+        RasterFile(path).read(Window(0, 0, 16, 16), [1])
+    assert check_scene(path)
+
+
+def test_a_sparse_raster_is_read(tmp_path):
+    import rasterio
+
+    path = tmp_path / "a.tif"
+    options = {"tiled": True, "blockxsize": 512, "blockysize": 512, "SPARSE_OK": True, "nodata": 0}
+    with rasterio.open(
+        path, "w", driver="GTiff", width=60_000, height=60_000, count=1, dtype="uint8", **options
+    ) as raster:
+        raster.write(np.full((1, 512, 512), 7, np.uint8), window=rasterio.windows.Window(0, 0, 512, 512))
+    assert path.stat().st_size < 2**20
+    block = RasterFile(path).read(Window(0, 508, 1, 8), [1])
+    assert block.values.tolist() == [[[7, 7, 7, 7, 0, 0, 0, 0]]]
