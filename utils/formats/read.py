@@ -12,6 +12,7 @@ from utils.formats.deeplabcut.read import read_deeplabcut
 from utils.formats.labelme.read import read_labelme
 from utils.formats.types import FORMATS, AnnotationSet
 from utils.formats.yolo.read import read_yolo
+from utils.runtime.reading import file_errors
 
 
 def read_annotations(
@@ -65,14 +66,16 @@ def read_annotations(
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a data set file or a folder")
-    source, found = recognise.find_source(path, format)
+    with file_errors(path, "cannot be read as labels"):
+        source, found = recognise.find_source(path, format)
     if keypoint_names is not None and found != "labelme":
         raise DataError(f"{path}: a file of {found} names its keypoints itself; drop keypoints.names_file")
-    if found == "labelme":
-        return read_labelme(source, root, keypoint_names)
-    if found == "deeplabcut":
-        return read_deeplabcut(source, root)
-    return (read_yolo if found == "yolo" else read_coco)(source, root, need_keypoints)
+    with file_errors(source, f"cannot be read as labels of format {found}"):
+        if found == "labelme":
+            return read_labelme(source, root, keypoint_names)
+        if found == "deeplabcut":
+            return read_deeplabcut(source, root)
+        return (read_yolo if found == "yolo" else read_coco)(source, root, need_keypoints)
 
 
 def read_poses(

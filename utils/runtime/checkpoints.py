@@ -176,8 +176,9 @@ def load_training_state(path: str | Path) -> Any:
         ...
     utils.errors.DataError: .../best.safetensors: expected a training state, got a checkpoint; ...
     """
-    tensors, structure, _ = _read(Path(path), "training state")
-    return unpack_state(tensors, structure)
+    tensors, structure, path = _read(Path(path), "training state")
+    with file_errors(path, "its description of the state cannot be used", "remove it; training starts anew"):
+        return unpack_state(tensors, structure)
 
 
 def _safetensors_path(path: Path) -> Path:

@@ -22,7 +22,7 @@ from utils.formats.coco.write import write_coco
 from utils.formats.deeplabcut.write import write_deeplabcut
 from utils.formats.labelme.write import write_labelme
 from utils.formats.pictures import list_files, new_names, picture_bytes, picture_ids, place_picture, resolve_inside
-from utils.formats.read import read_poses
+from utils.formats.read import read_annotations, read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array
 from utils.formats.yolo.write import write_yolo
 from utils.media.picture_sizes import picture_size
@@ -413,3 +413,13 @@ def test_every_sample_file_is_read_or_refused_with_a_reason():
     }
     assert all("detections" in line or "WholeBody" in line for line in refused.values())
     assert empty == [("test_animalkingdom.json", {"category 4 is unknown; known: 1, 2"})]  # the file lacks its category
+
+
+@pytest.mark.parametrize("value", ["a" * 5000, "\0", 10**300, [], {"a": 1}], ids=range(5))
+@pytest.mark.parametrize("key", ["path", "train", "names", "kpt_shape", "flip_idx"])
+def test_a_hostile_value_is_one_error_that_names_the_file(tmp_path, key, value):
+    tree = {"path": ".", "train": "images", "names": {0: "a"}, "kpt_shape": [1, 3], "flip_idx": [0], key: value}
+    (tmp_path / "data.yaml").write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=r"data\.yaml") as caught:
+        read_annotations(tmp_path / "data.yaml")
+    assert len(str(caught.value).splitlines()) == 1

@@ -21,6 +21,7 @@ from utils.formats.sets import finish_sets, size_problems
 from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
 from utils.media.picture_sizes import picture_size
+from utils.runtime.reading import file_errors
 
 _SPLIT_KEYS = {  # keys of others that draw a validation split -> what does so here
     "val_split": "train.val_fraction",
@@ -169,7 +170,8 @@ def _read_files(sources: Sources, split: str, need_keypoints: bool, problems: li
     for path in sources.files[split]:
         content = read_json_file(path)
         try:
-            files.append(_read_file(sources, split, path, content, need_keypoints))
+            with file_errors(path, "cannot be read as COCO JSON"):
+                files.append(_read_file(sources, split, path, content, need_keypoints))
         except DataError as error:
             if sources.named:
                 raise

@@ -158,7 +158,7 @@ or set paths.data_root to a folder that holds both"
     size = None
     try:
         picture, found_by = find_picture(entry, keys, root, folders)
-    except (DataError, ValueError) as error:
+    except (DataError, ValueError, OSError) as error:
         what = str(error).removeprefix(f"{entry.path}: ")
         problems.append(Problem(str(entry.path), what, "" if isinstance(error, DataError) else BESIDE))
         keys.pop("imageData", None)
