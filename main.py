@@ -279,7 +279,8 @@ def check(settings: Settings, phases: dict[str, tuple[str, ...]], log: Verbosity
     """
     from tasks.forecast import forecast
 
-    tasks, due = build_tasks(settings, phases), {}
+    tasks = build_tasks(settings, phases)
+    due: dict[str, set[str]] = {}
     for name, chosen in phases.items():
         log.info(f"{name}: {settings.tasks[name].kind}: {', '.join(chosen) or 'no phase is enabled'}")
         if name in tasks:
