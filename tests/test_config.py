@@ -376,7 +376,8 @@ def toy(monkeypatch):
 
 
 def test_a_new_kind_needs_two_lines_outside_its_folder(toy, tmp_path, capsys):
-    text = f"paths: {{runs_root: {tmp_path}}}\ntrain: {{crop_size: 32, features: online}}\ninference: {{batch_size: 3}}"
+    text = f"paths: {{runs_root: {tmp_path}, processed_dir: {tmp_path}/maps}}\n"
+    text += "train: {crop_size: 32, features: online}\ninference: {batch_size: 3}"
     text += "\ntasks: {t: {kind: toy, resources: {safe_mode: true}, toy: {size: 3}, prepare: {enable: true}}, maps: {}}"
     tasks = parse_settings(text, (), kinds()).tasks
     assert (tasks["t"].inference.batch_size, tasks["t"].prepare.batch_size, tasks["t"].toy.size) == (3, 1, 3)
