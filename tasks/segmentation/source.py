@@ -25,7 +25,7 @@ from tasks.neighbours import choose_groups, group_of, scene_thumbnail
 from tasks.sample import Sample
 from tasks.seen import digest_pictures
 from tasks.segmentation.items import SceneFiles, SceneItem, block_id, parse_id
-from tasks.segmentation.scenes import SceneReader
+from tasks.segmentation.scenes import SceneReader, raise_first
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.source import ListedSource
 from tasks.splits import lists_stay, split_list, stratified_choice
@@ -34,6 +34,7 @@ from utils.errors import DataError, SettingsError
 from utils.geometry.augment import RandomColour, RandomGeometry
 from utils.geometry.fields import warp
 from utils.raster.class_table import label_counts
+from utils.raster.files import check_scene
 from utils.raster.fill import describe_fill, nodata_values
 from utils.raster.scene_paths import find_scenes, scene_ids
 from utils.raster.tiling import Window, split_rows
@@ -199,10 +200,13 @@ class SceneSource(ListedSource[SceneItem]):
             raise SettingsError(
                 f"inference.output_tif: one name for {len(groups)} pictures; set inference.output_dir in its place"
             )
-        items, unreadable = [], {}
+        items, unreadable, limit = [], {}, self.settings.dataset.max_pixels
         for key, paths in groups.items():
             try:
-                items.append(self._item(key, key, None, SceneFiles(paths, None), "inference"))
+                item = self._item(key, key, None, SceneFiles(paths, None), "inference")
+                self.scenes.trust(item.sources)
+                raise_first(check_scene(path, limit) for path in item.sources)
+                items.append(item)
             except DataError as error:
                 unreadable[key] = error
         self.unreadable = unreadable

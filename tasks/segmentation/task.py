@@ -19,12 +19,11 @@ from tasks.segmentation.label_settings import describe_labels, kept_labels
 from tasks.segmentation.objective import SegmentationObjective, listed_weights
 from tasks.segmentation.output import SegmentationOutput
 from tasks.segmentation.predictor import DensePredictor
-from tasks.segmentation.scenes import raise_first, read_scaling
+from tasks.segmentation.scenes import read_scaling
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.source import SceneSource
-from utils.errors import SettingsError
+from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View
-from utils.raster.files import check_scene
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint, load_checkpoint
 
@@ -86,6 +85,7 @@ class SegmentationTask(FeatureTask):
             self.source.check_lists()
         if self.settings.inference.enable:
             lines += [f"inference: {item.id}, {item.area.height} x {item.area.width} pixels" for item in self._inputs()]
+            lines += [f"inference: left out: {error}" for error in self.source.unreadable.values()]
         return lines
 
     @override
@@ -100,7 +100,12 @@ class SegmentationTask(FeatureTask):
             distributed.run_on_main(lambda: self._inputs() and None)
 
     def _inputs(self) -> list[SceneItem]:
-        """Check the pictures to predict.
+        """Check the pictures to predict; those that cannot be read are left out, and inference reports them.
+
+        Raises
+        ------
+        DataError
+            If none of them can be read.
 
         Examples
         --------
@@ -109,10 +114,8 @@ class SegmentationTask(FeatureTask):
         1
         """
         items = self.source.items("inference")
-        limit = self.settings.dataset.max_pixels
-        for item in items:
-            self.source.scenes.trust(item.sources)
-        raise_first(check_scene(path, limit) for item in items for path in item.sources)
+        if self.source.unreadable and not items:
+            raise DataError("\n".join(map(str, self.source.unreadable.values())))
         self.output.polygon_options()
         settings = self.settings.inference
         if settings.output_tif or settings.output_dir:
