@@ -311,7 +311,7 @@ def run_task(
     from tasks.context import Context
     from tasks.phases import load_phase
     from tasks.references import resolve_references
-    from tasks.runs import list_results, open_run, task_folder
+    from tasks.runs import list_results, open_run, sweep_results, task_folder
     from utils.runtime import distributed
 
     name = task.name  # another task of this call may have written the checkpoint
@@ -319,6 +319,7 @@ def run_task(
     with ExitStack() as stack:
         lock = FileLock(task_folder(name, task.settings) / ".lock")
         distributed.run_on_main(lambda: stack.enter_context(lock) and None)
+        distributed.run_on_main(lambda: sweep_results(name, task.settings))
         folder = Path(distributed.run_on_main(lambda: str(open_run(name, task.settings))))
         context = Context(log, folder, stop.check, lambda: stop.signum)
         queue = list(phases)

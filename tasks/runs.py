@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,12 +16,14 @@ import torch
 
 from config import ResourcesConfig, TaskConfig, expand_path
 from utils.errors import DataError, SettingsError
-from utils.runtime.files import read_json, write_json
+from utils.runtime.files import read_json, sweep_temporaries, temporary_folder, write_json
 
 BEST, LAST, STATE = "best", "last", "state"
 CONFIG, RUN = "config.json", "run.json"  # the resolved settings; the fingerprint of the training in the folder
 LATEST = "latest"  # the pointer to the run that continues
 MOST_SHOWN = 3  # changed settings in a message
+# settings of where results go; a file stands for its folder
+WRITTEN = re.compile(r"(runs_root|processed_dir|splits_dir|weights_dir|output_dir|output_tif|\.folder|logging\.file)$")
 
 
 def task_folder(name: str, settings: TaskConfig) -> Path:
@@ -216,10 +219,9 @@ def _point_to(folder: Path) -> None:
         return
     if pointer.is_dir() and not pointer.is_symlink():
         raise DataError(f"{pointer}: expected a link to the latest run, found a folder; move it elsewhere")
-    temporary = folder.parent / f".{LATEST}.{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.name)
-    os.replace(temporary, pointer)
+    with temporary_folder(pointer) as work:
+        (work / LATEST).symlink_to(folder.name)
+        os.replace(work / LATEST, pointer)
 
 
 def checkpoint_path(folder: Path, name: str) -> Path:
@@ -231,6 +233,27 @@ def checkpoint_path(folder: Path, name: str) -> Path:
     'runs/coral/1/checkpoints/best.safetensors'
     """
     return folder / "checkpoints" / f"{name}.safetensors"
+
+
+def sweep_results(name: str, settings: TaskConfig) -> None:
+    """Remove what killed runs have left half written, wherever a task writes; never that of a live process.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> settings = TaskConfig(paths={"runs_root": str(folder)}, train={"weights_dir": str(folder / "weights")})
+    >>> for place in ("coral/1/checkpoints", "weights"):
+    ...     (folder / place / ".a.json.0123456789ab.partial").mkdir(parents=True)
+    >>> sweep_results("coral", settings), list(folder.rglob("*.partial"))
+    (None, [])
+    """
+    for key, value in _leaves(settings.model_dump(mode="json")):
+        if isinstance(value, str) and WRITTEN.search(key):
+            path = Path(expand_path(value))
+            deep = key.endswith(("processed_dir", ".folder"))  # another may be the root of a disk
+            sweep_temporaries(path.parent if path.suffix else path, recursive=deep)
+    sweep_temporaries(task_folder(name, settings))
 
 
 def list_results(folder: Path, settings: TaskConfig) -> dict[str, str]:

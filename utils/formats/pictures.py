@@ -13,7 +13,7 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.formats.types import AnnotatedPicture
-from utils.runtime.files import sync, walk_files, write_bytes
+from utils.runtime.files import sync, temporary_folder, walk_files, write_bytes
 from utils.runtime.reading import MAX_PICTURE_BYTES, file_errors, read_bounded, read_bounded_text
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -223,14 +223,13 @@ def place_picture(picture: AnnotatedPicture, target: Path) -> None:
         return
     if target.exists() and target.samefile(picture.path):
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    link = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        os.link(picture.path.resolve(), link)
-    except OSError:  # another disk, or a file that is not ours
-        write_bytes(target, picture_bytes(picture))
-        return
-    os.replace(link, target)
+    with temporary_folder(target) as folder:
+        try:
+            os.link(picture.path.resolve(), folder / target.name)
+        except OSError:  # another disk, or a file that is not ours
+            write_bytes(target, picture_bytes(picture))
+            return
+        os.replace(folder / target.name, target)
     sync(target.parent)
 
 

@@ -406,7 +406,7 @@ class ClassRasterWriter:
                 self._publish(made)
         except DataError:
             for path in self.work.iterdir():  # a full disk needs the room of what was begun; the strips stay
-                if path.suffix not in (".strip", ".json"):
+                if path.is_file() and path.suffix not in (".strip", ".json"):
                     path.unlink()
             raise
         shutil.rmtree(self.work)

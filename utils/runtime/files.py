@@ -6,9 +6,11 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ from utils.errors import DataError, LockedError
 from utils.runtime.reading import read_bounded_text
 
 MAX_STATE_BYTES = 2**32  # of a JSON file of our own
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.partial")  # names that `temporary_folder` gives
 CHECKSUM = "checksum"  # the key of a JSON file by which changed bits are found
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success flush it to disk and rename it, on failure remove it.
+    """Give a temporary path near `path`; on success flush it to disk and rename it, on failure remove it.
+
+    It lies in a locked folder, which `sweep_temporaries` removes after a process was killed.
 
     Parameters
     ----------
@@ -33,7 +38,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        Where to write. It keeps the final suffix, because many libraries choose a format by it.
+        Where to write. It keeps the final name, because many libraries choose a format by its suffix.
 
     Raises
     ------
@@ -52,19 +57,94 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     (['a.txt'], 'whole')
     """
     path = Path(path)
+    with temporary_folder(path) as folder:
+        temporary = folder / path.name
+        temporary.touch()  # not mkstemp, whose files are private; results are for everybody
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a write to a full disk does not say where
+            raise
+
+
+@contextmanager
+def temporary_folder(path: str | Path) -> Iterator[Path]:
+    """Make a hidden folder beside `path` for what becomes it; it is removed at the end.
+
+    The folder is locked while its process lives, so that others can tell it from what a dead one has left.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with temporary_folder(path) as folder:
+    ...     folder.parent == path.parent, sweep_temporaries(path.parent)
+    (True, 0)
+    >>> list(path.parent.iterdir())
+    []
+    """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.partial{path.suffix}")
-    temporary.touch(exist_ok=False)  # not mkstemp, whose files are private; results are for everybody
+    while True:
+        folder = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.partial")
+        folder.mkdir()
+        handle = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks: then nobody can take the folder for a leftover either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if folder.exists():
+            break
+        os.close(handle)  # a sweep took it for a leftover between the two calls
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a write to a full disk does not say where
-        raise
+        yield folder
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def sweep_temporaries(folder: str | Path, recursive: bool = True) -> int:
+    """Remove the temporary folders that killed processes have left in a folder; how many they were.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "deep" / ".a.txt.0123456789ab.partial").mkdir(parents=True)
+    >>> sweep_temporaries(folder, recursive=False), sweep_temporaries(folder), sweep_temporaries(folder)
+    (0, 1, 0)
+    """
+    count = 0
+    for root, folders, _ in os.walk(folder):
+        for name in filter(TEMPORARY.fullmatch, list(folders)):
+            folders.remove(name)
+            count += _remove_leftover(Path(root, name))
+        if not recursive:
+            break
+    return count
+
+
+def _remove_leftover(folder: Path) -> bool:
+    """Remove a temporary folder unless a live process holds it; whether it was removed.
+
+    Examples
+    --------
+    >>> _remove_leftover(Path("/no/such/folder"))
+    False
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # gone meanwhile, or somebody else's
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # its process lives, or there are no locks here
+        return False
+    finally:
+        os.close(handle)
+    return not folder.exists()
 
 
 def sync(path: str | Path) -> None:

@@ -223,7 +223,7 @@ def test_strips_of_other_settings_are_dropped(tmp_path, changes):
 def test_dropping_old_strips_leaves_what_another_rank_is_writing(tmp_path):
     writer = make_writer(tmp_path / "map.tif")
     writer.work.mkdir()
-    being_written, old = writer.work / ".0123.x.partial.strip", writer.work / "0123_0000000000_192.strip"
+    being_written, old = writer.work / ".0123.x.strip", writer.work / "0123_0000000000_192.strip"
     being_written.touch(), old.touch()
     write_rows(writer, (0, STRIDE))
     assert being_written.exists()
