@@ -85,6 +85,22 @@ class FeatureTask(Task):
     def num_outputs(self) -> int:
         """Give how many classes or keypoints the head has."""
 
+    def works_from_checkpoint(self) -> bool:
+        """Whether no phase is enabled that makes a model, and the settings name the checkpoint to use.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> alone = "evaluate={enable: true, checkpoint: best.safetensors}"
+        >>> scene_task(alone).works_from_checkpoint()  # the example prepares and trains
+        False
+        >>> scene_task("prepare.enable=false", "train.enable=false", alone).works_from_checkpoint()
+        True
+        """
+        enabled = self.settings.enabled_phases
+        named = [getattr(self.settings, phase).checkpoint for phase in ("evaluate", "inference") if phase in enabled]
+        return any(named) and not {"prepare", "verify", "train"} & set(enabled)
+
     # -- model
 
     @override

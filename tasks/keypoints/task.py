@@ -130,9 +130,14 @@ class KeypointsTask(FeatureTask):
 
     @override
     def check(self) -> list[str]:
-        sample, info, data = self.settings.dataset.sample, self.features.info, self.labels
+        sample, data = self.settings.dataset.sample, self.labels
         if self.awaits_sample():
             return [f"the sample is not in {sample.folder} yet; prepare writes it"]
+        inputs = self.source.items("inference") if self.settings.inference.enable else []
+        predicted = [f"inference: {item.id}" for item in inputs]
+        if self.settings.paths.label_path is None and self.works_from_checkpoint():
+            return ["head and keypoints are those of the checkpoint", *predicted]
+        info = self.features.info
         target = self.settings.dataset.convert_to
         if target is not None and not self.num_outputs:
             return [f"{self._split_sizes()}, no keypoint in them; prepare only writes the labels as {target.format}"]
@@ -143,9 +148,7 @@ class KeypointsTask(FeatureTask):
             f"{self._split_sizes()}, canvas {data.canvas[0]} x {data.canvas[1]} pixels, "
             f"at most {data.max_instances} animals each",
         ]
-        if self.settings.inference.enable:
-            lines += [f"inference: {item.id}" for item in self.source.items("inference")]
-        return lines
+        return [*lines, *predicted]
 
     def _split_sizes(self) -> str:
         """Number of pictures of train and validation.

@@ -71,13 +71,16 @@ class SegmentationTask(FeatureTask):
 
     @override
     def check(self) -> list[str]:
-        info, scenes = self.features.info, self.source.scenes
-        self.spec()
-        lines = [
-            f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
-            f"(patch {info.patch_size}, {self.features.precision}), "
-            f"{len(self.classes)} classes: {', '.join(self.classes)}"
-        ]
+        classes, scenes = f"{len(self.classes)} classes: {', '.join(self.classes)}", self.source.scenes
+        if self.works_from_checkpoint():
+            lines = [f"head and classes are those of the checkpoint; {classes}"]
+        else:
+            info = self.features.info
+            self.spec()
+            lines = [
+                f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
+                f"(patch {info.patch_size}, {self.features.precision}), {classes}"
+            ]
         if self.awaits_sample():
             return [*lines, f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare writes it"]
         if {"prepare", "verify", "train"} & set(self.settings.enabled_phases):

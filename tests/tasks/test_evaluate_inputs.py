@@ -222,6 +222,16 @@ def test_keypoints_are_those_of_the_checkpoint_by_name(foxes, animals):
     assert told in Path("log.txt").read_text()
 
 
+def test_a_check_of_a_checkpoint_alone_needs_no_labels_of_training(land, foxes, scenes, animals, capsys):
+    named = (f"evaluate.inputs={scenes}/pictures", f"evaluate.labels={scenes}/labels")
+    assert main.main(["--check", "evaluate.enable=true", f"evaluate.checkpoint={land}", *named]) == 0
+    assert "head and classes are those of the checkpoint; 2 classes: dark, light" in capsys.readouterr().out
+    named = ("evaluate.inputs=pictures", "evaluate.labels=labels.json")
+    assert main.main(["--check", "evaluate.enable=true", f"evaluate.checkpoint={foxes}", *named]) == 0
+    assert "evaluate: to do: 4 items, at most 4 windows" in capsys.readouterr().out
+    assert not Path("runs").exists()
+
+
 def test_a_test_split_that_the_labels_name_needs_no_list(tmp_path):
     """In data.yaml, with an absolute path that paths.data_root does not replace."""
     shutil.copytree(drawn_animals(), tmp_path / "animals")
