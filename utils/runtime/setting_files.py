@@ -21,8 +21,8 @@ VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expand
 RESULTS = re.compile(r"(_dir|_root|\.folder|output_tif|logging\.file)$")  # settings of what is made when it is missing
 
 
-def expand_path(path: str) -> str:
-    """Fill in `~` and `$VARIABLES`.
+def expand_path(path: str, take_as_is: bool = True) -> str:
+    """Fill in `~` and `$VARIABLES`; with `take_as_is` a file that has such a name is taken under it.
 
     Raises
     ------
@@ -41,9 +41,10 @@ def expand_path(path: str) -> str:
     """
     unset = [name for name in map("".join, VARIABLE.findall(path)) if name not in os.environ]
     expanded = os.path.expandvars(os.path.expanduser(path))
-    if unset and not os.path.lexists(path):
+    literal = take_as_is and os.path.lexists(path)
+    if unset and not literal:
         raise SettingsError(f"{path}: the variable {unset[0]} is not set; set it, or write the path out")
-    if expanded.startswith("~") and not os.path.lexists(path):
+    if expanded.startswith("~") and not literal:
         raise SettingsError(f"{path}: there is no user {path[1:].split('/')[0]!r}; write the path out")
     return expanded
 
@@ -61,7 +62,7 @@ def unset_variables(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from unset_variables(value, f"{prefix}{key}.")
         elif isinstance(value, str) and RESULTS.search(f"{prefix}{key}"):
             try:
-                expand_path(value)
+                expand_path(value, take_as_is=False)  # an earlier version made folders of such names
             except SettingsError as error:
                 yield f"{prefix}{key}: {error}"
 
