@@ -85,7 +85,7 @@ def write_new_config(
         log.info(f"data: {line}")
     for line in draft.advice:
         log.info(f"data: suggestion: {line}")
-    name = name_of(path)
+    name = name_of(path if target.stem in _PLAIN_NAMES else Path(target.name))
     draft.tree["tasks"] = {name: {"kind": draft.kind, **draft.task}}
     for override in overrides:
         set_value(draft.tree, override)

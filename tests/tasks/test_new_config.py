@@ -26,9 +26,10 @@ def picture(path: Path, size: tuple[int, int] = (96, 128), **more) -> None:
 
 
 def draft(tmp_path: Path, source: Path, *words: str) -> dict:
-    target = tmp_path / "new.yml"
+    """Settings in a file whose name says nothing, moved to `new.yml`."""
+    target = tmp_path / "config.yml"
     assert main.main([str(target), "--new-config", str(source), *words]) == 0
-    return yaml.safe_load(target.read_text())
+    return yaml.safe_load(target.rename(tmp_path / "new.yml").read_text())
 
 
 def run(tmp_path: Path) -> None:
@@ -58,6 +59,14 @@ def test_masks_in_colours_beside_photos(tmp_path, capsys):
     assert (tree["paths"]["raw_images_dir"], tree["paths"]["label_path"]) == ("images", "masks")
     assert list(tree["tasks"]) == ["reef"]
     run(tmp_path)
+
+
+def test_the_task_is_named_as_the_settings_file(tmp_path):
+    picture(tmp_path / "set" / "a.tif", **PLACE)
+    write_features(tmp_path / "set" / "l.gpkg", [shapely.box(500_010, 4_999_900, 500_100, 4_999_980)], crs="EPSG:32631")
+    target = tmp_path / "town.yml"
+    assert main.main([str(target), "--new-config", str(tmp_path / "set")]) == 0
+    assert list(yaml.safe_load(target.read_text())["tasks"]) == ["town"]
 
 
 def test_a_folder_of_masks_alone_finds_the_pictures_beside_it(tmp_path):
