@@ -583,7 +583,8 @@ def _rename_overrides(overrides: Sequence[str]) -> list[str]:
         ...
     utils.errors.SettingsError: inference.input_tif=b.png: is another name of inference.inputs, which is given too; ...
     """
-    renamed, names = [], {}
+    renamed: list[str] = []
+    names: dict[str, str] = {}
     for change in overrides:
         path, equals, value = change.partition("=")
         section, _, key = path.rpartition(".")
