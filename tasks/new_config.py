@@ -182,6 +182,7 @@ def settings_text(draft: Draft, path: Path, target: Path) -> str:
     lines = [*draft.figures, *(f"suggestion: {line}" for line in draft.advice)]
     title = f"Settings for {path.name}; written by --new-config"
     comments = [f"# {' '.join(line.split())}" for line in (title, *lines)]
-    looks = {"sort_keys": False, "allow_unicode": True, "width": 110, "default_flow_style": None}
-    body = yaml.dump(draft.tree, Dumper=_Dumper, **looks)
+    body = yaml.dump(
+        draft.tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
+    )
     return "\n".join([*comments, f"# Run: python main.py {target}", body])

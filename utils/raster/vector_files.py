@@ -128,7 +128,7 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
     return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds, info["driver"], chosen)  # type: ignore[arg-type]
 
 
-def _list_layers(path: str) -> dict[str, str | None]:
+def _list_layers(path: str | Path) -> dict[str, str | None]:
     """Layers of a file with their geometry types, None for tables without places; not the styles that QGIS keeps.
 
     Examples

@@ -401,7 +401,8 @@ class ClassRasterWriter:
                 if self.targets[0].kind != "png":  # a style beside a TIFF lets QGIS show the classes by name
                     style = qgis_style(self.class_names, self.palette)
                     write_bytes(self.destination.with_suffix(".qml"), style.encode())
-                    table = attribute_table(self.class_names, self.palette, self._counts[: len(self.class_names)])
+                    counts = self._counts[: len(self.class_names)].tolist()
+                    table = attribute_table(self.class_names, self.palette, counts)
                     write_bytes(sidecar_path(self.destination), table.encode())
                 self._publish(made)
         except DataError:
