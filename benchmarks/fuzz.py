@@ -459,10 +459,16 @@ def work(folder: Path, only: str | None, host: str) -> None:
     warnings.simplefilter("ignore")
     import logging
 
+    from utils.errors import DinolithError
+
     logging.disable(logging.CRITICAL)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print
     targets = {target.name: target for target in make_targets(folder, only)}
+    for target in targets.values():  # imports are no part of a try
+        for original in target.originals:
+            with contextlib.suppress(DinolithError):  # a part of the settings may need another
+                target.read(original, random.Random(0))
     answers.write(json.dumps([target.name for target in targets.values()]) + "\n")
     answers.flush()
     for line in sys.stdin:

@@ -1,5 +1,6 @@
 """Files that would make GDAL read others or use the network, and paths that libraries take apart."""
 
+import ast
 import json
 import socket
 import struct
@@ -289,3 +290,15 @@ def test_a_sparse_raster_is_read(tmp_path):
     assert path.stat().st_size < 2**20
     block = RasterFile(path).read(Window(0, 508, 1, 8), [1])
     assert block.values.tolist() == [[[7, 7, 7, 7, 0, 0, 0, 0]]]
+
+
+def test_one_module_alone_imports_the_vector_library():
+    """GDAL reads what it may open at its first use: whoever imports the library elsewhere may come too early."""
+    importing = set()
+    for path in (path for room in ("utils", "tasks", "models") for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] == "pyogrio" for name in names):
+                importing.add(path.name)
+    assert importing == {"drivers.py"}
