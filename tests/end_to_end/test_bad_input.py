@@ -461,7 +461,7 @@ def test_a_mistake_gives_one_line_and_its_exit_code(mistake, code, words, traine
         ("train: {epochs: " + "9" * 5000 + "}\n", "train.epochs: expected int, got float inf"),
         ("train: {adamw_lr: .inf}\n", "train.adamw_lr: expected a finite number, got float inf"),
         ("paths: {raw_images_dir: ''}\n", "paths.raw_images_dir: expected text that is not empty"),
-        ("model: {layers: []}\n", "model.layers: expected a list of at least 1 entry, got list []"),
+        ("model: {layers: []}\n", "model.layers: expected a list of at least 1 entry or text, got list []"),
         ("train: {loss: {class_weights: atuo}}\n", "class_weights: expected 'auto' or a list, got str 'atuo'"),
         ("paths: {raw_images_dir: *.tif}\n", "; put names with * [ ] { } in quotes"),
         ("\0\0", "not valid YAML: unacceptable character"),
