@@ -299,6 +299,9 @@ def _describe_geometry(folder: Path, family: str, config: Any) -> tuple[int, lis
     return sides[0], [config.hidden_size] * config.num_hidden_layers, [sides[0]] * config.num_hidden_layers
 
 
+MOST_BLOCKS, MOST_OF_A_SIZE = 1000, 100_000  # of a backbone; the largest have 40 blocks of 24,576 values
+
+
 @reads("a backbone", "fetch the folder again, or name another")
 def describe_backbone(
     source: str,
@@ -337,6 +340,10 @@ def describe_backbone(
         raise SettingsError(f"unknown attention {attention!r}; known: {', '.join(ATTENTIONS)}")
     folder = find_backbone_folder(source)
     settings = read_json_object(folder / "config.json")
+    for key, value in settings.items():
+        most = MOST_BLOCKS if key == "num_hidden_layers" else MOST_OF_A_SIZE
+        if isinstance(value, int) and value > most:  # building it would fill the memory, or never end
+            raise DataError(f"{folder}: {key} of config.json is {value}, expected at most {most}; fetch it again")
     family = choose_family(folder, settings)
     config = build_config(folder, family, settings)
     patch_size, channels, strides = _describe_geometry(folder, family, config)

@@ -316,3 +316,14 @@ def test_the_hub_is_asked_once_and_says_what_to_do_when_it_refuses(tmp_path):
     assert offline["some/open"] == answers["some/open"]
     assert "DataError" in offline["some/gated"]
     assert "unset HF_HUB_OFFLINE, or give a folder" in offline["some/gated"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 10**9), ("hidden_size", 2**31)])
+def test_sizes_that_no_backbone_has_are_refused_before_anything_is_built(tmp_path, key, value):
+    from models.backbone import load_backbone
+
+    folder = write_random_backbone(tmp_path / "b", "dinov2", width=8, depth=2, patch_size=4)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(DataError, match=f"{key} of config.json is {value}, expected at most"):
+        load_backbone(str(folder), [-1])
