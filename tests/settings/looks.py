@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 import main
 from config import parse_settings
 from tasks import kinds, load_task
+from tasks.belief import judge
 from tasks.context import PhaseResult
 from tasks.example import tiny_backbone
 from tasks.phases import load_phase
@@ -204,7 +205,7 @@ def learnt(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
 def trained(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
     """The weights that a training ends with, its losses by epoch and its files, where each validation scores more."""
     scores = count(1)
-    context = _train(kind, folder, overrides, lambda task, *_: {task.primary: next(scores) / 10})
+    context = _train(kind, folder, overrides, lambda task, *_, **__: {task.primary: next(scores) / 10})
     with (context.folder / "results.csv").open() as file:
         rows = [{name: row[name] for name in row if "time" not in name} for row in csv.DictReader(file)]
     weights = {path.name: load_file(path) for path in (context.folder / "checkpoints").glob("*.safetensors")}
@@ -215,9 +216,15 @@ def _train(kind: str, folder: Path, overrides: Sequence[str], score: Callable[..
     task, context = task_of(kind, folder, overrides)
     with pytest.MonkeyPatch.context() as patch:
         if score:
-            patch.setattr("tasks.phases.train.score", score)
+            replace_scores(patch, score)
         load_phase("train")(task, context)
     return context
+
+
+def replace_scores(patch: pytest.MonkeyPatch, score: Callable[..., Any]) -> None:
+    """Replace the scores of validations, and the judgement of what they were counted on, which they then lack."""
+    patch.setattr("tasks.phases.train.score", score)
+    patch.setattr("tasks.phases.train.judge_training", lambda task, scores, *_: judge(task.primary, 0.0, {}, []))
 
 
 def validated(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
@@ -232,7 +239,7 @@ def chosen_best(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
         {"weighted_PCK": pck, "negative_error": error, "OKS_AP": ap, "mean_error_px": -error}
         for pck, error, ap in ((0.9, -9.0, 0.2), (0.5, -2.0, 0.1), (0.1, -5.0, 0.9))
     )
-    context = _train(kind, folder, overrides, lambda *_: next(scores))
+    context = _train(kind, folder, overrides, lambda *_, **__: next(scores))
     return digest(load_file(context.folder / "checkpoints" / "best.safetensors"))
 
 
@@ -250,7 +257,7 @@ def broken(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
         real = NonFiniteGuard.update
         patch.setattr(NonFiniteGuard, "update", update)
         with contextlib.suppress(Exception):  # the end that the guard makes
-            _train(kind, folder, overrides, lambda task, *_: {task.primary: 0.0})
+            _train(kind, folder, overrides, lambda task, *_, **__: {task.primary: 0.0})
     return len(taken)
 
 
@@ -266,7 +273,7 @@ def resumed(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
             return signal.SIGTERM if len(asks) > most else None
 
         with contextlib.suppress(Interrupted), pytest.MonkeyPatch.context() as patch:
-            patch.setattr("tasks.phases.train.score", lambda task, *_: {task.primary: 0.5})
+            replace_scores(patch, lambda task, *_, **__: {task.primary: 0.5})
             load_phase("train")(task, replace(context, stop_requested=stop))
     return len(asks)
 
@@ -277,7 +284,7 @@ def saved(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
     real = os.replace
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", lambda old, new, **named: renamed.append(str(new)) or real(old, new, **named))
-        _train(kind, folder, overrides, lambda task, *_: {task.primary: 0.5})
+        _train(kind, folder, overrides, lambda task, *_, **__: {task.primary: 0.5})
     return sum(name.endswith("state.safetensors") for name in renamed)
 
 

@@ -142,8 +142,10 @@ def test_a_second_run_does_nothing_and_another_probe_scores_again(finished):
     assert main.main([str(finished / "config.yml"), "--only", "student.prepare,student.train,student.evaluate"]) == 0
     phases = {row["phase"]: row["status"] for row in read_json(finished / "runs" / "status.json")["phases"]}
     assert set(phases.values()) == {"up to date"}
-    changed = evaluate.evaluation_fingerprint(task_of(finished, "distill.probe.overrides=[prepare.tile_size=16]"), None)
-    assert changed != evaluate.evaluation_fingerprint(task_of(finished), None)
+    changed = evaluate.evaluation_fingerprint(
+        task_of(finished, "distill.probe.overrides=[prepare.tile_size=16]"), None, "val"
+    )
+    assert changed != evaluate.evaluation_fingerprint(task_of(finished), None, "val")
 
 
 def test_two_ranks_give_the_weights_and_scores_of_one(finished, tmp_path):
