@@ -20,7 +20,7 @@ SHARED: dict[str, Probe] = {
     "resources.deterministic": Probe(looks.commanded, "true"),
     "resources.distributed": Probe(looks.commanded, "true"),
     "resources.dist_backend": Probe(looks.launched, "nccl"),
-    "logging.level": Probe(looks.commanded, "error"),
+    "logging.level": Probe(looks.commanded, "error", ("verify.enable=true",)),
     "logging.timestamps": Probe(looks.commanded, "true"),
     "logging.file": Probe(looks.commanded, "{folder}/log.txt"),
     "paths.raw_images_dir": Probe(looks.read, "{data}/pictures/photo_*"),
