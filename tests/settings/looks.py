@@ -325,11 +325,12 @@ def content(path: Path) -> Any:
         with rasterio.open(path) as raster:
             return digest(raster.read()), raster.tags(ns="IMAGE_STRUCTURE"), raster.colorinterp
     if path.suffix == ".gpkg":
-        _, _, geometry, columns = pyogrio.raw.read(path)
+        _, _, geometry, columns = pyogrio.raw.read(path, layer=0)  # without its styles
         return digest([list(map(bytes, geometry)), [list(column) for column in columns]])
     if path.suffix == ".json":
         tree = json.loads(path.read_text())
-        return {key: value for key, value in tree.items() if key != "fingerprint"} if isinstance(tree, dict) else tree
+        follow = ("fingerprint", "checksum")  # they follow the folder's name
+        return {key: value for key, value in tree.items() if key not in follow} if isinstance(tree, dict) else tree
     return path.read_text() if path.suffix in (".csv", ".qml", ".xml") else None
 
 
