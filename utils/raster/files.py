@@ -106,8 +106,8 @@ class RasterFile:
         """
         with file_errors(self.path, "cannot be read as a raster or picture"):
             header = read_header(self.path)
-        _guard_pixels(header, self.max_pixels)
-        _guard_place(header)
+            _guard_pixels(header, self.max_pixels)
+            _guard_place(header)
         return header
 
     def read(self, window: Window, bands: Sequence[int]) -> RawBlock:
