@@ -543,7 +543,7 @@ def test_an_empty_folder_and_pictures_that_are_all_too_small_are_told(tmp_path):
 
 def test_a_picture_alone_that_cannot_be_divided_is_told(tmp_path):
     task, _ = student_example(tmp_path, f"paths.raw_images_dir={tmp_path}/pictures/photo_0.png", "distill.block=64")
-    with pytest.raises(DataError, match=r"only one item \(photo_0\)"):
+    with pytest.raises(DataError, match=r"only 1 item \(photo_0\)"):
         task.source.prepare_data()
 
 

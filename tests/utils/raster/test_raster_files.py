@@ -140,7 +140,7 @@ def test_a_giant_header_is_refused_before_anything_is_decoded(tmp_path, monkeypa
 
 def test_the_checks_of_scenes_have_the_limit_of_the_settings(monkeypatch):
     task, limits = scene_task("dataset.max_pixels=200000000"), []
-    for module in ("scenes", "task"):
+    for module in ("scenes", "source"):
         name = f"tasks.segmentation.{module}.check_scene"
         monkeypatch.setattr(name, lambda path, max_pixels=None: limits.append(max_pixels) or [])
     task.source.scenes.check()
