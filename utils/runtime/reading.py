@@ -60,7 +60,7 @@ def file_errors(path: str | Path, problem: str, cure: str = _DAMAGED) -> Iterato
     """
     try:
         yield
-    except DinolithError:
+    except (DinolithError, ModuleNotFoundError):  # a package that is missing is no fault of the file
         raise
     except OSError as error:
         raise DataError(f"{path}: {problem} ({error.strerror or error}); {cure}") from error
