@@ -170,6 +170,7 @@ class Outlook:
         >>> from tasks.example import scene_task
         >>> task = scene_task()
         >>> task.source.preview_data()
+        'draws the split lists'
         >>> outlook = Outlook(task)
         >>> outlook.due = {"train"}
         >>> outlook._after_others("evaluate") is None, outlook._after_others("inference").text
@@ -220,6 +221,7 @@ class Outlook:
         >>> from tasks.example import scene_task
         >>> task = scene_task()
         >>> task.source.preview_data()
+        'draws the split lists'
         >>> outlook = Outlook(task)
         >>> outlook.timed = task, task.source.items("train")[0]
         >>> backbone, head = outlook._rates
