@@ -331,7 +331,8 @@ def run_task(
                     result = load_phase(phase)(task, context)
             finally:
                 outcome.results[name] = list_results(context.folder, task.settings)
-            outcome.add(name, phase, result.status, block.seconds, result.metrics, result.doubt)
+            status = "partly done" if result.failures else result.status
+            outcome.add(name, phase, status, block.seconds, result.metrics, result.doubt)
             outcome.failures += [f"{name}.{phase}: {failure}" for failure in result.failures]
             outcome.at_work = ""
             if result.metrics.get("bad records") and "prepare" in phases:
@@ -398,7 +399,7 @@ def run(
     if outcome.failures:
         outcome.at_work = outcome.failures[0].partition(":")[0]
         number = f"{len(outcome.failures)} input{'s' if len(outcome.failures) > 1 else ''}"
-        raise DataError("\n".join([*outcome.failures, f"{number} could not be predicted; the rest is done"]))
+        raise DataError(*"\n".join(outcome.failures).splitlines(), f"{number} could not be predicted; the rest is done")
 
 
 def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_check: bool) -> int:

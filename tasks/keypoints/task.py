@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from typing_extensions import override
@@ -80,8 +81,15 @@ class KeypointsTask(FeatureTask):
         self.labels = PoseLabels(settings, lambda: self.features.info.patch_size, fixed)
         self._build_parts(settings)
 
-    def _build_parts(self, settings: KeypointsSettings) -> None:
+    def _build_parts(self, settings: KeypointsSettings, drawn: Mapping[str, list[str]] = MappingProxyType({})) -> None:
         """Make the parts from settings, which automatic rules may change after the labels are read.
+
+        Parameters
+        ----------
+        settings : KeypointsSettings
+            Of the parts.
+        drawn : mapping of str to list of str
+            Lists of a preview, which are not written and so are handed on.
 
         Examples
         --------
@@ -93,6 +101,7 @@ class KeypointsTask(FeatureTask):
         """
         self.settings = settings
         self.source = PoseSource(self.name, settings, self.features, self.labels)
+        self.source.drawn = drawn
         self.output = KeypointsOutput(settings, self.labels)
 
     @cached_property
@@ -306,7 +315,7 @@ is not set; name a list, or score val
             for decision in decisions:
                 logger.warning("%s", decision)
             self.decisions += decisions
-            self._build_parts(settings)
+            self._build_parts(settings, self.source.drawn)
 
     @override
     @classmethod

@@ -95,7 +95,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     distributed.run_on_main(close)
     failures = (*map(str, unreadable.values()), *failed.values())
     if len(failed) == len(items):
-        raise DataError("\n".join(failures))
+        raise DataError(*"\n".join(failures).splitlines())
     return PhaseResult("done", {"outputs": float(len(predicted))}, failures=failures)
 
 
@@ -124,8 +124,8 @@ def readable_inputs(task: Task) -> tuple[list[Item], dict[str, DataError]]:
         else:
             readable.append(item)
     if not readable:
-        texts = map(str, unreadable.values())
-        raise DataError("\n".join(texts) or "inference: no input; name pictures in inference.inputs")
+        lines = "\n".join(map(str, unreadable.values())).splitlines()
+        raise DataError(*(lines or ["inference: no input; name pictures in inference.inputs"]))
     return readable, unreadable
 
 

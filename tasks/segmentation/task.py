@@ -118,7 +118,7 @@ class SegmentationTask(FeatureTask):
         """
         items = self.source.items("inference")
         if self.source.unreadable and not items:
-            raise DataError("\n".join(map(str, self.source.unreadable.values())))
+            raise DataError(*"\n".join(map(str, self.source.unreadable.values())).splitlines())
         self.output.polygon_options()
         settings = self.settings.inference
         if settings.output_tif or settings.output_dir:

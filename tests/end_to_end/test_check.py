@@ -134,3 +134,13 @@ def test_a_task_that_starts_from_another_ones_training_waits_for_it(tmp_path, ca
         if done:
             run(tmp_path, "--only", f"{done}.prepare,{done}.train")
             expected[done] = "up to date"
+
+
+def test_check_of_poses_without_lists_draws_them_in_memory(tmp_path, capsys):
+    animals.animals_example(tmp_path)
+    only = ["--only", "animals.prepare,animals.train"]
+    text = animals.SETTINGS.format(folder=tmp_path, backbone=tiny_backbone())
+    (tmp_path / "config.yml").write_text(text.replace("label_path: annotations", "label_path: annotations/train.json"))
+    said = check(capsys, tmp_path, *only)
+    assert "draws the split lists" in said["prepare"]
+    assert said["train"].startswith("to do: 1 epochs of ")
