@@ -187,7 +187,7 @@ def same_place(scored: Iterable[Place | None], training: Iterable[Place | None])
     Examples
     --------
     >>> left, right, far = (Place("scene", (x, 0, x + 8, 8), 1) for x in (0, 8, 40))
-    >>> [doubt.text for doubt in same_place([left, far], [right])]
+    >>> [doubt.text.partition(";")[0] for doubt in same_place([left, far], [right])]
     ['1 of 2 scored items overlap or border training items: the score says little of other places']
     >>> list(same_place([far], [right])), list(same_place([None], [right]))
     ([], [])
@@ -210,7 +210,7 @@ def same_place(scored: Iterable[Place | None], training: Iterable[Place | None])
         yield Doubt(
             "same_place",
             f"{touching} of {len(places)} scored items overlap or border training items: the score says little of "
-            "other places",
+            "other places; name items of another place in dataset.splits.val_list",
         )
 
 
