@@ -376,7 +376,8 @@ def run(
     Examples
     --------
     >>> from config import parse_settings
-    >>> run(parse_settings("{}", (), kinds()), {}, VerbosityLogger("info"), StopSignal(), Outcome())
+    >>> nothing = parse_settings("{}", (), kinds())
+    >>> run(nothing, {}, VerbosityLogger("info"), StopSignal(), Outcome())  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: no phase is enabled; set enable: true in a section such as prepare or train, or run ...

@@ -49,6 +49,7 @@ written; mark it as missing there (visibility 0)
         ]
         yield from _doubt_names(category, skeleton.names, [animal for _, animal in labelled])
         yield from _doubt_corners(category, skeleton.names, labelled)
+        yield from _doubt_boxes(category, labelled)
 
 
 def alike(names: Sequence[str]) -> list[list[str]]:
@@ -101,3 +102,32 @@ def _doubt_corners(category: str, names: Sequence[str], labelled: Sequence[tuple
         count = f"{int(corner[:, index].sum())} of {int(seen[:, index].sum())} animals, such as in {first}"
         problem = f"lies at exactly (0, 0) in {count}, as missing ones are often written"
         yield Finding(f"keypoint {names[index]!r} of {category!r}", problem, "mark it as missing there (visibility 0)")
+
+
+def _doubt_boxes(category: str, labelled: Sequence[tuple[str, Instance]]) -> Iterator[Finding]:
+    """Animals that have no labelled point in or near their own box, as where points are in another unit than boxes.
+
+    Near is half of the box's longer side around it. More than half of all animals with a box block the training.
+
+    Examples
+    --------
+    >>> fox = Instance("fox", np.array([[0.2, 0.3, 2.0]]), box_xyxy=np.array([20.0, 30.0, 60.0, 50.0]))
+    >>> [finding.problem for finding in _doubt_boxes("fox", [("a", fox)])]
+    ['1 of 1 animals have no labelled point in or near their own box, such as in a']
+    """
+    boxed, apart = 0, []
+    for picture, animal in labelled:
+        points = animal.keypoints[animal.keypoints[:, 2] > 0, :2]
+        if animal.box_xyxy is None or not len(points):
+            continue
+        boxed += 1
+        low, high = animal.box_xyxy[:2], animal.box_xyxy[2:]
+        margin = (high - low).max() / 2
+        if not ((points >= low - margin) & (points <= high + margin)).all(axis=1).any():
+            apart.append(picture)
+    if apart:
+        problem = (
+            f"{len(apart)} of {boxed} animals have no labelled point in or near their own box, such as in {apart[0]}"
+        )
+        cure = "write points and boxes in pixels of one picture"
+        yield Finding(f"boxes of {category!r}", problem, cure, blocks=2 * len(apart) > boxed)

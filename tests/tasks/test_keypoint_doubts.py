@@ -20,11 +20,11 @@ def picture(path, size: tuple[int, int], orientation: int = 1) -> None:
     Image.new("RGB", size[::-1]).save(path, exif=tags.tobytes())
 
 
-def coco(folder, points: list[float], size: tuple[int, int], number: int = 3) -> list:
+def coco(folder, points: list[float], size: tuple[int, int], number: int = 3, **more: list[float]) -> list:
     """A COCO set of `number` pictures with the same points, and its problems as verify reports them."""
     content = {
         "images": [{"id": n, "file_name": f"{n}.jpg", "height": size[0], "width": size[1]} for n in range(number)],
-        "annotations": [{"id": n, "image_id": n, "category_id": 1, "keypoints": points} for n in range(number)],
+        "annotations": [{"id": n, "image_id": n, "category_id": 1, "keypoints": points, **more} for n in range(number)],
         "categories": [{"id": 1, "name": "mouse", "keypoints": ["nose", "tail"]}],
     }
     (folder / "labels.json").write_text(json.dumps(content))
@@ -40,6 +40,17 @@ def test_points_in_the_corner_are_doubted(tmp_path):
     assert "keypoint 'tail' of 'mouse': lies at exactly (0, 0) in 3 of 3 animals, such as in 0" in str(finding)
     assert not list(coco(tmp_path, [3, 4, 2, 0, 0, 0], (40, 60)).problems())  # missing
     assert not list(coco(tmp_path, [3, 4, 2, 0, 0.5, 2], (40, 60)).problems())
+
+
+def test_points_in_another_unit_than_the_boxes_are_doubted(tmp_path):
+    for n in range(3):
+        picture(tmp_path / f"{n}.jpg", (40, 60))
+    box = {"bbox": [20, 10, 20, 16]}
+    (finding,) = coco(tmp_path, [0.3, 0.4, 2, 0.5, 0.6, 2], (40, 60), **box).problems()
+    assert finding.blocks
+    assert "3 of 3 animals have no labelled point in or near their own box, such as in 0" in str(finding)
+    assert not list(coco(tmp_path, [22, 12, 2, 0.5, 0.6, 0], (40, 60), **box).problems())
+    assert not list(coco(tmp_path, [42, 28, 2, 15, 5, 2], (40, 60), **box).problems())  # near the box
 
 
 @pytest.mark.parametrize("names", [(" nose ", "Nose", "nose"), ("left ear", "Left_Ear"), ("tail", "tail  ")])

@@ -157,13 +157,45 @@ def refuse_linked_crs(path: str | Path) -> None:
                     crs, _ = json.JSONDecoder().raw_decode(content[found.end() : found.end() + 2**16].decode("latin1"))
                 except ValueError:
                     continue  # no object: GDAL does not understand it either
+                properties = crs.get("properties") if isinstance(crs, dict) else None
+                if isinstance(properties, dict) and str(crs.get("type", "")).lower() == "name":
+                    refuse_unknown_crs(path, str(properties.get("name", "")))
                 if isinstance(crs, dict) and str(crs.get("type", "")).lower() in ("link", "url"):
-                    properties = crs.get("properties")
                     href = str(properties.get("href", "?") if isinstance(properties, dict) else "?")
                     raise DataError(
                         f"{path}: its crs is a link to {href[:200]}, and files may not open the network; write the CRS "
                         "into the file (ogr2ogr -a_srs EPSG:CODE)"
                     )
+
+
+def refuse_unknown_crs(path: str | Path, name: str) -> None:
+    """Refuse a CRS that PROJ does not know: GDAL would take WGS 84 in its place.
+
+    Raises
+    ------
+    DataError
+        When it is unknown.
+
+    Examples
+    --------
+    >>> refuse_unknown_crs("a.geojson", "urn:ogc:def:crs:OGC:1.3:CRS84")
+    >>> refuse_unknown_crs("a.geojson", "EPSG:99999")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.geojson: its crs is named 'EPSG:99999', which is unknown; correct it, or write the CRS ...
+    """
+    if name.upper().endswith("CRS84"):  # PROJ knows it by its whole name only
+        return
+    from rasterio.crs import CRS  # not before `shut_gdal_in`
+    from rasterio.errors import CRSError
+
+    try:
+        CRS.from_user_input(name)
+    except CRSError:
+        raise DataError(
+            f"{path}: its crs is named {name[:200]!r}, which is unknown; correct it, or write the CRS into the file "
+            "(ogr2ogr -a_srs EPSG:CODE)"
+        ) from None
 
 
 shut_gdal_in()

@@ -147,6 +147,39 @@ def move_along_x(geometries: np.ndarray, x: float) -> np.ndarray:
     return geometries if x == 0 else shapely.transform(geometries, lambda points: np.add(points, (x, 0)))
 
 
+def long_edges(geometries: np.ndarray) -> np.ndarray:
+    """Find polygons and lines in degrees with an edge of more than 180 and less than 360 degrees of longitude.
+
+    One that crosses the antimeridian and is not split there has such edges: it would be drawn the long way round.
+
+    Parameters
+    ----------
+    geometries : array of shapely geometries, shape (N,)
+        With x in degrees of longitude; None is none.
+
+    Returns
+    -------
+    bool array, shape (N,)
+
+    Examples
+    --------
+    >>> crossing = shapely.Polygon([(179, 0), (-179, 0), (-179, 1), (179, 1)])
+    >>> long_edges(np.array([crossing, shapely.box(-180, 0, 180, 1), shapely.box(179, 0, 181, 1), None])).tolist()
+    [True, False, False, False]
+    """
+    found = np.zeros(len(geometries), bool)
+    bounds = shapely.bounds(geometries)
+    wide = np.flatnonzero(bounds[:, 2] - bounds[:, 0] > 180)  # NaN where there is no geometry
+    parts, index = _single_parts(geometries[wide], shapely.get_dimensions(geometries[wide]))
+    lines, origin = shapely.get_parts(
+        np.where(shapely.get_dimensions(parts) == 2, shapely.boundary(parts), parts), return_index=True
+    )
+    points, line = shapely.get_coordinates(lines, return_index=True)
+    span = np.where(np.diff(line) == 0, np.abs(np.diff(points[:, 0])), 0)
+    found[wide[index[origin[line[1:][(span > 180) & (span < 360)]]]]] = True
+    return found
+
+
 def place_on_pixels(
     geometries: np.ndarray, crs: CRS | None, grid: PixelGrid, bounds: Bounds | None
 ) -> tuple[np.ndarray, np.ndarray, int]:

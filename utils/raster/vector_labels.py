@@ -19,10 +19,10 @@ from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.raster.class_table import build_table, class_index, class_key
 from utils.raster.gdal import file_key
-from utils.raster.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees, turns_between
+from utils.raster.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees, in_degrees, turns_between
 from utils.raster.labels import LabelSource, UnknownValuesError, check_overlap, check_same_kind, guess_crs, show_bounds
 from utils.raster.scenes import RasterScene
-from utils.raster.shapes import MARGIN, Shapes, bounds_around, move_along_x, place_on_pixels
+from utils.raster.shapes import MARGIN, Shapes, bounds_around, long_edges, move_along_x, place_on_pixels
 from utils.raster.tiling import Window
 from utils.raster.vector_files import Features, LayerInfo, read_features, read_layer_info
 from utils.runtime.recent import Recent
@@ -318,6 +318,13 @@ class VectorLabels(LabelSource):
         turns = [] if bounds is None else turns_between(bounds, read_layer_info(self.path, self.layer).bounds, crs)
         turns = turns or [0]
         features = self._features(bounds and (bounds[0] + turns[0], bounds[1], bounds[2] + turns[-1], bounds[3]))
+        if in_degrees(crs) and (crossing := long_edges(features.geometries)).any():
+            names = ", ".join(str(number) for number in features.numbers[crossing][:5])
+            raise DataError(
+                f"{self.path}: {crossing.sum()} features have an edge of more than 180 degrees of longitude (numbers "
+                f"{names}): if they cross the antimeridian, split them there (ogr2ogr -wrapdateline), or write "
+                "longitudes beyond 180; if they do not, add vertices"
+            )
         classes = self._look_up(features.values)
         placed = [place_on_pixels(move_along_x(features.geometries, -turn), crs, grid, bounds) for turn in turns]
         parts, index = (np.concatenate([found[place] for found in placed]) for place in range(2))

@@ -151,3 +151,13 @@ def test_labels_elsewhere_stay_refused_and_half_a_map_stays_half(tmp_path):
     read = RasterLabels(tmp_path / "l.tif", 2).read(scene_at(tmp_path, 179.8), Window(0, 0, HEIGHT, WIDTH))
     assert (read[:, :20] == IGNORE).all()
     assert (read[:, 20:] == 1).all()
+
+
+@pytest.mark.parametrize("west", [179.8, -180.2])
+def test_a_polygon_that_jumps_over_the_antimeridian_is_refused(tmp_path, west):
+    inside, crossing = box_of((25, 40), (8, 12)), box_of((5, 35), (4, 16))
+    jump = shapely.transform(crossing, lambda points: np.where(points > 180, points - 360, points))
+    path = tmp_path / "labels.geojson"
+    write_features(path, [inside, jump], crs="EPSG:4326")
+    with pytest.raises(DataError, match=r"1 features have an edge of more than 180 degrees .*wrapdateline"):
+        VectorLabels(path, 2, {"*": 1}).read(scene_at(tmp_path, west), Window(0, 0, HEIGHT, WIDTH))

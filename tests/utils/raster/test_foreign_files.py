@@ -127,6 +127,23 @@ def test_a_crs_that_is_a_link_is_refused_by_name(tmp_path):
     assert read_layer_info(tmp_path / "a.geojson", None).crs.to_epsg() == 32632
 
 
+@pytest.mark.parametrize("name", ["EPSG:99999", "urn:ogc:def:crs:EPSG::99999", "Gauss-Krueger", ""])
+def test_a_crs_that_nobody_knows_is_not_taken_for_degrees(tmp_path, name):
+    named = {"type": "name", "properties": {"name": name}}
+    (tmp_path / "a.geojson").write_text(json.dumps({**json.loads(calling("")["link.geojson"]), "crs": named}))
+    with pytest.raises(DataError, match=r"a\.geojson: its crs is named .* which is unknown"):
+        read_layer_info(tmp_path / "a.geojson", None)
+
+
+@pytest.mark.parametrize(
+    "name", ["CRS84", "urn:ogc:def:crs:OGC:1.3:CRS84", "http://www.opengis.net/def/crs/EPSG/0/4326"]
+)
+def test_names_of_degrees_are_known(tmp_path, name):
+    named = {"type": "name", "properties": {"name": name}}
+    (tmp_path / "a.geojson").write_text(json.dumps({**json.loads(calling("")["link.geojson"]), "crs": named}))
+    assert read_layer_info(tmp_path / "a.geojson", None).crs.is_geographic
+
+
 # --- virtual rasters -------------------------------------------------------------------------------------------------
 
 
