@@ -12,6 +12,7 @@ from pathlib import Path
 from utils.errors import DataError, SettingsError
 from utils.raster.scene_paths import has_raster_suffix
 from utils.runtime.files import walk_files
+from utils.runtime.reading import check_regular
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".geojsonl", ".json", ".shp", ".fgb", ".kml", ".gml", ".sqlite")
 
@@ -72,6 +73,8 @@ def pair_labels(
         raise SettingsError(f"dataset.label_pattern: expected {{stem}} for the picture's name, got {pattern!r}")
     if source.is_file():
         return dict.fromkeys(scenes, source), []
+    if source.exists() and not source.is_dir():
+        check_regular(source)
     if not source.is_dir():
         raise DataError(f"{source}: no such file or folder for labels")
     pictures = {path.resolve() for path in scenes}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from utils.errors import DataError
 from utils.media.overlays import is_overlay_picture
 from utils.runtime.files import walk_files
+from utils.runtime.reading import check_regular
 
 if TYPE_CHECKING:
     pass
@@ -65,7 +66,7 @@ def _expand_source(source: str | Path) -> list[Path]:
     Raises
     ------
     DataError
-        When there is no such file or folder.
+        When there is no such file or folder, or when it is a pipe or a device.
 
     Examples
     --------
@@ -79,6 +80,8 @@ def _expand_source(source: str | Path) -> list[Path]:
         return _files_of_folder(path)
     if path.is_file():
         return [path]
+    if path.exists():
+        check_regular(path)
     if not glob.has_magic(str(path)):
         raise DataError(f"{path}: no such file or folder")
     hits = [Path(hit) for hit in sorted(glob.glob(str(path), recursive=True))]

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -17,7 +18,9 @@ from utils.errors import DataError
 from utils.raster.drivers import RASTER_DRIVERS, VECTOR_DRIVERS
 from utils.raster.files import RasterFile, check_scene, write_raster
 from utils.raster.header import read_header
+from utils.raster.label_pairs import pair_labels
 from utils.raster.polygons import write_polygons
+from utils.raster.scene_paths import find_scenes
 from utils.raster.tiling import Window
 from utils.raster.vector_files import read_features, read_layer_info, write_features
 from utils.raster.vrt import trust_vrts
@@ -319,3 +322,12 @@ def test_one_module_alone_imports_the_vector_library():
             if any(name.split(".")[0] == "pyogrio" for name in names):
                 importing.add(path.name)
     assert importing == {"drivers.py"}
+
+
+def test_a_pipe_or_device_named_as_a_picture_or_label_is_called_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tif")
+    (tmp_path / "zero.tif").symlink_to("/dev/zero")
+    for name, kind in (("pipe.tif", "a pipe"), ("zero.tif", "a device")):
+        for read in (find_scenes, lambda path: pair_labels([], path)):
+            with pytest.raises(DataError, match=rf"{name}: {kind}; expected a file on a disk"):
+                read(tmp_path / name)
