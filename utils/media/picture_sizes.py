@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
-import numpy as np
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.errors import DataError
+from utils.media.decoding import decode
 from utils.runtime.reading import MAX_PICTURE_BYTES, check_regular, read_bounded
 
 MAX_PIXELS = 178_956_970  # a header may claim any size: a larger picture would fill the memory when it is decoded
@@ -50,6 +50,7 @@ def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> 
 
     Examples
     --------
+    >>> import numpy as np
     >>> picture_size(cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes())
     (4, 6)
     """
@@ -85,10 +86,7 @@ def _size_by_decoding(source: str | Path | bytes) -> tuple[int, int] | None:
     True
     """
     data = source if isinstance(source, bytes) else read_bounded(source, MAX_PICTURE_BYTES)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:
-        pixels = None
+    pixels = decode(data, cv2.IMREAD_COLOR)
     return None if pixels is None else (pixels.shape[0], pixels.shape[1])
 
 
@@ -102,6 +100,7 @@ def _size_of_stream(stream: BinaryIO) -> tuple[int, int]:
 
     Examples
     --------
+    >>> import numpy as np
     >>> _size_of_stream(io.BytesIO(cv2.imencode(".bmp", np.zeros((4, 6, 3), np.uint8))[1].tobytes()))
     (4, 6)
     """

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from utils.errors import DataError
+from utils.media.decoding import decode
 from utils.media.picture_sizes import TIFF_STARTS, picture_size
 from utils.raster.header import read_header
 from utils.raster.scenes import RasterScene
@@ -59,10 +60,7 @@ bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 4095 0 255)
                 return _decode_tiff(file.name, name)
             except DataError as error:
                 raise DataError(str(error).replace(file.name, str(name))) from None
-    try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error:  # OpenCV has its own limits for headers
-        decoded = None
+    decoded = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if decoded is None:
         raise DataError(f"{name}: cannot be decoded as a picture; is it cut off? take another copy")
     return _to_bytes(np.ascontiguousarray(decoded[..., ::-1]), name)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from utils.formats.types import MISSING, OCCLUDED, VISIBLE
+from utils.media.decoding import decode
 
 OUTLINES = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}  # with the least number of points
 VISIBILITY_FLAGS = ("kp_visibility", "visibility", "kp_visible")
@@ -175,9 +176,8 @@ def decode_mask(shape: Shape) -> np.ndarray:
     """
     text = shape.keys.get("mask")
     try:
-        data = np.frombuffer(base64.b64decode(text or "", validate=True), np.uint8)
-        pixels = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
-    except (TypeError, ValueError, cv2.error):
+        pixels = decode(base64.b64decode(text or "", validate=True), cv2.IMREAD_GRAYSCALE)
+    except (TypeError, ValueError):
         pixels = None
     if pixels is None:
         raise ValueError(f"expected a mask as PNG in base64, got {str(text)[:60]!r}")
