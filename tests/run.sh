@@ -7,4 +7,4 @@ ruff format --check .
 mypy
 python -m doctest main.py config.py
 OMP_NUM_THREADS=1 python -m pytest --quiet --numprocesses 2 --dist loadfile
-OMP_NUM_THREADS=1 python -m benchmarks.fuzz --seconds 30
+OMP_NUM_THREADS=1 python -m benchmarks.fuzz --seconds 30 --tries 10000
