@@ -72,7 +72,7 @@ def study_training(
         "colours": fitted,
         "colours_score": value,
         "doubts": [list(doubt) for doubt in doubts],
-        "val": digest_items(items_of(val_items)),
+        "val": digest_ids(items_of(val_items)),
     }
 
 
@@ -119,12 +119,12 @@ def items_of(prepared: Sequence[PreparedItem]) -> list[Any]:
     return [entry.item for entry in prepared]
 
 
-def digest_items(items: Sequence[Item]) -> str:
+def digest_ids(items: Sequence[Item]) -> str:
     """Digest of the ids of some items.
 
     Examples
     --------
-    >>> digest_items([Item("a", ())]) == digest_items([Item("a", ())]) != digest_items([Item("b", ())])
+    >>> digest_ids([Item("a", ())]) == digest_ids([Item("a", ())]) != digest_ids([Item("b", ())])
     True
     """
     return digest_json([item.id for item in items])
@@ -208,7 +208,7 @@ def judge_evaluation(
         trained_on = len((seen or {}).get("train", ()))
         text = f"{trained_on} of {len(items)} pictures are of training"
         doubts += [Doubt("training_pictures", text)] if trained_on else []
-    elif known.get("val") == digest_items(items):
+    elif known.get("val") == digest_ids(items):
         doubts += [Doubt(*doubt) for doubt in known["doubts"]]
     else:
         with suppress(DataError, SettingsError):  # the pictures of training need not be there

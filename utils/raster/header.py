@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP", "GIF"})  # decoded from the top: no random access
 _TURNED_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "GTiff"})  # whose pictures may be stored turned
 _PAGE = re.compile(r"Page \d+ \((?P<width>\d+)P x (?P<height>\d+)L ")  # GDAL's description of a page
+_MOST_BANDS = 4096  # hyperspectral scenes have hundreds; GDAL reads for minutes what claims tens of thousands
 _LARGE_BLOCK = 2**22  # pixels; larger blocks push each other out of GDAL's cache and are decoded again and again
 
 
@@ -166,7 +167,8 @@ def _read_header(key: FileKey) -> RasterHeader:
     Raises
     ------
     DataError
-        When there is no such file, it cannot be read, a source of a VRT is missing, or its values are complex numbers.
+        When there is no such file, it cannot be read, a source of a VRT is missing, it claims very many bands, or its
+        values are complex numbers.
 
     Examples
     --------
@@ -189,6 +191,11 @@ def _read_header(key: FileKey) -> RasterHeader:
         header = _header_of_tiff(path, error)
     if header.driver == "GTiff":
         _refuse_pages(path, _page_sizes(open_raster(path)))
+    if len(header.dtypes) > _MOST_BANDS:
+        raise DataError(
+            f"{path}: claims {len(header.dtypes)} bands, expected at most {_MOST_BANDS}; it may be damaged: copy it "
+            "again, or write the bands you need to a new raster"
+        )
     if any(dtype.startswith("complex") for dtype in header.dtypes):
         raise DataError(
             f"{path}: values are complex numbers ({header.dtypes[0]}); write their amplitude to a new raster"

@@ -331,3 +331,11 @@ def test_a_pipe_or_device_named_as_a_picture_or_label_is_called_one(tmp_path):
         for read in (find_scenes, lambda path: pair_labels([], path)):
             with pytest.raises(DataError, match=rf"{name}: {kind}; expected a file on a disk"):
                 read(tmp_path / name)
+
+
+def test_a_raster_that_claims_very_many_bands_is_refused_before_it_is_read(tmp_path):
+    write_raster(tmp_path / "a.tif", np.zeros((4, 6, 4096), np.uint8))
+    assert len(read_header(tmp_path / "a.tif").dtypes) == 4096
+    write_raster(tmp_path / "b.tif", np.zeros((4, 6, 4097), np.uint8))
+    with pytest.raises(DataError, match=r"b\.tif: claims 4097 bands, expected at most 4096"):
+        read_header(tmp_path / "b.tif")
