@@ -127,7 +127,15 @@ class AugmentationsConfig(Section):
         >>> AugmentationsConfig(enable=False, contrast=0.1).random_parts()
         []
         """
-        names = ("scale_range", "rotation_degrees", "brightness", "contrast", "saturation")
+        names = (
+            "scale_range",
+            "rotation_degrees",
+            "shear_degrees",
+            "translate",
+            "brightness",
+            "contrast",
+            "saturation",
+        )
         fields = type(self).model_fields if self.enable else {}
         return [name for name in names if name in fields and getattr(self, name) != fields[name].default]
 
@@ -139,6 +147,16 @@ class GeometricAugmentationsConfig(AugmentationsConfig):
         [1.0, 1.0], min_length=2, max_length=2, description="random enlargement; needs as brightness does"
     )
     rotation_degrees: float = Field(0.0, ge=0, le=180, description="random rotation; likewise")
+
+
+class AffineAugmentationsConfig(GeometricAugmentationsConfig):
+    """Variations of tasks whose targets are points or boxes, which follow any affine movement of the picture."""
+
+    shear_degrees: float = Field(0.0, ge=0, le=45, description="random shear along either axis; likewise")
+    translate: Fraction = Field(0.0, description="random shift, as a share of width and height; likewise")
+    probability: Fraction = Field(
+        1.0, description="share of varied pictures that are turned, enlarged, sheared and shifted"
+    )
 
 
 class SplitsConfig(Section):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Choice = TypeVar("Choice")
 
 HEADS: dict[str, dict[str, str]] = {  # kind of task -> name of a head -> where its class is; names cost no import
+    "detection": {
+        "dense": "models.dense_detection:DenseHead",
+    },
     "distill": {
         "convnext": "models.backbones.convnext_student:ConvNextStudent",
         "dinov2": "models.backbones.transformer_students:Dinov2Student",

@@ -241,6 +241,9 @@ class Head(nn.Module):
         Prefixes of parameter names in the first and last layers, which a matrix optimiser must leave to AdamW.
     counts : str
         The name of `num_outputs` in messages.
+    takes : tuple of str
+        What it is called with by name beside maps and picture: `valid`, the mask of a batch (None where nothing was
+        padded), and `target`, that of a training batch (None in evaluation).
 
     Raises
     ------
@@ -260,6 +263,7 @@ class Head(nn.Module):
     input_layers: ClassVar[tuple[str, ...]] = ()
     output_layers: ClassVar[tuple[str, ...]] = ()
     counts: ClassVar[str] = "num_outputs"
+    takes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: FeatureSpec, num_outputs: int, options: HeadOptions):
         super().__init__()

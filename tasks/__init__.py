@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tasks.task import Task
 
 TASKS = {  # kind -> where the class of its settings is, which is cheap to import, and where its task is
+    "detection": ("tasks.detection.settings:DetectionSettings", "tasks.detection.task:DetectionTask"),
     "distill": ("tasks.distill.settings:DistillSettings", "tasks.distill.task:DistillTask"),
     "keypoints": ("tasks.keypoints.settings:KeypointsSettings", "tasks.keypoints.task:KeypointsTask"),
     "segmentation": ("tasks.segmentation.settings:SegmentationSettings", "tasks.segmentation.task:SegmentationTask"),
@@ -33,7 +34,7 @@ def load_task(kind: str) -> type[Task]:
     >>> load_task("segmentatoin")
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: unknown kind 'segmentatoin'; known: distill, keypoints, segmentation
+    utils.errors.SettingsError: unknown kind 'segmentatoin'; known: detection, distill, keypoints, segmentation
     """
     if kind not in TASKS:
         raise SettingsError(f"unknown kind {kind!r}; known: {', '.join(sorted(TASKS))}")

@@ -6,6 +6,7 @@ import atexit
 import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from config import parse_settings
 from tasks import kinds
 from tasks.context import Context
 from utils.logging import VerbosityLogger
+from utils.samples.files import write_foxes
 
 if TYPE_CHECKING:
     from tasks.phases.train import Training
@@ -194,4 +196,19 @@ def tiny_backbone() -> str:
 
     folder = tempfile.mkdtemp(prefix="tiny-backbone-")
     write_random_backbone(folder, family="dinov2", width=8, depth=2, heads=2, patch_size=4, seed=0)
+    return folder
+
+
+@cache
+def drawn_animals() -> Path:
+    """Draw eight pictures of foxes for training and four for validation, and a video, once in a process.
+
+    Examples
+    --------
+    >>> sorted(path.name for path in drawn_animals().iterdir())
+    ['annotations', 'chase.mp4', 'images', 'sample.json']
+    """
+    folder = Path(tempfile.mkdtemp())
+    weakref.finalize(drawn_animals, shutil.rmtree, folder, ignore_errors=True)
+    write_foxes(folder, seed=1, train=8, val=4, frames=4)
     return folder

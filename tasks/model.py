@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.base import Head
 from tasks.features import FeatureService
 from tasks.sample import Batch
 from utils.errors import DataError, DinolithError
@@ -20,8 +21,8 @@ class FeatureModel(nn.Module):
     ----------
     features : FeatureService
         Computes maps when a batch has none; its backbone is loaded only then.
-    head : Module
-        Called with the maps and the picture.
+    head : Head
+        Called with the maps and the picture, and with what its `takes` names.
     finetune : bool or int
         True trains all blocks of the backbone, n the last n, False none.
     precision : str
@@ -43,9 +44,7 @@ class FeatureModel(nn.Module):
     True
     """
 
-    def __init__(
-        self, features: FeatureService, head: nn.Module, finetune: bool | int = False, precision: str = "fp32"
-    ):
+    def __init__(self, features: FeatureService, head: Head, finetune: bool | int = False, precision: str = "fp32"):
         super().__init__()
         self.head = head
         self.features = features
@@ -77,8 +76,10 @@ class FeatureModel(nn.Module):
             if self.backbone is not None and torch.is_grad_enabled() and not len(image):
                 # all ranks must run the backward pass of the collectives of a head
                 maps = [feature_map.requires_grad_() for feature_map in maps]
+        known = {"valid": batch.arrays.get("valid"), "target": batch.target if self.training else None}
+        taken = {name: known[name] for name in self.head.takes}
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            outputs = self.head([feature_map.to(torch.float32) for feature_map in maps], image)
+            outputs = self.head([feature_map.to(torch.float32) for feature_map in maps], image, **taken)
         return {name: output.float() if output.is_floating_point() else output for name, output in outputs.items()}
 
 

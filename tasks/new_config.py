@@ -61,7 +61,7 @@ def write_new_config(
     Examples
     --------
     >>> import tempfile
-    >>> from tasks.keypoints.example import drawn_animals
+    >>> from tasks.example import drawn_animals
     >>> target = Path(tempfile.mkdtemp()) / "foxes.yml"
     >>> labels = str(drawn_animals() / "annotations")
     >>> _ = write_new_config(labels, "small_data", target, ["train.epochs=7"], VerbosityLogger("error"))
@@ -108,7 +108,7 @@ def draft_settings(path: Path, changes: dict[str, Any], log: VerbosityLogger) ->
 
     Examples
     --------
-    >>> from tasks.keypoints.example import drawn_animals
+    >>> from tasks.example import drawn_animals
     >>> draft_settings(drawn_animals() / "annotations", {}, VerbosityLogger("error")).kind
     'keypoints'
     """

@@ -249,7 +249,7 @@ def test_a_shared_setting_counts_for_the_kinds_that_have_it_and_is_left_out_for_
                 "distil: unknown key, did you mean 'distill'?",
                 "tasks.a.model.head: unknown head 'v'; known: convnext, dinov2, vit",
                 "tasks.a.paths.label_path: unknown key; known keys: ",
-                "tasks.b.kind: unknown kind 'nope'; known: distill, keypoints, segmentation",
+                "tasks.b.kind: unknown kind 'nope'; known: detection, distill, keypoints, segmentation",
             ],
         ),
         (

@@ -24,7 +24,7 @@ PAGES = sorted(
 COMING_FROM = (ROOT / "docs" / "coming_from.md").read_text()
 HEADER = "our setting | their value | our default | remark |"
 NOT_LISTED = ("CHANGELOG.md",)  # speaks of settings as they were
-SECTIONS = "resources|logging|paths|dataset|model|prepare|verify|train|evaluate|inference|export|keypoints|distill"
+SECTIONS = "resources|logging|paths|dataset|model|prepare|verify|train|evaluate|inference|export|keypoints|detection|distill"
 SETTING = re.compile(rf"(?:{SECTIONS})(?:\.[a-z]\w*)+")
 FILE_NAMES = re.compile(r"\.(?:py|yml|yaml|json|csv|md|safetensors|txt|Name)$")
 NEEDED = {  # sections that are null until they are named, with the keys that they need
@@ -183,7 +183,7 @@ def test_settings_files_in_the_text_can_be_loaded(path):
 
 
 def test_every_head_is_described():
-    pages = ("docs/heads.md", "docs/keypoints.md", "docs/distill.md", "README.md")
+    pages = ("docs/heads.md", "docs/keypoints.md", "docs/detection.md", "docs/distill.md", "README.md")
     text = "".join((ROOT / name).read_text() for name in pages)
     for name in [name for heads in HEADS.values() for name in heads]:
         assert f"`{name}`" in text

@@ -1,4 +1,4 @@
-"""Labels for a model that is already trained: those of the pictures that are given, with its keypoints in its order."""
+"""Labels for a model that is already trained: with its keypoints, in its order."""
 
 from __future__ import annotations
 
@@ -8,73 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from tasks.keypoints.results import is_overlay
-from tasks.keypoints.settings import KeypointsSettings
 from utils.errors import DataError
 from utils.formats.types import AnnotationSet, Instance, Skeleton, missing_keypoints
-from utils.raster.inputs import find_inputs
 
 logger = logging.getLogger(__name__)
-
-
-def named_inputs(settings: KeypointsSettings) -> list[str]:
-    """The entries of `evaluate.inputs` if the labels of the task are those of `evaluate.labels`; else none.
-
-    Examples
-    --------
-    >>> evaluate = {"inputs": "new", "labels": "new.json"}
-    >>> named_inputs(KeypointsSettings(evaluate=evaluate, paths={"label_path": "new.json"}))
-    ['new']
-    >>> named_inputs(KeypointsSettings(evaluate=evaluate))
-    []
-    """
-    inputs = settings.evaluate.inputs
-    if inputs is None or settings.evaluate.labels != settings.paths.label_path:
-        return []
-    return [settings.paths.locate(entry) for entry in ([inputs] if isinstance(inputs, str) else inputs)]
-
-
-def keep_inputs(sets: Mapping[str, AnnotationSet], inputs: Sequence[str]) -> tuple[dict[str, AnnotationSet], list[str]]:
-    """Keep the labelled pictures that are among the inputs.
-
-    Parameters
-    ----------
-    sets : mapping of str to AnnotationSet
-        All that the labels name.
-    inputs : sequence of str
-        Files, folders and globs.
-
-    Returns
-    -------
-    kept : dict of str to AnnotationSet
-        Without the other pictures.
-    unlabelled : list of str
-        Inputs that the labels do not name.
-
-    Raises
-    ------
-    DataError
-        If the labels name none of the inputs.
-
-    Examples
-    --------
-    >>> from tasks.keypoints.example import pose_task
-    >>> sets = pose_task().labels.sets
-    >>> path = sets["val"].pictures[1].path
-    >>> kept, unlabelled = keep_inputs(sets, [str(path)])
-    >>> [len(part.pictures) for part in kept.values()], unlabelled
-    ([0, 1], [])
-    """
-    found = {path.resolve(): path for path in find_inputs(inputs, is_result=is_overlay)}
-    kept = {
-        split: replace(part, pictures=[picture for picture in part.pictures if picture.path.resolve() in found])
-        for split, part in sets.items()
-    }
-    named = {picture.path.resolve() for part in sets.values() for picture in part.pictures}
-    if not named & found.keys():
-        some = ", ".join(str(path) for path in sorted(named)[:2])
-        raise DataError(f"evaluate.inputs: the labels name none of {len(found)} inputs; they name {some}, ...")
-    return kept, sorted(str(path) for resolved, path in found.items() if resolved not in named)
 
 
 def align_sets(sets: Mapping[str, AnnotationSet], wanted: Skeleton, category: str | None) -> dict[str, AnnotationSet]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tasks.item import Finding
-from tasks.keypoints.items import PoseItem, box_of, decode_picture
+from tasks.keypoints.items import PoseItem, box_of
+from tasks.labelled import decode_picture
 from utils.errors import DataError
 from utils.formats.types import Instance, Skeleton
 from utils.keypoints.left_right import body_axis, left_right_pairs

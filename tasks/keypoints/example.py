@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-import weakref
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import parse_settings
 from tasks import kinds
 from tasks.context import Context
-from tasks.example import example_context, in_temporary_folder, tiny_backbone
+from tasks.example import drawn_animals, example_context, in_temporary_folder, tiny_backbone
 from tasks.sample import Batch, Progress
-from utils.samples.files import write_foxes
 
 if TYPE_CHECKING:
     from tasks.keypoints.task import KeypointsTask
@@ -50,21 +46,6 @@ def animals_example(folder: str | Path, *overrides: str) -> tuple[KeypointsTask,
     text = SETTINGS.format(folder=folder, backbone=tiny_backbone())
     settings = parse_settings(text, overrides, kinds()).tasks["animals"]
     return KeypointsTask("animals", settings), example_context(folder / "run")
-
-
-@cache
-def drawn_animals() -> Path:
-    """Draw the pictures once in a process.
-
-    Examples
-    --------
-    >>> sorted(path.name for path in drawn_animals().iterdir())
-    ['annotations', 'chase.mp4', 'images', 'sample.json']
-    """
-    folder = Path(tempfile.mkdtemp())
-    weakref.finalize(drawn_animals, shutil.rmtree, folder, ignore_errors=True)
-    write_foxes(folder, seed=1, train=8, val=4, frames=4)
-    return folder
 
 
 def pose_task(*overrides: str) -> KeypointsTask:

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tasks.item import Item
-from utils.errors import DataError
-from utils.formats.pictures import picture_bytes
+from tasks.labelled import PictureItem
+from tasks.labels import box_fault
 from utils.formats.types import AnnotatedPicture, Instance
 from utils.geometry.crops import box_of_points, move_boxes, tight_box
-from utils.raster.pictures import decode_rgb
 from utils.runtime.files import digest_json
-
-REACH = 3.0  # largest width or height of a box, relative to its picture
 
 
 @dataclass(frozen=True)
-class PoseItem(Item):
-    """A picture, or the frames of a video.
-
-    Parameters
-    ----------
-    picture : AnnotatedPicture
-        Its path and labelled animals; a video has no animals.
-    split : str
-        Split that it belongs to.
-    first_frame : int
-        First frame of a video to read.
-    pixels : ndarray, shape (H, W, 3), optional
-        The picture itself, uint8, red first, where it is in no file.
+class PoseItem(PictureItem):
+    """A picture with labelled animals or tools, or the frames of a video.
 
     Examples
     --------
+    >>> from pathlib import Path
     >>> PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest == labels_digest(())
     True
     """
-
-    picture: AnnotatedPicture
-    split: str
-    first_frame: int = 0
-    pixels: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def labels_digest(self) -> str:
@@ -52,20 +32,11 @@ class PoseItem(Item):
 
         Examples
         --------
+        >>> from pathlib import Path
         >>> len(PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "val").labels_digest)
         32
         """
         return labels_digest(self.picture.instances)
-
-    def stamp(self) -> list:
-        """Values that change with the picture or its labels.
-
-        Examples
-        --------
-        >>> PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "val").stamp()[:2]
-        ['a', []]
-        """
-        return [*super().stamp(), self.labels_digest]
 
 
 def labels_digest(instances: Iterable[Instance]) -> str:
@@ -96,25 +67,6 @@ def labels_digest(instances: Iterable[Instance]) -> str:
     )
 
 
-def decode_picture(picture: AnnotatedPicture) -> np.ndarray:
-    """Read a picture as it is displayed, (H, W, 3) uint8, red first; embedded ones too.
-
-    Raises
-    ------
-    DataError
-        If it cannot be decoded or shown in 8 bits, or has too many pixels.
-
-    Examples
-    --------
-    >>> import cv2, tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.png"
-    >>> _ = path.write_bytes(cv2.imencode(".png", np.full((2, 3, 3), (9, 0, 0), np.uint8))[1].tobytes())
-    >>> decode_picture(AnnotatedPicture("a", path, None, ()))[0, 0].tolist()
-    [0, 0, 9]
-    """
-    return decode_rgb(picture_bytes(picture), picture.path)
-
-
 def is_usable(animal: Instance) -> bool:
     """Whether an animal can be used for training: not a crowd, and with a labelled point.
 
@@ -131,6 +83,7 @@ def usable(picture: AnnotatedPicture) -> list[Instance]:
 
     Examples
     --------
+    >>> from pathlib import Path
     >>> usable(AnnotatedPicture("a", Path("a.png"), (4, 6), ()))
     []
     """
@@ -172,12 +125,9 @@ def box_faults(animals: Iterable[Instance], size: tuple[int, int] | None) -> Ite
         box = box_of(animal) if is_drawn else box_of_points(animal.keypoints, margin=0, least=0)
         if box is None:
             continue
-        width, height = box[2:] - box[:2]
-        if is_drawn and not min(width, height) > 0:
-            yield f"animal {index}: its box has no area ({width:g} x {height:g} pixels)"
-        elif size is not None and not (width <= REACH * size[1] and height <= REACH * size[0]):
-            what = f"its box of {width:.4g} x {height:.4g} pixels"
-            yield f"animal {index}: {what} is more than {REACH:g} times as wide or high as the picture"
+        fault = box_fault(box, size, needs_area=is_drawn)
+        if fault:
+            yield f"animal {index}: {fault}"
 
 
 def mask_out_crowd(valid: np.ndarray, box_xyxy: np.ndarray | None, matrix: np.ndarray) -> None:
@@ -194,26 +144,3 @@ def mask_out_crowd(valid: np.ndarray, box_xyxy: np.ndarray | None, matrix: np.nd
         return
     left, top, right, bottom = move_boxes(box_xyxy, matrix).clip(0, None)
     valid[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = False
-
-
-def name_inputs(paths: Sequence[Path]) -> dict[str, Path]:
-    """Ids of inputs, which are also the names of their results.
-
-    Raises
-    ------
-    DataError
-        If two share a name.
-
-    Examples
-    --------
-    >>> name_inputs([Path("day1/fox.png"), Path("day2/fox.mp4")])
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: day2/fox.mp4: day1/fox.png has the same name, and so would its result; rename one
-    """
-    inputs: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in inputs:
-            raise DataError(f"{path}: {inputs[path.stem]} has the same name, and so would its result; rename one")
-        inputs[path.stem] = path
-    return inputs

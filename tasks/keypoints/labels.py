@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from tasks.item import Finding
-from tasks.keypoints.alignment import align_sets, keep_inputs, named_inputs
+from tasks.keypoints.alignment import align_sets
 from tasks.keypoints.doubts import find_doubts
 from tasks.keypoints.items import box_faults, usable
+from tasks.keypoints.results import is_overlay
 from tasks.keypoints.settings import KeypointsSettings
+from tasks.labels import PictureLabels
 from tasks.splits import read_list
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_poses
@@ -21,10 +23,8 @@ from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skele
 from utils.geometry.crops import canvas_of
 from utils.runtime.setting_errors import suggest
 
-logger = logging.getLogger(__name__)
 
-
-class PoseLabels:
+class PoseLabels(PictureLabels):
     """Reads the labels once, with skeleton and canvas; the description of a checkpoint can replace them.
 
     Parameters
@@ -47,48 +47,24 @@ class PoseLabels:
     def __init__(
         self, settings: KeypointsSettings, multiple: Callable[[], int], fixed: Mapping[str, Any] | None = None
     ):
-        self.settings = settings
+        super().__init__(settings, fixed)
         self.keypoints = settings.keypoints
         self.multiple = multiple
-        self.fixed = dict(fixed or {})
-        self.unlabelled: list[str] = []  # of the pictures in evaluate.inputs
 
-    @cached_property
-    def sets(self) -> dict[str, AnnotationSet]:
-        """Labelled pictures by split; `all` if the source has no splits.
-
-        Raises
-        ------
-        SettingsError, DataError
-            If no labels are named, or nothing can be read.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> list(pose_task().labels.sets)
-        ['train', 'val']
-        """
-        source = self.settings.paths.resolve("label_path")
-        if source is None:
-            raise SettingsError(
-                "paths.label_path: not set; name the labels: a data.yaml, a COCO json, a LabelMe folder or a csv"
-            )
-        if not Path(source).exists():
-            raise DataError(f"paths.label_path: {source}: no such file or folder; give a data set file or a folder")
+    @override
+    def read(self, source: str, root: str | None) -> dict[str, AnnotationSet]:
         names = None
         if self.keypoints.names_file is not None:
             names = read_list(Path(self.settings.paths.locate(self.keypoints.names_file)))
-        read = lambda root: read_poses(source, self.keypoints.format, root, names)  # noqa: E731 - of two places
-        inputs = named_inputs(self.settings) if "skeleton" in self.fixed else []
-        try:
-            sets = read(self.settings.paths.data_root)
-        except DataError:
-            if len(inputs) != 1 or not Path(inputs[0]).is_dir():
-                raise
-            sets = read(inputs[0])  # the labels name pictures that lie in this folder
-        if inputs:
-            sets, self.unlabelled = keep_inputs(sets, inputs)
-        return align_sets(sets, self.fixed["skeleton"], self._category(sets)) if "skeleton" in self.fixed else sets
+        return read_poses(source, self.keypoints.format, root, names)
+
+    @override
+    def align(self, sets: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:
+        return align_sets(sets, self.fixed["skeleton"], self._category(sets))
+
+    @override
+    def is_result(self, path: Path) -> bool:
+        return is_overlay(path)
 
     def _category(self, sets: Mapping[str, AnnotationSet]) -> str | None:
         """The kind of animal of the settings, or of the checkpoint if these labels have it.
@@ -151,76 +127,14 @@ class PoseLabels:
         flip_idx = self.skeleton.flip_idx
         return tuple(range(self.skeleton.num_keypoints)) if flip_idx is None else flip_idx
 
-    @cached_property
-    def faults(self) -> dict[str, Finding]:
-        """The first box of each picture that cannot be used, by picture.
+    @override
+    def counts(self, instance: Instance) -> bool:
+        fits = len(instance.keypoints) == self.skeleton.num_keypoints
+        return fits and self.keypoints.category in (None, instance.category)
 
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> labels = pose_task().labels
-        >>> labels.sets["val"].pictures[1].instances[0].box_xyxy[2] = 1e300
-        >>> print(*labels.faults.values())
-        images/val_001: animal 1: its box of 1e+300 x 78 pixels is more than 3 times as wide or high as the picture; \
-correct or remove it
-        """
-        faults: dict[str, Finding] = {}
-        for picture in (picture for part in self.sets.values() for picture in part.pictures):
-            fault = next(box_faults(filter(self._counts, picture.instances), picture.size), None)
-            if fault is not None:
-                faults.setdefault(picture.id, Finding(picture.id, fault, "correct or remove it"))
-        return faults
-
-    @cached_property
-    def pictures(self) -> dict[str, tuple[str, AnnotatedPicture]]:
-        """Every labelled picture by id, with the split that its source puts it in; animals of the chosen kind only.
-
-        Pictures whose labels cannot be read completely are left out, since missing animals would be learned as
-        background; `verify` lists them.
-
-        Raises
-        ------
-        DataError
-            If a picture is in two splits, or no picture has labels that can be read.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> sorted({split for split, _ in pose_task().labels.pictures.values()})
-        ['train', 'val']
-        """
-        pictures: dict[str, tuple[str, AnnotatedPicture]] = {}
-        incomplete: list[str] = []
-        for split, part in self.sets.items():
-            for picture in part.pictures:
-                if picture.extra.get("incomplete") or picture.id in self.faults:
-                    incomplete.append(picture.id)
-                    continue
-                if picture.id in pictures:
-                    raise DataError(f"{picture.path}: is in {pictures[picture.id][0]} and in {split}; keep one")
-                pictures[picture.id] = split, replace(picture, instances=tuple(filter(self._counts, picture.instances)))
-        if incomplete:
-            summary = (
-                f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read or used whole"
-            )
-            if not pictures:
-                raise DataError(f"{self.settings.paths.label_path}: all {summary}; first: {next(self.problems())}")
-            logger.warning("%s; they are left out until the labels are corrected; verify lists them", summary)
-        return pictures
-
-    def _counts(self, animal: Instance) -> bool:
-        """Whether an animal has the category and keypoints of this task.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> import numpy as np
-        >>> labels = pose_task().labels
-        >>> labels._counts(Instance("animal", np.zeros((7, 3)))), labels._counts(Instance("animal", np.zeros((3, 3))))
-        (True, False)
-        """
-        fits = len(animal.keypoints) == self.skeleton.num_keypoints
-        return fits and self.keypoints.category in (None, animal.category)
+    @override
+    def box_faults(self, picture: AnnotatedPicture) -> Iterator[str]:
+        yield from box_faults(picture.instances, picture.size)
 
     @cached_property
     def max_instances(self) -> int:
@@ -276,34 +190,10 @@ correct or remove it
             raise DataError(f"{self.settings.paths.resolve('label_path')}: none of its pictures can be read")
         return canvas_of(sizes, side, multiple)
 
+    @override
     def problems(self) -> Iterator[Finding]:
-        """Problems that readers found in the labels, and what is doubtful in them.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> list(pose_task().labels.problems())
-        []
-        """
-        for part in self.sets.values():
-            for problem in part.problems:
-                yield Finding(problem.where, problem.what, problem.cure)
-        yield from self.faults.values()
+        yield from super().problems()
         yield from find_doubts(self.sets)
-
-    def warn_of_problems(self) -> None:
-        """Log the number of problems once, for runs without verify.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> labels = pose_task().labels
-        >>> labels.warn_of_problems(), len(list(labels.problems()))
-        (None, 0)
-        """
-        problems = list(self.problems())
-        if problems:
-            logger.warning("%d problems in the labels, which verify lists; the first: %s", len(problems), problems[0])
 
 
 def join_skeletons(sets: Mapping[str, AnnotationSet], category: str | None = None) -> dict[str, Skeleton]:

@@ -42,7 +42,7 @@ def draft_keypoints(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
 
     Examples
     --------
-    >>> from tasks.keypoints.example import drawn_animals
+    >>> from tasks.example import drawn_animals
     >>> draft = draft_keypoints(drawn_animals() / "annotations", {}, VerbosityLogger("error"))
     >>> draft.figures[0], draft.task["keypoints"]["formats"]
     ('12 pictures, 0 of them without an animal; 22 animals, at most 3 in a picture', ['csv', 'json', 'video'])
@@ -74,7 +74,7 @@ def _log_problems(labels: PoseLabels, pictures: Sequence[AnnotatedPicture], log:
 
     Examples
     --------
-    >>> from tasks.keypoints.example import drawn_animals
+    >>> from tasks.example import drawn_animals
     >>> _log_problems(labels_of(drawn_animals() / "annotations", {}), [], VerbosityLogger("info"))
     """
     items = [PoseItem(picture.id, (picture.path,), picture, "train") for picture in pictures]
@@ -99,7 +99,7 @@ def labels_of(path: Path, changes: dict[str, Any]) -> PoseLabels:
 
     Examples
     --------
-    >>> from tasks.keypoints.example import drawn_animals
+    >>> from tasks.example import drawn_animals
     >>> labels_of(drawn_animals() / "annotations", {}).skeleton.num_keypoints
     7
     """

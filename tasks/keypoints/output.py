@@ -13,11 +13,12 @@ from tasks.baselines import ColourBaseline
 from tasks.belief import LEAST_POINTS, LEAST_POINTS_OF_ONE, Doubt, Support
 from tasks.item import Item, Piece
 from tasks.keypoints.baseline import KeypointColours
-from tasks.keypoints.items import PoseItem, decode_picture
+from tasks.keypoints.items import PoseItem
 from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.metric import KeypointMetric, report_scores
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.sinks import PoseSink, gather_predictions
+from tasks.labelled import decode_picture
 from tasks.output import Metric, Output, Sink
 from utils.formats.coco.label_ids import LabelIds, find_ids
 from utils.keypoints.matching import PredictedPose, TruthPose

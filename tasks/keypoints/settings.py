@@ -9,10 +9,10 @@ from pydantic import Field
 from typing_extensions import override
 
 from config import (
+    AffineAugmentationsConfig,
     Count,
     DatasetConfig,
     Fraction,
-    GeometricAugmentationsConfig,
     InferenceConfig,
     LabelledEvaluateConfig,
     ModelConfig,
@@ -49,7 +49,7 @@ class ConvertConfig(Section):
 class KeypointsDataset(DatasetConfig):
     """Pictures, labels and classes."""
 
-    augmentations: GeometricAugmentationsConfig = GeometricAugmentationsConfig()
+    augmentations: AffineAugmentationsConfig = AffineAugmentationsConfig()
     sample: SampleConfig = SampleConfig()
     convert_to: ConvertConfig | None = Field(
         None, description="prepare also writes the labels in another format, divided as the splits are"

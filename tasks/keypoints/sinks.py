@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from tasks.item import Piece
 from tasks.keypoints.coco_results import poses_of, results_of_labels, whole_file
-from tasks.keypoints.items import PoseItem, decode_picture
+from tasks.keypoints.items import PoseItem
 from tasks.keypoints.results import (
     CSV_COLUMNS,
     MADE_BY,
@@ -26,6 +26,7 @@ from tasks.keypoints.results import (
     result_path,
     shared_results,
 )
+from tasks.labelled import decode_picture
 from tasks.output import Sink
 from utils.errors import DataError
 from utils.formats.coco.label_ids import LabelIds

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from io import BytesIO
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +14,13 @@ from config import expand_path
 from tasks.features import FeatureService
 from tasks.item import Finding, Item, Piece
 from tasks.keypoints.audit import audit_pictures
-from tasks.keypoints.items import (
-    PoseItem,
-    box_faults,
-    box_of,
-    decode_picture,
-    is_usable,
-    mask_out_crowd,
-    name_inputs,
-)
+from tasks.keypoints.items import PoseItem, box_faults, box_of, is_usable, mask_out_crowd
 from tasks.keypoints.labels import PoseLabels, join_skeletons
-from tasks.keypoints.results import is_overlay
 from tasks.keypoints.settings import KeypointsSettings
-from tasks.neighbours import choose_groups, draw_groups, grouped
+from tasks.labelled import LabelledSource
 from tasks.sample import Sample
-from tasks.seen import digest_pictures, digest_stream
-from tasks.source import ListedSource
-from tasks.splits import split_list
 from utils.errors import DataError, SettingsError
 from utils.formats.convert import convert_poses, is_converted
-from utils.formats.pictures import picture_bytes
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.geometry.augment import RandomColour
@@ -44,18 +29,15 @@ from utils.geometry.crops import (
     drop_outside,
     move_boxes,
     move_points,
-    random_similarity,
+    random_affine,
     warp_picture,
     whole_picture,
 )
 from utils.geometry.fields import Boxes, Fields, Image, Mask, Points, Transform, Values, warp
-from utils.media.thumbnails import thumbnail
-from utils.media.videos import VideoReader, is_video
-from utils.raster.inputs import find_inputs
-from utils.samples.files import write_foxes
+from utils.media.videos import is_video
 
 
-class PoseSource(ListedSource[PoseItem]):
+class PoseSource(LabelledSource[PoseItem]):
     """Pictures and videos with labelled keypoints.
 
     Parameters
@@ -74,28 +56,24 @@ class PoseSource(ListedSource[PoseItem]):
     """
 
     settings: KeypointsSettings
+    labels: PoseLabels
 
     def __init__(self, name: str, settings: KeypointsSettings, features: FeatureService, labels: PoseLabels):
-        super().__init__(name, settings, features)
+        super().__init__(name, settings, features, labels, settings.keypoints.split_by, "keypoints")
         self.keypoints = settings.keypoints
-        self.labels = labels
 
     # -- items
 
     @override
     def prepare_data(self) -> None:
-        dataset = self.settings.dataset
-        if dataset.sample.enable:
-            write_foxes(expand_path(dataset.sample.folder), seed=dataset.sample.seed)
-        if self.has_lists():
-            self.write_splits()
-        if dataset.convert_to is not None:
-            target = dataset.convert_to
+        super().prepare_data()
+        target = self.settings.dataset.convert_to
+        if target is not None:
             convert_poses(self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode)
 
     @override
     def preview_data(self) -> str:
-        what, target = super().preview_data() if self.has_lists() else "", self.settings.dataset.convert_to
+        what, target = super().preview_data(), self.settings.dataset.convert_to
         if target is None or is_converted(
             self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode
         ):
@@ -106,86 +84,11 @@ class PoseSource(ListedSource[PoseItem]):
     def items(self, split: str) -> list[PoseItem]:
         if split != "inference" and not self.labels.skeleton.num_keypoints:
             return []  # such labels can only be converted
-        if split == "inputs":
-            self.labels.warn_of_problems()
         return super().items(split)
 
     @override
-    def picture_digest(self, item: PoseItem) -> str:
-        picture = item.picture
-        embedded = picture.extra.get("image_data") == "embedded"
-        return digest_stream(BytesIO(picture_bytes(picture))) if embedded else digest_pictures([picture.path])
-
-    @override
-    def left_out(self) -> str:
-        unlabelled = self.labels.unlabelled
-        return f"{len(unlabelled)} inputs have no label, such as {unlabelled[0]}" if unlabelled else ""
-
-    @override
-    def names(self) -> list[str]:
-        return sorted(self.labels.pictures)
-
-    @override
-    def named(self, name: str, split: str) -> list[PoseItem]:
-        return [self._item(self.labels.pictures[name][1], split)] if name in self.labels.pictures else []
-
-    @override
-    def unlisted(self, split: str) -> list[PoseItem]:
-        return [
-            self._item(picture, split)
-            for labelled_split, picture in self.labels.pictures.values()
-            if labelled_split == split
-        ]
-
-    @staticmethod
-    def _item(picture: AnnotatedPicture, split: str) -> PoseItem:
-        """Make an item of a labelled picture.
-
-        Examples
-        --------
-        >>> PoseSource._item(AnnotatedPicture("a", Path("a.png"), None, ()), "val").split
-        'val'
-        """
+    def make_item(self, picture: AnnotatedPicture, split: str) -> PoseItem:
         return PoseItem(picture.id, (picture.path,), picture, split)
-
-    @override
-    def uses_list(self, split: str) -> bool:
-        listed = getattr(self.settings.dataset.splits, f"{split}_list")
-        return listed is not None or (split != "test" and not {"train", "val"} <= set(self.labels.sets))
-
-    def has_lists(self) -> bool:
-        """Whether the train or validation split comes from a list, and not from the labels.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> pose_task().source.has_lists()
-        False
-        """
-        return self.uses_list("train") or self.uses_list("val")
-
-    def is_split(self) -> bool:
-        """Whether the lists of the splits exist or are not needed; else prepare writes them.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> pose_task().source.is_split()
-        True
-        """
-        lists = [split_list(self.name, self.settings, split) for split in ("train", "val") if self.uses_list(split)]
-        return all(path is not None and path.exists() for path in lists)
-
-    def first_split(self) -> str:
-        """The first split with pictures; verify reports the problems of all labels with it.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> pose_task().source.first_split()
-        'train'
-        """
-        return next((split for split in ("train", "val", "test") if self.items(split)), "train")
 
     def split_sets(self) -> dict[str, AnnotationSet]:
         """All labels of every kind of animal, by split.
@@ -207,51 +110,19 @@ class PoseSource(ListedSource[PoseItem]):
         return divided
 
     @override
-    def split_recipe(self) -> str:
-        seed, fraction = self.settings.resources.seed, self.settings.train.val_fraction
-        return f"seed {seed}, val_fraction {fraction:g}, by {self.keypoints.split_by}"
-
-    @override
-    def draw_split(self) -> tuple[list[str], list[str]]:
-        names = [
-            item.id
-            for item in self.without_test(self._item(picture, "train") for _, picture in self.labels.pictures.values())
-        ]
-        by: str = self.keypoints.split_by
-        if by == "auto":
-            pictures = self.labels.pictures
-            cure = "write the split lists yourself, whole videos in each"
-            by = choose_groups(names, lambda name: thumbnail(decode_picture(pictures[name][1])), cure)
-        groups = grouped(names, by)
-        if len(groups) < 2:
-            raise DataError(
-                f"keypoints.split_by: {by} gives a single group of pictures, so that none is left for validation; "
-                "choose another, or write the split lists yourself"
-            )
-        val = draw_groups(groups, self.settings.train.val_fraction, self.settings.resources.seed)
-        return sorted(set(names) - set(val)), val
-
-    @override
     def input_items(self, sources: list[str]) -> list[PoseItem]:
-        try:
-            inputs = name_inputs(find_inputs(sources, is_result=is_overlay))
-        except DataError as error:
-            raise DataError(f"inference.inputs: {error}") from error
+        inputs = self.find_inputs(sources)
         prompts = self._prompts(inputs) if self.keypoints.instance_mode == "per_instance" else {}
         return [
-            self._item(AnnotatedPicture(name, path, None, prompts.get(name, ())), "inference")
+            self.make_item(AnnotatedPicture(name, path, None, prompts.get(name, ())), "inference")
             for name, path in inputs.items()
         ]
 
     @override
-    @contextmanager
-    def in_memory(self, image: np.ndarray, prompts: Any = None) -> Iterator[Item]:
-        if image.dtype != np.uint8 or image.shape[2] != 3:
-            raise ValueError(f"expected a picture (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
+    def in_memory(self, image: np.ndarray, prompts: Any = None) -> AbstractContextManager[Item]:
         if self.keypoints.instance_mode == "per_instance" and not prompts:
             raise ValueError("keypoints.instance_mode is per_instance: give prompts, an instance with a box per animal")
-        picture = AnnotatedPicture("array", Path("array"), (image.shape[0], image.shape[1]), tuple(prompts or ()))
-        yield PoseItem(picture.id, (), picture, "inference", pixels=image)
+        return super().in_memory(image, prompts)
 
     def _prompts(self, inputs: dict[str, Path]) -> dict[str, tuple[Instance, ...]]:
         """Boxes of animals from LabelMe files with the pictures' names.
@@ -296,14 +167,9 @@ class PoseSource(ListedSource[PoseItem]):
         return {name: drawn[name].instances for name in inputs}
 
     @override
-    def continue_from(self, item: PoseItem, resume: int) -> PoseItem:
-        return replace(item, first_frame=resume)
-
-    @override
     def count_samples(self, item: PoseItem) -> int:
-        if is_video(item.picture.path):
-            return VideoReader(item.picture.path).header_frames or 0
-        return len(item.picture.instances) if self.settings.keypoints.instance_mode == "per_instance" else 1
+        crops = self.settings.keypoints.instance_mode == "per_instance" and not is_video(item.picture.path)
+        return len(item.picture.instances) if crops else item.count_frames()
 
     @override
     def truth(self, piece: Piece) -> tuple[Instance, ...]:
@@ -325,27 +191,10 @@ class PoseSource(ListedSource[PoseItem]):
 
     @override
     def samples(self, item: PoseItem) -> Iterator[Sample]:
-        for frame, image in self._frames(item):
+        for frame, image in item.frames():
             for index, matrix, animals in self._places(item, image.shape[:2]):
                 name = f"{item.id}#{frame}.{index}"
                 yield Sample(name, item, self._arrays(image, matrix, animals, (frame, index)))
-
-    def _frames(self, item: PoseItem) -> Iterator[tuple[int, np.ndarray]]:
-        """The picture of an item as frame 0, or the frames of a video.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> source = pose_task().source
-        >>> [(frame, image.shape) for frame, image in source._frames(source.items("val")[0])]
-        [(0, (192, 256, 3))]
-        """
-        path = item.picture.path
-        if is_video(path):
-            with VideoReader(path) as video:
-                yield from enumerate(video.frames(item.first_frame), start=item.first_frame)
-        elif item.first_frame == 0:
-            yield 0, decode_picture(item.picture) if item.pixels is None else item.pixels
 
     def _places(self, item: PoseItem, size: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray, Sequence[Instance]]]:
         """Matrix (3, 3) of each sample of a picture: the whole picture, or a crop around each animal.
@@ -444,10 +293,16 @@ class PoseSource(ListedSource[PoseItem]):
         varied = self.settings.dataset.augmentations
         if not varied.enable:
             return sample
-        height, width = sample.arrays["image"].shape[:2]
-        low, high = varied.scale_range
-        matrix = random_similarity(generator, (height, width), (low, high), varied.rotation_degrees)
+        size = sample.arrays["image"].shape[:2]
+        matrix = random_affine(
+            generator,
+            size,
+            (varied.scale_range[0], varied.scale_range[1]),
+            varied.rotation_degrees,
+            varied.shear_degrees,
+            varied.translate,
+            varied.probability,
+        )
         colour = RandomColour(varied.brightness, varied.contrast, varied.saturation)
-        still = np.array_equal(matrix, np.eye(3))
-        arrays = sample.arrays if still else warp(self.fields, sample.arrays, matrix, (height, width))
+        arrays = sample.arrays if np.array_equal(matrix, np.eye(3)) else warp(self.fields, sample.arrays, matrix, size)
         return sample.with_arrays({**arrays, "image": colour(arrays["image"], generator)})

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Self
 
 from typing_extensions import override
 
-from config import SampleConfig, expand_path
+from config import expand_path
 from models import find_head, read_head_options
 from models.base import KeypointHead
-from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
+from tasks.feature_task import refuse_other, refuse_unused_sample
 from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.metric import PRIMARY
 from tasks.keypoints.objective import KeypointsObjective
@@ -24,8 +24,8 @@ from tasks.keypoints.results import refuse_double, refuse_foreign
 from tasks.keypoints.rules import Decision, automatic_settings
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.source import PoseSource
+from tasks.labelled import LabelledTask
 from tasks.predictor import Predictor
-from tasks.splits import lists_stay
 from utils.errors import DataError, SettingsError
 from utils.formats.types import Skeleton
 from utils.geometry.augment import View
@@ -38,7 +38,7 @@ PREDICTING = ("decoder", "min_score", "nms_radius", "tta_merge", "thresholds", "
 DESCRIBED = frozenset(["skeleton", "canvas", "most", "grouping", "instance_mode", "bbox_scale"])
 
 
-class KeypointsTask(FeatureTask):
+class KeypointsTask(LabelledTask):
     """Keypoints of one or several animals per picture.
 
     Parameters
@@ -149,31 +149,15 @@ class KeypointsTask(FeatureTask):
         info = self.features.info
         target = self.settings.dataset.convert_to
         if target is not None and not self.num_outputs:
-            return [f"{self._split_sizes()}, no keypoint in them; prepare only writes the labels as {target.format}"]
+            return [f"{self.split_sizes()}, no keypoint in them; prepare only writes the labels as {target.format}"]
         lines = [
             f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
             f"(patch {info.patch_size}, {self.features.precision}), {self.num_outputs} keypoints: "
             f"{', '.join(data.skeleton.names)}",
-            f"{self._split_sizes()}, canvas {data.canvas[0]} x {data.canvas[1]} pixels, "
+            f"{self.split_sizes()}, canvas {data.canvas[0]} x {data.canvas[1]} pixels, "
             f"at most {data.max_instances} animals each",
         ]
         return [*lines, *predicted]
-
-    def _split_sizes(self) -> str:
-        """Number of pictures of train and validation.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> pose_task()._split_sizes()
-        '8 pictures to train on, 4 to validate'
-        """
-        if self.source.has_lists():
-            self.source.check_lists()
-        if not self.source.is_split() or (self.source.has_lists() and not lists_stay(self.name, self.settings)):
-            train, val = self.source.draw_split()
-            return f"{len(train)} pictures to train on, {len(val)} to validate, once prepare has split them"
-        return f"{len(self.source.items('train'))} pictures to train on, {len(self.source.items('val'))} to validate"
 
     @override
     def preflight(self, phases: Sequence[str]) -> None:
@@ -193,7 +177,7 @@ class KeypointsTask(FeatureTask):
         if "train" in phases:
             self.check_head()
         if "evaluate" in phases and not self.settings.evaluate.names_pictures:
-            self._check_test_split()
+            self.check_test_split()
         if "inference" in phases:
             distributed.run_on_main(self._check_inputs)
 
@@ -222,32 +206,6 @@ class KeypointsTask(FeatureTask):
             raise DataError(
                 f"{self.settings.paths.label_path}: no keypoint is labelled, only boxes and outlines; label points, or "
                 "let prepare alone write them in another format (dataset.convert_to)"
-            )
-
-    def _check_test_split(self) -> None:
-        """Refuse to score a test split that neither a list nor the labels name.
-
-        Raises
-        ------
-        SettingsError
-            If there is none.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> pose_task("evaluate.split=test")._check_test_split()
-        Traceback (most recent call last):
-            ...
-        utils.errors.SettingsError: evaluate.split: test, but the labels name train, val, and dataset.splits.test_list \
-is not set; name a list, or score val
-        """
-        if self.settings.evaluate.split != "test" or self.settings.dataset.splits.test_list is not None:
-            return
-        if "test" not in self.labels.sets:
-            named = ", ".join(split for split in self.labels.sets if split != "all") or "no split"
-            raise SettingsError(
-                f"evaluate.split: test, but the labels name {named}, and dataset.splits.test_list is not set; "
-                "name a list, or score val"
             )
 
     def _check_inputs(self) -> None:
@@ -316,13 +274,6 @@ is not set; name a list, or score val
                 logger.warning("%s", decision)
             self.decisions += decisions
             self._build_parts(settings, self.source.drawn)
-
-    @override
-    @classmethod
-    def settings_for_named(cls, settings: KeypointsSettings) -> KeypointsSettings:
-        paths = settings.paths.model_copy(update={"label_path": settings.evaluate.labels})
-        dataset = settings.dataset.model_copy(update={"sample": SampleConfig(), "convert_to": None})
-        return settings.model_copy(update={"paths": paths, "dataset": dataset})
 
     # -- checkpoints
 

@@ -100,7 +100,8 @@ def sampled(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
     small["write_foxes"] = functools.partial(write_foxes, train=2, val=1, frames=2, size=(128, 160))
     task, _ = own_task(kind, folder, ("dataset.sample.enable=true", *overrides))
     with pytest.MonkeyPatch.context() as patch:
-        [patch.setattr(f"tasks.{kind}.source.{name}", make, raising=False) for name, make in small.items()]
+        for module in (f"tasks.{kind}.source", "tasks.labelled"):
+            [patch.setattr(f"{module}.{name}", make, raising=False) for name, make in small.items()]
         task.source.prepare_data()
     return [
         (path.relative_to(folder).as_posix(), digest(np.frombuffer(path.read_bytes(), np.uint8)))
@@ -336,7 +337,7 @@ def content(path: Path) -> Any:
 
 def predicted(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
     """Every file of results that inference writes, and how many samples go through the networks together."""
-    low = ["keypoints.min_score=0.0"] if kind == "keypoints" else []
+    low = [f"{kind}.min_score=0.0"] if kind in ("keypoints", "detection") else []
     task, context = task_of(kind, folder, [*low, *with_model(kind, "inference", overrides)])
     SIZES.clear()
     before = set(folder.rglob("*"))
@@ -404,6 +405,9 @@ def tree_of(kind: str, data: Path) -> dict[str, Any]:
     elif kind == "keypoints":
         tree = {"paths": {"data_root": f"{data}/animals", "label_path": "annotations"}}
         tree |= {"keypoints": {"short_side": 96}}
+    elif kind == "detection":
+        tree = {"paths": {"data_root": f"{data}/animals", "label_path": "annotations"}}
+        tree |= {"detection": {"shortest_edge": 96}}
     else:
         tree = {"paths": {"raw_images_dir": f"{data}/pictures"}, "distill": {"crop": 32}}
         model["head_options"] = {"width": 16, "depth": 2, "heads": 2, "registers": 1, "patch_size": 8}

@@ -39,6 +39,11 @@ SHARED: dict[str, Probe] = {
     "dataset.augmentations.saturation": Probe(looks.read, "0.5", BRIGHT),
     "dataset.augmentations.scale_range": Probe(looks.read, "[1.5, 1.6]", BRIGHT),
     "dataset.augmentations.rotation_degrees": Probe(looks.read, "40", BRIGHT),
+    "dataset.augmentations.shear_degrees": Probe(looks.read, "20", BRIGHT),
+    "dataset.augmentations.translate": Probe(looks.read, "0.3", BRIGHT),
+    "dataset.augmentations.probability": Probe(
+        looks.read, "0.0", (*BRIGHT, "dataset.augmentations.rotation_degrees=30")
+    ),
     "dataset.splits.train_list": Probe(looks.listed, "{folder}/all.txt", LISTS),
     "dataset.splits.val_list": Probe(looks.listed, "{folder}/one.txt", LISTS),
     "dataset.splits.test_list": Probe(looks.listed, "{folder}/one.txt", LISTS),

@@ -21,6 +21,7 @@ import torch
 from matplotlib.figure import Figure
 
 from tasks.context import Context
+from tasks.detection.example import foxes_example
 from tasks.distill.example import student_example
 from tasks.example import example_context, example_task
 from tasks.keypoints.example import animals_example
@@ -30,6 +31,7 @@ from tasks.task import Task
 EXAMPLES: dict[str, Callable[..., tuple[Any, Context]]] = {
     "segmentation": example_task,
     "keypoints": animals_example,
+    "detection": foxes_example,
     "distill": student_example,
 }
 CALLS: list[Any] = []  # what libraries were asked for

@@ -14,6 +14,7 @@ import pytest
 
 from config import Section
 from tasks import kinds
+from tests.settings.detection import DETECTION
 from tests.settings.distill import DISTILL
 from tests.settings.keypoints import KEYPOINTS
 from tests.settings.probe import Probe
@@ -23,7 +24,7 @@ from tests.settings.stage import CALLS, EXAMPLES, SIZES, model_of, prepared
 from utils.errors import DinolithError
 from utils.runtime.setting_errors import section_of
 
-OF_KIND = {"segmentation": SEGMENTATION, "keypoints": KEYPOINTS, "distill": DISTILL}
+OF_KIND = {"segmentation": SEGMENTATION, "keypoints": KEYPOINTS, "detection": DETECTION, "distill": DISTILL}
 
 
 def leaves(section: type[Section], prefix: str = "") -> Iterator[str]:

@@ -13,8 +13,8 @@ import pytest
 import rasterio
 
 import main
-from tasks.example import example_task, write_pictures
-from tasks.keypoints.example import animals_example, drawn_animals
+from tasks.example import drawn_animals, example_task, write_pictures
+from tasks.keypoints.example import animals_example
 from tasks.keypoints.sinks import pose_array
 from tasks.phases import load_phase
 from tasks.runs import BEST, checkpoint_path

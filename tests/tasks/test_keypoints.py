@@ -16,7 +16,8 @@ import torch
 import yaml
 
 import main
-from tasks.keypoints.example import SETTINGS, animals_example, drawn_animals
+from tasks.example import drawn_animals
+from tasks.keypoints.example import SETTINGS, animals_example
 from tasks.keypoints.predictor import Decoder
 from tasks.keypoints.settings import KeypointsConfig
 from tasks.keypoints.sinks import pose_array
@@ -489,7 +490,7 @@ def claimed_png(height: int, width: int) -> bytes:
 )
 @pytest.mark.parametrize("name", ["x.png", "v.mp4"])
 def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, content, message, name):
-    from tasks.keypoints.items import decode_picture
+    from tasks.labelled import decode_picture
     from utils.formats.types import AnnotatedPicture
 
     (tmp_path / name).write_bytes(content)

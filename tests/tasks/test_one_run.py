@@ -19,9 +19,8 @@ import tasks.keypoints.labels
 from config import parse_settings
 from tasks import kinds
 from tasks.distill.example import student_example
-from tasks.example import SETTINGS, tiny_backbone, write_pictures
+from tasks.example import SETTINGS, drawn_animals, tiny_backbone, write_pictures
 from tasks.keypoints.example import SETTINGS as ANIMALS
-from tasks.keypoints.example import drawn_animals
 from tasks.keypoints.task import KeypointsTask
 from tasks.phases import load_phase
 from tasks.phases.evaluate import restore

@@ -20,6 +20,8 @@ from config import parse_settings
 from models import HEADS
 from tasks import example, kinds
 from tasks.context import Context
+from tasks.detection import example as foxes
+from tasks.detection.task import DetectionTask
 from tasks.distill import example as students
 from tasks.distill.task import DistillTask
 from tasks.example import example_context, tiny_backbone
@@ -43,11 +45,13 @@ EXAMPLES = {
     "segmentation": (example.example_task, example.SETTINGS),
     "keypoints": (animals.animals_example, animals.SETTINGS),
     "distill": (students.student_example, students.SETTINGS),
+    "detection": (foxes.foxes_example, foxes.SETTINGS),
 }
 TASK_CLASSES: dict[str, type[Task]] = {
     "segmentation": SegmentationTask,
     "keypoints": KeypointsTask,
     "distill": DistillTask,
+    "detection": DetectionTask,
 }
 # micro-batches of three samples: of four ranks the last has none; Muon would show the rounding of sums
 STEP = ("train.batch_size=3", "train.grad_accum_steps=2", "train.clip_norm=0", "train.optimizer=adamw")
@@ -66,9 +70,14 @@ STEPS["fine-tuned linear"] = ("segmentation", ("model.head=linear", "model.freez
 STEPS["unused auxiliary"] = ("segmentation", ("model.head=unet_v2", "train.loss.aux_weight=0"))
 STEPS["bf16"] = ("segmentation", ("model.head=dpt", "train.precision=bf16"))
 STEPS["counted in the forward"] = ("segmentation", ("model.head=linear",))
+STEPS |= {  # a dropout draws other cells where a batch is shared
+    f"detection {head}": ("detection", (f"model.head={head}", "model.head_options={dropout: 0.0}"))
+    for head in sorted(HEADS["detection"])
+}
 RESUMED = {
-    "dropout": ("model.head=linear", "model.head_options={dropout: 0.3}", "train.ema_decay=0.9"),
-    "muon": ("model.head=segformer", "train.num_workers=2"),
+    "dropout": ("segmentation", "model.head=linear", "model.head_options={dropout: 0.3}", "train.ema_decay=0.9"),
+    "muon": ("segmentation", "model.head=segformer", "train.num_workers=2"),
+    "boxes": ("detection", "model.head=dense", "detection.windows=2", "train.ema_decay=0.9"),
 }
 PARTS = ("train.epochs=2", "train.batch_size=2", "train.grad_accum_steps=2")
 
@@ -118,7 +127,8 @@ def first_step(folder: Path, name: str) -> dict:
 def train_in_pieces(folder: Path, way: str) -> None:
     """Train without and with interruptions, which only the last rank hears of."""
     for name, stops in (("whole", ()), ("cut", (1, 1, 1))):
-        task, _ = make_task(folder, "segmentation", *PARTS, *RESUMED[way])
+        kind, *changes = RESUMED[way]
+        task, _ = make_task(folder, kind, *PARTS, *changes)
         context = example_context(folder / f"{way}_{distributed.world_size()}" / name / "run")
         for stop in stops:
             calls: list[None] = []
@@ -160,6 +170,8 @@ def folder(tmp_path_factory) -> Path:
         (folder / f"{kind}.yml").write_text(text.format(folder=folder / kind, backbone=tiny_backbone()))
     for kind, changes in STEPS.values():
         prepare.run(*make_task(folder, kind, *STEP, *changes))
+    for kind, *changes in RESUMED.values():
+        prepare.run(*make_task(folder, kind, *PARTS, *changes))
     for number in (2, 4):
         start_ranks(folder, number)
     return folder

@@ -15,7 +15,7 @@ from tasks.distill.example import student_task
 from tasks.example import example_task, tiny_backbone
 from tasks.item import Piece
 from tasks.keypoints.example import animals_example
-from tasks.keypoints.items import decode_picture
+from tasks.labelled import decode_picture
 from tasks.phases import load_phase
 from tasks.phases.inference import output_folder
 from tasks.phases.prediction import predict

@@ -438,3 +438,65 @@ def random_similarity(
     # This formula is about a point and holds for outer corners too, since we name the centre in their terms.
     centre = (canvas[1] / 2, canvas[0] / 2)
     return np.vstack([cv2.getRotationMatrix2D(centre, angle_deg, enlargement), [0.0, 0.0, 1.0]])
+
+
+def random_affine(
+    generator: np.random.Generator,
+    canvas: tuple[int, int],
+    scale: tuple[float, float],
+    rotation_deg: float,
+    shear_deg: float = 0.0,
+    translate: float = 0.0,
+    probability: float = 1.0,
+) -> np.ndarray:
+    """Draw a matrix that turns, scales and shears a canvas about its centre, and then shifts it.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        Always asked for seven numbers.
+    canvas, scale, rotation_deg
+        As for `random_similarity`.
+    shear_deg : float
+        Largest angle to either side by which a vertical, and by which a horizontal line is tilted, below 90.
+    translate : float
+        Largest shift to either side, as a share of width and of height.
+    probability : float
+        How often the canvas moves at all.
+
+    Returns
+    -------
+    ndarray of float64, shape (3, 3)
+        From canvas to canvas; without a shear it keeps angles.
+
+    Raises
+    ------
+    ValueError
+        If a value makes no sense.
+
+    Examples
+    --------
+    >>> random_affine(np.random.default_rng(0), (10, 20), (2.0, 2.0), 0.0)[:2, 2].tolist()
+    [-10.0, -5.0]
+    >>> sheared = random_affine(np.random.default_rng(0), (10, 20), (1.0, 1.0), 0.0, shear_deg=10)
+    >>> (sheared @ [10, 5, 1]).tolist(), bool(abs(np.linalg.det(sheared) - 1) < 0.04)
+    ([10.0, 5.0, 1.0], True)
+    >>> random_affine(np.random.default_rng(0), (10, 20), (2.0, 2.0), 90.0, probability=0.0).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    if not (0 <= shear_deg < 90 and translate >= 0 and 0 <= probability <= 1):
+        raise ValueError(
+            "expected a shear of 0 to 90 degrees, a shift of 0 or more and a probability of 0 to 1, got "
+            f"{shear_deg}, {translate} and {probability}"
+        )
+    turn = random_similarity(generator, canvas, scale, rotation_deg)
+    draws = generator.random(5)
+    if draws[4] >= probability:
+        return np.eye(3)
+    height, width = canvas
+    tilts = np.tan(np.radians(shear_deg * (2 * draws[:2] - 1)))
+    shear = np.array([[1.0, tilts[0], 0], [tilts[1], 1, 0], [0, 0, 1]])
+    shear[:2, 2] = (width / 2, height / 2) - shear[:2, :2] @ (width / 2, height / 2)
+    shift = np.eye(3)
+    shift[:2, 2] = translate * (2 * draws[2:4] - 1) * (width, height)
+    return shift @ shear @ turn

@@ -12,7 +12,7 @@ import pytest
 import supervision as sv
 from pycocotools.coco import COCO
 
-from tasks.keypoints.example import drawn_animals
+from tasks.example import drawn_animals
 from utils.formats.convert import convert_poses
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotationSet

@@ -1,0 +1,192 @@
+"""The labels of detection: classes, and the boxes of pictures that can be used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+from typing_extensions import override
+
+from tasks.detection.items import Objects, box_of
+from tasks.detection.settings import DetectionSettings
+from tasks.labels import PictureLabels, box_fault
+from utils.errors import DataError, SettingsError
+from utils.formats.read import read_annotations
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
+from utils.runtime.setting_errors import suggest
+
+logger = logging.getLogger(__name__)
+
+IGNORE = "ignore"  # what a name is mapped to whose boxes are ignore regions
+OTHERS = "*"  # every name that the mapping does not list
+
+
+class DetectionLabels(PictureLabels):
+    """Reads the labels once, with the classes; the description of a checkpoint can replace these.
+
+    Parameters
+    ----------
+    settings : DetectionSettings
+        Paths, classes and mapping.
+    fixed : dict
+        Values of a checkpoint in place of the labels: `classes`.
+
+    Examples
+    --------
+    >>> from tasks.detection.example import fox_task
+    >>> labels = fox_task().source.labels
+    >>> labels.classes, len(labels.pictures)
+    (['fox'], 12)
+    """
+
+    settings: DetectionSettings
+
+    @override
+    def read(self, source: str, root: str | None) -> dict[str, AnnotationSet]:
+        return read_annotations(source, self.settings.detection.format, root)
+
+    @override
+    def align(self, sets: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:
+        known, names = self.fixed["classes"], self.names_in(sets)
+        other = [name for name in names if self.mapped(name) not in (*known, IGNORE)]
+        absent = [name for name in known if name not in map(self.mapped, names)]
+        parts = [f"the checkpoint does not predict {', '.join(other)}"] if other else []
+        parts += [f"the labels lack {', '.join(absent)}"] if absent else []
+        if len(other) == len(names) and names:
+            raise DataError(
+                f"the labels have {', '.join(names)}; the checkpoint predicts {', '.join(known)}; say in "
+                "dataset.label_mapping which is which"
+            )
+        if parts:
+            logger.warning("%s; these classes are not scored", "; ".join(parts))
+        return sets
+
+    @staticmethod
+    def names_in(sets: Mapping[str, AnnotationSet]) -> list[str]:
+        """Names of the classes of all splits, in the order of the labels.
+
+        Examples
+        --------
+        >>> from utils.formats.types import Skeleton
+        >>> parts = {"train": AnnotationSet([], {"b": Skeleton(())}), "val": AnnotationSet([], {"a": Skeleton(())})}
+        >>> DetectionLabels.names_in(parts)
+        ['b', 'a']
+        """
+        return list(dict.fromkeys(name for part in sets.values() for name in part.skeletons))
+
+    def mapped(self, name: str) -> str:
+        """What the settings call a class of the labels.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> labels = fox_task("dataset.label_mapping={fox: animal, 0: tree}").labels
+        >>> labels.mapped("fox"), labels.mapped("0"), labels.mapped("wolf")
+        ('animal', 'tree', 'wolf')
+        """
+        return self._mapping.get(name, self._mapping.get(OTHERS, name))
+
+    @cached_property
+    def _mapping(self) -> dict[str, str]:
+        """The mapping with names as text; YAML reads some as numbers.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> fox_task("dataset.label_mapping={0: tree}").labels._mapping
+        {'0': 'tree'}
+        """
+        return {str(name): value for name, value in (self.settings.dataset.label_mapping or {}).items()}
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes; those of the checkpoint, if the task is made from one.
+
+        Raises
+        ------
+        SettingsError
+            If the settings name a class or a label that the labels do not have.
+        DataError
+            If the labels name no class.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> fox_task("dataset.classes=[wolf]").labels.classes
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: dataset.classes: no 'wolf' in the labels; known: fox
+        """
+        if "classes" in self.fixed:
+            return self.fixed["classes"]
+        names = self.names_in(self.sets)
+        unknown = [name for name in self._mapping if name not in (*names, OTHERS)]
+        if unknown:
+            hint = suggest(unknown[0], names)
+            raise SettingsError(
+                f"dataset.label_mapping: no {unknown[0]!r} in the labels{hint} known: {', '.join(names)}"
+            )
+        found = [name for name in dict.fromkeys(map(self.mapped, names)) if name != IGNORE]
+        asked = self.settings.dataset.classes
+        if asked is None:
+            if not found:
+                raise DataError(f"{self.settings.paths.label_path}: the labels name no class; label some objects")
+            return found
+        if IGNORE in asked or len(set(asked)) < len(asked):
+            raise SettingsError(f"dataset.classes: expected different names other than {IGNORE!r}, got {asked}")
+        absent = [name for name in asked if name not in found]
+        if absent:
+            hint = suggest(absent[0], found)
+            raise SettingsError(f"dataset.classes: no {absent[0]!r} in the labels{hint} known: {', '.join(found)}")
+        return list(asked)
+
+    @override
+    def counts(self, instance: Instance) -> bool:
+        return self.mapped(instance.category) in (*self.classes, IGNORE)
+
+    @override
+    def box_faults(self, picture: AnnotatedPicture) -> Iterator[str]:
+        for index, instance in enumerate(picture.instances, start=1):
+            box = box_of(instance)
+            fault = "it has neither a box nor an outline" if box is None else box_fault(box, picture.size)
+            if fault:
+                yield f"object {index}: {fault}"
+
+    def objects(self, instances: Sequence[Instance]) -> Objects:
+        """Boxes, classes and ignore regions of the objects of a picture, in the order of the labels.
+
+        A box whose name is mapped to `ignore` is a region of every class.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> labels = fox_task("dataset.label_mapping={fox: animal}").labels
+        >>> found = labels.objects([Instance("fox", box_xyxy=np.array([1.0, 2, 5, 8]))])
+        >>> found.boxes_xyxy.tolist(), found.labels.tolist(), found.is_crowd.tolist()
+        ([[1.0, 2.0, 5.0, 8.0]], [0], [False])
+        """
+        rows: list[tuple[np.ndarray, int, bool]] = []
+        for instance in instances:
+            box, name = box_of(instance), self.mapped(instance.category)
+            if box is not None:
+                of_classes = self.classes if name == IGNORE else [name]
+                crowd = instance.is_crowd or name == IGNORE
+                rows += [(box, self.classes.index(each), crowd) for each in of_classes]
+        boxes, indices, is_crowd = zip(*rows, strict=True) if rows else ((), (), ())
+        return Objects(np.array(boxes, float).reshape(-1, 4), np.array(indices, np.int64), np.array(is_crowd, bool))
+
+    def numbers(self) -> dict[str, int]:
+        """How many objects each picture has to learn, by the picture's path.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> max(fox_task().labels.numbers().values())
+        3
+        """
+        return {
+            str(picture.path): int((~self.objects(picture.instances).is_crowd).sum())
+            for _, picture in self.pictures.values()
+        }

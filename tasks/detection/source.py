@@ -1,0 +1,216 @@
+"""Source of detection: pictures and videos as items, and their samples: the whole picture and windows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+from utils.boxes.geometry import keep_visible
+
+from tasks.baselines import spread
+from tasks.detection.items import DetectionItem, Objects
+from tasks.detection.labels import DetectionLabels
+from tasks.detection.settings import DetectionSettings
+from tasks.detection.views import Size, lay_picture, padded_size, part_matrices, resized_size
+from tasks.features import FeatureService
+from tasks.item import Finding, Piece
+from tasks.labelled import LabelledSource, decode_picture
+from tasks.sample import Sample
+from utils.errors import DataError
+from utils.formats.types import AnnotatedPicture
+from utils.geometry.augment import RandomColour
+from utils.geometry.crops import move_boxes, random_affine
+from utils.geometry.fields import Boxes, Fields, Image, Mask, Transform, Values, warp
+
+OUTSIDE = 2.0  # pixels by which a box may reach beyond its picture, for clicks at the edge
+
+
+class DetectionSource(LabelledSource[DetectionItem]):
+    """Pictures and videos with labelled boxes.
+
+    Parameters
+    ----------
+    name, settings, features
+        As for `FeatureSource`.
+    labels : DetectionLabels
+        The classes and the pictures.
+
+    Examples
+    --------
+    >>> from tasks.detection.example import fox_task
+    >>> source = fox_task("detection.windows=2").source
+    >>> samples = list(source.samples(source.items("val")[0]))
+    >>> [int(sample.arrays["part"]) for sample in samples], samples[1].arrays["image"].shape
+    ([0, 1, 2, 3, 4], (96, 128, 3))
+    """
+
+    settings: DetectionSettings
+    labels: DetectionLabels
+
+    def __init__(self, name: str, settings: DetectionSettings, features: FeatureService, labels: DetectionLabels):
+        super().__init__(name, settings, features, labels, settings.detection.split_by, "detection")
+        self.detection = settings.detection
+
+    # -- items
+
+    @override
+    def make_item(self, picture: AnnotatedPicture, split: str) -> DetectionItem:
+        return DetectionItem(
+            picture.id, (picture.path,), picture, split, objects=self.labels.objects(picture.instances)
+        )
+
+    @override
+    def items(self, split: str) -> list[DetectionItem]:
+        found = super().items(split)
+        most = getattr(self.settings.dataset.subset, split, None)
+        return found if most is None else [found[index] for index in spread(len(found), most)]
+
+    @override
+    def count_samples(self, item: DetectionItem) -> int:
+        return (1 + self.detection.windows**2) * item.count_frames()
+
+    @override
+    def truth(self, piece: Piece) -> dict[str, np.ndarray]:
+        assert isinstance(piece.item, DetectionItem)
+        objects, size = piece.item.objects, piece.arrays["size"]
+        return Objects(*keep_visible(*objects, size, min_visible=0.0))._asdict()
+
+    @override
+    def audit(self, items: Iterable[DetectionItem]) -> Iterator[Finding]:
+        listed = list(items)
+        if listed and listed[0].split == self.first_split():
+            yield from self.labels.problems()
+        for item in listed:
+            yield from audit_picture(item)
+
+    # -- samples
+
+    @override
+    def samples(self, item: DetectionItem) -> Iterator[Sample]:
+        for frame, image in item.frames():
+            size = image.shape[0], image.shape[1]
+            scaled = resized_size(size, self.detection.shortest_edge, self.detection.longest_edge)
+            matrices = part_matrices(size, scaled, self.detection.windows, self.detection.window_overlap)
+            for part, matrix in enumerate(matrices):
+                arrays = self._arrays(image, matrix, scaled, item.objects)
+                arrays |= {"part": np.array(part), "picture": np.array([frame, *size])}
+                yield Sample(f"{item.id}#{frame}.{part}", item, arrays)
+
+    def _arrays(self, image: np.ndarray, matrix: np.ndarray, size: Size, objects: Objects) -> dict[str, np.ndarray]:
+        """Lay a picture (H, W, 3) and its objects on a sample, by a matrix (3, 3) and its size before padding.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> source = fox_task("detection.pad_size=[100, 160]", "detection.longest_edge=160").source
+        >>> one = Objects(np.array([[0.0, 0, 90, 20]]), np.array([0]), np.array([False]))
+        >>> arrays = source._arrays(np.zeros((48, 64, 3), np.uint8), np.diag([2.0, 2.0, 1.0]), (96, 128), one)
+        >>> arrays["image"].shape, int(arrays["valid"].sum()) == 96 * 128, arrays["boxes_xyxy"].tolist()
+        ((100, 160, 3), True, [[0.0, 0.0, 128.0, 40.0]])
+        """
+        padded = padded_size(size, self.detection.pad_size, self.features.info.patch_size)
+        fill = np.rint(255 * np.array(self.features.info.mean)).astype(np.uint8)  # 0 once it is normalised
+        moved = move_boxes(objects.boxes_xyxy, matrix).astype(np.float32)
+        kept = keep_visible(moved, objects.labels, objects.is_crowd, size, self.detection.min_visible)
+        arrays = {"image": lay_picture(image, matrix, size, padded, fill), "matrix": matrix}
+        if self.detection.pad_size is not None:
+            arrays["valid"] = np.zeros(padded, bool)
+            arrays["valid"][: size[0], : size[1]] = True
+        return {**arrays, **Objects(*kept)._asdict()}
+
+    @override
+    def sample_stats(self, sample: Sample) -> dict[str, Any]:
+        learnt = sample.arrays["labels"][~sample.arrays["is_crowd"]]
+        counts = np.bincount(learnt, minlength=len(self.labels.classes)).tolist()
+        return {"counts": dict(zip(self.labels.classes, counts, strict=True))}
+
+    @override
+    def sample_size(self) -> Size:
+        """Give height and width of the largest sample, or of the most usual one where the pictures are not known."""
+        edges = self.detection.shortest_edge, self.detection.longest_edge
+        known: Iterable[tuple[str, AnnotatedPicture]] = () if self.labels.fixed else self.labels.pictures.values()
+        scaled = [resized_size(picture.size, *edges) for _, picture in known if picture.size is not None]
+        largest = max(scaled, key=lambda size: size[0] * size[1], default=edges)
+        return padded_size(largest, self.detection.pad_size, self.features.info.patch_size)
+
+    @override
+    def sample_bytes(self) -> int:
+        height, width = self.sample_size()
+        channels = 3 if self.detection.pad_size is None else 4
+        most = max(self.labels.numbers().values(), default=0)
+        return height * width * channels + most * (16 + 8 + 1) + 72 + 32
+
+    @override
+    def cache_key(self) -> dict[str, Any]:
+        keys = ("shortest_edge", "longest_edge", "pad_size", "windows", "window_overlap", "min_visible")
+        return {
+            **{key: getattr(self.detection, key) for key in keys},
+            "classes": self.labels.classes,
+            "features": self.features_key(),
+        }
+
+    @property
+    @override
+    def fields(self) -> Fields:
+        return {
+            "image": Image("black"),
+            "valid": Mask(0),
+            "boxes_xyxy": Boxes(),
+            "labels": Values(ragged=True),
+            "is_crowd": Values(ragged=True),
+            "matrix": Transform(),
+            "part": Values(),
+            "picture": Values(),
+        }
+
+    @override
+    def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        varied = self.settings.dataset.augmentations
+        if not varied.enable:
+            return sample
+        size = sample.arrays["image"].shape[:2]
+        matrix = random_affine(
+            generator,
+            size,
+            (varied.scale_range[0], varied.scale_range[1]),
+            varied.rotation_degrees,
+            varied.shear_degrees,
+            varied.translate,
+            varied.probability,
+        )
+        colour = RandomColour(varied.brightness, varied.contrast, varied.saturation)
+        arrays = dict(sample.arrays)
+        if not np.array_equal(matrix, np.eye(3)):
+            arrays = warp(self.fields, arrays, matrix, size)
+            objects = Objects(*(arrays[name] for name in Objects._fields))
+            arrays |= Objects(*keep_visible(*objects, size, self.detection.min_visible))._asdict()
+        return sample.with_arrays({**arrays, "image": colour(arrays["image"], generator)})
+
+
+def audit_picture(item: DetectionItem) -> Iterator[Finding]:
+    """Check that a picture can be read and that its boxes lie in it.
+
+    Examples
+    --------
+    >>> from tasks.detection.example import fox_task
+    >>> item = fox_task().source.items("val")[0]
+    >>> item.objects.boxes_xyxy[0] = [300, 0, 340, 20]
+    >>> print(*audit_picture(item))
+    images/val_000: 1 boxes lie outside the picture of 192 x 256 pixels; correct or remove them
+    """
+    try:
+        height, width = decode_picture(item.picture).shape[:2]
+    except DataError as error:
+        yield Finding(item.id, str(error))
+        return
+    boxes = item.objects.boxes_xyxy
+    away = (boxes[:, :2] >= (width, height)).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
+    beyond = (boxes < -OUTSIDE).any(axis=1) | (boxes[:, 2:] > np.array([width, height]) + OUTSIDE).any(axis=1)
+    where = f"the picture of {height} x {width} pixels"
+    if away.any():
+        yield Finding(item.id, f"{int(away.sum())} boxes lie outside {where}", "correct or remove them")
+    if (beyond & ~away).any():
+        what = f"{int((beyond & ~away).sum())} boxes reach beyond {where}"
+        yield Finding(item.id, what, "they are cut off at its edge; look whether that is right", blocks=False)

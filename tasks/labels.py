@@ -1,0 +1,278 @@
+"""Labels of tasks that look for objects in pictures: read once, with what of them can be used and what cannot."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.item import Finding
+from utils.errors import DataError, SettingsError
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
+from utils.raster.inputs import find_inputs
+
+logger = logging.getLogger(__name__)
+
+REACH = 3.0  # largest width or height of a box, relative to its picture
+
+
+class PictureLabels(ABC):
+    """Reads the labels once; the description of a checkpoint can replace what is found out from them.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        With `paths.label_path` and `evaluate`.
+    fixed : dict
+        Values of a checkpoint in place of the labels; empty where the task is not made from one.
+
+    Attributes
+    ----------
+    unlabelled : list of str
+        Pictures in `evaluate.inputs` that the labels do not name.
+    """
+
+    def __init__(self, settings: Any, fixed: Mapping[str, Any] | None = None):
+        self.settings = settings
+        self.fixed = dict(fixed or {})
+        self.unlabelled: list[str] = []
+
+    @abstractmethod
+    def read(self, source: str, root: str | None) -> dict[str, AnnotationSet]:
+        """Read labels, whose pictures lie below a root."""
+
+    @abstractmethod
+    def counts(self, instance: Instance) -> bool:
+        """Whether an object is of this task."""
+
+    @abstractmethod
+    def box_faults(self, picture: AnnotatedPicture) -> Iterator[str]:
+        """Describe the boxes of a picture that cannot be used."""
+
+    def align(self, sets: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:
+        """Bring labels into the form that a checkpoint asks for."""
+        return sets
+
+    def is_result(self, path: Path) -> bool:
+        """Whether a file among the inputs was written by inference."""
+        return False
+
+    @cached_property
+    def sets(self) -> dict[str, AnnotationSet]:
+        """Labelled pictures by split; `all` if the source has no splits.
+
+        Raises
+        ------
+        SettingsError, DataError
+            If no labels are named, or nothing can be read.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> list(pose_task().labels.sets)
+        ['train', 'val']
+        """
+        source = self.settings.paths.resolve("label_path")
+        if source is None:
+            raise SettingsError(
+                "paths.label_path: not set; name the labels: a data.yaml, a COCO json, a LabelMe folder or a csv"
+            )
+        if not Path(source).exists():
+            raise DataError(f"paths.label_path: {source}: no such file or folder; give a data set file or a folder")
+        inputs = named_inputs(self.settings) if self.fixed else []
+        try:
+            sets = self.read(source, self.settings.paths.data_root)
+        except DataError:
+            if len(inputs) != 1 or not Path(inputs[0]).is_dir():
+                raise
+            sets = self.read(source, inputs[0])  # the labels name pictures that lie in this folder
+        if inputs:
+            sets, self.unlabelled = keep_inputs(sets, inputs, self.is_result)
+        return self.align(sets) if self.fixed else sets
+
+    @cached_property
+    def faults(self) -> dict[str, Finding]:
+        """The first box of each picture that cannot be used, by picture.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> labels = pose_task().labels
+        >>> labels.sets["val"].pictures[1].instances[0].box_xyxy[2] = 1e300
+        >>> print(*labels.faults.values())
+        images/val_001: animal 1: its box of 1e+300 x 78 pixels is more than 3 times as wide or high as the picture; \
+correct or remove it
+        """
+        faults: dict[str, Finding] = {}
+        for picture in (picture for part in self.sets.values() for picture in part.pictures):
+            fault = next(self.box_faults(self.of_task(picture)), None)
+            if fault is not None:
+                faults.setdefault(picture.id, Finding(picture.id, fault, "correct or remove it"))
+        return faults
+
+    def of_task(self, picture: AnnotatedPicture) -> AnnotatedPicture:
+        """A picture with the objects of this task only.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> wolf = Instance("wolf", np.zeros((3, 3)))
+        >>> pose_task().labels.of_task(AnnotatedPicture("a", Path("a.png"), None, (wolf,))).instances
+        ()
+        """
+        return replace(picture, instances=tuple(filter(self.counts, picture.instances)))
+
+    @cached_property
+    def pictures(self) -> dict[str, tuple[str, AnnotatedPicture]]:
+        """Every labelled picture by id, with the split that its source puts it in; objects of this task only.
+
+        Pictures whose labels cannot be read completely are left out, since missing objects would be learned as
+        background; `verify` lists them.
+
+        Raises
+        ------
+        DataError
+            If a picture is in two splits, or no picture has labels that can be read.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> sorted({split for split, _ in pose_task().labels.pictures.values()})
+        ['train', 'val']
+        """
+        pictures: dict[str, tuple[str, AnnotatedPicture]] = {}
+        incomplete: list[str] = []
+        for split, part in self.sets.items():
+            for picture in part.pictures:
+                if picture.extra.get("incomplete") or picture.id in self.faults:
+                    incomplete.append(picture.id)
+                    continue
+                if picture.id in pictures:
+                    raise DataError(f"{picture.path}: is in {pictures[picture.id][0]} and in {split}; keep one")
+                pictures[picture.id] = split, self.of_task(picture)
+        if incomplete:
+            summary = (
+                f"{len(incomplete)} pictures, such as {incomplete[0]}, have labels that cannot be read or used whole"
+            )
+            if not pictures:
+                raise DataError(f"{self.settings.paths.label_path}: all {summary}; first: {next(self.problems())}")
+            logger.warning("%s; they are left out until the labels are corrected; verify lists them", summary)
+        return pictures
+
+    def problems(self) -> Iterator[Finding]:
+        """Problems that readers found in the labels, and boxes that cannot be used.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> list(pose_task().labels.problems())
+        []
+        """
+        for part in self.sets.values():
+            for problem in part.problems:
+                yield Finding(problem.where, problem.what, problem.cure)
+        yield from self.faults.values()
+
+    def warn_of_problems(self) -> None:
+        """Log the number of problems once, for runs without verify.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> labels = pose_task().labels
+        >>> labels.warn_of_problems(), len(list(labels.problems()))
+        (None, 0)
+        """
+        problems = list(self.problems())
+        if problems:
+            logger.warning("%d problems in the labels, which verify lists; the first: %s", len(problems), problems[0])
+
+
+def box_fault(box_xyxy: np.ndarray, size: tuple[int, int] | None, needs_area: bool = True) -> str:
+    """Say why a box (4,) cannot be used in a picture of a size: without area, or far larger; empty where it can.
+
+    Examples
+    --------
+    >>> box_fault(np.array([3.0, 4, 3, 9]), (4, 6)), box_fault(np.array([1.0, 0, 5, 4]), (4, 6))
+    ('its box has no area (0 x 5 pixels)', '')
+    >>> box_fault(np.array([0.0, 0, 1e9, 5]), (4, 6))
+    'its box of 1e+09 x 5 pixels is more than 3 times as wide or high as the picture'
+    """
+    width, height = box_xyxy[2:] - box_xyxy[:2]
+    if needs_area and not min(width, height) > 0:
+        return f"its box has no area ({width:g} x {height:g} pixels)"
+    if size is not None and not (width <= REACH * size[1] and height <= REACH * size[0]):
+        what = f"its box of {width:.4g} x {height:.4g} pixels"
+        return f"{what} is more than {REACH:g} times as wide or high as the picture"
+    return ""
+
+
+def named_inputs(settings: Any) -> list[str]:
+    """The entries of `evaluate.inputs` if the labels of the task are those of `evaluate.labels`; else none.
+
+    Examples
+    --------
+    >>> from tasks.keypoints.settings import KeypointsSettings
+    >>> evaluate = {"inputs": "new", "labels": "new.json"}
+    >>> named_inputs(KeypointsSettings(evaluate=evaluate, paths={"label_path": "new.json"}))
+    ['new']
+    >>> named_inputs(KeypointsSettings(evaluate=evaluate))
+    []
+    """
+    inputs = settings.evaluate.inputs
+    if inputs is None or settings.evaluate.labels != settings.paths.label_path:
+        return []
+    return [settings.paths.locate(entry) for entry in ([inputs] if isinstance(inputs, str) else inputs)]
+
+
+def keep_inputs(
+    sets: Mapping[str, AnnotationSet], inputs: Sequence[str], is_result: Callable[[Path], bool] = lambda path: False
+) -> tuple[dict[str, AnnotationSet], list[str]]:
+    """Keep the labelled pictures that are among the inputs.
+
+    Parameters
+    ----------
+    sets : mapping of str to AnnotationSet
+        All that the labels name.
+    inputs : sequence of str
+        Files, folders and globs.
+    is_result : callable
+        Tells files that inference wrote, which are an input only where they are named.
+
+    Returns
+    -------
+    kept : dict of str to AnnotationSet
+        Without the other pictures.
+    unlabelled : list of str
+        Inputs that the labels do not name.
+
+    Raises
+    ------
+    DataError
+        If the labels name none of the inputs.
+
+    Examples
+    --------
+    >>> from tasks.keypoints.example import pose_task
+    >>> sets = pose_task().labels.sets
+    >>> path = sets["val"].pictures[1].path
+    >>> kept, unlabelled = keep_inputs(sets, [str(path)])
+    >>> [len(part.pictures) for part in kept.values()], unlabelled
+    ([0, 1], [])
+    """
+    found = {path.resolve(): path for path in find_inputs(inputs, is_result=is_result)}
+    kept = {
+        split: replace(part, pictures=[picture for picture in part.pictures if picture.path.resolve() in found])
+        for split, part in sets.items()
+    }
+    named = {picture.path.resolve() for part in sets.values() for picture in part.pictures}
+    if not named & found.keys():
+        some = ", ".join(str(path) for path in sorted(named)[:2])
+        raise DataError(f"evaluate.inputs: the labels name none of {len(found)} inputs; they name {some}, ...")
+    return kept, sorted(str(path) for resolved, path in found.items() if resolved not in named)

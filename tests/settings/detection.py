@@ -1,0 +1,88 @@
+"""Probes of detection."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.settings import looks
+from tests.settings.keypoints import ONE_FILE, _write_shapes, add_wolves, letter_pictures, move_animals, square_pictures
+from tests.settings.probe import Probe
+from tests.settings.shared import LISTS
+from tests.settings.stage import digest, task_of
+from utils.geometry.augment import IDENTITY
+
+
+def write_rectangles(folder: Path) -> None:
+    """Put LabelMe files with a rectangle around the first animal beside the pictures of both splits."""
+    for split in ("train", "val"):
+        tree = json.loads((folder / "animals" / "annotations" / f"{split}.json").read_text())
+        for picture in tree["images"]:
+            animals = [animal for animal in tree["annotations"] if animal["image_id"] == picture["id"]]
+            shapes = [
+                {"label": "fox", "points": [[x, y], [x + w, y + h]], "shape_type": "rectangle"}
+                for x, y, w, h in (animal["bbox"] for animal in animals[:1])
+            ]
+            _write_shapes(folder / "animals" / "images", picture, shapes)
+
+
+def judged(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
+    """What becomes of boxes around and beside the labelled ones, sure and less so, and their scores."""
+    task, _ = task_of(kind, folder, overrides)
+    task.setup()
+    predictor, metric, found = task.predictor([IDENTITY]), task.output.metric(), []
+    for item in task.source.items("val"):
+        predictor.start(item)
+        pieces: list[Any] = []
+        for sample in task.source.samples(item):
+            boxes = torch.from_numpy(sample.arrays["boxes_xyxy"])
+            beside = torch.cat([boxes, boxes + 4, boxes + 9])[None]
+            scores = torch.tensor([0.9, 0.6, 0.3]).repeat_interleave(len(boxes))[None, :, None]
+            pieces += predictor.push([sample], {"boxes_xyxy": beside, "scores": scores})
+        for piece in (*pieces, *predictor.finish()):
+            metric.update(piece, task.source.truth(piece))
+            found.append(digest(piece.arrays))
+    return found, metric.compute()
+
+
+SURE = ("detection.min_score=0.0",)
+WINDOWS = ("detection.windows=2",)
+
+DETECTION: dict[str, Probe] = {
+    "kind": Probe(looks.chosen, "distill", ("kind=detection",)),
+    "paths.data_root": Probe(looks.read, "{folder}/moved", change=move_animals),
+    "paths.label_path": Probe(looks.read, "annotations/train.json"),
+    "paths.splits_dir": Probe(looks.stored, "{folder}/other", ONE_FILE),
+    "dataset.splits.train_list": Probe(looks.listed, "{folder}/all.txt", (*ONE_FILE, *LISTS)),
+    "dataset.splits.val_list": Probe(looks.listed, "{folder}/one.txt", (*ONE_FILE, *LISTS)),
+    "dataset.splits.test_list": Probe(looks.listed, "{folder}/one.txt", (*ONE_FILE, *LISTS)),
+    "dataset.classes": Probe(looks.read, "[wolf]", change=add_wolves),
+    "dataset.label_mapping": Probe(looks.read, "{wolf: ignore}", change=add_wolves),
+    "dataset.subset.train": Probe(looks.read, "3"),
+    "dataset.subset.val": Probe(looks.read, "2"),
+    "model.head": Probe(looks.learnt, "other", refuses="unknown head 'other'"),  # there is one so far
+    "model.head_options": Probe(looks.learnt, "{width: 8}"),
+    "train.val_fraction": Probe(looks.read, "0.6", ONE_FILE),
+    "evaluate.inputs": Probe(looks.scored, "images/val_001.png", ("evaluate.labels=annotations/val.json",)),
+    "evaluate.labels": Probe(looks.scored, "annotations/train.json"),
+    "evaluate.tta.horizontal_flip": Probe(looks.scored, "true", SURE),
+    "evaluate.tta.vertical_flip": Probe(looks.scored, "true", SURE),
+    "evaluate.tta.quarter_turns": Probe(looks.scored, "true", SURE),
+    "inference.input_tif": Probe(looks.predicted, "images/val_001.png", ("inference={checkpoint: '{model}'}",)),
+    "inference.inputs": Probe(looks.predicted, "images/val_001.png"),
+    "inference.tta.quarter_turns": Probe(looks.trained_and_predicted, "true", change=square_pictures),
+    "detection.format": Probe(looks.read, "labelme", ("paths.label_path={folder}/animals",), change=write_rectangles),
+    "detection.split_by": Probe(looks.read, "stem", ONE_FILE, change=letter_pictures),
+    "detection.shortest_edge": Probe(looks.read, "64"),
+    "detection.longest_edge": Probe(looks.read, "100"),
+    "detection.pad_size": Probe(looks.read, "[100, 130]"),
+    "detection.windows": Probe(looks.read, "2"),
+    "detection.window_overlap": Probe(looks.read, "0.4", WINDOWS),
+    "detection.min_visible": Probe(looks.read, "1.0", WINDOWS),
+    "detection.min_score": Probe(judged, "0.5"),
+    "detection.suppression": Probe(judged, "none"),
+    "detection.iou": Probe(judged, "0.99"),
+    "detection.max_detections": Probe(judged, "1"),
+}
