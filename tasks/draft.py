@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from utils.errors import DataError
@@ -48,3 +49,15 @@ class NoLabelsError(DataError):
     >>> NoLabelsError("a: no masks").exit_code
     3
     """
+
+
+def place_of(path: Path) -> Path:
+    """What `paths.label_path` names: the path, or the YAML file that a folder holds as its only one.
+
+    Examples
+    --------
+    >>> place_of(Path("/data/mice.json")).name
+    'mice.json'
+    """
+    files = sorted(path.glob("*.y*ml")) if path.is_dir() else []
+    return files[0] if len(files) == 1 else path

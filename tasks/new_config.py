@@ -112,13 +112,14 @@ def draft_settings(path: Path, changes: dict[str, Any], log: VerbosityLogger) ->
     >>> draft_settings(drawn_animals() / "annotations", {}, VerbosityLogger("error")).kind
     'keypoints'
     """
+    from tasks.detection.new_config import draft_detection
     from tasks.keypoints.new_config import draft_keypoints
     from tasks.segmentation.new_config import draft_segmentation
 
     if path.is_file() and (what := describe_other(path)):
         raise DataError(f"{path}: {what}")
     found: list[str] = []
-    for draft in (draft_keypoints, draft_segmentation):
+    for draft in (draft_keypoints, draft_detection, draft_segmentation):
         try:
             return draft(path, changes, log)
         except NoLabelsError as error:

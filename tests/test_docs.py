@@ -24,7 +24,9 @@ PAGES = sorted(
 COMING_FROM = (ROOT / "docs" / "coming_from.md").read_text()
 HEADER = "our setting | their value | our default | remark |"
 NOT_LISTED = ("CHANGELOG.md",)  # speaks of settings as they were
-SECTIONS = "resources|logging|paths|dataset|model|prepare|verify|train|evaluate|inference|export|keypoints|detection|distill"
+SECTIONS = (
+    "resources|logging|paths|dataset|model|prepare|verify|train|evaluate|inference|export|keypoints|detection|distill"
+)
 SETTING = re.compile(rf"(?:{SECTIONS})(?:\.[a-z]\w*)+")
 FILE_NAMES = re.compile(r"\.(?:py|yml|yaml|json|csv|md|safetensors|txt|Name)$")
 NEEDED = {  # sections that are null until they are named, with the keys that they need

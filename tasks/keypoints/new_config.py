@@ -10,7 +10,7 @@ import yaml
 
 from config import parse_settings
 from tasks import kinds
-from tasks.draft import PHASES_ON, Draft, NoLabelsError
+from tasks.draft import PHASES_ON, Draft, NoLabelsError, place_of
 from tasks.keypoints.audit import audit_pictures
 from tasks.keypoints.items import PoseItem, usable
 from tasks.keypoints.labels import PoseLabels
@@ -80,18 +80,6 @@ def _log_problems(labels: PoseLabels, pictures: Sequence[AnnotatedPicture], log:
     items = [PoseItem(picture.id, (picture.path,), picture, "train") for picture in pictures]
     for finding in (*labels.problems(), *audit_pictures(items, labels.skeleton)):
         log.warning(f"audit: {finding}" if finding.blocks else f"audit: note: {finding}")
-
-
-def place_of(path: Path) -> Path:
-    """What `paths.label_path` names: the path, or the YAML file that a folder holds as its only one.
-
-    Examples
-    --------
-    >>> place_of(Path("/data/mice.json")).name
-    'mice.json'
-    """
-    files = sorted(path.glob("*.y*ml")) if path.is_dir() else []
-    return files[0] if len(files) == 1 else path
 
 
 def labels_of(path: Path, changes: dict[str, Any]) -> PoseLabels:
