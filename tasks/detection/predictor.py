@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 from typing_extensions import override
-from utils.boxes.geometry import areas, clip_boxes, intersections
-from utils.boxes.suppression import merge_candidates
 
 from tasks.detection.settings import DetectionConfig
 from tasks.item import Item, Piece
 from tasks.predictor import Predictor
 from tasks.sample import Sample
+from utils.boxes.geometry import areas, clip_boxes, intersections
+from utils.boxes.suppression import merge_candidates
 from utils.geometry.crops import move_boxes
 
 MOST = 1000  # candidates of a sample that are looked at, the best ones
@@ -53,6 +53,7 @@ def best_candidates(boxes_xyxy: Tensor, scores: Tensor, min_score: float) -> tup
 
     Examples
     --------
+    >>> import torch
     >>> boxes, scores = torch.eye(2, 4), torch.tensor([[0.25, 0.5], [0.0, 0.75]])
     >>> [part.tolist() for part in best_candidates(boxes, scores, min_score=0.25)]
     [[[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], [0.75, 0.5, 0.25], [1, 1, 0]]
@@ -124,6 +125,7 @@ class DetectionPredictor(Predictor):
 
     Examples
     --------
+    >>> import torch
     >>> predictor = DetectionPredictor(DetectionConfig(), merges=True, samples=1)
     >>> predictor.start(Item("a", ()))
     >>> arrays = {"matrix": np.diag([2.0, 2.0, 1.0]), "part": np.array(0), "picture": np.array([0, 8, 8])}
@@ -166,10 +168,11 @@ class DetectionPredictor(Predictor):
         >>> matrix = np.array([[2.0, 0, -8], [0, 2, 0], [0, 0, 1]])  # the right half of a picture of 8 x 8
         >>> arrays = {"matrix": matrix, "part": np.array(2), "picture": np.array([0, 8, 8])}
         >>> arrays["image"] = np.zeros((8, 8, 3), np.uint8)
-        >>> boxes = torch.tensor([[-3.0, 2, 4, 4], [2, -2, 8, 4]])
+        >>> import torch
+        >>> boxes = torch.tensor([[-3.0, 2, 4, 4], [4, -2, 8, 4]])
         >>> found = predictor._candidates(Sample("a", Item("a", ()), arrays), boxes, torch.tensor([[0.75], [0.5]]))
         >>> found.boxes_xyxy.tolist(), found.is_cut.tolist()
-        ([[4.0, 1.0, 6.0, 2.0], [5.0, 0.0, 8.0, 2.0]], [True, False])
+        ([[4.0, 1.0, 6.0, 2.0], [6.0, 0.0, 8.0, 2.0]], [True, False])
         """
         found, marks, labels = best_candidates(boxes, scores, self.settings.min_score)
         _, height, width = (int(value) for value in sample.arrays["picture"])

@@ -102,9 +102,9 @@ def part_matrices(size: Size, sample: Size, windows: int, overlap: float) -> Ite
     starts = np.linspace(0, 1 - share, windows)
     for top in starts:
         for left in starts:
-            matrix = np.diag([*(zoom / share), 1.0])
-            matrix[:2, 2] = -np.array([left * size[1], top * size[0]]) * zoom / share
-            yield matrix
+            enlarged, shift = np.diag([*(zoom / share), 1.0]), np.eye(3)
+            shift[:2, 2] = -left * size[1], -top * size[0]
+            yield enlarged @ shift
 
 
 def lay_picture(image: np.ndarray, matrix: np.ndarray, size: Size, padded: Size, fill: np.ndarray) -> np.ndarray:

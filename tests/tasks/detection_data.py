@@ -15,23 +15,30 @@ COLOURS = {"red": (230, 40, 40), "blue": (40, 60, 230)}
 Rectangle = tuple[str, Sequence[float]]  # class and x1, y1, x2, y2
 
 
-def draw(size: tuple[int, int], rectangles: Sequence[Rectangle], seed: int = 0) -> np.ndarray:
-    """A noisy dark picture (H, W, 3) with filled rectangles."""
-    image = np.random.default_rng(seed).integers(20, 50, (*size, 3), np.uint8)
+def draw(
+    size: tuple[int, int], rectangles: Sequence[Rectangle], seed: int = 0, ground: tuple[int, int] = (20, 50)
+) -> np.ndarray:
+    """A picture (H, W, 3) of filled rectangles on a dark ground of values from the first to below the second."""
+    image = np.random.default_rng(seed).integers(*ground, (*size, 3), np.uint8)
     for name, box in rectangles:
         left, top, right, bottom = (round(side) for side in box)
         image[top:bottom, left:right] = COLOURS[name]
     return image
 
 
-def write_split(folder: Path, split: str, pictures: Mapping[str, tuple[tuple[int, int], Sequence[Rectangle]]]) -> None:
+def write_split(
+    folder: Path,
+    split: str,
+    pictures: Mapping[str, tuple[tuple[int, int], Sequence[Rectangle]]],
+    ground: tuple[int, int] = (20, 50),
+) -> None:
     """Write pictures and their COCO boxes: name -> size and rectangles."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "annotations").mkdir(exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (name, (size, rectangles)) in enumerate(pictures.items(), start=1):
-        cv2.imwrite(str(folder / "images" / name), draw(size, rectangles, number)[..., ::-1])
+        cv2.imwrite(str(folder / "images" / name), draw(size, rectangles, number, ground)[..., ::-1])
         images.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
         for colour, (left, top, right, bottom) in rectangles:
             box = [left, top, right - left, bottom - top]

@@ -1,0 +1,1 @@
+"""Boxes: geometry, suppression, scores, plots and drawing."""
