@@ -14,7 +14,15 @@ from utils.runtime.files import write_json
 
 
 class DetectionSink(Sink):
-    """Collects the frames of one picture or video, then writes them."""
+    """Collects the frames of one picture or video, then writes them.
+
+    Examples
+    --------
+    >>> from tasks.detection.example import fox_task
+    >>> item = fox_task().source.items("val")[0]
+    >>> DetectionSink(item, Path("out"), ["fox"]).path.as_posix()
+    'out/images/val_000.json'
+    """
 
     def __init__(self, item: DetectionItem, folder: Path, classes: list[str]):
         self.item, self.path, self.classes = item, folder / f"{item.id}.json", classes
