@@ -56,11 +56,26 @@ class PictureLabels(ABC):
         """Describe the boxes of a picture that cannot be used."""
 
     def align(self, sets: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:
-        """Bring labels into the form that a checkpoint asks for."""
+        """Bring labels into the form that a checkpoint asks for.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> labels = pose_task().labels
+        >>> PictureLabels.align(labels, labels.sets) is labels.sets
+        True
+        """
         return sets
 
     def is_result(self, path: Path) -> bool:
-        """Whether a file among the inputs was written by inference."""
+        """Whether a file among the inputs was written by inference.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> pose_task().labels.is_result(Path("chase.mp4"))
+        False
+        """
         return False
 
     @cached_property
