@@ -21,7 +21,9 @@ Choice = TypeVar("Choice")
 
 HEADS: dict[str, dict[str, str]] = {  # kind of task -> name of a head -> where its class is; names cost no import
     "detection": {
+        "deim": "models.deim:DeimHead",
         "dense": "models.dense_detection:DenseHead",
+        "detr": "models.detr:DetrHead",
     },
     "distill": {
         "convnext": "models.backbones.convnext_student:ConvNextStudent",

@@ -127,15 +127,39 @@ def find_backbone_folder(source: str) -> Path:
     """
     if source == EMBEDDED:
         return EMBEDDED_FOLDER
+    return find_weights_folder(source, f"backbone {source!r}", f", a Hugging Face id, or '{EMBEDDED}'")
+
+
+def find_weights_folder(source: str, what: str, others: str = " or a Hugging Face id") -> Path:
+    """Find a folder with weights; the hub is asked only for an id that the cache does not hold.
+
+    Parameters
+    ----------
+    source : str
+        A folder, or a Hugging Face id such as `facebook/detr-resnet-50`.
+    what : str
+        Beginning of the messages.
+    others : str
+        What else may be given, for the messages.
+
+    Raises
+    ------
+    DataError
+        As for `find_backbone_folder`.
+
+    Examples
+    --------
+    >>> find_weights_folder("/no/such/folder", "model.init")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: model.init: no such folder; give a folder with config.json and ... or a Hugging Face id
+    """
     folder = Path(source).expanduser()
     if source and folder.is_dir():
         return folder
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) is None or folder.exists():
-        raise DataError(
-            f"backbone {source!r}: no such folder; give a folder with config.json and model.safetensors, "
-            f"a Hugging Face id, or '{EMBEDDED}'"
-        )
-    return _find_in_cache(source) or _fetch_from_hub(source)
+        raise DataError(f"{what}: no such folder; give a folder with config.json and model.safetensors{others}")
+    return _find_in_cache(source) or _fetch_from_hub(source, what)
 
 
 def _find_in_cache(repository: str) -> Path | None:
@@ -156,7 +180,7 @@ def _find_in_cache(repository: str) -> Path | None:
     return folder if weights and all(path.is_file() for path in weights) else None
 
 
-def _fetch_from_hub(repository: str) -> Path:
+def _fetch_from_hub(repository: str, what: str) -> Path:
     """Fetch a repository's configuration, weights and model card into the Hugging Face cache.
 
     Raises
@@ -168,10 +192,10 @@ def _fetch_from_hub(repository: str) -> Path:
     --------
     >>> from unittest.mock import patch
     >>> with patch("huggingface_hub.snapshot_download", side_effect=OSError("no route")):
-    ...     _fetch_from_hub("nobody/no-such-repository")
+    ...     _fetch_from_hub("nobody/no-such-repository", "backbone 'x'")
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: backbone 'nobody/no-such-repository': neither a folder nor in the Hugging Face cache ...
+    utils.errors.DataError: backbone 'x': neither a folder nor in the Hugging Face cache (HF_HOME), and the hub was ...
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -181,17 +205,17 @@ def _fetch_from_hub(repository: str) -> Path:
             return Path(snapshot_download(repository, allow_patterns=list(HUB_FILES)))
     except errors.GatedRepoError as error:
         raise DataError(
-            f"backbone {repository!r}: access is gated; accept the licence at https://huggingface.co/{repository}, "
+            f"{what}: access is gated; accept the licence at https://huggingface.co/{repository}, "
             "then set HF_TOKEN to a token of that account, or give a folder that holds the weights"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise DataError(
-            f"backbone {repository!r}: neither a folder here nor a repository that the hub shows; check the spelling, "
+            f"{what}: neither a folder here nor a repository that the hub shows; check the spelling, "
             "or set HF_TOKEN if it is private"
         ) from error
     except (OSError, ValueError, errors.HTTPError) as error:
         raise DataError(
-            f"backbone {repository!r}: neither a folder nor in the Hugging Face cache (HF_HOME), and the hub was not "
+            f"{what}: neither a folder nor in the Hugging Face cache (HF_HOME), and the hub was not "
             f"reached ({_first_line(error)}); connect, unset HF_HUB_OFFLINE, or give a folder that holds the weights"
         ) from error
 
@@ -553,6 +577,23 @@ def _open_tensors(path: Path) -> Any:
     with file_errors(path, "cut off or not a safetensors file", "fetch it again"):
         check_regular(path)
         return safe_open(path, framework="pt")
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Read all tensors of a folder, of one safetensors file or of its shards.
+
+    Raises
+    ------
+    DataError
+        When files are missing, cut off, or pickles.
+
+    Examples
+    --------
+    >>> read_weights(EMBEDDED_FOLDER)["embeddings.cls_token"].shape
+    torch.Size([1, 1, 48])
+    """
+    files = map(_open_tensors, _require_weight_files(folder))
+    return {name: file.get_tensor(name) for file in files for name in file.keys()}  # noqa: SIM118 - a file is no dict
 
 
 @contextmanager
