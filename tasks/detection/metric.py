@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from typing_extensions import override
-from utils.boxes.geometry import covered_shares, ious, pairwise
 
 from tasks.item import Piece
 from tasks.output import Metric
+from utils.boxes.geometry import covered_shares, ious, pairwise
 
 IOUS = np.linspace(0.5, 0.95, 10)
 

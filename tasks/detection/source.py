@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from typing_extensions import override
-from utils.boxes.geometry import keep_visible
 
 from tasks.baselines import spread
 from tasks.detection.items import DetectionItem, Objects
@@ -18,6 +17,7 @@ from tasks.features import FeatureService
 from tasks.item import Finding, Piece
 from tasks.labelled import LabelledSource, decode_picture
 from tasks.sample import Sample
+from utils.boxes.geometry import keep_visible
 from utils.errors import DataError
 from utils.formats.types import AnnotatedPicture
 from utils.geometry.augment import RandomColour
