@@ -133,14 +133,7 @@ def find_backbone_folder(source: str) -> Path:
 def find_weights_folder(source: str, what: str, others: str = " or a Hugging Face id") -> Path:
     """Find a folder with weights; the hub is asked only for an id that the cache does not hold.
 
-    Parameters
-    ----------
-    source : str
-        A folder, or a Hugging Face id such as `facebook/detr-resnet-50`.
-    what : str
-        Beginning of the messages.
-    others : str
-        What else may be given, for the messages.
+    `what` begins the messages, and `others` says there what else than a folder may be given.
 
     Raises
     ------
