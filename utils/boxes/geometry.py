@@ -300,7 +300,7 @@ def smaller_shares(boxes_xyxy: BoxArray, others: BoxArray) -> BoxArray:
     Examples
     --------
     >>> smaller_shares(np.array([0.0, 0, 4, 2]), np.array([[1.0, 1, 2, 2], [3, 0, 99, 2]])).tolist()
-    [1.0, 0.125]
+    [1.0, 0.25]
     """
     smaller = _module(boxes_xyxy).minimum(areas(boxes_xyxy), areas(others))
     return intersections(boxes_xyxy, others) / smaller.clip(min=_TINY)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.boxes.geometry import generalised_ious, sides_to_xyxy
 from utils.keypoints.heatmaps import UNKNOWN, single_points
 from utils.keypoints.peaks import raise_to_single, soft_argmax
 
@@ -267,37 +268,6 @@ def offset_sum(offsets: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return F.smooth_l1_loss(vectors, truth, reduction="sum")
 
 
-def _generalised_iou(sides: Tensor, target: Tensor) -> Tensor:
-    """Generalised IoU of boxes that are given by the distances of their edges from a common point.
-
-    Parameters
-    ----------
-    sides, target : Tensor, shape (M, 4)
-        Left, top, right, bottom; a box of negative size counts as empty.
-
-    Returns
-    -------
-    Tensor, shape (M,)
-        -1 to 1.
-
-    Examples
-    --------
-    >>> target = torch.tensor([[1.0, 1, 1, 1]])
-    >>> _generalised_iou(torch.tensor([[1.0, 1, 1, 1]]), target).tolist()
-    [1.0]
-    >>> _generalised_iou(torch.tensor([[-1.0, 1, 3, 1]]), target).tolist()  # beside it: 0 of 8, and 8 of 8 filled
-    [0.0]
-    """
-    sides = sides.clamp(-_FURTHEST, _FURTHEST)
-    tiny = torch.finfo(sides.dtype).eps ** 2
-    areas = [(box[:, :2] + box[:, 2:]).clamp(min=0).prod(dim=1) for box in (sides, target)]
-    inner, outer = torch.minimum(sides, target), torch.maximum(sides, target)
-    overlap = (inner[:, :2] + inner[:, 2:]).clamp(min=0).prod(dim=1)
-    hull = (outer[:, :2] + outer[:, 2:]).clamp(min=0).prod(dim=1).clamp(min=tiny)
-    union = (areas[0] + areas[1] - overlap).clamp(min=tiny)
-    return overlap / union - (hull - union) / hull
-
-
 def box_sums(distances: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Sum the errors of boxes at the cells that answer for one; divide each term by `mask.sum()`.
 
@@ -328,7 +298,9 @@ def box_sums(distances: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tenso
     """
     image, _, row, column = mask.nonzero(as_tuple=True)
     sides, truth = raise_to_single(distances[image, :, row, column]), target[image, :, row, column]
-    return {"box_l1": (sides - truth).abs().sum(), "box_giou": (1 - _generalised_iou(sides, truth)).sum()}
+    centre = sides.new_zeros(2)
+    boxes, others = sides_to_xyxy(centre, sides.clamp(-_FURTHEST, _FURTHEST)), sides_to_xyxy(centre, truth)
+    return {"box_l1": (sides - truth).abs().sum(), "box_giou": (1 - generalised_ious(boxes, others)).sum()}
 
 
 def objectness_sum(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
