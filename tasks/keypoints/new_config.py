@@ -17,7 +17,7 @@ from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.survey import suggestions, survey
 from utils.errors import DataError
 from utils.formats.recognise import find_source
-from utils.formats.types import AnnotatedPicture
+from utils.formats.types import BOX_FORMATS, AnnotatedPicture
 from utils.logging import VerbosityLogger
 
 
@@ -48,7 +48,9 @@ def draft_keypoints(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
     ('12 pictures, 0 of them without an animal; 22 animals, at most 3 in a picture', ['csv', 'json', 'video'])
     """
     try:
-        find_source(place_of(path))
+        source, found = find_source(place_of(path))
+        if found in BOX_FORMATS or (found == "yolo" and source.is_dir()):  # rows alone do not tell what they hold
+            raise DataError(f"{path}: labels of format {found} without keypoints")
     except DataError as error:
         raise NoLabelsError(f"no keypoints: {error}") from None
     labels = labels_of(path, changes)

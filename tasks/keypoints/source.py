@@ -20,7 +20,7 @@ from tasks.keypoints.settings import KeypointsSettings
 from tasks.labelled import LabelledSource
 from tasks.sample import Sample
 from utils.errors import DataError, SettingsError
-from utils.formats.convert import convert_poses, is_converted
+from utils.formats.convert import convert_labels, is_converted
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.geometry.augment import RandomColour
@@ -69,7 +69,7 @@ class PoseSource(LabelledSource[PoseItem]):
         super().prepare_data()
         target = self.settings.dataset.convert_to
         if target is not None:
-            convert_poses(self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode)
+            convert_labels(self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode)
 
     @override
     def preview_data(self) -> str:

@@ -19,7 +19,7 @@ from tasks.keypoints.sinks import pose_array
 from tasks.phases import load_phase
 from tasks.runs import BEST, checkpoint_path
 from tests.tasks.example_runs import SMALL, rewrite
-from utils.formats.convert import convert_poses
+from utils.formats.convert import convert_labels
 from utils.formats.read import read_poses
 from utils.keypoints.metrics import PoseScores
 from utils.runtime.checkpoints import load_checkpoint
@@ -194,7 +194,7 @@ def test_labels_of_every_format_give_the_same_score(format, foxes, animals):
     expected = evaluate(*named, "evaluate.labels=labels.json", "evaluate.inputs=pictures")["metrics"]
     shutil.rmtree("runs")
     converted = read_poses(animals / "drawn" / "annotations", root=animals / "drawn")["val"]
-    convert_poses({"all": converted}, animals / format, format)
+    convert_labels({"all": converted}, animals / format, format)
     found = evaluate(*named, f"evaluate.labels={format}")
     assert found["pictures"] == 4
     names = ["labelled", "instances"]  # without boxes, as in DeepLabCut, animals have another size, by which they match
@@ -239,7 +239,7 @@ def test_a_test_split_that_the_labels_name_needs_no_list(tmp_path):
     both = sets["val"]
     sets = {"train": sets["train"], "val": replace(both, pictures=both.pictures[:1])}
     sets["test"] = replace(both, pictures=both.pictures[1:])
-    convert_poses(sets, tmp_path / "set", "yolo")
+    convert_labels(sets, tmp_path / "set", "yolo")
     spec = tmp_path / "set" / "data.yaml"
     spec.write_text(spec.read_text().replace("path: .", f"path: {tmp_path}/set"))
     shutil.copytree(tmp_path / "set", tmp_path / "animals", dirs_exist_ok=True)  # the same splits below data_root

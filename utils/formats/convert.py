@@ -12,7 +12,9 @@ from utils.formats.coco import write as coco
 from utils.formats.deeplabcut import write as deeplabcut
 from utils.formats.labelme import write as labelme
 from utils.formats.sets import to_json
+from utils.formats.tables import write as tables
 from utils.formats.types import AnnotationSet
+from utils.formats.voc import write as voc
 from utils.formats.yolo import write as yolo
 from utils.runtime.files import digest_json, file_stamp, read_json, write_json
 
@@ -37,12 +39,13 @@ def describe(sets: Mapping[str, AnnotationSet]) -> list[str]:
     Examples
     --------
     >>> describe({"train": AnnotationSet([], {})})
-    ['train: 0 pictures, 0 instances, 0 visible and 0 hidden points']
+    ['train: 0 pictures, 0 instances, 0 boxes, 0 visible and 0 hidden points']
     """
     lines = []
     for split, part in sets.items():
         seen = [flag for picture in part.pictures for i in picture.instances for flag in i.keypoints[:, 2].tolist()]
-        points = f"{seen.count(2.0)} visible and {seen.count(1.0)} hidden points"
+        boxes = sum(i.box_xyxy is not None for picture in part.pictures for i in picture.instances)
+        points = f"{boxes} boxes, {seen.count(2.0)} visible and {seen.count(1.0)} hidden points"
         lines.append(f"{split}: {len(part.pictures)} pictures, {part.num_instances} instances, {points}")
     return lines
 
@@ -55,7 +58,7 @@ def what_is_lost(sets: Mapping[str, AnnotationSet], format: str, mode: str = "ke
     sets : dict of str to AnnotationSet
         By split.
     format : str
-        yolo, labelme, coco or deeplabcut.
+        yolo, labelme, coco, deeplabcut, voc or csv.
     mode : str
         keypoints or segmentation; coco only.
 
@@ -78,11 +81,13 @@ def what_is_lost(sets: Mapping[str, AnnotationSet], format: str, mode: str = "ke
         "labelme": labelme.unsupported,
         "coco": lambda part: coco.unsupported(part, mode),
         "deeplabcut": deeplabcut.unsupported,
+        "voc": voc.unsupported,
+        "csv": tables.unsupported,
     }
     return [f"{split}: {line}" for split, part in sets.items() for line in tests[format](part)]
 
 
-def convert_poses(
+def convert_labels(
     sets: Mapping[str, AnnotationSet],
     folder: str | Path,
     format: str,
@@ -98,7 +103,7 @@ def convert_poses(
     folder : str or Path
         Where to write.
     format : str
-        yolo, labelme, coco or deeplabcut.
+        yolo, labelme, coco, deeplabcut, voc or csv.
     layout, mode : str
         Of coco, see `write_coco`.
 
@@ -121,9 +126,9 @@ def convert_poses(
     >>> fly = Instance("fly", keypoints_array([[1, 2]], [2]))
     >>> picture = AnnotatedPicture("a", folder / "a.png", (4, 6), (fly,))
     >>> sets = {"train": AnnotationSet([picture], {"fly": Skeleton(("head",))})}
-    >>> [path.name for path in convert_poses(sets, folder / "new", "labelme")]
+    >>> [path.name for path in convert_labels(sets, folder / "new", "labelme")]
     ['data.yaml', 'a.json']
-    >>> convert_poses(sets, folder / "new", "labelme")
+    >>> convert_labels(sets, folder / "new", "labelme")
     []
     """
     folder = Path(folder)
@@ -141,6 +146,8 @@ def convert_poses(
         "labelme": labelme.write_labelme,
         "coco": lambda sets, folder: coco.write_coco(sets, folder, layout, mode),
         "deeplabcut": deeplabcut.write_deeplabcut,
+        "voc": voc.write_voc,
+        "csv": tables.write_tables,
     }
     (folder / STAMP).unlink(missing_ok=True)  # an interrupted copy is no finished one
     written = writers[format](dict(sets), folder)

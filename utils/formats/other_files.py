@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from utils.formats.specs import SUFFIXES, read_yaml
+from utils.formats.tables.columns import find_columns, first_row, is_headerless
 from utils.media.videos import is_video
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
@@ -53,9 +54,15 @@ def _describe_table(path: Path) -> str:
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "boxes.csv"
-    >>> _ = path.write_text("image_path,xmin,ymin,xmax,ymax,label\na.png,1,2,3,4,Tree\n")
+    >>> _ = path.write_text("image_path,xmin,ymin,label\na.png,1,2,Tree\n")
     >>> _describe_table(path)[:47]
     "a table with the columns 'image_path', 'xmin', "
+    >>> _ = path.write_text("image_path,xmin,ymin,xmax,ymax,label,score\na.png,1,2,3,4,Tree,.5\n")
+    >>> _describe_table(path)[:51]
+    "a table of predictions: it has a column 'score'; la"
+    >>> _ = path.write_text("a.png,1,2,3,4,Tree\n")
+    >>> _describe_table(path)[:44]
+    'a table without a header, as its first line '
     """
     with open(path, "rb") as stream:
         head = stream.read(_PEEK)
@@ -66,10 +73,19 @@ def _describe_table(path: Path) -> str:
         if re.search(rf"^\"?bodyparts\"?{sign}", rest, re.MULTILINE) or first.count(sign) > first.count(","):
             how = "as spreadsheets save csv in some languages; save it with commas between the cells"
             return f"a table with {name}, {how}"
-    columns = ", ".join(repr(cell.strip()) for cell in first.split(",")[:6])
+    row = first_row(head.decode("utf-8-sig", errors="replace"))
+    columns = find_columns(row)
+    if columns is not None and columns.score is not None:
+        name = row[columns.score].strip()
+        return f"a table of predictions: it has a column {name!r}; labels have none, remove it if they are labels"
+    needed = "image_path, xmin, ymin, xmax, ymax, label"
+    if is_headerless(row):
+        which = "its corners are in, which only a header tells"
+        return f"a table without a header, as its first line holds a box; add one ({needed} in the order that {which})"
+    names = ", ".join(repr(cell.strip()) for cell in first.split(",")[:6])
     return (
-        f"a table with the columns {columns}, not one of DeepLabCut, whose rows begin with scorer, bodyparts and "
-        "coords; convert it to COCO or YOLO"
+        f"a table with the columns {names}, not one of DeepLabCut, whose rows begin with scorer, bodyparts and "
+        f"coords, nor one of boxes, whose header names {needed}; name its columns so, or convert it to COCO or YOLO"
     )
 
 

@@ -7,10 +7,14 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.formats import recognise
+from utils.formats.box_rules import keep_boxes
 from utils.formats.coco.read import read_coco
 from utils.formats.deeplabcut.read import read_deeplabcut
 from utils.formats.labelme.read import read_labelme
-from utils.formats.types import FORMATS, AnnotationSet
+from utils.formats.tables.read import read_tables
+from utils.formats.types import BOX_FORMATS, FORMATS, AnnotationSet
+from utils.formats.vector.read import read_vector
+from utils.formats.voc.read import read_voc
 from utils.formats.yolo.read import read_yolo
 from utils.runtime.reading import file_errors
 
@@ -27,9 +31,9 @@ def read_annotations(
     Parameters
     ----------
     path : str or Path
-        A data set file (YAML, JSON, JSONL, csv, list) or a folder.
+        A data set file (YAML, JSON, JSONL, XML, csv, list, GeoPackage) or a folder.
     format : str
-        auto, yolo, labelme, coco or deeplabcut; auto looks at the content.
+        auto, yolo, labelme, coco, deeplabcut, voc, csv or vector; auto looks at the content.
     root : str or Path, optional
         Data root: picture ids are relative to it, and no label may point out of it. By default what the file says,
         else its own folder.
@@ -70,11 +74,15 @@ def read_annotations(
         source, found = recognise.find_source(path, format)
     if keypoint_names is not None and found != "labelme":
         raise DataError(f"{path}: a file of {found} names its keypoints itself; drop keypoints.names_file")
+    if need_keypoints and found in BOX_FORMATS:
+        raise DataError(f"{path}: labels of format {found} are boxes without keypoints; name labels of keypoints")
     with file_errors(source, f"cannot be read as labels of format {found}"):
         if found == "labelme":
             return read_labelme(source, root, keypoint_names)
         if found == "deeplabcut":
             return read_deeplabcut(source, root)
+        if found in BOX_FORMATS:
+            return {"voc": read_voc, "csv": read_tables, "vector": read_vector}[found](source, root)
         return (read_yolo if found == "yolo" else read_coco)(source, root, need_keypoints)
 
 
@@ -100,3 +108,28 @@ def read_poses(
     utils.errors.DataError: /no/such/folder: no such file or folder; give a data set file or a folder
     """
     return read_annotations(path, format, root, keypoint_names, need_keypoints=True)
+
+
+def read_boxes(path: str | Path, format: str = "auto", root: str | Path | None = None) -> dict[str, AnnotationSet]:
+    r"""Read labelled pictures whose instances have boxes: see `read_annotations`.
+
+    Every instance has a box inside its picture: what reaches beyond is cut at the edge, an outline without a box gets
+    the box around it, and of two equal boxes of one class one is read.
+
+    Raises
+    ------
+    DataError
+        If nothing can be read, or nothing has a box: keypoints alone have none.
+    ValueError
+        If `format` is unknown.
+
+    Examples
+    --------
+    >>> import tempfile, cv2, numpy as np
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = cv2.imwrite(str(folder / "a.png"), np.zeros((40, 60, 3), np.uint8))
+    >>> _ = (folder / "boxes.csv").write_text("image_path,xmin,xmax,ymin,ymax,label\na.png,-3,30,10,20,Tree\n")
+    >>> read_boxes(folder)["all"].pictures[0].instances[0].box_xyxy.tolist()
+    [0.0, 10.0, 30.0, 20.0]
+    """
+    return keep_boxes(read_annotations(path, format, root))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
 from utils.errors import DataError
 from utils.formats.other_files import OTHER_SUFFIXES, describe_other
-from utils.formats.pictures import list_files
+from utils.formats.pictures import PICTURE_SUFFIXES, list_files
 from utils.formats.specs import SPLIT_KEYS, SUFFIXES, read_yaml
+from utils.formats.tables.columns import find_columns, first_row
 from utils.formats.types import FORMATS
 from utils.runtime.reading import check_regular
 
+logger = logging.getLogger(__name__)
+
+VECTOR_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb")
+_OF_BOXES = {"voc": "VOC (xml)", "csv": "tables of boxes (csv)", "vector": "vector files"}
+_ROW = re.compile(r"\d{1,6}(?:\.0*)?(?:\s+[-+0-9.eE]+){4,}$")  # of a YOLO label
 _PEEK = 2**16
 
 
@@ -19,7 +26,8 @@ def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
     """Find what to read, and its format.
 
     In a folder the first of these counts: a specification file (YAML with `kpt_shape` or `format`), COCO files,
-    LabelMe files, DeepLabCut tables, a specification of a YOLO set without keypoints (YAML with `names` and a split).
+    LabelMe files, DeepLabCut tables, a specification of a YOLO set without keypoints (YAML with `names` and a split),
+    VOC files, tables of boxes, vector files, pictures with YOLO's rows.
 
     Parameters
     ----------
@@ -57,7 +65,8 @@ def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
             raise DataError(f"{path}: {what}")
         raise DataError(
             f"{path}: no known label format; tried a specification (YAML with kpt_shape, format or names), "
-            "LabelMe and COCO (JSON), lists and indexes (txt, list, jsonl), DeepLabCut (csv)"
+            "LabelMe and COCO (JSON), lists and indexes (txt, list, jsonl), DeepLabCut and boxes (csv), VOC (xml), "
+            "vector files"
         )
     return path, found if format == "auto" and found is not None else format
 
@@ -83,12 +92,20 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
         return certain
     if format in FORMATS and format != "yolo":
         return folder, format
-    files = list_files(folder, (".json", ".csv")) if format == "auto" else []
+    files = list_files(folder, (".json", ".csv", ".xml", *VECTOR_SUFFIXES)) if format == "auto" else []
     found = {format_of_file(file, certain=True) for file in files}
     for candidate in ("coco", "labelme", "deeplabcut"):
         if candidate in found:
             return folder, candidate
     likely = _spec_of_folder(folder, format, certain=False)
+    of_boxes = [candidate for candidate in _OF_BOXES if candidate in found]
+    if likely is None and of_boxes:
+        if len(of_boxes) > 1:
+            others = " and ".join(_OF_BOXES[other] for other in of_boxes[1:])
+            logger.warning("%s: %s are read, and %s in it passed over", folder, _OF_BOXES[of_boxes[0]], others)
+        return folder, of_boxes[0]
+    if likely is None and has_rows(folder):
+        return folder, "yolo"
     if likely is None and format == "yolo":
         raise DataError(f"{folder}: no YAML with kpt_shape or names in it, so what rows hold is unknown; add one")
     if likely is None:
@@ -96,7 +113,7 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
         other = next((f"; {file.name} is {what}" for file in beside if (what := describe_other(file))), "")
         raise DataError(
             f"{folder}: no labels; tried a specification (YAML with kpt_shape, format or names), "
-            f"COCO and LabelMe (JSON), DeepLabCut (csv){other}"
+            f"COCO and LabelMe (JSON), DeepLabCut and boxes (csv), VOC (xml), vector files, YOLO's rows (txt){other}"
         )
     return likely
 
@@ -155,8 +172,51 @@ def format_of_file(path: Path, certain: bool = False) -> str | None:
     if suffix in (".jsonl", ".txt", ".list"):
         return _format_of_list(path)
     if suffix == ".csv":
-        return "deeplabcut" if re.search(r"^bodyparts,", _peek(path), re.MULTILINE) else None
-    return None
+        return _format_of_table(_peek(path))
+    if suffix == ".xml":  # not the notes of GDAL beside a raster, and other XML
+        return "voc" if re.search(r"<annotation[\s/>]", _peek(path)) else None
+    return "vector" if suffix in VECTOR_SUFFIXES else None
+
+
+def _format_of_table(text: str) -> str | None:
+    """Format of a csv by its beginning, or None; a table of boxes with scores is one of predictions, not of labels.
+
+    Examples
+    --------
+    >>> header = "image_path,xmin,ymin,xmax,ymax,label"
+    >>> _format_of_table(header), _format_of_table(header + ",score") is None
+    ('csv', True)
+    """
+    if re.search(r"^bodyparts,", text, re.MULTILINE):
+        return "deeplabcut"
+    try:
+        columns = find_columns(first_row(text))
+    except ValueError:  # a name stands in the header twice: the reader tells
+        return "csv"
+    return "csv" if columns is not None and columns.score is None else None
+
+
+def has_rows(folder: Path) -> bool:
+    """Whether a folder holds pictures and labels as YOLO has them, in `labels` or beside the pictures.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.txt").write_text("0 .5 .5 .25 .25")
+    >>> has_rows(folder)
+    False
+    >>> (folder / "a.png").touch()
+    >>> has_rows(folder)
+    True
+    """
+    stems = {file.with_suffix("") for file in list_files(folder, PICTURE_SUFFIXES)}
+    for file in list_files(folder, (".txt",)) if stems else ():
+        if file.with_suffix("") in stems or "labels" in file.relative_to(folder).parts[:-1]:
+            line = next((line.strip() for line in _peek(file).splitlines() if line.strip()), "")
+            if _ROW.match(line):
+                return True
+    return False
 
 
 def _format_of_spec(path: Path, certain: bool = False) -> str | None:
@@ -175,12 +235,13 @@ def _format_of_spec(path: Path, certain: bool = False) -> str | None:
     >>> _format_of_spec(path)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: .../data.yaml: format: expected one of yolo, labelme, coco, deeplabcut, got 'lableme'
+    utils.errors.DataError: .../data.yaml: format: expected one of yolo, labelme, coco, deeplabcut, voc, csv, vector, \
+got 'lableme'
     """
     keys = read_yaml(path)
     stated = keys.get("format")
     if stated is None:
-        is_likely = "names" in keys and any(key in keys for key in SPLIT_KEYS)
+        is_likely = ("names" in keys or "nc" in keys) and any(key in keys for key in SPLIT_KEYS)
         return "yolo" if "kpt_shape" in keys or (is_likely and not certain) else None
     if stated not in FORMATS:
         raise DataError(f"{path}: format: expected one of {', '.join(FORMATS)}, got {stated!r}")
@@ -204,6 +265,8 @@ def _format_of_json(path: Path, certain: bool = False) -> str | None:
     text = _peek(path)
     if re.search(r'"shapes"\s*:\s*\[', text):
         return "labelme"
+    if re.search(r'"type"\s*:\s*"FeatureCollection"', text):
+        return "vector"
     signs = sum(f'"{word}"' in text for word in ("images", "annotations", "categories", "image_id"))
     is_list = text.lstrip("\ufeff \n\r\t").startswith("[")
     if certain:
@@ -225,6 +288,8 @@ def _format_of_list(path: Path) -> str | None:
     line = next((line.strip() for line in _peek(path).splitlines() if line.strip()), "").replace("\\", "/")
     if path.suffix.lower() == ".jsonl" or line.lower().endswith(".json"):
         return "labelme"
+    if line.lower().endswith(".xml"):
+        return "voc"
     return "labelme" if line and (path.parent / line).with_suffix(".json").is_file() else None
 
 

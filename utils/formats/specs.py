@@ -467,17 +467,21 @@ def spec_keys(skeletons: Mapping[str, Skeleton]) -> dict[str, Any]:
     Returns
     -------
     dict
-        names, kpt_shape where all have the same number, kpt_names, flip_idx, edges.
+        names, and where a category has keypoints kpt_shape where all have the same number, kpt_names, flip_idx, edges.
 
     Examples
     --------
     >>> spec_keys({"mouse": Skeleton(("nose", "tail"))})
     {'names': {0: 'mouse'}, 'kpt_shape': [2, 3], 'kpt_names': {0: ['nose', 'tail']}, 'flip_idx': [0, 1]}
+    >>> spec_keys({"cow": Skeleton(())})
+    {'names': {0: 'cow'}}
     """
     numbered = dict(enumerate(skeletons.values()))
     keys: dict[str, Any] = {"names": dict(enumerate(skeletons))}
     counts = {skeleton.num_keypoints for skeleton in numbered.values()}
-    if len(counts) == 1 and counts != {0}:
+    if counts <= {0}:
+        return keys
+    if len(counts) == 1:
         keys["kpt_shape"] = [counts.pop(), 3]
     keys["kpt_names"] = {index: list(skeleton.names) for index, skeleton in numbered.items()}
     flips = {index: list(skeleton.flip_idx or range(skeleton.num_keypoints)) for index, skeleton in numbered.items()}

@@ -11,7 +11,9 @@ import numpy as np
 
 from utils.errors import DataError
 
-FORMATS = ("yolo", "labelme", "coco", "deeplabcut")
+POSE_FORMATS = ("yolo", "labelme", "coco", "deeplabcut")
+BOX_FORMATS = ("voc", "csv", "vector")  # hold boxes or outlines, and no keypoints
+FORMATS = (*POSE_FORMATS, *BOX_FORMATS)
 SPLITS = ("train", "val", "test", "all")  # "all": a source without splits
 MISSING, OCCLUDED, VISIBLE = 0, 1, 2
 

@@ -39,8 +39,10 @@ class Polygons:
     ----------
     geometries : ndarray of shapely geometries, shape (N,)
         Polygons with their holes.
-    classes : ndarray of uint8, shape (N,)
+    classes : ndarray of int, shape (N,)
         Class index of each.
+    scores : ndarray of float, shape (N,), optional
+        How sure each is; class maps have none.
 
     Examples
     --------
@@ -50,6 +52,7 @@ class Polygons:
 
     geometries: np.ndarray
     classes: np.ndarray
+    scores: np.ndarray | None = None
 
     def keep(self, chosen: np.ndarray) -> Polygons:
         """Those at the given indices or where a mask is true.
@@ -60,7 +63,8 @@ class Polygons:
         >>> boxes.keep(np.array([False, True])).classes.tolist()
         [4]
         """
-        return Polygons(self.geometries[chosen], self.classes[chosen])
+        scores = None if self.scores is None else self.scores[chosen]
+        return Polygons(self.geometries[chosen], self.classes[chosen], scores)
 
 
 def write_polygons(
@@ -134,7 +138,7 @@ def write_polygons(
         disk_full_as_data_error(destination, work),
     ):
         work.mkdir(parents=True)
-        sink = _PolygonSink(work / destination.name, raster, list(class_names), simplify_tolerance, min_area)
+        sink = PolygonSink(work / destination.name, raster, list(class_names), simplify_tolerance, min_area)
         for polygons in polygonize(raster, skip_classes, band_pixels):
             sink.add(polygons)
         sink.close()
@@ -404,26 +408,28 @@ def _border_owners(geometries: np.ndarray, y: int, width: int) -> np.ndarray:
     return owners
 
 
-class _PolygonSink:
+class PolygonSink:
     """Write polygons in batches to one layer of a GeoPackage.
 
     Parameters
     ----------
     path : Path
         The file to make.
-    raster : rasterio dataset
+    raster : rasterio dataset or PixelGrid
         Gives CRS and transform.
     class_names : list of str
         Name of each class.
     simplify_tolerance, min_area : float
         In pixels, as in `write_polygons`.
+    has_scores : bool
+        Whether the polygons have scores.
 
     Examples
     --------
     >>> import tempfile
     >>> with rasterio.MemoryFile() as memory:
     ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
-    ...         sink = _PolygonSink(Path(tempfile.mkdtemp()) / "a.gpkg", raster, ["x"], 0.0, 2.0)
+    ...         sink = PolygonSink(Path(tempfile.mkdtemp()) / "a.gpkg", raster, ["x"], 0.0, 2.0)
     >>> sink.add(Polygons(shapely.box(0, 0, [1, 2], 1), np.array([0, 0], np.uint8)))
     >>> sink.count
     1
@@ -431,8 +437,16 @@ class _PolygonSink:
 
     batch = 50_000
 
-    def __init__(self, path: Path, raster: Any, class_names: list[str], simplify_tolerance: float, min_area: float):
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        raster: Any,
+        class_names: list[str],
+        simplify_tolerance: float,
+        min_area: float,
+        has_scores: bool = False,
+    ):
+        self.path, self.has_scores = path, has_scores
         self.crs, self.transform = raster.crs, raster.transform
         self.class_names = np.array(class_names, dtype=object)
         self.simplify_tolerance, self.min_area = simplify_tolerance, min_area
@@ -451,7 +465,7 @@ class _PolygonSink:
         --------
         >>> with rasterio.MemoryFile() as memory:
         ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
-        ...         sink = _PolygonSink(Path("a.gpkg"), raster, ["x"], 0.0, 0.0)
+        ...         sink = PolygonSink(Path("a.gpkg"), raster, ["x"], 0.0, 0.0)
         >>> sink.add(Polygons(np.array([shapely.box(0, 0, 1, 1)]), np.array([2], np.uint8)))
         Traceback (most recent call last):
             ...
@@ -480,7 +494,7 @@ class _PolygonSink:
         >>> path = Path(tempfile.mkdtemp()) / "a.gpkg"
         >>> with rasterio.MemoryFile() as memory:
         ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
-        ...         _PolygonSink(path, raster, ["x"], 0.0, 0.0).close()
+        ...         PolygonSink(path, raster, ["x"], 0.0, 0.0).close()
         >>> pyogrio.read_info(path)["features"]
         0
         """
@@ -504,7 +518,7 @@ class _PolygonSink:
         >>> path = Path(tempfile.mkdtemp()) / "a.gpkg"
         >>> with rasterio.MemoryFile() as memory:
         ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
-        ...         sink = _PolygonSink(path, raster, ["x"], 0.0, 0.0)
+        ...         sink = PolygonSink(path, raster, ["x"], 0.0, 0.0)
         >>> sink.add(Polygons(np.array([shapely.box(0, 0, 2, 2)]), np.array([0], np.uint8)))
         >>> sink._write()
         >>> pyogrio.read_info(path)["fields"].tolist()
@@ -513,8 +527,11 @@ class _PolygonSink:
         library = vector_library()
         geometries = np.concatenate([np.zeros(0, object), *(polygons.geometries for polygons in self.waiting)])
         classes = np.concatenate([np.zeros(0, np.uint8), *(polygons.classes for polygons in self.waiting)])
-        self.waiting = []
         fields = {"class_index": classes.astype(np.int32), "class_name": self.class_names[classes]}
+        if self.has_scores:
+            scores = [polygons.scores for polygons in self.waiting if polygons.scores is not None]
+            fields["score"] = np.concatenate([np.zeros(0), *scores])
+        self.waiting = []
         fields |= self._measure(geometries)
         if self.simplify_tolerance > 0:
             geometries = shapely.simplify(geometries, self.simplify_tolerance, preserve_topology=True)
@@ -541,7 +558,7 @@ class _PolygonSink:
         --------
         >>> with rasterio.MemoryFile() as memory:
         ...     with memory.open(driver="GTiff", dtype="uint8", count=1, height=2, width=3) as raster:
-        ...         sink = _PolygonSink(Path("a.gpkg"), raster, ["x"], 0.0, 0.0)
+        ...         sink = PolygonSink(Path("a.gpkg"), raster, ["x"], 0.0, 0.0)
         >>> sink._measure(np.array([shapely.box(0, 0, 2, 2)]))
         {'area_px': array([4])}
         """

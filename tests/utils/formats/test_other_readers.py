@@ -13,7 +13,7 @@ import supervision as sv
 from pycocotools.coco import COCO
 
 from tasks.example import drawn_animals
-from utils.formats.convert import convert_poses
+from utils.formats.convert import convert_labels
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotationSet
 
@@ -24,7 +24,7 @@ def truth() -> AnnotationSet:
 
 
 def written(truth: AnnotationSet, folder: Path, format: str, **how: str) -> Path:
-    convert_poses({"val": truth}, folder, format, **how)
+    convert_labels({"val": truth}, folder, format, **how)
     return folder
 
 

@@ -7,6 +7,7 @@ height; x is x in pixels over the width, without a shift by half a pixel.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +18,11 @@ from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, pic
 from utils.formats.sets import finish_sets, shared_labels
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
+from utils.formats.yolo.folders import Survey, read_folder, survey_rows
 from utils.formats.yolo.rows import RowReader
 from utils.media.picture_sizes import picture_size
+
+logger = logging.getLogger(__name__)
 
 
 def read_yolo(
@@ -32,12 +36,13 @@ def read_yolo(
 
     Labels lie where the last folder named `images` in a picture's path is replaced by `labels`; where no file is
     there, the first such folder is tried, as other tools do; without such a folder, beside the picture. An empty file
-    says that there is no object; a missing one is a problem, and the picture counts as incomplete.
+    says that there is no object. A missing one says so too in a set of boxes or outlines; in one of poses it is a
+    problem, and the picture counts as incomplete. In a set where most rows are boxes, other rows are problems.
 
     Parameters
     ----------
     path : str or Path
-        The YAML file.
+        The YAML file; or a folder without one, whose splits and categories `read_folder` tells.
     root : str or Path, optional
         Data root in place of the file's.
     need_keypoints : bool
@@ -68,15 +73,11 @@ def read_yolo(
     >>> train.problems[0].what
     'expected 8 values (class, box of 4, 1 keypoints of 3), got 3'
     """
-    spec = specs.read_spec(Path(path), root)
+    path = Path(path)
+    spec = read_folder(path) if path.is_dir() else specs.read_spec(path, root)
     shape = specs.keypoint_shape(spec)
     if shape is None and need_keypoints:
         raise DataError(f"{path}: no kpt_shape, so the number of keypoints is unknown; add kpt_shape: [K, 3]")
-    categories = specs.category_names(spec) or ["0"]
-    numbers = [str(index) for index in range(shape[0] if shape else 0)]
-    names = (shape and specs.keypoint_names(spec, categories)) or dict.fromkeys(categories, numbers)
-    reader = RowReader(specs.build_skeletons(spec, names), *(shape or (0, 2)))
-
     problems: dict[str, list[Problem]] = {}
     listed = {}
     for split, sources in spec.splits().items():
@@ -85,12 +86,20 @@ def read_yolo(
     ids = picture_ids((picture for pictures in listed.values() for picture in pictures), spec.root)
     labels = {picture: _find_label(picture) for pictures in listed.values() for picture in pictures}
     shared = shared_labels(labels, ids)
+    rows = Survey(0, 0, 0) if shape else survey_rows(label for label in labels.values() if label)
+    categories = specs.category_names(spec) or (["0"] if shape else [str(index) for index in range(rows.classes)])
+    numbers = [str(index) for index in range(shape[0] if shape else 0)]
+    names = (shape and specs.keypoint_names(spec, categories)) or dict.fromkeys(categories, numbers)
+    reader = RowReader(specs.build_skeletons(spec, names), *(shape or (0, 2)), outlines=rows.outlines >= rows.boxes)
     sets = {}
     for split, pictures in listed.items():
         if not any(labels[picture] for picture in pictures):
             raise DataError(
                 f"{path}: {split}: none of the {len(pictures)} pictures has a label, such as {label_path(pictures[0])}"
             )
+        if not shape and (empty := sum(labels[picture] is None for picture in pictures)):
+            text = "%s: %s: %d of %d pictures have no label file and count as pictures without an object"
+            logger.info(text, path, split, empty, len(pictures))
         read = [_read_picture(picture, ids[picture], labels[picture], reader, problems[split]) for picture in pictures]
         here = {ids[picture] for picture in pictures}
         problems[split] += [problem for problem in shared if problem.picture in here]
@@ -197,6 +206,8 @@ def _read_picture(
         where, _, what = str(error).partition(": ")
         problems.append(Problem(where, what, picture=id))
         return None
+    if label is None and not reader.num_keypoints:
+        return AnnotatedPicture(id, path, size, ())
     if label is None:
         what, cure = f"no label for {path}", "write an empty file where there is no object"
         problems.append(Problem(str(label_path(path)), what, cure, id, lost=True))

@@ -22,6 +22,8 @@ class RowReader:
         By category, in the order of the class numbers.
     num_keypoints, num_values : int
         `kpt_shape`; without keypoints a row is a box or an outline.
+    outlines : bool
+        Whether a row without keypoints may be an outline.
 
     Examples
     --------
@@ -35,6 +37,7 @@ class RowReader:
     skeletons: Mapping[str, Skeleton]
     num_keypoints: int = 0
     num_values: int = 2
+    outlines: bool = True
 
     def read(self, row: str, size: tuple[int, int]) -> Instance:
         """Read one row.
@@ -64,10 +67,10 @@ class RowReader:
             _check_shares("an outline", values[1:])
             return Instance(category, polygons=(values[1:].reshape(-1, 2) * scale,))
         points, seen = self._keypoints(values[5:].reshape(self.num_keypoints, self.num_values))
-        _check_shares("the box", values[1:5])
-        _check_shares("keypoints", points[seen > 0])
         if min(values[3:5]) <= 0:
             raise ValueError(f"expected a box with a width and a height, got {values[3]:g} x {values[4]:g}")
+        _check_shares("the box", values[1:5])
+        _check_shares("keypoints", points[seen > 0])
         centre, extent = values[1:3] * scale, values[3:5] * scale
         box = np.concatenate([centre - extent / 2, centre + extent / 2])
         return Instance(category, keypoints_array(points * scale, seen), box)
@@ -89,10 +92,12 @@ class RowReader:
         """
         words = row.split()
         expected = 5 + self.num_keypoints * self.num_values
-        is_outline = not self.num_keypoints and len(words) >= 7 and len(words) % 2 == 1
+        is_outline = not self.num_keypoints and self.outlines and len(words) >= 7 and len(words) % 2 == 1
         if len(words) != expected and not is_outline:
             rest = f"{self.num_keypoints} keypoints of {self.num_values}" if self.num_keypoints else "or an outline"
-            raise ValueError(f"expected {expected} values (class, box of 4, {rest}), got {len(words)}")
+            rest = rest if self.num_keypoints or self.outlines else "as most rows of this set"
+            hint = ", as a prediction with its confidence has" if expected == 5 and len(words) == 6 else ""
+            raise ValueError(f"expected {expected} values (class, box of 4, {rest}), got {len(words)}{hint}")
         try:
             values = np.array([float(word) for word in words])
         except ValueError:

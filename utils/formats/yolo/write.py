@@ -1,4 +1,4 @@
-"""Writing YOLO pose data sets, with their pictures."""
+"""Writing YOLO data sets of poses or boxes, with their pictures."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from utils.runtime.files import write_bytes
 
 
 def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Path]:
-    """Write a YOLO pose data set: data.yaml, `images/<split>/` and `labels/<split>/`.
+    """Write a YOLO data set: data.yaml, `images/<split>/` and `labels/<split>/`.
 
-    Pictures are given a second name (a hard link) where the system allows it, else copied. What the format cannot
-    hold is left out: `unsupported` lists it.
+    It is one of boxes where no category has keypoints, else one of poses. Pictures are given a second name (a hard
+    link) where the system allows it, else copied. What the format cannot hold is left out: `unsupported` lists it.
 
     Parameters
     ----------
@@ -58,13 +58,11 @@ def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Pa
     """
     folder, skeletons = Path(folder), shared_skeletons(sets)
     counts = {name: skeleton.num_keypoints for name, skeleton in skeletons.items()}
-    if not any(counts.values()):
-        raise DataError(f"{folder}: YOLO pose needs keypoints, but no category has any")
     if len(set(counts.values())) > 1:
         stated = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise DataError(f"YOLO holds one number of keypoints, but {stated}; choose categories")
     keys = specs.spec_keys(skeletons)
-    if isinstance(keys["flip_idx"], dict):  # the format has one for all; `unsupported` lists the others
+    if isinstance(keys.get("flip_idx"), dict):  # the format has one for all; `unsupported` lists the others
         del keys["flip_idx"]
     images = {s: [folder / "images" / s / name for name in new_names(part.pictures)] for s, part in sets.items()}
     tops = {split: (folder / "images" / split, folder / "labels" / split) for split in sets}
@@ -103,7 +101,7 @@ def _format_label(picture: AnnotatedPicture, skeletons: Mapping[str, Skeleton]) 
 
 
 def unsupported(annotations: AnnotationSet) -> list[str]:
-    """List what YOLO pose cannot hold of a set.
+    """List what YOLO cannot hold of a set.
 
     Parameters
     ----------
@@ -133,7 +131,9 @@ def unsupported(annotations: AnnotationSet) -> list[str]:
     flips = len({skeleton.flip_idx for skeleton in annotations.skeletons.values()})
     sides = ["flip_idx that differs between categories (inferred from the names when read)"] if flips > 1 else []
     tests = {
-        "neither box nor keypoint (left out)": lambda i: i.box_xyxy is None and tight_box(i.keypoints) is None,
+        "neither box, keypoint nor polygon (left out)": lambda i: (
+            i.box_xyxy is None and tight_box(i.keypoints) is None and not i.polygons
+        ),
         "scores": lambda i: i.score is not None or i.keypoint_scores is not None,
     }
     placed = [(i, p.size) for p in annotations.pictures if p.size is not None for i in p.instances]
@@ -153,7 +153,7 @@ def unsupported(annotations: AnnotationSet) -> list[str]:
 
 
 def _format_row(instance: Instance, skeletons: Mapping[str, Skeleton], size: tuple[int, int]) -> str:
-    """Write one row; empty for an instance with neither box nor keypoint.
+    """Write one row; empty for an instance with neither box, keypoint nor polygon.
 
     Examples
     --------
@@ -199,6 +199,8 @@ def _written_box(instance: Instance, size: tuple[int, int]) -> np.ndarray | None
     if _holds_box(instance, size):
         return instance.box_xyxy
     box = instance.box_xyxy if instance.box_xyxy is not None else tight_box(instance.keypoints)
+    if box is None and instance.polygons:
+        box = tight_box(np.concatenate(instance.polygons))
     if box is None:
         return None
     limits = np.array([size[1], size[0]], np.float64)

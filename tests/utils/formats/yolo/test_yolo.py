@@ -11,7 +11,7 @@ import pytest
 from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
 from utils.formats.labelme.read import read_labelme
-from utils.formats.read import read_annotations, read_poses
+from utils.formats.read import read_annotations, read_boxes, read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array, missing_keypoints
 from utils.formats.yolo.read import label_path, read_yolo
 from utils.formats.yolo.write import unsupported, write_yolo
@@ -247,7 +247,7 @@ def test_boxes_and_points_beyond_the_picture_are_cut_and_listed(tmp_path, draw_p
         "no box (the tight box of the keypoints is written): 1",
         "boxes beyond the picture or flat (cut to it): 2",
         "keypoints beyond the picture (written as missing): 2",
-        "neither box nor keypoint (left out): 1 of 4 instances",
+        "neither box, keypoint nor polygon (left out): 1 of 4 instances",
     ]
     write_yolo({"all": poses}, tmp_path / "new")
     read = read_yolo(tmp_path / "new" / "data.yaml")["all"]
@@ -268,8 +268,6 @@ def test_categories_with_different_numbers_of_keypoints_are_refused(tmp_path):
     assert unsupported(poses) == ["2 different numbers of keypoints"]
     with pytest.raises(DataError, match="a has 1, b has 2"):
         write_yolo({"all": poses}, tmp_path)
-    with pytest.raises(DataError, match="needs keypoints"):
-        write_yolo({"all": AnnotationSet([], {"a": Skeleton(())})}, tmp_path)
 
 
 @needs_real_data
@@ -321,7 +319,7 @@ def test_a_set_without_keypoints_has_boxes_and_outlines(data, tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("0 .5 .5 .5 .5 .25", r"expected 5 values \(class, box of 4, or an outline\), got 6"),
+        ("0 .5 .5 .5 .5 .25", r"expected 5 values \(class, box of 4, as most rows of this set\), got 6"),
         ("0 .5 .5 .5", r"expected 5 values .*got 4"),
         ("0 .5 .5 .5 .5 .25 1.2", "expected an outline as shares of the picture, 0 to 1, got 1.2"),
         ("2 .5 .5 .5 .5", "class 2 is unknown; there are classes 0 to 1"),
@@ -341,3 +339,100 @@ def test_a_box_in_a_set_of_poses_is_written_with_missing_keypoints(tmp_path, dra
     picture = AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (mouse,))
     write_yolo({"all": AnnotationSet([picture], {"mouse": Skeleton(("nose", "tail"))})}, tmp_path / "new")
     assert (tmp_path / "new/labels/all/a.txt").read_text() == "0 0.5 0.5 0.5 0.5 0 0 0 0 0 0\n"
+
+
+def test_a_picture_without_a_label_holds_no_object_in_a_set_of_boxes(data, tmp_path, draw_picture):
+    draw_picture(tmp_path / "images" / "b.png")
+    with pytest.raises(DataError):
+        data("0 .5 .5 .5 .25\n", "names: {0: car}")
+    part = read_annotations(tmp_path)["train"]
+    assert {picture.id: len(picture.instances) for picture in part.pictures} == {"images/a": 1, "images/b": 0}
+    assert not any(picture.extra for picture in part.pictures)
+    assert not part.problems
+    (tmp_path / "labels" / "a.txt").unlink()  # all labels elsewhere are no set of empty pictures
+    with pytest.raises(DataError, match="none of the 2 pictures has a label"):
+        read_annotations(tmp_path)
+
+
+BOXES = "0 .5 .5 .5 .25\n0 .25 .5 .25 .25\n1 .5 .25 .5 .25\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("0 .5 .5 .5", r"expected 5 values .* got 4"),
+        ("0 .5 .5 .5 .25 .9", r"got 6, as a prediction with its confidence has"),
+        ("0 .5 .5 .5 .25 .9 .1", r"expected 5 values \(class, box of 4, as most rows of this set\), got 7"),
+        ("2 .5 .5 .5 .25", "class 2 is unknown; there are classes 0 to 1"),
+        ("0 .5 nan .5 .25", "NaN"),
+        ("0 .5 .5 0 .25", "a box with a width and a height, got 0 x 0.25"),
+        ("0 .5 .5 .5 -.25", "a box with a width and a height"),
+        ("0 30 20 10 5", "expected the box as shares of the picture, 0 to 1, got 30"),
+        ("0,.5,.5,.5,.25", "expected 5 values"),
+    ],
+)
+def test_a_bad_row_of_boxes_is_one_problem_with_file_and_line(data, tmp_path, row, reason):
+    with pytest.raises(DataError):
+        data(f"{BOXES}{row}\n", "names: [car, dog]")
+    part = read_boxes(tmp_path)["train"]
+    assert len(part.pictures[0].instances) == 3
+    [problem] = part.problems
+    assert problem.where == f"{tmp_path}/labels/a.txt:4"
+    assert re.search(reason, problem.what)
+    assert part.pictures[0].extra["incomplete"]
+
+
+def test_a_box_beyond_the_picture_is_cut_at_its_edge_and_not_moved(data, tmp_path):
+    with pytest.raises(DataError):
+        data("0 .9 .5 .4 .5\n0 0 0 .5 .5\n", "names: [car]")
+    boxes = [instance.box_xyxy.tolist() for instance in read_boxes(tmp_path)["train"].pictures[0].instances]
+    np.testing.assert_allclose(boxes, [[42, 10, 60, 30], [0, 0, 15, 10]])
+
+
+def test_a_doubled_row_is_read_once(data, tmp_path):
+    with pytest.raises(DataError):
+        data(f"{BOXES}0 .5 .5 .5 .25\n", "names: [car, dog]")
+    part = read_boxes(tmp_path)["train"]
+    assert len(part.pictures[0].instances) == 3
+    assert "object 1 once more" in part.problems[0].what
+    assert "incomplete" not in part.pictures[0].extra
+
+
+@pytest.mark.parametrize("names", ["classes.txt", "labels/classes.txt", "obj.names", None])
+@pytest.mark.parametrize("layout", ["images/{split}", "{split}/images", "{split}"])
+def test_a_folder_without_a_specification(tmp_path, draw_picture, layout, names):
+    for split, name in (("train", "a"), ("valid", "b")):
+        picture = draw_picture(tmp_path / layout.format(split=split) / f"{name}.png")
+        label_path(picture).parent.mkdir(parents=True, exist_ok=True)
+        label_path(picture).write_text("1 .5 .5 .5 .25\n")
+    if names:
+        (tmp_path / names).parent.mkdir(exist_ok=True)
+        (tmp_path / names).write_text("car\ndog\n")
+    sets = read_annotations(tmp_path)
+    known = ["car", "dog"] if names else ["0", "1"]
+    assert {split: list(part.skeletons) for split, part in sets.items()} == {"train": known, "val": known}
+    assert sets["val"].pictures[0].instances[0].category == known[1]
+    with pytest.raises(DataError, match="no kpt_shape"):
+        read_poses(tmp_path)
+
+
+def test_a_specification_without_names_calls_classes_by_number(data, tmp_path):
+    with pytest.raises(DataError):
+        data("3 .5 .5 .5 .25\n", "format: yolo")
+    assert list(read_annotations(tmp_path)["train"].skeletons) == ["0", "1", "2", "3"]
+
+
+@needs_real_data
+@pytest.mark.real_data
+def test_real_photos_of_everyday_things(tmp_path):
+    source = REAL / "photo_coco"
+    for name, target in {"images": source / "images", "labels": source / "object_detection" / "labels"}.items():
+        (tmp_path / name).symlink_to(target)
+    spec = (source / "object_detection" / "config.yaml").read_text().replace("images/val2017", "images/train2017")
+    (tmp_path / "data.yaml").write_text(spec)
+    part = read_boxes(tmp_path)["train"]
+    instances = [instance for picture in part.pictures for instance in picture.instances]
+    counts = (len(part.pictures), sum(not picture.instances for picture in part.pictures), len(part.skeletons))
+    assert counts == (128, 2, 80)
+    assert (len(instances), sum(i.category == "person" for i in instances)) == (941, 261)
+    assert not any(picture.extra.get("incomplete") for picture in part.pictures)

@@ -1,0 +1,216 @@
+"""Pascal VOC: the convention of its corners, where pictures lie, bad objects with file and line, and entity bombs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from utils.errors import DataError
+from utils.formats.read import read_annotations, read_boxes, read_poses
+from utils.formats.voc.read import read_voc
+
+REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data" / "det_trees"
+needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data set in {REAL}")
+
+
+def box(xmin: object = 3, ymin: object = 5, xmax: object = 30, ymax: object = 20) -> str:
+    """Corners in an unusual order: readers go by name."""
+    return f"<bndbox><ymax>{ymax}</ymax><xmin>{xmin}</xmin><xmax>{xmax}</xmax><ymin>{ymin}</ymin></bndbox>"
+
+
+def thing(inside: str, name: str = "dog") -> str:
+    return f"<object>\n<name>{name}</name>{inside}</object>\n"
+
+
+@pytest.fixture
+def write(tmp_path, draw_picture):
+    """Write a picture of 40 x 60 and its XML file, which begins its objects on line 3."""
+
+    def make(objects: str, name: str = "a", label: str = "", picture: str = "", stated: str | None = None) -> Path:
+        draw_picture(tmp_path / picture / f"{name}.png")
+        path = tmp_path / label / f"{name}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stated = f"{name}.png" if stated is None else stated
+        path.write_text(f"<annotation>\n<filename>{stated}</filename>\n{objects}</annotation>")
+        return path
+
+    return make
+
+
+def test_the_first_pixel_is_1_and_the_last_one_is_inside(write, tmp_path):
+    write(thing(box(1, 1, 60, 40)) + thing(box(5, 6, 5, 6), "cat"))
+    part = read_voc(tmp_path)["all"]
+    dog, cat = part.pictures[0].instances
+    assert (dog.category, dog.box_xyxy.tolist()) == ("dog", [0, 0, 60, 40])
+    assert (cat.category, cat.box_xyxy.tolist()) == ("cat", [4, 5, 5, 6])  # one pixel
+    assert list(part.skeletons) == ["cat", "dog"]
+    assert not part.problems
+
+
+def test_a_set_with_a_box_that_begins_at_0_counts_from_0_and_says_so(write, tmp_path):
+    write(thing(box(3, 5, 30, 20)))
+    write(thing(box(0, 2, 60, 40)), "b")
+    part = read_voc(tmp_path)["all"]
+    assert [picture.instances[0].box_xyxy.tolist() for picture in part.pictures] == [[3, 5, 30, 20], [0, 2, 60, 40]]
+    [problem] = part.problems
+    assert problem.where == f"{tmp_path}/b.xml:4"
+    assert "xmin is 0, but VOC counts from 1" in problem.what
+    assert not problem.lost
+
+
+def test_flags_are_tags_and_difficult_objects_are_crowds(write, tmp_path):
+    write(thing(f"<difficult>1</difficult><truncated>1</truncated><pose>Left</pose>{box()}") + thing(box()))
+    hard, easy = read_voc(tmp_path)["all"].pictures[0].instances
+    assert (hard.is_crowd, hard.tags, hard.extra) == (True, {"difficult": True, "truncated": True}, {"pose": "Left"})
+    assert (easy.is_crowd, easy.tags, easy.extra) == (False, {}, {})
+
+
+def test_parts_of_a_person_are_no_objects(write, tmp_path):
+    head = f"<part><name>head</name>{box(1, 1, 9, 9)}</part>"
+    write(thing(head + box(), "person"))
+    [person] = read_voc(tmp_path)["all"].pictures[0].instances
+    assert person.box_xyxy.tolist() == [2, 4, 30, 20]
+
+
+BAD = {
+    "no bndbox": (thing(""), "no bndbox in the object"),
+    "no name": (f"<object>\n{box()}</object>", "no name in the object"),
+    "no corner": (thing("<bndbox><xmin>1</xmin></bndbox>"), "expected numbers as xmin, ymin, xmax, ymax, got '1', ''"),
+    "word": (thing(box(xmin="x")), "got 'x', '5', '30', '20'"),
+    "nan": (thing(box(xmin="nan")), "a box of finite numbers"),
+    "infinity": (thing(box(xmax="1e999")), "a box of finite numbers"),
+    "reversed": (thing(box(40, 5, 30, 20)), "a box with a width and a height, got -9 x 16"),
+    "outside": (thing(box(70, 5, 90, 20)), "lies outside of the picture of 60 x 40 pixels"),
+    "flag": (thing(f"<difficult>2</difficult>{box()}"), "expected 0 or 1 as difficult, got '2'"),
+    "score": (thing(f"<score>0.9</score>{box()}"), "a prediction, as its score says"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_object_is_one_problem_with_file_and_line(name, write, tmp_path):
+    objects, reason = BAD[name]
+    write(thing(box(), "cat") + objects)
+    part = read_voc(tmp_path)["all"]
+    assert [instance.category for instance in part.pictures[0].instances] == ["cat"]
+    [problem] = part.problems
+    assert problem.where == f"{tmp_path}/a.xml:5"  # the second object begins there
+    assert reason in problem.what
+    assert part.pictures[0].extra["incomplete"]
+
+
+BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>'
+LEAK = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]>'
+
+
+@pytest.mark.parametrize("declaration", [BOMB, LEAK], ids=["bomb", "leak"])
+def test_entities_are_refused(declaration, write, tmp_path):
+    path = write(thing(box()))
+    path.write_text(declaration + "<annotation><filename>a.png</filename><folder>&a;</folder></annotation>")
+    with pytest.raises(DataError, match=r"a\.xml:1: declares an entity, which labels do not need"):
+        read_annotations(tmp_path, "voc")
+
+
+def test_broken_and_deep_xml_is_one_problem_and_costs_no_other_file(write, tmp_path):
+    write(thing(box()))
+    write("", "b").write_text("<annotation>\n<object></annotation>")
+    write("", "c").write_text("<annotation>" + "<a>" * 200 + "</a>" * 200 + "</annotation>")
+    part = read_voc(tmp_path)["all"]
+    assert [picture.id for picture in part.pictures] == ["a"]
+    found = {Path(problem.where).name: problem.what for problem in part.problems}
+    assert found["b.xml:2"] == "not XML (mismatched tag)"
+    assert "more than 100 elements inside each other" in found["c.xml:1"]
+
+
+@pytest.mark.parametrize(
+    ("label", "picture"),
+    [("", ""), ("Annotations", "JPEGImages"), ("annotations", "images"), ("labels", ""), ("xml/day1", "images/day1")],
+)
+def test_pictures_lie_beside_or_apart(label, picture, write, tmp_path):
+    write(thing(box()), label=label, picture=picture)
+    write(thing(box()), "b", label, picture, stated=r"C:\old\set\b.png")
+    part = read_annotations(tmp_path)["all"]
+    assert [Path(found.path).name for found in part.pictures] == ["a.png", "b.png"]
+    assert not part.problems
+
+
+def test_the_named_picture_counts_where_two_share_a_stem(write, tmp_path, draw_picture):
+    write(thing(box()), stated="a.jpg")
+    draw_picture(tmp_path / "a.jpg")
+    [picture] = read_voc(tmp_path)["all"].pictures
+    assert picture.path.name == "a.jpg"
+    write(thing(box()), stated="b.tif")
+    problems = []
+    with pytest.raises(DataError, match=r"may be the label of .*a\.jpg or of .*a\.png"):
+        problems = read_voc(tmp_path)["all"].problems
+    assert not problems
+
+
+def test_labels_without_pictures_pictures_twice_and_without_labels_are_told(write, tmp_path, draw_picture):
+    write(thing(box()))
+    write(thing(box(9)), "b", stated="a.png")
+    write(thing(box()), "lost")
+    (tmp_path / "lost.png").unlink()
+    draw_picture(tmp_path / "new.png")
+    part = read_voc(tmp_path)["all"]
+    found = {Path(problem.where).name: problem.what for problem in part.problems}
+    assert re.search(r"a\.png is labelled by .*a\.xml too; this file is left out", found["b.xml"])
+    assert "no picture: looked for 'lost.png'" in found["lost.xml"]
+    assert found[tmp_path.name] == "pictures without an XML file, left out: 1, such as new.png"
+    assert part.pictures[0].extra["incomplete"]  # its two labels differ
+
+
+def test_splits_are_lists_or_folders(write, tmp_path):
+    for name in "abcd":
+        write(thing(box()), name, "Annotations", "JPEGImages")
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a 1\nb -1\n")
+    (lists / "val.txt").write_text("c\nx\n")
+    (lists / "trainval.txt").write_text("a\nb\nc\n")
+    sets = read_annotations(tmp_path)
+    assert {split: [Path(p.path).stem for p in part.pictures] for split, part in sets.items()} == {
+        "train": ["a", "b"],
+        "val": ["c"],
+    }
+    assert [Path(problem.where).name for problem in sets["train"].problems] == ["val.txt:2"]
+
+
+def test_splits_of_an_exporter(write, tmp_path):
+    for split in ("train", "valid"):
+        write(thing(box()), f"{split}_1", split, split)
+    assert list(read_annotations(tmp_path)) == ["train", "val"]
+    spec = tmp_path / "spec" / "data.yaml"
+    spec.parent.mkdir()
+    spec.write_text("{format: voc, path: .., train: train, names: [cat, dog]}")
+    part = read_annotations(spec)["train"]
+    assert list(part.skeletons) == ["cat", "dog"]
+    spec.write_text("{format: voc, path: .., train: train, names: [cat]}")
+    assert "'dog' is no category; known: cat" in read_annotations(spec)["train"].problems[0].what
+
+
+def test_a_stated_size_must_be_the_picture_s(write, tmp_path):
+    write(f"<size><width>50</width><height>40</height><depth>3</depth></size>{thing(box())}")
+    [problem] = read_voc(tmp_path)["all"].problems
+    assert problem.what == "height x width is 40 x 50, the picture is 40 x 60"
+
+
+def test_boxes_are_refused_where_keypoints_are_needed(write, tmp_path):
+    write(thing(box()))
+    with pytest.raises(DataError, match="labels of format voc are boxes without keypoints"):
+        read_poses(tmp_path)
+
+
+@needs_real_data
+@pytest.mark.real_data
+def test_real_trees():
+    part = read_boxes(REAL)["all"]
+    counts = {Path(p.path).name: len(p.instances) for p in part.pictures}
+    assert counts == {"2019_YELL_2_541000_4977000_image_crop.png": 279, "OSBS_029.tif": 61, "SOAP_061.png": 37}
+    assert list(part.skeletons) == ["Alive", "Dead", "Tree"]
+    soap = next(p for p in part.pictures if Path(p.path).stem == "SOAP_061")
+    assert [i.category for i in soap.instances].count("Dead") == 28
+    assert soap.instances[0].box_xyxy.tolist() == [148, 104, 173, 129]
+    edges = [i.box_xyxy.tolist() for p in part.pictures for i in p.instances]
+    assert min(edge[0] for edge in edges) == min(edge[1] for edge in edges) == 0

@@ -1,0 +1,1 @@
+"""Tables of boxes: csv files with a row for each box."""

@@ -1,0 +1,1 @@
+"""Vector files: outlines in map coordinates, which become boxes of the rasters that they lie on."""

@@ -1,0 +1,398 @@
+"""Vector files over rasters: the outline of each feature becomes a box in the pixels of the raster on which it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import shapely
+from rasterio.crs import CRS
+
+from utils.errors import DataError
+from utils.formats import specs
+from utils.formats.box_rules import cut_to_picture, name_categories
+from utils.formats.coco.files import Sources, find_image, image_folders
+from utils.formats.pictures import list_files, picture_ids
+from utils.formats.recognise import VECTOR_SUFFIXES
+from utils.formats.sets import finish_sets
+from utils.formats.tables.columns import LABEL, PICTURE, SCORE
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
+from utils.formats.vector.place import grid_of, points_on_pixels
+from utils.geometry.crops import tight_box
+from utils.media.picture_sizes import picture_size
+from utils.raster.grids import PixelGrid
+from utils.raster.vector_files import read_attributes, read_features, read_layer_info
+
+RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".vrt")
+DEFAULT_CATEGORY = "object"
+
+
+def read_vector(path: str | Path, root: str | Path | None = None) -> dict[str, AnnotationSet]:
+    """Read features as boxes of the rasters on which they lie.
+
+    The class is the attribute `label`, `class`, `class_name`, `category`, `category_name` or `name`, the first that is
+    there; without any, all features are of one class, "object". Where an attribute such as `image_path` names the
+    picture, it counts; else a feature belongs to every raster that it meets.
+
+    Parameters
+    ----------
+    path : str or Path
+        A vector file (GeoPackage, GeoJSON, Shapefile, FlatGeobuf) with one layer of polygons, a folder of them, or a
+        specification (YAML with `format: vector`, and `path`, `train`, `val`, `test` or `all`, and `names`).
+    root : str or Path, optional
+        Folder of the rasters; by default the specification's, the folder, or the file's folder.
+
+    Returns
+    -------
+    dict of str to AnnotationSet
+        By split, as the names of the files say. Rasters that no feature meets are left out, with a problem: they may
+        not be labelled.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read, holds scores and thus predictions, has a CRS where the rasters have none (or the other
+        way round), or meets no raster.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from affine import Affine
+    >>> from utils.raster.files import write_raster
+    >>> from utils.raster.vector_files import write_features
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> transform = Affine(0.5, 0, 100, 0, -0.5, 50)
+    >>> write_raster(folder / "a.tif", np.zeros((4, 6, 3), np.uint8), crs="EPSG:32631", transform=transform)
+    >>> write_features(folder / "trees.gpkg", [shapely.box(101, 48.5, 102, 49.5)], crs="EPSG:32631", label=["Tree"])
+    >>> picture = read_vector(folder / "trees.gpkg")["all"].pictures[0]
+    >>> picture.id, picture.instances[0].category, picture.instances[0].box_xyxy.tolist()
+    ('a', 'Tree', [2.0, 1.0, 4.0, 3.0])
+    """
+    path = Path(path)
+    problems: list[Problem] = []
+    sources = _find_sources(path, None if root is None else Path(root), problems)
+    rasters = _Rasters(sources.root)
+    read = {
+        split: [_read_file(sources, split, file, rasters, problems) for file in files]
+        for split, files in sources.files.items()
+    }
+    found = list(dict.fromkeys(picture for part in read.values() for boxes in part for picture in boxes))
+    if not found:
+        first = f"; first: {problems[0]}" if problems else ""
+        raise DataError(
+            f"{path}: its features meet no raster in {sources.root}{first}; name the rasters' folder in paths.data_root"
+        )
+    ids = picture_ids(found, sources.root)
+    names = specs.category_names(sources.spec) if sources.spec else None
+    sets = {split: _build_set(part, ids, names) for split, part in read.items()}
+    name_categories(sets, names)
+    lacking = [raster for raster in rasters.listed() if raster not in ids]
+    if lacking:
+        what = f"rasters that no feature meets, left out: {len(lacking)}, such as {lacking[0].name}"
+        problems.append(Problem(str(path), what, "label them, or leave them so if they hold no labels"))
+    return finish_sets(sets, problems)
+
+
+def _find_sources(path: Path, root: Path | None, problems: list[Problem]) -> Sources:
+    """The vector files of each split; in a folder, those of predictions are left out.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+
+    Examples
+    --------
+    >>> _find_sources(Path("/d/trees.gpkg"), None, []).root.as_posix()
+    '/d'
+    """
+    if path.suffix.lower() in specs.SUFFIXES:
+        spec = specs.read_spec(path, root)
+        problems += specs.find_misspelled(spec)
+        return Sources(spec.splits(), spec.root, None, spec)
+    files = [path]
+    if path.is_dir():
+        files = []
+        for file in list_files(path, VECTOR_SUFFIXES):
+            score = _score_of(file)
+            if score:
+                problems.append(Problem(str(file), f"not read: predictions, as the attribute {score!r} says"))
+            else:
+                files.append(file)
+        if not files:
+            raise DataError(f"{path}: no vector file with labels in it{f'; {problems[0]}' if problems else ''}")
+    top = root or (path if path.is_dir() else path.parent)
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        found.setdefault(specs.split_of_name(file.name) or "all", []).append(file)
+    return Sources({split: found[split] for split in ("train", "val", "test", "all") if split in found}, top)
+
+
+def _score_of(file: Path) -> str | None:
+    """The attribute that holds scores, by which a vector file is one of predictions.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.raster.vector_files import write_features
+    >>> file = Path(tempfile.mkdtemp()) / "a.geojson"
+    >>> write_features(file, [shapely.Point(1, 2)], crs="EPSG:4326", Score=[0.5])
+    >>> _score_of(file)
+    'Score'
+    """
+    return next((name for name in read_layer_info(file, None).fields if name.lower() in SCORE), None)
+
+
+class _Rasters:
+    """The rasters of a folder that have a place on Earth, opened when they are needed.
+
+    Examples
+    --------
+    >>> _Rasters(Path("/no/such")).listed()
+    []
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.grids: dict[Path, PixelGrid | None] = {}
+        self._listed: list[Path] | None = None
+
+    def grid(self, path: Path) -> PixelGrid | None:
+        """Where the pixels of a raster lie; None without a place.
+
+        Examples
+        --------
+        >>> from utils.raster.example import raster_file
+        >>> _Rasters(Path(".")).grid(Path(raster_file("a.tif", np.zeros((4, 6), np.uint8)))) is None
+        True
+        """
+        if path not in self.grids:
+            self.grids[path] = grid_of(path)
+        return self.grids[path]
+
+    def listed(self) -> list[Path]:
+        """The rasters of the folder, sorted.
+
+        Examples
+        --------
+        >>> from utils.raster.example import raster_file
+        >>> path = Path(raster_file("a.tif", np.zeros((4, 6), np.uint8), crs="EPSG:32631"))
+        >>> _Rasters(path.parent).listed() == [path]
+        True
+        """
+        if self._listed is None:
+            self._listed = []
+            for path in list_files(self.root, RASTERS) if self.root.is_dir() else ():
+                try:
+                    if self.grid(path) is not None:
+                        self._listed.append(path)
+                except DataError:  # not a raster that can be opened; where a feature names it, that is told
+                    continue
+        return self._listed
+
+
+@dataclass
+class _Boxes:
+    """Boxes of one raster, with the place and class of each.
+
+    Examples
+    --------
+    >>> _Boxes().problems
+    []
+    """
+
+    boxes: list[np.ndarray] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)
+    where: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def _read_file(
+    sources: Sources, split: str, file: Path, rasters: _Rasters, problems: list[Problem]
+) -> dict[Path, _Boxes]:
+    """Boxes of a vector file by the raster on which they lie.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, holds predictions, or one of it and a raster lacks a CRS.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from utils.raster.vector_files import write_features
+    >>> file = Path(tempfile.mkdtemp()) / "a.geojson"
+    >>> write_features(file, [shapely.box(1, 2, 3, 4)], crs="EPSG:4326", score=[0.5])
+    >>> _read_file(Sources({}, file.parent), "all", file, _Rasters(file.parent), [])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../a.geojson: predictions, as the attribute 'score' says; labels have none: remove it ...
+    """
+    score = _score_of(file)
+    if score is not None:
+        cure = "remove it if they are labels"
+        raise DataError(f"{file}: predictions, as the attribute {score!r} says; labels have none: {cure}")
+    info, (_, attributes) = read_layer_info(file, None), read_attributes(file, None)
+    features = read_features(file, None, None)
+    lower = {name.lower(): values for name, values in attributes.items()}
+    labels = next((lower[name] for name in LABEL if name in lower), None)
+    pictures = next((lower[name] for name in PICTURE if name in lower), None)
+    named = _named_rasters(sources, split, file, pictures, problems) if pictures is not None else None
+    found: dict[Path, _Boxes] = {}
+    homeless: list[int] = []
+    usable = _usable_outlines(file, features.geometries, problems)
+    for raster, index, box in _meetings(file, features.geometries, info.crs, usable, named, rasters, homeless):
+        part = found.setdefault(raster, _Boxes())
+        where = f"{file}: feature {features.numbers[index]}"
+        category = DEFAULT_CATEGORY if labels is None else _as_category(labels[index])
+        if not category:
+            part.problems.append(Problem(where, "expected a class, got an empty value", "give it one", lost=True))
+            continue
+        part.boxes.append(box)
+        part.categories.append(category)
+        part.where.append(where)
+    if homeless:
+        some = ", ".join(str(features.numbers[index]) for index in homeless[:5])
+        what = f"{len(homeless)} features meet no raster in {rasters.root} (numbers {some})"
+        problems.append(Problem(str(file), what, "name the rasters' folder in paths.data_root"))
+    return found
+
+
+def _named_rasters(
+    sources: Sources, split: str, file: Path, names: Sequence[object], problems: list[Problem]
+) -> list[Path | None]:
+    """The raster that each feature names; None, with a problem, where it is not there.
+
+    Examples
+    --------
+    >>> problems = []
+    >>> _named_rasters(Sources({}, Path("/no")), "all", Path("/no/a.gpkg"), ["b.tif", "b.tif"], problems), len(problems)
+    ([None, None], 1)
+    """
+    folders = image_folders(sources, split, file)
+    found: dict[str, Path | None] = {}
+    for name in map(str, names):
+        if name in found:
+            continue
+        what = f"no such picture: {name}"
+        try:
+            found[name] = find_image(name, folders, sources.root)
+        except ValueError as error:
+            found[name], what = None, str(error)
+        if found[name] is None:
+            problems.append(Problem(str(file), what, "put it there; paths.data_root is where pictures are looked for"))
+    return [found[str(name)] for name in names]
+
+
+def _usable_outlines(file: Path, geometries: np.ndarray, problems: list[Problem]) -> np.ndarray:
+    """Which geometries (N,) enclose an area, bool (N,); of the others one problem for each kind.
+
+    Examples
+    --------
+    >>> problems = []
+    >>> shapes = np.array([shapely.box(0, 0, 1, 1), shapely.Point(1, 2), None])
+    >>> _usable_outlines(Path("a.gpkg"), shapes, problems).tolist(), str(problems[0])
+    ([True, False, False], 'a.gpkg: 1 features of type Point enclose no area and have no box; draw outlines around \
+the objects')
+    """
+    usable = np.isin(shapely.get_type_id(geometries), (3, 6, 7)) & (shapely.area(geometries) > 0)
+    kinds: dict[str, int] = {}
+    for geometry in geometries[~usable]:
+        kind = "none" if geometry is None else geometry.geom_type
+        kinds[kind] = kinds.get(kind, 0) + 1
+    for kind, count in kinds.items():
+        what = f"{count} features of type {kind} enclose no area and have no box"
+        problems.append(Problem(str(file), what, "draw outlines around the objects"))
+    return usable
+
+
+def _meetings(
+    file: Path,
+    geometries: np.ndarray,
+    crs: CRS | None,
+    usable: np.ndarray,
+    named: Sequence[Path | None] | None,
+    rasters: _Rasters,
+    homeless: list[int],
+) -> list[tuple[Path, int, np.ndarray]]:
+    """Every raster with each feature that lies on it: the raster, the feature's index, and its box (4,) in pixels.
+
+    Raises
+    ------
+    DataError
+        If only one of the file and a raster has a CRS.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> path = Path(raster_file("a.tif", np.zeros((4, 6), np.uint8), crs="EPSG:32631"))
+    >>> _meetings(Path("a.gpkg"), np.array([shapely.box(1, 2, 3, 4)]), None, np.array([True]), None,
+    ...     _Rasters(path.parent), [])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.gpkg: has no CRS, but .../a.tif has one; write the CRS into the file (ogr2ogr -a_srs)
+    """
+    candidates = rasters.listed() if named is None else [path for path in dict.fromkeys(named) if path is not None]
+    found: list[tuple[Path, int, np.ndarray]] = []
+    met = ~usable
+    for raster in candidates:
+        grid = rasters.grid(raster)
+        if grid is None:
+            raise DataError(f"{raster}: has no place on Earth, but {file} is in map coordinates; give it a transform")
+        if (grid.crs is None) != (crs is None):
+            which = (f"{file}: has no CRS", raster) if crs is None else (f"{raster}: has no CRS", file)
+            raise DataError(f"{which[0]}, but {which[1]} has one; write the CRS into the file (ogr2ogr -a_srs)")
+        chosen = usable if named is None else usable & np.array([path == raster for path in named])
+        indices = np.flatnonzero(chosen)
+        placed = shapely.transform(geometries[indices], lambda points, grid=grid: points_on_pixels(points, crs, grid))
+        area = shapely.box(0, 0, grid.width, grid.height)
+        for index, shape in zip(indices.tolist(), placed, strict=True):
+            box = tight_box(shapely.get_coordinates(shape))
+            if box is None or not np.isfinite(shapely.bounds(shape)).all():
+                continue
+            if shapely.box(*box).intersects(area) and shapely.make_valid(shape).intersection(area).area > 0:
+                met[index] = True
+                found.append((raster, index, box))
+    homeless += np.flatnonzero(~met).tolist()
+    return found
+
+
+def _as_category(value: object) -> str:
+    """A class as text; a whole number without its point, and nothing for what is missing.
+
+    Examples
+    --------
+    >>> _as_category(3.0), _as_category(" Tree "), _as_category(None), _as_category(float("nan"))
+    ('3', 'Tree', '', '')
+    """
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _build_set(parts: Sequence[dict[Path, _Boxes]], ids: dict[Path, str], names: Sequence[str] | None) -> AnnotationSet:
+    """The rasters of a split with the boxes of all its files.
+
+    Examples
+    --------
+    >>> _build_set([], {}, None).pictures
+    []
+    """
+    annotations = AnnotationSet([], {}, [])
+    for raster in dict.fromkeys(raster for part in parts for raster in part):
+        id, size = ids[raster], picture_size(raster)
+        instances = []
+        for boxes in (part[raster] for part in parts if raster in part):
+            annotations.problems += [Problem(p.where, p.what, p.cure, id, p.lost) for p in boxes.problems]
+            for box, category, where in zip(boxes.boxes, boxes.categories, boxes.where, strict=True):
+                try:
+                    if names is not None and category not in names:
+                        raise ValueError(f"{category!r} is no category; known: {', '.join(names)}")
+                    instances.append(Instance(category, box_xyxy=cut_to_picture(box, size)))
+                except ValueError as error:
+                    problem = Problem(where, str(error), "mend or remove the feature", id, lost=True)
+                    annotations.problems.append(problem)
+        annotations.pictures.append(AnnotatedPicture(id, raster, size, tuple(instances)))
+    return annotations

@@ -1,0 +1,119 @@
+"""Elements of an XML file with the lines on which they begin, read without entities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from xml.parsers import expat
+
+MAX_DEPTH = 100  # of elements inside each other; labels have five
+
+
+@dataclass
+class Element:
+    r"""An element: its name, the line on which it begins, its text and what is inside it.
+
+    Examples
+    --------
+    >>> [size] = parse_xml("<a>\n<size><width> 6 </width></size></a>").find_all("size")
+    >>> size.line, size.text_of("width"), size.text_of("height")
+    (2, '6', None)
+    """
+
+    name: str
+    line: int
+    text: str = ""
+    children: list[Element] = field(default_factory=list)
+
+    def find_all(self, name: str) -> Iterator[Element]:
+        r"""The elements of a name directly inside this one.
+
+        Examples
+        --------
+        >>> [part.line for part in parse_xml("<a><b/><c><b/></c>\n<b/></a>").find_all("b")]
+        [1, 2]
+        """
+        return (child for child in self.children if child.name == name)
+
+    def find(self, name: str) -> Element | None:
+        """The first element of a name directly inside this one.
+
+        Examples
+        --------
+        >>> parse_xml("<a><b/></a>").find("c") is None
+        True
+        """
+        return next(self.find_all(name), None)
+
+    def text_of(self, name: str) -> str | None:
+        """Text of the first element of a name, without spaces around it; None where it is missing or empty.
+
+        Examples
+        --------
+        >>> element = parse_xml("<a><b> x </b><c/></a>")
+        >>> element.text_of("b"), element.text_of("c"), element.text_of("d")
+        ('x', None, None)
+        """
+        found = self.find(name)
+        return None if found is None else found.text.strip() or None
+
+
+def parse_xml(text: str) -> Element:
+    r"""Read the elements of an XML file; attributes, comments and names of namespaces are left out.
+
+    Parameters
+    ----------
+    text : str
+        The file.
+
+    Returns
+    -------
+    Element
+        The outermost one.
+
+    Raises
+    ------
+    ValueError
+        If it is not XML, declares entities (they can grow to fill the memory, or name other files), or is nested too
+        deeply. The message begins with the line.
+
+    Examples
+    --------
+    >>> parse_xml("<a><b>1</b></a>").text_of("b")
+    '1'
+    >>> parse_xml("<a>\n<b></a>")
+    Traceback (most recent call last):
+        ...
+    ValueError: 2: not XML (mismatched tag)
+    >>> parse_xml('<!DOCTYPE a [<!ENTITY b "boom">]><a>&b;</a>')
+    Traceback (most recent call last):
+        ...
+    ValueError: 1: declares an entity, which labels do not need; remove the declaration
+    """
+    top, open_elements = Element("", 0), list[Element]()
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        if len(open_elements) >= MAX_DEPTH:
+            raise ValueError(f"{parser.CurrentLineNumber}: more than {MAX_DEPTH} elements inside each other")
+        element = Element(name, parser.CurrentLineNumber)
+        (open_elements[-1] if open_elements else top).children.append(element)
+        open_elements.append(element)
+
+    def add_text(data: str) -> None:
+        open_elements[-1].text += data
+
+    def refuse(*declaration: object) -> None:
+        line = parser.CurrentLineNumber
+        raise ValueError(f"{line}: declares an entity, which labels do not need; remove the declaration")
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda name: open_elements.pop()
+    parser.CharacterDataHandler = add_text
+    parser.EntityDeclHandler = refuse
+    try:
+        parser.Parse(text, True)
+    except expat.ExpatError as error:
+        raise ValueError(f"{error.lineno}: not XML ({expat.ErrorString(error.code)})") from None
+    return top.children[0]
