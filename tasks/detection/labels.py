@@ -13,7 +13,7 @@ from tasks.detection.items import Objects, box_of
 from tasks.detection.settings import DetectionSettings
 from tasks.labels import PictureLabels, box_fault
 from utils.errors import DataError, SettingsError
-from utils.formats.read import read_annotations
+from utils.formats.read import read_boxes
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.runtime.setting_errors import suggest
 
@@ -45,7 +45,7 @@ class DetectionLabels(PictureLabels):
 
     @override
     def read(self, source: str, root: str | None) -> dict[str, AnnotationSet]:
-        return read_annotations(source, self.settings.detection.format, root)
+        return read_boxes(source, self.settings.detection.format, root)
 
     @override
     def align(self, sets: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:

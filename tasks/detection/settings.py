@@ -72,7 +72,7 @@ class DetectionModel(ModelConfig):
 class DetectionConfig(Section):
     """What only tasks of kind detection have."""
 
-    format: Literal["auto", "yolo", "labelme", "coco", "deeplabcut"] = Field(
+    format: Literal["auto", "yolo", "coco", "voc", "labelme", "csv", "vector"] = Field(
         "auto", description="of paths.label_path; auto looks at what is there"
     )
     split_by: Literal["auto", "picture", "folder", "stem"] = Field(
