@@ -49,13 +49,19 @@ def test_boxes_and_gradients_for_every_patch_and_level(patch, levels, refine):
     outputs = head.train()(maps, target=target)
     total(head, outputs, target).backward()
     for name, parameter in head.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
     found = head.eval()(maps)
     number = found["boxes_xyxy"].shape[1]
-    assert found["boxes_xyxy"].shape == (2, number, 4) and found["scores"].shape == (2, number, 2)
-    assert number <= head.max_objects and found["scores"].min() >= 0 and found["scores"].max() <= 1
+    assert found["boxes_xyxy"].shape == (2, number, 4)
+    assert found["scores"].shape == (2, number, 2)
+    assert number <= head.max_objects
+    assert found["scores"].min() >= 0
+    assert found["scores"].max() <= 1
     low, high = found["boxes_xyxy"][..., :2], found["boxes_xyxy"][..., 2:]
-    assert (low >= 0).all() and (high >= low).all() and (high <= torch.tensor([7.0 * patch, 5.0 * patch])).all()
+    assert (low >= 0).all()
+    assert (high >= low).all()
+    assert (high <= torch.tensor([7.0 * patch, 5.0 * patch])).all()
 
 
 def test_no_sample_gives_zero_gradients_to_all_weights():
@@ -102,7 +108,8 @@ def test_every_number_and_size_of_objects(samples, levels):
     outputs = head.train()([torch.randn(2, 8, 6, 6)], target=target)
     loss = total(head, outputs, target)
     loss.backward()
-    assert loss.isfinite() and all(parameter.grad.isfinite().all() for parameter in head.parameters())
+    assert loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
 def test_losses_and_counts_need_no_weights():
@@ -140,7 +147,7 @@ def test_draws_change_with_the_step_and_not_with_the_rest_of_the_batch():
 
 
 def test_it_learns_where_boxes_are():
-    """A cell's channels say how far the edges of its object are; the second look must not spoil what the first found."""
+    """Objects stand out from noise; the second look must not spoil what the first found."""
     head = make_head(channels=(8,), classes=2, dropout=0.0)
     generator = torch.Generator().manual_seed(0)
     maps, samples = torch.zeros(8, 8, 8, 8), []

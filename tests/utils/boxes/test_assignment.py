@@ -46,5 +46,7 @@ def test_jittered_objects_mostly_overlap_theirs_and_all_objects_have_their_turn(
     objects = torch.tensor([[0.0, 0, 20, 40], [50, 50, 90, 60], [5, 80, 9, 84]])
     drawn = draw_proposals(torch.zeros(0, 4), objects, 200, torch.Generator().manual_seed(0))
     best, index = pairwise(ious, drawn, objects).max(dim=1)
-    assert len(drawn) == 100 and 0.5 < best.mean() < 0.85 and (best >= 0.3).float().mean() > 0.9
+    assert len(drawn) == 100
+    assert 0.5 < best.mean() < 0.85
+    assert (best >= 0.3).float().mean() > 0.9
     assert index.bincount().min() >= 30
