@@ -109,7 +109,7 @@ class DetrHead(SetHead):
 
     References
     ----------
-    Carion et al., 2020 (arXiv:2005.12872).
+    Carion et al., 2020 (arXiv:2005.12872), with the first weights of its section A.4.
 
     Examples
     --------
@@ -143,6 +143,10 @@ class DetrHead(SetHead):
         self.query_position_embeddings = nn.Embedding(options.num_queries, options.width)
         self.encoder = DetrEncoder(config)
         self.decoder = DetrDecoder(config)
+        for part in (self.encoder, self.decoder):
+            for parameter in part.parameters():
+                if parameter.ndim > 1:  # as the paper; transformers' normal values of 0.02 are for loaded weights
+                    nn.init.xavier_uniform_(parameter)
         self.class_labels_classifier = nn.Linear(options.width, num_classes + 1)
         self.bbox_predictor = DetrMLPPredictionHead(options.width, options.width, 4, num_layers=3)
 

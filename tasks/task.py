@@ -204,6 +204,10 @@ class Task(ABC):
         """
         raise TypeError(f"{self.kind} trains nothing")
 
+    def start_weights(self, model: nn.Module) -> list[str]:
+        """Copy the first weights that the settings name into a model whose training begins; give lines for the log."""
+        return []
+
     def describe(self) -> dict:
         """Give the description of the model in its checkpoint, from which it can be built for predictions."""
         return {"kind": self.kind}

@@ -67,6 +67,12 @@ class DetectionModel(ModelConfig):
     """The frozen backbone and the head that is trained on it."""
 
     head: Annotated[str, HeadName("detection")] = Field("dense", description="name in the registry of heads")
+    init: str | None = Field(
+        None,
+        min_length=1,
+        description="folder or Hugging Face id of a detector of transformers with whose weights the head begins, where "
+        "names and shapes fit: DETR for the head detr, DEIMv2 for deim",
+    )
 
 
 class DetectionConfig(Section):

@@ -7,10 +7,14 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from torch import nn
 from typing_extensions import override
 
-from models import find_head, read_head_options
+from models import HEADS, find_head, read_head_options
+from models.backbones.weights import digest_weights
 from models.detection import DetectionHead
+from models.pretrained import find_pretrained, start_from
+from models.set_prediction import SetHead
 from tasks.detection.labels import DetectionLabels
 from tasks.detection.objective import DetectionObjective
 from tasks.detection.output import DetectionOutput
@@ -20,7 +24,7 @@ from tasks.detection.source import DetectionSource
 from tasks.feature_task import refuse_other, refuse_unused_sample
 from tasks.labelled import LabelledTask
 from tasks.predictor import Predictor
-from utils.errors import DataError
+from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint
@@ -109,6 +113,7 @@ class DetectionTask(LabelledTask):
             f"{np.percentile(numbers, 99):.0f} or fewer; the head gives at most {self._head.max_objects} boxes",
         ]
         self.check_numbers()
+        self.check_init()
         return [*lines, *predicted]
 
     def check_numbers(self) -> None:
@@ -132,9 +137,63 @@ class DetectionTask(LabelledTask):
                 "its candidates or queries in model.head_options"
             )
 
+    def check_init(self) -> None:
+        """Refuse `model.init` where it cannot act, and weights that are not there.
+
+        Raises
+        ------
+        SettingsError
+            If the head starts from no other detector, or `train.init_from` names other weights.
+        DataError
+            If there is no such folder, and the hub does not give the files.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> fox_task("model.init=facebook/detr-resnet-50").check_init()
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: model.init: the head 'dense' starts from no other detector; drop it, or take ...
+        """
+        model = self.settings.model
+        if model.init is None:
+            return
+        if not issubclass(find_head(self.kind, model.head), SetHead):
+            others = [name for name in HEADS[self.kind] if issubclass(find_head(self.kind, name), SetHead)]
+            raise SettingsError(
+                f"model.init: the head {model.head!r} starts from no other detector; drop it, or take model.head "
+                f"{' or '.join(sorted(others))}"
+            )
+        if self.settings.train.init_from is not None:
+            raise SettingsError("model.init: train.init_from names the head's first weights, too; drop one of them")
+        find_pretrained(model.init)
+
+    @override
+    def start_weights(self, model: nn.Module) -> list[str]:
+        source = self.settings.model.init
+        if source is None:
+            return []
+        head = model.get_submodule("head")
+        assert isinstance(head, SetHead)
+        return [f"model.init: {source}: {line}" for line in start_from(head, find_pretrained(source))]
+
+    @cached_property
+    def _first_weights(self) -> dict[str, str] | None:
+        """What a training starts from, as its checkpoints state it.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> fox_task()._first_weights is None
+        True
+        """
+        source = self.settings.model.init
+        return None if source is None else {"source": source, "digest": digest_weights(find_pretrained(source), {})}
+
     @override
     def preflight(self, phases: Sequence[str]) -> None:
         super().preflight(phases)
+        self.check_init()
         if "prepare" in phases:
             refuse_unused_sample(self.settings, "label_path")
         if self.settings.dataset.sample.enable and not self.labels.fixed:  # prepare writes the sample
@@ -162,6 +221,7 @@ class DetectionTask(LabelledTask):
         mapping = self.settings.dataset.label_mapping
         return {
             **self.describe_model(),
+            "init": self._first_weights,
             "classes": self.labels.classes,
             "label_mapping": None if mapping is None else [list(pair) for pair in mapping.items()],
             "detection": self.settings.detection.model_dump(mode="json", include=set(SCALING)),

@@ -332,6 +332,8 @@ class Training:
         if resumed:
             log.info(f"train: resuming at epoch {state.epoch + 1}, step {state.step_in_epoch}")
             return
+        for line in self.task.start_weights(self.model):
+            log.info(f"train: {line}")
         if self.settings.init_from:
             self._init_from(self.settings.init_from)
         size = sum(p.numel() for p in self.model.parameters() if p.requires_grad)

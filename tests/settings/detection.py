@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
+from models.base import FeatureSpec
+from models.detr import DetrHead, DetrOptions
 from tests.settings import looks
 from tests.settings.keypoints import ONE_FILE, _write_shapes, add_wolves, letter_pictures, move_animals, square_pictures
 from tests.settings.probe import Probe
@@ -47,6 +50,20 @@ def judged(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
     return found, metric.compute()
 
 
+def write_detr(folder: Path) -> None:
+    """Put the weights of a DETR, whose layers have another start than a fresh head's, into a folder."""
+    head = DetrHead(SPEC, 1, DetrOptions(**SMALL_DETR))
+    (folder / "detr").mkdir()
+    tensors = {
+        f"model.{name}": torch.full_like(part, 0.125)
+        for name, part in head.decoder.state_dict(prefix="decoder.").items()
+    }
+    save_file(tensors, folder / "detr" / "model.safetensors")
+
+
+SPEC = FeatureSpec((8,), (4,), 4, 3, (0.5,) * 3, (0.5,) * 3)
+SMALL_DETR = {"width": 16, "encoder_layers": 0, "decoder_layers": 1, "feedforward": 16, "num_queries": 20}
+AS_DETR = ("model.head=detr", f"model.head_options={json.dumps(SMALL_DETR)}")
 SURE = ("detection.min_score=0.0",)
 WINDOWS = ("detection.windows=2",)
 
@@ -64,6 +81,7 @@ DETECTION: dict[str, Probe] = {
     "dataset.subset.val": Probe(looks.read, "2"),
     "model.head": Probe(looks.learnt, "other", refuses="unknown head 'other'"),  # there is one so far
     "model.head_options": Probe(looks.learnt, "{width: 8}"),
+    "model.init": Probe(looks.trained_anew, "{folder}/detr", AS_DETR, change=write_detr),
     "train.val_fraction": Probe(looks.read, "0.6", ONE_FILE),
     "evaluate.inputs": Probe(looks.scored, "images/val_001.png", ("evaluate.labels=annotations/val.json",)),
     "evaluate.labels": Probe(looks.scored, "annotations/train.json"),
