@@ -59,7 +59,9 @@ def test_a_training_begins_with_the_weights_of_a_detector_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = write_detr(tmp_path / "detr")
-    task, context = foxes_example(tmp_path, *as_head("detr"), f"model.init={source}", "train.adamw_lr=1.0e-9")
+    task, context = foxes_example(
+        tmp_path, *as_head("detr"), f"model.init={source}", "train.optimizer=adamw", "train.adamw_lr=1.0e-9"
+    )
     task.preflight(["prepare", "train"])
     prepare.run(task, context)
     messages: list[str] = []
