@@ -12,7 +12,7 @@ from models.base import FeatureSpec
 from models.detr import DetrHead, DetrOptions
 from tests.settings import looks
 from tests.settings.keypoints import ONE_FILE, _write_shapes, add_wolves, letter_pictures, move_animals, square_pictures
-from tests.settings.probe import Probe
+from tests.settings.probe import VARIED, Probe
 from tests.settings.shared import LISTS
 from tests.settings.stage import digest, task_of
 from utils.geometry.augment import IDENTITY
@@ -79,6 +79,7 @@ DETECTION: dict[str, Probe] = {
     "dataset.label_mapping": Probe(looks.read, "{wolf: ignore}", change=add_wolves),
     "dataset.subset.train": Probe(looks.read, "3"),
     "dataset.subset.val": Probe(looks.read, "2"),
+    "dataset.augmentations.stored_views": Probe(looks.read, "1", (VARIED,)),  # of two
     "model.head": Probe(looks.learnt, "other", refuses="unknown head 'other'"),  # there is one so far
     "model.head_options": Probe(looks.learnt, "{width: 8}"),
     "model.init": Probe(looks.trained_anew, "{folder}/detr", AS_DETR, change=write_detr),
