@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from config import parse_settings
+from config import load_settings, parse_settings
 from docs.make_settings import page
 from models import HEADS, find_head
 from tasks import TASKS, kinds
@@ -189,3 +189,16 @@ def test_every_head_is_described():
     text = "".join((ROOT / name).read_text() for name in pages)
     for name in [name for heads in HEADS.values() for name in heads]:
         assert f"`{name}`" in text
+
+
+def test_the_table_of_a_published_plan_is_that_of_its_settings_file_and_of_the_code():
+    text = (ROOT / "docs" / "detection.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| `([\w.]+)` \| `([^`]+)` \| `([^`]+)` \|$", text, re.MULTILINE)
+    assert len(rows) == 33
+    (settings,) = load_settings(ROOT / "docs" / "configs" / "det_crowdhuman.yml", (), kinds()).tasks.values()
+    options = find_head("detection", "detr").Options(**settings.model.head_options)
+    for name, value, default in rows:
+        of_head = name.startswith("model.head_options.")
+        in_file = getattr(options, name.rpartition(".")[2]) if of_head else attrgetter(name)(settings)
+        assert in_file == yaml.safe_load(value), name
+        assert default_of("detection", name) == yaml.safe_load(default), name

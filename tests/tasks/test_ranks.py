@@ -70,9 +70,15 @@ STEPS["fine-tuned linear"] = ("segmentation", ("model.head=linear", "model.freez
 STEPS["unused auxiliary"] = ("segmentation", ("model.head=unet_v2", "train.loss.aux_weight=0"))
 STEPS["bf16"] = ("segmentation", ("model.head=dpt", "train.precision=bf16"))
 STEPS["counted in the forward"] = ("segmentation", ("model.head=linear",))
-STEPS |= {  # a dropout draws other cells where a batch is shared
-    f"detection {head}": ("detection", (f"model.head={head}", "model.head_options={dropout: 0.0}"))
-    for head in sorted(HEADS["detection"])
+SMALL_TRANSFORMER = "width: 32, decoder_layers: 1, attention_heads: 2, feedforward: 32, num_queries: 12, dropout: 0.0"
+SMALL_DETECTORS = {  # a dropout draws other cells where a batch is shared
+    "dense": "{width: 16, refine_width: 16, dropout: 0.0}",
+    "detr": f"{{{SMALL_TRANSFORMER}, encoder_layers: 1}}",
+    "deim": f"{{{SMALL_TRANSFORMER}, denoising: 0}}",
+}
+STEPS |= {
+    f"detection {head}": ("detection", (f"model.head={head}", f"model.head_options={options}"))
+    for head, options in SMALL_DETECTORS.items()
 }
 RESUMED = {
     "dropout": ("segmentation", "model.head=linear", "model.head_options={dropout: 0.3}", "train.ema_decay=0.9"),
