@@ -19,6 +19,7 @@ from tasks.features import FeatureService
 from tasks.item import Item
 from tasks.labels import PictureLabels
 from tasks.neighbours import choose_groups, draw_groups, grouped
+from tasks.result_files import ResultFiles, refuse_double, refuse_foreign
 from tasks.seen import digest_pictures, digest_stream
 from tasks.source import ListedSource
 from tasks.splits import lists_stay, split_list
@@ -343,6 +344,34 @@ class LabelledTask(FeatureTask):
     """
 
     source: LabelledSource
+
+    @abstractmethod
+    def result_files(self, folder: Path) -> ResultFiles:
+        """What inference writes into a folder."""
+
+    def check_inputs(self) -> None:
+        """Check the inputs of inference, and that results overwrite no file of a person.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.keypoints.example import animals_example
+        >>> folder = tempfile.mkdtemp()
+        >>> task, _ = animals_example(folder, f"inference.output_dir={folder}/animals/images")
+        >>> task.check_inputs()
+        >>> _ = (Path(folder) / "animals/images/val_000.json").write_text("{}")
+        >>> task.check_inputs()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: .../val_000.json: already exists and was not written by inference; ...
+        """
+        output_dir = self.settings.inference.output_dir
+        items = self.source.items("inference")
+        # in the run's folder no other files are expected
+        files = self.result_files(Path(expand_path(output_dir)) if output_dir else Path("predictions"))
+        refuse_double(items, files)
+        if output_dir:
+            refuse_foreign(items, files)
 
     def split_sizes(self) -> str:
         """Say how many pictures train and validation have, without writing lists.

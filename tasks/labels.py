@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tasks.item import Finding
+from tasks.result_files import is_overlay
 from utils.errors import DataError, SettingsError
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.raster.inputs import find_inputs
@@ -76,7 +77,7 @@ class PictureLabels(ABC):
         >>> pose_task().labels.is_result(Path("chase.mp4"))
         False
         """
-        return False
+        return is_overlay(path)
 
     @cached_property
     def sets(self) -> dict[str, AnnotationSet]:

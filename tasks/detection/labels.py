@@ -142,6 +142,22 @@ class DetectionLabels(PictureLabels):
             raise SettingsError(f"dataset.classes: no {absent[0]!r} in the labels{hint} known: {', '.join(found)}")
         return list(asked)
 
+    @cached_property
+    def zoom(self) -> float:
+        """How much training pictures are enlarged for a sample: the median; that of the checkpoint, if there is one.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> fox_task().labels.zoom
+        0.5
+        """
+        if "zoom" in self.fixed:
+            return self.fixed["zoom"]
+        edges = self.settings.detection.shortest_edge, self.settings.detection.longest_edge
+        sizes = (picture.size for split, picture in self.pictures.values() if picture.size is not None)
+        return float(np.median([min(edges[0] / min(size), edges[1] / max(size)) for size in sizes]))
+
     @override
     def counts(self, instance: Instance) -> bool:
         return self.mapped(instance.category) in (*self.classes, IGNORE)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 from typing_extensions import override
 
+from tasks.detection.rasters import RasterItem, RasterPieces
 from tasks.detection.settings import DetectionConfig
 from tasks.item import Item, Piece
 from tasks.predictor import Predictor
@@ -16,6 +17,7 @@ from tasks.sample import Sample
 from utils.boxes.geometry import areas, clip_boxes, intersections
 from utils.boxes.suppression import merge_candidates
 from utils.geometry.crops import move_boxes
+from utils.raster.tiling import Window
 
 MOST = 1000  # candidates of a sample that are looked at, the best ones
 AT_EDGE = 2.0  # pixels of a sample from an inner edge of a window up to which a box may have been cut off there
@@ -146,6 +148,8 @@ class DetectionPredictor(Predictor):
     def start(self, item: Item, resume: int | None = None) -> None:
         self.item = item
         self.picture: tuple[int, ...] | None = None  # frame, height and width
+        self.window: Window | None = None
+        self.raster = RasterPieces(item, self.settings.iou) if isinstance(item, RasterItem) else None
         self.found: list[Candidates] = []
 
     @override
@@ -154,9 +158,9 @@ class DetectionPredictor(Predictor):
             return
         for sample, boxes, scores in zip(samples, outputs["boxes_xyxy"], outputs["scores"], strict=True):
             picture = tuple(int(value) for value in sample.arrays["picture"])
-            if self.picture not in (None, picture):
-                yield self._piece()
-            self.picture = picture
+            if (self.picture, self.window) not in ((None, None), (picture, sample.window)):
+                yield from self._pieces()
+            self.picture, self.window = picture, sample.window
             self.found.append(self._candidates(sample, boxes, scores))
 
     def _candidates(self, sample: Sample, boxes: Tensor, scores: Tensor) -> Candidates:
@@ -188,10 +192,12 @@ class DetectionPredictor(Predictor):
     @override
     def finish(self) -> Iterator[Piece]:
         if self.picture is not None:
-            yield self._piece()
+            yield from self._pieces()
+        if self.raster is not None:
+            yield from self.raster.finish()
 
-    def _piece(self) -> Piece:
-        """The piece of the current picture or frame.
+    def _pieces(self) -> Iterator[Piece]:
+        """The piece of the current picture or frame, or those that the current window of a raster completes.
 
         Examples
         --------
@@ -199,8 +205,8 @@ class DetectionPredictor(Predictor):
         >>> predictor.start(Item("a", ()))
         >>> predictor.picture = (3, 8, 8)
         >>> predictor.found = [Candidates(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), np.zeros(0, bool))]
-        >>> sorted(predictor._piece().arrays)
-        ['boxes_xyxy', 'frame', 'labels', 'scores', 'size']
+        >>> [sorted(piece.arrays) for piece in predictor._pieces()]
+        [['boxes_xyxy', 'frame', 'labels', 'scores', 'size']]
         """
         assert self.picture is not None
         together = drop_parts(Candidates(*(np.concatenate(parts) for parts in zip(*self.found, strict=True))))
@@ -215,6 +221,11 @@ class DetectionPredictor(Predictor):
             settings.max_detections,
         )
         kept = scores >= settings.min_score  # soft suppression lowers scores
+        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        if self.raster is not None:
+            assert self.window is not None
+            yield from self.raster.add(self.window, boxes, scores, labels)
+            return
         frame, height, width = self.picture
-        arrays = {"boxes_xyxy": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
-        return Piece(self.item, {"frame": frame, "size": (height, width), **arrays})
+        arrays = {"boxes_xyxy": boxes, "scores": scores, "labels": labels}
+        yield Piece(self.item, {"frame": frame, "size": (height, width), **arrays})

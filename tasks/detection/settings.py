@@ -105,7 +105,12 @@ class DetectionConfig(Section):
         "nms", description="how boxes of one object become one: the best; soft: others lose score; vote: their mean"
     )
     iou: Fraction = Field(0.5, description="overlap from which two boxes of a class may be one object")
-    max_detections: Count = Field(300, description="most boxes of a picture or frame")
+    max_detections: Count = Field(300, description="most boxes of a picture, frame, or window of a raster")
+    formats: list[Literal["csv", "coco", "yolo", "labelme", "voc", "gpkg", "video"]] = Field(
+        ["csv", "gpkg"],
+        min_length=1,
+        description="what inference writes beside JSON and overlay; gpkg: of rasters with a place; video: an overlay",
+    )
 
 
 class DetectionSettings(TaskConfig):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
 from tasks.baselines import spread
-from tasks.detection.items import DetectionItem, Objects
+from tasks.detection.items import DetectionItem, Objects, no_objects
 from tasks.detection.labels import DetectionLabels
+from tasks.detection.rasters import RasterItem, grid_if_raster, moved_to
 from tasks.detection.settings import DetectionSettings
 from tasks.detection.views import Size, lay_picture, padded_size, part_matrices, resized_size
 from tasks.features import FeatureService
@@ -23,6 +25,7 @@ from utils.formats.types import AnnotatedPicture
 from utils.geometry.augment import RandomColour
 from utils.geometry.crops import move_boxes, random_affine
 from utils.geometry.fields import Boxes, Fields, Image, Mask, Transform, Values, warp
+from utils.media.videos import is_video
 
 OUTSIDE = 2.0  # pixels by which a box may reach beyond its picture, for clicks at the edge
 
@@ -68,8 +71,42 @@ class DetectionSource(LabelledSource[DetectionItem]):
         return found if most is None else [found[index] for index in spread(len(found), most)]
 
     @override
+    def input_items(self, sources: list[str]) -> list[DetectionItem]:
+        return [self._as_raster(item) for item in super().input_items(sources)]
+
+    def _as_raster(self, item: DetectionItem) -> DetectionItem:
+        """A raster that is too large to be seen as a whole, or has a place on Earth, window by window.
+
+        A window shows as many pixels as a training picture, so that objects have the size that they were learnt in.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tasks.detection.example import fox_task
+        >>> from utils.raster.example import raster_file
+        >>> path = raster_file("a.tif", np.zeros((400, 600, 3), np.uint8), crs="EPSG:32631")
+        >>> [item] = fox_task().source.input_items([path])
+        >>> item.tile, item.stride, len(item.windows())
+        (192, 154, 12)
+        """
+        path = item.picture.path
+        grid = None if is_video(path) else grid_if_raster(path)
+        if grid is None:
+            return item
+        tile = max(round(self.detection.shortest_edge / self.labels.zoom), 1)
+        stride = max(round(tile * (1 - self.detection.window_overlap)), 1)
+        return RasterItem(item.id, item.sources, item.picture, item.split, grid=grid, tile=tile, stride=stride)
+
+    @override
+    def continue_from(self, item: DetectionItem, resume: int) -> DetectionItem:
+        if isinstance(item, RasterItem):
+            return replace(item, first_row=resume)
+        return super().continue_from(item, resume)
+
+    @override
     def count_samples(self, item: DetectionItem) -> int:
-        return (1 + self.detection.windows**2) * item.count_frames()
+        pictures = len(item.remaining()) if isinstance(item, RasterItem) else item.count_frames()
+        return (1 + self.detection.windows**2) * pictures
 
     @override
     def truth(self, piece: Piece) -> dict[str, np.ndarray]:
@@ -89,6 +126,9 @@ class DetectionSource(LabelledSource[DetectionItem]):
 
     @override
     def samples(self, item: DetectionItem) -> Iterator[Sample]:
+        if isinstance(item, RasterItem):
+            yield from self._samples_of_raster(item)
+            return
         for frame, image in item.frames():
             size = image.shape[0], image.shape[1]
             scaled = resized_size(size, self.detection.shortest_edge, self.detection.longest_edge)
@@ -97,6 +137,30 @@ class DetectionSource(LabelledSource[DetectionItem]):
                 arrays = self._arrays(image, matrix, scaled, item.objects)
                 arrays |= {"part": np.array(part), "picture": np.array([frame, *size])}
                 yield Sample(f"{item.id}#{frame}.{part}", item, arrays)
+
+    def _samples_of_raster(self, item: RasterItem) -> Iterator[Sample]:
+        """Samples of the windows of a raster, each as those of a picture.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> from utils.raster.example import raster_file
+        >>> source = fox_task().source
+        >>> path = raster_file("a.tif", np.ones((192, 300, 3), np.uint8), crs="EPSG:32631")
+        >>> samples = list(source.samples(source.input_items([path])[0]))
+        >>> [(sample.window.x, sample.arrays["image"].shape) for sample in samples]
+        [(0, (96, 96, 3)), (108, (96, 96, 3))]
+        """
+        zoom = self.detection.shortest_edge / item.tile
+        whole = np.array([0, item.grid.height, item.grid.width])
+        for window, image in item.read():
+            size = window.height, window.width
+            scaled = max(round(size[0] * zoom), 1), max(round(size[1] * zoom), 1)
+            own = list(part_matrices(size, scaled, self.detection.windows, self.detection.window_overlap))
+            for part, (matrix, placed) in enumerate(zip(own, moved_to(window, own), strict=True)):
+                arrays = self._arrays(image, matrix, scaled, no_objects())
+                arrays |= {"matrix": placed, "part": np.array(part), "picture": whole}
+                yield Sample(f"{item.id}@{window.y},{window.x}.{part}", item, arrays, window)
 
     def _arrays(self, image: np.ndarray, matrix: np.ndarray, size: Size, objects: Objects) -> dict[str, np.ndarray]:
         """Lay a picture (H, W, 3) and its objects on a sample, by a matrix (3, 3) and its size before padding.

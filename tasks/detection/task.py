@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -19,11 +20,13 @@ from tasks.detection.labels import DetectionLabels
 from tasks.detection.objective import DetectionObjective
 from tasks.detection.output import DetectionOutput
 from tasks.detection.predictor import DetectionPredictor
+from tasks.detection.results import result_files
 from tasks.detection.settings import DetectionSettings
 from tasks.detection.source import DetectionSource
 from tasks.feature_task import refuse_other, refuse_unused_sample
 from tasks.labelled import LabelledTask
 from tasks.predictor import Predictor
+from tasks.result_files import ResultFiles
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View
 from utils.runtime import distributed
@@ -31,7 +34,7 @@ from utils.runtime.checkpoints import Checkpoint
 
 SCALING = ("shortest_edge", "longest_edge", "pad_size")  # of samples: a head knows no other
 PREDICTING = ("windows", "window_overlap", "min_score", "suppression", "iou", "max_detections")  # kept in checkpoints
-DESCRIBED = frozenset(["classes", "label_mapping", "detection"])
+DESCRIBED = frozenset(["classes", "label_mapping", "detection", "zoom"])
 
 
 class DetectionTask(LabelledTask):
@@ -209,6 +212,12 @@ class DetectionTask(LabelledTask):
             self.check_numbers()
         if "evaluate" in phases and not self.settings.evaluate.names_pictures:
             self.check_test_split()
+        if "inference" in phases:
+            distributed.run_on_main(self.check_inputs)
+
+    @override
+    def result_files(self, folder: Path) -> ResultFiles:
+        return result_files(folder, self.settings.detection.formats, self.labels.classes)
 
     # -- checkpoints
 
@@ -225,6 +234,7 @@ class DetectionTask(LabelledTask):
             "classes": self.labels.classes,
             "label_mapping": None if mapping is None else [list(pair) for pair in mapping.items()],
             "detection": self.settings.detection.model_dump(mode="json", include=set(SCALING)),
+            "zoom": self.labels.zoom,  # of training pictures, by which rasters are cut into windows
         }
 
     @override
@@ -241,7 +251,7 @@ class DetectionTask(LabelledTask):
         if description["label_mapping"] is not None and "label_mapping" not in dataset.model_fields_set:
             dataset = dataset.model_copy(update={"label_mapping": dict(map(tuple, description["label_mapping"]))})
         settings = settings.model_copy(update={"detection": detection, "dataset": dataset})
-        task = cls(name, settings, {"classes": list(description["classes"])})
+        task = cls(name, settings, {"classes": list(description["classes"]), "zoom": float(description["zoom"])})
         task.refuse_other_backbone(description, checkpoint.path)
         return task
 

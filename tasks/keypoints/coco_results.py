@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tasks.keypoints.items import PoseItem
-from tasks.keypoints.results import COCO_KEYS, MADE_BY
+from tasks.keypoints.results import COCO_KEYS
+from tasks.result_files import MADE_BY
 from utils.formats.coco.label_ids import LabelIds
 from utils.formats.coco.write import coco_content
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array

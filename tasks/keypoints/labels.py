@@ -13,7 +13,6 @@ from tasks.item import Finding
 from tasks.keypoints.alignment import align_sets
 from tasks.keypoints.doubts import find_doubts
 from tasks.keypoints.items import box_faults, usable
-from tasks.keypoints.results import is_overlay
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.labels import PictureLabels
 from tasks.splits import read_list
@@ -61,10 +60,6 @@ class PoseLabels(PictureLabels):
     @override
     def align(self, sets: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:
         return align_sets(sets, self.fixed["skeleton"], self._category(sets))
-
-    @override
-    def is_result(self, path: Path) -> bool:
-        return is_overlay(path)
 
     def _category(self, sets: Mapping[str, AnnotationSet]) -> str | None:
         """The kind of animal of the settings, or of the checkpoint if these labels have it.

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
+from tasks.frame_sink import FrameSink
 from tasks.item import Piece
 from tasks.keypoints.coco_results import poses_of, results_of_labels, whole_file
 from tasks.keypoints.items import PoseItem
-from tasks.keypoints.results import (
-    CSV_COLUMNS,
-    MADE_BY,
-    PREDICTIONS_COCO,
-    PREDICTIONS_CSV,
-    other_results,
-    result_path,
-    shared_results,
-)
+from tasks.keypoints.results import CSV_COLUMNS, PREDICTIONS_COCO, PREDICTIONS_CSV, other_results, shared_results
 from tasks.labelled import decode_picture
-from tasks.output import Sink
+from tasks.result_files import MADE_BY, result_path
 from utils.errors import DataError
 from utils.formats.coco.label_ids import LabelIds
 from utils.formats.types import Skeleton
@@ -37,14 +29,14 @@ from utils.media.overlays import write_overlay_picture
 from utils.media.videos import VideoReader, VideoWriter, is_video
 from utils.report.colours import class_palette
 from utils.report.plots import draw_legend
-from utils.runtime.files import digest_json, read_json, sync, write_bytes, write_json
+from utils.runtime.files import read_json, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_FPS = 25.0  # of an overlay, if the video does not state its rate
 
 
-class PoseSink(Sink):
+class PoseSink(FrameSink):
     """Collects the frames of one picture or video, then writes its files.
 
     Frames are appended to a file beside the result, so that an interrupted video continues after the last one.
@@ -78,62 +70,21 @@ class PoseSink(Sink):
     ['a.json', 'a_overlay.png']
     """
 
+    item: PoseItem
+
     def __init__(
         self, item: PoseItem, folder: Path, skeleton: Skeleton, formats: Sequence[str], fingerprint: dict[str, Any]
     ):
-        self.item, self.folder, self.skeleton, self.formats = item, folder, skeleton, formats
-        self.header = digest_json(fingerprint)
-        self.partial = folder / f".{item.id}.part.jsonl"
-        self.file: TextIO | None = None
+        super().__init__(item, folder, fingerprint)
+        self.skeleton, self.formats = skeleton, formats
 
     @override
-    def append(self, piece: Piece) -> None:
-        if self.file is None:
-            kept = self._lines() or [{"made_from": self.header}]
-            write_bytes(self.partial, "".join(map(checked_line, kept)).encode())
-            self.file = self.partial.open("a", encoding="utf-8")
-        self.file.write(checked_line(frame_to_json(piece)))
-
-    def _lines(self) -> list[dict[str, Any]]:
-        """Complete lines of an unfinished prediction with the same fingerprint, up to a damaged one; else none.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from utils.formats.types import AnnotatedPicture
-        >>> item = PoseItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
-        >>> PoseSink(item, Path(tempfile.mkdtemp()), Skeleton(("nose",)), ["csv"], {})._lines()
-        []
-        """
-        if not self.partial.exists():
-            return []
-        lines = []
-        for text in self.partial.read_bytes().splitlines():
-            try:
-                line = json.loads(text)
-                intact = checked_line(line["line"]).encode() == text + b"\n"
-            except (ValueError, KeyError, TypeError):  # the last line is incomplete after a power cut
-                intact = False
-            if not intact:
-                break
-            lines.append(line["line"])
-        return lines if lines and lines[0] == {"made_from": self.header} else []
-
-    @override
-    def resume_point(self) -> int | None:
-        lines = self._lines()
-        return len(lines) - 1 if len(lines) > 1 else None
-
-    @override
-    def flush(self) -> None:
-        if self.file is not None:
-            self.file.close()
-            self.file = None
-            sync(self.partial)
+    def to_json(self, piece: Piece) -> dict[str, Any]:
+        return frame_to_json(piece)
 
     @override
     def close(self) -> list[Path]:
-        frames = self._lines()[1:]
+        frames = list(self.lines())
         path, picture = result_path(self.item.id, self.folder), self.item.picture.path
         others = other_results(self.item.id, picture, self.folder, self.formats)
         content = {
@@ -153,17 +104,6 @@ class PoseSink(Sink):
                 write_labelme_prediction(self.item, frames, self.skeleton, other)
         self.partial.unlink(missing_ok=True)
         return [path, *others]
-
-
-def checked_line(value: Any) -> str:
-    r"""One line of an unfinished prediction, with a checksum by which a changed bit is found.
-
-    Examples
-    --------
-    >>> checked_line({"frame": 3})
-    '{"checksum": "cc96eeee937f4b939bea688b1ea80522", "line": {"frame": 3}}\n'
-    """
-    return json.dumps({"checksum": digest_json(value), "line": value}) + "\n"
 
 
 def frame_to_json(piece: Piece) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self
 
 from typing_extensions import override
 
-from config import expand_path
 from models import find_head, read_head_options
 from models.base import KeypointHead
 from tasks.feature_task import refuse_other, refuse_unused_sample
@@ -20,12 +19,13 @@ from tasks.keypoints.metric import PRIMARY
 from tasks.keypoints.objective import KeypointsObjective
 from tasks.keypoints.output import KeypointsOutput
 from tasks.keypoints.predictor import Decoder, PosePredictor
-from tasks.keypoints.results import refuse_double, refuse_foreign
+from tasks.keypoints.results import result_files
 from tasks.keypoints.rules import Decision, automatic_settings
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.source import PoseSource
 from tasks.labelled import LabelledTask
 from tasks.predictor import Predictor
+from tasks.result_files import ResultFiles
 from utils.errors import DataError, SettingsError
 from utils.formats.types import Skeleton
 from utils.geometry.augment import View
@@ -179,7 +179,7 @@ class KeypointsTask(LabelledTask):
         if "evaluate" in phases and not self.settings.evaluate.names_pictures:
             self.check_test_split()
         if "inference" in phases:
-            distributed.run_on_main(self._check_inputs)
+            distributed.run_on_main(self.check_inputs)
 
     def _refuse_pointless(self, phases: Sequence[str]) -> None:
         """Refuse labels without a keypoint, unless prepare only converts them.
@@ -208,31 +208,9 @@ class KeypointsTask(LabelledTask):
                 "let prepare alone write them in another format (dataset.convert_to)"
             )
 
-    def _check_inputs(self) -> None:
-        """Check the inputs of inference, and that results overwrite no file of a person.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.keypoints.example import animals_example
-        >>> folder = tempfile.mkdtemp()
-        >>> task, _ = animals_example(folder, f"inference.output_dir={folder}/animals/images")
-        >>> task._check_inputs()
-        >>> _ = (Path(folder) / "animals/images/val_000.json").write_text("{}")
-        >>> task._check_inputs()  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-            ...
-        utils.errors.SettingsError: .../val_000.json: already exists and was not written by inference; ...
-        """
-        items = self.source.items("inference")
-        formats = self.settings.keypoints.formats
-        output_dir = self.settings.inference.output_dir
-        folder = (
-            Path(expand_path(output_dir)) if output_dir else Path("predictions")
-        )  # in the run's folder no other files are expected
-        refuse_double(items, folder, formats)
-        if output_dir:
-            refuse_foreign(items, folder, formats)
+    @override
+    def result_files(self, folder: Path) -> ResultFiles:
+        return result_files(folder, self.settings.keypoints.formats)
 
     def _check_views(self) -> None:
         """Refuse quarter turns of canvases that are not square.

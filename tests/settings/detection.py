@@ -104,4 +104,5 @@ DETECTION: dict[str, Probe] = {
     "detection.suppression": Probe(judged, "none"),
     "detection.iou": Probe(judged, "0.99"),
     "detection.max_detections": Probe(judged, "1"),
+    "detection.formats": Probe(looks.predicted, "[labelme]"),
 }

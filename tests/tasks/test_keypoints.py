@@ -544,7 +544,7 @@ def test_prompts_without_area_or_end_are_refused_before_work(tmp_path, corners, 
 
 
 def test_videos_in_folders_and_globs_are_inputs(tmp_path):
-    from tasks.keypoints.results import is_overlay
+    from tasks.result_files import is_overlay
     from utils.raster.inputs import find_inputs
 
     def names(*sources):

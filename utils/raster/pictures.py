@@ -63,7 +63,7 @@ bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 4095 0 255)
     decoded = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if decoded is None:
         raise DataError(f"{name}: cannot be decoded as a picture; is it cut off? take another copy")
-    return _to_bytes(np.ascontiguousarray(decoded[..., ::-1]), name)
+    return show_values(np.ascontiguousarray(decoded[..., ::-1]), name)
 
 
 def _decode_tiff(path: str, name: str | Path) -> np.ndarray:
@@ -95,10 +95,10 @@ def _decode_tiff(path: str, name: str | Path) -> np.ndarray:
         bands = (1, 2, 3)
     scene = RasterScene(path, bands=bands)
     values, _ = scene.read_values(Window(0, 0, scene.height, scene.width))
-    return _to_bytes(values, name, header.bits)
+    return show_values(values, name, header.bits)
 
 
-def _to_bytes(values: np.ndarray, name: str | Path, bits: int | None = None) -> np.ndarray:
+def show_values(values: np.ndarray, name: str | Path, bits: int | None = None) -> np.ndarray:
     """Values of a picture, any shape, as uint8.
 
     Parameters
@@ -117,9 +117,9 @@ def _to_bytes(values: np.ndarray, name: str | Path, bits: int | None = None) -> 
 
     Examples
     --------
-    >>> _to_bytes(np.uint16([0, 257, 32896, 65535]), "a.png").tolist()
+    >>> show_values(np.uint16([0, 257, 32896, 65535]), "a.png").tolist()
     [0, 1, 128, 255]
-    >>> _to_bytes(np.float32([0, 1]), "a.tif")
+    >>> show_values(np.float32([0, 1]), "a.tif")
     Traceback (most recent call last):
         ...
     utils.errors.DataError: a.tif: values are float32, from 0 to 1, and a picture needs 8 bits; convert it ...
