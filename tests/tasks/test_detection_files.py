@@ -19,10 +19,12 @@ from affine import Affine
 from pycocotools.coco import COCO
 from rasterio.crs import CRS
 
+from tasks.context import Context
 from tasks.detection.example import foxes_example
 from tasks.detection.rasters import RasterItem, RasterPieces
 from tasks.detection.results import other_results
 from tasks.detection.sinks import DetectionSink, Looks, gather_predictions, written_objects
+from tasks.detection.task import DetectionTask
 from tasks.item import Piece
 from tasks.phases import inference, prepare, train
 from utils.errors import Interrupted, SettingsError
@@ -36,6 +38,13 @@ from utils.runtime.files import read_json
 ALL = "detection.formats=[csv, coco, yolo, labelme, voc, gpkg, video]"
 MANY = ("detection.min_score=0.0", "detection.max_detections=6")  # a head that learnt little is sure of nothing
 TURNED = Affine.translation(500_000, 4_000_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
+
+
+HEAD = "model.head_options={width: 16, refine: false, refine_from: 0.0}"
+
+
+def make(folder: Path, *overrides: str) -> tuple[DetectionTask, Context]:
+    return foxes_example(folder, HEAD, *overrides)
 
 
 def mosaic(folder: Path, rows: int = 5, columns: int = 2) -> np.ndarray:
@@ -52,7 +61,7 @@ def mosaic(folder: Path, rows: int = 5, columns: int = 2) -> np.ndarray:
 def trained(tmp_path_factory) -> Path:
     """A folder with a trained task, whose checkpoint the tests use."""
     folder = tmp_path_factory.mktemp("foxes")
-    task, context = foxes_example(folder, "train.epochs=12")
+    task, context = make(folder, "train.epochs=12")
     prepare.run(task, context)
     train.run(task, context)
     write_raster(folder / "animals" / "images" / "scene.tif", mosaic(folder), crs="EPSG:32631", transform=TURNED)
@@ -63,7 +72,7 @@ def trained(tmp_path_factory) -> Path:
 def predicted(trained) -> Path:
     """Predictions of photos, a video and a placed raster in every format."""
     inputs = "inference.inputs=[images/val_*.png, chase.mp4, images/scene.tif]"
-    task, context = foxes_example(trained, inputs, ALL, *MANY, f"inference.output_dir={trained}/out")
+    task, context = make(trained, inputs, ALL, *MANY, f"inference.output_dir={trained}/out")
     task.preflight(["inference"])
     assert inference.run(task, context).status == "done"
     assert inference.run(task, context).status == "up to date"
@@ -145,7 +154,7 @@ def test_coco_opens_in_pycocotools(predicted):
 
 
 def test_coco_results_belong_to_the_labels_where_these_hold_the_pictures(trained, tmp_path):
-    task, context = foxes_example(trained, *MANY, "detection.formats=[coco]", f"inference.output_dir={tmp_path}/out")
+    task, context = make(trained, *MANY, "detection.formats=[coco]", f"inference.output_dir={tmp_path}/out")
     inference.run(task, context)
     labels = COCO(str(trained / "animals" / "annotations" / "val.json"))
     results = labels.loadRes(str(tmp_path / "out" / "predictions_coco.json"))
@@ -184,7 +193,7 @@ def test_a_geopackage_has_crs_classes_scores_and_a_style(predicted):
 
 
 def test_windows_of_a_raster_show_what_training_pictures_showed(trained):
-    task, _ = foxes_example(trained, "inference.inputs=images/scene.tif")
+    task, _ = make(trained, "inference.inputs=images/scene.tif")
     [item] = task.source.items("inference")
     assert isinstance(item, RasterItem)
     assert (item.tile, item.grid.height, item.grid.width) == (192, 960, 512)
@@ -208,7 +217,7 @@ def test_an_interrupted_raster_goes_on_and_gives_the_same_boxes(trained, predict
         f"detection.min_score={np.quantile([float(row['score']) for row in rows_of(predicted)], 0.8):.4f}",
         f"inference.output_dir={tmp_path}/out",
     )
-    task, context = foxes_example(trained, *asked)
+    task, context = make(trained, *asked)
     context = replace(context, folder=tmp_path / "run")
     calls: list[None] = []
 
@@ -225,7 +234,7 @@ def test_an_interrupted_raster_goes_on_and_gives_the_same_boxes(trained, predict
     again: list[None] = []
     inference.run(task, replace(context, check_stop=lambda: again.append(None)))
     assert len(again) < len(task.source.items("inference")[0].windows())  # not from the start
-    whole, _ = foxes_example(trained, *asked[:-1], f"inference.output_dir={tmp_path}/whole")
+    whole, _ = make(trained, *asked[:-1], f"inference.output_dir={tmp_path}/whole")
     inference.run(whole, replace(context, folder=tmp_path / "other", check_stop=lambda: None))
     assert results(tmp_path / "out") == results(tmp_path / "whole") != []
     assert not partial.exists()
@@ -239,7 +248,7 @@ def test_a_file_of_a_person_is_never_overwritten(trained, tmp_path):
         *MANY,
         checkpoint_of(trained),
     )
-    task, context = foxes_example(trained, *asked)
+    task, context = make(trained, *asked)
     context = replace(context, folder=tmp_path / "run")
     for name, content in {"val_000.txt": "0 .5 .5 .1 .1", "classes.txt": "hen\n", "predictions.csv": "a,b\n"}.items():
         out.mkdir(exist_ok=True)
@@ -283,7 +292,7 @@ def test_a_raster_has_each_object_once_wherever_it_begins(windows, trained, tmp_
     for offset in ((0, 0), (37, 11), (5, 90)):
         path = tmp_path / f"{offset[0]}.tif"
         write_raster(path, image[offset[0] :, offset[1] :], crs="EPSG:32631", transform=TURNED)
-        task, _ = foxes_example(trained, f"inference.inputs={path}", f"detection.windows={windows}")
+        task, _ = make(trained, f"inference.inputs={path}", f"detection.windows={windows}")
         [item] = task.source.items("inference")
         shift = np.array([offset[1], offset[0]] * 2)
         pieces = predict_known(task.source, task.predictor(), item, objects - shift)
