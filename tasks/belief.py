@@ -14,6 +14,8 @@ LEAST_PIXELS = 5_000  # a patch of 70 x 70: neighbouring pixels show one thing, 
 LEAST_PIXELS_OF_CLASS = 100  # one pixel more or less then moves the score of the class by a hundredth
 LEAST_POINTS = 50  # a share of 50 points is known to .07 (standard error at one half)
 LEAST_POINTS_OF_ONE = 10  # to .16 for one keypoint
+LEAST_BOXES, LEAST_BOXES_OF_ONE = 50, 10  # objects: a share of 50 is known to .07, of one class to .16
+LEAST_PICTURES = 10  # with boxes; objects of one picture show one place at one time, however many they are
 LEAST_CELLS = 500  # of a feature map: two crops of 16 x 16 cells
 NEAR_CHANCE = 0.1  # of the way from the confidence of a guess to 1
 LEAST_GAIN = 0.01  # over a score that needs no training; less is within the chance of one split
@@ -49,7 +51,7 @@ class Support:
     Parameters
     ----------
     unit : str
-        `pixels`, `points` or `cells`.
+        `pixels`, `points`, `boxes` or `cells`.
     counts : mapping of str to int
         By class or keypoint; by anything else where `least_each` is 0.
     least, least_each : int

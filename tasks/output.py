@@ -97,6 +97,9 @@ class Output(ABC):
             if isinstance(value, float):
                 log.info(f"{name} {value:.4f}")
 
+    def take_scores(self, metrics: dict[str, Any]) -> None:  # noqa: B027 - most pictures need no scores
+        """Learn the scores before pictures are drawn; called on all ranks."""
+
     def shows(self, piece: Piece, kept: int) -> bool:
         """Whether `draw` needs a piece beside those that are kept of its item."""
         return kept == 0

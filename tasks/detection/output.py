@@ -6,23 +6,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from typing_extensions import override
 
-from tasks.belief import Support
+from tasks.belief import LEAST_BOXES, LEAST_BOXES_OF_ONE, LEAST_PICTURES, Doubt, Support
 from tasks.detection.items import DetectionItem
 from tasks.detection.labels import DetectionLabels
-from tasks.detection.metric import DetectionMetric
+from tasks.detection.metric import DetectionMetric, report_scores
 from tasks.detection.settings import DetectionSettings
 from tasks.detection.sinks import DetectionSink, Looks, gather_predictions
 from tasks.item import Item, Piece
 from tasks.labelled import decode_picture
 from tasks.output import Metric, Output, Sink
+from utils.boxes.detections import TrueBoxes
+from utils.boxes.drawing import draw_box_comparison
 from utils.formats.coco.label_ids import LabelIds, find_class_ids
-
-LEAST_BOXES, LEAST_BOXES_OF_ONE = 50, 10  # a share of 50 boxes is known to .07 (standard error at one half)
-TRUE, PREDICTED = (255, 255, 255), (230, 90, 20)
+from utils.logging import VerbosityLogger
 
 
 class DetectionOutput(Output):
@@ -44,25 +43,32 @@ class DetectionOutput(Output):
 
     def __init__(self, settings: DetectionSettings, labels: DetectionLabels):
         self.settings, self.labels = settings, labels
+        self.thresholds: dict[str, float] | None = None  # scores from which on detections are drawn, by class
 
     @override
     def metric(self) -> Metric:
-        return DetectionMetric(self.labels.classes)
+        return DetectionMetric(self.labels.classes, self.settings.detection.max_detections)
 
     @override
     def support(self, metrics: dict[str, Any]) -> Support:
-        counts = {name: scores["boxes"] for name, scores in metrics["classes"].items()}
-        return Support("boxes", counts, LEAST_BOXES, LEAST_BOXES_OF_ONE)
+        return support_of(metrics)
+
+    @override
+    def report(self, metrics: dict[str, Any], folder: Path, log: VerbosityLogger) -> None:
+        report_scores(metrics, self.labels.classes, folder, log)
+
+    @override
+    def take_scores(self, metrics: dict[str, Any]) -> None:
+        self.thresholds = {name: scores["score"] for name, scores in metrics["classes"].items()}
 
     @override
     def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
         assert isinstance(item, DetectionItem)
-        image = decode_picture(item.picture).copy()
-        predicted = next(iter(pieces)).arrays["boxes_xyxy"]
-        for boxes, colour in ((item.objects.boxes_xyxy, TRUE), (predicted, PREDICTED)):
-            for left, top, right, bottom in boxes.round().astype(int).tolist():
-                cv2.rectangle(image, (left, top), (right - 1, bottom - 1), colour)
-        return image
+        boxes, labels, is_crowd = item.objects
+        true = TrueBoxes(np.zeros(len(boxes), np.int64), boxes, labels, is_crowd)
+        arrays = next(iter(pieces)).arrays
+        found = (arrays["boxes_xyxy"], arrays["scores"], arrays["labels"])
+        return draw_box_comparison(decode_picture(item.picture), true, *found, self.labels.classes, self.thresholds)
 
     @property
     def looks(self) -> Looks:
@@ -108,3 +114,26 @@ class DetectionOutput(Output):
                 if ids is not None:
                     return ids
         return None
+
+
+def support_of(metrics: dict[str, Any]) -> Support:
+    """Say what scores of boxes were counted on, and what speaks against them.
+
+    Parameters
+    ----------
+    metrics : dict
+        What `DetectionMetric.compute` gave.
+
+    Examples
+    --------
+    >>> [doubt.code for doubt in support_of(DetectionMetric(["fox"]).compute()).find()]
+    ['few_boxes', 'no_boxes_of_a_class', 'few_pictures', 'nothing_found']
+    """
+    counts = {name: scores["objects"] for name, scores in metrics["classes"].items()}
+    doubts = []
+    if metrics["pictures"] < LEAST_PICTURES:
+        what = f"only {metrics['pictures']} pictures were scored (fewer than {LEAST_PICTURES})"
+        doubts.append(Doubt("few_pictures", what))
+    if not metrics["detections"]:
+        doubts.append(Doubt("nothing_found", "no box was predicted whose score reaches detection.min_score"))
+    return Support("boxes", counts, LEAST_BOXES, LEAST_BOXES_OF_ONE, "class", doubts)

@@ -87,6 +87,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     batch_size = settings.batch_size
     metrics = score(task, model, prepared, store, device, batch_size, context, views, pictures.take, constant=True)
     metrics.update(task.output.extra_metrics(model, context))
+    task.output.take_scores(metrics)
     training = checkpoint.description.get("training") if checkpoint else None
     seen = facts.get("seen")
     belief = distributed.run_on_main(lambda: judge_evaluation(task, split, metrics, training, prepared, store, seen))

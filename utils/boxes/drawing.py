@@ -21,7 +21,7 @@ Stroke = Literal["solid", "dashed", "dotted"]
 PANEL = 1000  # pixels of the longer side of a panel, at most; small pictures are enlarged, at most threefold
 _LARGEST_ZOOM = 3.0
 _DARK = (20, 20, 20)
-_DASH = {"solid": (1, 0), "dashed": (7, 4), "dotted": (1, 3)}  # widths of the line that are drawn and left out
+_DASH = {"solid": (1, 0), "dashed": (7, 4), "dotted": (2, 2)}  # widths of the line that are drawn and left out
 _LEAST_WRITTEN = 26  # pixels of a box's width from which its score is written
 _FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 
