@@ -24,8 +24,9 @@ from tasks.seen import digest_pictures, digest_stream
 from tasks.source import ListedSource
 from tasks.splits import lists_stay, split_list
 from utils.errors import DataError, SettingsError
+from utils.formats.convert import convert_labels, is_converted
 from utils.formats.pictures import picture_bytes
-from utils.formats.types import AnnotatedPicture
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Skeleton
 from utils.media.thumbnails import thumbnail
 from utils.media.videos import VideoReader, is_video
 from utils.raster.inputs import find_inputs
@@ -191,10 +192,48 @@ class LabelledSource(ListedSource[PictureT]):
             write_foxes(expand_path(sample.folder), seed=sample.seed)
         if self.has_lists():
             self.write_splits()
+        target = self.settings.dataset.convert_to
+        if target is not None:
+            convert_labels(self.split_sets(), expand_path(target.folder), target.format, **target.how())
 
     @override
     def preview_data(self) -> str:
-        return super().preview_data() if self.has_lists() else ""
+        what = super().preview_data() if self.has_lists() else ""
+        target = self.settings.dataset.convert_to
+        if target is None or is_converted(self.split_sets(), expand_path(target.folder), target.format, **target.how()):
+            return what
+        return f"{what}; writes the labels as {target.format}".removeprefix("; ")
+
+    def categories(self) -> dict[str, Skeleton]:
+        """Categories of the labels of all splits, with their skeletons.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> list(fox_task().source.categories())
+        ['fox']
+        """
+        sets = self.labels.sets.values()
+        return {name: skeleton for part in sets for name, skeleton in part.skeletons.items()}
+
+    def split_sets(self) -> dict[str, AnnotationSet]:
+        """All labels of every category, by split.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> sets = pose_task().source.split_sets()
+        >>> {split: len(part.pictures) for split, part in sets.items()}
+        {'train': 8, 'val': 4}
+        """
+        whole = {picture.id: picture for part in self.labels.sets.values() for picture in part.pictures}
+        skeletons = self.categories()
+        divided = {}
+        for split in ("train", "val", "test"):
+            ids = [item.picture.id for item in super().items(split)]  # also of pictures that the kind cannot use
+            if ids:
+                divided[split] = AnnotationSet([whole[id] for id in ids], skeletons)
+        return divided
 
     @override
     def items(self, split: str) -> list[PictureT]:
@@ -419,6 +458,5 @@ is not set; name a list, or score val
     @classmethod
     def settings_for_named(cls, settings: Any) -> Any:
         paths = settings.paths.model_copy(update={"label_path": settings.evaluate.labels})
-        unused = {key: None for key in ("convert_to",) if key in type(settings.dataset).model_fields}
-        dataset = settings.dataset.model_copy(update={"sample": SampleConfig(), **unused})
+        dataset = settings.dataset.model_copy(update={"sample": SampleConfig(), "convert_to": None})
         return settings.model_copy(update={"paths": paths, "dataset": dataset})

@@ -45,6 +45,26 @@ class SubsetConfig(Section):
     val: Count | None = Field(None, description="pictures to validate on; null takes all")
 
 
+class ConvertConfig(Section):
+    """A copy of the labels in another format."""
+
+    format: Literal["yolo", "coco", "voc", "labelme", "csv"] = Field(description="what other programs read")
+    folder: str = Field(description="where to write; empty, or a copy made earlier")
+    layout: Literal["annotations", "folders"] = Field(
+        "annotations", description="coco: annotations/ and images/, or train/ and valid/ with JPEGImages each"
+    )
+
+    def how(self) -> dict[str, str]:
+        """How the copy is laid out.
+
+        Examples
+        --------
+        >>> ConvertConfig(format="coco", folder="copy").how()
+        {'layout': 'annotations'}
+        """
+        return {"layout": self.layout}
+
+
 class DetectionDataset(DatasetConfig):
     """Pictures, labels and classes."""
 
@@ -59,6 +79,9 @@ class DetectionDataset(DatasetConfig):
         "where objects are neither learnt nor false alarms",
     )
     subset: SubsetConfig = SubsetConfig()
+    convert_to: ConvertConfig | None = Field(
+        None, description="prepare also writes the labels in another format, divided as the splits are"
+    )
     augmentations: DetectionAugmentationsConfig = DetectionAugmentationsConfig()
     sample: SampleConfig = SampleConfig()
 

@@ -45,6 +45,16 @@ class ConvertConfig(Section):
         "keypoints", description="coco: points, or only outlines (boxes where there is none)"
     )
 
+    def how(self) -> dict[str, str]:
+        """How the copy is laid out.
+
+        Examples
+        --------
+        >>> ConvertConfig(format="coco", folder="copy").how()
+        {'layout': 'annotations', 'mode': 'keypoints'}
+        """
+        return {"layout": self.layout, "mode": self.mode}
+
 
 class KeypointsDataset(DatasetConfig):
     """Pictures, labels and classes."""

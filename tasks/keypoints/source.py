@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from config import expand_path
 from tasks.features import FeatureService
 from tasks.item import Finding, Item, Piece
 from tasks.keypoints.audit import audit_pictures
@@ -20,9 +19,8 @@ from tasks.keypoints.settings import KeypointsSettings
 from tasks.labelled import LabelledSource
 from tasks.sample import Sample
 from utils.errors import DataError, SettingsError
-from utils.formats.convert import convert_labels, is_converted
 from utils.formats.read import read_poses
-from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
+from utils.formats.types import AnnotatedPicture, Instance, Skeleton
 from utils.geometry.augment import RandomColour
 from utils.geometry.crops import (
     crop_of_box,
@@ -65,22 +63,6 @@ class PoseSource(LabelledSource[PoseItem]):
     # -- items
 
     @override
-    def prepare_data(self) -> None:
-        super().prepare_data()
-        target = self.settings.dataset.convert_to
-        if target is not None:
-            convert_labels(self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode)
-
-    @override
-    def preview_data(self) -> str:
-        what, target = super().preview_data(), self.settings.dataset.convert_to
-        if target is None or is_converted(
-            self.split_sets(), expand_path(target.folder), target.format, target.layout, target.mode
-        ):
-            return what
-        return f"{what}; writes the labels as {target.format}".removeprefix("; ")
-
-    @override
     def items(self, split: str) -> list[PoseItem]:
         if split != "inference" and not self.labels.skeleton.num_keypoints:
             return []  # such labels can only be converted
@@ -90,24 +72,9 @@ class PoseSource(LabelledSource[PoseItem]):
     def make_item(self, picture: AnnotatedPicture, split: str) -> PoseItem:
         return PoseItem(picture.id, (picture.path,), picture, split)
 
-    def split_sets(self) -> dict[str, AnnotationSet]:
-        """All labels of every kind of animal, by split.
-
-        Examples
-        --------
-        >>> from tasks.keypoints.example import pose_task
-        >>> sets = pose_task().source.split_sets()
-        >>> {split: len(part.pictures) for split, part in sets.items()}
-        {'train': 8, 'val': 4}
-        """
-        whole = {picture.id: picture for part in self.labels.sets.values() for picture in part.pictures}
-        skeletons = join_skeletons(self.labels.sets)
-        divided = {}
-        for split in ("train", "val", "test"):
-            ids = [item.picture.id for item in super().items(split)]
-            if ids:
-                divided[split] = AnnotationSet([whole[id] for id in ids], skeletons)
-        return divided
+    @override
+    def categories(self) -> dict[str, Skeleton]:
+        return join_skeletons(self.labels.sets)
 
     @override
     def input_items(self, sources: list[str]) -> list[PoseItem]:

@@ -64,6 +64,7 @@ def write_detr(folder: Path) -> None:
 SPEC = FeatureSpec((8,), (4,), 4, 3, (0.5,) * 3, (0.5,) * 3)
 SMALL_DETR = {"width": 16, "encoder_layers": 0, "decoder_layers": 1, "feedforward": 16, "num_queries": 20}
 AS_DETR = ("model.head=detr", f"model.head_options={json.dumps(SMALL_DETR)}")
+CONVERTED = ("dataset.convert_to={format: coco, folder: FOLDER/copy}".replace("FOLDER", "{folder}"),)
 SURE = ("detection.min_score=0.0",)
 WINDOWS = ("detection.windows=2",)
 
@@ -77,6 +78,9 @@ DETECTION: dict[str, Probe] = {
     "dataset.splits.test_list": Probe(looks.listed, "{folder}/one.txt", (*ONE_FILE, *LISTS)),
     "dataset.classes": Probe(looks.read, "[wolf]", change=add_wolves),
     "dataset.label_mapping": Probe(looks.read, "{wolf: ignore}", change=add_wolves),
+    "dataset.convert_to.format": Probe(looks.converted, "yolo", CONVERTED),
+    "dataset.convert_to.folder": Probe(looks.converted, "{folder}/there", CONVERTED),
+    "dataset.convert_to.layout": Probe(looks.converted, "folders", CONVERTED),
     "dataset.subset.train": Probe(looks.read, "3"),
     "dataset.subset.val": Probe(looks.read, "2"),
     "dataset.augmentations.stored_views": Probe(looks.read, "1", (VARIED,)),  # of two

@@ -333,3 +333,17 @@ def test_names_with_odd_letters_pass_through_every_format(tmp_path):
     assert (tmp_path / "classes.txt").read_text() == 'oak, "red"\na<b>&c\n'
     shapes = read_boxes(tmp_path / "s, 1.labelme.json")["all"].pictures[0].instances
     assert [(each.category, each.box_xyxy.tolist()) for each in shapes] == list(zip(names, boxes.tolist(), strict=True))
+
+
+def test_prepare_writes_the_labels_in_another_format(tmp_path):
+    task, _ = make(tmp_path, f"dataset.convert_to={{format: voc, folder: {tmp_path}/copy}}")
+    assert task.source.preview_data() == "writes the labels as voc"
+    task.source.prepare_data()
+    assert task.source.preview_data() == ""
+    ours, theirs = task.labels.sets, read_boxes(tmp_path / "copy")
+    for split in ("train", "val"):
+        pairs = zip(ours[split].pictures, theirs[split].pictures, strict=True)
+        for picture, copy in pairs:
+            boxes, others = ([i.box_xyxy for i in each.instances] for each in (picture, copy))
+            assert len(boxes) == len(others)
+            assert all(np.abs(one - other).max() <= 0.5 for one, other in zip(boxes, others, strict=True))

@@ -167,7 +167,11 @@ def recipe_of(sets: Mapping[str, AnnotationSet], format: str, layout: str, mode:
 
 
 def is_converted(
-    sets: Mapping[str, AnnotationSet], folder: str | Path, format: str, layout: str = "", mode: str = ""
+    sets: Mapping[str, AnnotationSet],
+    folder: str | Path,
+    format: str,
+    layout: str = "annotations",
+    mode: str = "keypoints",
 ) -> bool:
     """Whether a folder holds a finished copy of these very labels.
 
