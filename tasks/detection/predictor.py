@@ -149,7 +149,10 @@ class DetectionPredictor(Predictor):
         self.item = item
         self.picture: tuple[int, ...] | None = None  # frame, height and width
         self.window: Window | None = None
-        self.raster = RasterPieces(item, self.settings.iou) if isinstance(item, RasterItem) else None
+        self.raster: RasterPieces | None = None
+        if isinstance(item, RasterItem):
+            edge = AT_EDGE * item.tile / self.settings.shortest_edge
+            self.raster = RasterPieces(item, self.settings.iou, edge)
         self.found: list[Candidates] = []
 
     @override

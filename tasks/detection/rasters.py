@@ -110,8 +110,8 @@ class RasterItem(DetectionItem):
         >>> [window.y for window in item.remaining()]
         [7]
         """
-        tops = even_starts(self.grid.height, self.tile, self.stride)
-        return [window for window in self.windows() if window.y in tops[self.first_row :]]
+        tops = set(even_starts(self.grid.height, self.tile, self.stride)[self.first_row :])
+        return [window for window in self.windows() if window.y in tops]
 
     def read(self) -> Iterator[tuple[Window, np.ndarray]]:
         """Windows that are not predicted yet and hold data, each with its colours (h, w, 3), uint8.
@@ -219,13 +219,15 @@ class RasterPieces:
         The raster.
     match : float
         Overlap from which boxes of two windows are one object.
+    edge : float
+        Pixels of the raster from an inner edge of a window up to which a box may have been cut off there.
 
     Examples
     --------
     >>> from affine import Affine
     >>> from utils.formats.types import AnnotatedPicture
     >>> grid, picture = PixelGrid(16, 10, None, Affine.identity()), AnnotatedPicture("a", Path("a.tif"), None, ())
-    >>> pieces = RasterPieces(RasterItem("a", (), picture, "inference", grid=grid, tile=10, stride=6), 0.5)
+    >>> pieces = RasterPieces(RasterItem("a", (), picture, "inference", grid=grid, tile=10, stride=6), 0.5, 1.0)
     >>> one = np.array([0.5], np.float32), np.array([0])
     >>> list(pieces.add(Window(0, 0, 10, 10), np.array([[1.0, 1, 4, 5]]), *one))
     []
@@ -234,11 +236,10 @@ class RasterPieces:
     (0, [[1.0, 1.0, 4.0, 5.0]], 1)
     """
 
-    def __init__(self, item: RasterItem, match: float):
+    def __init__(self, item: RasterItem, match: float, edge: float):
         self.item = item
         size = item.grid.height, item.grid.width
-        self.merger = WindowMerger(item.windows(), size, match, item.first_row)
-        self.tops = [row[0].y for row in self.merger.rows]
+        self.merger = WindowMerger(item.windows(), size, match, item.first_row, edge)
 
     def add(self, window: Window, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> Iterator[Piece]:
         """Take the boxes of a window, of which each object is there once; give the pieces of the rows before it.
@@ -248,14 +249,14 @@ class RasterPieces:
         >>> from tasks.detection.example import fox_task
         >>> from utils.raster.example import raster_file
         >>> path = raster_file("a.tif", np.ones((400, 192, 3), np.uint8), crs="EPSG:32631")
-        >>> pieces = RasterPieces(fox_task().source.input_items([path])[0], 0.5)
+        >>> pieces = RasterPieces(fox_task().source.input_items([path])[0], 0.5, 2.0)
         >>> one = np.array([[1.0, 2, 30, 40]]), np.array([0.5]), np.array([0])
         >>> list(pieces.add(pieces.item.windows()[0], *one))
         []
         >>> [piece.arrays["boxes_xyxy"].tolist() for piece in pieces.add(pieces.item.windows()[1], *one)]
         [[[1.0, 2.0, 30.0, 40.0]]]
         """
-        yield from self._until(self.tops.index(window.y))
+        yield from self._until(self.merger.tops.index(window.y))
         self.merger.add(window, boxes, scores, labels)
 
     def finish(self) -> Iterator[Piece]:
@@ -266,11 +267,11 @@ class RasterPieces:
         >>> from tasks.detection.example import fox_task
         >>> from utils.raster.example import raster_file
         >>> path = raster_file("a.tif", np.ones((400, 192, 3), np.uint8), crs="EPSG:32631")
-        >>> pieces = RasterPieces(fox_task().source.input_items([path])[0], 0.5)
+        >>> pieces = RasterPieces(fox_task().source.input_items([path])[0], 0.5, 2.0)
         >>> [(piece.arrays["row"], piece.arrays["restart"]) for piece in pieces.finish()]
         [(0, 1), (1, 2), (2, 3)]
         """
-        yield from self._until(len(self.tops))
+        yield from self._until(len(self.merger.tops))
 
     def _until(self, row: int) -> Iterator[Piece]:
         """Pieces of the rows of windows before one.
@@ -280,7 +281,7 @@ class RasterPieces:
         >>> from tasks.detection.example import fox_task
         >>> from utils.raster.example import raster_file
         >>> path = raster_file("a.tif", np.ones((400, 192, 3), np.uint8), crs="EPSG:32631")
-        >>> pieces = RasterPieces(fox_task().source.input_items([path])[0], 0.5)
+        >>> pieces = RasterPieces(fox_task().source.input_items([path])[0], 0.5, 2.0)
         >>> [piece.arrays["size"] for piece in pieces._until(1)]
         [(400, 192)]
         """

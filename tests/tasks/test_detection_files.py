@@ -314,7 +314,7 @@ def test_names_with_odd_letters_pass_through_every_format(tmp_path):
     looks = Looks(names, ("csv", "coco", "yolo", "labelme", "voc", "gpkg"))
     sink = DetectionSink(item, tmp_path, looks, {})
     boxes = np.array([[1.0, 2, 30, 20], [5, 6, 9, 9]])
-    pieces = RasterPieces(item, 0.5)
+    pieces = RasterPieces(item, 0.5, 2.0)
     given = [*pieces.add(item.windows()[0], boxes, np.array([0.75, 0.5]), np.array([0, 1])), *pieces.finish()]
     for piece in given:
         sink.append(piece)

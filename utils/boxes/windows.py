@@ -8,14 +8,16 @@ what is kept in memory is bounded by the rows of windows that overlap.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from utils.boxes.geometry import ious
 from utils.raster.tiling import Window
 
-EDGE = 2.0  # pixels: a box that comes nearer to an inner edge of its window is cut there
+EDGE = 2.0  # pixels from an inner edge of a window up to which a box may have been cut off there
 MATCH = 0.5  # least IoU, in what both windows see, of two boxes of one object
 
 
@@ -102,6 +104,8 @@ class WindowMerger:
         Least IoU of two boxes of one class, in what both windows see, at which they are one object.
     first_row : int
         The row of windows with which the boxes begin, for an interrupted raster that goes on.
+    edge : float
+        A box that comes nearer to an inner edge of its window, in pixels of the raster, is cut there.
 
     Examples
     --------
@@ -114,10 +118,20 @@ class WindowMerger:
     [[5.0, 2.0, 12.0, 6.0], [13.0, 1.0, 16.0, 3.0]]
     """
 
-    def __init__(self, windows: Sequence[Window], size: tuple[int, int], match: float = MATCH, first_row: int = 0):
-        self.size, self.match = size, match
-        tops = sorted({window.y for window in windows})
-        self.rows = [[window for window in windows if window.y == top] for top in tops]
+    def __init__(
+        self,
+        windows: Sequence[Window],
+        size: tuple[int, int],
+        match: float = MATCH,
+        first_row: int = 0,
+        edge: float = EDGE,
+    ):
+        self.size, self.match, self.edge = size, match, edge
+        rows: dict[int, list[Window]] = {}
+        for window in windows:
+            rows.setdefault(window.y, []).append(window)
+        self.tops = sorted(rows)
+        self.rows = [rows[top] for top in self.tops]
         self.row = first_row
         self.live: list[tuple[Window, list[_Entry]]] = []
 
@@ -146,10 +160,14 @@ class WindowMerger:
             _Entry(*values, self.row, clearance, {window})
             for *values, clearance in zip(boxes, scores.tolist(), labels.tolist(), clearances.tolist(), strict=True)
         ]
-        for other, others in self.live:
-            shared = window.intersection(other)
-            if shared is not None and entries and others:
-                self._match(shared, entries, others)
+        if not entries:
+            return
+        left, right, top = window.x, window.x + window.width, window.y
+        for other, others in self.live:  # a raster may have thousands of windows in a row: few of them overlap
+            if other.x < right and left < other.x + other.width and top < other.y + other.height:
+                shared = window.intersection(other)
+                if shared is not None:
+                    self._match(shared, entries, others)
         self.live.append((window, entries))
 
     def _clearances(self, window: Window, boxes: np.ndarray) -> np.ndarray:
@@ -183,10 +201,10 @@ class WindowMerger:
         """
         ours, theirs = (np.stack([entry.box for entry in side]) for side in (entries, others))
         alike = np.array([entry.label for entry in entries])[:, None] == np.array([entry.label for entry in others])
-        ious = np.where(alike, _ious_within(shared, ours, theirs), 0)
-        rows, columns = np.nonzero(ious >= self.match)
+        overlaps = np.where(alike, _ious_within(shared, ours, theirs), 0)
+        rows, columns = np.nonzero(overlaps >= self.match)
         taken_rows, taken_columns = set[int](), set[int]()
-        for place in np.argsort(-ious[rows, columns], kind="stable").tolist():
+        for place in np.argsort(-overlaps[rows, columns], kind="stable").tolist():
             row, column = int(rows[place]), int(columns[place])
             if row in taken_rows or column in taken_columns:
                 continue
@@ -258,24 +276,31 @@ class WindowMerger:
         (0.5, None)
         """
         best = max(members, key=lambda member: (member.clearance, member.score))
-        if best.clearance > EDGE:
+        if best.clearance > self.edge:
             return best.box, best.score, best.label
         boxes = np.stack([member.box for member in members])
         box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
-        if any((self._clearances(window, box[None]) > EDGE).all() for row in self._rows_at(box) for window in row):
+        if any((self._clearances(window, box[None]) > self.edge).all() for window in self._windows_around(box)):
             return None
         return box, max(member.score for member in members), best.label
 
-    def _rows_at(self, box: np.ndarray) -> list[list[Window]]:
-        """Rows of windows that a box (4,) lies in from top to bottom.
+    def _windows_around(self, box: np.ndarray) -> list[Window]:
+        """The windows that a box (4,) lies in.
 
         Examples
         --------
-        >>> merger = WindowMerger([Window(0, 0, 10, 10), Window(6, 0, 10, 10)], (16, 10))
-        >>> [row[0].y for row in merger._rows_at(np.array([1.0, 7, 3, 9]))]
-        [0, 6]
+        >>> merger = WindowMerger([Window(0, 0, 10, 10), Window(0, 6, 10, 10), Window(6, 0, 10, 10)], (16, 16))
+        >>> [(window.y, window.x) for window in merger._windows_around(np.array([1.0, 7, 3, 9]))]
+        [(0, 0), (6, 0)]
         """
-        return [row for row in self.rows if row[0].y <= box[1] and box[3] <= row[0].rows.stop]
+        left, top, right, bottom = box.tolist()
+        last = bisect_right(self.tops, top)
+        around = []
+        for row in reversed(self.rows[:last]):
+            if row[0].y + row[0].height < bottom:
+                break
+            around += [window for window in row if window.x <= left and right <= window.x + window.width]
+        return around[::-1]
 
 
 def _ious_within(area: Window, boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -292,8 +317,4 @@ def _ious_within(area: Window, boxes: np.ndarray, others: np.ndarray) -> np.ndar
         np.concatenate([np.clip(part[:, :2], low, high), np.clip(part[:, 2:], low, high)], axis=1)
         for part in (boxes, others)
     )
-    corner, opposite = np.maximum(first[:, None, :2], second[:, :2]), np.minimum(first[:, None, 2:], second[:, 2:])
-    common = (opposite - corner).clip(0).prod(axis=2)
-    areas, other_areas = ((part[:, 2:] - part[:, :2]).prod(axis=1) for part in (first, second))
-    union = areas[:, None] + other_areas - common
-    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return ious(first[:, None], second)
