@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from typing_extensions import override
@@ -187,19 +187,19 @@ class LabelledSource(ListedSource[PictureT]):
 
     @override
     def prepare_data(self) -> None:
-        sample = self.settings.dataset.sample
+        dataset: Any = self.settings.dataset
+        sample, target = dataset.sample, dataset.convert_to
         if sample.enable:
             write_foxes(expand_path(sample.folder), seed=sample.seed)
         if self.has_lists():
             self.write_splits()
-        target = self.settings.dataset.convert_to
         if target is not None:
             convert_labels(self.split_sets(), expand_path(target.folder), target.format, **target.how())
 
     @override
     def preview_data(self) -> str:
-        what = super().preview_data() if self.has_lists() else ""
-        target = self.settings.dataset.convert_to
+        what, dataset = super().preview_data() if self.has_lists() else "", cast(Any, self.settings.dataset)
+        target = dataset.convert_to
         if target is None or is_converted(self.split_sets(), expand_path(target.folder), target.format, **target.how()):
             return what
         return f"{what}; writes the labels as {target.format}".removeprefix("; ")

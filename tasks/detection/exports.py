@@ -96,7 +96,7 @@ def labelme_content(objects: Iterable[Detected], size: tuple[int, int], picture:
     >>> shape["points"], shape["description"], content["imageHeight"]
     ([[1.0, 2.0], [3.0, 4.0]], 'score 0.500', 100)
     """
-    shapes = [
+    shapes: list[dict[str, Any]] = [
         {
             "label": found.name,
             "points": [list(found.box_xyxy[:2]), list(found.box_xyxy[2:])],

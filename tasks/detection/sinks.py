@@ -135,7 +135,7 @@ class DetectionSink(FrameSink):
             for box, score, label in rows
         ]
         size = [int(side) for side in arrays["size"]]
-        where = {name: int(arrays[name]) for name in ("row", "restart") if name in arrays}
+        where: dict[str, Any] = {name: int(arrays[name]) for name in ("row", "restart") if name in arrays}
         return {"frame": int(arrays["frame"]), "size": size, **where, "objects": objects}
 
     @override

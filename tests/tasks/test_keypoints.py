@@ -375,7 +375,7 @@ def test_a_profile_trains(tmp_path, profile):
 def test_results_never_replace_a_persons_files(tmp_path, name):
     formats = "keypoints.formats=[csv, json, coco, labelme]"
     task, _ = animals_example(tmp_path, formats, f"inference.output_dir={tmp_path}/animals/images")
-    task._check_inputs()
+    task.check_inputs()
     own = tmp_path / "animals" / "images" / name
     own.write_text('{"shapes": [], "made_by": "me"}')
     with pytest.raises(SettingsError, match=f"{name}: already exists"):

@@ -156,10 +156,8 @@ class WindowMerger:
         """
         boxes = np.clip(np.asarray(boxes_xyxy, np.float64), 0, np.array([self.size[1], self.size[0]] * 2))
         clearances = self._clearances(window, boxes)
-        entries = [
-            _Entry(*values, self.row, clearance, {window})
-            for *values, clearance in zip(boxes, scores.tolist(), labels.tolist(), clearances.tolist(), strict=True)
-        ]
+        rows = zip(boxes, scores.tolist(), labels.tolist(), clearances.tolist(), strict=True)
+        entries = [_Entry(box, score, label, self.row, clearance, {window}) for box, score, label, clearance in rows]
         if not entries:
             return
         left, right, top = window.x, window.x + window.width, window.y

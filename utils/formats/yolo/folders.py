@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
@@ -50,12 +51,12 @@ def read_folder(folder: Path) -> specs.Spec:
         by_split.setdefault(split, []).append(str(relative))
     if "all" in by_split:
         by_split = {"all": [str(picture.relative_to(folder)) for picture in pictures]}
-    ordered = {split: by_split[split] for split in ("train", "val", "test", "all") if split in by_split}
+    keys: dict[str, Any] = {split: by_split[split] for split in ("train", "val", "test", "all") if split in by_split}
     files = [file for file in list_files(folder, (".txt", ".names", ".labels")) if file.name in NAMES_FILES]
     names = {file: [line for _, line in read_lines(file)] for file in files}
     if len({tuple(lines) for lines in names.values()}) > 1:
         raise DataError(f"{folder}: {files[0]} and {files[1]} name different classes; keep one of them")
-    return specs.Spec(folder, folder, {**ordered, **({"names": names[files[0]]} if files else {})})
+    return specs.Spec(folder, folder, keys | ({"names": names[files[0]]} if files else {}))
 
 
 @dataclass(frozen=True)
