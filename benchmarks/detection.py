@@ -7,6 +7,7 @@ r"""Boxes from about a hundred photos: every detection head and a plain rival, f
     python -m benchmarks.detection --trees /data/det_trees --backbone /models/dinov2-small
     python -m benchmarks.detection --data /data/photo_coco --backbone /models/dinov2-small --memorise 8
     python -m benchmarks.detection --data /data/photo_coco --backbone embedded --quick     # does it run?
+    python -m benchmarks.detection --data /data/photo_coco --backbone /models/dinov2-small --online --repeats 1
     python -m benchmarks.detection --forward --backbone /models/dinov2-small    # seconds of heads and backbone
 
 `--data` is a folder with `images` and YOLO rows (`--labels` names their folder, `--names` the yaml with the classes).
@@ -30,7 +31,8 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.workbench import VIT_SMALL, machine_line, quiet_libraries, random_backbone, take_turns
+from benchmarks.epochs import time_epoch
+from benchmarks.workbench import VIT_SMALL, machine_line, quiet_libraries, random_backbone, take_turns, verdict
 from config import parse_settings
 from models import HEADS, build_head
 from models.backbone import load_backbone
@@ -38,12 +40,16 @@ from models.base import FeatureSpec
 from tasks import kinds, load_task
 from tasks.context import Context
 from tasks.phases import load_phase
+from tasks.phases.train import Training
+from tasks.prepared import prepared_items
+from tasks.stores import open_store
 from tasks.task import Task
 from utils.logging import VerbosityLogger
 from utils.report.tables import format_table
 from utils.runtime.files import read_json
 
 VAL_PHOTOS = 28
+EPOCH_GOAL = 4.0
 SHOWN = ("AP", "AP50", "AP75", "AP_small", "AR_100")
 HEADS["detection"]["centre"] = "benchmarks.centre_head:CentreHead"
 
@@ -57,8 +63,8 @@ model: {{backbone: {backbone}, layers: [5, 8, 11], head: {head}}}
 detection: {{shortest_edge: 476, longest_edge: 840, windows: 2, suppression: vote, min_score: 0.01}}
 prepare: {{enable: true}}
 train: {{enable: true, epochs: {epochs}, val_every: {epochs}, batch_size: 8, optimizer: adamw, adamw_lr: 1.0e-3,
-  weight_decay: 0.05, ema_decay: 0.995, schedule: cosine}}
-evaluate: {{enable: true, pictures: 0, split: {split}}}
+  weight_decay: 0.05, ema_decay: 0.995, schedule: cosine, precision: auto}}
+evaluate: {{enable: true, pictures: 0, split: {split}, tta: {{horizontal_flip: true}}}}
 tasks: {{{fold}: {{kind: detection}}}}
 """
 
@@ -104,23 +110,36 @@ class Bench:
         run = f"{head}_{seed}_{epochs}_{crc32(';'.join(changes).encode()):08x}"
         return load_task(settings.kind)(fold.name, settings), Context(self.log, self.work / "runs" / fold.name / run)
 
-    def choose_epochs(self, fold: Fold, head: str, changes: list[str]) -> int:
-        """As many as fit into the minutes, by the time of the second epoch; the first one warms up."""
-        if self.options.epochs:
-            return self.options.epochs
-        from benchmarks.epochs import time_epoch
-        from tasks.phases.train import Training
-        from tasks.prepared import prepared_items
-        from tasks.stores import open_store
-
+    def make_training(self, fold: Fold, head: str, changes: list[str]) -> Training:
+        """A training of a prepared fold, before its first step."""
         task, context = self.make(fold, head, 0, 1000, changes)
         task.setup()
         store = open_store(task.settings, "train")
         train, val = (prepared_items(task, store, split, "benchmark") for split in ("train", "val"))
         task.objective.fit_statistics([entry for item in train for entry in item.entries])
-        training = Training(task, context, store, train, val, "benchmark")
+        return Training(task, context, store, train, val, "benchmark")
+
+    def choose_epochs(self, fold: Fold, head: str, changes: list[str]) -> int:
+        """As many as fit into the minutes, by the time of the second epoch; the first one warms up."""
+        if self.options.epochs:
+            return self.options.epochs
+        training = self.make_training(fold, head, changes)
         seconds = [time_epoch(training)["total"] * len(training.reader.entries) for _ in range(2)]
         return max(1, int(60 * self.options.minutes / seconds[1]))
+
+    def compare_epochs(self, fold: Fold, head: str) -> None:
+        """Seconds of an epoch with stored features and with computed ones, in turns."""
+        load_phase("prepare")(*self.make(fold, head, 0, 1, []))
+        sides = {name: self.make_training(fold, head, [f"train.features={name}"]) for name in ("cached", "online")}
+        time_epoch(sides["cached"])
+        seconds = {name: [] for name in sides}
+        for _ in range(self.options.repeats):
+            for name, training in sides.items():
+                seconds[name].append(time_epoch(training)["total"])
+        cached, online = (statistics.median(seconds[name]) for name in sides)
+        print(f"{head}: {1000 * cached:.0f} ms per sample cached, {1000 * online:.0f} computed")
+        text = f"{head}: epoch with features computed over cached epoch"
+        print(verdict(text, online / cached, EPOCH_GOAL, at_least=True), flush=True)
 
     def measure(self, fold: Fold, head: str, seed: int, label: str, changes: list[str]) -> list[Any]:
         """Train a head and score it; gives a row of the table."""
@@ -133,7 +152,7 @@ class Bench:
         load_phase("evaluate")(*self.make(fold, head, seed, epochs, changes))
         (path,) = context.folder.glob("evaluate_*/metrics.json")
         scores = read_json(path)["metrics"]
-        row = [label, fold.name, seed, *(scores[name] for name in SHOWN), epochs, minutes]
+        row = [label, fold.name, seed, *(scores.get(name, float("nan")) for name in SHOWN), epochs, minutes]
         print(*(f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row), flush=True)
         return row
 
@@ -210,7 +229,8 @@ def print_forward(work: Path, options: argparse.Namespace) -> None:
     }
     rows = []
     for name in options.heads:
-        head = build_head("detection", name, spec, 1, {})
+        dearest = {"refine_from": 0.0} if name == "dense" else {}  # else random weights would leave nothing to look at
+        head = build_head("detection", name, spec, 1, dearest)
 
         def look(head: Any = head) -> None:
             with torch.no_grad():
@@ -230,10 +250,15 @@ def print_forward(work: Path, options: argparse.Namespace) -> None:
         for function in (look, learn, see):
             function()
         seconds = take_turns({"backbone": see, "forward": look, "both": learn}, options.repeats)
-        medians = {key: statistics.median(wall for wall, _ in pairs) for key, pairs in seconds.items()}
-        rows.append([name, head.num_parameters, *(1000 * medians[key] for key in ("forward", "both", "backbone"))])
-    print(format_table(["Head", "parameters", "forward ms", "training step ms", "backbone ms"], rows))
-    print("heads have random weights, so that all of their candidates are looked at again: the dearest case")
+        medians = {key: statistics.median(cpu for _, cpu in pairs) for key, pairs in seconds.items()}
+        with torch.no_grad():
+            boxes = head.eval()(maps)["boxes_xyxy"].shape[1]
+        parts = (1000 * medians[key] for key in ("forward", "both", "backbone"))
+        rows.append([name, head.num_parameters, boxes, *parts])
+    print(
+        "CPU milliseconds of all threads, fp32; every box that `dense` may look at again is looked at: the dearest case"
+    )
+    print(format_table(["Head", "parameters", "boxes", "forward", "training step", "backbone"], rows))
 
 
 def main() -> None:
@@ -244,6 +269,7 @@ def main() -> None:
     parser.add_argument("--names", default="object_detection/config.yaml", help="yaml with the classes, in --data")
     parser.add_argument("--classes", default="person", help="names, with commas between them; empty takes all")
     parser.add_argument("--trees", help="folder of pictures with VOC xml, each of which is left out once")
+    parser.add_argument("--online", action="store_true", help="only an epoch with computed features over a stored one")
     parser.add_argument("--forward", action="store_true", help="only the seconds of heads and backbone")
     parser.add_argument("--backbone", default=None, help="folder of a ViT-S")
     parser.add_argument("--heads", nargs="+", default=["dense", "centre"])
@@ -266,7 +292,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.quick:
-        options.epochs, options.minutes = 1, 0
+        options.epochs, options.classes = options.epochs or 1, ""  # few of so few photos show a person
     print(machine_line(), f"threads {torch.get_num_threads()}")
     with tempfile.TemporaryDirectory() as name:
         work = Path(options.work or name)
@@ -275,6 +301,10 @@ def main() -> None:
             return print_forward(work, options)
         bench = Bench(work, options)
         folds = tree_folds(work, options) if options.trees else photo_folds(work, options)
+        if options.online:
+            for head in options.heads:
+                bench.compare_epochs(folds[0], head)
+            return None
         kept = [("", [])] + [
             (label.strip(), rest.strip().split(";"))
             for label, _, rest in (text.partition(":") for text in options.change)

@@ -15,7 +15,7 @@ from typing_extensions import override
 from models.base import FeatureSpec, HeadOptions
 from models.detection import DetectionHead
 from models.layers import ChannelNorm, Classifier, ConvNorm, Projections
-from models.roi_refiner import Refined, RoiRefiner, edge_loss
+from models.roi_refiner import PLACES, Refined, RoiRefiner, edge_loss
 from utils.boxes.assignment import (
     central_cells,
     draw_proposals,
@@ -141,7 +141,7 @@ class DenseHead(DetectionHead):
         # draws differ from step to step, are the same on every rank, and go on after a resume
         self.register_buffer("draws", torch.randint(2**31, ()))
         if options.refine:
-            self.near_projections = Projections(spec.channels, options.refine_width)
+            self.near_projections = Projections(spec.channels, options.refine_width - PLACES)
             self.refiner = RoiRefiner(options.refine_width, num_classes, float(spec.patch_size), options.dropout)
 
     @property
@@ -300,7 +300,7 @@ class DenseHead(DetectionHead):
         >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
         >>> head = DenseHead(spec, 1, DenseOptions(refine_width=8)).eval()
         >>> outputs = {"boxes_xyxy": torch.tensor([[[7.0, 7, 35, 35]]]), "scores": torch.zeros(1, 1, 1)}
-        >>> refined = head._refine(torch.zeros(1, 8, 3, 4), outputs, torch.tensor([[[56.0, 42.0, 56.0, 42.0]]]))
+        >>> refined = head._refine(torch.zeros(1, 4, 3, 4), outputs, torch.tensor([[[56.0, 42.0, 56.0, 42.0]]]))
         >>> refined["scores"].tolist(), refined["boxes_xyxy"].round().tolist()
         ([[[0.0]]], [[[7.0, 7.0, 35.0, 35.0]]])
         """
@@ -332,7 +332,7 @@ class DenseHead(DetectionHead):
         >>> found = {"boxes_xyxy": torch.ones(1, 9, 4), "scores": torch.ones(1, 9, 1)}
         >>> target = {"boxes_xyxy": [torch.tensor([[0.0, 0, 20, 30]])], "is_crowd": [torch.zeros(1, dtype=torch.bool)]}
         >>> limits = torch.tensor([[[56.0, 42.0, 56.0, 42.0]]])
-        >>> looks = head._learn_to_refine(torch.zeros(1, 8, 3, 4), found, target, limits)
+        >>> looks = head._learn_to_refine(torch.zeros(1, 4, 3, 4), found, target, limits)
         >>> looks["roi_inputs"].shape, looks["roi_present"].tolist()
         (torch.Size([2, 1, 6, 4]), [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
         """

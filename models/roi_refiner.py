@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -216,7 +217,7 @@ class RoiRefiner(nn.Module):
     Parameters
     ----------
     channels : int
-        Of the map and of the convolutions.
+        Of the convolutions, and of the map with the `PLACES` channels that are added to its samples.
     num_classes : int
         K.
     stride : float
@@ -232,7 +233,7 @@ class RoiRefiner(nn.Module):
     Examples
     --------
     >>> refiner = RoiRefiner(8, num_classes=3, stride=14.0, dropout=0.0)
-    >>> refined = refiner(torch.zeros(1, 8, 6, 6), torch.tensor([[[20.0, 20, 60, 70]]]))
+    >>> refined = refiner(torch.zeros(1, 4, 6, 6), torch.tensor([[[20.0, 20, 60, 70]]]))
     >>> refined.boxes_xyxy.round().tolist(), refined.class_logits.shape
     ([[[20.0, 20.0, 60.0, 70.0]]], torch.Size([1, 1, 3]))
     """
@@ -240,11 +241,11 @@ class RoiRefiner(nn.Module):
     def __init__(self, channels: int, num_classes: int, stride: float, dropout: float):
         super().__init__()
         self.stride = stride
-        widths = [channels + PLACES, channels, channels]
-        self.convolutions = nn.Sequential(*(ConvNorm(width, channels) for width in widths))
+        self.convolutions = nn.Sequential(*(ConvNorm(channels, channels) for _ in range(3)))
         self.across, self.down = EdgeFinder(channels), EdgeFinder(channels)
         self.summary = nn.Sequential(nn.Linear(2 * channels, channels), nn.ReLU(), nn.Dropout(dropout))
         self.quality, self.classes = nn.Linear(channels, 1), nn.Linear(channels, num_classes)
+        nn.init.constant_(self.classes.bias, -math.log(num_classes))  # one of them, or as probably none
 
     @override
     def forward(self, feature_map: Tensor, boxes_xyxy: Tensor) -> Refined:
