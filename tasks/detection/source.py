@@ -10,6 +10,7 @@ import numpy as np
 from typing_extensions import override
 
 from tasks.baselines import spread
+from tasks.belief import Place
 from tasks.detection.items import DetectionItem, Objects, no_objects
 from tasks.detection.labels import DetectionLabels
 from tasks.detection.rasters import RasterItem, grid_if_raster, moved_to
@@ -18,6 +19,7 @@ from tasks.detection.views import Size, lay_picture, padded_size, part_matrices,
 from tasks.features import FeatureService
 from tasks.item import Finding, Piece
 from tasks.labelled import LabelledSource, decode_picture
+from tasks.places import place_on_ground
 from tasks.sample import Sample
 from utils.boxes.geometry import keep_visible
 from utils.errors import DataError
@@ -102,6 +104,13 @@ class DetectionSource(LabelledSource[DetectionItem]):
         if isinstance(item, RasterItem):
             return replace(item, first_row=resume)
         return super().continue_from(item, resume)
+
+    @override
+    def place(self, item: DetectionItem) -> Place | None:
+        grid = None if is_video(item.picture.path) else grid_if_raster(item.picture.path)
+        if grid is None:
+            return None
+        return place_on_ground(grid.crs, grid.transform, (0, 0, grid.width, grid.height))
 
     @override
     def count_samples(self, item: DetectionItem) -> int:

@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
-from rasterio.transform import xy
-from rasterio.warp import transform_bounds
 from typing_extensions import override
 
 from config import expand_path
@@ -22,6 +19,7 @@ from tasks.belief import Place
 from tasks.features import FeatureService
 from tasks.item import Finding, Item, Piece
 from tasks.neighbours import choose_groups, group_of, scene_thumbnail
+from tasks.places import place_on_ground
 from tasks.sample import Sample
 from tasks.seen import digest_pictures
 from tasks.segmentation.items import SceneFiles, SceneItem, block_id, parse_id
@@ -143,16 +141,8 @@ class SceneSource(ListedSource[SceneItem]):
     @override
     def place(self, item: SceneItem) -> Place:
         scene, area = self.scenes.scene_of(item), item.area
-        columns, rows = (area.x, area.x + area.width), (area.y, area.y + area.height)
-        if scene.crs is not None:
-            xs, ys = xy(scene.transform, np.repeat(rows, 2), np.tile(columns, 2), offset="ul")
-            try:
-                left, bottom, right, top = transform_bounds(scene.crs, "EPSG:4326", min(xs), min(ys), max(xs), max(ys))
-            except RasterioError:  # a CRS of no known place on the Earth
-                left = bottom = right = top = float("nan")
-            if left < right and bottom < top:  # else it is over the date line
-                return Place("ground", (left, bottom, right, top), (right - left) / area.width)
-        return Place(item.scene_id, (columns[0], rows[0], columns[1], rows[1]), 0)
+        box = (area.x, area.y, area.x + area.width, area.y + area.height)
+        return place_on_ground(scene.crs, scene.transform, box) or Place(item.scene_id, box, 0)
 
     def _item(self, name: str, scene_id: str, area: Window | None, files: SceneFiles, split: str) -> SceneItem:
         """Make an item with the window overlap of its split: training, validation or inference.

@@ -6,13 +6,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from affine import Affine
 
-from tasks.belief import LEAST_BOXES
+from tasks.belief import LEAST_BOXES, same_place
+from tasks.detection.example import fox_task
 from tasks.detection.metric import DetectionMetric, report_scores
+from tasks.detection.output import support_of
 from tasks.item import Item, Piece
 from tests.utils.boxes.random_sets import random_sets
+from utils.formats.types import AnnotatedPicture
 from utils.logging import VerbosityLogger
 from utils.metrics import nan_to_none
+from utils.raster.files import write_raster
 from utils.runtime.distributed import gather_objects
 
 CLASSES = ["fox", "hen", "man"]
@@ -157,8 +162,6 @@ def test_a_picture_with_more_objects_than_ap_counts_is_told(tmp_path: Path, caps
 
 
 def test_few_boxes_are_doubted():
-    from tasks.detection.output import support_of
-
     metrics = scored(pieces(9, pictures=3)).compute()
     codes = {doubt.code for doubt in support_of(metrics).find()}
     assert metrics["objects"] < LEAST_BOXES
@@ -170,3 +173,17 @@ def test_few_boxes_are_doubted():
         nothing = {name: piece.arrays[name][:0] for name in ("boxes_xyxy", "labels", "scores")}
         silent.append((Piece(piece.item, {**piece.arrays, **nothing}), truth))
     assert [doubt.code for doubt in support_of(scored(silent).compute()).find()] == ["nothing_found"]
+
+
+def test_rasters_of_the_same_ground_are_the_same_place(tmp_path):
+    task = fox_task()
+    places = {}
+    for name, left in (("first", 0), ("later", 5), ("next", 320), ("far", 5_000)):
+        transform = Affine(10, 0, 500_000 + left, 0, -10, 5_000_000)
+        write_raster(tmp_path / f"{name}.tif", np.zeros((32, 32, 3), np.uint8), crs="EPSG:32631", transform=transform)
+        picture = AnnotatedPicture(name, tmp_path / f"{name}.tif", (32, 32), ())
+        places[name] = task.source.place(task.source.make_item(picture, "val"))
+    for name in ("later", "next"):
+        assert [doubt.code for doubt in same_place([places[name]], [places["first"]])] == ["same_place"]
+    assert not list(same_place([places["far"]], [places["first"]]))
+    assert task.source.place(task.source.items("val")[0]) is None  # a photo
