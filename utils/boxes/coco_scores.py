@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ STANDARD = 100  # detections per picture and class that COCO counts
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 SIZES = ("all", "small", "medium", "large")
+_TOGETHER = 500  # pictures that are matched at a time: as the library has them, 10,000 would take 4 GB
 
 
 class CocoArrays(NamedTuple):
@@ -134,7 +136,10 @@ def coco_arrays(
 
 
 def _of_class(true: TrueBoxes, found: FoundBoxes, counted: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (10, 101, 4, M) and recall (10, 4, M) of a class.
+    """Precision (10, 101, 4, M) and recall (10, 4, M) of a class with at least one object.
+
+    Pictures are independent until their matches are put together, so that few of them at a time are as the library
+    has them: a dictionary for each box.
 
     Raises
     ------
@@ -152,19 +157,36 @@ def _of_class(true: TrueBoxes, found: FoundBoxes, counted: tuple[int, ...]) -> t
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError:
         raise SettingsError("AP: the package faster-coco-eval is missing; pip install -r requirements.txt") from None
-    pictures = np.union1d(true.pictures, found.pictures)
-    kept = _surest(found, counted[-1])
-    sets = [
-        COCO(_coco_set(pictures, true, "iscrowd", true.is_crowd.astype(int))),
-        COCO(_coco_set(pictures, kept, "score", kept.scores.astype(np.float64))),
-    ]
-    evaluation = COCOeval_faster(*sets, "bbox")
-    evaluation.params.maxDets = list(counted)
-    evaluation.evaluate()
+    pictures, kept = np.union1d(true.pictures, found.pictures), _surest(found, counted[-1])
+    matched: list[list[Any]] = [[] for _ in SIZES]
+    for start in range(0, len(pictures), _TOGETHER):
+        chunk = pictures[start : start + _TOGETHER]
+        objects, detections = (boxes.take(_rows_of(boxes.pictures, chunk)) for boxes in (true, kept))
+        sets = [
+            COCO(_coco_set(chunk, objects, "iscrowd", objects.is_crowd.astype(int))),
+            COCO(_coco_set(chunk, detections, "score", detections.scores.astype(np.float64))),
+        ]
+        evaluation = COCOeval_faster(*sets, "bbox", separate_eval=True)
+        evaluation.params.maxDets = list(counted)
+        evaluation.evaluate()
+        for place, of_size in enumerate(matched):
+            of_size += evaluation._evalImgs_cpp[place * len(chunk) : (place + 1) * len(chunk)]
+    evaluation._paramsEval.imgIds, evaluation._evalImgs_cpp = pictures.tolist(), [*chain(*matched)]
     evaluation.accumulate()
     arrays = (np.asarray(evaluation.eval[name], np.float64) for name in ("precision", "recall"))
     precision, recall = (np.where(array < 0, np.nan, array) for array in arrays)  # -1 stands for no object
     return precision[:, :, 0], recall[:, 0]
+
+
+def _rows_of(of_rows: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """Rows of some neighbouring pictures; the pictures of all rows (N,) and those asked for (P,) ascend.
+
+    Examples
+    --------
+    >>> _rows_of(np.array([0, 2, 2, 5]), np.array([1, 2])).tolist()
+    [1, 2]
+    """
+    return np.arange(np.searchsorted(of_rows, pictures[0]), np.searchsorted(of_rows, pictures[-1], side="right"))
 
 
 def _surest(found: FoundBoxes, most: int) -> FoundBoxes:

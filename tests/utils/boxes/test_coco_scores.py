@@ -57,6 +57,16 @@ def test_precision_and_recall_are_those_of_pycocotools(seed):
     assert np.nanmax(precision) > 0.3
 
 
+@pytest.mark.parametrize("together", [1, 5, 12])
+def test_pictures_may_be_matched_a_few_at_a_time(together, monkeypatch):
+    true, found = random_sets(8)
+    monkeypatch.setattr("utils.boxes.coco_scores._TOGETHER", together)
+    precision, recall = pycocotools_arrays(true, found, 3, [1, 10, 100])
+    arrays = coco_arrays(true, found, 3)
+    assert np.allclose(arrays.precision, precision, rtol=0, atol=1e-6, equal_nan=True)
+    assert np.allclose(arrays.recall, recall, rtol=0, atol=1e-6, equal_nan=True)
+
+
 def test_single_precision_changes_nothing_but_the_last_digits():
     true, found = random_sets(7)
     single = [
