@@ -233,8 +233,11 @@ def picture_indices(
     >>> picture_indices(boxes, np.array([0.95, 0.45]), boxes[:1], np.zeros((0, 4)))[[5, 4]].tolist()
     [1.0, 0.5]
     """
-    near = pairwise(ious, boxes_xyxy, truth_xyxy) >= IOU
-    matched, since = match_most([np.flatnonzero(row).tolist() for row in near], len(truth_xyxy))
+    near = np.nonzero(pairwise(ious, boxes_xyxy, truth_xyxy) >= IOU)
+    edges: list[list[int]] = [[] for _ in boxes_xyxy]
+    for detection, place in zip(*(part.tolist() for part in near), strict=True):
+        edges[detection].append(place)
+    matched, since = match_most(edges, len(truth_xyxy))
     aside, truth_aside = (
         (pairwise(covered_shares, part, regions_xyxy) > IOU).any(axis=1) for part in (boxes_xyxy, truth_xyxy)
     )

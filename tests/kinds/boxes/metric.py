@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from tasks.item import Piece
 from tasks.output import Metric
-from tests.kinds.boxes.predictor import box_ious
+from utils.boxes.geometry import ious, pairwise
 
 MIN_IOU = 0.3
 
@@ -30,11 +30,11 @@ class BoxMetric(Metric):
     @override
     def update(self, piece: Piece, truth: np.ndarray) -> None:
         order = np.argsort(-piece.arrays["scores"], kind="stable")
-        ious, right = box_ious(piece.arrays["boxes_xyxy"][order], truth), 0
-        for row in ious if truth.size else ():
+        overlaps, right = pairwise(ious, piece.arrays["boxes_xyxy"][order], truth), 0
+        for row in overlaps if truth.size else ():
             best = int(row.argmax())
             if row[best] >= MIN_IOU:
-                ious[:, best], right = 0, right + 1
+                overlaps[:, best], right = 0, right + 1
         self.counts += [right, len(order), len(truth)]
 
     @override

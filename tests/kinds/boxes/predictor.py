@@ -13,6 +13,7 @@ from tasks.item import Item, Piece
 from tasks.predictor import Predictor
 from tasks.sample import Sample
 from tests.kinds.boxes.settings import BoxesConfig
+from utils.boxes.suppression import nms
 from utils.geometry.fields import Boxes
 
 
@@ -29,31 +30,6 @@ def decode_cells(objectness: Tensor, sides: Tensor, stride: float, min_score: fl
     left_top, right_bottom = sides[:, rows, columns].T.split(2, dim=1)
     boxes = torch.cat([centres - left_top, centres + right_bottom], dim=1) * stride
     return boxes.numpy(), scores[rows, columns].numpy()
-
-
-def box_ious(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (N, 4) and others (M, 4), as (N, M).
-
-    >>> box_ious(np.array([[0.0, 0, 2, 2]]), np.array([[0.0, 0, 2, 2], [1, 0, 3, 2], [4, 4, 5, 5]])).round(2).tolist()
-    [[1.0, 0.33, 0.0]]
-    """
-    low, high = np.maximum(boxes[:, None, :2], others[:, :2]), np.minimum(boxes[:, None, 2:], others[:, 2:])
-    shared = (high - low).clip(0).prod(axis=2)
-    areas, other_areas = ((part[:, 2:] - part[:, :2]).prod(axis=1) for part in (boxes, others))
-    return shared / (areas[:, None] + other_areas - shared)
-
-
-def suppress(boxes: np.ndarray, scores: np.ndarray, overlap: float = 0.3) -> np.ndarray:
-    """Indices of boxes (N, 4) that overlap no kept one of a higher score (N,).
-
-    >>> suppress(np.array([[0.0, 0, 2, 2], [0, 0, 2, 3], [5, 0, 6, 1]]), np.array([0.5, 0.9, 0.2])).tolist()
-    [1, 2]
-    """
-    ious, kept = box_ious(boxes, boxes), []
-    for index in np.argsort(-scores, kind="stable"):
-        if (ious[index, kept] < overlap).all():
-            kept.append(index)
-    return np.array(kept, int)
 
 
 class BoxesPredictor(Predictor):
@@ -77,7 +53,7 @@ class BoxesPredictor(Predictor):
             self.found.append((boxes * self.settings.shrink, scores))
             if len(self.found) == self.views:
                 boxes, scores = (np.concatenate(parts) for parts in zip(*self.found, strict=True))
-                kept = suppress(boxes, scores)
+                kept = nms(boxes, scores, iou=0.3)
                 yield Piece(self.item, {"boxes_xyxy": boxes[kept], "scores": scores[kept]})
 
     @override
