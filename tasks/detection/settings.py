@@ -124,8 +124,10 @@ class DetectionConfig(Section):
         0.3, description="share of a box that a window or variation must show; less is neither object nor false alarm"
     )
     min_score: Fraction = Field(0.05, description="boxes below this are left out of predictions")
-    suppression: Literal["nms", "soft", "vote", "none"] = Field(
-        "nms", description="how boxes of one object become one: the best; soft: others lose score; vote: their mean"
+    suppression: Literal["nms", "soft", "vote", "cluster", "none"] = Field(
+        "nms",
+        description="how boxes of one object become one: the best; soft: others lose score; vote: their mean; cluster: "
+        "as vote, and boxes side by side stay two",
     )
     iou: Fraction = Field(0.5, description="overlap from which two boxes of a class may be one object")
     max_detections: Count = Field(300, description="most boxes of a picture, frame, or window of a raster")

@@ -14,6 +14,7 @@ from tasks.detection.metric import DetectionMetric, report_scores
 from tasks.detection.output import support_of
 from tasks.item import Item, Piece
 from tests.utils.boxes.random_sets import random_sets
+from utils.boxes.drawing import STYLES
 from utils.formats.types import AnnotatedPicture
 from utils.logging import VerbosityLogger
 from utils.metrics import nan_to_none
@@ -187,3 +188,20 @@ def test_rasters_of_the_same_ground_are_the_same_place(tmp_path):
         assert [doubt.code for doubt in same_place([places[name]], [places["first"]])] == ["same_place"]
     assert not list(same_place([places["far"]], [places["first"]]))
     assert task.source.place(task.source.items("val")[0]) is None  # a photo
+
+
+def test_pictures_show_detections_from_the_best_score_of_their_class_on():
+    task = fox_task()
+    task.source.prepare_data()
+    item = task.source.items("val")[0]
+    truth = item.objects.boxes_xyxy
+    boxes = np.concatenate([truth, [[2.0, 2, 60, 60]]])
+    scores = np.array([0.9] * len(truth) + [0.2])
+    piece = Piece(item, {"boxes_xyxy": boxes, "scores": scores, "labels": np.zeros(len(boxes), int)})
+    shown = {}
+    for score in (None, 0.5):
+        if score is not None:
+            task.output.take_scores({"classes": {"fox": {"score": score}}})
+        sheet = task.output.draw(item, [piece])[:-44]  # without the legend
+        shown[score] = bool((sheet == STYLES["false"].colour).all(axis=2).any())
+    assert shown == {None: True, 0.5: False}

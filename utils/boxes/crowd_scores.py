@@ -238,15 +238,25 @@ def picture_indices(
     for detection, place in zip(*(part.tolist() for part in near), strict=True):
         edges[detection].append(place)
     matched, since = match_most(edges, len(truth_xyxy))
-    aside, truth_aside = (
-        (pairwise(covered_shares, part, regions_xyxy) > IOU).any(axis=1) for part in (boxes_xyxy, truth_xyxy)
-    )
+    aside, truth_aside = _mostly_in(boxes_xyxy, regions_xyxy), _mostly_in(truth_xyxy, regions_xyxy)
     counts = np.searchsorted(-scores, -SCORES, side="left")  # detections above each threshold
     pairs = np.append(0, matched.cumsum())[counts]
     detections = counts - np.append(0, (aside & ~matched).cumsum())[counts]
     objects = len(truth_xyxy) - (truth_aside[:, None] & (since[:, None] >= counts)).sum(axis=0)
     together = objects + detections - pairs
     return np.divide(pairs, together, out=np.full(len(SCORES), np.nan), where=together > 0)
+
+
+def _mostly_in(boxes_xyxy: np.ndarray, regions_xyxy: np.ndarray) -> np.ndarray:
+    """Which boxes (N, 4) an ignore region (R, 4) covers by more than half, shape (N,).
+
+    Examples
+    --------
+    >>> _mostly_in(np.array([[0.0, 0, 4, 4], [0, 0, 2, 2]]), np.array([[0.0, 0, 3, 2]])).tolist()
+    [False, True]
+    """
+    covered: np.ndarray = (pairwise(covered_shares, boxes_xyxy, regions_xyxy) > IOU).any(axis=1)
+    return covered
 
 
 def jaccard_index(true: TrueBoxes, found: FoundBoxes, label: int) -> tuple[float, float]:
