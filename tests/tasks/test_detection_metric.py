@@ -162,6 +162,16 @@ def test_a_picture_with_more_objects_than_ap_counts_is_told(tmp_path: Path, caps
     assert "holds 150 objects of one class, and AP counts 100" in capsys.readouterr().out
 
 
+def test_the_best_score_does_not_cut_off_its_own_detection():
+    given = list(pieces(10))
+    for piece, _ in given:
+        piece.arrays["scores"] = piece.arrays["scores"] / 3  # no number of single precision
+    metrics = scored(given).compute()
+    for label, name in enumerate(CLASSES):
+        all_scores = np.concatenate([piece.arrays["scores"][piece.arrays["labels"] == label] for piece, _ in given])
+        assert metrics["classes"][name]["score"] in all_scores
+
+
 def test_few_boxes_are_doubted():
     metrics = scored(pieces(9, pictures=3)).compute()
     codes = {doubt.code for doubt in support_of(metrics).find()}

@@ -161,7 +161,7 @@ def _of_class(true: TrueBoxes, found: FoundBoxes, counted: tuple[int, ...]) -> t
     matched: list[list[Any]] = [[] for _ in SIZES]
     for start in range(0, len(pictures), _TOGETHER):
         chunk = pictures[start : start + _TOGETHER]
-        objects, detections = (boxes.take(_rows_of(boxes.pictures, chunk)) for boxes in (true, kept))
+        objects, detections = true.take(_rows_of(true.pictures, chunk)), kept.take(_rows_of(kept.pictures, chunk))
         sets = [
             COCO(_coco_set(chunk, objects, "iscrowd", objects.is_crowd.astype(int))),
             COCO(_coco_set(chunk, detections, "score", detections.scores.astype(np.float64))),

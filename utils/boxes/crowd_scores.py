@@ -255,8 +255,7 @@ def _mostly_in(boxes_xyxy: np.ndarray, regions_xyxy: np.ndarray) -> np.ndarray:
     >>> _mostly_in(np.array([[0.0, 0, 4, 4], [0, 0, 2, 2]]), np.array([[0.0, 0, 3, 2]])).tolist()
     [False, True]
     """
-    covered: np.ndarray = (pairwise(covered_shares, boxes_xyxy, regions_xyxy) > IOU).any(axis=1)
-    return covered
+    return np.any(pairwise(covered_shares, boxes_xyxy, regions_xyxy) > IOU, axis=1)
 
 
 def jaccard_index(true: TrueBoxes, found: FoundBoxes, label: int) -> tuple[float, float]:
