@@ -523,7 +523,8 @@ class ClassRasterWriter:
         counts = np.zeros(256, np.int64)
         with rasterio.open(local_path(path)) as raster:
             for y, band in self.store.read_bands(plane, BLOCK):
-                counts += np.bincount(band.ravel(), minlength=256)
+                for row in band:  # bincount makes eight bytes of each pixel: of one row at a time
+                    counts += np.bincount(row, minlength=256)
                 if not np.array_equal(raster.read(1, window=RasterioWindow(0, y, self.width, len(band))), band):
                     raise OSError(errno.ENOSPC, f"row {y} reads back differently")
             if raster.driver == "GTiff":
