@@ -138,6 +138,7 @@ class SegmentationOutput(Output):
             width=item.area.width,
             crs=scene.crs,
             transform=scene.transform,
+            control_points=scene.control_points(item.area.height, item.area.width),
             class_names=self.classes,
             palette=self._palette(),
             confidence=settings.confidence,
@@ -216,7 +217,9 @@ class SegmentationOutput(Output):
             return
         self.fills[path] = [] if self.settings.dataset.nodata == [] else find_fill(scene)
         if scene.unplaced:
-            logger.warning("%s: its map has no place on Earth: %s", path, scene.unplaced)
+            to_tiff = Path(self.settings.inference.output_tif or "a.tif").suffix.lower() != ".png"
+            keeps = "keeps these points" if to_tiff and scene.control_points(1, 1) else "has no place on Earth"
+            logger.warning("%s: %s; its map %s", path, scene.unplaced, keeps)
         fill = describe_fill({path: self.fills[path]}, FILL_PREDICTED)
         if fill and sum(map(bool, self.fills.values())) <= FEW_FILLED:
             logger.warning(fill)

@@ -46,7 +46,8 @@ _SKIPPED = (
     "STACIT STACTA SXF TIL TileDB TSX VDV VFK VICAR WAsP WCS WFS WMS WMTS XLS XLSX XODR XPM XYZ Zarr ZMap "
 )
 
-_PARSED = re.compile("[!;]")
+# Also line ends and tabs, which it drops, and bytes that are no UTF-8.
+_PARSED = re.compile("[!;\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 _CRS = re.compile(rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"\s*:\s*(?={)', re.IGNORECASE)  # also as escapes
 
 NO_NETWORK = {

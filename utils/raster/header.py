@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from utils.errors import DataError
-from utils.media.picture_sizes import picture_orientation
+from utils.media.picture_sizes import picture_orientation, refuse_frames
 from utils.raster.gdal import FileKey, file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.raster.grids import PixelGrid
 from utils.raster.placement import read_place
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP", "GIF"})  # decoded from the top: no random access
+_MOVING_DRIVERS = frozenset({"PNG", "WEBP", "GIF", "BIGGIF"})
 _TURNED_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "GTiff"})  # whose pictures may be stored turned
 _PAGE = re.compile(r"Page \d+ \((?P<width>\d+)P x (?P<height>\d+)L ")  # GDAL's description of a page
 _MOST_BANDS = 4096  # hyperspectral scenes have hundreds; GDAL reads for minutes what claims tens of thousands
+_MANY_BLOCKS = 100  # that cannot all be one and the same
 _LARGE_BLOCK = 2**22  # pixels; larger blocks push each other out of GDAL's cache and are decoded again and again
 
 
@@ -167,8 +170,8 @@ def _read_header(key: FileKey) -> RasterHeader:
     Raises
     ------
     DataError
-        When there is no such file, it cannot be read, a source of a VRT is missing, it claims very many bands, or its
-        values are complex numbers.
+        When there is no such file, it cannot be read, a source of a VRT is missing, it has several pages or frames or
+        no block of pixels, claims very many bands, or its values are complex numbers.
 
     Examples
     --------
@@ -191,6 +194,11 @@ def _read_header(key: FileKey) -> RasterHeader:
         header = _header_of_tiff(path, error)
     if header.driver == "GTiff":
         _refuse_pages(path, _page_sizes(open_raster(path)))
+    if header.driver in _MOVING_DRIVERS and os.path.isfile(path):
+        with open(path, "rb") as stream:
+            refuse_frames(stream, path)
+    if header.driver in ("GTiff", "COG", "tifffile") and os.path.isfile(path):
+        _tell_absent(header, _places_of_blocks(path))
     if len(header.dtypes) > _MOST_BANDS:
         raise DataError(
             f"{path}: claims {len(header.dtypes)} bands, expected at most {_MOST_BANDS}; it may be damaged: copy it "
@@ -242,6 +250,70 @@ def _refuse_pages(path: str, sizes: Sequence[tuple[int, int]]) -> None:
         )
     if len(sizes) > 1:
         logger.warning("%s: a TIFF of %d pages; page 1, the largest, is read", path, len(sizes))
+
+
+def _places_of_blocks(path: str) -> list[tuple[int, int]]:
+    """Offset and length in bytes of each block of a TIFF's first page; empty where tifffile does not understand it.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> [length for _, length in _places_of_blocks(raster_file("a.tif", np.zeros((4, 6), np.uint8), blockysize=2))]
+    [12, 12]
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as stream:
+            page = stream.pages.first
+            return [*zip(page.dataoffsets, page.databytecounts, strict=True)]
+    except Exception:  # GDAL opened it; what it cannot read there it says when it reads
+        return []
+
+
+def _tell_absent(header: RasterHeader, places: Sequence[tuple[int, int]]) -> None:
+    """Refuse a TIFF of which no block is there, and tell what the absent blocks of a sparse one are read as.
+
+    `places` are the offset and length of each block.
+
+    Raises
+    ------
+    DataError
+        If there is nothing, or one block stands for very many.
+
+    Examples
+    --------
+    >>> grid = PixelGrid(4, 6, None, Affine.identity())
+    >>> header = RasterHeader("a.tif", "GTiff", grid, ("uint8",), (0,), (2, 6), False)
+    >>> _tell_absent(header, [(0, 0), (8, 12)])
+    >>> _tell_absent(header, [(0, 0), (0, 0)])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.tif: 4 x 6 pixels (height x width), but none of its 2 blocks is there: it holds no ...
+    """
+    blocks, absent = len(places), sum(not offset or not length for offset, length in places)
+    nothing = ""
+    if blocks and absent == blocks:
+        nothing = f"none of its {blocks} blocks is there"
+    elif blocks >= _MANY_BLOCKS and len(set(places)) == 1:
+        nothing = f"all of its {blocks} blocks are the same {places[0][1]} bytes"
+    if nothing:
+        raise DataError(
+            f"{header.path}: {header.grid.height} x {header.grid.width} pixels (height x width), but {nothing}: it "
+            "holds no data; copy or export it again, or leave it out"
+        )
+    hidden = header.alpha is not None or header.masked or all(value is not None for value in header.nodata)
+    if absent and hidden:
+        logger.info("%s: %d of %d blocks are absent, and count as nodata", header.path, absent, blocks)
+    elif absent:
+        logger.warning(
+            "%s: %d of %d blocks are absent, and are read as 0, as data: the file declares no nodata; if they hold "
+            "nothing, declare it (gdal_edit.py -a_nodata 0)",
+            header.path,
+            absent,
+            blocks,
+        )
 
 
 def _header_of_dataset(path: str, dataset: rasterio.DatasetReader) -> RasterHeader:

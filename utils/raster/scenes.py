@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 from affine import Affine
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from utils.errors import DataError, SettingsError
 from utils.geometry.resampling import reflect_index, resample, resampling_weights
 from utils.media.picture_sizes import MAX_PIXELS
 from utils.raster.files import RasterFile, RawBlock
+from utils.raster.gdal import open_raster
 from utils.raster.grids import PixelGrid
 from utils.raster.header import RasterHeader
 from utils.raster.scaling import ValueScaling
@@ -236,6 +238,35 @@ class RasterScene:
         True
         """
         return next((file.header.unplaced for file in self._files if file.header.unplaced), None)
+
+    def control_points(self, height: int, width: int) -> tuple[list[GroundControlPoint], CRS | None] | None:
+        """Ground control points that no transform fits, in the pixels of a raster that covers the scene.
+
+        Parameters
+        ----------
+        height, width : int
+            Of that raster.
+
+        Returns
+        -------
+        (list of GroundControlPoint, CRS or None) or None
+            None where the scene has a transform, or no such points.
+
+        Examples
+        --------
+        >>> from utils.raster.example import raster_file
+        >>> RasterScene(raster_file("a.tif", np.zeros((4, 6), np.uint8))).control_points(4, 6) is None
+        True
+        """
+        if not self.unplaced:
+            return None
+        points, crs = open_raster(self._files[0].header.path).gcps
+        down, right = height / self.file_grid.height, width / self.file_grid.width
+        moved = [
+            GroundControlPoint(point.row * down, point.col * right, point.x, point.y, point.z or 0.0, point.id)
+            for point in points
+        ]
+        return (moved, crs) if moved else None
 
     @functools.cached_property
     def channels(self) -> tuple[tuple[int, int], ...]:

@@ -312,6 +312,52 @@ def test_a_sparse_raster_is_read(tmp_path):
     assert block.values.tolist() == [[[7, 7, 7, 7, 0, 0, 0, 0]]]
 
 
+def write_sparse(path: Path, parts: int, **more) -> None:
+    """A raster of 60,000 x 60,000 pixels of which only some blocks of 512 are there."""
+    import rasterio
+
+    options = {"tiled": True, "blockxsize": 512, "blockysize": 512, "SPARSE_OK": True, **more}
+    size = {"width": 60_000, "height": 60_000, "count": 1, "dtype": "uint8"}
+    with rasterio.open(path, "w", driver="GTiff", **size, **options) as raster:
+        for part in range(parts):
+            block = rasterio.windows.Window(512 * part, 0, 512, 512)
+            raster.write(np.random.default_rng(part).integers(1, 9, (1, 512, 512), np.uint8), window=block)
+
+
+@pytest.mark.parametrize("more", [{}, {"nodata": 0}, {"tiled": False, "blockysize": 64, "blockxsize": 60_000}])
+def test_a_raster_of_which_no_block_is_there_is_refused(tmp_path, more):
+    write_sparse(tmp_path / "a.tif", 0, **more)
+    message = r"a\.tif: 60000 x 60000 pixels \(height x width\), but none of its \d+ blocks is there: it holds no data"
+    with pytest.raises(DataError, match=message):
+        read_header(tmp_path / "a.tif")
+    assert check_scene(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("more", "told"), [({"nodata": 0}, "count as nodata"), ({}, "are read as 0, as data")])
+def test_the_absent_blocks_of_a_sparse_raster_are_told_once(tmp_path, caplog, more, told):
+    caplog.set_level("INFO")
+    write_sparse(tmp_path / "a.tif", 2, **more)
+    for _ in range(2):
+        read_header(tmp_path / "a.tif")
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert "a.tif: 13922 of 13924 blocks are absent" in text
+    assert told in text
+
+
+def test_a_raster_whose_blocks_are_all_the_same_bytes_is_refused(tmp_path):
+    """Its size claims 3.6 GB, of which a few hundred bytes are there."""
+    import tifffile
+
+    write_sparse(tmp_path / "a.tif", 1)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as stream:
+        tags = stream.pages.first.tags
+        for name in ("TileOffsets", "TileByteCounts"):
+            tag = tags[name]
+            tag.overwrite([tag.value[0]] * len(tag.value))
+    with pytest.raises(DataError, match=r"all of its 13924 blocks are the same 262144 bytes"):
+        read_header(tmp_path / "a.tif")
+
+
 def test_one_module_alone_imports_the_vector_library():
     """GDAL reads what it may open at its first use: whoever imports the library elsewhere may come too early."""
     importing = set()
