@@ -115,7 +115,7 @@ def settle_lists(
     SettingsError
         If a list is kept and `train.val_fraction` is not the value that it was made with.
     DataError
-        If only one of the two lists exists, or the test list that the settings name does not.
+        If only one of the two lists exists, the test list that the settings name does not, or a name cannot be listed.
 
     Examples
     --------
@@ -148,6 +148,7 @@ def settle_lists(
             "%s: drawn anew, as it was made for other pictures or settings (%s; now %s)", existing[0], made, recipe
         )
     warn_of_absent(name, settings)
+    refuse_unlistable(pictures)
     drawn = dict(zip(MADE, draw(), strict=True))
     if write:
         for path, split in zip(paths, MADE, strict=True):

@@ -413,11 +413,12 @@ def csv_lines(rows: Sequence[tuple[str, int, int, dict[str, Any]]], skeleton: Sk
     picture,frame,animal,score,nose_x,nose_y,nose_score,tail_x,tail_y,tail_score
     a,0,0,0.5,1.0,2.0,0.9,,,0.01
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     columns = [f"{name}_{part}" for name in skeleton.names for part in ("x", "y", "score")]
-    writer.writerow([*CSV_COLUMNS, *columns])
+    lines: list[list] = [[*CSV_COLUMNS, *columns]]
     for name, frame, number, animal in rows:
         cells = [value if np.isfinite(value) else "" for value in pose_array(animal).reshape(-1).tolist()]
-        writer.writerow([name, frame, number, animal["score"], *cells])
-    yield from io.StringIO(buffer.getvalue())
+        lines.append([name, frame, number, animal["score"], *cells])
+    for line in lines:
+        buffer = io.StringIO()
+        csv.writer(buffer).writerow(line)  # with its own end of line, "\r\n", it quotes names with either of them
+        yield buffer.getvalue().removesuffix("\r\n") + "\n"

@@ -51,6 +51,7 @@ from utils.geometry.crops import (
 from utils.geometry.fields import Boxes, Fields, Image, Mask, Points, Transform, Values, warp
 from utils.media.thumbnails import thumbnail
 from utils.media.videos import VideoReader, is_video
+from utils.raster.gdal import refuse_other_encoding
 from utils.raster.inputs import find_inputs
 from utils.samples.files import write_foxes
 
@@ -237,6 +238,14 @@ class PoseSource(ListedSource[PoseItem]):
             inputs = name_inputs(find_inputs(sources, is_result=is_overlay))
         except DataError as error:
             raise DataError(f"inference.inputs: {error}") from error
+        unreadable = {}
+        for name in list(inputs):
+            try:
+                refuse_other_encoding(inputs[name].name)  # no table could name its result
+            except DataError as error:
+                unreadable[name] = error
+                del inputs[name]
+        self.unreadable = unreadable
         prompts = self._prompts(inputs) if self.keypoints.instance_mode == "per_instance" else {}
         return [
             self._item(AnnotatedPicture(name, path, None, prompts.get(name, ())), "inference")
