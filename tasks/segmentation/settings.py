@@ -44,7 +44,9 @@ class SegmentationSplits(SplitsConfig):
     """Training, validation and test split."""
 
     block_tiles: Count | None = Field(
-        None, description="side of the spatial blocks of the default split, in tiles; null chooses by the data's size"
+        None,
+        description="side of the spatial blocks into which the default split cuts pictures, in tiles; null keeps "
+        "several photos and many scenes whole, and else chooses by the data's size",
     )
 
 

@@ -24,7 +24,7 @@ MAX_PIXELS = 178_956_970  # a header may claim any size: a larger picture would 
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")  # what is damaged is refused here
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is the same; ours names the file and its size
 _HEADERS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # what Pillow and OpenCV read alike
-_MOVING = ("GIF", "PNG", "WEBP")
+_MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # the last one is not in every build of Pillow
 _PLACE_TAGS = (33550, 33922, 34264)  # of a GeoTIFF: pixel scale, tie points, transformation
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -92,7 +92,7 @@ def refuse_frames(stream: BinaryIO, name: str | Path) -> None:
     Raises
     ------
     DataError
-        If it is an animated GIF, PNG or WebP of several frames.
+        If it is an animated GIF, PNG, WebP or AVIF of several frames.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def refuse_frames(stream: BinaryIO, name: str | Path) -> None:
         kind, frames = None, 1
     stream.seek(0)
     if frames > 1:
-        split = f"magick {name} -coalesce" if kind == "WEBP" else f"ffmpeg -i {name}"
+        split = f"magick {name} -coalesce" if kind in ("WEBP", "AVIF") else f"ffmpeg -i {name}"
         raise DataError(
             f"{name}: a moving picture ({kind}) of {frames} frames; expected one picture: write each frame to its own "
             f"file ({split} FRAME_%04d.png), or make it a video (ffmpeg -i FRAME_%04d.png VIDEO.mp4)"

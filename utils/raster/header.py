@@ -24,6 +24,7 @@ from utils.media.picture_sizes import picture_orientation, refuse_frames
 from utils.raster.gdal import FileKey, file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.raster.grids import PixelGrid
 from utils.raster.placement import read_place
+from utils.raster.vrt import virtual_sources
 
 if TYPE_CHECKING:
     import tifffile
@@ -35,7 +36,8 @@ _MOVING_DRIVERS = frozenset({"PNG", "WEBP", "GIF", "BIGGIF"})
 _TURNED_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "GTiff"})  # whose pictures may be stored turned
 _PAGE = re.compile(r"Page \d+ \((?P<width>\d+)P x (?P<height>\d+)L ")  # GDAL's description of a page
 _MOST_BANDS = 4096  # hyperspectral scenes have hundreds; GDAL reads for minutes what claims tens of thousands
-_MANY_BLOCKS = 100  # that cannot all be one and the same
+_BLOCK_DRIVERS = frozenset({"GTiff", "COG", "tifffile", "VRT"})  # whose files say which blocks are there
+_SHARING = 100  # blocks that are one and the same bytes: no picture is as uniform
 _LARGE_BLOCK = 2**22  # pixels; larger blocks push each other out of GDAL's cache and are decoded again and again
 
 
@@ -197,8 +199,9 @@ def _read_header(key: FileKey) -> RasterHeader:
     if header.driver in _MOVING_DRIVERS and os.path.isfile(path):
         with open(path, "rb") as stream:
             refuse_frames(stream, path)
-    if header.driver in ("GTiff", "COG", "tifffile") and os.path.isfile(path):
-        _tell_absent(header, _places_of_blocks(path))
+    if header.driver in _BLOCK_DRIVERS and os.path.isfile(path):
+        _refuse_empty(header)
+        _tell_absent(header)
     if len(header.dtypes) > _MOST_BANDS:
         raise DataError(
             f"{path}: claims {len(header.dtypes)} bands, expected at most {_MOST_BANDS}; it may be damaged: copy it "
@@ -268,51 +271,82 @@ def _places_of_blocks(path: str) -> list[tuple[int, int]]:
         with tifffile.TiffFile(path) as stream:
             page = stream.pages.first
             return [*zip(page.dataoffsets, page.databytecounts, strict=True)]
-    except Exception:  # GDAL opened it; what it cannot read there it says when it reads
+    except Exception:  # no TIFF, or one that only GDAL understands: it says what it cannot read when it does
         return []
 
 
-def _tell_absent(header: RasterHeader, places: Sequence[tuple[int, int]]) -> None:
-    """Refuse a TIFF of which no block is there, and tell what the absent blocks of a sparse one are read as.
+def _why_empty(places: Sequence[tuple[int, int]]) -> str:
+    """Say why a TIFF holds no data, by the offset and length of each block; empty where it may hold some.
 
-    `places` are the offset and length of each block.
+    Examples
+    --------
+    >>> _why_empty([(0, 0), (0, 0)]), _why_empty([(0, 0), (8, 12)]), _why_empty([(8, 12)] * 500)
+    ('none of its 2 blocks is there', '', 'its 500 blocks are the same 1 again and again')
+    """
+    present = [place for place in places if all(place)]
+    if places and not present:
+        return f"none of its {len(places)} blocks is there"
+    different = len(set(present))
+    if present and different * _SHARING <= len(present):
+        return f"its {len(present)} blocks are the same {different} again and again"
+    return ""
+
+
+def _refuse_empty(header: RasterHeader) -> None:
+    """Refuse a raster that claims pixels of which none is there: it would be read and predicted for hours.
 
     Raises
     ------
     DataError
-        If there is nothing, or one block stands for very many.
+        If it is a TIFF without blocks, or a VRT without sources or of such TIFFs only.
 
     Examples
     --------
-    >>> grid = PixelGrid(4, 6, None, Affine.identity())
-    >>> header = RasterHeader("a.tif", "GTiff", grid, ("uint8",), (0,), (2, 6), False)
-    >>> _tell_absent(header, [(0, 0), (8, 12)])
-    >>> _tell_absent(header, [(0, 0), (0, 0)])
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> path = Path(raster_file("a.tif", np.zeros((4, 6), np.uint8))).with_suffix(".vrt")
+    >>> _ = path.write_text('<VRTDataset rasterXSize="90" rasterYSize="80"><VRTRasterBand band="1"/></VRTDataset>')
+    >>> read_header(path)
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: a.tif: 4 x 6 pixels (height x width), but none of its 2 blocks is there: it holds no ...
+    utils.errors.DataError: ...a.vrt: 80 x 90 pixels (height x width), but it names no source of pixels: it holds ...
     """
-    blocks, absent = len(places), sum(not offset or not length for offset, length in places)
-    nothing = ""
-    if blocks and absent == blocks:
-        nothing = f"none of its {blocks} blocks is there"
-    elif blocks >= _MANY_BLOCKS and len(set(places)) == 1:
-        nothing = f"all of its {blocks} blocks are the same {places[0][1]} bytes"
-    if nothing:
-        raise DataError(
-            f"{header.path}: {header.grid.height} x {header.grid.width} pixels (height x width), but {nothing}: it "
-            "holds no data; copy or export it again, or leave it out"
-        )
+    virtual = header.driver == "VRT"
+    files = virtual_sources(header.path) if virtual else [Path(header.path)]
+    why = "it names no source of pixels"
+    for file in files:
+        why = _why_empty(_places_of_blocks(str(file)))
+        if not why:
+            return
+    where = f" (source {files[0]})" if virtual and files else ""
+    raise DataError(
+        f"{header.path}: {header.grid.height} x {header.grid.width} pixels (height x width), but {why}{where}: it "
+        "holds no data; copy or export it again, or leave it out"
+    )
+
+
+def _tell_absent(header: RasterHeader) -> None:
+    """Tell what the absent blocks of a sparse TIFF are read as.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> path = raster_file("a.tif", np.zeros((4, 6), np.uint8))
+    >>> _tell_absent(read_header(path))
+    """
+    places = _places_of_blocks(header.path)
+    absent = sum(not all(place) for place in places)
     hidden = header.alpha is not None or header.masked or all(value is not None for value in header.nodata)
     if absent and hidden:
-        logger.info("%s: %d of %d blocks are absent, and count as nodata", header.path, absent, blocks)
+        logger.info("%s: %d of %d blocks are absent, and count as nodata", header.path, absent, len(places))
     elif absent:
         logger.warning(
             "%s: %d of %d blocks are absent, and are read as 0, as data: the file declares no nodata; if they hold "
             "nothing, declare it (gdal_edit.py -a_nodata 0)",
             header.path,
             absent,
-            blocks,
+            len(places),
         )
 
 

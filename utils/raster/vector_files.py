@@ -368,7 +368,7 @@ def _renumber_esri(path: str | Path) -> bytes:
 
 @functools.lru_cache(maxsize=256)
 def _rows_without_place(key: FileKey, layer: str | None) -> tuple[int, ...]:
-    """Rows, counted from 1, of the features of one version of a file whose geometry is missing or empty.
+    """Rows, counted from 1, of the features of one version of a file whose geometry is missing, empty or not finite.
 
     Raises
     ------
@@ -388,12 +388,12 @@ def _rows_without_place(key: FileKey, layer: str | None) -> tuple[int, ...]:
         for start in range(0, info.features, _COUNTED_AT_ONCE):
             part = {"skip_features": start, "max_features": _COUNTED_AT_ONCE, "columns": []}
             shapes = shapely.from_wkb(vector_library().raw.read(source, info.layer, **part)[2])
-            rows += (np.flatnonzero(shapely.is_missing(shapes) | shapely.is_empty(shapes)) + start + 1).tolist()
+            rows += (np.flatnonzero(~np.isfinite(shapely.bounds(shapes)).all(axis=1)) + start + 1).tolist()
     return tuple(rows)
 
 
 def rows_without_place(path: str | Path, layer: str | None) -> tuple[int, ...]:
-    """Find the features whose geometry is missing or empty, by their rows in the file, counted from 1.
+    """Find the features whose geometry is missing, empty or not finite, by their rows in the file, counted from 1.
 
     Parameters
     ----------

@@ -344,18 +344,42 @@ def test_the_absent_blocks_of_a_sparse_raster_are_told_once(tmp_path, caplog, mo
     assert told in text
 
 
-def test_a_raster_whose_blocks_are_all_the_same_bytes_is_refused(tmp_path):
-    """Its size claims 3.6 GB, of which a few hundred bytes are there."""
+@pytest.mark.parametrize("different", [1, 2])
+def test_a_raster_whose_blocks_are_all_the_same_bytes_is_refused(tmp_path, different):
+    """Its size claims 3.6 GB, of which half a megabyte is there."""
     import tifffile
 
-    write_sparse(tmp_path / "a.tif", 1)
+    write_sparse(tmp_path / "a.tif", different)
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as stream:
         tags = stream.pages.first.tags
         for name in ("TileOffsets", "TileByteCounts"):
-            tag = tags[name]
-            tag.overwrite([tag.value[0]] * len(tag.value))
-    with pytest.raises(DataError, match=r"all of its 13924 blocks are the same 262144 bytes"):
+            values = tags[name].value
+            tags[name].overwrite([values[index % different] for index in range(len(values))])
+    with pytest.raises(DataError, match=rf"its 13924 blocks are the same {different} again and again: it holds no"):
         read_header(tmp_path / "a.tif")
+
+
+def test_a_virtual_raster_of_empty_rasters_is_refused_unless_one_holds_data(tmp_path):
+    for name, parts in (("a", 0), ("b", 0)):
+        write_sparse(tmp_path / f"{name}.tif", parts)
+    size = {"rasterXSize": "60000", "rasterYSize": "60000"}
+    sources = "".join(
+        f'<SimpleSource><SourceFilename relativeToVRT="1">{name}.tif</SourceFilename><SourceBand>1</SourceBand>'
+        "</SimpleSource>"
+        for name in "ab"
+    )
+    facts = " ".join(f'{key}="{value}"' for key, value in size.items())
+    path = tmp_path / "mosaic.vrt"
+    path.write_text(
+        f'<VRTDataset {facts}><VRTRasterBand dataType="Byte" band="1">{sources}</VRTRasterBand></VRTDataset>'
+    )
+    with pytest.raises(
+        DataError, match=r"mosaic\.vrt: 60000 x 60000 .* none of its 13924 blocks is there \(source .*a\."
+    ):
+        read_header(path)
+    write_sparse(tmp_path / "b.tif", 1)
+    os.utime(path, (1, 1))
+    assert read_header(path).grid.width == 60_000
 
 
 def test_one_module_alone_imports_the_vector_library():
