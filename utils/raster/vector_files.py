@@ -17,7 +17,7 @@ import shapely
 from rasterio.crs import CRS
 
 from utils.errors import DataError
-from utils.raster.drivers import VECTOR_DRIVERS, plain_path, refuse_linked_crs, vector_library
+from utils.raster.drivers import VECTOR_DRIVERS, plain_path, refuse_linked_crs, relayed_warnings, vector_library
 from utils.raster.gdal import FileKey, file_key
 from utils.raster.grids import Bounds
 from utils.runtime.files import atomic_path
@@ -334,7 +334,8 @@ def _in_file_order(path: str | Path, info: LayerInfo) -> Iterator[Path | bytes]:
     """
     with file_errors(path, "cannot be read", "the file is damaged: export it again"):
         if info.driver == "ESRIJSON":
-            yield _RENUMBERED.get(file_key(str(path)), functools.partial(_renumber_esri, path))
+            with relayed_warnings(path):
+                yield _RENUMBERED.get(file_key(str(path)), functools.partial(_renumber_esri, path))
             return
         with plain_path(path) as plain:
             yield plain

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +152,17 @@ def test_vector_files_of_any_name_are_written_and_read(tmp_path, name, suffix):
     write_features(path, LAYERS, crs="EPSG:32631", kind=KINDS)
     assert sorted(read_features(path, None, "kind").values.tolist()) == sorted(KINDS)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_gdal_warns_of_is_logged_once_with_the_file(tmp_path, caplog, recwarn):
+    path = tmp_path / "l.gpkg"
+    write_features(path, LAYERS, crs="EPSG:32631", kind=KINDS)
+    with closing(sqlite3.connect(path)) as base:
+        base.execute("PRAGMA user_version = 99900")
+        base.commit()
+    for _ in range(2):
+        assert read_features(path, None, "kind").values.tolist() == KINDS
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"{path}: GDAL warns: ")
+    assert "999" in told
+    assert not list(recwarn)
