@@ -314,8 +314,9 @@ class SceneSource(ListedSource[SceneItem]):
         >>> from tasks.example import scene_task
         >>> from utils.logging import VerbosityLogger, listening
         >>> source, area = scene_task().source, Window(0, 0, 64, 64)
-        >>> with listening(VerbosityLogger("warning"), "tasks"):
+        >>> with listening(VerbosityLogger("info"), "tasks"):
         ...     source._announce([("scene_0", area)] * 2, np.array([[6], [4]]), np.array([False, True]))
+        [INFO] splits: 1 of 2 blocks of 1 pictures are for validation, with 40 % of the labelled pixels ...
         """
         fraction, share = self.settings.train.val_fraction, counts[chosen].sum() / counts.sum()
         held = {key for (key, _), is_held in zip(units, chosen, strict=True) if is_held}

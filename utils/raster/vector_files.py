@@ -305,8 +305,8 @@ def read_features(
         raise DataError(f"{path}: no attribute {attribute!r}; fields: {', '.join(info.fields) or 'none'}")
     columns = [] if attribute is None else [attribute]
     options = {"columns": columns, "read_geometry": geometry, "force_2d": True, "bbox": bounds, "return_fids": True}
-    with _in_file_order(path, info) as source:
-        _, numbers, encoded, attributes = vector_library().raw.read(source, info.layer, **options)
+    with _in_file_order(path, info) as (source, place):
+        _, numbers, encoded, attributes = vector_library().raw.read(source, place, **options)
         shapes = shapely.from_wkb(encoded) if geometry else np.full(len(numbers), None)
     values = attributes[0] if columns else np.full(len(numbers), None)
     by_index = bounds is not None and info.driver in _INDEXED
@@ -315,8 +315,8 @@ def read_features(
 
 
 @contextmanager
-def _in_file_order(path: str | Path, info: LayerInfo) -> Iterator[Path | bytes]:
-    """Give what the library for vector files reads in the order of the file.
+def _in_file_order(path: str | Path, info: LayerInfo) -> Iterator[tuple[Path | bytes, str | int]]:
+    """Give what the library for vector files reads in the order of the file, and the layer in it.
 
     Raises
     ------
@@ -328,17 +328,17 @@ def _in_file_order(path: str | Path, info: LayerInfo) -> Iterator[Path | bytes]:
     >>> import tempfile
     >>> path = tempfile.mkdtemp() + "/a.geojson"
     >>> write_features(path, [shapely.Point(1, 2)], crs="EPSG:4326")
-    >>> with _in_file_order(path, read_layer_info(path, None)) as source:
-    ...     source.name
-    'a.geojson'
+    >>> with _in_file_order(path, read_layer_info(path, None)) as (source, layer):
+    ...     source.name, layer
+    ('a.geojson', 'a')
     """
     with file_errors(path, "cannot be read", "the file is damaged: export it again"):
         if info.driver == "ESRIJSON":
             with relayed_warnings(path):
-                yield _RENUMBERED.get(file_key(str(path)), functools.partial(_renumber_esri, path))
+                yield _RENUMBERED.get(file_key(str(path)), functools.partial(_renumber_esri, path)), 0
             return
         with plain_path(path) as plain:
-            yield plain
+            yield plain, info.layer
 
 
 _RENUMBERED = Recent(1)  # a file is read once for each area of a scene
@@ -385,10 +385,10 @@ def _rows_without_place(key: FileKey, layer: str | None) -> tuple[int, ...]:
     (2,)
     """
     info, rows = read_layer_info(key[0], layer), []
-    with _in_file_order(key[0], info) as source:
+    with _in_file_order(key[0], info) as (source, place):
         for start in range(0, info.features, _COUNTED_AT_ONCE):
             part = {"skip_features": start, "max_features": _COUNTED_AT_ONCE, "columns": []}
-            shapes = shapely.from_wkb(vector_library().raw.read(source, info.layer, **part)[2])
+            shapes = shapely.from_wkb(vector_library().raw.read(source, place, **part)[2])
             rows += (np.flatnonzero(~np.isfinite(shapely.bounds(shapes)).all(axis=1)) + start + 1).tolist()
     return tuple(rows)
 

@@ -185,7 +185,7 @@ class VectorLabels(LabelSource):
         >>> write_features(path, boxes, crs="EPSG:4326", kind=["a", "b", "b"])
         >>> labels = VectorLabels(path, 2, {"a": 0, "b": 1}, attribute="kind")
         >>> labels._doubt_order(read_layer_info(path, None))
-        ['...l.fgb: FlatGeobuf with a spatial index sorts features by place, so that ...other, such as 0 and 1: ...']
+        ['...l.fgb: FlatGeobuf with a spatial index sorts features by place, so that ...other, such as 1 and 2: ...']
         """
         lost = (
             f"{self.path}: FlatGeobuf with a spatial index sorts features by place, so that it is not known which of "
