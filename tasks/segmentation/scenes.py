@@ -521,6 +521,19 @@ class SceneReader:
             arrays["label"] = np.pad(label, ((0, below), (0, right)), constant_values=IGNORE)
         return arrays
 
+    def holds_something(self, item: SceneItem, window: Window) -> np.ndarray:
+        """Tell which pixels (H, W) of a window of the files of an item, before `dataset.scale`, hold something.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task("dataset.scale=0.5")
+        >>> item = task.source.items("inference")[0]
+        >>> task.source.scenes.holds_something(item, Window(32, 32, 32, 16)).sum().item(), item.area.height
+        (512, 32)
+        """
+        return self.scene_of(item).read_file_values(window)[1]
+
     def scene_of(self, item: SceneItem) -> RasterScene:
         """Open the scene of an item.
 

@@ -164,6 +164,9 @@ class SegmentationInference(InferenceConfig):
     overlap: float = Field(0.25, ge=0, lt=0.9, description="share of a window that its neighbour repeats, blended")
     confidence: bool = Field(False, description="also write the probability of the chosen class")
     format: Literal["cog", "gtiff"] = Field("cog", description="cloud-optimised or plain tiled GeoTIFF")
+    output_resolution: Literal["source", "model"] = Field(
+        "source", description="grid of the map: that of the picture, pixel for pixel, or that of the model, after scale"
+    )
     polygons: PolygonsConfig = PolygonsConfig()
 
 

@@ -37,7 +37,7 @@ from utils.raster.class_table import label_counts
 from utils.raster.files import check_scene
 from utils.raster.fill import describe_fill, nodata_values
 from utils.raster.scene_paths import find_scenes, scene_ids
-from utils.raster.tiling import Window, split_rows
+from utils.raster.tiling import Window
 from utils.runtime import distributed
 from utils.samples.files import write_land
 
@@ -186,7 +186,10 @@ class SceneSource(ListedSource[SceneItem]):
             tile = settings.inference.tile_size
         stride = max(round(tile * (1 - overlap)), 1)
         nodata = nodata_values(settings.dataset.nodata)
-        return SceneItem(name, files.sources, scene_id, area, tile, stride, (0, area.height), split, nodata)
+        finer = split == "inference" and settings.inference.output_resolution == "source"
+        output = (scene.file_grid.height, scene.file_grid.width) if finer and scene.grid != scene.file_grid else None
+        rows = (0, output[0] if output else area.height)
+        return SceneItem(name, files.sources, scene_id, area, tile, stride, rows, split, nodata, output)
 
     @override
     def input_items(self, sources: list[str]) -> list[SceneItem]:
@@ -250,7 +253,7 @@ class SceneSource(ListedSource[SceneItem]):
         return [
             [replace(item, rows=rows)]
             for item in items
-            for rows in split_rows(item.area.height, item.tile, item.stride, ranks if item.split == "inference" else 1)
+            for rows in item.bands(ranks if item.split == "inference" else 1)
         ]
 
     @override

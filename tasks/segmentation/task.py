@@ -79,7 +79,8 @@ class SegmentationTask(FeatureTask):
             self.spec()
             lines = [
                 f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
-                f"(patch {info.patch_size}, {self.features.precision}), {classes}"
+                f"(patch {info.patch_size}, {self.features.precision}), {classes}",
+                *self.odd_sides(),
             ]
         if self.awaits_sample():
             return [*lines, f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare writes it"]
@@ -87,7 +88,7 @@ class SegmentationTask(FeatureTask):
             lines += scenes.check()
             self.source.check_lists()
         if self.settings.inference.enable:
-            lines += [f"inference: {item.id}, {item.area.height} x {item.area.width} pixels" for item in self._inputs()]
+            lines += [f"inference: {item.id}, {' x '.join(map(str, item.map_size))} pixels" for item in self._inputs()]
             lines += [f"inference: left out: {error}" for error in self.source.unreadable.values()]
         return lines
 
@@ -125,6 +126,14 @@ class SegmentationTask(FeatureTask):
             for item in items:
                 self.output.destination(item, Path(expand_path(settings.output_dir or "")))
         return items
+
+    @override
+    def odd_sides(self) -> list[str]:
+        train, inference = self.settings.train, self.settings.inference
+        sides = {"prepare.tile_size": self.settings.prepare.tile_size, "train.crop_size": train.crop_size}
+        sides |= {"inference.tile_size": inference.tile_size if inference.enable else None}
+        notes = [self.beside_patch(key, side) for key, side in sides.items() if side]
+        return [f"{note}; each window is padded to the next multiple, by reflection" for note in notes if note]
 
     @override
     def setup(self) -> None:
@@ -194,7 +203,8 @@ class SegmentationTask(FeatureTask):
     @override
     def predictor(self, views: Sequence[View] | None = None) -> Predictor:
         number = len(self.prediction_views() if views is None else views)
-        return DensePredictor(len(self.classes), self.features.info.patch_size, number)
+        read_valid = self.source.scenes.holds_something
+        return DensePredictor(len(self.classes), self.features.info.patch_size, number, read_valid)
 
 
 def class_names(settings: SegmentationSettings) -> list[str]:

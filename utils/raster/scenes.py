@@ -120,13 +120,33 @@ class RasterScene:
         >>> scene.read(Window(0, 0, 1, 3))[1].tolist()
         [[False, True, False]]
         """
+        return self._copy(self.scale, (*self.nodata, *values))
+
+    @functools.cached_property
+    def unscaled(self) -> RasterScene:
+        """The same scene on the grid of its files.
+
+        Examples
+        --------
+        >>> from utils.raster.example import raster_file
+        >>> scene = RasterScene(raster_file("a.tif", np.uint8([[1, 2, 3, 4]])), scale=0.5)
+        >>> scene.width, scene.unscaled.width
+        (2, 4)
+        """
+        return self._copy(1.0, self.nodata)
+
+    def _copy(self, scale: float, nodata: Sequence[float]) -> RasterScene:
+        """The same scene on another scale, or with other values that stand for nothing.
+
+        Examples
+        --------
+        >>> from utils.raster.example import raster_file
+        >>> RasterScene(raster_file("a.tif", np.zeros((2, 4), np.uint8)), bands=[1])._copy(2.0, [7]).bands
+        (1,)
+        """
+        limit = self._files[0].max_pixels
         return RasterScene(
-            self.paths,
-            bands=self.bands,
-            scale=self.scale,
-            max_pixels=self._files[0].max_pixels,
-            scaling=self.scaling,
-            nodata=(*self.nodata, *values),
+            self.paths, bands=self.bands, scale=scale, max_pixels=limit, scaling=self.scaling, nodata=nodata
         )
 
     def __repr__(self) -> str:
