@@ -30,7 +30,7 @@ from tasks.output import Sink
 from utils.errors import DataError
 from utils.formats.coco.label_ids import LabelIds
 from utils.formats.types import Skeleton
-from utils.keypoints.drawing import draw_poses, mark_radius
+from utils.keypoints.drawing import draw_names, draw_poses, mark_radius
 from utils.media.overlays import ENDING as OVERLAY_ENDING
 from utils.media.overlays import write_overlay_picture
 from utils.media.videos import VideoReader, VideoWriter, is_video
@@ -261,7 +261,7 @@ def labelme_shapes(name: str, row: np.ndarray, group: int, radius: float) -> Ite
 
 
 def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, path: Path) -> None:
-    """Draw the animals over each frame of a video.
+    """Draw the animals with the names of their points over each frame of a video.
 
     Examples
     --------
@@ -283,11 +283,12 @@ def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, pa
     with VideoWriter(path, size, reader.fps or DEFAULT_FPS) as video:
         for index, image in enumerate(reader.frames()):
             drawn = draw_poses(image, poses.get(index, []), skeleton.edges, radius=radius)
+            draw_names(drawn, poses.get(index, []), skeleton.names, radius)
             video.write(np.concatenate([drawn, legend]))
 
 
 def write_picture_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, path: Path) -> None:
-    """Draw the animals over a picture, above the names of the keypoints.
+    """Draw the animals with the names of their points over a picture, above a legend.
 
     Examples
     --------
@@ -306,6 +307,7 @@ def write_picture_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skel
     image = decode_picture(item.picture)
     poses = [pose_array(animal) for frame in frames for animal in frame["instances"]]
     drawn = draw_poses(image, poses, skeleton.edges)
+    draw_names(drawn, poses, skeleton.names, mark_radius(drawn.shape[:2], poses))
     write_overlay_picture(path, np.concatenate([drawn, keypoint_legend(skeleton, drawn.shape[1])]))
 
 
