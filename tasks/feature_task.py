@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,10 @@ from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View, views_of
+from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound=TaskConfig)
 DESCRIBED = frozenset(  # what `describe_model` writes and `restored_settings` needs
@@ -79,6 +83,33 @@ class FeatureTask(Task):
     @override
     def setup(self) -> None:
         self.features.setup()
+        for note in self.odd_sides() if distributed.is_main() else ():
+            tell_once(note)
+
+    def odd_sides(self) -> list[str]:
+        """Say which sizes in the settings are no whole number of the backbone's patches, and what comes of it.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().odd_sides(), len(scene_task("prepare.tile_size=34").odd_sides())
+        ([], 1)
+        """
+        return []
+
+    def beside_patch(self, key: str, side: int) -> str:
+        """Say of a size that it is no whole number of patches, and which are near; empty where it is one.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().beside_patch("prepare.tile_size", 34), scene_task().beside_patch("prepare.tile_size", 36)
+        ('prepare.tile_size: 34 is no multiple of 4, the patch of the backbone (32 and 36 are)', '')
+        """
+        patch = self.features.info.patch_size
+        below, above = side // patch * patch, -(-side // patch) * patch
+        near = f"{below} and {above} are" if below else f"{above} is"
+        return f"{key}: {side} is no multiple of {patch}, the patch of the backbone ({near})" if side % patch else ""
 
     @property
     @abstractmethod
@@ -313,6 +344,18 @@ class FeatureTask(Task):
     def prediction_views(self, phase: str = "inference") -> list[View]:
         tta = getattr(self.settings, phase).tta
         return views_of(tta.horizontal_flip, tta.vertical_flip, tta.quarter_turns)
+
+
+@cache
+def tell_once(text: str) -> None:
+    """Log a line, once in a process, however many phases come to it.
+
+    Examples
+    --------
+    >>> tell_once("a side"), tell_once("a side"), tell_once.cache_info().hits > 0
+    (None, None, True)
+    """
+    logger.info(text)
 
 
 def refuse_unused_sample(settings: Any, name: str) -> None:

@@ -157,7 +157,15 @@ class KeypointsTask(FeatureTask):
             f"{self._split_sizes()}, canvas {data.canvas[0]} x {data.canvas[1]} pixels, "
             f"at most {data.max_instances} animals each",
         ]
-        return [*lines, *predicted]
+        return [*lines, *self.odd_sides(), *predicted]
+
+    @override
+    def odd_sides(self) -> list[str]:
+        note = self.beside_patch("keypoints.short_side", self.settings.keypoints.short_side)
+        if not note or not self.num_outputs or "canvas" in self.labels.fixed:
+            return []
+        height, width = self.labels.canvas
+        return [f"{note}; pictures are scaled to fit {height} x {width} pixels (height x width)"]
 
     def _split_sizes(self) -> str:
         """Number of pictures of train and validation.
