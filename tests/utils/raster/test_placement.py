@@ -128,15 +128,15 @@ def test_labels_in_the_pixels_of_an_unplaced_picture_are_used(tmp_path):
     np.testing.assert_array_equal(read, values)
 
 
-@pytest.mark.parametrize("scale", [1, 0.5])
+@pytest.mark.parametrize(("scale", "grid"), [(1, "source"), (0.5, "model"), (0.5, "source")])
 @pytest.mark.parametrize("format", ["cog", "gtiff"])
-def test_a_map_keeps_points_that_no_transform_fits(tmp_path, scale, format):
+def test_a_map_keeps_points_that_no_transform_fits(tmp_path, scale, grid, format):
     task, context = example_task(tmp_path, f"dataset.scale={scale}", "prepare.tile_size=16")
     for phase in (prepare, train):
         phase.run(task, context)
     unplaced_picture(tmp_path / "bent.tif", "bent", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     outputs = (f"inference.inputs={tmp_path}/bent.tif", f"inference.output_dir={tmp_path}/maps")
-    more = (f"inference.format={format}", "inference.confidence=true")
+    more = (f"inference.format={format}", "inference.confidence=true", f"inference.output_resolution={grid}")
     task, _ = example_task(tmp_path, f"dataset.scale={scale}", "prepare.tile_size=16", *outputs, *more)
     inference.run(task, context)
     with rasterio.open(tmp_path / "bent.tif") as raster:
@@ -145,7 +145,8 @@ def test_a_map_keeps_points_that_no_transform_fits(tmp_path, scale, format):
         with rasterio.open(tmp_path / "maps" / name) as raster:
             found, found_crs = raster.gcps
             assert found_crs == crs
-        assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row * scale, p.col * scale, p.x, p.y) for p in expected]
+        finer = scale if grid == "model" else 1
+        assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row * finer, p.col * finer, p.x, p.y) for p in expected]
 
 
 def test_maps_keep_the_place_of_points_or_say_that_it_is_lost(tmp_path, caplog):
