@@ -384,7 +384,8 @@ def _rows_without_place(key: FileKey, layer: str | None) -> tuple[int, ...]:
     >>> _rows_without_place(file_key(path), None)
     (2,)
     """
-    info, rows = read_layer_info(key[0], layer), []
+    info = read_layer_info(key[0], layer)
+    rows: list[int] = []
     with _in_file_order(key[0], info) as (source, place):
         for start in range(0, info.features, _COUNTED_AT_ONCE):
             part = {"skip_features": start, "max_features": _COUNTED_AT_ONCE, "columns": []}
