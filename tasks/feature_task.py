@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +19,10 @@ from models.backbones.info import resolve_precision
 from models.base import FeatureSpec, Head
 from tasks.features import FeatureService
 from tasks.model import FeatureModel
+from tasks.named_files import check_there, sample_writes
 from tasks.runs import choose_device
-from tasks.source import FeatureSource
+from tasks.source import FeatureSource, ListedSource
+from tasks.splits import warn_of_absent
 from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError, SettingsError
@@ -131,6 +134,20 @@ class FeatureTask(Task):
         enabled = self.settings.enabled_phases
         named = [getattr(self.settings, phase).checkpoint for phase in ("evaluate", "inference") if phase in enabled]
         return any(named) and not {"prepare", "verify", "train"} & set(enabled)
+
+    def plan_before_sample(self) -> list[str]:
+        """The lines of `check` while prepare has yet to write the sample; lists that it will draw are announced.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task("dataset.sample={enable: true, folder: /no/such}").plan_before_sample()
+        ['the sample is not in /no/such yet; prepare writes it']
+        """
+        warn_of_absent(self.name, self.settings)
+        if "inference" in self.settings.enabled_phases and isinstance(self.source, ListedSource):
+            self.source.inference_sources()
+        return [f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare writes it"]
 
     # -- model
 
@@ -358,13 +375,15 @@ def tell_once(text: str) -> None:
     logger.info(text)
 
 
-def refuse_unused_sample(settings: Any, name: str) -> None:
-    """Refuse to write the sample if the pictures or labels in `paths.<name>` are in another folder.
+def refuse_unused_sample(settings: Any, name: str, files: Sequence[str] = ()) -> None:
+    """Refuse to write the sample if the pictures or labels in `paths.<name>` are elsewhere, or not among its `files`.
 
     Raises
     ------
     SettingsError
         If a path is outside the folder of the sample.
+    DataError
+        If a path is inside, but not there, and the sample does not have it either.
 
     Examples
     --------
@@ -386,6 +405,8 @@ dataset.sample.folder (data/sample); set it to false to use your own
                 f"dataset.sample.enable: true, but paths.{name} is {source}, outside dataset.sample.folder "
                 f"({sample.folder}); set it to false to use your own"
             )
+        if sample.enable and not sample_writes(settings, source, files):
+            check_there(f"paths.{name}", source)
 
 
 def refuse_other(section: Any, where: str, described: dict[str, Any], path: Path) -> None:

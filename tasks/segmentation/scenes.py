@@ -14,7 +14,7 @@ from config import expand_path
 from tasks.segmentation.items import SceneFiles, SceneItem
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.splits import refuse_unlistable
-from tasks.stores import open_store
+from tasks.stores import advice_to_prepare, open_store
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.geometry.padding import pad_picture
@@ -335,7 +335,8 @@ class SceneReader:
         scaling = store.manifests.read(digest_json(what))
         if scaling is None:
             if not make:
-                raise DataError("the scaling of values is not stored yet; run prepare (set prepare.enable: true)")
+                advice = advice_to_prepare(self.settings, "prepare", store.folder)
+                raise DataError(f"the scaling of values is not stored yet; {advice}")
             opened = {key: self.scene(files.paths) for key, files in self.labelled().items()}
             if value_kind(next(iter(opened.values())).dtype) != "8-bit":  # fill must not decide it
                 left_out = {key: values_to_leave_out(fills) for key, fills in self.fills().items()}

@@ -26,6 +26,7 @@ from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint, load_checkpoint
+from utils.samples.files import LAND_FILES
 
 DESCRIBED = frozenset(["classes", "tile_size", "scale", "bands", "scaling"])  # what `from_checkpoint` needs
 
@@ -45,6 +46,7 @@ class SegmentationTask(FeatureTask):
     kind = "segmentation"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "mIoU"
+    sample_files = LAND_FILES
 
     source: SceneSource
     output: SegmentationOutput
@@ -83,7 +85,7 @@ class SegmentationTask(FeatureTask):
                 *self.odd_sides(),
             ]
         if self.awaits_sample():
-            return [*lines, f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare writes it"]
+            return [*lines, *self.plan_before_sample()]
         if {"prepare", "verify", "train"} & set(self.settings.enabled_phases):
             lines += scenes.check()
             self.source.check_lists()
@@ -96,7 +98,8 @@ class SegmentationTask(FeatureTask):
     def preflight(self, phases: Sequence[str]) -> None:
         super().preflight(phases)
         if "prepare" in phases:
-            refuse_unused_sample(self.settings, "raw_images_dir")
+            for name in ("raw_images_dir", "label_path"):
+                refuse_unused_sample(self.settings, name, self.sample_files)
         if "train" in phases:
             listed_weights(self.settings, len(self.classes))
             self.check_head()

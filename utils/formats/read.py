@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from utils.formats.labelme.read import read_labelme
 from utils.formats.types import FORMATS, AnnotationSet
 from utils.formats.yolo.read import read_yolo
 from utils.runtime.reading import file_errors
+
+logger = logging.getLogger(__name__)
 
 
 def read_annotations(
@@ -68,6 +71,8 @@ def read_annotations(
         raise DataError(f"{path}: no such file or folder; give a data set file or a folder")
     with file_errors(path, "cannot be read as labels"):
         source, found = recognise.find_source(path, format)
+        if format == "auto" and (others := recognise.other_formats(path, found)):
+            logger.warning("%s; to read those, set the format of the labels, or name their file", others)
     if keypoint_names is not None and found != "labelme":
         raise DataError(f"{path}: a file of {found} names its keypoints itself; drop keypoints.names_file")
     with file_errors(source, f"cannot be read as labels of format {found}"):
