@@ -147,7 +147,8 @@ class FeatureTask(Task):
         warn_of_absent(self.name, self.settings)
         if "inference" in self.settings.enabled_phases and isinstance(self.source, ListedSource):
             self.source.inference_sources()
-        return [f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare writes it"]
+        sample = getattr(self.settings.dataset, "sample", None)  # kinds that draw one have it
+        return [f"the sample is not in {sample.folder} yet; prepare writes it"] if sample else []
 
     # -- model
 

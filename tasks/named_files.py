@@ -143,12 +143,12 @@ def check_there(setting: str, source: str) -> None:
             check_regular(path)
         elif not glob.glob(str(path), recursive=True):
             raise DataError(f"{path}: no file matches; correct the pattern")
-    except FileNotFoundError:
-        raise DataError(f"{setting}: {path}: no such file or folder") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{setting}: {path}: cannot be opened ({error}); name another one") from None
     except DataError as error:
         raise DataError(f"{setting}: {error}") from None
+    except FileNotFoundError:
+        raise DataError(f"{setting}: {path}: no such file or folder") from None
+    except OSError as error:
+        raise DataError(f"{setting}: {path}: cannot be opened ({error.strerror}); name another one") from None
 
 
 def sample_writes(settings: TaskConfig, source: str, files: Sequence[str]) -> bool:

@@ -150,7 +150,10 @@ def test_check_passes_where_the_sample_writes_what_is_named(tmp_path, capsys, mo
             "tasks.foxes.evaluate.checkpoint=gone.safetensors",
             "evaluate.checkpoint: gone.safetensors: no such checkpoint",
         ),
-        ("tasks.foxes.evaluate.inputs=gone/*.png", "evaluate.inputs: data/foxes/gone/*.png: no file matches"),
+        (
+            "tasks.foxes.evaluate={enable: true, inputs: gone/*.png, labels: annotations/val.json}",
+            "evaluate.inputs: data/foxes/gone/*.png: no file matches",
+        ),
         ("tasks.foxes.keypoints.prompts=gone", "keypoints.prompts: data/foxes/gone: no such file or folder"),
         ("model.backbone=./gone", "gone"),
     ],
@@ -179,7 +182,7 @@ def test_a_checkpoint_that_another_task_trains_need_not_be_there(tmp_path):
     start = f"{tmp_path}/runs/coarse/latest/checkpoints/best.safetensors"
     text += f"tasks: {{fine: {{train: {{init_from: {start}}}}}, coarse: {{}}}}\n"
     (tmp_path / "config.yml").write_text(text)
-    only = ["--check", "--only", "coarse.prepare,coarse.train,fine.train"]
+    only = ["--check", "--only", "coarse.prepare,coarse.train,fine.prepare,fine.train"]
     assert main([str(tmp_path / "config.yml"), *only]) == 0
     assert main([str(tmp_path / "config.yml"), "tasks.coarse.train.enable=false", *only]) == 3
 

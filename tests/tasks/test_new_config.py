@@ -14,6 +14,8 @@ import yaml
 from affine import Affine
 
 import main
+from config import parse_settings
+from tasks import kinds
 from tasks.example import tiny_backbone
 from tasks.keypoints.example import drawn_animals
 from utils.formats.read import read_poses
@@ -153,11 +155,12 @@ def test_words_that_cannot_be_used_are_refused(tmp_path, capsys, words, message)
 
 
 def posed(folder: Path) -> Path:
-    """Drawn animals whose pictures have COCO labels, and one of them LabelMe labels too."""
+    """Drawn animals whose pictures have COCO labels, and two of them LabelMe labels too."""
     shutil.copytree(drawn_animals(), folder)
     point = {"label": "nose", "points": [[5, 6]], "shape_type": "point"}
-    path = folder / "images" / "val_000.json"
-    path.write_text(json.dumps({"imagePath": "val_000.png", "shapes": [point]}))
+    for name in ("val_000", "val_001"):
+        path = folder / "images" / f"{name}.json"
+        path.write_text(json.dumps({"imagePath": f"{name}.png", "shapes": [point]}))
     return folder
 
 
@@ -170,12 +173,10 @@ def test_two_label_formats_in_one_folder_are_both_named_with_the_one_that_is_rea
     assert what in (tmp_path / "new.yml").read_text()
     assert tree["tasks"]["set"]["keypoints"]["format"] == "coco"
     (tmp_path / "new.yml").unlink()
-    tree = draft(tmp_path, folder, "keypoints.format=labelme", "keypoints.short_side=96")
+    draft(tmp_path, folder, "keypoints.format=labelme", "keypoints.short_side=96")
     assert "labelme is read, coco (such as annotations/" in capsys.readouterr().out
-    assert {key: tree["tasks"]["set"]["keypoints"][key] for key in ("format", "short_side")} == {
-        "format": "labelme",
-        "short_side": 96,
-    }
+    keypoints = parse_settings((tmp_path / "new.yml").read_text(), (), kinds()).shared.keypoints
+    assert (keypoints.format, keypoints.short_side) == ("labelme", 96)
 
 
 def test_a_run_that_finds_the_format_itself_says_what_it_leaves_out(tmp_path, caplog):

@@ -126,7 +126,7 @@ def formats_in(folder: Path) -> dict[str, Path]:
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "a.json").write_text('{"shapes": [], "imagePath": "a.png"}')
     >>> _ = (folder / "b.json").write_text('{"images": [], "annotations": []}')
-    >>> _ = (folder / "a.txt").write_text("0 0.5 0.5 0.25 0.125")
+    >>> _ = (folder / "a.txt").write_text("0 0.5 0.5 0.25 0.125"), (folder / "a.png").touch()
     >>> {name: path.name for name, path in formats_in(folder).items()}
     {'labelme': 'a.json', 'coco': 'b.json', 'yolo': 'a.txt'}
     """
