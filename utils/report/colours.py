@@ -237,10 +237,11 @@ def mark_colours(wanted: Sequence[Sequence[int]], others: Sequence[Sequence[int]
     >>> mark_colours([(230, 0, 60)], [(33, 113, 181)]), mark_colours([(230, 0, 60)], [(200, 40, 45)])  # a red class
     ([(230, 0, 60)], [(255, 0, 255)])
     """
-    taken, marks = [tuple(map(int, colour)) for colour in others], []
+    taken, marks = [tuple(map(int, colour)) for colour in others], list[tuple[int, ...]]()
     for wish in wanted:
         colours = (tuple(wish), *_MARKS)
-        marks.append(next((colour for colour in colours if _stands_out(colour, taken)), None) or _farthest(taken))
+        free: tuple[int, ...] | None = next((colour for colour in colours if _stands_out(colour, taken)), None)
+        marks.append(free or _farthest(taken))
         taken.append(marks[-1])
     return marks
 
