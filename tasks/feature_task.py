@@ -308,7 +308,12 @@ class FeatureTask(Task):
 
     @staticmethod
     def restored_settings(settings: Config, description: dict[str, Any], path: Path) -> Config:
-        """Settings with the model of a checkpoint; a setting of the file that differs from it is an error.
+        """Settings with the model of a checkpoint; another head in the file is an error, what else differs is told.
+
+        Raises
+        ------
+        DataError
+            If the file asks for another head.
 
         Examples
         --------
@@ -329,6 +334,8 @@ class FeatureTask(Task):
         # checkpoints of older versions name no precision: their heads were trained in fp32
         computed = {"features": description["features"], "precision": description.get("train_precision", "fp32")}
         train = settings.train.model_copy(update=computed)
+        warn_of_unused(settings.model, "model", given, path)
+        warn_of_unused(settings.train, "train", computed, path)
         return settings.model_copy(update={"model": model, "prepare": prepare, "train": train})
 
     def refuse_other_backbone(self, description: dict[str, Any], path: Path) -> None:
@@ -365,7 +372,7 @@ class FeatureTask(Task):
 
 
 @cache
-def tell_once(text: str) -> None:
+def tell_once(text: str, level: int = logging.INFO) -> None:
     """Log a line, once in a process, however many phases come to it.
 
     Examples
@@ -373,7 +380,32 @@ def tell_once(text: str) -> None:
     >>> tell_once("a side"), tell_once("a side"), tell_once.cache_info().hits > 0
     (None, None, True)
     """
-    logger.info(text)
+    logger.log(level, text)
+
+
+def warn_of_unused(section: Any, where: str, described: dict[str, Any], path: Path) -> None:
+    """Say once which settings of the file have no effect, as the model of a checkpoint was trained with others.
+
+    Blocks named by a word or from the end are not compared.
+
+    Examples
+    --------
+    >>> from config import ModelConfig
+    >>> section = ModelConfig(precision="bf16", head_options={"width": 8})
+    >>> warn_of_unused(section, "model", {"precision": "fp32", "head_options": {"width": 8, "depth": 2}}, Path("a"))
+    >>> tell_once.cache_info().currsize > 0
+    True
+    """
+    for key, value in described.items():
+        setting = getattr(section, key)
+        if key not in section.model_fields_set or setting in (value, "auto", None):
+            continue
+        if isinstance(setting, dict) and setting.items() <= value.items():
+            continue
+        if key == "layers" and not all(isinstance(index, int) and index >= 0 for index in setting):
+            continue
+        text = f"{where}.{key}: {setting!r} has no effect on {path}, which was trained with {value!r}; drop it"
+        tell_once(text, logging.WARNING)
 
 
 def refuse_unused_sample(settings: Any, name: str, files: Sequence[str] = ()) -> None:
