@@ -3,7 +3,8 @@
 One YAML file drives everything. Top-level sections are the defaults of every task; a section inside `tasks.NAME`
 overrides them key by key; without `tasks` the file is one task, named as its kind. Each kind of task has its own class
 of settings in `tasks/<kind>/settings.py`, put together from the sections here. Precedence: command line > file > safe
-mode > profile > default. Nothing unknown gets in, and all errors of a file are reported at once.
+mode > profile > default; on the command line a task's entry > one for all tasks, which also replaces what tasks of the
+file set themselves. Nothing unknown gets in, and all errors of a file are reported at once.
 """
 
 from __future__ import annotations
@@ -18,11 +19,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from utils.errors import DataError, SettingsError
+from utils.geometry.augment_settings import AffineAugmentationsConfig as AffineAugmentationsConfig  # for the kinds
+from utils.geometry.augment_settings import AugmentationsConfig, GeometricAugmentationsConfig
 from utils.runtime.reading import MAX_SETTINGS_BYTES, read_bounded_text
 from utils.runtime.setting_classes import merge_classes, only_known, unknown_keys
 from utils.runtime.setting_errors import MAX_MISTAKES, list_mistakes
 from utils.runtime.setting_files import expand_path, find_beside, merge_sections, read_profile
-from utils.runtime.setting_tasks import FIRST_KIND, find_class, only_task, override_tasks, validate_task
+from utils.runtime.setting_tasks import (
+    FIRST_KIND,
+    apply_overrides,
+    find_class,
+    hidden_overrides,
+    only_task,
+    settings_of_others,
+    validate_task,
+)
 from utils.runtime.setting_types import (
     BlockChoice,
     Count,
@@ -31,6 +42,7 @@ from utils.runtime.setting_types import (
     NonNegative,
     OneOrMore,
     Positive,
+    Readers,
     Section,
     Threads,
 )
@@ -46,6 +58,10 @@ SAFE_MODE: dict[str, Any] = {  # what resources.safe_mode puts in place of defau
     "prepare": {"batch_size": 1},
     "train": {"batch_size": 2, "num_workers": 0},
     "inference": {"batch_size": 1},
+}
+OF_CALL = {  # what a call does once, for all of its tasks
+    "resources": ("omp_threads", "interop_threads", "matmul_precision", "deterministic", "distributed", "dist_backend"),
+    "logging": ("level", "timestamps", "file"),
 }
 
 
@@ -104,61 +120,6 @@ class PathsConfig(Section):
         return os.path.join(expand_path(self.data_root or ""), expand_path(value))
 
 
-class AugmentationsConfig(Section):
-    """How training pictures are varied; stored features use stored views, online features everything."""
-
-    enable: bool = Field(False, description="train on more than the pictures as they are")
-    hflip: bool = Field(True, description="mirror left and right")
-    vflip: bool = Field(True, description="mirror top and bottom")
-    rotate90: bool = Field(True, description="quarter turns")
-    stored_views: int = Field(4, ge=1, le=8, description="views of a window that are stored, itself included")
-    stored_variations: int = Field(0, ge=0, le=64, description="further random variations that are stored")
-    brightness: Fraction = Field(0.0, description="random change; needs stored_variations or features: online")
-    contrast: Fraction = Field(0.0, description="likewise")
-    saturation: Fraction = Field(0.0, description="likewise")
-
-    def random_parts(self) -> list[str]:
-        """Names of the random variations that are asked for.
-
-        Examples
-        --------
-        >>> AugmentationsConfig(enable=True, contrast=0.1).random_parts()
-        ['contrast']
-        >>> AugmentationsConfig(enable=False, contrast=0.1).random_parts()
-        []
-        """
-        names = (
-            "scale_range",
-            "rotation_degrees",
-            "shear_degrees",
-            "translate",
-            "brightness",
-            "contrast",
-            "saturation",
-        )
-        fields = type(self).model_fields if self.enable else {}
-        return [name for name in names if name in fields and getattr(self, name) != fields[name].default]
-
-
-class GeometricAugmentationsConfig(AugmentationsConfig):
-    """Variations of tasks whose targets are turned and enlarged with the picture."""
-
-    scale_range: list[Positive] = Field(
-        [1.0, 1.0], min_length=2, max_length=2, description="random enlargement; needs as brightness does"
-    )
-    rotation_degrees: float = Field(0.0, ge=0, le=180, description="random rotation; likewise")
-
-
-class AffineAugmentationsConfig(GeometricAugmentationsConfig):
-    """Variations of tasks whose targets are points or boxes, which follow any affine movement of the picture."""
-
-    shear_degrees: float = Field(0.0, ge=0, le=45, description="random shear along either axis; likewise")
-    translate: Fraction = Field(0.0, description="random shift, as a share of width and height; likewise")
-    probability: Fraction = Field(
-        1.0, description="share of varied pictures that are turned, enlarged, sheared and shifted"
-    )
-
-
 class SplitsConfig(Section):
     """Training, validation and test split."""
 
@@ -213,7 +174,7 @@ class PrepareConfig(Section):
 
     enable: bool = Field(False, description="run this phase")
     batch_size: Count = Field(4, description="windows per forward of the backbone")
-    workers: int = Field(1, ge=0, description="threads that read ahead")
+    workers: Readers = Field(1, description="threads that read ahead; 0 is as 1")
     device: Device | None = Field(None, description="null: resources.device")
     store_dtype: Literal["fp16", "bf16", "int8"] = Field("fp16", description="of stored features; int8 per channel")
     processed_dir: str | None = Field(None, description="null: paths.processed_dir")
@@ -224,7 +185,7 @@ class VerifyConfig(Section):
     """Check every record and every label."""
 
     enable: bool = Field(False, description="run this phase")
-    workers: Count = Field(2, description="threads that check records, in parallel")
+    workers: Threads = Field(2, description="threads that check records, in parallel")
     rehash: bool = Field(True, description="read every record and compare its checksum")
     processed_dir: str | None = Field(None, description="null: paths.processed_dir")
 
@@ -240,8 +201,8 @@ class TrainConfig(Section):
     batch_size: Count = Field(8, description="windows per micro-batch, over all ranks")
     grad_accum_steps: Count = Field(1, description="micro-batches per step of the optimiser")
     epochs: Count = Field(30, description="passes over the training windows")
-    num_workers: int = Field(
-        0, ge=0, description="threads that read batches ahead, in parallel; 0 reads in the training thread"
+    num_workers: Readers = Field(
+        0, description="threads that read batches ahead, in parallel; 0 reads in the training thread"
     )
     optimizer: Literal["muon", "adamw"] = Field("muon", description="Muon for hidden matrices, AdamW for the rest")
     muon_lr: Positive = Field(0.02, description="peak learning rate of Muon")
@@ -546,8 +507,8 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Setting
     tree = _rename_inputs(read_sections(text))
     everything = " ".join([text, *overrides])
     old_name = "input_tif" in everything and "inputs" not in everything  # errors then name it so
-    for change in _rename_overrides(overrides):
-        override_tasks(tree, change)
+    overrides = _rename_overrides(overrides)
+    apply_overrides(tree, overrides)
     _rename_inputs(tree)  # also in a whole section of the command line
     tasks = tree.pop("tasks", None)
     if tasks is None:
@@ -555,14 +516,17 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Setting
     elif not isinstance(tasks, dict) or not tasks or not all(isinstance(task, dict) for task in tasks.values()):
         raise SettingsError("tasks: expected a section per task, such as tasks: {coral: {kind: segmentation}}")
     errors: set[str] = set()
+    tasks = {str(name): section for name, section in tasks.items()}
     classes = {name: find_class(name, tree, section, kinds, errors) for name, section in tasks.items()}
     present = kinds.values() if None in classes.values() else dict.fromkeys(filter(None, classes.values()))
     errors.update(islice(unknown_keys(tree, merge_classes(list(present))), MAX_MISTAKES + 1))
     validated = {}
     for name, kind_class in classes.items():
-        if kind_class and (config := validate_task(str(name), tree, tasks[name], kind_class, defaults_below, errors)):
-            validated[str(name)] = config
+        if kind_class and (config := validate_task(name, tree, tasks[name], kind_class, defaults_below, errors)):
+            validated[name] = config
     errors.update(shared_targets(validated))
+    errors.update(hidden_overrides(overrides, tasks, classes))
+    errors.update(settings_of_others(validated, tasks, OF_CALL))
     if errors:
         name = "inference.input_tif:" if old_name else "inference.inputs:"
         raise list_mistakes(line.replace("inference.inputs:", name) for line in errors)

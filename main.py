@@ -35,7 +35,12 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from tasks.task import Task
 
-EXIT_CODES = """exit codes:
+HELP = """settings on the command line:
+  key.path=value             for every task of the file whose kind has the key, also where the task sets it itself
+  tasks.NAME.key.path=value  for one task; counts before an entry for all
+  The value is YAML and takes the place of what is there, also of a whole section, as in train={epochs: 3}.
+
+exit codes:
   0  done, or nothing to do          75  another run holds the lock
   2  settings cannot be used        130  interrupted by Ctrl-C; state saved
   3  data or weights cannot be used 143  interrupted by SIGTERM; state saved
@@ -89,7 +94,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "       python main.py [CONFIG] --new-config DATA [PROFILE]",
         description="Turn pictures into maps and keypoints: runs the enabled phases of every task in the settings file "
         "CONFIG. Without CONFIG: $DINOV3SEG_CONFIG, then config.yml here or in a folder above.",
-        epilog=EXIT_CODES,
+        epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -240,7 +245,9 @@ def build_task(name: str, settings: Settings, phases: Sequence[str]) -> Task:
     Examples
     --------
     >>> from config import parse_settings
-    >>> build_task("segmentation", parse_settings("model: {num_classes: 2}", (), kinds()), ()).name
+    >>> from tasks.stores import preview_stores
+    >>> with preview_stores():
+    ...     build_task("segmentation", parse_settings("model: {num_classes: 2}", (), kinds()), ()).name
     'segmentation'
     """
     from tasks.references import resolve_references
@@ -253,7 +260,7 @@ def build_task(name: str, settings: Settings, phases: Sequence[str]) -> Task:
 
 
 def build_tasks(settings: Settings, phases: dict[str, tuple[str, ...]]) -> dict[str, Task]:
-    """Make the objects of all tasks with phases, except those that wait for the export of another task.
+    """Check the files that all tasks name, and make the tasks' objects, except of those that wait for an export.
 
     Examples
     --------
@@ -261,8 +268,12 @@ def build_tasks(settings: Settings, phases: dict[str, tuple[str, ...]]) -> dict[
     >>> build_tasks(parse_settings("{}", (), kinds()), {"segmentation": ()})
     {}
     """
+    from tasks.named_files import check_named_files
     from tasks.references import awaits_export
 
+    for name, chosen in phases.items():
+        with task_in_errors(name, settings):
+            check_named_files(name, settings.tasks, chosen)
     ready = [name for name, chosen in phases.items() if chosen]
     ready = [name for name in ready if not awaits_export(settings.tasks[name], settings.tasks, phases)]
     return {name: build_task(name, settings, phases[name]) for name in ready}

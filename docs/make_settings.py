@@ -18,7 +18,9 @@ HEAD = """# Settings
 Every setting, with its default. This page is made by `python -m docs.make_settings`; a test compares it with the code.
 `python main.py --schema` prints the same as a JSON schema for editors. On the command line a setting is written with
 its path: `python main.py config.yml train.epochs=5 model.head=linear`; it holds for all tasks of the file, or for one,
-as in `tasks.segmentation.model.head=linear`. Each kind of task has its own settings: the column `kinds` names the kinds
+as in `tasks.segmentation.model.head=linear`. It comes before the file: an entry for all tasks also replaces what a task
+of the file sets itself, and an entry for one task comes before one for all. The value is YAML and takes the place of
+what is there, also of a whole section. Each kind of task has its own settings: the column `kinds` names the kinds
 that have one. At the top level of the file a setting is valid if a task's kind has it; in a task's own section it must
 be that kind's.
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +19,18 @@ from models.backbones.info import resolve_precision
 from models.base import FeatureSpec, Head
 from tasks.features import FeatureService
 from tasks.model import FeatureModel
+from tasks.named_files import check_there, sample_writes
 from tasks.runs import choose_device
-from tasks.source import FeatureSource
+from tasks.source import FeatureSource, ListedSource
+from tasks.splits import warn_of_absent
 from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View, views_of
+from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound=TaskConfig)
 DESCRIBED = frozenset(  # what `describe_model` writes and `restored_settings` needs
@@ -79,6 +86,33 @@ class FeatureTask(Task):
     @override
     def setup(self) -> None:
         self.features.setup()
+        for note in self.odd_sides() if distributed.is_main() else ():
+            tell_once(note)
+
+    def odd_sides(self) -> list[str]:
+        """Say which sizes in the settings are no whole number of the backbone's patches, and what comes of it.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().odd_sides(), len(scene_task("prepare.tile_size=34").odd_sides())
+        ([], 1)
+        """
+        return []
+
+    def beside_patch(self, key: str, side: int) -> str:
+        """Say of a size that it is no whole number of patches, and which are near; empty where it is one.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().beside_patch("prepare.tile_size", 34), scene_task().beside_patch("prepare.tile_size", 36)
+        ('prepare.tile_size: 34 is no multiple of 4, the patch of the backbone (32 and 36 are)', '')
+        """
+        patch = self.features.info.patch_size
+        below, above = side // patch * patch, -(-side // patch) * patch
+        near = f"{below} and {above} are" if below else f"{above} is"
+        return f"{key}: {side} is no multiple of {patch}, the patch of the backbone ({near})" if side % patch else ""
 
     @property
     @abstractmethod
@@ -100,6 +134,21 @@ class FeatureTask(Task):
         enabled = self.settings.enabled_phases
         named = [getattr(self.settings, phase).checkpoint for phase in ("evaluate", "inference") if phase in enabled]
         return any(named) and not {"prepare", "verify", "train"} & set(enabled)
+
+    def plan_before_sample(self) -> list[str]:
+        """The lines of `check` while prepare has yet to write the sample; lists that it will draw are announced.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task("dataset.sample={enable: true, folder: /no/such}").plan_before_sample()
+        ['the sample is not in /no/such yet; prepare writes it']
+        """
+        warn_of_absent(self.name, self.settings)
+        if "inference" in self.settings.enabled_phases and isinstance(self.source, ListedSource):
+            self.source.inference_sources()
+        sample = getattr(self.settings.dataset, "sample", None)  # kinds that draw one have it
+        return [f"the sample is not in {sample.folder} yet; prepare writes it"] if sample else []
 
     # -- model
 
@@ -259,7 +308,12 @@ class FeatureTask(Task):
 
     @staticmethod
     def restored_settings(settings: Config, description: dict[str, Any], path: Path) -> Config:
-        """Settings with the model of a checkpoint; a setting of the file that differs from it is an error.
+        """Settings with the model of a checkpoint; another head in the file is an error, what else differs is told.
+
+        Raises
+        ------
+        DataError
+            If the file asks for another head.
 
         Examples
         --------
@@ -280,6 +334,8 @@ class FeatureTask(Task):
         # checkpoints of older versions name no precision: their heads were trained in fp32
         computed = {"features": description["features"], "precision": description.get("train_precision", "fp32")}
         train = settings.train.model_copy(update=computed)
+        warn_of_unused(settings.model, "model", given, path)
+        warn_of_unused(settings.train, "train", computed, path)
         return settings.model_copy(update={"model": model, "prepare": prepare, "train": train})
 
     def refuse_other_backbone(self, description: dict[str, Any], path: Path) -> None:
@@ -315,13 +371,52 @@ class FeatureTask(Task):
         return views_of(tta.horizontal_flip, tta.vertical_flip, tta.quarter_turns)
 
 
-def refuse_unused_sample(settings: Any, name: str) -> None:
-    """Refuse to write the sample if the pictures or labels in `paths.<name>` are in another folder.
+@cache
+def tell_once(text: str, level: int = logging.INFO) -> None:
+    """Log a line, once in a process, however many phases come to it.
+
+    Examples
+    --------
+    >>> tell_once("a side"), tell_once("a side"), tell_once.cache_info().hits > 0
+    (None, None, True)
+    """
+    logger.log(level, text)
+
+
+def warn_of_unused(section: Any, where: str, described: dict[str, Any], path: Path) -> None:
+    """Say once which settings of the file have no effect, as the model of a checkpoint was trained with others.
+
+    Blocks named by a word or from the end are not compared.
+
+    Examples
+    --------
+    >>> from config import ModelConfig
+    >>> section = ModelConfig(precision="bf16", head_options={"width": 8})
+    >>> warn_of_unused(section, "model", {"precision": "fp32", "head_options": {"width": 8, "depth": 2}}, Path("a"))
+    >>> tell_once.cache_info().currsize > 0
+    True
+    """
+    for key, value in described.items():
+        setting = getattr(section, key)
+        if key not in section.model_fields_set or setting in (value, "auto", None):
+            continue
+        if isinstance(setting, dict) and setting.items() <= value.items():
+            continue
+        if key == "layers" and not all(isinstance(index, int) and index >= 0 for index in setting):
+            continue
+        text = f"{where}.{key}: {setting!r} has no effect on {path}, which was trained with {value!r}; drop it"
+        tell_once(text, logging.WARNING)
+
+
+def refuse_unused_sample(settings: Any, name: str, files: Sequence[str] = ()) -> None:
+    """Refuse to write the sample if the pictures or labels in `paths.<name>` are elsewhere, or not among its `files`.
 
     Raises
     ------
     SettingsError
         If a path is outside the folder of the sample.
+    DataError
+        If a path is inside, but not there, and the sample does not have it either.
 
     Examples
     --------
@@ -343,6 +438,8 @@ dataset.sample.folder (data/sample); set it to false to use your own
                 f"dataset.sample.enable: true, but paths.{name} is {source}, outside dataset.sample.folder "
                 f"({sample.folder}); set it to false to use your own"
             )
+        if sample.enable and not sample_writes(settings, source, files):
+            check_there(f"paths.{name}", source)
 
 
 def refuse_other(section: Any, where: str, described: dict[str, Any], path: Path) -> None:

@@ -29,6 +29,7 @@ from utils.formats.pictures import picture_bytes
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Skeleton
 from utils.media.thumbnails import thumbnail
 from utils.media.videos import VideoReader, is_video
+from utils.raster.gdal import refuse_other_encoding
 from utils.raster.inputs import find_inputs
 from utils.raster.pictures import decode_rgb
 from utils.samples.files import write_foxes
@@ -339,7 +340,7 @@ class LabelledSource(ListedSource[PictureT]):
         ]
 
     def find_inputs(self, sources: list[str]) -> dict[str, Path]:
-        """Pictures and videos to predict, by their ids.
+        """Pictures and videos to predict, by their ids; those whose names no table can hold are left out, and told.
 
         Raises
         ------
@@ -355,9 +356,18 @@ class LabelledSource(ListedSource[PictureT]):
         utils.errors.DataError: inference.inputs: /no/such.png: no such file or folder
         """
         try:
-            return name_inputs(find_inputs(sources, is_result=self.labels.is_result))
+            inputs = name_inputs(find_inputs(sources, is_result=self.labels.is_result))
         except DataError as error:
             raise DataError(f"inference.inputs: {error}") from error
+        unreadable = {}
+        for name in list(inputs):
+            try:
+                refuse_other_encoding(inputs[name].name)  # no table could name its result
+            except DataError as error:
+                unreadable[name] = error
+                del inputs[name]
+        self.unreadable = unreadable
+        return inputs
 
     @override
     @contextmanager

@@ -14,9 +14,12 @@ from tasks import kinds, load_task
 from tasks.draft import Draft, NoLabelsError
 from utils.errors import DataError, SettingsError
 from utils.formats.other_files import describe_other
+from utils.formats.recognise import formats_in
 from utils.logging import VerbosityLogger
+from utils.raster.label_layout import find_layout
 from utils.runtime.files import write_bytes
 from utils.runtime.setting_files import set_value
+from utils.runtime.setting_tasks import apply_overrides
 from utils.runtime.strict_yaml import UniqueKeyLoader
 
 NO_PROFILE = "none"
@@ -70,6 +73,8 @@ def write_new_config(
     (12, 7)
     """
     target, path = Path(target), Path(source).expanduser().absolute()
+    from tasks.stores import preview_stores
+
     if target.exists():
         raise SettingsError(f"{target}: already exists; name another file, or remove it")
     if not path.exists():
@@ -87,12 +92,12 @@ def write_new_config(
         log.info(f"data: suggestion: {line}")
     name = name_of(path if target.stem in _PLAIN_NAMES else Path(target.name))
     draft.tree["tasks"] = {name: {"kind": draft.kind, **draft.task}}
-    for override in overrides:
-        set_value(draft.tree, override)
+    apply_overrides(draft.tree, overrides)
     text = settings_text(draft, path, target)
     settings = parse_settings(text, (), kinds()).tasks[name]
-    for line in load_task(draft.kind)(name, settings).check():  # what would stop a run is said before the file is there
-        log.info(f"check: {line}")
+    with preview_stores():  # what would stop a run is said before the file is there, and no store is begun
+        for line in load_task(draft.kind)(name, settings).check():
+            log.info(f"check: {line}")
     write_bytes(target, text.encode())
     log.info(f"wrote {target}; look at it, then: python main.py {target}")
     return target
@@ -121,12 +126,45 @@ def draft_settings(path: Path, changes: dict[str, Any], log: VerbosityLogger) ->
     found: list[str] = []
     for draft in (draft_keypoints, draft_detection, draft_segmentation):
         try:
-            return draft(path, changes, log)
+            drafted = draft(path, changes, log)
+            drafted.figures += labels_left_out(path, drafted.kind)
+            return drafted
         except NoLabelsError as error:
             found.append(str(error))
         except DataError as error:
             raise DataError(*found, str(error)) from error
     raise DataError(*found)
+
+
+def labels_left_out(path: Path, kind: str) -> list[str]:
+    """Say which labels a folder holds for another kind of task than the one that is chosen.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import write_pictures
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_pictures(folder)
+    >>> labels_left_out(folder, "keypoints")  # doctest: +ELLIPSIS
+    ['2 masks or vectors, such as labels/scene_0.tif, are not used: these settings are for keypoints; ...']
+    >>> labels_left_out(folder, "segmentation")
+    []
+    """
+    if not path.is_dir():
+        return []
+    cure = f"not used: these settings are for {kind}; to learn from them, name them alone after --new-config"
+    if kind == "segmentation":
+        return [
+            f"{name} labels, such as {file.relative_to(path)}, are {cure}" for name, file in formats_in(path).items()
+        ]
+    try:
+        layout = find_layout(path)
+    except DataError:
+        return []
+    labels = [label for label in layout.labels if label.is_relative_to(path)]
+    if not labels or not any(picture.is_relative_to(path) for picture in layout.pictures):
+        return []  # a folder of pictures with a word for labels in its name
+    return [f"{len(labels)} masks or vectors, such as {labels[0].relative_to(path)}, are {cure}"]
 
 
 def name_of(path: Path) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tasks.batching import plan_batches
 from tasks.item import Item
 from tasks.sample import Batch, Progress, Sample
+from tasks.stores import advice_to_prepare
 from tasks.task import Task
 from utils.data import Entry, PrecomputedDataset, SampleRef
 from utils.errors import DataError
@@ -136,7 +137,7 @@ def prepared_items(task: Task, store: FeatureStore, split: str, where: str) -> l
         total = len(prepared) + len(missing)
         raise DataError(
             f"{where}: {len(missing)} of {total} {split} items are not prepared (first: {missing[0]}); "
-            "run prepare (set prepare.enable: true); it makes only what is missing"
+            f"{advice_to_prepare(task.settings, where, store.folder)}; it makes only what is missing"
         )
     return prepared
 

@@ -48,10 +48,21 @@ class Reference:
         --------
         >>> Reference("model.backbone", "export", ("embedded",)).task(TaskConfig(), {"embedded": TaskConfig()})
         """
+        value = self.value(settings)
+        return value if value in tasks and value not in self.reserved else None
+
+    def value(self, settings: TaskConfig) -> str | None:
+        """Give the text of the setting; None if it is not set, or the kind does not have it.
+
+        Examples
+        --------
+        >>> Reference("model.backbone", "export").value(TaskConfig())
+        'embedded'
+        """
         value: Any = settings
         for key in self.setting.split("."):
             value = getattr(value, key, None)  # a kind may have no training, or no backbone
-        return value if isinstance(value, str) and value in tasks and value not in self.reserved else None
+        return value if isinstance(value, str) else None
 
 
 def references_of(settings: TaskConfig) -> list[Reference]:
@@ -203,5 +214,10 @@ def made_by(name: str, settings: TaskConfig, reference: Reference) -> Path:
     output_dir = settings.export.output_dir
     folder = Path(expand_path(output_dir)) if output_dir else run / "export"
     if not folder.is_dir():
-        raise DataError(f"{reference.setting}: {name} has exported nothing yet; set tasks.{name}.export.enable: true")
+        cure = (
+            f"run {name}.export, which --only leaves out"
+            if settings.export.enable
+            else f"set tasks.{name}.export.enable: true"
+        )
+        raise DataError(f"{reference.setting}: {name} has exported nothing yet; {cure}")
     return folder

@@ -363,7 +363,7 @@ class ListedSource(FeatureSource[ItemT]):
     @override
     def items(self, split: str) -> list[ItemT]:
         if split == "inference":
-            return self.input_items(self._inference_sources())
+            return self.input_items(self.inference_sources())
         if split == "inputs":
             return [item for name in self.names() for item in self.named(name, split)]
         chosen = self._of_split(split)
@@ -435,7 +435,7 @@ class ListedSource(FeatureSource[ItemT]):
             if not any(self.overlap(item, other) for other in tested.get(self.picture_of(item), []))
         ]
 
-    def _inference_sources(self) -> list[str]:
+    def inference_sources(self) -> list[str]:
         """Give the paths to predict.
 
         Raises
@@ -446,7 +446,7 @@ class ListedSource(FeatureSource[ItemT]):
         Examples
         --------
         >>> from tasks.example import scene_task
-        >>> scene_task("inference.inputs=a.tif").source._inference_sources()
+        >>> scene_task("inference.inputs=a.tif").source.inference_sources()
         ['a.tif']
         """
         listed = self.settings.inference.inputs

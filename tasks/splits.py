@@ -22,6 +22,7 @@ OTHER_PICTURES = "run prepare, which draws its own lists anew, or mend a list of
 MADE = ("train", "val")  # lists that prepare writes when they are absent
 LIST_SPLITS = (*MADE, "test")
 MADE_BY_PREPARE = "# made by prepare: "
+MOST_DRAWN_AGAIN, TRIES = 200, 50  # units of which each is a noticeable share, and draws to find a better share
 IDS = "; ids "  # before the digest of the ids, which shows whether a person changed the list
 
 
@@ -114,7 +115,7 @@ def settle_lists(
     SettingsError
         If a list is kept and `train.val_fraction` is not the value that it was made with.
     DataError
-        If only one of the two lists exists, or the test list that the settings name does not.
+        If only one of the two lists exists, the test list that the settings name does not, or a name cannot be listed.
 
     Examples
     --------
@@ -147,12 +148,15 @@ def settle_lists(
             "%s: drawn anew, as it was made for other pictures or settings (%s; now %s)", existing[0], made, recipe
         )
     warn_of_absent(name, settings)
+    refuse_unlistable(pictures)
     drawn = dict(zip(MADE, draw(), strict=True))
     if write:
         for path, split in zip(paths, MADE, strict=True):
             write_list(path, drawn[split], recipe)
+        share = len(drawn["val"]) / max(len(drawn["train"]) + len(drawn["val"]), 1)
         counts = (
-            f"{len(drawn['train'])} ids to train on in {paths[0]}, {len(drawn['val'])} to validate on in {paths[1]}"
+            f"{len(drawn['train'])} ids to train on in {paths[0]}, {len(drawn['val'])} to validate on in {paths[1]} "
+            f"({share:.0%} of them; train.val_fraction is {settings.train.val_fraction:g})"
         )
         logger.info("splits: drawn at random (%s): %s", recipe, counts)
     return drawn
@@ -485,6 +489,46 @@ def stratified_choice(counts: np.ndarray, fraction: float, generator: np.random.
     if chosen.all():
         chosen[order[-1]] = False
     return chosen
+
+
+def nearest_choice(counts: np.ndarray, fraction: float, generator: np.random.Generator) -> np.ndarray:
+    """Choose as `stratified_choice` does, again where a few large units make the share far from `fraction`.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (N, K)
+        Labelled pixels of each unit and class.
+    fraction : float
+        Share of the pixels to choose.
+    generator : numpy Generator
+        Breaks ties.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+        The choice with the share nearest to `fraction`, among those that hold no class less than the first one.
+
+    Examples
+    --------
+    >>> counts = np.array([[8, 1, 0], [8, 0, 1], [8, 1, 1], [8, 1, 1], [9, 0, 0], [9, 0, 0], [9, 0, 0], [9, 0, 0]])
+    >>> [int(nearest_choice(counts, 0.2, np.random.default_rng(seed)).sum()) for seed in range(4)]
+    [2, 2, 2, 2]
+    """
+    best = stratified_choice(counts, fraction, generator)
+    if not 2 <= len(counts) <= MOST_DRAWN_AGAIN:
+        return best
+
+    def look(chosen: np.ndarray) -> tuple[int, float]:
+        return int(counts[chosen].any(axis=0).sum()), abs(counts[chosen].sum() / counts.sum() - fraction)
+
+    for _ in range(TRIES):
+        classes, apart = look(best)
+        if apart <= 0.5 / len(counts):
+            break
+        other = stratified_choice(counts, fraction, generator)
+        if look(other)[0] >= classes and look(other)[1] < apart:
+            best = other
+    return best
 
 
 def _stays_in_training(counts: np.ndarray, chosen: np.ndarray, unit: int) -> bool:

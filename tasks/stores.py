@@ -128,3 +128,25 @@ def preview_stores() -> Iterator[None]:
         yield
     finally:
         _previews.pop()
+
+
+def advice_to_prepare(settings: TaskConfig, phase: str, folder: Path) -> str:
+    """What to do where a phase does not find in the store at `folder` what prepare makes, by what the settings say.
+
+    Examples
+    --------
+    >>> advice_to_prepare(TaskConfig(), "train", Path("processed"))
+    'run prepare (set prepare.enable: true)'
+    >>> enabled = TaskConfig(prepare={"enable": True})
+    >>> advice_to_prepare(enabled, "train", Path("processed"))
+    'run prepare, which is enabled, in the same call or before (--only must not leave it out)'
+    >>> advice_to_prepare(enabled, "train", Path("here"))
+    'prepare stores in processed, but train reads here; give prepare.processed_dir and train.processed_dir one folder'
+    """
+    stores_in = settings.processed_dir("prepare")
+    if folder.resolve() != stores_in.resolve():
+        both = f"give prepare.processed_dir and {phase}.processed_dir one folder"
+        return f"prepare stores in {stores_in}, but {phase} reads {folder}; {both}"
+    if settings.prepare.enable:
+        return "run prepare, which is enabled, in the same call or before (--only must not leave it out)"
+    return "run prepare (set prepare.enable: true)"

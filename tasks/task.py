@@ -25,9 +25,7 @@ from tasks.runs import choose_device
 from tasks.source import Source
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import IDENTITY, View
-from utils.raster.inputs import find_inputs
 from utils.report.tables import require_tensorboard
-from utils.runtime.checkpoints import find_file
 
 if TYPE_CHECKING:
     from utils.runtime.checkpoints import Checkpoint
@@ -63,31 +61,6 @@ def check_folder(setting: str, path: str | None) -> None:
         raise SettingsError(f"{setting}: {folder}: the folder {there} cannot be written; name another one")
 
 
-def check_named_pictures(settings: TaskConfig) -> None:
-    """Refuse `evaluate.inputs` and `evaluate.labels` that are not there, before work starts.
-
-    Raises
-    ------
-    DataError
-        If a file or folder does not exist, or holds no picture.
-
-    Examples
-    --------
-    >>> check_named_pictures(TaskConfig(evaluate={"inputs": "/no/such/folder"}))
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: evaluate.inputs: /no/such/folder: no such file or folder
-    """
-    inputs, labels = settings.evaluate.inputs, getattr(settings.evaluate, "labels", None)
-    if inputs is not None:
-        try:
-            find_inputs([settings.paths.locate(entry) for entry in ([inputs] if isinstance(inputs, str) else inputs)])
-        except DataError as error:
-            raise DataError(f"evaluate.inputs: {error}") from None
-    if labels is not None and not Path(settings.paths.locate(labels)).exists():
-        raise DataError(f"evaluate.labels: {settings.paths.locate(labels)}: no such file or folder")
-
-
 class Task(ABC):
     """One kind of job, with a name and settings; one object per task and run.
 
@@ -111,6 +84,7 @@ class Task(ABC):
     absent: ClassVar[Mapping[str, str]] = {}  # phase that the kind does not have -> advice
     primary: ClassVar[str]  # the metric that chooses the best checkpoint; larger is better
     plotted: ClassVar[tuple[str, ...]] = ()  # scores that training.png shows; none: all
+    sample_files: ClassVar[tuple[str, ...]] = ()  # that prepare writes below dataset.sample.folder; none: not known
 
     trained_as: dict[str, Any] | None = None
     source: Source
@@ -160,23 +134,16 @@ class Task(ABC):
         Raises
         ------
         SettingsError, DataError
-            If a device, checkpoint or folder cannot be used.
+            If a device or folder cannot be used.
         """
         for phase in phases:
             choose_device(self.settings.device(phase))
         if "train" in phases and self.settings.train.tensorboard:
             require_tensorboard()
-        for phase in (name for name in ("evaluate", "inference") if name in phases):
-            checkpoint = getattr(self.settings, phase).checkpoint
-            if checkpoint and "train" not in phases:  # training may write it
-                find_file(Path(expand_path(checkpoint)), "checkpoint")
         if "train" in phases:
             check_folder("train.weights_dir", self.settings.train.weights_dir)
         for phase in (name for name in ("inference", "export") if name in phases):
             check_folder(f"{phase}.output_dir", getattr(self.settings, phase).output_dir)
-
-        if "evaluate" in phases and self.settings.evaluate.names_pictures:
-            check_named_pictures(self.settings)
 
     @classmethod
     def settings_for_named(cls, settings: Any) -> Any:

@@ -223,6 +223,118 @@ def test_the_command_line_reaches_tasks_that_set_a_key_themselves():
     assert {name: task.model.head for name, task in settings.tasks.items()} == {"quick": "unet", "other": "unet"}
 
 
+ALL = ("maps", "animals", "more")
+TWO = """
+train: {epochs: 9, batch_size: 3}
+tasks:
+  maps:
+    dataset: {classes: [a, b], label_mapping: {1: a, 2: b}}
+    train: {epochs: 5, loss: {ce_weight: 2.0, dice_weight: 3.0}}
+    inference: {input_tif: a.tif}
+  animals: {kind: keypoints, train: {epochs: 7}, inference: {inputs: [a.png, b.png]}, keypoints: {formats: [csv]}}
+  more: {kind: distill, distill: {probe: null}, train: }
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "expected"),
+    [
+        ("train.epochs=1", lambda task: task.train.epochs, {"maps": 1, "animals": 1, "more": 1}),
+        ("tasks.maps.train.epochs=1", lambda task: task.train.epochs, {"maps": 1, "animals": 7, "more": 9}),
+        ("inference.inputs=[x.png]", lambda task: task.inference.inputs, {"maps": ["x.png"], "animals": ["x.png"]}),
+        ("inference.input_tif=x.png", lambda task: task.inference.inputs, {"maps": "x.png", "animals": "x.png"}),
+        ("keypoints.formats=[json]", lambda task: task.keypoints.formats, {"animals": ["json"]}),
+        ("train.loss={ce_weight: 4.0}", lambda task: task.train.loss.dice_weight, {"maps": 1.0}),
+        ("train.loss.ce_weight=4.0", lambda task: task.train.loss.dice_weight, {"maps": 3.0}),
+        ("train={patience: 2}", lambda task: (task.train.epochs, task.train.patience), dict.fromkeys(ALL, (30, 2))),
+        ("dataset.label_mapping.1=b", lambda task: task.dataset.label_mapping, {"maps": {"1": "b", 2: "b"}}),
+        ("tasks.maps.dataset.label_mapping.1=b", lambda task: task.dataset.label_mapping, {"maps": {1: "b", 2: "b"}}),
+        ("distill.probe={config: x}", lambda task: task.distill.probe.config, {"more": "x"}),
+        ("distill.probe.config=x", lambda task: task.distill.probe.config, {"more": "x"}),
+        ("train={loss: {ce_weight: 4.0}}", lambda task: task.train.loss.ce_weight, {"maps": 4.0}),
+        ("resources.safe_mode=true", lambda task: task.prepare.batch_size, dict.fromkeys(ALL, 1)),
+    ],
+)  # fmt: skip
+def test_the_command_line_reaches_every_task_whose_kind_has_the_key(override, read, expected):
+    tasks = parse_settings(TWO, [override], kinds()).tasks
+    assert {name: read(tasks[name]) for name in expected} == expected
+
+
+def test_an_empty_section_of_a_task_hides_nothing_of_the_file_or_of_the_command_line():
+    text = "train: {epochs: 9}\ntasks: {maps: {train: }}"
+    assert parse_settings(text, (), kinds()).shared.train.epochs == 9
+    assert parse_settings(text, ["train.patience=2"], kinds()).shared.train.patience == 2
+    assert parse_settings("train:", ["train.epochs=2"], kinds()).shared.train.epochs == 2
+
+
+def test_a_profile_on_the_command_line_lies_below_the_tasks_own_keys(tmp_path):
+    (tmp_path / "own.yml").write_text("train: {epochs: 4, patience: 6}")
+    text = "tasks: {a: {kind: keypoints, profile: small_data, train: {epochs: 5}}}"
+    task = parse_settings(text, [f"profile={tmp_path}/own.yml"], kinds()).shared
+    assert (task.train.epochs, task.train.patience) == (5, 6)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_more_special_entry_of_the_command_line_counts_wherever_it_stands(turned):
+    entries = [
+        "train.epochs=1",
+        "tasks.animals.train.epochs=2",
+        "train={batch_size: 4}",
+        "tasks.animals.train={epochs: 6}",
+    ]
+    tasks = parse_settings(TWO, entries[::-1] if turned else entries, kinds()).tasks
+    assert [task.train.epochs for task in tasks.values()] == [1, 2, 1]
+    assert [task.train.batch_size for task in tasks.values()] == [4, 4, 4]
+    assert parse_settings(TWO, ["train.epochs=1", "train.epochs=3"], kinds()).shared.train.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (
+            TWO,
+            ["keypoints.formats=[json]", "tasks.animals.keypoints.formats=[csv]"],
+            "keypoints.formats=[json]: reaches no task, as tasks.animals.keypoints.formats comes before it",
+        ),
+        (
+            "kind: keypoints",
+            ["train.epochs=1", "tasks.keypoints.train={epochs: 2}"],
+            "train.epochs=1: reaches no task, as tasks.keypoints.train.epochs comes before it",
+        ),
+        (
+            TWO,
+            ["tasks.animals.resources.omp_threads=1"],
+            "tasks.animals.resources.omp_threads: counts for the whole call, which takes that of the first task, maps",
+        ),
+        (TWO, ["tasks.more.logging={level: debug}"], "tasks.more.logging.level: counts for the whole call"),
+        (TWO, ["distill.prob=1"], "distill.prob: unknown key, did you mean 'probe'?"),
+    ],
+)  # fmt: skip
+def test_what_reaches_no_task_is_never_silent(text, overrides, message):
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        parse_settings(text, overrides, kinds())
+
+
+def test_settings_of_the_call_may_stand_in_the_first_task_or_be_equal():
+    text = "tasks: {a: {logging: {level: debug}}, b: {logging: {level: debug}}, c: {}}"
+    assert parse_settings(text, (), kinds()).shared.logging.level == "debug"
+
+
+def test_tasks_named_by_numbers_are_reached():
+    settings = parse_settings("tasks: {1: {train: {epochs: 5}}, 2: {}}", ["tasks.1.train.epochs=3"], kinds())
+    assert {name: task.train.epochs for name, task in settings.tasks.items()} == {"1": 3, "2": 30}
+
+
+@pytest.mark.parametrize("kind", sorted(kinds()))
+@pytest.mark.parametrize("key", ["prepare.workers", "verify.workers", "train.num_workers", "resources.omp_threads"])
+def test_numbers_of_threads_are_bounded(kind, key):
+    read = parse_settings(f"kind: {kind}", [f"{key}=1024"], kinds()).shared
+    part, name = key.split(".")
+    assert getattr(getattr(read, part), name) == 1024
+    with pytest.raises(SettingsError, match=rf"^{re.escape(key)}: expected .*1024"):
+        parse_settings(f"kind: {kind}", [f"{key}=1025"], kinds())
+
+
 MIXED = "tasks: {maps: {kind: segmentation}, animals: {kind: keypoints}}"
 
 

@@ -31,6 +31,7 @@ from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint
+from utils.samples.files import FOX_FILES
 
 SCALING = ("shortest_edge", "longest_edge", "pad_size")  # of samples: a head knows no other
 PREDICTING = ("windows", "window_overlap", "min_score", "suppression", "iou", "max_detections")  # kept in checkpoints
@@ -59,6 +60,7 @@ class DetectionTask(LabelledTask):
     kind = "detection"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "AP"
+    sample_files = FOX_FILES
     plotted: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75")
 
     source: DetectionSource
@@ -98,9 +100,10 @@ class DetectionTask(LabelledTask):
 
     @override
     def check(self) -> list[str]:
-        sample, data = self.settings.dataset.sample, self.labels
+        data = self.labels
         if self.awaits_sample():
-            return [f"the sample is not in {sample.folder} yet; prepare writes it"]
+            self.features.setup()
+            return self.plan_before_sample()
         inputs = self.source.items("inference") if self.settings.inference.enable else []
         predicted = [f"inference: {item.id}" for item in inputs]
         if self.settings.paths.label_path is None and self.works_from_checkpoint():
@@ -198,7 +201,7 @@ class DetectionTask(LabelledTask):
         super().preflight(phases)
         self.check_init()
         if "prepare" in phases:
-            refuse_unused_sample(self.settings, "label_path")
+            refuse_unused_sample(self.settings, "label_path", self.sample_files)
         if self.settings.dataset.sample.enable and not self.labels.fixed:  # prepare writes the sample
             model = self.settings.model
             read_head_options(model.head_options, find_head(self.kind, model.head).Options)

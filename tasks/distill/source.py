@@ -107,7 +107,8 @@ class CropSource(ListedSource[CropItem]):
     @override
     def split_recipe(self) -> str:
         seed, fraction, options = self.settings.resources.seed, self.settings.train.val_fraction, self.options
-        crops = f"crops of {options.crop} pixels, blocks of {self._block_side()}, a frame in {options.frame_step}"
+        blocks = f"blocks of {self._block_side()}, photos whole"
+        crops = f"crops of {options.crop} pixels, {blocks}, a frame in {options.frame_step}"
         return f"seed {seed}, val_fraction {fraction:g}, {crops}, items {digest_json(sorted(self.units))[:8]}"
 
     @override
@@ -121,16 +122,45 @@ class CropSource(ListedSource[CropItem]):
         fraction, seed = self.settings.train.val_fraction, self.settings.resources.seed
         photos = sorted({self.units[name].picture.name for name in ids if not self.units[name].picture.frames})
         by = choose_groups(photos, self._thumbnail, "write the split lists yourself, whole videos in each")
-        if by == "picture":
+        groups: dict[str, list[str]] = {}
+        for name in ids:
+            groups.setdefault(self._group(self.units[name], by, len(photos)), []).append(name)
+        if len(groups) == 1:  # parts of one picture
+            groups = {name: [name] for name in ids}
+        if len(groups) == len(ids):
             order = np.random.default_rng(seed).permutation(len(ids))
             val = {ids[index] for index in order[: min(max(round(fraction * len(ids)), 1), len(ids) - 1)]}
         else:
-            groups: dict[str, list[str]] = {}
-            for name in ids:
-                picture = self.units[name].picture
-                groups.setdefault(name if picture.frames else group_of(picture.name, by), []).append(name)
             val = set(draw_groups(groups, fraction, seed))
         return [name for name in ids if name not in val], sorted(val)
+
+    def _group(self, item: CropItem, by: str, number: int) -> str:
+        """What a drawn split keeps together with an item: its video, its photo, or nothing but itself.
+
+        Parameters
+        ----------
+        item : CropItem
+            A picture, a block or a segment.
+        by : str
+            As `choose_groups` gives it.
+        number : int
+            Pictures that are no videos.
+
+        Examples
+        --------
+        >>> from tasks.distill.example import student_task
+        >>> source = student_task("distill.block=null").source
+        >>> units = [item for item in source.units.values() if not item.picture.frames]
+        >>> sorted({source._group(item, "picture", 4) for item in units}), len(units)
+        (['photo_0', 'photo_1', 'photo_2', 'scene'], 15)
+        """
+        picture = item.picture
+        if picture.frames:
+            return item.id
+        if by != "picture":
+            return group_of(picture.name, by)
+        photo = number >= 2 and self.files.open(picture.paths, 1.0).crs is None  # its crops are too much alike
+        return picture.name if photo or (number >= MANY_PICTURES and self.options.block is None) else item.id
 
     def _thumbnail(self, name: str) -> np.ndarray:
         """Thumbnail (32, 32) of a photo or raster.

@@ -16,7 +16,7 @@ from tasks.keypoints.items import PoseItem, usable
 from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.survey import suggestions, survey
 from utils.errors import DataError
-from utils.formats.recognise import find_source
+from utils.formats.recognise import find_source, other_formats
 from utils.formats.types import BOX_FORMATS, AnnotatedPicture
 from utils.logging import VerbosityLogger
 
@@ -47,13 +47,16 @@ def draft_keypoints(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
     >>> draft.figures[0], draft.task["keypoints"]["formats"]
     ('12 pictures, 0 of them without an animal; 22 animals, at most 3 in a picture', ['csv', 'json', 'video'])
     """
+    given = dict(changes.get("keypoints") or {})
     try:
-        source, found = find_source(place_of(path))
-        if found in BOX_FORMATS or (found == "yolo" and source.is_dir()):  # rows alone do not tell what they hold
-            raise DataError(f"{path}: labels of format {found} without keypoints")
+        source, taken = find_source(place_of(path), given.get("format", "auto"))
+        if taken in BOX_FORMATS or (taken == "yolo" and source.is_dir()):  # rows alone do not tell what they hold
+            raise DataError(f"{path}: labels of format {taken} without keypoints")
+        others = other_formats(path, taken)
     except DataError as error:
         raise NoLabelsError(f"no keypoints: {error}") from None
-    labels = labels_of(path, changes)
+    chosen = {"format": taken} if others else {}  # so that the file says it
+    labels = labels_of(path, {**changes, "keypoints": chosen | given})
     pictures = [picture for _, picture in labels.pictures.values()]
     if not any(usable(picture) for picture in pictures):
         raise NoLabelsError(f"no keypoints: {path}: {len(pictures)} pictures, but no keypoint is labelled in them")
@@ -67,7 +70,9 @@ def draft_keypoints(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
         "inference": {"enable": False, "inputs": "/path/to/video.mp4"},
     }
     advice.append("model.backbone: facebook/dinov2-small, or the folder of its weights, is better and slower")
-    keypoints = {"short_side": labels.keypoints.short_side, "formats": ["csv", "json", "video"]}
+    if others:
+        figures.append(f"{others}; to read those, write keypoints.format=NAME after the command, or name their file")
+    keypoints = chosen | {"short_side": labels.keypoints.short_side, "formats": ["csv", "json", "video"]}
     return Draft("keypoints", tree, figures, advice, {"keypoints": keypoints})
 
 

@@ -23,7 +23,7 @@ from tasks.result_files import MADE_BY, result_path
 from utils.errors import DataError
 from utils.formats.coco.label_ids import LabelIds
 from utils.formats.types import Skeleton
-from utils.keypoints.drawing import draw_poses, mark_radius
+from utils.keypoints.drawing import draw_names, draw_poses, mark_radius
 from utils.media.overlays import ENDING as OVERLAY_ENDING
 from utils.media.overlays import write_overlay_picture
 from utils.media.videos import VideoReader, VideoWriter, is_video
@@ -202,7 +202,7 @@ def labelme_shapes(name: str, row: np.ndarray, group: int, radius: float) -> Ite
 
 
 def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, path: Path) -> None:
-    """Draw the animals over each frame of a video.
+    """Draw the animals with the names of their points over each frame of a video.
 
     Examples
     --------
@@ -224,11 +224,12 @@ def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, pa
     with VideoWriter(path, size, reader.fps or DEFAULT_FPS) as video:
         for index, image in enumerate(reader.frames()):
             drawn = draw_poses(image, poses.get(index, []), skeleton.edges, radius=radius)
+            draw_names(drawn, poses.get(index, []), skeleton.names, radius)
             video.write(np.concatenate([drawn, legend]))
 
 
 def write_picture_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, path: Path) -> None:
-    """Draw the animals over a picture, above the names of the keypoints.
+    """Draw the animals with the names of their points over a picture, above a legend.
 
     Examples
     --------
@@ -247,6 +248,7 @@ def write_picture_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skel
     image = decode_picture(item.picture)
     poses = [pose_array(animal) for frame in frames for animal in frame["instances"]]
     drawn = draw_poses(image, poses, skeleton.edges)
+    draw_names(drawn, poses, skeleton.names, mark_radius(drawn.shape[:2], poses))
     write_overlay_picture(path, np.concatenate([drawn, keypoint_legend(skeleton, drawn.shape[1])]))
 
 
@@ -354,11 +356,12 @@ def csv_lines(rows: Sequence[tuple[str, int, int, dict[str, Any]]], skeleton: Sk
     picture,frame,animal,score,nose_x,nose_y,nose_score,tail_x,tail_y,tail_score
     a,0,0,0.5,1.0,2.0,0.9,,,0.01
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     columns = [f"{name}_{part}" for name in skeleton.names for part in ("x", "y", "score")]
-    writer.writerow([*CSV_COLUMNS, *columns])
+    lines: list[list] = [[*CSV_COLUMNS, *columns]]
     for name, frame, number, animal in rows:
         cells = [value if np.isfinite(value) else "" for value in pose_array(animal).reshape(-1).tolist()]
-        writer.writerow([name, frame, number, animal["score"], *cells])
-    yield from io.StringIO(buffer.getvalue())
+        lines.append([name, frame, number, animal["score"], *cells])
+    for line in lines:
+        buffer = io.StringIO()
+        csv.writer(buffer).writerow(line)  # with its own end of line, "\r\n", it quotes names with either of them
+        yield buffer.getvalue().removesuffix("\r\n") + "\n"

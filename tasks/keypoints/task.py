@@ -24,6 +24,7 @@ from tasks.keypoints.rules import Decision, automatic_settings
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.source import PoseSource
 from tasks.labelled import LabelledTask
+from tasks.named_files import check_there, located
 from tasks.predictor import Predictor
 from tasks.result_files import ResultFiles
 from utils.errors import DataError, SettingsError
@@ -31,6 +32,7 @@ from utils.formats.types import Skeleton
 from utils.geometry.augment import View
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint
+from utils.samples.files import FOX_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class KeypointsTask(LabelledTask):
     kind = "keypoints"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "weighted_PCK"
+    sample_files = FOX_FILES
     plotted: ClassVar[tuple[str, ...]] = (
         "weighted_PCK",
         "PCK@2px",
@@ -139,9 +142,10 @@ class KeypointsTask(LabelledTask):
 
     @override
     def check(self) -> list[str]:
-        sample, data = self.settings.dataset.sample, self.labels
+        data = self.labels
         if self.awaits_sample():
-            return [f"the sample is not in {sample.folder} yet; prepare writes it"]
+            self.features.setup()
+            return self.plan_before_sample()
         inputs = self.source.items("inference") if self.settings.inference.enable else []
         predicted = [f"inference: {item.id}" for item in inputs]
         if self.settings.paths.label_path is None and self.works_from_checkpoint():
@@ -157,16 +161,27 @@ class KeypointsTask(LabelledTask):
             f"{self.split_sizes()}, canvas {data.canvas[0]} x {data.canvas[1]} pixels, "
             f"at most {data.max_instances} animals each",
         ]
-        return [*lines, *predicted]
+        return [*lines, *self.odd_sides(), *predicted]
+
+    @override
+    def odd_sides(self) -> list[str]:
+        note = self.beside_patch("keypoints.short_side", self.settings.keypoints.short_side)
+        if not note or not self.num_outputs or "canvas" in self.labels.fixed:
+            return []
+        height, width = self.labels.canvas
+        return [f"{note}; pictures are scaled to fit {height} x {width} pixels (height x width)"]
 
     @override
     def preflight(self, phases: Sequence[str]) -> None:
         super().preflight(phases)
         if "prepare" in phases:
-            refuse_unused_sample(self.settings, "label_path")
+            refuse_unused_sample(self.settings, "label_path", self.sample_files)
         if self.settings.dataset.sample.enable and self.fixed is None:  # prepare writes the sample
             model = self.settings.model
             read_head_options(model.head_options, find_head(self.kind, model.head).Options)
+            for key in ("prompts", "names_file"):
+                for source in located(self.settings, getattr(self.settings.keypoints, key)):
+                    check_there(f"keypoints.{key}", source)
             return
         if {"prepare", "train"} & set(phases):
             self.features.setup()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.item import Item
-from utils.raster.tiling import Window, windows_for_rows
+from utils.raster.regrid import AxisMap
+from utils.raster.tiling import Window, split_rows, windows_for_rows
 
 BLOCK = re.compile(r"^(?P<scene>.+)@y(?P<y0>\d+):(?P<y1>\d+),x(?P<x0>\d+):(?P<x1>\d+)$")
 TILE = re.compile(r"^(?P<scene>.+)_y(?P<y>\d+)_x(?P<x>\d+)$")
@@ -27,11 +28,13 @@ class SceneItem(Item):
     tile, stride : int
         Side of a window, and the distance from one to the next.
     rows : tuple of int
-        First row of the area to predict, and the row after the last one.
+        First row of the map to predict, and the row after the last one.
     split : str
         Split that the item belongs to.
     nodata : tuple of float
         Values that stand for nothing besides those that its files declare.
+    output : tuple of int, optional
+        Height and width of the map, where it covers the area with other pixels than the model sees.
 
     Examples
     --------
@@ -47,6 +50,44 @@ class SceneItem(Item):
     rows: tuple[int, int]
     split: str = "train"
     nodata: tuple[float, ...] = ()
+    output: tuple[int, int] | None = None
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of the map.
+
+        Examples
+        --------
+        >>> SceneItem("a", (), "a", Window(0, 0, 8, 6), 4, 4, (0, 16), output=(16, 12)).map_size
+        (16, 12)
+        """
+        return self.output or (self.area.height, self.area.width)
+
+    @property
+    def area_rows(self) -> tuple[int, int]:
+        """Rows of the area of which `rows` of the map are made.
+
+        Examples
+        --------
+        >>> SceneItem("a", (), "a", Window(0, 0, 8, 6), 4, 4, (6, 9), output=(16, 12)).area_rows
+        (2, 5)
+        """
+        return AxisMap(self.area.height, self.output[0]).needed(self.rows) if self.output else self.rows
+
+    def bands(self, parts: int) -> list[tuple[int, int]]:
+        """Divide the rows of the map into bands, one for each rank, that end where strips of windows do.
+
+        Examples
+        --------
+        >>> item = SceneItem("a", (), "a", Window(0, 0, 8, 6), 4, 4, (0, 16), output=(16, 12))
+        >>> item.bands(2), SceneItem("a", (), "a", Window(0, 0, 8, 6), 4, 4, (0, 8)).bands(2)
+        ([(0, 7), (7, 16)], [(0, 4), (4, 8)])
+        """
+        bands = split_rows(self.area.height, self.tile, self.stride, parts)
+        if self.output is None:
+            return bands
+        axis = AxisMap(self.area.height, self.output[0])
+        return [(axis.done(first), axis.done(last)) for first, last in bands]
 
     def stamp(self) -> list:
         """Values that change with the files of the item or its windows.
@@ -69,7 +110,7 @@ class SceneItem(Item):
         >>> len(SceneItem("a", (), "a", Window(0, 0, 8, 8), 4, 4, (0, 4)).windows())
         2
         """
-        return windows_for_rows(self.area.height, self.area.width, self.tile, self.stride, self.rows)
+        return windows_for_rows(self.area.height, self.area.width, self.tile, self.stride, self.area_rows)
 
 
 @dataclass(frozen=True)

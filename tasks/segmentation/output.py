@@ -132,12 +132,14 @@ class SegmentationOutput(Output):
         settings = self.settings.inference
         scene = self.scenes.scene(item.sources)
         self._report_loss(scene)
+        grid = scene.file_grid if item.output else scene.grid
         writer = ClassRasterWriter(
             self.destination(item, folder),
-            height=item.area.height,
-            width=item.area.width,
-            crs=scene.crs,
-            transform=scene.transform,
+            height=grid.height,
+            width=grid.width,
+            crs=grid.crs,
+            transform=grid.transform,
+            control_points=scene.control_points(grid.height, grid.width),
             class_names=self.classes,
             palette=self._palette(),
             confidence=settings.confidence,
@@ -181,7 +183,9 @@ class SegmentationOutput(Output):
         >>> task.output.draw_overlay(task.source.items("inference")[0], path).shape  # 22 rows name the class
         (86, 64, 3)
         """
-        height, width = item.area.height, item.area.width
+        height, width = item.map_size
+        scene = self.scenes.scene(item.sources)
+        scene = scene.unscaled if item.output else scene
         step = max(1, math.ceil(max(height, width) / OVERLAY_SIDE))
         strip = step * max(1, 1024 // step)
         palette, shown, drawn = self._palette(), set[int](), []
@@ -189,7 +193,7 @@ class SegmentationOutput(Output):
             for y in range(0, height, strip):
                 window = Window(y, 0, min(strip, height - y), width)
                 classes = raster.read(1, window=((y, y + window.height), (0, width)))[::step, ::step]
-                image = self.scenes.scene(item.sources).read(window)[0][::step, ::step]
+                image = scene.read(window)[0][::step, ::step]
                 shown |= set(np.unique(classes).tolist())
                 drawn.append(draw_class_map(show_colours(image), classes, palette))
         entries = [(name, palette[index].tolist()) for index, name in enumerate(self.classes) if index in shown]
@@ -216,7 +220,9 @@ class SegmentationOutput(Output):
             return
         self.fills[path] = [] if self.settings.dataset.nodata == [] else find_fill(scene)
         if scene.unplaced:
-            logger.warning("%s: its map has no place on Earth: %s", path, scene.unplaced)
+            to_tiff = Path(self.settings.inference.output_tif or "a.tif").suffix.lower() != ".png"
+            keeps = "keeps these points" if to_tiff and scene.control_points(1, 1) else "has no place on Earth"
+            logger.warning("%s: %s; its map %s", path, scene.unplaced, keeps)
         fill = describe_fill({path: self.fills[path]}, FILL_PREDICTED)
         if fill and sum(map(bool, self.fills.values())) <= FEW_FILLED:
             logger.warning(fill)

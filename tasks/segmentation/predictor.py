@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tasks.item import Item, Piece
 from tasks.predictor import Predictor
 from tasks.sample import Sample
 from tasks.segmentation.items import SceneItem
+from utils.raster.regrid import BlockResampler
 from utils.raster.tiling import StripBlender, Window, decode_classes
 
 
@@ -29,6 +30,9 @@ class DensePredictor(Predictor):
         Pixels per side of a cell of the backbone's patch grid.
     views : int
         Consecutive samples that show the same window; their probabilities are averaged.
+    read_valid : callable, optional
+        Gives the pixels (H, W) of a window of an item's map in which the picture holds something; needed for items
+        whose map has other pixels than the model sees.
 
     Examples
     --------
@@ -44,10 +48,17 @@ class DensePredictor(Predictor):
     [(0, 0), (4, 1)]
     """
 
-    def __init__(self, num_classes: int, patch_size: int, views: int = 1):
+    def __init__(
+        self,
+        num_classes: int,
+        patch_size: int,
+        views: int = 1,
+        read_valid: Callable[[SceneItem, Window], np.ndarray] | None = None,
+    ):
         self.num_classes = num_classes
         self.patch_size = patch_size
         self.views = views
+        self.read_valid = read_valid
         self.item: SceneItem | None = None
         self.turned: list[tuple[Sample, Tensor]] = []
 
@@ -55,8 +66,9 @@ class DensePredictor(Predictor):
     def start(self, item: Item, resume: int | None = None) -> None:
         assert isinstance(item, SceneItem)
         self.item, self.turned = item, []
-        area = item.area
-        self.blender = StripBlender(area.height, area.width, self.num_classes, item.tile, item.stride, rows=item.rows)
+        size = item.area.height, item.area.width
+        self.blender = StripBlender(*size, self.num_classes, item.tile, item.stride, rows=item.area_rows)
+        self.resampler = BlockResampler(size, item.output, item.rows) if item.output else None
         self.waiting = iter(item.windows())
 
     @override
@@ -125,7 +137,7 @@ class DensePredictor(Predictor):
     def _decode(
         self, blocks: Sequence[tuple[Window, np.ndarray]], window: Window, valid: np.ndarray | None
     ) -> Iterator[Piece]:
-        """Choose the class of each pixel of finished blocks (K, H, W), which lie inside the window that finished them.
+        """Decode finished blocks (K, H, W), which lie inside the window that finished them, on the grid of the map.
 
         Examples
         --------
@@ -138,12 +150,34 @@ class DensePredictor(Predictor):
         """
         assert self.item is not None
         for place, probabilities in blocks:
-            classes, confidence = decode_classes(probabilities)
-            np.minimum(confidence, 1, out=confidence)  # the rounded weights of several windows sum to up to 1.0000002
-            arrays: dict[str, Any] = {"classes": classes, "confidence": confidence}
-            if self.num_classes == 2:
-                arrays["foreground"] = np.minimum(probabilities[1], 1)
-            if valid is not None:
-                local = place.shifted(-window.y, -window.x)
-                arrays["valid"] = valid[local.rows, local.columns]
-            yield Piece(self.item, arrays, place)
+            local = place.shifted(-window.y, -window.x)
+            inside = None if valid is None else valid[local.rows, local.columns]
+            if self.resampler is None:
+                yield self._piece(place, probabilities, inside)
+                continue
+            assert self.read_valid is not None
+            for target, values, known in self.resampler.add(place, probabilities, inside):
+                if known.any():
+                    known = known & self.read_valid(self.item, target)
+                yield self._piece(target, values, known)
+
+    def _piece(self, place: Window, probabilities: np.ndarray, valid: np.ndarray | None) -> Piece:
+        """Choose the class of each pixel of a block (K, H, W), of which `valid` (H, W) hold something.
+
+        Examples
+        --------
+        >>> predictor = DensePredictor(2, 4)
+        >>> predictor.start(SceneItem("a", (), "a", Window(0, 0, 4, 8), 4, 4, (0, 4)))
+        >>> piece = predictor._piece(Window(0, 0, 1, 2), np.float32([[[0.25, 0.5]], [[0.75, 0.5]]]), None)
+        >>> piece.arrays["classes"].tolist()
+        [[1, 0]]
+        """
+        assert self.item is not None
+        classes, confidence = decode_classes(probabilities)
+        np.minimum(confidence, 1, out=confidence)  # the rounded weights of several windows sum to up to 1.0000002
+        arrays: dict[str, Any] = {"classes": classes, "confidence": confidence}
+        if self.num_classes == 2:
+            arrays["foreground"] = np.minimum(probabilities[1], 1)
+        if valid is not None:
+            arrays["valid"] = valid
+        return Piece(self.item, arrays, place)

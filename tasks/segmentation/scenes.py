@@ -14,7 +14,7 @@ from config import expand_path
 from tasks.segmentation.items import SceneFiles, SceneItem
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.splits import refuse_unlistable
-from tasks.stores import open_store
+from tasks.stores import advice_to_prepare, open_store
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.geometry.padding import pad_picture
@@ -335,7 +335,8 @@ class SceneReader:
         scaling = store.manifests.read(digest_json(what))
         if scaling is None:
             if not make:
-                raise DataError("the scaling of values is not stored yet; run prepare (set prepare.enable: true)")
+                advice = advice_to_prepare(self.settings, "prepare", store.folder)
+                raise DataError(f"the scaling of values is not stored yet; {advice}")
             opened = {key: self.scene(files.paths) for key, files in self.labelled().items()}
             if value_kind(next(iter(opened.values())).dtype) != "8-bit":  # fill must not decide it
                 left_out = {key: values_to_leave_out(fills) for key, fills in self.fills().items()}
@@ -520,6 +521,19 @@ class SceneReader:
             label[~valid] = IGNORE
             arrays["label"] = np.pad(label, ((0, below), (0, right)), constant_values=IGNORE)
         return arrays
+
+    def holds_something(self, item: SceneItem, window: Window) -> np.ndarray:
+        """Tell which pixels (H, W) of a window of the files of an item, before `dataset.scale`, hold something.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task("dataset.scale=0.5")
+        >>> item = task.source.items("inference")[0]
+        >>> task.source.scenes.holds_something(item, Window(32, 32, 32, 16)).sum().item(), item.area.height
+        (512, 32)
+        """
+        return self.scene_of(item).read_file_values(window)[1]
 
     def scene_of(self, item: SceneItem) -> RasterScene:
         """Open the scene of an item.

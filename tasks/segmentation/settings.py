@@ -44,7 +44,9 @@ class SegmentationSplits(SplitsConfig):
     """Training, validation and test split."""
 
     block_tiles: Count | None = Field(
-        None, description="side of the spatial blocks of the default split, in tiles; null chooses by the data's size"
+        None,
+        description="side of the spatial blocks into which the default split cuts pictures, in tiles; null keeps "
+        "several photos and many scenes whole, and else chooses by the data's size",
     )
 
 
@@ -162,6 +164,9 @@ class SegmentationInference(InferenceConfig):
     overlap: float = Field(0.25, ge=0, lt=0.9, description="share of a window that its neighbour repeats, blended")
     confidence: bool = Field(False, description="also write the probability of the chosen class")
     format: Literal["cog", "gtiff"] = Field("cog", description="cloud-optimised or plain tiled GeoTIFF")
+    output_resolution: Literal["source", "model"] = Field(
+        "source", description="grid of the map: that of the picture, pixel for pixel, or that of the model, after scale"
+    )
     polygons: PolygonsConfig = PolygonsConfig()
 
 

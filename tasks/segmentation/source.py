@@ -26,7 +26,7 @@ from tasks.segmentation.items import SceneFiles, SceneItem, block_id, parse_id
 from tasks.segmentation.scenes import SceneReader, raise_first
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.source import ListedSource
-from tasks.splits import lists_stay, split_list, stratified_choice
+from tasks.splits import lists_stay, nearest_choice, split_list
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import RandomColour, RandomGeometry
@@ -35,13 +35,13 @@ from utils.raster.class_table import label_counts
 from utils.raster.files import check_scene
 from utils.raster.fill import describe_fill, nodata_values
 from utils.raster.scene_paths import find_scenes, scene_ids
-from utils.raster.tiling import Window, split_rows
+from utils.raster.tiling import Window
 from utils.runtime import distributed
 from utils.samples.files import write_land
 
 logger = logging.getLogger(__name__)
 
-MANY_PICTURES = 5  # with this many pictures, the default split does not cut small ones
+MANY_PICTURES = 5  # with this many pictures, the default split does not cut any
 MOST_UNITS = 200_000  # more blocks of one scene would take hours to count
 ENOUGH_UNITS = 20  # number of blocks that the default split aims at
 ONE_BLOCK = (
@@ -176,7 +176,10 @@ class SceneSource(ListedSource[SceneItem]):
             tile = settings.inference.tile_size
         stride = max(round(tile * (1 - overlap)), 1)
         nodata = nodata_values(settings.dataset.nodata)
-        return SceneItem(name, files.sources, scene_id, area, tile, stride, (0, area.height), split, nodata)
+        finer = split == "inference" and settings.inference.output_resolution == "source"
+        output = (scene.file_grid.height, scene.file_grid.width) if finer and scene.grid != scene.file_grid else None
+        rows = (0, output[0] if output else area.height)
+        return SceneItem(name, files.sources, scene_id, area, tile, stride, rows, split, nodata, output)
 
     @override
     def input_items(self, sources: list[str]) -> list[SceneItem]:
@@ -240,7 +243,7 @@ class SceneSource(ListedSource[SceneItem]):
         return [
             [replace(item, rows=rows)]
             for item in items
-            for rows in split_rows(item.area.height, item.tile, item.stride, ranks if item.split == "inference" else 1)
+            for rows in item.bands(ranks if item.split == "inference" else 1)
         ]
 
     @override
@@ -258,10 +261,11 @@ class SceneSource(ListedSource[SceneItem]):
     @override
     def split_recipe(self) -> str:
         settings = self.settings
-        blocks = settings.dataset.splits.block_tiles or "auto"
+        fixed = settings.dataset.splits.block_tiles
+        blocks = f"blocks of {fixed} tiles" if fixed else "photos whole, blocks of auto tiles"
         return (
             f"seed {settings.resources.seed}, val_fraction {settings.train.val_fraction:g}, "
-            f"tiles of {settings.prepare.tile_size} pixels, scale {settings.dataset.scale:g}, blocks of {blocks} tiles"
+            f"tiles of {settings.prepare.tile_size} pixels, scale {settings.dataset.scale:g}, {blocks}"
         )
 
     @override
@@ -286,11 +290,53 @@ class SceneSource(ListedSource[SceneItem]):
         places = np.array([order[label] for label in labels])
         summed = np.zeros((len(order), counts.shape[1]), counts.dtype)
         np.add.at(summed, places, counts)
-        chosen = stratified_choice(summed, self.settings.train.val_fraction, generator)[places]
+        chosen = nearest_choice(summed, self.settings.train.val_fraction, generator)[places]
         if not chosen.any():
             raise DataError(ONE_BLOCK)
+        self._announce(units, counts, chosen)
         train = [name for name, held in zip(names, chosen, strict=True) if not held]
         return train, [name for name, held in zip(names, chosen, strict=True) if held]
+
+    def _announce(self, units: Sequence[tuple[str, Window]], counts: np.ndarray, chosen: np.ndarray) -> None:
+        """Log what is kept for validation: whole pictures or blocks, and their true share of the labelled pixels.
+
+        `counts` has shape (N, K), `chosen` shape (N,).
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> from utils.logging import VerbosityLogger, listening
+        >>> source, area = scene_task().source, Window(0, 0, 64, 64)
+        >>> with listening(VerbosityLogger("info"), "tasks"):
+        ...     source._announce([("scene_0", area)] * 2, np.array([[6], [4]]), np.array([False, True]))
+        [INFO] splits: 1 of 2 blocks of 1 pictures are for validation, with 40 % of the labelled pixels ...
+        """
+        fraction, share = self.settings.train.val_fraction, counts[chosen].sum() / counts.sum()
+        held = {key for (key, _), is_held in zip(units, chosen, strict=True) if is_held}
+        both = held & {key for (key, _), is_held in zip(units, chosen, strict=True) if not is_held}
+        pictures = {key for key, _ in units}
+        what = "pictures" if len(units) == len(pictures) else f"blocks of {len(pictures)} pictures"
+        divided = f"{len(both)} pictures have blocks in training too" if both else "no picture is divided"
+        more = "" if share < fraction + 1 / len(units) else "; more, so that each class is in both where possible"
+        logger.info(
+            "splits: %d of %d %s are for validation, with %.0f %% of the labelled pixels (train.val_fraction is %g%s); "
+            "%s",
+            chosen.sum(),
+            len(units),
+            what,
+            100 * share,
+            fraction,
+            more,
+            divided,
+        )
+        photos = sorted(key for key in both if self.scenes.scene(self.scenes.labelled()[key].paths).crs is None)
+        if photos and len(pictures) > 1:
+            logger.warning(
+                "splits: %d photos, such as %s, are divided between training and validation, as "
+                "dataset.splits.block_tiles is set; remove it, and photos stay whole",
+                len(photos),
+                photos[0],
+            )
 
     def _drawn_from(self) -> list[tuple[str, Window]]:
         """Blocks of all scenes that a split is drawn from: those outside the test split.
@@ -302,7 +348,8 @@ class SceneSource(ListedSource[SceneItem]):
         [('scene_0', 0), ('scene_1', 0), ('scene_1', 64)]
         """
         scenes = self.scenes.labelled()
-        units = [(key, area) for key, files in scenes.items() for area in self._units(files)]
+        number = len(set(scenes) - {item.scene_id for item in self.held_out()})
+        units = [(key, area) for key, files in scenes.items() for area in self._units(files, number)]
         items = [self._item(block_id(key, area), key, area, scenes[key], "train") for key, area in units]
         return [(item.scene_id, item.area) for item in self.without_test(items)]
 
@@ -319,8 +366,10 @@ class SceneSource(ListedSource[SceneItem]):
         whole = (area.height, area.width) == (scene.height, scene.width)
         return scene_id if whole else block_id(scene_id, area)
 
-    def _units(self, files: SceneFiles) -> list[Window]:
-        """Blocks of a scene that the default split keeps together.
+    def _units(self, files: SceneFiles, number: int) -> list[Window]:
+        """Blocks of a scene that the default split keeps together; the whole scene where others are enough to choose.
+
+        `number` is that of all scenes without a part in the test split.
 
         Raises
         ------
@@ -331,7 +380,7 @@ class SceneSource(ListedSource[SceneItem]):
         --------
         >>> from tasks.example import scene_task
         >>> source = scene_task().source
-        >>> source._units(source.scenes.labelled()["scene_1"])
+        >>> source._units(source.scenes.labelled()["scene_1"], 2)
         [Window(y=0, x=0, height=64, width=64), Window(y=0, x=64, height=64, width=32)]
         """
         scene, tile = self.scenes.scene(files.paths), self.settings.prepare.tile_size
@@ -341,8 +390,10 @@ class SceneSource(ListedSource[SceneItem]):
                 f"{files.paths[0]}: {scene.height} x {scene.width} pixels are {blocks:,.0f} blocks to draw a split "
                 "from; take a larger prepare.tile_size or dataset.splits.block_tiles, or write the split lists yourself"
             )
+        fixed = self.settings.dataset.splits.block_tiles
         small = scene.height * scene.width <= 4 * tile * tile
-        if small and len(self.scenes.labelled()) >= MANY_PICTURES:
+        many = number >= MANY_PICTURES and (small or not fixed)
+        if many or (number >= 2 and scene.crs is None and not fixed):  # tiles of one photo are too much alike
             return [Window(0, 0, scene.height, scene.width)]
         side = tile * self._block_tiles()
         return [
@@ -421,13 +472,18 @@ class SceneSource(ListedSource[SceneItem]):
 
     @override
     def audit(self, items: Iterable[SceneItem]) -> Iterator[Finding]:
-        fills, told = self.scenes.fills(), set()
+        fills, told = self.scenes.fills(), set[str | Path]()
         for item in items:
             if fills.get(item.scene_id) and item.scene_id not in told:
                 told.add(item.scene_id)
                 text = describe_fill({item.scene_id: fills[item.scene_id]}, "they are read as data")
                 yield Finding(item.scene_id, text.removeprefix(f"{item.scene_id}: "), blocks=False)
             try:
+                label = self.scenes.files_of(item).label
+                if label is not None and label not in told:
+                    told.add(label)
+                    for doubt in self.scenes.labels(label).doubts():
+                        yield Finding(item.scene_id, doubt, blocks=False)
                 for window in item.windows():
                     self.scenes.read(item, window)
             except DataError as error:

@@ -26,6 +26,7 @@ from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint, load_checkpoint
+from utils.samples.files import LAND_FILES
 
 DESCRIBED = frozenset(["classes", "tile_size", "scale", "bands", "scaling"])  # what `from_checkpoint` needs
 
@@ -45,6 +46,7 @@ class SegmentationTask(FeatureTask):
     kind = "segmentation"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "mIoU"
+    sample_files = LAND_FILES
 
     source: SceneSource
     output: SegmentationOutput
@@ -79,15 +81,16 @@ class SegmentationTask(FeatureTask):
             self.spec()
             lines = [
                 f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
-                f"(patch {info.patch_size}, {self.features.precision}), {classes}"
+                f"(patch {info.patch_size}, {self.features.precision}), {classes}",
+                *self.odd_sides(),
             ]
         if self.awaits_sample():
-            return [*lines, f"the sample is not in {self.settings.dataset.sample.folder} yet; prepare writes it"]
+            return [*lines, *self.plan_before_sample()]
         if {"prepare", "verify", "train"} & set(self.settings.enabled_phases):
             lines += scenes.check()
             self.source.check_lists()
         if self.settings.inference.enable:
-            lines += [f"inference: {item.id}, {item.area.height} x {item.area.width} pixels" for item in self._inputs()]
+            lines += [f"inference: {item.id}, {' x '.join(map(str, item.map_size))} pixels" for item in self._inputs()]
             lines += [f"inference: left out: {error}" for error in self.source.unreadable.values()]
         return lines
 
@@ -95,7 +98,8 @@ class SegmentationTask(FeatureTask):
     def preflight(self, phases: Sequence[str]) -> None:
         super().preflight(phases)
         if "prepare" in phases:
-            refuse_unused_sample(self.settings, "raw_images_dir")
+            for name in ("raw_images_dir", "label_path"):
+                refuse_unused_sample(self.settings, name, self.sample_files)
         if "train" in phases:
             listed_weights(self.settings, len(self.classes))
             self.check_head()
@@ -125,6 +129,14 @@ class SegmentationTask(FeatureTask):
             for item in items:
                 self.output.destination(item, Path(expand_path(settings.output_dir or "")))
         return items
+
+    @override
+    def odd_sides(self) -> list[str]:
+        train, inference = self.settings.train, self.settings.inference
+        sides = {"prepare.tile_size": self.settings.prepare.tile_size, "train.crop_size": train.crop_size}
+        sides |= {"inference.tile_size": inference.tile_size if inference.enable else None}
+        notes = [self.beside_patch(key, side) for key, side in sides.items() if side]
+        return [f"{note}; each window is padded to the next multiple, by reflection" for note in notes if note]
 
     @override
     def setup(self) -> None:
@@ -194,7 +206,8 @@ class SegmentationTask(FeatureTask):
     @override
     def predictor(self, views: Sequence[View] | None = None) -> Predictor:
         number = len(self.prediction_views() if views is None else views)
-        return DensePredictor(len(self.classes), self.features.info.patch_size, number)
+        read_valid = self.source.scenes.holds_something
+        return DensePredictor(len(self.classes), self.features.info.patch_size, number, read_valid)
 
 
 def class_names(settings: SegmentationSettings) -> list[str]:

@@ -119,6 +119,74 @@ def test_check_of_the_example_that_is_not_written_yet(tmp_path, capsys, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_check_passes_where_the_sample_writes_what_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = ["tasks.segmentation.inference.inputs=[data/sample/unseen, data/sample/scenes/*.tif]"]
+    named += ["tasks.foxes.evaluate.inputs=images/val_0*.png", "tasks.foxes.evaluate.labels=annotations/val.json"]
+    assert main([str(ROOT / "config.example.yml"), "--check", *named]) == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("inference.inputs=/dev/zero", "inference.inputs: /dev/zero: a device; expected a file on a disk"),
+        ("tasks.foxes.inference.inputs=../pipe.mp4", "foxes: inference.inputs: data/foxes/../pipe.mp4: no such file"),
+        ("tasks.segmentation.inference.inputs=pipe.png", "segmentation: inference.inputs: pipe.png: a pipe"),
+        ("tasks.foxes.inference.inputs=[chase.mp4, chaos.mp4]", "inference.inputs: data/foxes/chaos.mp4: no such file"),
+        ("tasks.segmentation.inference.inputs=data/sample/unseen/west.tif", "unseen/west.tif: no such file or folder"),
+        (
+            "tasks.segmentation.paths.raw_images_dir=data/sample/scnes",
+            "paths.raw_images_dir: data/sample/scnes: no such",
+        ),
+        (
+            "tasks.segmentation.paths.label_path=data/sample/lables.gpkg",
+            "paths.label_path: data/sample/lables.gpkg: no",
+        ),
+        ("dataset.splits.test_list=gone.txt", "dataset.splits.test_list: no gone.txt in the working directory"),
+        ("dataset.splits.train_list=pipe.png", "pipe.png: a pipe; expected a file on a disk"),
+        ("train.init_from=gone.safetensors", "train.init_from: gone.safetensors: no such checkpoint"),
+        (
+            "tasks.foxes.evaluate.checkpoint=gone.safetensors",
+            "evaluate.checkpoint: gone.safetensors: no such checkpoint",
+        ),
+        (
+            "tasks.foxes.evaluate={enable: true, inputs: gone/*.png, labels: annotations/val.json}",
+            "evaluate.inputs: data/foxes/gone/*.png: no file matches",
+        ),
+        ("tasks.foxes.keypoints.prompts=gone", "keypoints.prompts: data/foxes/gone: no such file or folder"),
+        ("model.backbone=./gone", "gone"),
+    ],
+)
+def test_check_refuses_what_is_absent_also_before_the_sample_is_written(tmp_path, capsys, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.png")
+    assert main([str(ROOT / "config.example.yml"), "--check", change]) in (2, 3)
+    said = capsys.readouterr()
+    assert message in said.out + said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe.png"]
+
+
+def test_a_task_that_waits_for_a_backbone_has_its_files_checked_before(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    maps = "{model: {backbone: small}, dataset: {classes: [a, b]}, train: {init_from: gone}}"
+    Path("config.yml").write_text(f"tasks: {{small: {{kind: distill}}, maps: {maps}}}")
+    assert main(["--check", "--only", "small.export,maps.train"]) == 3
+    said = capsys.readouterr()
+    assert "maps: train.init_from: gone: no such checkpoint" in said.out + said.err
+
+
+def test_a_checkpoint_that_another_task_trains_need_not_be_there(tmp_path):
+    example.example_task(tmp_path)
+    text = example.SETTINGS.format(folder=tmp_path, backbone=tiny_backbone())
+    start = f"{tmp_path}/runs/coarse/latest/checkpoints/best.safetensors"
+    text += f"tasks: {{fine: {{train: {{init_from: {start}}}}}, coarse: {{}}}}\n"
+    (tmp_path / "config.yml").write_text(text)
+    only = ["--check", "--only", "coarse.prepare,coarse.train,fine.prepare,fine.train"]
+    assert main([str(tmp_path / "config.yml"), *only]) == 0
+    assert main([str(tmp_path / "config.yml"), "tasks.coarse.train.enable=false", *only]) == 3
+
+
 def test_a_task_that_starts_from_another_ones_training_waits_for_it(tmp_path, capsys):
     example.example_task(tmp_path)
     text = example.SETTINGS.format(folder=tmp_path, backbone=tiny_backbone())

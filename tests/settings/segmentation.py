@@ -181,6 +181,7 @@ SEGMENTATION: dict[str, Probe] = {
     "inference.tile_size": Probe(looks.predicted, "64"),
     "inference.overlap": Probe(looks.predicted, "0.5"),
     "inference.confidence": Probe(looks.predicted, "true"),
+    "inference.output_resolution": Probe(looks.trained_and_predicted, "model", ("dataset.scale=0.5",)),
     "inference.format": Probe(looks.predicted, "cog"),
     "inference.polygons.enable": Probe(looks.predicted, "true"),
     "inference.polygons.simplify": Probe(looks.predicted, "3.0", POLYGONS),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,11 @@ import yaml
 from affine import Affine
 
 import main
+from config import parse_settings
+from tasks import kinds
 from tasks.example import tiny_backbone
+from tasks.keypoints.example import drawn_animals
+from utils.formats.read import read_poses
 from utils.raster.files import write_raster
 from utils.raster.vector_files import write_features
 
@@ -146,3 +152,57 @@ def test_words_that_cannot_be_used_are_refused(tmp_path, capsys, words, message)
     box = shapely.box(500_010, 4_999_900, 500_100, 4_999_980)
     write_features(tmp_path / "set" / "l.gpkg", [box], crs="EPSG:32631")
     assert message in refused(tmp_path, capsys, tmp_path / "set", *words)
+
+
+def posed(folder: Path) -> Path:
+    """Drawn animals whose pictures have COCO labels, and two of them LabelMe labels too."""
+    shutil.copytree(drawn_animals(), folder)
+    point = {"label": "nose", "points": [[5, 6]], "shape_type": "point"}
+    for name in ("val_000", "val_001"):
+        path = folder / "images" / f"{name}.json"
+        path.write_text(json.dumps({"imagePath": f"{name}.png", "shapes": [point]}))
+    return folder
+
+
+def test_two_label_formats_in_one_folder_are_both_named_with_the_one_that_is_read(tmp_path, capsys):
+    folder = posed(tmp_path / "set")
+    tree = draft(tmp_path, folder)
+    said = capsys.readouterr().out
+    what = "holds labels of several formats; coco is read, labelme (such as images/val_000.json) is not"
+    assert said.count(what) == 1
+    assert what in (tmp_path / "new.yml").read_text()
+    assert tree["tasks"]["set"]["keypoints"]["format"] == "coco"
+    (tmp_path / "new.yml").unlink()
+    draft(tmp_path, folder, "keypoints.format=labelme", "keypoints.short_side=96")
+    assert "labelme is read, coco (such as annotations/" in capsys.readouterr().out
+    keypoints = parse_settings((tmp_path / "new.yml").read_text(), (), kinds()).shared.keypoints
+    assert (keypoints.format, keypoints.short_side) == ("labelme", 96)
+
+
+def test_a_run_that_finds_the_format_itself_says_what_it_leaves_out(tmp_path, caplog):
+    sets = read_poses(posed(tmp_path / "set"))
+    assert "coco is read, labelme (such as images/val_000.json) is not; to read those, set the format" in caplog.text
+    assert sum(len(part.pictures) for part in sets.values()) == 12
+    caplog.clear()
+    read_poses(tmp_path / "set", "coco")
+    assert not caplog.text
+
+
+def test_masks_beside_keypoints_are_named(tmp_path, capsys):
+    folder = tmp_path / "set"
+    shutil.copytree(drawn_animals(), folder)
+    (folder / "masks").mkdir()
+    for path in (folder / "images").iterdir():
+        write_raster(folder / "masks" / path.name, np.eye(96, 128, dtype=np.uint8))
+    assert list(draft(tmp_path, folder)["tasks"]) == ["set"]
+    assert "12 masks or vectors, such as masks/" in (said := capsys.readouterr().out)
+    assert "are not used: these settings are for keypoints" in said
+
+
+def test_new_config_writes_the_settings_file_and_nothing_else(tmp_path, monkeypatch):
+    picture(tmp_path / "set" / "a.tif", **PLACE)
+    write_features(tmp_path / "set" / "l.gpkg", [shapely.box(500_010, 4_999_900, 500_100, 4_999_980)], crs="EPSG:32631")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main.main(["town.yml", "--new-config", str(tmp_path / "set")]) == 0
+    assert [path.name for path in Path().iterdir()] == ["town.yml"]

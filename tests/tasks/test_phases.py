@@ -250,6 +250,18 @@ def test_settings_that_contradict_a_checkpoint_are_refused(tmp_path):
         evaluate.run(other, context)
 
 
+def test_settings_that_a_checkpoint_replaces_are_told(tmp_path, caplog):
+    """Of what the file sets, only what differs is named; the same in other words is not."""
+    _, context = trained_example(tmp_path)
+    same = ("model.layers=last2", "model.head_options={}", "model.precision=auto")
+    for changes, number in ((("model.attention=eager", "train.precision=bf16"), 2), (same, 0)):
+        caplog.clear()
+        evaluate.run(example_task(tmp_path, *SMALL, *changes)[0], context)
+        told = [record.message for record in caplog.records if "has no effect" in record.message]
+        assert len(told) == number
+        assert not told or ("model.attention: 'eager'" in told[0] and "trained with 'sdpa'" in told[0])
+
+
 @pytest.mark.parametrize("features", ["cached", "online"])
 def test_views_of_inference_do_not_change_the_validation_of_training(features, tmp_path, monkeypatch):
     """Validation sees pictures as they are, whatever inference is asked to average."""

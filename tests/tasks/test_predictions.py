@@ -179,9 +179,9 @@ def test_batches_cross_the_pictures_of_a_set(make, features, tmp_path, forwards)
 def test_every_photo_gets_an_overlay_which_is_no_input_of_the_next_run(make, tmp_path):
     """Results are written beside the pictures; a second run over that folder sees the pictures only."""
     folder = tmp_path / "pictures" if make is photos else tmp_path / "animals" / "images"
-    whole = f"{{inputs: {folder}, output_dir: {folder}}}"
+    whole = f"inference.inputs={folder}", f"inference.output_dir={folder}"
     low = ["keypoints.min_score=0.0"] if make is animals else []
-    task, context = make(tmp_path, f"inference={whole}", *low)
+    task, context = make(tmp_path, *whole, *low)
     before = sorted(path.stem for path in folder.glob("*.png"))
     prepare.run(task, context)
     train.run(task, context)
@@ -192,7 +192,7 @@ def test_every_photo_gets_an_overlay_which_is_no_input_of_the_next_run(make, tmp
     assert drawn.shape[1] == image.shape[1]
     assert drawn.shape[0] > image.shape[0]  # the legend
     assert (drawn[: len(image)] != image).any()
-    again, _ = make(tmp_path / "other", f"inference={whole}")
+    again, _ = make(tmp_path / "other", *whole)
     inputs = [item.sources[0] for item in again.source.items("inference")]
     assert not [path for path in inputs if path.name.endswith("_overlay.png")]
 

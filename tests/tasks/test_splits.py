@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from affine import Affine
 
 from config import load_settings, parse_settings
 from tasks import kinds
@@ -17,10 +18,11 @@ from tasks.example import SETTINGS, example_task, scene_task, tiny_backbone, wri
 from tasks.keypoints.example import animals_example
 from tasks.neighbours import choose_groups
 from tasks.segmentation.task import SegmentationTask
-from tasks.splits import read_list
+from tasks.splits import nearest_choice, read_list, stratified_choice
 from utils.errors import DataError, SettingsError
 from utils.logging import VerbosityLogger, listening
 from utils.media.thumbnails import thumbnail
+from utils.raster.files import write_raster
 
 
 def settings_file(folder: Path, **splits: str) -> Path:
@@ -277,3 +279,110 @@ def test_two_spellings_of_one_picture_are_refused(tmp_path):
     source = scene_task(f"dataset.splits={{train_list: {tmp_path}/train.txt, val_list: {tmp_path}/val.txt}}").source
     with pytest.raises(DataError, match=r"'scene_0.tif' and 'scene_0' are the same picture; keep one line"):
         source.items("train")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Photos stay whole
+
+
+def write_photos(folder: Path, count: int, classes: int = 2, size: tuple[int, int] = (96, 128), place=None) -> None:
+    """Photos of noise, or scenes where `place` is given, with every class in each; they are larger than four tiles."""
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        label = (np.arange(size[1]) * classes // size[1]).astype(np.uint8)[None].repeat(size[0], 0)
+        image = generator.integers(0, 256, (*size, 3), np.uint8)
+        for room, values in (("pictures", image), ("labels", label)):
+            (folder / room).mkdir(exist_ok=True)
+            suffix = "png" if place is None else "tif"
+            write_raster(folder / room / f"p{index}.{suffix}", values, **(place or {}))
+
+
+def photo_task(folder: Path, *overrides: str) -> SegmentationTask:
+    """A task whose tiles of 32 pixels are smaller than a fourth of a photo."""
+    more = (f"inference.inputs={folder}/pictures", "dataset.splits.block_tiles=null", *overrides)
+    return example_task(folder, *more)[0]
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_photos_are_never_divided_where_there_are_two_or_more(tmp_path, count):
+    write_photos(tmp_path, count)
+    for seed in range(5):
+        train, val = photo_task(tmp_path, f"resources.seed={seed}", "train.val_fraction=0.2").source.draw_split()
+        assert sorted([*train, *val]) == [f"p{index}" for index in range(count)]
+        assert train
+        assert len(val) == {2: 1, 3: 1, 8: 2}[count]  # 0.2 of 8 is 1.6
+
+
+def test_a_single_photo_is_divided_and_blocks_of_several_are_a_choice_with_a_warning(tmp_path, capsys):
+    write_photos(tmp_path, 1)
+    train, val = photo_task(tmp_path).source.draw_split()
+    assert train
+    assert val
+    assert all(name.startswith("p0@") for name in (*train, *val))
+    write_photos(tmp_path, 3)
+    capsys.readouterr()
+    with listening(VerbosityLogger(), "tasks"):
+        photo_task(tmp_path, "dataset.splits.block_tiles=1").source.draw_split()
+    told = "".join(capsys.readouterr())
+    assert "photos, such as p" in told
+    assert "are divided between training and validation, as dataset.splits.block_tiles is set" in told
+
+
+@pytest.mark.parametrize(("count", "whole"), [(2, False), (4, False), (5, True), (7, True)])
+def test_scenes_are_whole_where_there_are_enough(tmp_path, capsys, count, whole):
+    write_photos(tmp_path, count, place={"crs": "EPSG:32631", "transform": Affine(2, 0, 500_000, 0, -2, 5_000_000)})
+    with listening(VerbosityLogger("info"), "tasks"):
+        train, val = photo_task(tmp_path, "train.val_fraction=0.2").source.draw_split()
+    assert all(("@" in name) != whole for name in (*train, *val))
+    told = "".join(capsys.readouterr())
+    assert ("no picture is divided" if whole else "have blocks in training too") in told
+    assert "of the labelled pixels (train.val_fraction is 0.2" in told
+
+
+def test_a_photo_of_the_test_list_leaves_enough_to_divide(tmp_path):
+    """With one of two photos held out, the other is the only one, and is divided."""
+    write_photos(tmp_path, 2)
+    (tmp_path / "test.txt").write_text("p1")
+    train, val = photo_task(tmp_path, f"dataset.splits.test_list={tmp_path}/test.txt").source.draw_split()
+    assert train
+    assert val
+    assert all(name.startswith("p0@") for name in (*train, *val))
+
+
+def test_a_share_that_classes_ask_for_is_said(tmp_path, capsys):
+    """Each of three classes is in two photos only, so that validation needs three of eight."""
+    write_photos(tmp_path, 8)
+    for index in range(8):
+        label = np.full((96, 128), index // 2 if index < 6 else 3, np.uint8)
+        write_raster(tmp_path / "labels" / f"p{index}.png", label)
+    with listening(VerbosityLogger("info"), "tasks"):
+        task = photo_task(tmp_path, "train.val_fraction=0.2", "dataset.classes=[a, b, c, d]")
+        val = task.source.draw_split()[1]
+    assert len(val) == 4
+    told = "".join(capsys.readouterr())
+    assert "4 of 8 pictures are for validation, with 50 % of the labelled pixels (train.val_fraction is 0.2" in told
+    assert "more, so that each class is in both where possible" in told
+
+
+def test_few_large_units_come_as_near_to_the_share_as_classes_let():
+    """Of eight photos of equal classes two are chosen for a fifth, whatever their sizes; no class is lost by it."""
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        counts = generator.integers(0, 100, (8, 3)) * (generator.random((8, 3)) < 0.6)
+        first = stratified_choice(counts, 0.2, np.random.default_rng(seed))
+        nearest = nearest_choice(counts, 0.2, np.random.default_rng(seed))
+        apart = [abs(counts[chosen].sum() / counts.sum() - 0.2) for chosen in (first, nearest)]
+        assert apart[1] <= apart[0]
+        assert counts[nearest].any(axis=0).sum() >= counts[first].any(axis=0).sum()
+        assert counts[~nearest].any(axis=0).sum() >= counts[~first].any(axis=0).sum()
+
+
+def test_distillation_never_divides_one_of_several_photos(tmp_path):
+    write_photos(tmp_path, 3)
+    for seed in range(3):
+        pictures = f"paths.raw_images_dir={tmp_path}/pictures"
+        task, _ = student_example(tmp_path, f"resources.seed={seed}", pictures, "distill.block=null")
+        assert any("@" in name for name in task.source.units)
+        train, val = task.source.draw_split()
+        assert val
+        assert {name.split("@")[0] for name in train}.isdisjoint({name.split("@")[0] for name in val})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyogrio
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -18,7 +21,9 @@ from tasks.keypoints.example import animals_example
 from tasks.phases import load_phase
 from tests.tasks.example_runs import SMALL
 from tests.utils.formats.test_other_readers import assert_labelme_opens
+from utils.errors import DataError
 
+ODD = ["a\nb", "a\rb", "a\tb", "a,b", 'a"b', "a;b", "a!b", "a'b", "a\x1b[2Jb", "#a"]
 ASKED = ("keypoints.formats=[coco, labelme]", "keypoints.min_score=0.0")
 
 
@@ -101,3 +106,62 @@ def test_maps_are_cloud_optimised(tmp_path):
     for file in files:
         valid, errors, _ = cog_validate(file)
         assert valid, errors
+
+
+def copies(source: Path, folder: Path) -> list[Path]:
+    """Copies of a picture under odd names, and one under a name that is no UTF-8."""
+    folder.mkdir()
+    paths = [folder / f"{name}{source.suffix}" for name in ODD]
+    for path in paths:
+        shutil.copy(source, path)
+    shutil.copy(source, os.fsencode(folder) + b"/\xffb" + os.fsencode(source.suffix))
+    return paths
+
+
+def test_poses_of_oddly_named_pictures_are_written_in_every_format(animals, tmp_path):
+    copies(animals.parent / "animals" / "images" / "val_001.png", tmp_path / "odd")
+    formats = "keypoints.formats=[csv, json, coco, labelme]"
+    where = (f"inference.inputs={tmp_path}/odd", f"inference.output_dir={tmp_path}/out")
+    task, _ = animals_example(animals.parent, *ASKED, formats, *where)
+    result = load_phase("inference")(task, example_context(animals))
+    (failure,) = result.failures
+    assert failure.endswith("\\udcffb.png: its name is not UTF-8, which is expected; rename the file")
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv", lineterminator=None)
+    assert sorted(set(table["picture"])) == sorted(ODD)
+    coco = COCO(str(tmp_path / "out" / "predictions_coco.json"))
+    assert sorted(image["file_name"] for image in coco.imgs.values()) == sorted(f"{name}.png" for name in ODD)
+    assert {f"{name}.labelme.json" for name in ODD} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_maps_and_polygons_of_oddly_named_pictures_are_written(tmp_path):
+    task, context = example_task(tmp_path, *SMALL)
+    for phase in ("prepare", "train"):
+        load_phase(phase)(task, context)
+    copies(tmp_path / "pictures" / "scene_0.tif", tmp_path / "odd")
+    where = (f"inference.inputs={tmp_path}/odd", f"inference.output_dir={tmp_path}/out")
+    task, _ = example_task(tmp_path, *SMALL, *where, "inference.polygons={enable: true}")
+    result = load_phase("inference")(task, context)
+    (failure,) = result.failures
+    assert "its name is not UTF-8" in failure
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {f"{name}_classes.tif" for name in ODD} <= written
+    polygons = {path for path in (tmp_path / "out").glob("*.gpkg")}
+    assert len(polygons) == len(ODD)
+    for path in polygons:
+        plain = tmp_path / "plain.gpkg"
+        shutil.copy(path, plain)
+        assert pyogrio.read_info(plain, layer="classes")["features"] > 0
+
+
+def test_pictures_that_no_list_can_name_are_refused_before_work(animals, tmp_path):
+    shutil.copytree(animals.parent / "animals", tmp_path / "animals")
+    labels = tmp_path / "animals" / "annotations"
+    content = json.loads((labels / "train.json").read_text())
+    old = content["images"][0]["file_name"]
+    content["images"][0]["file_name"] = "odd\nname.png"
+    (labels / "train.json").write_text(json.dumps(content))
+    (labels / "val.json").unlink()
+    (tmp_path / "animals" / "images" / old).rename(tmp_path / "animals" / "images" / "odd\nname.png")
+    task, context = animals_example(tmp_path, "paths.label_path=annotations/train.json")
+    with pytest.raises(DataError, match=r"odd\\nname': expected a name in UTF-8 of one line"):
+        load_phase("prepare")(task, context)

@@ -16,6 +16,7 @@ from utils.formats.types import AnnotatedPicture
 from utils.runtime.files import sync, temporary_folder, walk_files, write_bytes
 from utils.runtime.reading import MAX_PICTURE_BYTES, file_errors, read_bounded, read_bounded_text
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f\u0085\u2028\u2029]")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _STARTS = {b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif", b"RIFF": ".webp"}
 
@@ -236,7 +237,8 @@ def place_picture(picture: AnnotatedPicture, target: Path) -> None:
 def new_names(pictures: Sequence[AnnotatedPicture]) -> list[str]:
     """File names for pictures in a new folder: their ids without the folders that all of them share.
 
-    No two have the same stem, because a label is found by it. An embedded picture has the suffix that its data should
+    No two have the same stem, because a label is found by it. Line ends and the like, which tables and lists of others
+    do not hold, become "_". An embedded picture has the suffix that its data should
     have.
 
     Examples
@@ -254,6 +256,7 @@ def new_names(pictures: Sequence[AnnotatedPicture]) -> list[str]:
             suffix = next((end for start, end in _STARTS.items() if data.startswith(start)), ".png")
         if suffix and stem.endswith(suffix):  # an id keeps its suffix where the stem alone was not unique
             stem = f"{stem.removesuffix(suffix)}_{suffix[1:]}"
+        stem, suffix = (_CONTROLS.sub("_", part) for part in (stem, suffix))
         while stem in taken:
             stem += "_"
         taken.add(stem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from utils.formats.vector.read import read_vector
 from utils.formats.voc.read import read_voc
 from utils.formats.yolo.read import read_yolo
 from utils.runtime.reading import file_errors
+
+logger = logging.getLogger(__name__)
 
 
 def read_annotations(
@@ -72,6 +75,8 @@ def read_annotations(
         raise DataError(f"{path}: no such file or folder; give a data set file or a folder")
     with file_errors(path, "cannot be read as labels"):
         source, found = recognise.find_source(path, format)
+        if format == "auto" and (others := recognise.other_formats(path, found)):
+            logger.warning("%s; to read those, set the format of the labels, or name their file", others)
     if keypoint_names is not None and found != "labelme":
         raise DataError(f"{path}: a file of {found} names its keypoints itself; drop keypoints.names_file")
     if need_keypoints and found in BOX_FORMATS:

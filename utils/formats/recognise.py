@@ -20,6 +20,7 @@ VECTOR_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb")
 _OF_BOXES = {"voc": "VOC (xml)", "csv": "tables of boxes (csv)", "vector": "vector files"}
 _ROW = re.compile(r"\d{1,6}(?:\.0*)?(?:\s+[-+0-9.eE]+){4,}$")  # of a YOLO label
 _PEEK = 2**16
+_YOLO_ROW = re.compile(r"\d+([ \t]+-?\d[\d.eE+-]*){4,}[ \t]*(\r?\n|$)")
 
 
 def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
@@ -116,6 +117,74 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
             f"COCO and LabelMe (JSON), DeepLabCut and boxes (csv), VOC (xml), vector files, YOLO's rows (txt){other}"
         )
     return likely
+
+
+def formats_in(folder: Path) -> dict[str, Path]:
+    """Every label format that a folder surely holds, each with a file of it.
+
+    Parameters
+    ----------
+    folder : Path
+        It and all folders inside are looked through, for specifications only itself.
+
+    Returns
+    -------
+    dict of str to Path
+        Rows of YOLO without their specification count too, although they cannot be read without it.
+
+    Raises
+    ------
+    DataError
+        If a specification names an unknown format.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.json").write_text('{"shapes": [], "imagePath": "a.png"}')
+    >>> _ = (folder / "b.json").write_text('{"images": [], "annotations": []}')
+    >>> _ = (folder / "a.txt").write_text("0 0.5 0.5 0.25 0.125"), (folder / "a.png").touch()
+    >>> {name: path.name for name, path in formats_in(folder).items()}
+    {'labelme': 'a.json', 'coco': 'b.json', 'yolo': 'a.txt'}
+    """
+    found: dict[str, Path] = {}
+    specs = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
+    for file in (*specs, *list_files(folder, (".json", ".csv"))):
+        if file.is_file() and (kind := format_of_file(file, certain=True)):
+            found.setdefault(kind, file)
+    pictures = {path.with_suffix("") for path in list_files(folder, PICTURE_SUFFIXES)}
+    rows = (file for file in list_files(folder, (".txt",)) if file.with_suffix("") in pictures and file.is_file())
+    labelled = next((file for file in rows if _YOLO_ROW.match(_peek(file))), None)
+    if labelled is not None:
+        found.setdefault("yolo", labelled)
+    return found
+
+
+def other_formats(folder: Path, taken: str) -> str:
+    """Say which labels of a folder are not read, as they are of another format; empty if there are none.
+
+    Parameters
+    ----------
+    folder : Path
+        What is no folder is the label file itself.
+    taken : str
+        The format that is read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.json").write_text('{"shapes": [], "imagePath": "a.png"}')
+    >>> other_formats(folder, "coco").removeprefix(str(folder))
+    ': holds labels of several formats; coco is read, labelme (such as a.json) is not'
+    >>> other_formats(folder, "labelme")
+    ''
+    """
+    found = formats_in(folder) if folder.is_dir() else {}
+    others = [f"{name} (such as {file.relative_to(folder)})" for name, file in found.items() if name != taken]
+    verb = "is" if len(others) == 1 else "are"
+    listed = " and ".join(others)
+    return f"{folder}: holds labels of several formats; {taken} is read, {listed} {verb} not" if others else ""
 
 
 def _spec_of_folder(folder: Path, format: str, certain: bool) -> tuple[Path, str] | None:

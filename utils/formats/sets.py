@@ -170,7 +170,8 @@ def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPictu
 def finish_sets(sets: dict[str, AnnotationSet], problems: Iterable[Problem] = ()) -> dict[str, AnnotationSet]:
     """Add problems of the whole data set to its first split, and one for every picture that several splits hold.
 
-    A picture of whose labels something is lost is marked: `extra["incomplete"]` is True.
+    A picture of whose labels something is lost is marked: `extra["incomplete"]` is True. One whose name is no UTF-8 is
+    left out: no table, list or result could name it.
 
     Examples
     --------
@@ -185,6 +186,12 @@ def finish_sets(sets: dict[str, AnnotationSet], problems: Iterable[Problem] = ()
     next(iter(sets.values())).problems[:0] = problems
     seen: dict[str, str] = {}
     for name, part in sets.items():
+        part.problems += [
+            Problem(_shown(str(picture.path)), "its name is not UTF-8, so that it is left out", "rename the file")
+            for picture in part.pictures
+            if _shown(picture.id) != picture.id
+        ]
+        part.pictures[:] = [picture for picture in part.pictures if _shown(picture.id) == picture.id]
         for picture in part.pictures:
             first = seen.setdefault(picture.id, name)
             if first != name:
@@ -196,6 +203,17 @@ def finish_sets(sets: dict[str, AnnotationSet], problems: Iterable[Problem] = ()
             if picture.id in lost:
                 part.pictures[index] = replace(picture, extra={**picture.extra, "incomplete": True})
     return sets
+
+
+def _shown(name: str) -> str:
+    r"""A name with escapes in place of bytes that are no UTF-8.
+
+    Examples
+    --------
+    >>> print(_shown("gr\udcfcn.png"), _shown("gr\u00fcn.png"))
+    gr\udcfcn.png grün.png
+    """
+    return name.encode(errors="backslashreplace").decode()
 
 
 HAS_FIELD: dict[str, Callable[[Instance], bool]] = {

@@ -126,6 +126,7 @@ def resample(
     valid: np.ndarray,
     rows: tuple[np.ndarray, np.ndarray],
     columns: tuple[np.ndarray, np.ndarray],
+    least: float = 0.5,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample values by weights per axis; invalid pixels take no part.
 
@@ -137,13 +138,15 @@ def resample(
         Which pixels count.
     rows, columns : (index, weight)
         From `resampling_weights`, counted from the array's first row and column.
+    least : float, default 0.5
+        Share of the weight that must be valid.
 
     Returns
     -------
     values : float array, shape (bands, target height, target width)
         0 where not valid.
     valid : bool array, shape (target height, target width)
-        Where at least half of the weight was valid.
+        Where at least this share of the weight was valid.
 
     Examples
     --------
@@ -163,7 +166,7 @@ def resample(
         values = values * share
         share = _combine(_combine(share, *rows, axis=-2), *columns, axis=-1)
     sums = _combine(_combine(values, *rows, axis=-2), *columns, axis=-1)
-    kept = np.broadcast_to(share >= 0.5, sums.shape[-2:])
+    kept = np.broadcast_to(share >= least, sums.shape[-2:])
     if not (share == 1).all():
         sums = np.divide(sums, share, out=np.zeros_like(sums), where=kept)
     return sums, kept

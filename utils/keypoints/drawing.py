@@ -1,4 +1,4 @@
-"""Poses over a picture: points, and the lines between them.
+"""Poses over a picture: points, the lines between them, and their names.
 
 Marks keep their size on the screen: their radius follows the picture, but stays small beside the animal. A point (x, y)
 is drawn to a sixteenth of a pixel; the centre of the first pixel is (0.5, 0.5). What is not finite is not drawn.
@@ -21,6 +21,8 @@ Edges = Sequence[tuple[int, int]]
 _SHIFT = 4  # OpenCV takes coordinates in 1 / 2^4 pixels
 _FARTHEST = 1e5  # pixels; OpenCV's coordinates are 32-bit
 _DARK, _LIGHT = (20, 20, 20), (255, 255, 255)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_SMALLEST_FONT, _LARGEST_FONT = 0.45, 1.2  # OpenCV's scale; smaller letters cannot be read
 
 
 # --- marks -----------------------------------------------------------------------------------------------------------
@@ -230,3 +232,75 @@ def draw_poses(
     for pose, rings in zip(shown, hollow, strict=True):
         _draw_points(picture, pose, np.resize(colours, (len(pose), 3)), radius, rings)
     return picture
+
+
+def draw_names(picture: np.ndarray, poses: Sequence[np.ndarray], names: Sequence[str], radius: float) -> None:
+    """Write the names of points beside them, light in a dark rim.
+
+    A name stands to the right of its point, else to the left, above or below it. Where it would cover a point or
+    another name, or leave the picture, it is left out: small or crowded animals have the names that there is room for.
+
+    Parameters
+    ----------
+    picture : ndarray of uint8, shape (H, W, 3)
+        Where they are written, in place; letters follow its size, but stay legible on small ones.
+    poses : sequence of ndarray, shape (K, 2 or more)
+        x, y of the points. Those that are not finite, or outside, have no name.
+    names : sequence of str
+        Of the K keypoints.
+    radius : float
+        Of the points' marks, in pixels.
+
+    Examples
+    --------
+    >>> picture, pose = np.zeros((40, 120, 3), np.uint8), np.array([[20.5, 20.5, 1], [np.nan, 3.0, 1]])
+    >>> draw_names(picture, [pose], ["nose", "tail"], radius=2.0)
+    >>> columns = np.flatnonzero((picture == 255).any(axis=(0, 2)))
+    >>> bool(columns.min() > 23), bool(columns.max() < 60), bool(picture[:, :20].any())
+    (True, True, False)
+    """
+    height, width = picture.shape[:2]
+    scale = min(max(math.sqrt(height * width) / 1700, _SMALLEST_FONT), _LARGEST_FONT)
+    weight = 1 if scale < 0.7 else 2
+    gap = 1.4 * radius + 3  # the mark with its rims
+    points = [(point[:2], name) for pose in poses for point, name in zip(pose, names, strict=True)]
+    points = [(point, name) for point, name in points if np.isfinite(point).all()]
+    places = np.array([point for point, _ in points]).reshape(-1, 2)
+    taken = np.concatenate([places - gap + 1, places + gap - 1], axis=1)
+    inside = [(*point, name) for point, name in points if (point >= 0).all() and (point < (width, height)).all()]
+    for x, y, name in inside:
+        (wide, tall), below = cv2.getTextSize(name, _FONT, scale, weight)
+        for left, top in (
+            (x + gap, y - tall / 2),
+            (x - gap - wide, y - tall / 2),
+            (x - wide / 2, y - gap - tall - below),
+            (x - wide / 2, y + gap),
+        ):
+            box = np.array([left, top, left + wide, top + tall + below])
+            covers = ((taken[:, :2] < box[2:]) & (box[:2] < taken[:, 2:])).all(axis=1).any()
+            if not covers and (box[:2] >= 0).all() and (box[2:] <= (width, height)).all():
+                _write_name(picture, name, (round(float(left)), round(float(top)) + tall), scale, weight)
+                taken = np.concatenate([taken, box[None]])
+                break
+
+
+def _write_name(picture: np.ndarray, name: str, start: tuple[int, int], scale: float, weight: int) -> None:
+    """Write light letters, whose lower left is at `start` (x, y), in a dark rim of a pixel or two.
+
+    `picture` has shape (H, W, 3).
+
+    Examples
+    --------
+    >>> picture = np.full((30, 60, 3), 255, np.uint8)
+    >>> _write_name(picture, "nose", (5, 20), 0.45, 1)
+    >>> bool(picture.min() < 60), bool((picture[:5] == 255).all())
+    (True, True)
+    """
+    letters = np.zeros(picture.shape[:2], np.uint8)
+    cv2.putText(letters, name, start, _FONT, scale, 255, weight, cv2.LINE_AA)
+    (x, y, wide, tall), rim = cv2.boundingRect(letters), weight + 1  # a thicker stroke is no rim in every OpenCV
+    part = slice(max(y - rim, 0), y + tall + rim), slice(max(x - rim, 0), x + wide + rim)
+    around = cv2.dilate(letters[part], np.ones((2 * weight + 1, 2 * weight + 1), np.uint8))
+    for mask, colour in ((around, _DARK), (letters[part], _LIGHT)):
+        share = mask[..., None] / 255
+        picture[part] = np.rint(picture[part] * (1 - share) + np.array(colour) * share).astype(np.uint8)

@@ -18,7 +18,7 @@ import numpy as np
 from utils.keypoints.drawing import Edges, draw_line, draw_poses, finite_points, mark_radius
 from utils.keypoints.matching import PredictedPose, TruthPose, is_counted, match_poses
 from utils.keypoints.tables import SHARES, keypoint_rows, score_or_nan
-from utils.report.colours import class_palette
+from utils.report.colours import class_palette, mark_colours
 from utils.report.plots import (
     PANEL_SIZE,
     WRONG,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LARGEST_ZOOM, _SMALLEST_MARK = 4.0, 2.5
-MISSED, SURPLUS = (255, 200, 0), (190, 190, 190)  # marks beside those of the keypoints
+MISSED, SURPLUS = (255, 200, 0), (190, 190, 190)  # marks of errors, where no keypoint looks like them
 
 
 # --- sheets ----------------------------------------------------------------------------------------------------------
@@ -100,7 +100,9 @@ def _cut_out(image: np.ndarray, region: tuple[int, int, int, int], limit: int) -
     return panel, np.array([width / (x2 - x1), height / (y2 - y1)])
 
 
-def _draw_crosses(picture: np.ndarray, points: np.ndarray, arm: float, width: int) -> None:
+def _draw_crosses(
+    picture: np.ndarray, points: np.ndarray, arm: float, width: int, colour: Sequence[int] = MISSED
+) -> None:
     """Cross out points, light on a dark rim.
 
     `picture` has shape (H, W, 3), `points` shape (N, 2).
@@ -113,9 +115,9 @@ def _draw_crosses(picture: np.ndarray, points: np.ndarray, arm: float, width: in
     ([255, 200, 0], [0, 0, 0])
     """
     for point in points[finite_points(points)]:
-        for colour, wide in (((20, 20, 20), width + 2), (MISSED, width)):
+        for shade, wide in (((20, 20, 20), width + 2), (colour, width)):
             for step in (np.array([arm, arm]), np.array([arm, -arm])):
-                draw_line(picture, point - step, point + step, colour, wide)
+                draw_line(picture, point - step, point + step, shade, wide)
 
 
 def _draw_errors(
@@ -125,6 +127,7 @@ def _draw_errors(
     matches: Sequence[int],
     colours: np.ndarray,
     radius: float,
+    marks: Sequence[Sequence[int]] = (WRONG, MISSED, SURPLUS),
 ) -> np.ndarray:
     """Join each predicted point with the true one, cross out what was missed, and show surplus animals in grey.
 
@@ -140,6 +143,8 @@ def _draw_errors(
         Of the keypoints.
     radius : float
         Of the marks.
+    marks : sequence of (red, green, blue)
+        Of errors, of missed points and of surplus animals.
 
     Returns
     -------
@@ -158,14 +163,14 @@ def _draw_errors(
     found = [_matched(pose, predictions, index) for pose, index in zip(labelled, matches, strict=True)]
     surplus = [pose for index, pose in enumerate(predictions) if index not in matches]
     width = max(1, round(0.6 * radius))
-    picture = draw_poses(panel, surplus, colours=np.full_like(colours, SURPLUS), radius=0.8 * radius)
+    picture = draw_poses(panel, surplus, colours=np.full_like(colours, marks[2]), radius=0.8 * radius)
     for pose, predicted in zip(labelled, found, strict=True):
         for start, end in zip(pose, predicted, strict=True):
             if np.isfinite(start).all() and np.isfinite(end).all():
-                draw_line(picture, start, end, WRONG, width)
+                draw_line(picture, start, end, marks[0], width)
     picture = draw_poses(picture, found, colours=colours, radius=0.8 * radius)
     for pose, predicted in zip(labelled, found, strict=True):
-        _draw_crosses(picture, pose[~finite_points(predicted)], 1.2 * radius, width)
+        _draw_crosses(picture, pose[~finite_points(predicted)], 1.2 * radius, width, marks[1])
     return picture
 
 
@@ -311,9 +316,11 @@ def draw_pose_comparison(
         matches = match_poses(truth, predictions)
         tally = _tally(truth, predictions, matches)
         grey = 0.7 * cv2.cvtColor(panel, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2) + 54
-        panels.append((tally.title(), _draw_errors(grey.astype(np.uint8), true, predicted, matches, colours, radius)))
-        marks = (("error", WRONG, True), ("missed", MISSED, tally.missed), ("surplus", SURPLUS, tally.surplus))
-        entries += [(name, list(colour)) for name, colour, occurs in marks if occurs]
+        marks = mark_colours((WRONG, MISSED, SURPLUS), colours.tolist())
+        errors = _draw_errors(grey.astype(np.uint8), true, predicted, matches, colours, radius, marks)
+        panels.append((tally.title(), errors))
+        occurs = {"error": True, "missed": tally.missed, "surplus": tally.surplus}
+        entries += [(name, list(mark)) for (name, shown), mark in zip(occurs.items(), marks, strict=True) if shown]
     sheet = side_by_side([with_title(picture, title) for title, picture in panels])
     return np.vstack([sheet, draw_legend(entries, sheet.shape[1])])
 

@@ -24,6 +24,7 @@ MAX_PIXELS = 178_956_970  # a header may claim any size: a larger picture would 
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")  # what is damaged is refused here
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is the same; ours names the file and its size
 _HEADERS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # what Pillow and OpenCV read alike
+_MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # the last one is not in every build of Pillow
 _PLACE_TAGS = (33550, 33922, 34264)  # of a GeoTIFF: pixel scale, tie points, transformation
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -46,7 +47,7 @@ def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> 
     Raises
     ------
     DataError
-        If there is no such file, it is empty, no picture, or larger than `MAX_PIXELS`.
+        If there is no such file, it is empty, no picture, a moving one, or larger than `MAX_PIXELS`.
 
     Examples
     --------
@@ -60,6 +61,7 @@ def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> 
         if not isinstance(source, bytes):
             check_regular(source)
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
+            refuse_frames(stream, name)
             size = _size_of_stream(stream)
     except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"{name}: no such picture; put it there, or mend the label that names it") from None
@@ -75,6 +77,45 @@ def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> 
             "another copy if it is not that large"
         )
     return size
+
+
+def refuse_frames(stream: BinaryIO, name: str | Path) -> None:
+    """Refuse a moving picture: nothing says which of its frames is meant, and readers take the first one.
+
+    Parameters
+    ----------
+    stream : binary stream
+        A picture; it is read from its start, and left there.
+    name : str or Path
+        What errors call it.
+
+    Raises
+    ------
+    DataError
+        If it is an animated GIF, PNG, WebP or AVIF of several frames.
+
+    Examples
+    --------
+    >>> frames, stream = [Image.new("L", (6, 4), value) for value in (0, 9)], io.BytesIO()
+    >>> frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:])
+    >>> refuse_frames(stream, "a.gif")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.gif: a moving picture (GIF) of 2 frames; expected one picture: write each frame to ...
+    """
+    stream.seek(0)
+    try:
+        with Image.open(stream, formats=_MOVING) as picture:
+            kind, frames = picture.format, int(getattr(picture, "n_frames", 1))
+    except Exception:  # of another kind, or damaged: whoever decodes it says so
+        kind, frames = None, 1
+    stream.seek(0)
+    if frames > 1:
+        split = f"magick {name} -coalesce" if kind in ("WEBP", "AVIF") else f"ffmpeg -i {name}"
+        raise DataError(
+            f"{name}: a moving picture ({kind}) of {frames} frames; expected one picture: write each frame to its own "
+            f"file ({split} FRAME_%04d.png), or make it a video (ffmpeg -i FRAME_%04d.png VIDEO.mp4)"
+        )
 
 
 def _size_by_decoding(source: str | Path | bytes) -> tuple[int, int] | None:

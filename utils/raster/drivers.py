@@ -7,18 +7,24 @@ are switched off. This module is imported before any use of GDAL in the process,
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
+import logging
 import mmap
 import os
 import re
 import tempfile
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 from utils.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 _RASTERS = (
     "GTiff COG PNG JPEG JPEGXL WEBP AVIF HEIF BMP GIF BIGGIF JP2OpenJPEG JP2KAK JP2ECW JP2MrSID JP2Lura ECW MrSID HFA "
@@ -46,8 +52,12 @@ _SKIPPED = (
     "STACIT STACTA SXF TIL TileDB TSX VDV VFK VICAR WAsP WCS WFS WMS WMTS XLS XLSX XODR XPM XYZ Zarr ZMap "
 )
 
-_PARSED = re.compile("[!;]")
+# Also line ends and tabs, which it drops, and bytes that are no UTF-8.
+_PARSED = re.compile("[!;\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 _CRS = re.compile(rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"\s*:\s*(?={)', re.IGNORECASE)  # also as escapes
+
+_WARNING = threading.RLock()  # what catches warnings acts on all threads
+_NUMBERS = "Several features with id"  # which nothing here goes by
 
 NO_NETWORK = {
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",  # of /vsicurl/ and the file systems of clouds
@@ -115,14 +125,54 @@ def plain_path(path: str | Path) -> Iterator[Path]:
     """
     absolute = Path("/" + os.path.abspath(path).lstrip("/"))
     if not _PARSED.search(str(absolute)):
-        yield absolute
+        with relayed_warnings(path):
+            yield absolute
         return
-    with tempfile.TemporaryDirectory(prefix="dinolith-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dinolith-") as folder, relayed_warnings(path):
         plain = Path(folder, _PARSED.sub("_", absolute.name))
         beside = glob.glob(glob.escape(str(absolute.with_suffix(""))) + ".*")
         for file in {str(absolute), *beside}:
             os.symlink(file, Path(folder, _PARSED.sub("_", Path(file).name)))
         yield plain
+
+
+@contextmanager
+def relayed_warnings(path: str | Path) -> Iterator[None]:
+    """Log what GDAL warns of in a vector file, once and with the file's name; it would go past the log without it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Examples
+    --------
+    >>> from utils.logging import VerbosityLogger, listening
+    >>> with listening(VerbosityLogger(), "utils"):
+    ...     for _ in range(2):
+    ...         with relayed_warnings("relayed.geojson"):
+    ...             warnings.warn("Non closed ring detected", RuntimeWarning)
+    [WARNING] relayed.geojson: GDAL warns: Non closed ring detected
+    """
+    with _WARNING, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        if not issubclass(warning.category, RuntimeWarning):  # of another library, in another thread
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif _NUMBERS not in str(warning.message):
+            _tell(str(path), str(warning.message))
+
+
+@functools.lru_cache(maxsize=1024)
+def _tell(path: str, text: str) -> None:
+    """Log a warning of GDAL, once.
+
+    Examples
+    --------
+    >>> _tell("told.geojson", "Non closed ring detected")
+    """
+    logger.warning("%s: GDAL warns: %s", path, text)
 
 
 def refuse_linked_crs(path: str | Path) -> None:

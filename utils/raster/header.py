@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from utils.errors import DataError
-from utils.media.picture_sizes import picture_orientation
+from utils.media.picture_sizes import picture_orientation, refuse_frames
 from utils.raster.gdal import FileKey, file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.raster.grids import PixelGrid
 from utils.raster.placement import read_place
+from utils.raster.vrt import virtual_sources
 
 if TYPE_CHECKING:
     import tifffile
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP", "GIF"})  # decoded from the top: no random access
+_MOVING_DRIVERS = frozenset({"PNG", "WEBP", "GIF", "BIGGIF"})
 _TURNED_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "GTiff"})  # whose pictures may be stored turned
 _PAGE = re.compile(r"Page \d+ \((?P<width>\d+)P x (?P<height>\d+)L ")  # GDAL's description of a page
 _MOST_BANDS = 4096  # hyperspectral scenes have hundreds; GDAL reads for minutes what claims tens of thousands
+_BLOCK_DRIVERS = frozenset({"GTiff", "COG", "tifffile", "VRT"})  # whose files say which blocks are there
+_SHARING = 100  # blocks that are one and the same bytes: no picture is as uniform
 _LARGE_BLOCK = 2**22  # pixels; larger blocks push each other out of GDAL's cache and are decoded again and again
 
 
@@ -167,8 +172,8 @@ def _read_header(key: FileKey) -> RasterHeader:
     Raises
     ------
     DataError
-        When there is no such file, it cannot be read, a source of a VRT is missing, it claims very many bands, or its
-        values are complex numbers.
+        When there is no such file, it cannot be read, a source of a VRT is missing, it has several pages or frames or
+        no block of pixels, claims very many bands, or its values are complex numbers.
 
     Examples
     --------
@@ -191,6 +196,12 @@ def _read_header(key: FileKey) -> RasterHeader:
         header = _header_of_tiff(path, error)
     if header.driver == "GTiff":
         _refuse_pages(path, _page_sizes(open_raster(path)))
+    if header.driver in _MOVING_DRIVERS and os.path.isfile(path):
+        with open(path, "rb") as stream:
+            refuse_frames(stream, path)
+    if header.driver in _BLOCK_DRIVERS and os.path.isfile(path):
+        _refuse_empty(header)
+        _tell_absent(header)
     if len(header.dtypes) > _MOST_BANDS:
         raise DataError(
             f"{path}: claims {len(header.dtypes)} bands, expected at most {_MOST_BANDS}; it may be damaged: copy it "
@@ -242,6 +253,101 @@ def _refuse_pages(path: str, sizes: Sequence[tuple[int, int]]) -> None:
         )
     if len(sizes) > 1:
         logger.warning("%s: a TIFF of %d pages; page 1, the largest, is read", path, len(sizes))
+
+
+def _places_of_blocks(path: str) -> list[tuple[int, int]]:
+    """Offset and length in bytes of each block of a TIFF's first page; empty where tifffile does not understand it.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> [length for _, length in _places_of_blocks(raster_file("a.tif", np.zeros((4, 6), np.uint8), blockysize=2))]
+    [12, 12]
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as stream:
+            page = stream.pages.first
+            return [*zip(page.dataoffsets, page.databytecounts, strict=True)]
+    except Exception:  # no TIFF, or one that only GDAL understands: it says what it cannot read when it does
+        return []
+
+
+def _why_empty(places: Sequence[tuple[int, int]]) -> str:
+    """Say why a TIFF holds no data, by the offset and length of each block; empty where it may hold some.
+
+    Examples
+    --------
+    >>> _why_empty([(0, 0), (0, 0)]), _why_empty([(0, 0), (8, 12)]), _why_empty([(8, 12)] * 500)
+    ('none of its 2 blocks is there', '', 'its 500 blocks are the same 1 again and again')
+    """
+    present = [place for place in places if all(place)]
+    if places and not present:
+        return f"none of its {len(places)} blocks is there"
+    different = len(set(present))
+    if present and different * _SHARING <= len(present):
+        return f"its {len(present)} blocks are the same {different} again and again"
+    return ""
+
+
+def _refuse_empty(header: RasterHeader) -> None:
+    """Refuse a raster that claims pixels of which none is there: it would be read and predicted for hours.
+
+    Raises
+    ------
+    DataError
+        If it is a TIFF without blocks, or a VRT without sources or of such TIFFs only.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> path = Path(raster_file("a.tif", np.zeros((4, 6), np.uint8))).with_suffix(".vrt")
+    >>> _ = path.write_text('<VRTDataset rasterXSize="90" rasterYSize="80"><VRTRasterBand band="1"/></VRTDataset>')
+    >>> read_header(path)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: ...a.vrt: 80 x 90 pixels (height x width), but it names no source of pixels: it holds ...
+    """
+    virtual = header.driver == "VRT"
+    files = virtual_sources(header.path) if virtual else [Path(header.path)]
+    why = "it names no source of pixels"
+    for file in files:
+        why = _why_empty(_places_of_blocks(str(file)))
+        if not why:
+            return
+    where = f" (source {files[0]})" if virtual and files else ""
+    raise DataError(
+        f"{header.path}: {header.grid.height} x {header.grid.width} pixels (height x width), but {why}{where}: it "
+        "holds no data; copy or export it again, or leave it out"
+    )
+
+
+def _tell_absent(header: RasterHeader) -> None:
+    """Tell what the absent blocks of a sparse TIFF are read as.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> import numpy as np
+    >>> path = raster_file("a.tif", np.zeros((4, 6), np.uint8))
+    >>> _tell_absent(read_header(path))
+    """
+    places = _places_of_blocks(header.path)
+    absent = sum(not all(place) for place in places)
+    hidden = header.alpha is not None or header.masked or all(value is not None for value in header.nodata)
+    if absent and hidden:
+        logger.info("%s: %d of %d blocks are absent, and count as nodata", header.path, absent, len(places))
+    elif absent:
+        logger.warning(
+            "%s: %d of %d blocks are absent, and are read as 0, as data: the file declares no nodata; if they hold "
+            "nothing, declare it (gdal_edit.py -a_nodata 0)",
+            header.path,
+            absent,
+            len(places),
+        )
 
 
 def _header_of_dataset(path: str, dataset: rasterio.DatasetReader) -> RasterHeader:

@@ -12,6 +12,7 @@ from pathlib import Path
 from utils.errors import DataError
 from utils.raster.header import read_header
 from utils.raster.label_pairs import is_vector
+from utils.raster.other_labels import refuse_other_labels
 from utils.raster.scene_paths import has_raster_suffix
 from utils.runtime.files import walk_files
 
@@ -96,7 +97,8 @@ def find_layout(source: Path, given: Sequence[Path] | None = None) -> Layout:
     Raises
     ------
     DataError
-        If there are no labels or no pictures, or it is not clear which file holds the labels.
+        If there are no labels or no pictures, the labels are in no format that is read, or it is not clear which file
+        holds them.
 
     Examples
     --------
@@ -108,6 +110,7 @@ def find_layout(source: Path, given: Sequence[Path] | None = None) -> Layout:
     >>> [path.name for path in layout.pictures], layout.pattern
     (['a.tif', 'b.tif'], '{stem}.mask.tif')
     """
+    refuse_other_labels([source])
     root = source if source.is_dir() else source.parent
     rasters, vectors = _rasters_and_vectors(root)
     masks = [path for path in rasters if _is_named_label(path, root)]

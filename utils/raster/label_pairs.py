@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from utils.errors import DataError, SettingsError
+from utils.raster.other_labels import SUFFIXES, describe_other_labels, refuse_other_labels
 from utils.raster.scene_paths import has_raster_suffix
 from utils.runtime.files import walk_files
 from utils.runtime.reading import check_regular
+
+logger = logging.getLogger(__name__)
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".geojsonl", ".json", ".shp", ".fgb", ".kml", ".gml", ".sqlite")
 
@@ -53,7 +57,7 @@ def pair_labels(
     Raises
     ------
     DataError
-        If the source does not exist, or several labels fit one scene equally well.
+        If the source does not exist, is in no format that is read, or several labels fit one scene equally well.
     SettingsError
         If the pattern lacks {stem}.
 
@@ -71,7 +75,8 @@ def pair_labels(
     source = Path(label_source).expanduser()
     if pattern is not None and "{stem}" not in pattern:
         raise SettingsError(f"dataset.label_pattern: expected {{stem}} for the picture's name, got {pattern!r}")
-    if source.is_file():
+    if source.is_file() or source.suffix.lower() == ".gdb":
+        refuse_other_labels([source])
         return dict.fromkeys(scenes, source), []
     if source.exists() and not source.is_dir():
         check_regular(source)
@@ -82,7 +87,25 @@ def pair_labels(
     find = _finder(files, pattern)
     found = {scene: _choose_label(scene, find(scene)) for scene in scenes}
     pairs = {scene: label for scene, label in found.items() if label is not None}
+    refuse_other_labels(pairs.values())
+    tell_unread(files, [scene.stem for scene in scenes if scene not in pairs])
     return pairs, [scene for scene in scenes if scene not in pairs]
+
+
+def tell_unread(files: Sequence[Path], stems: Collection[str]) -> None:
+    """Warn of files beside the labels that are named as scenes without a label, but in no format that is read.
+
+    Examples
+    --------
+    >>> from utils.logging import VerbosityLogger, listening
+    >>> with listening(VerbosityLogger(), "utils"):
+    ...     tell_unread([Path("l/a.tif"), Path("l/b.dxf")], ["b"])
+    [WARNING] l/b.dxf: a drawing (DXF), which is not read; convert it: ogr2ogr -f GPKG b.gpkg l/b.dxf (1 such files)
+    """
+    wanted = set(stems)
+    unread = [path for path in files if path.stem in wanted and path.suffix.lower() in SUFFIXES]
+    if unread:
+        logger.warning("%s: %s (%d such files)", unread[0], describe_other_labels(unread[0]), len(unread))
 
 
 def _finder(files: Sequence[Path], pattern: str | None) -> Callable[[Path], list[Path]]:

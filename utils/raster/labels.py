@@ -110,6 +110,27 @@ class LabelSource(ABC):
         True
         """
 
+    def doubts(self) -> list[str]:
+        """Say what can be read, but is hardly meant.
+
+        Returns
+        -------
+        list of str
+            Each with the file and what to do.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged.
+
+        Examples
+        --------
+        >>> from utils.raster.raster_labels import RasterLabels
+        >>> RasterLabels("l.tif", num_classes=2).doubts()
+        []
+        """
+        return []
+
     @abstractmethod
     def _read_inside(self, scene: RasterScene, window: Window) -> np.ndarray:
         """Read the classes of a window that lies inside the scene.

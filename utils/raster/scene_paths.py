@@ -86,6 +86,9 @@ def _expand_source(source: str | Path) -> list[Path]:
         raise DataError(f"{path}: no such file or folder")
     hits = [Path(hit) for hit in sorted(glob.glob(str(path), recursive=True))]
     open_ended = path.name.endswith("*")  # "*.img" means it, "tile_*" also meets the sidecar files
+    for hit in hits:
+        if hit.exists() and not hit.is_dir() and has_raster_suffix(hit):
+            check_regular(hit)
     files = [hit for hit in hits if hit.is_file() and (not open_ended or has_raster_suffix(hit))]
     files = [file for file in files if not is_overlay_picture(file)]
     return files + [inner for hit in hits if hit.is_dir() and path.name != "**" for inner in _files_of_folder(hit)]

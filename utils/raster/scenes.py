@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 from affine import Affine
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from utils.errors import DataError, SettingsError
 from utils.geometry.resampling import reflect_index, resample, resampling_weights
 from utils.media.picture_sizes import MAX_PIXELS
 from utils.raster.files import RasterFile, RawBlock
+from utils.raster.gdal import open_raster
 from utils.raster.grids import PixelGrid
 from utils.raster.header import RasterHeader
 from utils.raster.scaling import ValueScaling
@@ -118,13 +120,33 @@ class RasterScene:
         >>> scene.read(Window(0, 0, 1, 3))[1].tolist()
         [[False, True, False]]
         """
+        return self._copy(self.scale, (*self.nodata, *values))
+
+    @functools.cached_property
+    def unscaled(self) -> RasterScene:
+        """The same scene on the grid of its files.
+
+        Examples
+        --------
+        >>> from utils.raster.example import raster_file
+        >>> scene = RasterScene(raster_file("a.tif", np.uint8([[1, 2, 3, 4]])), scale=0.5)
+        >>> scene.width, scene.unscaled.width
+        (2, 4)
+        """
+        return self._copy(1.0, self.nodata)
+
+    def _copy(self, scale: float, nodata: Sequence[float]) -> RasterScene:
+        """The same scene on another scale, or with other values that stand for nothing.
+
+        Examples
+        --------
+        >>> from utils.raster.example import raster_file
+        >>> RasterScene(raster_file("a.tif", np.zeros((2, 4), np.uint8)), bands=[1])._copy(2.0, [7]).bands
+        (1,)
+        """
+        limit = self._files[0].max_pixels
         return RasterScene(
-            self.paths,
-            bands=self.bands,
-            scale=self.scale,
-            max_pixels=self._files[0].max_pixels,
-            scaling=self.scaling,
-            nodata=(*self.nodata, *values),
+            self.paths, bands=self.bands, scale=scale, max_pixels=limit, scaling=self.scaling, nodata=nodata
         )
 
     def __repr__(self) -> str:
@@ -236,6 +258,35 @@ class RasterScene:
         True
         """
         return next((file.header.unplaced for file in self._files if file.header.unplaced), None)
+
+    def control_points(self, height: int, width: int) -> tuple[list[GroundControlPoint], CRS | None] | None:
+        """Ground control points that no transform fits, in the pixels of a raster that covers the scene.
+
+        Parameters
+        ----------
+        height, width : int
+            Of that raster.
+
+        Returns
+        -------
+        (list of GroundControlPoint, CRS or None) or None
+            None where the scene has a transform, or no such points.
+
+        Examples
+        --------
+        >>> from utils.raster.example import raster_file
+        >>> RasterScene(raster_file("a.tif", np.zeros((4, 6), np.uint8))).control_points(4, 6) is None
+        True
+        """
+        if not self.unplaced:
+            return None
+        points, crs = open_raster(self._files[0].header.path).gcps
+        down, right = height / self.file_grid.height, width / self.file_grid.width
+        moved = [
+            GroundControlPoint(point.row * down, point.col * right, point.x, point.y, point.z or 0.0, point.id)
+            for point in points
+        ]
+        return (moved, crs) if moved else None
 
     @functools.cached_property
     def channels(self) -> tuple[tuple[int, int], ...]:

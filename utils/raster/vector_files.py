@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,17 @@ import shapely
 from rasterio.crs import CRS
 
 from utils.errors import DataError
-from utils.raster.drivers import VECTOR_DRIVERS, plain_path, refuse_linked_crs, vector_library
+from utils.raster.drivers import VECTOR_DRIVERS, plain_path, refuse_linked_crs, relayed_warnings, vector_library
 from utils.raster.gdal import FileKey, file_key
 from utils.raster.grids import Bounds
 from utils.runtime.files import atomic_path
-from utils.runtime.reading import check_regular, file_errors
+from utils.runtime.reading import check_regular, file_errors, read_bounded_text
+from utils.runtime.recent import Recent
 
 STYLES = "layer_styles"  # the table of a GeoPackage in which QGIS keeps the looks of layers
 # With bounds these give features in the order of their spatial index; the number of a feature is its place in the file.
 _INDEXED = frozenset({"GPKG", "FlatGeobuf", "ESRI Shapefile", "SQLite", "MapInfo File", "OpenFileGDB"})
+_COUNTED_AT_ONCE = 200_000  # features whose geometries are held while those without a place are counted
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class LayerInfo:
         GDAL's driver.
     layer : str
         Its name.
+    resorted : bool
+        Whether the format sorted the features by their place as it was written, so that their order is lost.
 
     Examples
     --------
@@ -60,6 +66,7 @@ class LayerInfo:
     bounds: Bounds
     driver: str
     layer: str
+    resorted: bool = False
 
 
 def read_layer_info(path: str | Path, layer: str | None) -> LayerInfo:
@@ -125,7 +132,8 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
         raise DataError(
             f"{path}: layer {chosen!r} holds no features with finite coordinates ({info['features']} features)"
         )
-    return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds, info["driver"], chosen)  # type: ignore[arg-type]
+    resorted = info["driver"] == "FlatGeobuf" and bool(info["capabilities"]["fast_spatial_filter"])
+    return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds, info["driver"], chosen, resorted)  # type: ignore[arg-type]
 
 
 def _list_layers(path: str | Path) -> dict[str, str | None]:
@@ -265,6 +273,7 @@ def read_features(
     """Read features in the order of the file.
 
     Their numbers do not tell that order: GDAL takes them from the `id` of a GeoJSON's features, where there is one.
+    A FlatGeobuf with a spatial index has lost the order in which it was written (see `LayerInfo.resorted`).
 
     Parameters
     ----------
@@ -296,13 +305,119 @@ def read_features(
         raise DataError(f"{path}: no attribute {attribute!r}; fields: {', '.join(info.fields) or 'none'}")
     columns = [] if attribute is None else [attribute]
     options = {"columns": columns, "read_geometry": geometry, "force_2d": True, "bbox": bounds, "return_fids": True}
-    with file_errors(path, "cannot be read", "the file is damaged: export it again"), plain_path(path) as plain:
-        _, numbers, encoded, attributes = vector_library().raw.read(plain, info.layer, **options)
+    with _in_file_order(path, info) as (source, place):
+        _, numbers, encoded, attributes = vector_library().raw.read(source, place, **options)
         shapes = shapely.from_wkb(encoded) if geometry else np.full(len(numbers), None)
     values = attributes[0] if columns else np.full(len(numbers), None)
     by_index = bounds is not None and info.driver in _INDEXED
     order = np.argsort(numbers, kind="stable") if by_index else np.arange(len(numbers))
     return Features(numbers[order], shapes[order], values[order])
+
+
+@contextmanager
+def _in_file_order(path: str | Path, info: LayerInfo) -> Iterator[tuple[Path | bytes, str | int]]:
+    """Give what the library for vector files reads in the order of the file, and the layer in it.
+
+    Raises
+    ------
+    DataError
+        In place of any error while it is read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/a.geojson"
+    >>> write_features(path, [shapely.Point(1, 2)], crs="EPSG:4326")
+    >>> with _in_file_order(path, read_layer_info(path, None)) as (source, layer):
+    ...     source.name, layer
+    ('a.geojson', 'a')
+    """
+    with file_errors(path, "cannot be read", "the file is damaged: export it again"):
+        if info.driver == "ESRIJSON":
+            with relayed_warnings(path):
+                yield _RENUMBERED.get(file_key(str(path)), functools.partial(_renumber_esri, path)), 0
+            return
+        with plain_path(path) as plain:
+            yield plain, info.layer
+
+
+_RENUMBERED = Recent(1)  # a file is read once for each area of a scene
+
+
+def _renumber_esri(path: str | Path) -> bytes:
+    """ESRI JSON whose features have no numbers of their own: GDAL gives them in the order of their OBJECTID.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> _ = path.write_text('{"fields": [{"name": "OBJECTID", "type": "esriFieldTypeOID"}], "features": []}')
+    >>> _renumber_esri(path)
+    b'{"fields": [{"name": "OBJECTID", "type": "esriFieldTypeInteger"}], "features": []}'
+    """
+    document = json.loads(read_bounded_text(path))
+    for field in document.get("fields", []):
+        if str(field.get("type")).lower() == "esrifieldtypeoid":
+            field["type"] = "esriFieldTypeInteger"
+    return json.dumps(document).encode()
+
+
+@functools.lru_cache(maxsize=256)
+def _rows_without_place(key: FileKey, layer: str | None) -> tuple[int, ...]:
+    """Rows, counted from 1, of the features of one version of a file whose geometry is missing, empty or not finite.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/a.geojson"
+    >>> write_features(path, [shapely.Point(1, 2), shapely.Polygon()], crs="EPSG:4326")
+    >>> _rows_without_place(file_key(path), None)
+    (2,)
+    """
+    info = read_layer_info(key[0], layer)
+    rows: list[int] = []
+    with _in_file_order(key[0], info) as (source, place):
+        for start in range(0, info.features, _COUNTED_AT_ONCE):
+            part = {"skip_features": start, "max_features": _COUNTED_AT_ONCE, "columns": []}
+            shapes = shapely.from_wkb(vector_library().raw.read(source, place, **part)[2])
+            rows += (np.flatnonzero(~np.isfinite(shapely.bounds(shapes)).all(axis=1)) + start + 1).tolist()
+    return tuple(rows)
+
+
+def rows_without_place(path: str | Path, layer: str | None) -> tuple[int, ...]:
+    """Find the features whose geometry is missing, empty or not finite, by their rows in the file, counted from 1.
+
+    Parameters
+    ----------
+    path : str or Path
+        A vector file.
+    layer : str or None
+        Its layer.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/a.geojson"
+    >>> write_features(path, [shapely.Point(1, 2), shapely.Polygon(), shapely.Point(3, 4)], crs="EPSG:4326")
+    >>> rows_without_place(path, None)
+    (2,)
+    """
+    return _rows_without_place(file_key(str(path)), layer)
 
 
 def write_features(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import shapely
 from rasterio.crs import CRS
+from typing_extensions import override
 
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
@@ -24,7 +25,7 @@ from utils.raster.labels import LabelSource, UnknownValuesError, check_overlap, 
 from utils.raster.scenes import RasterScene
 from utils.raster.shapes import MARGIN, Shapes, bounds_around, long_edges, move_along_x, place_on_pixels
 from utils.raster.tiling import Window
-from utils.raster.vector_files import Features, LayerInfo, read_features, read_layer_info
+from utils.raster.vector_files import Features, LayerInfo, read_features, read_layer_info, rows_without_place
 from utils.runtime.recent import Recent
 
 LOGGER = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ _BLOCKS_KEPT = 128  # of 1 MB: a row of windows of a scene 100,000 pixels wide
 _FETCH = 4096  # side, in pixels, of the area whose features are held at a time, when the file has many
 _FETCHES_KEPT = 4
 _MANY_FEATURES = 50_000
+_PAIRS_COMPARED = 100_000
+_INTERIORS_MEET = "T********"  # in the nine intersections of Egenhofer's model: touching borders do not count
 
 
 class VectorLabels(LabelSource):
@@ -118,6 +121,7 @@ class VectorLabels(LabelSource):
         self._fetched = Recent(_FETCHES_KEPT)
         self._layers = Recent(1)
         self._warned = False  # of invalid polygons: once is enough for many scenes
+        self._checked = False  # for doubts
 
     def check(self, scene: RasterScene) -> None:
         """Find out early whether the labels fit a scene: attribute, its values, CRS and place.
@@ -138,6 +142,68 @@ class VectorLabels(LabelSource):
         """
         self._check_placement(scene)
         self._check_values()
+        if not self._checked:
+            self._checked = True
+            for doubt in self.doubts():
+                LOGGER.warning(doubt)
+
+    @override
+    def doubts(self) -> list[str]:
+        info = read_layer_info(self.path, self.layer)
+        return [*self._doubt_places(info), *(self._doubt_order(info) if info.resorted else [])]
+
+    def _doubt_places(self, info: LayerInfo) -> list[str]:
+        """Name the features without a geometry.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from utils.raster.vector_files import write_features
+        >>> path = tempfile.mkdtemp() + "/l.geojson"
+        >>> write_features(path, [shapely.Point(1, 2), shapely.Polygon()], crs="EPSG:4326")
+        >>> VectorLabels(path, 2, {"*": 1})._doubt_places(read_layer_info(path, None))
+        ['...l.geojson: 1 of 2 features have no geometry (row 2), so that they label nothing; draw or remove them']
+        """
+        rows = rows_without_place(self.path, self.layer)
+        if not rows:
+            return []
+        shown = f"row{'s'[: len(rows) > 1]} {', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''}"
+        return [
+            f"{self.path}: {len(rows)} of {info.features} features have no geometry ({shown}), so that they label "
+            "nothing; draw or remove them"
+        ]
+
+    def _doubt_order(self, info: LayerInfo) -> list[str]:
+        """Say that the order of features is lost, where two of different classes lie over each other.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from utils.raster.vector_files import write_features
+        >>> path = tempfile.mkdtemp() + "/l.fgb"
+        >>> boxes = [shapely.box(0, 0, 4, 4), shapely.box(3, 3, 9, 9), shapely.box(4, 0, 6, 3)]
+        >>> write_features(path, boxes, crs="EPSG:4326", kind=["a", "b", "b"])
+        >>> labels = VectorLabels(path, 2, {"a": 0, "b": 1}, attribute="kind")
+        >>> labels._doubt_order(read_layer_info(path, None))
+        ['...l.fgb: FlatGeobuf with a spatial index sorts features by place, so that ...other, such as 1 and 2: ...']
+        """
+        lost = (
+            f"{self.path}: FlatGeobuf with a spatial index sorts features by place, so that it is not known which of "
+            "two was drawn over the other"
+        )
+        cure = "write the labels anew from their source (ogr2ogr -lco SPATIAL_INDEX=NO, or as GeoPackage)"
+        if info.features > _MANY_FEATURES:
+            return [f"{lost}; if features of different classes lie over each other, {cure}"]
+        features = self._features(None)
+        classes, shapes = self._look_up(features.values), shapely.make_valid(features.geometries)
+        first, second = shapely.STRtree(shapes).query(shapes)
+        pairs = np.flatnonzero((first < second) & (classes[first] != classes[second]))[:_PAIRS_COMPARED]
+        first, second = first[pairs], second[pairs]
+        over = np.flatnonzero(shapely.relate_pattern(shapes[first], shapes[second], _INTERIORS_MEET))
+        if not len(over):
+            return []
+        names = f"{features.numbers[first[over[0]]]} and {features.numbers[second[over[0]]]}"
+        return [f"{lost}; features of different classes lie over each other, such as {names}: {cure}"]
 
     def _check_placement(self, scene: RasterScene) -> LayerInfo:
         """Refuse what cannot be placed on the scene.

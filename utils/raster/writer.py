@@ -131,6 +131,8 @@ class ClassRasterWriter:
         Size in pixels.
     crs, transform : optional
         Georeference as rasterio takes it; None for a picture without.
+    control_points : (list of GroundControlPoint, CRS), optional
+        In place of both, for a TIFF: what its place is known from where no transform fits.
     class_names : sequence of str
         K names, at most 255; value 255 is nodata.
     palette : array-like, shape (K, 3)
@@ -174,6 +176,7 @@ class ClassRasterWriter:
         width: int,
         crs: Any = None,
         transform: Any = None,
+        control_points: tuple[list, Any] | None = None,
         class_names: Sequence[str],
         palette: Any,
         confidence: bool = False,
@@ -182,7 +185,7 @@ class ClassRasterWriter:
     ):
         self.destination = Path(destination)
         self.height, self.width = height, width
-        self.crs, self.transform = crs, transform
+        self.crs, self.transform, self.control_points = crs, transform, control_points
         self.class_names = list(class_names)
         self.palette = np.asarray(palette)
         self.targets = self._plan_targets(confidence, format)
@@ -473,9 +476,12 @@ class ClassRasterWriter:
         """
         profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "height": self.height, "width": self.width}
         tiles = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "bigtiff": "IF_SAFER"}
-        place = {"crs": self.crs, "transform": self.transform} if self.transform is not None else {}
+        no_place = self.transform is None or self.control_points is not None
+        place = {} if no_place else {"crs": self.crs, "transform": self.transform}
         options = profile | tiles | place | {"compress": COMPRESS, "nodata": NODATA}
         with rasterio.open(local_path(path), "w", **options) as raster:
+            if self.control_points is not None:
+                raster.gcps = self.control_points
             self._describe(raster, plane)
             for y, band in self.store.read_bands(plane, BLOCK):
                 raster.write(band, 1, window=RasterioWindow(0, y, self.width, len(band)))
@@ -523,7 +529,8 @@ class ClassRasterWriter:
         counts = np.zeros(256, np.int64)
         with rasterio.open(local_path(path)) as raster:
             for y, band in self.store.read_bands(plane, BLOCK):
-                counts += np.bincount(band.ravel(), minlength=256)
+                for row in band:  # bincount makes eight bytes of each pixel: of one row at a time
+                    counts += np.bincount(row, minlength=256)
                 if not np.array_equal(raster.read(1, window=RasterioWindow(0, y, self.width, len(band))), band):
                     raise OSError(errno.ENOSPC, f"row {y} reads back differently")
             if raster.driver == "GTiff":

@@ -50,6 +50,9 @@ _EXPECTED: dict[tuple[int, int, int], str] = {
 _COLOUR_OF_WORD = {word: colour for colour, words in _EXPECTED.items() for word in words.split()}
 _LEAST_DIFFERENCE = 10.0  # between two colours of a map, in CIELAB; 2.3 is just noticeable
 _MANY_COLOURS = 40  # more are not told apart anyway
+# What stands out on grey: for marks such as those of errors, which must not look like a class.
+_MARKS = ((230, 0, 60), (255, 0, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0))
+_MARK_DIFFERENCE = (30.0, 10.0)  # of a mark from all classes, in CIELAB: as most people see it, and as anybody does
 _TINTS = ((255, 0.45), (0, 0.35))  # towards white or black, and by which share: further classes of one kind
 
 
@@ -78,6 +81,22 @@ def _appearance(colours: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
+def _candidates() -> tuple[np.ndarray, np.ndarray]:
+    """Colours (N, 3) that are neither like missing data nor like paper, and how they appear, (N, 3, 3).
+
+    Examples
+    --------
+    >>> _candidates()[0].shape[1], bool((_candidates()[0] == (255, 255, 255)).all(axis=1).any())
+    (3, False)
+    """
+    levels = np.arange(0, 256, 17, dtype=np.uint8)
+    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    looks = _appearance(candidates)
+    usable = (looks[:, 0, 0] > 25) & (looks[:, 0, 0] < 95)
+    return candidates[usable], looks[usable]
+
+
+@functools.cache
 def _palette() -> np.ndarray:
     """All 256 colours: known good ones first, then always the candidate that is farthest from all before it.
 
@@ -86,11 +105,7 @@ def _palette() -> np.ndarray:
     >>> _palette().shape, len(np.unique(_palette(), axis=0))
     ((256, 3), 256)
     """
-    levels = np.arange(0, 256, 17, dtype=np.uint8)
-    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    looks = _appearance(candidates)
-    usable = (looks[:, 0, 0] > 25) & (looks[:, 0, 0] < 95)  # neither like missing data nor like paper
-    candidates, looks = candidates[usable], looks[usable]
+    candidates, looks = _candidates()
     colours = [np.array(colour, np.uint8) for colour in _FIRST_COLOURS]
     nearest = np.full(len(candidates), np.inf, np.float32)
     for index in range(256):
@@ -199,3 +214,61 @@ def _differs(colour: Sequence[int], others: Sequence[Sequence[int]]) -> bool:
         return tuple(colour) not in {tuple(other) for other in others}
     looks = _appearance(np.array([colour, *others], np.uint8))
     return bool((np.linalg.norm(looks[1:] - looks[0], axis=-1).min(axis=-1) >= _LEAST_DIFFERENCE).all())
+
+
+def mark_colours(wanted: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Choose colours of marks, such as those of errors, that nobody takes for one of a class.
+
+    Parameters
+    ----------
+    wanted : sequence of (red, green, blue)
+        The colour that each mark has where no other is like it.
+    others : sequence of (red, green, blue)
+        Colours of the classes in use.
+
+    Returns
+    -------
+    list of (int, int, int)
+        The wanted colour, else the first of a few bright ones that differs from all others and from the marks before
+        it; where every one is taken, the colour that differs most.
+
+    Examples
+    --------
+    >>> mark_colours([(230, 0, 60)], [(33, 113, 181)]), mark_colours([(230, 0, 60)], [(200, 40, 45)])  # a red class
+    ([(230, 0, 60)], [(255, 0, 255)])
+    """
+    taken, marks = [tuple(map(int, colour)) for colour in others], list[tuple[int, ...]]()
+    for wish in wanted:
+        colours = (tuple(wish), *_MARKS)
+        free: tuple[int, ...] | None = next((colour for colour in colours if _stands_out(colour, taken)), None)
+        marks.append(free or _farthest(taken))
+        taken.append(marks[-1])
+    return marks
+
+
+def _stands_out(colour: Sequence[int], others: Sequence[Sequence[int]]) -> bool:
+    """Whether a mark's colour is told apart from others at a glance, also by people who are colour-blind.
+
+    Examples
+    --------
+    >>> _stands_out((230, 0, 60), [(213, 94, 0)]), _stands_out((230, 0, 60), [(200, 40, 45)])
+    (True, False)
+    """
+    looks = _appearance(np.array([colour, *others], np.uint8))
+    distances = np.linalg.norm(looks[1:] - looks[0], axis=-1)
+    return bool((distances[:, 0] >= _MARK_DIFFERENCE[0]).all() and (distances >= _MARK_DIFFERENCE[1]).all())
+
+
+def _farthest(others: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The colour that differs most from all others.
+
+    Examples
+    --------
+    >>> _farthest([(255, 255, 0), (0, 255, 255), (255, 0, 255)])
+    (102, 51, 0)
+    """
+    candidates, looks = _candidates()
+    nearest = np.full(len(candidates), np.inf, np.float32)
+    for other in _appearance(np.array(others, np.uint8)):
+        nearest = np.minimum(nearest, np.linalg.norm(looks - other, axis=-1).min(axis=1))
+    return tuple(candidates[int(nearest.argmax())].tolist())

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from utils import IGNORE_INDEX
-from utils.report.colours import class_palette
+from utils.report.colours import class_palette, mark_colours
 from utils.runtime.files import atomic_path, write_bytes
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _FONT, _FONT_SCALE, _LINE_HEIGHT = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 22  # pixels
 PANEL_SIZE = 512  # pixels of the longer side of a panel, at most
-WRONG = (230, 0, 60)
+WRONG = (230, 0, 60)  # where no class looks like it
 # Columns whose names hold one of these are shares of one, which fit one panel.
 SCORE_WORDS = ("iou", "acc", "dice", "precision", "score", "pck", "oks", "cosine", "variance")
 
@@ -111,8 +111,10 @@ def draw_class_map(image: np.ndarray, classes: np.ndarray, palette: np.ndarray) 
     return np.where(shown[..., None], blended, picture)
 
 
-def _draw_errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Show a picture in grey, its wrong pixels in red, and darker where nothing is known.
+def _draw_errors(
+    image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, colour: Sequence[int] = WRONG
+) -> np.ndarray:
+    """Show a picture in grey, its wrong pixels in a colour, and darker where nothing is known.
 
     `image` has shape (H, W, C), `truth` and `prediction` shape (H, W); the result has shape (H, W, 3).
 
@@ -125,7 +127,7 @@ def _draw_errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -
     grey = cv2.cvtColor(show_colours(image), cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2)
     labelled = truth != IGNORE_INDEX
     grey[~labelled] //= 2
-    grey[labelled & (truth != prediction)] = WRONG
+    grey[labelled & (truth != prediction)] = colour
     return grey
 
 
@@ -247,7 +249,7 @@ def draw_comparison(
     Returns
     -------
     ndarray of uint8, shape (height, width, 3)
-        The sheet.
+        The sheet. What is wrong is red, or has another colour that no class is like.
 
     Raises
     ------
@@ -266,15 +268,16 @@ def draw_comparison(
     if truth is not None:
         panels.append(("truth", draw_class_map(image, truth, palette)))
     panels.append(("prediction", draw_class_map(image, prediction, palette)))
+    [colour] = mark_colours([WRONG], palette.tolist())
     if truth is not None:
         wrong = (truth != prediction)[truth != IGNORE_INDEX]
         title = f"errors: {100 * wrong.mean():.2f} %" if wrong.size else "errors: -"
-        panels.append((title, _draw_errors(image, truth, prediction)))
+        panels.append((title, _draw_errors(image, truth, prediction, colour)))
     sheet = side_by_side([with_title(_fit(picture, PANEL_SIZE), title) for title, picture in panels])
     occurring = np.unique(prediction if truth is None else np.concatenate([prediction.ravel(), truth.ravel()]))
     entries = [(class_names[index], palette[index].tolist()) for index in occurring if index < len(class_names)]
     if truth is not None:
-        entries.append(("wrong", list(WRONG)))
+        entries.append(("wrong", list(colour)))
     return np.vstack([sheet, draw_legend(entries, sheet.shape[1])])
 
 

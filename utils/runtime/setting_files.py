@@ -191,21 +191,38 @@ def holds(tree: Any, path: Sequence[str]) -> bool:
     (True, False)
     """
     for key in path:
-        if not isinstance(tree, dict) or key not in tree:
+        if not isinstance(tree, dict) or (key := spelled(tree, key)) not in tree:
             return False
         tree = tree[key]
     return True
 
 
-def set_value(tree: dict, override: str) -> None:
-    """Set one `key.path=value` in nested dictionaries.
+def spelled(tree: Mapping[Any, Any], key: str) -> Any:
+    """The key of a mapping that is written so: a file's key may be a number, where a path has text.
 
     Examples
     --------
-    >>> tree = {"train": {"epochs": 5}}
+    >>> spelled({7: "road"}, "7"), spelled({7: "road"}, "8")
+    (7, '8')
+    """
+    return key if key in tree else next((known for known in tree if str(known) == key), key)
+
+
+def set_value(tree: dict, override: str) -> None:
+    """Set one `key.path=value` in nested dictionaries; the value takes the place of a whole section too.
+
+    Raises
+    ------
+    SettingsError
+        If it is not written so, the value is no YAML, or the path leads through a value that is no section.
+
+    Examples
+    --------
+    >>> tree = {"train": {"epochs": 5}, "dataset": None}
     >>> set_value(tree, "train.loss.ce_weight=0.5")
+    >>> set_value(tree, "dataset.scale=2.0")
     >>> tree
-    {'train': {'epochs': 5, 'loss': {'ce_weight': 0.5}}}
+    {'train': {'epochs': 5, 'loss': {'ce_weight': 0.5}}, 'dataset': {'scale': 2.0}}
     """
     path, equals, value = override.partition("=")
     if not equals or not path:
@@ -214,11 +231,14 @@ def set_value(tree: dict, override: str) -> None:
     if len(sections) >= MAX_DEPTH:
         raise SettingsError(f"{override[:MAX_SHOWN]}: {len(sections)} sections within each other, at most {MAX_DEPTH}")
     for section in sections:
-        tree = tree.setdefault(section, {})
+        name = spelled(tree, section)
+        if tree.get(name) is None:  # a section may be there with nothing in it
+            tree[name] = {}
+        tree = tree[name]
         if not isinstance(tree, dict):
             raise SettingsError(f"{override[:MAX_SHOWN]}: {section} is not a section")
     try:
-        tree[key] = read_value(value)
+        tree[spelled(tree, key)] = read_value(value)
     except SettingsError as error:
         raise SettingsError(f"{override[:MAX_SHOWN]}: the value cannot be used: {error}") from None
 

@@ -27,7 +27,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Threads = Annotated[int, Field(ge=1, le=1024)]
+MOST_THREADS = 1024  # more than the processors of any machine; a system ends a program long before 1,000,000
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
+Readers = Annotated[int, Field(ge=0, le=MOST_THREADS)]  # threads beside the one that works
 Side = Annotated[int, Field(ge=1, le=32768)]  # pixels; a window is held in memory with its features
 Interval = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
 Percentiles = Annotated[

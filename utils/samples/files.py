@@ -29,6 +29,24 @@ VERSION = 2  # of what is drawn; raise it when the same seed gives other files
 SIZE = (192, 256)  # of photos and video
 SCENE_CRS, LABEL_CRS = "EPSG:32632", "EPSG:4326"
 SCENES = {"scenes/north.tif": "labels.gpkg", "scenes/south.tif": "labels.gpkg", "unseen/east.tif": "unseen/labels.gpkg"}
+LAND_FILES = tuple(dict.fromkeys([*SCENES, *SCENES.values()]))
+PHOTOS = {"train": 60, "val": 16}  # numbers of photos of foxes
+
+
+def fox_names(split: str, count: int) -> list[str]:
+    """Names of the photos of a split.
+
+    >>> fox_names("val", 2)
+    ['val_000.png', 'val_001.png']
+    """
+    return [f"{split}_{number:03d}.png" for number in range(count)]
+
+
+FOX_FILES = (
+    *(f"images/{name}" for split, count in PHOTOS.items() for name in fox_names(split, count)),
+    *(f"annotations/{split}.json" for split in PHOTOS),
+    "chase.mp4",
+)
 
 
 def write_land(folder: str | Path, seed: int = 7, size: tuple[int, int] = (768, 1024)) -> None:
@@ -72,7 +90,12 @@ def write_land(folder: str | Path, seed: int = 7, size: tuple[int, int] = (768, 
 
 
 def write_foxes(
-    folder: str | Path, seed: int = 7, train: int = 60, val: int = 16, frames: int = 60, size: tuple[int, int] = SIZE
+    folder: str | Path,
+    seed: int = 7,
+    train: int = PHOTOS["train"],
+    val: int = PHOTOS["val"],
+    frames: int = 60,
+    size: tuple[int, int] = SIZE,
 ) -> None:
     """Write photos of foxes, COCO keypoints of both splits and a video of a chase, unless they are there already.
 
@@ -86,7 +109,7 @@ def write_foxes(
     ('train_000.png', ['area', 'bbox', 'category_id', 'id', 'image_id'])
     """
     folder = Path(folder)
-    names = {split: [f"{split}_{n:03d}.png" for n in range(count)] for split, count in (("train", train), ("val", val))}
+    names = {"train": fox_names("train", train), "val": fox_names("val", val)}
 
     def write() -> None:
         for split, pictures in names.items():

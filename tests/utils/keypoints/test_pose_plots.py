@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.keypoints.drawing import draw_poses, mark_radius
+from utils.keypoints.drawing import draw_names, draw_poses, mark_radius
 from utils.keypoints.matching import PredictedPose, TruthPose
 from utils.keypoints.metrics import PoseScores
 from utils.keypoints.plots import (
@@ -24,7 +24,7 @@ from utils.keypoints.plots import (
 )
 from utils.keypoints.tables import keypoint_rows, keypoint_table, swap_table, write_keypoint_table
 from utils.metrics import nan_to_none
-from utils.report.colours import class_palette
+from utils.report.colours import class_palette, mark_colours
 from utils.report.plots import WRONG
 from utils.report.tables import read_csv
 
@@ -135,6 +135,62 @@ def test_more_keypoints_than_colours_are_drawn() -> None:
     assert drawn[95, 295].tolist() == class_palette(256)[299 - 256].tolist()
 
 
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def written(names: list[str], poses: list[np.ndarray], size: tuple[int, int], radius: float = 3.0) -> np.ndarray:
+    """Where something is written, (H, W)."""
+    picture = np.full((*size, 3), 128, np.uint8)
+    draw_names(picture, poses, names, radius)
+    return (picture != 128).any(axis=-1)
+
+
+def test_names_stand_beside_their_points_and_never_on_a_point() -> None:
+    pose = np.array([[40.5, 30.5, 1], [150.5, 80.5, 1], [np.nan, 5.0, 1]])
+    marked = written(["nose", "tail", "ear"], [pose], (100, 200))
+    assert marked[20:40, 45:100].any(), "to the right of the nose"
+    assert marked[70:90, 155:].any()
+    assert not marked[24:37, 34:47].any(), "the mark itself"
+    assert not marked[:15].any(), "nothing for a point that is nowhere"
+    near = np.array([[40.5, 30.5, 1], [60.5, 30.5, 1]])
+    marked = written(["nose", ""], [near], (100, 200))
+    assert not marked[20:40, 55:67].any(), "the other point stands there"
+    assert marked[20:40, :35].any(), "so the name is on the left"
+
+
+def test_names_that_have_no_room_are_left_out(generator: np.random.Generator) -> None:
+    crowd = [np.column_stack([generator.uniform(0, 400, (8, 2)) * (1, 0.5), np.ones(8)]) for _ in range(6)]
+    names = [f"point {index}" for index in range(8)]
+    boxes: list[tuple[int, int, int, int]] = []
+
+    def keep(picture, text, start, *_: object) -> None:
+        (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
+        boxes.append((start[0], start[1] - height, start[0] + width, start[1] + below))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cv2, "putText", keep)
+        written(names, crowd, (200, 400))
+    places = np.array(boxes)
+    assert 5 < len(places) < 48
+    assert places.min() >= -1
+    assert (places[:, 2:] <= (401, 201)).all()
+    for index, box in enumerate(places):
+        for other in places[:index]:  # to a pixel, for what is rounded
+            assert not ((other[:2] + 1 < box[2:] - 1) & (box[:2] + 1 < other[2:] - 1)).all()
+        for pose in crowd:
+            assert not ((pose[:, :2] > box[:2] + 1) & (pose[:, :2] < box[2:] - 1)).all(axis=1).any()
+    assert not written(["a name that is wider than all of the picture"], [crowd[0][:1]], (100, 100)).any()
+
+
+def test_letters_grow_with_the_picture() -> None:
+    heights = []
+    for size in ((120, 160), (480, 640), (2160, 3840)):
+        marked = written(["H"], [np.array([[size[1] / 2, size[0] / 2, 1.0]])], size)
+        heights.append(np.ptp(np.flatnonzero(marked.any(axis=1))) + 1)
+    assert heights[0] >= 10, "with the rim"
+    assert heights[0] <= heights[1] < heights[2]
+
+
 # --- sheets ----------------------------------------------------------------------------------------------------------
 
 
@@ -160,14 +216,17 @@ def test_sheet_shows_picture_truth_prediction_and_errors(monkeypatch: pytest.Mon
     assert panels[2][250, 400].tolist() == palette[3].tolist()
     assert not (panels[2] == palette[2]).all(axis=-1)[150:].any()
     errors = panels[3]
+    wrong, missed, surplus = mark_colours((WRONG, MISSED, SURPLUS), palette.tolist())
+    assert (wrong, surplus) == (WRONG, SURPLUS)
+    assert missed != MISSED  # which the second keypoint's orange is like
     assert centre_of(errors, WRONG)[1] == pytest.approx(100, abs=1)  # from (260, 100) to (200, 100)
     red = np.nonzero((errors == WRONG).all(axis=-1).any(axis=0))[0]
     assert 198 <= red.min() <= 202
     assert 245 <= red.max() <= 260
-    assert centre_of(errors, MISSED) == pytest.approx([200, 200], abs=1.5)
+    assert centre_of(errors, missed) == pytest.approx([200, 200], abs=1.5)
     assert errors[40, 250].tolist() == list(SURPLUS)
     assert not (errors == palette[3]).all(axis=-1).any()  # predicted, but not labelled: no error
-    assert (sheet[322:] == MISSED).all(axis=-1).any()  # the legend
+    assert (sheet[322:] == missed).all(axis=-1).any()  # the legend
 
 
 def test_sheet_without_truth_has_two_panels_and_no_marks_of_errors(monkeypatch: pytest.MonkeyPatch) -> None:

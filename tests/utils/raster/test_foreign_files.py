@@ -312,6 +312,76 @@ def test_a_sparse_raster_is_read(tmp_path):
     assert block.values.tolist() == [[[7, 7, 7, 7, 0, 0, 0, 0]]]
 
 
+def write_sparse(path: Path, parts: int, **more) -> None:
+    """A raster of 60,000 x 60,000 pixels of which only some blocks of 512 are there."""
+    import rasterio
+
+    options = {"tiled": True, "blockxsize": 512, "blockysize": 512, "SPARSE_OK": True, **more}
+    size = {"width": 60_000, "height": 60_000, "count": 1, "dtype": "uint8"}
+    with rasterio.open(path, "w", driver="GTiff", **size, **options) as raster:
+        for part in range(parts):
+            block = rasterio.windows.Window(512 * part, 0, 512, 512)
+            raster.write(np.random.default_rng(part).integers(1, 9, (1, 512, 512), np.uint8), window=block)
+
+
+@pytest.mark.parametrize("more", [{}, {"nodata": 0}, {"tiled": False, "blockysize": 64, "blockxsize": 60_000}])
+def test_a_raster_of_which_no_block_is_there_is_refused(tmp_path, more):
+    write_sparse(tmp_path / "a.tif", 0, **more)
+    message = r"a\.tif: 60000 x 60000 pixels \(height x width\), but none of its \d+ blocks is there: it holds no data"
+    with pytest.raises(DataError, match=message):
+        read_header(tmp_path / "a.tif")
+    assert check_scene(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("more", "told"), [({"nodata": 0}, "count as nodata"), ({}, "are read as 0, as data")])
+def test_the_absent_blocks_of_a_sparse_raster_are_told_once(tmp_path, caplog, more, told):
+    caplog.set_level("INFO")
+    write_sparse(tmp_path / "a.tif", 2, **more)
+    for _ in range(2):
+        read_header(tmp_path / "a.tif")
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert "a.tif: 13922 of 13924 blocks are absent" in text
+    assert told in text
+
+
+@pytest.mark.parametrize("different", [1, 2])
+def test_a_raster_whose_blocks_are_all_the_same_bytes_is_refused(tmp_path, different):
+    """Its size claims 3.6 GB, of which half a megabyte is there."""
+    import tifffile
+
+    write_sparse(tmp_path / "a.tif", different)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as stream:
+        tags = stream.pages.first.tags
+        for name in ("TileOffsets", "TileByteCounts"):
+            values = tags[name].value
+            tags[name].overwrite([values[index % different] for index in range(len(values))])
+    with pytest.raises(DataError, match=rf"its 13924 blocks are the same {different} again and again: it holds no"):
+        read_header(tmp_path / "a.tif")
+
+
+def test_a_virtual_raster_of_empty_rasters_is_refused_unless_one_holds_data(tmp_path):
+    for name, parts in (("a", 0), ("b", 0)):
+        write_sparse(tmp_path / f"{name}.tif", parts)
+    size = {"rasterXSize": "60000", "rasterYSize": "60000"}
+    sources = "".join(
+        f'<SimpleSource><SourceFilename relativeToVRT="1">{name}.tif</SourceFilename><SourceBand>1</SourceBand>'
+        "</SimpleSource>"
+        for name in "ab"
+    )
+    facts = " ".join(f'{key}="{value}"' for key, value in size.items())
+    path = tmp_path / "mosaic.vrt"
+    path.write_text(
+        f'<VRTDataset {facts}><VRTRasterBand dataType="Byte" band="1">{sources}</VRTRasterBand></VRTDataset>'
+    )
+    with pytest.raises(
+        DataError, match=r"mosaic\.vrt: 60000 x 60000 .* none of its 13924 blocks is there \(source .*a\."
+    ):
+        read_header(path)
+    write_sparse(tmp_path / "b.tif", 1)
+    os.utime(path, (1, 1))
+    assert read_header(path).grid.width == 60_000
+
+
 def test_one_module_alone_imports_the_vector_library():
     """GDAL reads what it may open at its first use: whoever imports the library elsewhere may come too early."""
     importing = set()

@@ -128,6 +128,27 @@ def test_labels_in_the_pixels_of_an_unplaced_picture_are_used(tmp_path):
     np.testing.assert_array_equal(read, values)
 
 
+@pytest.mark.parametrize(("scale", "grid"), [(1, "source"), (0.5, "model"), (0.5, "source")])
+@pytest.mark.parametrize("format", ["cog", "gtiff"])
+def test_a_map_keeps_points_that_no_transform_fits(tmp_path, scale, grid, format):
+    task, context = example_task(tmp_path, f"dataset.scale={scale}", "prepare.tile_size=16")
+    for phase in (prepare, train):
+        phase.run(task, context)
+    unplaced_picture(tmp_path / "bent.tif", "bent", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    outputs = (f"inference.inputs={tmp_path}/bent.tif", f"inference.output_dir={tmp_path}/maps")
+    more = (f"inference.format={format}", "inference.confidence=true", f"inference.output_resolution={grid}")
+    task, _ = example_task(tmp_path, f"dataset.scale={scale}", "prepare.tile_size=16", *outputs, *more)
+    inference.run(task, context)
+    with rasterio.open(tmp_path / "bent.tif") as raster:
+        expected, crs = raster.gcps
+    for name in ("bent_classes.tif", "bent_classes_confidence.tif"):
+        with rasterio.open(tmp_path / "maps" / name) as raster:
+            found, found_crs = raster.gcps
+            assert found_crs == crs
+        finer = scale if grid == "model" else 1
+        assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row * finer, p.col * finer, p.x, p.y) for p in expected]
+
+
 def test_maps_keep_the_place_of_points_or_say_that_it_is_lost(tmp_path, caplog):
     task, context = example_task(tmp_path)
     for phase in (prepare, train):
@@ -137,7 +158,8 @@ def test_maps_keep_the_place_of_points_or_say_that_it_is_lost(tmp_path, caplog):
     write_with_points(tmp_path / "fit.tif", values, points_of(TURNED, shape=values.shape[:2]))
     unplaced_picture(tmp_path / "bent.tif", "bent", values)
     caplog.set_level(logging.WARNING)
-    for name in ("fit", "bent"):
+    unplaced_picture(tmp_path / "rpc.tif", "rpc", values)
+    for name in ("fit", "bent", "rpc"):
         overrides = (f"inference.inputs={tmp_path}/{name}.tif", f"inference.output_dir={tmp_path}/maps")
         task, _ = example_task(tmp_path, *overrides)
         inference.run(task, context)
@@ -146,5 +168,9 @@ def test_maps_keep_the_place_of_points_or_say_that_it_is_lost(tmp_path, caplog):
         np.testing.assert_allclose(raster.transform[:6], TURNED[:6], rtol=0, atol=1e-12)
     told = [record.getMessage() for record in caplog.records if "no place on Earth" in record.getMessage()]
     assert len(told) == 1
-    assert "bent.tif" in told[0]
-    assert "gdalwarp -tps" in told[0]
+    assert "rpc.tif" in told[0]
+    assert "gdalwarp -rpc" in told[0]
+    kept = [record.getMessage() for record in caplog.records if "its map keeps these points" in record.getMessage()]
+    assert len(kept) == 1
+    assert "bent.tif" in kept[0]
+    assert "gdalwarp -tps" in kept[0]

@@ -158,10 +158,11 @@ def test_one_limit_of_pixels_holds_everywhere():
 
 def test_size_limits_spare_rasters_with_random_access(tmp_path):
     profile = {"driver": "GTiff", "height": 30_000, "width": 30_000, "count": 1, "dtype": "uint8", "SPARSE_OK": True}
-    with rasterio.open(tmp_path / "tiled.tif", "w", tiled=True, **profile):
-        pass
-    with rasterio.open(tmp_path / "bomb.tif", "w", compress="deflate", blockysize=1, **profile):
-        pass
+    one = rasterio.windows.Window(0, 0, 30_000, 1)  # a raster of which no block is there is refused
+    with rasterio.open(tmp_path / "tiled.tif", "w", tiled=True, **profile) as raster:
+        raster.write(np.ones((1, 1, 30_000), np.uint8), window=one)
+    with rasterio.open(tmp_path / "bomb.tif", "w", compress="deflate", blockysize=1, **profile) as raster:
+        raster.write(np.ones((1, 1, 30_000), np.uint8), window=one)
     _, valid = RasterScene(tmp_path / "tiled.tif", max_pixels=1000).read(Window(29_990, 29_990, 20, 20))
     assert valid.sum() == 100
     with pytest.raises(DataError, match="far more than the file's bytes can hold"):

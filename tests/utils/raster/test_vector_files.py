@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,11 @@ import pytest
 import shapely
 from affine import Affine
 
-from utils.raster import vector_labels
+from utils.raster import vector_files, vector_labels
 from utils.raster.files import write_raster
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
-from utils.raster.vector_files import read_features
+from utils.raster.vector_files import read_features, rows_without_place, write_features
 from utils.raster.vector_labels import VectorLabels
 
 PLACE = {"crs": "EPSG:32631", "transform": Affine(2, 0, 500_000, 0, -2, 5_000_000)}
@@ -84,3 +86,83 @@ def test_features_of_a_flatgeobuf_come_as_the_file_holds_them(tmp_path, index):
     whole = read_features(path, None, "kind").values.tolist()
     assert read_features(path, None, "kind", (0, -1, 8, 1)).values.tolist() == [kind for kind in whole if kind != 3]
     assert index == "YES" or whole == KINDS
+
+
+def write_esri(path: Path, numbers: list) -> None:
+    """The stairs as ESRI JSON whose OBJECTID runs against the order of the file."""
+    rows = zip(LAYERS, KINDS, numbers, strict=True)
+    features = [
+        {"attributes": {"OBJECTID": number, "kind": kind}, "geometry": {"rings": [list(shape.exterior.coords)]}}
+        for shape, kind, number in rows
+    ]
+    fields = [{"name": "OBJECTID", "type": "esriFieldTypeOID"}, {"name": "kind", "type": "esriFieldTypeInteger"}]
+    place = {"geometryType": "esriGeometryPolygon", "spatialReference": {"wkid": 32631}}
+    path.write_text(json.dumps({"objectIdFieldName": "OBJECTID", **place, "fields": fields, "features": features}))
+
+
+@pytest.mark.parametrize("numbers", [[50, 40, 30, 20, 10], [3, 3, 1, 2**40, 2**40], [None, 9, 2, 1, 5]])
+@pytest.mark.parametrize("many", [False, True])
+def test_esri_json_is_drawn_in_the_order_of_the_file_whatever_its_objectid(tmp_path, monkeypatch, numbers, many):
+    if many:
+        monkeypatch.setattr(vector_labels, "_MANY_FEATURES", 2)
+    write_esri(tmp_path / "l.json", numbers)
+    np.testing.assert_array_equal(drawn(tmp_path / "l.json", tmp_path), STAIRS)
+
+
+def warnings_of(path: Path, folder: Path, caplog) -> list[str]:
+    """What two checks of labels on scenes say."""
+    write_raster(folder / "scene.tif", np.zeros((20, 40), np.uint8), **PLACE)
+    labels = VectorLabels(path, 5, {index: index for index in range(5)}, attribute="kind")
+    for _ in range(2):
+        labels.check(RasterScene(folder / "scene.tif"))
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("index", ["YES", "NO"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_flatgeobuf_that_lost_its_order_is_told_once_where_it_matters(tmp_path, caplog, index, apart):
+    boxes = [shapely.box(500_000 + 8 * x, 4_999_960, 500_008 + 8 * x, 5_000_000) for x in range(5)]  # side by side
+    shapes = shapely.to_wkb(np.array(boxes if apart else LAYERS))
+    options = {"geometry_type": "Polygon", "crs": "EPSG:32631", "SPATIAL_INDEX": index}
+    pyogrio.raw.write(tmp_path / "l.fgb", shapes, [np.array(KINDS)], ["kind"], **options)
+    told = warnings_of(tmp_path / "l.fgb", tmp_path, caplog)
+    assert len(told) == (index == "YES" and not apart)
+    for text in told:
+        assert "l.fgb: FlatGeobuf with a spatial index sorts" in text
+        assert "-lco SPATIAL_INDEX=NO" in text
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "geojson", "shp", "sqlite"])
+@pytest.mark.parametrize("at_once", [200_000, 2])
+def test_features_without_a_geometry_are_counted_and_named(tmp_path, caplog, monkeypatch, suffix, at_once):
+    monkeypatch.setattr(vector_files, "_COUNTED_AT_ONCE", at_once)
+    shapes = np.array([LAYERS[0], None, LAYERS[2], shapely.Polygon(), LAYERS[4]])
+    path = tmp_path / f"l.{suffix}"
+    kinds = np.array(KINDS)
+    pyogrio.raw.write(path, shapely.to_wkb(shapes), [kinds], ["kind"], geometry_type="Polygon", crs="EPSG:32631")
+    assert rows_without_place(path, None) == (2, 4)
+    (told,) = warnings_of(path, tmp_path, caplog)
+    assert f"l.{suffix}: 2 of 5 features have no geometry (rows 2, 4), so that they label nothing" in told
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\rb", "a\x1b[2Jb", "a,b", 'a"b', "a;b", "a'b", "\u2028"])
+@pytest.mark.parametrize("suffix", ["gpkg", "geojson", "fgb"])
+def test_vector_files_of_any_name_are_written_and_read(tmp_path, name, suffix):
+    path = tmp_path / f"{name}.{suffix}"
+    write_features(path, LAYERS, crs="EPSG:32631", kind=KINDS)
+    assert sorted(read_features(path, None, "kind").values.tolist()) == sorted(KINDS)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_gdal_warns_of_is_logged_once_with_the_file(tmp_path, caplog, recwarn):
+    path = tmp_path / "l.gpkg"
+    write_features(path, LAYERS, crs="EPSG:32631", kind=KINDS)
+    with closing(sqlite3.connect(path)) as base:
+        base.execute("PRAGMA user_version = 99900")
+        base.commit()
+    for _ in range(2):
+        assert read_features(path, None, "kind").values.tolist() == KINDS
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"{path}: GDAL warns: ")
+    assert "999" in told
+    assert not list(recwarn)

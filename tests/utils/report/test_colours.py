@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.report.colours import _EXPECTED, _appearance, class_palette, colours_of_classes
+from utils.report.colours import _EXPECTED, _appearance, class_palette, colours_of_classes, mark_colours
 
 
 def smallest_difference(colours: np.ndarray) -> float:
@@ -54,3 +54,17 @@ def test_colours_follow_names_and_never_repeat() -> None:
 def test_chosen_colours_come_first() -> None:
     colours = colours_of_classes(["water", "fox"], {"water": [33, 113, 180], "fox": [33, 113, 181], "none": [0, 0, 0]})
     assert colours.tolist() == [[33, 113, 180], [33, 113, 181]]
+
+
+def test_marks_differ_from_every_class_and_from_each_other() -> None:
+    red, grey = (230, 0, 60), (190, 190, 190)
+    assert mark_colours([red], colours_of_classes(["water", "forest", "road"])) == [red]
+    everything = colours_of_classes([names.split()[0] for names in _EXPECTED.values()])
+    for palette in (everything, class_palette(7), class_palette(30), np.array([red, (200, 40, 45)], np.uint8)):
+        marks = mark_colours([red, red, grey], palette.tolist())
+        looks = _appearance(np.array([*marks, *palette], np.uint8))
+        distances = np.linalg.norm(looks[:, None] - looks[None], axis=-1)[..., 0]
+        np.fill_diagonal(distances, np.inf)
+        assert distances[:3].min() > 16, "to normal vision; a building is 15 from the usual red"
+    many = class_palette(256).tolist()
+    assert all(list(mark) not in many for mark in mark_colours([red, grey], many))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.report.colours import class_palette
+from utils.report.colours import class_palette, colours_of_classes, mark_colours
 from utils.report.plots import (
     draw_class_map,
     draw_comparison,
@@ -54,6 +54,21 @@ def test_comparison_highlights_what_is_wrong_and_nothing_else() -> None:
     red = (panel == (230, 0, 60)).all(axis=-1)
     assert np.array_equal(red, (prediction == 1) & (truth == 0))
     assert np.array_equal(sheet[22:82, :120], image)  # the first panel is the picture itself
+
+
+def test_errors_are_not_in_the_colour_of_a_class() -> None:
+    names = ["building", "road"]
+    palette = colours_of_classes(names)
+    assert palette[0].tolist() == [200, 40, 45]
+    image, truth = np.full((60, 120, 3), 90, np.uint8), np.zeros((60, 120), np.uint8)
+    prediction = truth.copy()
+    prediction[10:20, 30:50] = 1
+    sheet = draw_comparison(image, truth, prediction, palette, names)
+    [wrong] = mark_colours([(230, 0, 60)], palette)
+    assert np.array_equal((sheet[22:82, -120:] == wrong).all(axis=-1), prediction == 1)
+    assert wrong == (255, 0, 255)
+    assert (sheet[82:] == wrong).all(axis=-1).sum() == 12 * 14, "the swatch of the legend"
+    assert not (sheet == (230, 0, 60)).all(axis=-1).any()
 
 
 def test_comparison_shrinks_large_pictures_and_wraps_the_legend(monkeypatch: pytest.MonkeyPatch) -> None:

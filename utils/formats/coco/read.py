@@ -6,6 +6,7 @@ of the picture, without a shift by half a pixel.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -347,7 +348,7 @@ def _build_set(files: Sequence[_File], ids: Mapping[Path, str]) -> AnnotationSet
     utils.errors.DataError: b.json: category 'fish' has other keypoints than in a.json; give them different names
     """
     annotations = AnnotationSet([], {}, [])
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, tuple[Path, _Image]] = {}
     for file in files:
         for name, skeleton in file.categories.values():
             if annotations.skeletons.setdefault(name, skeleton) != skeleton:
@@ -358,26 +359,41 @@ def _build_set(files: Sequence[_File], ids: Mapping[Path, str]) -> AnnotationSet
     return annotations
 
 
-def _add_pictures(annotations: AnnotationSet, file: _File, ids: Mapping[Path, str], taken: dict[Path, Path]) -> None:
+def _add_pictures(
+    annotations: AnnotationSet, file: _File, ids: Mapping[Path, str], taken: dict[Path, tuple[Path, _Image]]
+) -> None:
     """Add the pictures of a file to its split; one that is there already is left out, with a problem.
+
+    `taken` gives the file and the entry of each picture that is there.
 
     Examples
     --------
-    >>> file = _File(Path("a.json"), {}, [_Image(Path("a.png"), (4, 6), {"id": id}) for id in (1, 2)])
+    >>> entries = [{"id": id, "file_name": "a.png"} for id in (1, 2)]
+    >>> file = _File(Path("a.json"), {}, [_Image(Path("a.png"), (4, 6), keys) for keys in entries])
     >>> annotations = AnnotationSet([], {})
     >>> _add_pictures(annotations, file, {Path("a.png"): "a"}, {})
     >>> len(annotations.pictures), str(annotations.problems[0])
-    (1, 'a.json: image 2: a.png is in a.json already; this entry and its annotations are left out; keep one entry')
+    (1, "a.json: image 2: its file_name 'a.png' is the picture a.png, which image 1 of a.json is already; only \
+image 1 is used, image 2 and its 0 annotations are left out; name another picture, or keep one entry and give its id \
+to the annotations of both")
     """
     instances = _read_annotations(file, ids, annotations.problems)
     for image in file.images:
         id, where = ids[image.path], f"{file.path}: image {image.keys['id']}"
         found = tuple(instances.get(image.keys["id"], ()))
         if image.path in taken:
-            what = f"{image.path} is in {taken[image.path]} already; this entry and its annotations are left out"
-            annotations.problems.append(Problem(where, what, "keep one entry", id, lost=bool(found)))
+            other, first = taken[image.path]
+            named, kept = image.keys["file_name"], f"image {first.keys['id']}"
+            what = (
+                f"its file_name {named!r} is the picture {image.path}, which {kept} of {other} is already; only {kept} "
+                f"is used, image {image.keys['id']} and its {len(found)} annotations are left out"
+            )
+            cure = "name another picture, or keep one entry and give its id to the annotations of both"
+            same = posixpath.normpath(named) == posixpath.normpath(first.keys["file_name"])
+            lost = bool(found) or not same  # else the labels of the first may be those of another
+            annotations.problems.append(Problem(where, what, cure, id, lost=lost))
             continue
-        taken[image.path] = file.path
+        taken[image.path] = file.path, image
         facts = {key: value for key, value in image.keys.items() if key not in PICTURE_KEYS}
         facts["image_id"] = image.keys["id"]
         tags = facts.pop("flags") if isinstance(facts.get("flags"), dict) else {}  # as `write_coco` keeps them

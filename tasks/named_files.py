@@ -1,0 +1,232 @@
+"""Files that settings name, checked before any work: lists, pictures, labels and checkpoints."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from config import TaskConfig, expand_path
+from tasks import load_task
+from tasks.references import references_of
+from tasks.runs import task_folder
+from tasks.splits import LIST_SPLITS, read_list, refuse_absent_test
+from utils.errors import DataError
+from utils.raster.inputs import find_inputs
+from utils.runtime.checkpoints import find_file
+from utils.runtime.reading import check_regular
+
+
+def check_named_files(name: str, tasks: Mapping[str, TaskConfig], phases: Sequence[str]) -> None:
+    """Refuse files that phases of a task read and that are not there, or are no files, before any work starts.
+
+    Left out is only what the run itself makes: the files of the sample, and checkpoints of its trainings.
+
+    Parameters
+    ----------
+    name : str
+        The task.
+    tasks : mapping of str to TaskConfig
+        All tasks of the file.
+    phases : sequence of str
+        Those of the task that run.
+
+    Raises
+    ------
+    DataError
+        With the setting, the path, and what is wrong with it.
+
+    Examples
+    --------
+    >>> check_named_files("coral", {"coral": TaskConfig(evaluate={"inputs": "/dev/zero"})}, ["evaluate"])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: evaluate.inputs: /dev/zero: a device; expected a file on a disk; name another one
+    """
+    settings, sample = tasks[name], load_task(tasks[name].kind).sample_files
+    evaluates_split = "evaluate" in phases and not settings.evaluate.names_pictures
+    if {"prepare", "verify", "train"} & set(phases) or evaluates_split:
+        _check_lists(name, settings, phases)
+    sources = {}
+    if "inference" in phases:
+        sources["inference.inputs"] = located(settings, settings.inference.inputs)
+    if "evaluate" in phases and settings.evaluate.names_pictures:
+        sources["evaluate.inputs"] = located(settings, settings.evaluate.inputs)
+        sources["evaluate.labels"] = located(settings, getattr(settings.evaluate, "labels", None))
+    for setting, paths in sources.items():
+        for source in (source for source in paths if not sample_writes(settings, source, sample)):
+            check_there(setting, source)
+            if setting == "evaluate.inputs":
+                _check_pictures(setting, source)
+    _check_checkpoints(name, tasks, phases)
+
+
+def _check_lists(name: str, settings: TaskConfig, phases: Sequence[str]) -> None:
+    """Refuse a test list that is not there, and lists that are not text.
+
+    Raises
+    ------
+    DataError
+        If a list cannot be used.
+
+    Examples
+    --------
+    >>> _check_lists("coral", TaskConfig(dataset={"splits": {"train_list": "/dev/zero"}}), ["train"])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: /dev/zero: a device; expected a file on a disk; name another one; a split list holds ...
+    """
+    if {"prepare", "verify", "train"} & set(phases) or settings.evaluate.split == "test":
+        refuse_absent_test(name, settings)
+    for split in LIST_SPLITS:
+        path = getattr(settings.dataset.splits, f"{split}_list")
+        if path is not None and os.path.lexists(expand_path(path)):
+            read_list(expand_path(path))
+
+
+def _check_pictures(setting: str, source: str) -> None:
+    """Refuse a folder that holds neither pictures nor videos.
+
+    Raises
+    ------
+    DataError
+        With the setting.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> _check_pictures("evaluate.inputs", tempfile.mkdtemp())  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: evaluate.inputs: no scene in ...
+    """
+    try:
+        find_inputs([source])
+    except DataError as error:
+        raise DataError(f"{setting}: {error}") from None
+
+
+def located(settings: TaskConfig, value: str | Sequence[str] | None) -> list[str]:
+    """The paths of a setting that holds one, several or none.
+
+    Examples
+    --------
+    >>> located(TaskConfig(paths={"data_root": "/d"}), "a.tif"), located(TaskConfig(), None)
+    (['/d/a.tif'], [])
+    """
+    listed = [value] if isinstance(value, str) else value or []
+    return [settings.paths.locate(entry) for entry in listed]
+
+
+def check_there(setting: str, source: str) -> None:
+    """Refuse a path that is not there, or is a pipe or a device, and a glob that nothing matches.
+
+    Raises
+    ------
+    DataError
+        With the setting.
+
+    Examples
+    --------
+    >>> check_there("keypoints.prompts", "/no/such/*.json")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: keypoints.prompts: /no/such/*.json: no file matches; correct the pattern
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return
+    try:
+        if not glob.has_magic(source) or path.exists():
+            check_regular(path)
+        elif not glob.glob(str(path), recursive=True):
+            raise DataError(f"{path}: no file matches; correct the pattern")
+    except DataError as error:
+        raise DataError(f"{setting}: {error}") from None
+    except FileNotFoundError:
+        raise DataError(f"{setting}: {path}: no such file or folder") from None
+    except OSError as error:
+        raise DataError(f"{setting}: {path}: cannot be opened ({error.strerror}); name another one") from None
+
+
+def sample_writes(settings: TaskConfig, source: str, files: Sequence[str]) -> bool:
+    """Whether a path or glob stands for files that prepare writes as the sample, and that may not be there yet.
+
+    Parameters
+    ----------
+    settings : TaskConfig
+        With `dataset.sample`, where the kind has it.
+    source : str
+        File, folder or glob.
+    files : sequence of str
+        The files of the sample, below its folder; none where the kind does not say, which stands for all.
+
+    Examples
+    --------
+    >>> from tasks.segmentation.settings import SegmentationSettings
+    >>> settings = SegmentationSettings(dataset={"sample": {"enable": True, "folder": "/s"}})
+    >>> sources = ["/s/unseen", "/s/*/a.tif", "/s/b.tif", "/a.tif"]
+    >>> [sample_writes(settings, source, ["unseen/a.tif"]) for source in sources]
+    [True, True, False, False]
+    """
+    sample = getattr(settings.dataset, "sample", None)
+    if sample is None or not sample.enable:
+        return False
+    folder = Path(expand_path(sample.folder)).resolve()
+    place = os.path.relpath(Path(source).expanduser().resolve(), folder)
+    inside = not files and not place.startswith("..")
+    return inside or any(
+        place in (".", file) or file.startswith(f"{place}/") or fnmatchcase(file, place) for file in files
+    )
+
+
+def _check_checkpoints(name: str, tasks: Mapping[str, TaskConfig], phases: Sequence[str]) -> None:
+    """Refuse a checkpoint that is not there and that no training of this call writes.
+
+    Raises
+    ------
+    DataError
+        With the setting, and the checkpoints near that path.
+
+    Examples
+    --------
+    >>> settings = TaskConfig(train={"init_from": "/no/such/best.safetensors"})
+    >>> _check_checkpoints("coral", {"coral": settings}, ["train"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: train.init_from: /no/such/best.safetensors: no such checkpoint, and none near it; ...
+    """
+    settings = tasks[name]
+    references = (ref for ref in references_of(settings) if ref.gives == "checkpoint" and not ref.task(settings, tasks))
+    named = {reference.setting: reference.value(settings) for reference in references}
+    for phase in (phase for phase in ("evaluate", "inference", "export") if phase in phases):
+        named[f"{phase}.checkpoint"] = getattr(settings, phase).checkpoint
+    training = {other for other, task in tasks.items() if "train" in task.enabled_phases and other != name}
+    for setting, value in named.items():
+        phase = setting.partition(".")[0]
+        if phase not in phases or value is None:
+            continue
+        path = Path(expand_path(value))
+        writers = training | ({name} if "train" in phases and phase != "train" else set())
+        if not any(task_writes(other, tasks[other], path) for other in writers):
+            try:
+                find_file(path, "checkpoint")
+            except DataError as error:
+                raise DataError(f"{setting}: {error}") from None
+
+
+def task_writes(name: str, settings: TaskConfig, path: Path) -> bool:
+    """Whether the training of a task may write a checkpoint at a path.
+
+    Examples
+    --------
+    >>> settings = TaskConfig(train={"weights_dir": "/w"}, paths={"runs_root": "/r"})
+    >>> paths = ("/w/linear_best.safetensors", "/r/coral/latest/checkpoints/best.safetensors", "/r/best.safetensors")
+    >>> [task_writes("coral", settings, Path(path)) for path in paths]
+    [True, True, False]
+    """
+    folders = [task_folder(name, settings)]
+    folders += [Path(expand_path(settings.train.weights_dir))] if settings.train.weights_dir else []
+    return any(path.absolute().is_relative_to(folder.absolute()) for folder in folders)
