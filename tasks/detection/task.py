@@ -112,8 +112,8 @@ class DetectionTask(LabelledTask):
             f"(patch {info.patch_size}, {self.features.precision}), {self.num_outputs} classes: "
             f"{', '.join(data.classes)}",
             f"{self.split_sizes()}, samples of at most {height} x {width} pixels",
-            f"{sum(numbers)} objects: at most {max(numbers)} in a picture, 99 % of the pictures have "
-            f"{np.percentile(numbers, 99):.0f} or fewer; the head gives at most {self._head.max_objects} boxes",
+            f"{sum(numbers)} objects: at most {max(numbers, default=0)} in a picture, 99 % of the pictures have "
+            f"{np.percentile(numbers or [0], 99):.0f} or fewer; the head gives at most {self._head.max_objects} boxes",
         ]
         self.check_numbers()
         self.check_init()
@@ -133,8 +133,8 @@ class DetectionTask(LabelledTask):
         >>> fox_task().check_numbers()
         """
         numbers, most = self.labels.numbers(), self._head.max_objects
-        fullest = max(numbers, key=lambda path: numbers[path])
-        if numbers[fullest] > most:
+        fullest = max(numbers, key=lambda path: numbers[path], default="")
+        if fullest and numbers[fullest] > most:
             raise DataError(
                 f"{fullest}: {numbers[fullest]} objects, but the head gives at most {most} boxes; raise the number of "
                 "its candidates or queries in model.head_options"
