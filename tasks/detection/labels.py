@@ -195,8 +195,9 @@ class DetectionLabels(PictureLabels):
                 of_classes = self.classes if name == IGNORE else [name]
                 crowd = instance.is_crowd or name == IGNORE
                 rows += [(box, self.classes.index(each), crowd) for each in of_classes]
-        boxes, indices, is_crowd = zip(*rows, strict=True) if rows else ((), (), ())
-        return Objects(np.array(boxes, float).reshape(-1, 4), np.array(indices, np.int64), np.array(is_crowd, bool))
+        boxes = np.array([box for box, _, _ in rows], float).reshape(-1, 4)
+        indices, is_crowd = ([row[column] for row in rows] for column in (1, 2))
+        return Objects(boxes, np.array(indices, np.int64), np.array(is_crowd, bool))
 
     def objects_of(self, picture: AnnotatedPicture) -> Objects:
         """The objects of a labelled picture, made once: items are asked for many times.
@@ -207,7 +208,7 @@ class DetectionLabels(PictureLabels):
         >>> labels = fox_task().labels
         >>> _, picture = labels.pictures["images/val_000"]
         >>> labels.objects_of(picture) is labels.objects_of(picture), labels.objects_of(picture).labels.tolist()
-        (True, [0])
+        (True, [0, 0])
         """
         if not picture.instances:  # one to predict may have the name of a labelled one
             return no_objects()

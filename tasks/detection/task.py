@@ -247,9 +247,9 @@ class DetectionTask(LabelledTask):
         kept = description["predicting"]
         known = {key: kept[key] for key in PREDICTING if key in kept and key not in settings.detection.model_fields_set}
         detection = settings.detection.model_copy(update=known | scaling)
-        dataset = settings.dataset
-        if description["label_mapping"] is not None and "label_mapping" not in dataset.model_fields_set:
-            dataset = dataset.model_copy(update={"label_mapping": dict(map(tuple, description["label_mapping"]))})
+        dataset, mapping = settings.dataset, description["label_mapping"]
+        if mapping is not None and "label_mapping" not in dataset.model_fields_set:
+            dataset = dataset.model_copy(update={"label_mapping": {name: value for name, value in mapping}})
         settings = settings.model_copy(update={"detection": detection, "dataset": dataset})
         task = cls(name, settings, {"classes": list(description["classes"]), "zoom": float(description["zoom"])})
         task.refuse_other_backbone(description, checkpoint.path)
