@@ -230,6 +230,7 @@ class TrainConfig(Section):
     )
     min_delta: NonNegative = Field(0.0, description="least gain that counts")
     resume: Literal["auto", "never"] = Field("auto", description="auto continues an interrupted run of these settings")
+    keep_checkpoints: int = Field(0, ge=0, description="checkpoints of the newest epochs, beside the best and the last")
     save_minutes: Positive = Field(5.0, description="time between two saved states inside an epoch")
     init_from: str | None = Field(None, description="a task or a checkpoint whose head is the start")
     non_finite_limit: Count = Field(

@@ -84,12 +84,15 @@ def deim_config(options: DeimOptions, num_classes: int) -> Deimv2Config:
     >>> config.d_model, config.num_labels, config.num_denoising
     (64, 3, 0)
     """
-    backbone = DINOv3ViTConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, out_indices=[1]
-    )
-    return Deimv2Config(
+    smallest: dict[str, Any] = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
+    backbone = DINOv3ViTConfig(**smallest | {"out_indices": [1]})
+    config = Deimv2Config(
         backbone_config=backbone,
-        num_labels=num_classes,
         d_model=options.width,
         encoder_hidden_dim=options.width,
         encoder_in_channels=[options.width] * 3,
@@ -105,9 +108,12 @@ def deim_config(options: DeimOptions, num_classes: int) -> Deimv2Config:
         num_queries=options.num_queries,
         num_denoising=0,  # `NoisyClasses` has its own
         initializer_bias_prior_prob=PRIOR,
+        tie_word_embeddings=False,  # it fails for a single layer; `DeimHead` has one classifier in all places
         reg_scale=REG_SCALE,
         up=UPPER,
     )
+    config.num_labels = num_classes
+    return config
 
 
 def norm_over_channels(module: nn.Module) -> None:

@@ -78,7 +78,6 @@ def detr_config(options: DetrOptions) -> DetrConfig:
     (64, 2, True)
     """
     return DetrConfig(
-        use_timm_backbone=False,
         backbone_config=ResNetConfig(),  # never built: the maps come from the frozen backbone
         d_model=options.width,
         encoder_layers=options.encoder_layers,

@@ -235,6 +235,36 @@ def checkpoint_path(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.safetensors"
 
 
+def epoch_path(folder: Path, epoch: int) -> Path:
+    """Path of the checkpoint of an epoch, counted from 1.
+
+    Examples
+    --------
+    >>> epoch_path(Path("runs/coral/1"), 7).as_posix()
+    'runs/coral/1/checkpoints/epoch_0007.safetensors'
+    """
+    return checkpoint_path(folder, f"epoch_{epoch:04d}")
+
+
+def keep_newest(folder: Path, number: int) -> None:
+    """Remove the checkpoints of all but the newest epochs of a run; with 0 none is removed, as none was asked for.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "checkpoints").mkdir()
+    >>> for epoch in (1, 2, 3):
+    ...     epoch_path(folder, epoch).touch()
+    >>> keep_newest(folder, 2)
+    >>> sorted(path.stem for path in (folder / "checkpoints").iterdir())
+    ['epoch_0002', 'epoch_0003']
+    """
+    for path in sorted((folder / "checkpoints").glob("epoch_*.safetensors"))[: -number or None] if number else ():
+        path.unlink()
+        path.with_suffix(".json").unlink(missing_ok=True)
+
+
 def sweep_results(name: str, settings: TaskConfig) -> None:
     """Remove what killed runs have left half written, wherever a task writes; never that of a live process.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
-from tasks.detection.items import Objects, box_of
+from tasks.detection.items import Objects, box_of, no_objects
 from tasks.detection.settings import DetectionSettings
 from tasks.labels import PictureLabels, box_fault
 from utils.errors import DataError, SettingsError
@@ -42,6 +43,10 @@ class DetectionLabels(PictureLabels):
     """
 
     settings: DetectionSettings
+
+    def __init__(self, settings: DetectionSettings, fixed: Mapping[str, Any] | None = None):
+        super().__init__(settings, fixed)
+        self._found: dict[str, Objects] = {}
 
     @override
     def read(self, source: str, root: str | None) -> dict[str, AnnotationSet]:
@@ -190,8 +195,26 @@ class DetectionLabels(PictureLabels):
                 of_classes = self.classes if name == IGNORE else [name]
                 crowd = instance.is_crowd or name == IGNORE
                 rows += [(box, self.classes.index(each), crowd) for each in of_classes]
-        boxes, indices, is_crowd = zip(*rows, strict=True) if rows else ((), (), ())
-        return Objects(np.array(boxes, float).reshape(-1, 4), np.array(indices, np.int64), np.array(is_crowd, bool))
+        boxes = np.array([box for box, _, _ in rows], float).reshape(-1, 4)
+        indices, is_crowd = ([row[column] for row in rows] for column in (1, 2))
+        return Objects(boxes, np.array(indices, np.int64), np.array(is_crowd, bool))
+
+    def objects_of(self, picture: AnnotatedPicture) -> Objects:
+        """The objects of a labelled picture, made once: items are asked for many times.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> labels = fox_task().labels
+        >>> _, picture = labels.pictures["images/val_000"]
+        >>> labels.objects_of(picture) is labels.objects_of(picture), labels.objects_of(picture).labels.tolist()
+        (True, [0, 0])
+        """
+        if not picture.instances:  # one to predict may have the name of a labelled one
+            return no_objects()
+        if picture.id not in self._found:
+            self._found[picture.id] = self.objects(picture.instances)
+        return self._found[picture.id]
 
     def numbers(self) -> dict[str, int]:
         """How many objects each picture has to learn, by the picture's path.
@@ -203,6 +226,5 @@ class DetectionLabels(PictureLabels):
         3
         """
         return {
-            str(picture.path): int((~self.objects(picture.instances).is_crowd).sum())
-            for _, picture in self.pictures.values()
+            str(picture.path): int((~self.objects_of(picture).is_crowd).sum()) for _, picture in self.pictures.values()
         }

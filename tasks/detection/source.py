@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,7 @@ class DetectionSource(LabelledSource[DetectionItem]):
 
     @override
     def make_item(self, picture: AnnotatedPicture, split: str) -> DetectionItem:
-        return DetectionItem(
-            picture.id, (picture.path,), picture, split, objects=self.labels.objects(picture.instances)
-        )
+        return DetectionItem(picture.id, (picture.path,), picture, split, objects=self.labels.objects_of(picture))
 
     @override
     def items(self, split: str) -> list[DetectionItem]:
@@ -201,7 +200,18 @@ class DetectionSource(LabelledSource[DetectionItem]):
 
     @override
     def sample_size(self) -> Size:
-        """Give height and width of the largest sample, or of the most usual one where the pictures are not known."""
+        return self._largest
+
+    @cached_property
+    def _largest(self) -> Size:
+        """Height and width of the largest sample, or of the most usual one where the pictures are not known.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> fox_task("detection.longest_edge=112").source._largest
+        (84, 112)
+        """
         edges = self.detection.shortest_edge, self.detection.longest_edge
         known: Iterable[tuple[str, AnnotatedPicture]] = () if self.labels.fixed else self.labels.pictures.values()
         scaled = [resized_size(picture.size, *edges) for _, picture in known if picture.size is not None]

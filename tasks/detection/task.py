@@ -115,8 +115,8 @@ class DetectionTask(LabelledTask):
             f"(patch {info.patch_size}, {self.features.precision}), {self.num_outputs} classes: "
             f"{', '.join(data.classes)}",
             f"{self.split_sizes()}, samples of at most {height} x {width} pixels",
-            f"{sum(numbers)} objects: at most {max(numbers)} in a picture, 99 % of the pictures have "
-            f"{np.percentile(numbers, 99):.0f} or fewer; the head gives at most {self._head.max_objects} boxes",
+            f"{sum(numbers)} objects: at most {max(numbers, default=0)} in a picture, 99 % of the pictures have "
+            f"{np.percentile(numbers or [0], 99):.0f} or fewer; the head gives at most {self._head.max_objects} boxes",
         ]
         self.check_numbers()
         self.check_init()
@@ -136,8 +136,8 @@ class DetectionTask(LabelledTask):
         >>> fox_task().check_numbers()
         """
         numbers, most = self.labels.numbers(), self._head.max_objects
-        fullest = max(numbers, key=lambda path: numbers[path])
-        if numbers[fullest] > most:
+        fullest = max(numbers, key=lambda path: numbers[path], default="")
+        if fullest and numbers[fullest] > most:
             raise DataError(
                 f"{fullest}: {numbers[fullest]} objects, but the head gives at most {most} boxes; raise the number of "
                 "its candidates or queries in model.head_options"
@@ -250,9 +250,9 @@ class DetectionTask(LabelledTask):
         kept = description["predicting"]
         known = {key: kept[key] for key in PREDICTING if key in kept and key not in settings.detection.model_fields_set}
         detection = settings.detection.model_copy(update=known | scaling)
-        dataset = settings.dataset
-        if description["label_mapping"] is not None and "label_mapping" not in dataset.model_fields_set:
-            dataset = dataset.model_copy(update={"label_mapping": dict(map(tuple, description["label_mapping"]))})
+        dataset, mapping = settings.dataset, description["label_mapping"]
+        if mapping is not None and "label_mapping" not in dataset.model_fields_set:
+            dataset = dataset.model_copy(update={"label_mapping": {name: value for name, value in mapping}})
         settings = settings.model_copy(update={"detection": detection, "dataset": dataset})
         task = cls(name, settings, {"classes": list(description["classes"]), "zoom": float(description["zoom"])})
         task.refuse_other_backbone(description, checkpoint.path)

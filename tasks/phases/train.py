@@ -27,9 +27,20 @@ from tasks.evidence import judge_training, study_training
 from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
-from tasks.phases.training_state import TrainingState
+from tasks.phases.training_state import TrainingState, training_fingerprint
 from tasks.prepared import PreparedItem, PreparedReader, prepared_items
-from tasks.runs import BEST, LAST, STATE, checkpoint_path, choose_device, choose_run, seed_everything, try_weights_dir
+from tasks.runs import (
+    BEST,
+    LAST,
+    STATE,
+    checkpoint_path,
+    choose_device,
+    choose_run,
+    epoch_path,
+    keep_newest,
+    seed_everything,
+    try_weights_dir,
+)
 from tasks.sample import Batch, Progress
 from tasks.seen import digest_items
 from tasks.stores import open_store
@@ -43,7 +54,7 @@ from utils.report.plots import captioned, plot_training
 from utils.report.tables import CsvLog
 from utils.runtime import distributed
 from utils.runtime.checkpoints import init_from, load_checkpoint, load_training_state
-from utils.runtime.files import digest_json, read_json, write_json
+from utils.runtime.files import read_json, write_json
 from utils.runtime.threads import map_in_threads
 from utils.store.feature_store import FeatureStore
 
@@ -170,40 +181,6 @@ def epochs_done(task: Task, folder: Path, fingerprint: str) -> int:
     saved = load_training_state(path)
     usable = saved["fingerprint"] == fingerprint and (not saved["best"] or checkpoint_path(folder, BEST).exists())
     return int(saved["epoch"]) if usable else 0
-
-
-def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
-    """Digest of all that the trained weights depend on.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from tasks.example import prepared_example
-    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
-    >>> training_fingerprint(task, prepared) == training_fingerprint(task, prepared, prepared)
-    False
-    """
-    harmless = {
-        "enable",
-        "resume",
-        "save_minutes",
-        "num_workers",
-        "val_batch_size",
-        "tensorboard",
-        "weights_dir",
-        "processed_dir",
-        "device",
-    }
-    settings = task.settings.train.model_dump(mode="json", exclude=harmless)
-    entries = [[list(entry.record_keys()) for item in split for entry in item.entries] for split in splits]
-    what = {
-        "train": settings,
-        "variations": task.settings.dataset.augmentations.model_dump(mode="json"),
-        "task": task.describe(),
-        "seed": task.settings.resources.seed,
-        "entries": entries,
-    }
-    return digest_json(what)
 
 
 class Training:
@@ -510,6 +487,7 @@ class Training:
             self._decide(scores)
         distributed.run_on_main(self._write_row, row)
         self._save_checkpoint(LAST)
+        distributed.run_on_main(keep_newest, self.context.folder, self.settings.keep_checkpoints)
         self._save_state()
 
     def _refuse_broken_weights(self) -> None:
@@ -654,6 +632,8 @@ class Training:
         if self.settings.weights_dir:
             head = self.task.settings.model.head
             paths.append(Path(expand_path(self.settings.weights_dir)) / f"{head}_{name}.safetensors")
+        if name == LAST and self.settings.keep_checkpoints:
+            paths.append(epoch_path(self.context.folder, self.state.epoch))
         kept = {key: self.found[key] for key in ("colours", "doubts", "val")}
         description = {**self.task.describe(), **self.task.describe_data(), "seen": self._seen}
         training = {"steps": self._steps(), **kept}

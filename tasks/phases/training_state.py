@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from tasks.model import load_trained_state, trained_state
 from tasks.phases.step import Optimisation
+from tasks.prepared import PreparedItem
+from tasks.task import Task
 from utils.metrics import RunningMean
 from utils.optim import EarlyStopping
 from utils.runtime import distributed
 from utils.runtime.checkpoints import load_training_state, save_checkpoint, save_training_state
+from utils.runtime.files import digest_json
 
 
 class TrainingState:
@@ -216,3 +219,38 @@ def plain_numbers(metrics: dict[str, Any]) -> dict[str, int | float]:
     {'mIoU': 0.5}
     """
     return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+
+
+def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
+    """Digest of all that the trained weights depend on.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> training_fingerprint(task, prepared) == training_fingerprint(task, prepared, prepared)
+    False
+    """
+    harmless = {
+        "enable",
+        "resume",
+        "save_minutes",
+        "keep_checkpoints",
+        "num_workers",
+        "val_batch_size",
+        "tensorboard",
+        "weights_dir",
+        "processed_dir",
+        "device",
+    }
+    settings = task.settings.train.model_dump(mode="json", exclude=harmless)
+    entries = [[list(entry.record_keys()) for item in split for entry in item.entries] for split in splits]
+    what = {
+        "train": settings,
+        "variations": task.settings.dataset.augmentations.model_dump(mode="json"),
+        "task": task.describe(),
+        "seed": task.settings.resources.seed,
+        "entries": entries,
+    }
+    return digest_json(what)

@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "detr_of_all_blocks": ("detr", SMALL_DETR | {"all_blocks": True}),
     "deim": ("deim", SMALL_DEIM | {"denoising": 20}),
     "deim_without_picture": ("deim", SMALL_DEIM | {"detail_width": 0, "denoising": 0}),
+    "deim_of_one_layer": ("deim", SMALL_DEIM | {"decoder_layers": 1, "denoising": 20}),
 }
 GEOMETRIES = {  # patch size: channels and strides of the maps
     "vit14": (14, (8, 8, 8), (14, 14, 14)),

@@ -95,6 +95,7 @@ SHARED: dict[str, Probe] = {
     "train.patience": Probe(looks.trained, "1", ("train.epochs=3", "train.min_delta=9")),
     "train.min_delta": Probe(looks.trained, "9", ("train.epochs=3", "train.patience=1")),
     "train.resume": Probe(looks.resumed, "never", ("train.batch_size=2",)),
+    "train.keep_checkpoints": Probe(looks.trained, "1", AGAIN),
     "train.save_minutes": Probe(looks.saved, "1e-9", ("train.batch_size=2",)),
     "train.init_from": Probe(looks.trained, "{model}"),
     "train.non_finite_limit": Probe(looks.broken, "1", ("train.epochs=3", "train.batch_size=2")),

@@ -28,8 +28,9 @@ from tasks.prepared import PreparedReader, prepared_items
 from tasks.sample import Progress, Sample
 from tasks.stores import open_store
 from tests.tasks.detection_data import scattered, write_split
+from tests.tasks.example_runs import equal, in_folder, rows_of, stopping_after, weights_of
 from utils.data import SampleRef
-from utils.errors import DataError, SettingsError
+from utils.errors import DataError, Interrupted, SettingsError
 from utils.geometry.augment import View, views_of
 from utils.geometry.crops import move_boxes
 from utils.runtime.files import read_json
@@ -359,6 +360,30 @@ def test_an_empty_batch_gives_gradients_to_all_parameters(folder):
     without.target = {name: [part[:0] for part in parts] for name, parts in without.target.items()}
     terms = task.objective.loss(model(without), without, Progress())
     assert all(torch.isfinite(value[0] if isinstance(value, tuple) else value) for value in terms.values())
+
+
+RESUMED = {
+    "cached": ("detection.windows=2", "train.ema_decay=0.9", "train.epochs=2", "train.batch_size=2"),
+    "online": (
+        "train={features: online, batch_size: 2, grad_accum_steps: 2, epochs: 2, num_workers: 2}",
+        "dataset.augmentations={enable: true, scale_range: [0.8, 1.2], rotation_degrees: 10, shear_degrees: 3}",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", sorted(RESUMED))
+def test_an_interrupted_training_ends_bitwise_as_an_unbroken_one(way, folder):
+    make = lambda: make_task(folder, *RESUMED[way])  # noqa: E731 - a new process knows nothing of the old one
+    _, context = foxes_example(folder)
+    prepare.run(make(), context)
+    whole, cut = in_folder(context, "whole"), in_folder(context, "cut")
+    train.run(make(), whole)
+    for stop in (1, 2):
+        with pytest.raises(Interrupted):
+            train.run(make(), stopping_after(cut, stop))
+    assert train.run(make(), cut).status == "done"
+    assert equal(weights_of(whole, "last"), weights_of(cut, "last"))
+    assert rows_of(whole) == rows_of(cut)
 
 
 def test_a_checkpoint_predicts_without_the_training_data(folder, tmp_path):

@@ -114,7 +114,8 @@ def test_training_in_two_pieces_gives_bitwise_the_weights_of_one(finished, tmp_p
     from tasks import kinds
     from tasks.context import Context
     from tasks.keypoints.task import KeypointsTask
-    from tasks.phases.train import Training, training_fingerprint
+    from tasks.phases.train import Training
+    from tasks.phases.training_state import training_fingerprint
     from tasks.prepared import prepared_items
     from tasks.stores import open_store
     from utils.logging import VerbosityLogger

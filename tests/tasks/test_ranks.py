@@ -74,7 +74,7 @@ SMALL_TRANSFORMER = "width: 32, decoder_layers: 1, attention_heads: 2, feedforwa
 SMALL_DETECTORS = {  # a dropout draws other cells where a batch is shared
     "dense": "{width: 16, refine_width: 16, dropout: 0.0}",
     "detr": f"{{{SMALL_TRANSFORMER}, encoder_layers: 1}}",
-    "deim": f"{{{SMALL_TRANSFORMER}, denoising: 0}}",
+    "deim": f"{{{SMALL_TRANSFORMER}, denoising: 10}}",
 }
 STEPS |= {
     f"detection {head}": ("detection", (f"model.head={head}", f"model.head_options={options}"))
@@ -84,6 +84,7 @@ RESUMED = {
     "dropout": ("segmentation", "model.head=linear", "model.head_options={dropout: 0.3}", "train.ema_decay=0.9"),
     "muon": ("segmentation", "model.head=segformer", "train.num_workers=2"),
     "boxes": ("detection", "model.head=dense", "detection.windows=2", "train.ema_decay=0.9"),
+    "noise": ("detection", "model.head=deim", f"model.head_options={SMALL_DETECTORS['deim']}", "train.ema_decay=0.9"),
 }
 PARTS = ("train.epochs=2", "train.batch_size=2", "train.grad_accum_steps=2")
 
