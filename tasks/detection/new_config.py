@@ -93,9 +93,8 @@ def labels_of(place: Path, changes: dict[str, Any]) -> DetectionLabels:
     """
     paths = {"data_root": str(place.parent), "label_path": place.name}
     of_kind = {key: changes[key] for key in ("detection", "dataset") if key in changes}
-    settings = parse_settings(
-        yaml.safe_dump({"paths": paths, **of_kind, "tasks": {"labels": {"kind": "detection"}}}), (), kinds()
-    )
+    tree: dict[str, Any] = {"paths": paths, **of_kind, "tasks": {"labels": {"kind": "detection"}}}
+    settings = parse_settings(yaml.safe_dump(tree), (), kinds())
     return DetectionLabels(settings.tasks["labels"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +86,12 @@ class PoseSource(LabelledSource[PoseItem]):
         ]
 
     @override
-    def in_memory(self, image: np.ndarray, prompts: Any = None) -> AbstractContextManager[Item]:
+    @contextmanager
+    def in_memory(self, image: np.ndarray, prompts: Any = None) -> Iterator[Item]:
         if self.keypoints.instance_mode == "per_instance" and not prompts:
             raise ValueError("keypoints.instance_mode is per_instance: give prompts, an instance with a box per animal")
-        return super().in_memory(image, prompts)
+        with super().in_memory(image, prompts) as item:
+            yield item
 
     def _prompts(self, inputs: dict[str, Path]) -> dict[str, tuple[Instance, ...]]:
         """Boxes of animals from LabelMe files with the pictures' names.

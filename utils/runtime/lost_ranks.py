@@ -550,15 +550,17 @@ def explain(error: BaseException, patience_s: float = 3 * CHECK_S) -> BaseExcept
     ValueError('x')
     """
     by_launcher = isinstance(error, Interrupted)  # torchrun sends SIGTERM to the others when a rank is killed
-    if _watch is None or not (isinstance(error, RuntimeError) or by_launcher):
+    named = isinstance(error, DinolithError)  # such as a file's: its reader may have met a broken connection
+    source = error.__cause__ if named and not by_launcher else error
+    if _watch is None or not (by_launcher or isinstance(source, RuntimeError)):
         return error
-    if isinstance(error, DinolithError) and not by_launcher:
+    if isinstance(source, DinolithError) and not by_launcher:
         return error
     deadline = time.monotonic() + (0 if by_launcher else patience_s)
     while True:
         _watch.look()
         lost = [rank for rank, state in _watch.states.items() if state in ("gone", "stopped", "left")]
-        if by_launcher:
+        if named:
             lost = [rank for rank in lost if _watch.states[rank] != "left"]
         found = _watch.find(lost)
         if found is not None:

@@ -115,6 +115,16 @@ def test_only_the_lowest_rank_that_is_left_speaks_and_names_the_one_that_did_not
     assert str(lost_ranks.explain(RuntimeError("Connection closed by peer"))) == ""
 
 
+def test_a_connection_that_broke_while_a_file_was_read_is_no_damaged_file(monkeypatch):
+    """Readers turn what libraries raise into errors that name the file; one may have waited for another rank."""
+    broken = DataError("best.safetensors: its description cannot be used")
+    broken.__cause__ = RuntimeError("Read error: connection reset by peer")
+    monkeypatch.setattr(lost_ranks, "_watch", watch_of({0: "gone"}))
+    assert str(lost_ranks.explain(broken)).startswith("rank 0 is lost: its process")
+    monkeypatch.setattr(lost_ranks, "_watch", watch_of({0: "left"}))
+    assert lost_ranks.explain(broken, patience_s=0) is broken, "the other rank has read the same damaged file"
+
+
 def test_errors_that_say_what_is_wrong_stay_as_they_are(monkeypatch):
     monkeypatch.setattr(lost_ranks, "_watch", watch_of({0: "gone"}))
     for error in (DataError("scene.tif: truncated"), ZeroDivisionError("x")):
