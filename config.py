@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment_settings import AffineAugmentationsConfig as AffineAugmentationsConfig  # for the kinds
 from utils.geometry.augment_settings import AugmentationsConfig, GeometricAugmentationsConfig
+from utils.report.tracking import TrackingConfig
 from utils.runtime.reading import MAX_SETTINGS_BYTES, read_bounded_text
 from utils.runtime.setting_classes import merge_classes, only_known, unknown_keys
 from utils.runtime.setting_errors import MAX_MISTAKES, list_mistakes
@@ -230,13 +231,17 @@ class TrainConfig(Section):
     )
     min_delta: NonNegative = Field(0.0, description="least gain that counts")
     resume: Literal["auto", "never"] = Field("auto", description="auto continues an interrupted run of these settings")
-    keep_checkpoints: int = Field(0, ge=0, description="checkpoints of the newest epochs, beside the best and the last")
     save_minutes: Positive = Field(5.0, description="time between two saved states inside an epoch")
+    save_total_limit: Count | None = Field(
+        None,
+        description="latest epochs whose checkpoints are kept, as epoch_003, beside best and last; null keeps none",
+    )
     init_from: str | None = Field(None, description="a task or a checkpoint whose head is the start")
     non_finite_limit: Count = Field(
         20, description="steps in a row that are skipped as their loss or gradient is not finite; one more is an error"
     )
     tensorboard: bool = Field(False, description="also write TensorBoard events")
+    tracking: TrackingConfig = TrackingConfig()
 
 
 class TTAConfig(Section):
@@ -332,6 +337,9 @@ class TaskConfig(Section):
     """
 
     safe_mode: ClassVar[dict[str, Any]] = {}  # what resources.safe_mode sets for this kind, beside SAFE_MODE
+    sample_sizes: ClassVar[
+        dict[str, int | None]
+    ] = {}  # settings to lower where memory is short, to what value if known
     labels_may_split: ClassVar[bool] = False  # whether labels can name a test split, so that it needs no list
 
     kind: str = Field(FIRST_KIND, description="what the task makes of pictures")
@@ -407,6 +415,7 @@ class TaskConfig(Section):
         """
         name, varied, where = self.paths.run_name, self.dataset.augmentations, "dataset.augmentations"
         cached, parts = getattr(self.train, "features", "cached") == "cached", varied.random_parts()
+        yield from self.train.tracking.clashes()
         if cached and getattr(self.model, "freeze", True) is not True:
             yield "model.freeze: fine-tuned blocks have no stored features; set train.features: online or freeze: true"
         if not cached and varied.stored_variations:

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from utils.errors import DataError, DinolithError, LockedError, SettingsError, advice_for_files, advice_for_packages
 
 try:
-    from config import PHASES, Settings, expand_path, load_settings, parse_settings, safe_mode_in_force
+    from config import PHASES, Settings, TaskConfig, expand_path, load_settings, parse_settings, safe_mode_in_force
     from tasks import kinds, load_task
     from utils.logging import TimedBlock, VerbosityLogger, listening
     from utils.runtime.files import FileLock, write_json
@@ -446,7 +446,9 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
         stop, outcome = stack.enter_context(StopSignal(quiet=not main_rank)), Outcome()
 
         def finish(error: BaseException | None = None) -> int:
-            code = 0 if error is None else exit_code(error, log, shared.train)
+            name, _, phase = outcome.at_work.rpartition(".")
+            at_work = settings.tasks.get(name, shared), phase or "train"
+            code = 0 if error is None else exit_code(error, log, at_work)
             if writes and code != LockedError.exit_code:
                 path = Path(expand_path(shared.paths.runs_root)) / "status.json"
                 code = write_status(path, code, outcome, log, error)
@@ -494,8 +496,8 @@ def write_status(
     return code
 
 
-def exit_code(error: BaseException, log: VerbosityLogger, train: Any = None) -> int:
-    """Log an error and give the exit code; `train` are settings for advice on memory.
+def exit_code(error: BaseException, log: VerbosityLogger, at_work: tuple[TaskConfig, str] | None = None) -> int:
+    """Log an error and give the exit code; `at_work` are the settings and the phase, for advice on memory.
 
     Examples
     --------
@@ -504,11 +506,11 @@ def exit_code(error: BaseException, log: VerbosityLogger, train: Any = None) -> 
     (2, 4)
     """
     lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
-    if train is not None and isinstance(error, RuntimeError | MemoryError):
+    if at_work is not None and isinstance(error, RuntimeError | MemoryError):
         if isinstance(error, MemoryError) or "out of memory" in str(error):
             from tasks.model import advice_for_memory
 
-            error = advice_for_memory(train)
+            error = advice_for_memory(*at_work)
     elif isinstance(error, ModuleNotFoundError) and (missing := advice_for_packages(error)) is not None:
         error = DinolithError(missing)
     elif isinstance(error, OSError) and (advice := advice_for_files(error)):

@@ -110,8 +110,9 @@ class CentreHead(DetectionHead):
         for row, (boxes, labels, is_crowd) in enumerate(
             zip(target["boxes_xyxy"], target["labels"], target["is_crowd"], strict=True)
         ):
-            maps = (outputs[name][row].float() for name in ("logits", "sides", "inside"))
-            samples.append(self._sample_losses(*maps, boxes.float() / self.stride, labels, is_crowd))
+            logits, raw, inside = (outputs[name][row].float() for name in ("logits", "sides", "inside"))
+            cells = boxes.float() / self.stride
+            samples.append(self._sample_losses(logits, raw, inside, cells, labels, is_crowd))
         return dict(zip(("classes", "sides", "offsets"), torch.stack(samples).sum(dim=0), strict=True))
 
     def _sample_losses(

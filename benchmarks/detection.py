@@ -132,7 +132,7 @@ class Bench:
         load_phase("prepare")(*self.make(fold, head, 0, 1, []))
         sides = {name: self.make_training(fold, head, [f"train.features={name}"]) for name in ("cached", "online")}
         time_epoch(sides["cached"])
-        seconds = {name: [] for name in sides}
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(self.options.repeats):
             for name, training in sides.items():
                 seconds[name].append(time_epoch(training)["total"])

@@ -274,7 +274,9 @@ def labels_target(folder: Path) -> Target:
     from utils.formats.coco.write import write_coco
     from utils.formats.deeplabcut.write import write_deeplabcut
     from utils.formats.labelme.write import write_labelme
-    from utils.formats.read import read_annotations, read_poses
+    from utils.formats.read import read_annotations, read_boxes, read_poses
+    from utils.formats.tables.write import write_tables
+    from utils.formats.voc.write import write_voc
     from utils.formats.yolo.write import write_yolo
     from utils.samples.files import write_foxes
 
@@ -282,7 +284,7 @@ def labels_target(folder: Path) -> Target:
     write_foxes(sample, train=3, val=2, frames=2, size=(128, 128))
     if not made.exists():
         sets = read_poses(sample)
-        for write in (write_coco, write_yolo, write_labelme, write_deeplabcut):
+        for write in (write_coco, write_yolo, write_labelme, write_deeplabcut, write_voc, write_tables):
             write(sets, made / write.__name__)
         (made / "lists").mkdir()
         (made / "lists" / "train.txt").write_text("# a list\na\nb/c\nd@e\n")
@@ -290,7 +292,9 @@ def labels_target(folder: Path) -> Target:
     def read(path: Path, chance: random.Random) -> Any:
         if path.name == "lists":
             return [read_list(name) for name in path.iterdir()]
-        return read_annotations(path, need_keypoints=chance.random() < 0.5)
+        return (
+            read_boxes(path) if chance.random() < 0.3 else read_annotations(path, need_keypoints=chance.random() < 0.5)
+        )
 
     return Target("labels", 6, sorted(made.iterdir()), read)
 

@@ -192,7 +192,7 @@ correct or remove it
         """
         for part in self.sets.values():
             for problem in part.problems:
-                yield Finding(problem.where, problem.what, problem.cure)
+                yield Finding(problem.where, problem.what, problem.cure, problem.blocks)
         yield from self.faults.values()
 
     def warn_of_problems(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 
+from config import TaskConfig
 from models.base import Head
 from tasks.features import FeatureService
 from tasks.sample import Batch
@@ -161,18 +162,29 @@ def load_trained_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             tensor.copy_(tensors[key])
 
 
-def advice_for_memory(settings: Any) -> DinolithError:
-    """Error for too little memory, with the settings to lower.
+def advice_for_memory(settings: TaskConfig, phase: str) -> DinolithError:
+    """Error for too little memory in a phase, with the settings of this kind of task to lower.
 
     Examples
     --------
-    >>> from config import TrainConfig
-    >>> print(advice_for_memory(TrainConfig(batch_size=4)))
-    out of memory; lower train.batch_size (now 4) and raise train.grad_accum_steps (now 1) to keep the step, lower
-    train.val_batch_size, take a smaller prepare.tile_size, fewer model.layers, or a lighter model.head
+    >>> from tasks.segmentation.settings import SegmentationSettings
+    >>> print(advice_for_memory(SegmentationSettings(train={"batch_size": 4}), "train"))
+    out of memory; lower train.batch_size (now 4) and raise train.grad_accum_steps (now 1) to keep the step
+    lower train.val_batch_size (now 8), if it was in a validation
+    take smaller samples: lower prepare.tile_size (now 512)
+    or take fewer model.layers, or a lighter model.head
     """
-    return DinolithError(
-        f"out of memory; lower train.batch_size (now {settings.batch_size}) and raise train.grad_accum_steps "
-        f"(now {settings.grad_accum_steps}) to keep the step, lower",
-        "train.val_batch_size, take a smaller prepare.tile_size, fewer model.layers, or a lighter model.head",
-    )
+    size = getattr(getattr(settings, phase, None), "batch_size", None)
+    lines = [f"out of memory; lower {phase}.batch_size (now {size})" if size else "out of memory"]
+    if phase == "train":
+        lines[0] += f" and raise train.grad_accum_steps (now {settings.train.grad_accum_steps}) to keep the step"
+        lines.append(f"lower train.val_batch_size (now {settings.train.val_batch_size}), if it was in a validation")
+    sizes = []
+    for name, small in settings.sample_sizes.items():
+        value = attrgetter(name)(settings)
+        if value is not None:
+            sizes.append(f"{name} (now {value}{f', such as {small}' if small and small < value else ''})")
+    if sizes:
+        lines.append(f"take smaller samples: lower {' and '.join(sizes)}")
+    lines.append("or take fewer model.layers, or a lighter model.head")
+    return DinolithError(*lines)

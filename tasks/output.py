@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from tasks.belief import Support
     from utils.logging import VerbosityLogger
     from utils.runtime.checkpoints import Checkpoint
+
+
+def name_scores(table: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Turn a table of scores by class into one row; counts, lists and what is not known are left out.
+
+    Examples
+    --------
+    >>> name_scores({"cat": {"AP": 0.5, "boxes": 3}, "dog": {"AP": None}})
+    {'AP/cat': 0.5}
+    """
+    return {
+        f"{score}/{name}": value
+        for name, scores in table.items()
+        for score, value in scores.items()
+        if isinstance(value, float)
+    }
 
 
 class Metric(ABC):
@@ -82,6 +98,10 @@ class Output(ABC):
     def support(self, metrics: dict[str, Any]) -> Support | None:
         """Give what scores were counted on, and doubts that follow from them; None where that is not known."""
         return None
+
+    def scores_by_class(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Give the scores of each class, keypoint or block of what the metric computed, named as `IoU/water`."""
+        return name_scores(metrics.get("classes", {}))
 
     def extra_metrics_key(self) -> dict[str, Any]:
         """Give everything that `extra_metrics` depends on, for the fingerprint of an evaluation."""

@@ -21,6 +21,7 @@ from utils.runtime.files import read_json, sweep_temporaries, temporary_folder, 
 BEST, LAST, STATE = "best", "last", "state"
 CONFIG, RUN = "config.json", "run.json"  # the resolved settings; the fingerprint of the training in the folder
 LATEST = "latest"  # the pointer to the run that continues
+EPOCH_FILE = re.compile(r"epoch_(\d{3,})\.(safetensors|json)")
 MOST_SHOWN = 3  # changed settings in a message
 # settings of where results go; a file stands for its folder
 WRITTEN = re.compile(r"(runs_root|processed_dir|splits_dir|weights_dir|output_dir|output_tif|\.folder|logging\.file)$")
@@ -235,34 +236,47 @@ def checkpoint_path(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.safetensors"
 
 
-def epoch_path(folder: Path, epoch: int) -> Path:
-    """Path of the checkpoint of an epoch, counted from 1.
+def epoch_name(epoch: int) -> str:
+    """Name of the checkpoint of an epoch, from 1 on.
 
     Examples
     --------
-    >>> epoch_path(Path("runs/coral/1"), 7).as_posix()
-    'runs/coral/1/checkpoints/epoch_0007.safetensors'
+    >>> epoch_name(3), epoch_name(1200)
+    ('epoch_003', 'epoch_1200')
     """
-    return checkpoint_path(folder, f"epoch_{epoch:04d}")
+    return f"epoch_{epoch:03d}"
 
 
-def keep_newest(folder: Path, number: int) -> None:
-    """Remove the checkpoints of all but the newest epochs of a run; with 0 none is removed, as none was asked for.
+def keep_latest_epochs(folder: Path, epoch: int, limit: int) -> None:
+    """Remove the checkpoints of epochs of a run, with their descriptions, but for the latest ones.
+
+    Those of epochs that are yet to come are left from a training that was begun anew, or killed before its state was
+    saved; they go too, and are written again.
+
+    Parameters
+    ----------
+    folder : Path
+        The run.
+    epoch : int
+        Epochs that are done.
+    limit : int
+        How many checkpoints to keep.
 
     Examples
     --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> (folder / "checkpoints").mkdir()
-    >>> for epoch in (1, 2, 3):
-    ...     epoch_path(folder, epoch).touch()
-    >>> keep_newest(folder, 2)
-    >>> sorted(path.stem for path in (folder / "checkpoints").iterdir())
-    ['epoch_0002', 'epoch_0003']
+    >>> for name in ("best.json", "epoch_001.json", "epoch_002.safetensors", "epoch_003.safetensors", "epoch_x.json"):
+    ...     (folder / "checkpoints" / name).touch()
+    >>> keep_latest_epochs(folder, epoch=2, limit=1)
+    >>> sorted(path.name for path in (folder / "checkpoints").iterdir())
+    ['best.json', 'epoch_002.safetensors', 'epoch_x.json']
     """
-    for path in sorted((folder / "checkpoints").glob("epoch_*.safetensors"))[: -number or None] if number else ():
-        path.unlink()
-        path.with_suffix(".json").unlink(missing_ok=True)
+    for path in sorted((folder / "checkpoints").glob("epoch_*")):
+        found = EPOCH_FILE.fullmatch(path.name)
+        if found and not epoch - limit < int(found[1]) <= epoch:
+            path.unlink()
 
 
 def sweep_results(name: str, settings: TaskConfig) -> None:

@@ -25,7 +25,7 @@ from tasks.runs import choose_device
 from tasks.source import Source
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import IDENTITY, View
-from utils.report.tables import require_tensorboard
+from utils.report.tracking import require_trackers
 
 if TYPE_CHECKING:
     from utils.runtime.checkpoints import Checkpoint
@@ -138,8 +138,8 @@ class Task(ABC):
         """
         for phase in phases:
             choose_device(self.settings.device(phase))
-        if "train" in phases and self.settings.train.tensorboard:
-            require_tensorboard()
+        if "train" in phases:
+            require_trackers(self.settings.train.tensorboard, self.settings.train.tracking)
         if "train" in phases:
             check_folder("train.weights_dir", self.settings.train.weights_dir)
         for phase in (name for name in ("inference", "export") if name in phases):

@@ -16,6 +16,7 @@ from docs.make_settings import page
 from models import HEADS, find_head
 from tasks import TASKS, kinds
 from tests.test_config import DINOV3SEG
+from utils.store.encoding import encoded_bytes
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -195,7 +196,7 @@ def test_every_head_is_described():
 def test_the_table_of_a_published_plan_is_that_of_its_settings_file_and_of_the_code():
     text = (ROOT / "docs" / "detection.md").read_text()
     rows = re.findall(r"^\| [^|]+ \| `([\w.]+)` \| `([^`]+)` \| `([^`]+)` \|$", text, re.MULTILINE)
-    assert len(rows) == 34
+    assert len(rows) == 37
     (settings,) = load_settings(ROOT / "docs" / "configs" / "det_crowdhuman.yml", (), kinds()).tasks.values()
     options = find_head("detection", "detr").Options(**settings.model.head_options)
     for name, value, default in rows:
@@ -203,3 +204,17 @@ def test_the_table_of_a_published_plan_is_that_of_its_settings_file_and_of_the_c
         in_file = getattr(options, name.rpartition(".")[2]) if of_head else attrgetter(name)(settings)
         assert in_file == yaml.safe_load(value), name
         assert default_of("detection", name) == yaml.safe_load(default), name
+
+
+def test_the_arithmetic_of_a_plan_is_that_of_the_store():
+    text = (ROOT / "docs" / "detection.md").read_text()
+    cells, pictures = (960 // 16, 1536 // 16), 55_442 + 12_065
+    sizes = {
+        "pixels and mask of the padding": 960 * 1536 * 4,
+        "one block, `store_dtype: fp16`": encoded_bytes((1024, *cells), "fp16"),
+        "one block, `store_dtype: int8`": encoded_bytes((1024, *cells), "int8"),
+        "four blocks, `store_dtype: fp16`": 4 * encoded_bytes((1024, *cells), "fp16"),
+        "one block projected to 256 channels, int8": encoded_bytes((256, *cells), "int8"),
+    }
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d.]+ MB \| [\d,]+ GB) \|$", text, re.MULTILINE))
+    assert rows == {name: f"{size / 1e6:.2f} MB | {pictures * size / 1e9:,.0f} GB" for name, size in sizes.items()}

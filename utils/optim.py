@@ -334,6 +334,17 @@ class MuonAdamW:
         """
         return [group for optimizer in self._optimizers.values() for group in optimizer.param_groups]
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """Present learning rate of each optimizer.
+
+        Examples
+        --------
+        >>> MuonAdamW(nn.Linear(2, 2), muon_lr=0.5, adamw_lr=0.25).rates
+        {'muon': 0.5, 'adamw': 0.25}
+        """
+        return {name: optimizer.param_groups[0]["lr"] for name, optimizer in self._optimizers.items()}
+
     def step(self) -> None:
         """Move all parameters that have a gradient.
 

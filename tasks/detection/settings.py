@@ -150,6 +150,7 @@ class DetectionSettings(TaskConfig):
     """
 
     safe_mode: ClassVar[dict[str, Any]] = {"detection": {"shortest_edge": 378, "longest_edge": 616}}
+    sample_sizes: ClassVar[dict[str, int | None]] = {"detection.shortest_edge": 800, "detection.longest_edge": 1333}
     labels_may_split: ClassVar[bool] = True
 
     kind: Literal["detection"] = Field("detection", description="what the task makes of pictures")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tasks.distill.model import DistillModel
 from tasks.distill.settings import DistillSettings
 from tasks.features import FeatureService
 from tasks.item import Item, Piece
-from tasks.output import Metric, Output
+from tasks.output import Metric, Output, name_scores
 from utils.runtime.checkpoints import Checkpoint
 
 
@@ -48,6 +48,10 @@ class DistillOutput(Output):
     @override
     def metric(self) -> Metric:
         return StudentMetric(self.features.info.layers)
+
+    @override
+    def scores_by_class(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        return name_scores({f"block_{layer}": scores for layer, scores in metrics.get("per_block", {}).items()})
 
     @override
     def support(self, metrics: dict[str, Any]) -> Support:

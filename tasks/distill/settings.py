@@ -153,6 +153,8 @@ class DistillSettings(TaskConfig):
     0.999
     """
 
+    sample_sizes: ClassVar[dict[str, int | None]] = {"distill.crop": None}
+
     kind: Literal["distill"] = Field("distill", description="what the task makes of pictures")
     paths: DistillPaths = DistillPaths()
     dataset: DistillDataset = DistillDataset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tasks.keypoints.metric import KeypointMetric, report_scores
 from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.sinks import PoseSink, gather_predictions
 from tasks.labelled import decode_picture
-from tasks.output import Metric, Output, Sink
+from tasks.output import Metric, Output, Sink, name_scores
 from utils.formats.coco.label_ids import LabelIds, find_ids
 from utils.keypoints.matching import PredictedPose, TruthPose
 from utils.keypoints.plots import draw_pose_comparison
@@ -54,6 +54,11 @@ class KeypointsOutput(Output):
     @override
     def baseline(self) -> ColourBaseline:
         return KeypointColours(self.settings.keypoints.instance_mode == "per_instance")
+
+    @override
+    def scores_by_class(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        columns, names = metrics.get("per_keypoint", {}), self.labels.skeleton.names
+        return name_scores({name: {key: columns[key][row] for key in columns} for row, name in enumerate(names)})
 
     @override
     def support(self, metrics: dict[str, Any]) -> Support:

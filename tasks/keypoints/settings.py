@@ -156,6 +156,7 @@ class KeypointsSettings(TaskConfig):
     """
 
     safe_mode: ClassVar[dict[str, Any]] = {"keypoints": {"short_side": 378}}
+    sample_sizes: ClassVar[dict[str, int | None]] = {"keypoints.short_side": 378}
     labels_may_split: ClassVar[bool] = True
 
     kind: Literal["keypoints"] = Field("keypoints", description="what the task makes of pictures")

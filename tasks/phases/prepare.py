@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,10 +27,10 @@ from utils.data import Entry
 from utils.geometry.augment import Variation, View
 from utils.logging import format_duration, progress
 from utils.runtime import distributed
-from utils.runtime.files import digest_array
+from utils.runtime.files import digest_array, format_bytes
 from utils.runtime.streams import Stream, read_ahead
 from utils.store.feature_store import FeatureStore, record_key
-from utils.store.plan import Plan
+from utils.store.plan import LARGE_BYTES, Plan, measure_writing
 from utils.store.writer import StoreWriter
 
 SPLITS = ("train", "val")
@@ -105,6 +105,9 @@ def run(task: Task, context: Context) -> PhaseResult:
     store = open_store(task.settings, "prepare")
     jobs = missing_jobs(task, store)
     distributed.barrier()  # before any rank writes, so that all ranks found the same jobs
+    if context.preview and (needed := size_of(task, jobs)[1]) >= LARGE_BYTES:
+        unmeasured = f"writes {format_bytes(needed)}, at a speed that is not measured, as nothing is written here"
+        drawn = f"{unmeasured}; {drawn}" if drawn else unmeasured
     if drawn:
         context.begin(workload(task, jobs, drawn), task, jobs[0].item if jobs else None)
     if not jobs:
@@ -146,6 +149,8 @@ def missing_jobs(task: Task, store: FeatureStore) -> list[Job]:
 def workload(task: Task, jobs: Sequence[Job], first: str = "") -> Workload:
     """What it takes to prepare some items: at most, as records that are there already show only when they are read.
 
+    `first` is what comes before, for the text.
+
     Examples
     --------
     >>> import tempfile
@@ -164,6 +169,8 @@ def workload(task: Task, jobs: Sequence[Job], first: str = "") -> Workload:
 def announce_plan(task: Task, store: FeatureStore, jobs: Sequence[Job], context: Context) -> None:
     """Say how many records, bytes and how much free disk there are; refuse what does not fit.
 
+    The disk is measured before a large plan, as it may take longer than the backbone.
+
     Examples
     --------
     >>> import tempfile
@@ -171,12 +178,30 @@ def announce_plan(task: Task, store: FeatureStore, jobs: Sequence[Job], context:
     >>> task, context = example_task(tempfile.mkdtemp())
     >>> announce_plan(task, open_store(task.settings, "prepare"), [], context)
     """
-    samples = sum(task.source.count_samples(job.item) for job in jobs)
-    records = sum(task.source.count_samples(job.item) * len(job.views) for job in jobs)
-    needed = samples * task.source.sample_bytes() + records * task.source.record_bytes()
-    plan = Plan(samples + records, needed, shutil.disk_usage(store.folder).free, str(store.folder))
+    records, needed = size_of(task, jobs)
+    plan = Plan(records, needed, shutil.disk_usage(store.folder).free, str(store.folder))
+    if needed >= LARGE_BYTES and needed <= plan.free_bytes:
+        plan = replace(plan, bytes_per_s=measure_writing(store.folder))
     context.log.info(f"prepare: plan: {workload(task, jobs).text}; {plan}")
     plan.refuse_if_full(int(task.settings.prepare.reserve_gb * 1e9))
+
+
+def size_of(task: Task, jobs: Sequence[Job]) -> tuple[int, int]:
+    """How many records some items give, at most, and their bytes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.source.prepare_data()
+    >>> records, needed = size_of(task, missing_jobs(task, open_store(task.settings, "prepare")))
+    >>> records, needed == 15 * (task.source.sample_bytes() + task.source.record_bytes())
+    (30, True)
+    """
+    samples = sum(task.source.count_samples(job.item) for job in jobs)
+    records = sum(task.source.count_samples(job.item) * len(job.views) for job in jobs)
+    return samples + records, samples * task.source.sample_bytes() + records * task.source.record_bytes()
 
 
 class BackgroundWriter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -36,28 +37,37 @@ class Divisors:
 
     Examples
     --------
-    >>> Divisors({"ce": torch.tensor(4.0)}, [], 1).mean({"ce": torch.tensor(6.0)}, {"ce": 0.5}).item()
-    0.75
+    >>> Divisors({"ce": torch.tensor(4.0)}, [], 1).means({"ce": torch.tensor(6.0)})
+    {'ce': tensor(1.5000)}
     """
 
     counts: dict[str, Tensor]
     in_forward: list[str]
     micro_batches: int
 
-    def mean(self, terms: LossTerms, weights: Mapping[str, float]) -> Tensor:
-        """Divide, weigh and add up the terms of a micro-batch; with counts of the forward, all ranks call it together.
+    @property
+    def names(self) -> list[str]:
+        """Names of all terms, the same on all ranks.
+
+        Examples
+        --------
+        >>> Divisors({"dice": torch.tensor(4.0)}, ["box"], 1).names
+        ['box', 'dice']
+        """
+        return sorted([*self.counts, *self.in_forward])
+
+    def means(self, terms: LossTerms) -> dict[str, Tensor]:
+        """Divide the terms of a micro-batch; with counts of the forward, all ranks call it together.
 
         Parameters
         ----------
         terms : mapping of Tensor or of (Tensor, Tensor)
             The sum of each term; for those of `in_forward` sum and count. Empty on a rank without samples.
-        weights : mapping of float
-            Weight of each term.
 
         Returns
         -------
-        Tensor, shape ()
-            This rank's part of the loss: over ranks and micro-batches it adds up to the weighted mean.
+        dict of Tensor, shape ()
+            This rank's part of each term: over ranks and micro-batches it adds up to the mean, not yet weighted.
 
         Raises
         ------
@@ -67,9 +77,9 @@ class Divisors:
         Examples
         --------
         >>> divisors = Divisors({}, ["box"], micro_batches=2)
-        >>> divisors.mean({"box": (torch.tensor(6.0), torch.tensor(3.0))}, {"box": 1.0}).item()
-        1.0
-        >>> divisors.mean({"box": torch.tensor(6.0)}, {"box": 1.0})
+        >>> divisors.means({"box": (torch.tensor(6.0), torch.tensor(3.0))})
+        {'box': tensor(1.)}
+        >>> divisors.means({"box": torch.tensor(6.0)})
         Traceback (most recent call last):
             ...
         ValueError: loss: the terms with a count must be those for which `counts` gives None (box), got none
@@ -87,8 +97,7 @@ class Divisors:
             summed = distributed.sum_over_ranks(torch.stack([count.detach().double() for count in of_rank]))
             counts |= dict(zip(self.in_forward, summed.clamp(min=1) * self.micro_batches, strict=True))
         sums = {name: value[0] if isinstance(value, tuple) else value for name, value in terms.items()}
-        parts = [weights[name] * value / counts[name].clamp(min=1).to(value.dtype) for name, value in sums.items()]
-        return torch.stack(parts).sum() if parts else torch.zeros(())
+        return {name: value / counts[name].clamp(min=1).to(value.dtype) for name, value in sums.items()}
 
 
 def count_targets(
@@ -157,11 +166,11 @@ class WeightedLoss(nn.Module):
     >>> import tempfile
     >>> from tasks.example import training_example
     >>> training = training_example(tempfile.mkdtemp())
-    >>> loss, outputs = WeightedLoss(training.model, training.task)(
+    >>> loss, terms, outputs = WeightedLoss(training.model, training.task)(
     ...     training.reader.read([], Progress()), Progress(), Divisors({}, [], 1)
     ... )
-    >>> loss.item(), loss.requires_grad, outputs["logits"].shape
-    (0.0, True, torch.Size([0, 2, 8, 8]))
+    >>> loss.item(), loss.requires_grad, terms, outputs["logits"].shape
+    (0.0, True, {}, torch.Size([0, 2, 8, 8]))
     """
 
     def __init__(self, model: nn.Module, task: Task):
@@ -171,8 +180,10 @@ class WeightedLoss(nn.Module):
         # without an unused parameter torch advises, once on every rank, to look for none
         self.never_used = nn.Parameter(torch.zeros(1, device=next(model.parameters()).device))
 
-    def forward(self, batch: Batch, progress: Progress, divisors: Divisors) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute this rank's part of the loss, and the outputs without their graph.
+    def forward(
+        self, batch: Batch, progress: Progress, divisors: Divisors
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Compute this rank's part of the loss, and of each term and the outputs without their graph.
 
         Examples
         --------
@@ -181,16 +192,19 @@ class WeightedLoss(nn.Module):
         >>> training = training_example(tempfile.mkdtemp())
         >>> batches = next(training.read(training.plan_epoch()[:1], Progress()))
         >>> divisors, _ = count_targets(training.task, batches, training.device)
-        >>> loss, outputs = WeightedLoss(training.model, training.task)(batches[0], Progress(), divisors)
-        >>> loss.requires_grad, outputs["logits"].requires_grad
-        (True, False)
+        >>> loss, terms, outputs = WeightedLoss(training.model, training.task)(batches[0], Progress(), divisors)
+        >>> loss.requires_grad, outputs["logits"].requires_grad, sorted(terms)
+        (True, False, ['ce', 'dice'])
         """
         outputs = self.model(batch)
         terms: LossTerms = self.task.objective.loss(outputs, batch, progress) if len(batch) else {}
-        loss = divisors.mean(terms, self.task.objective.weights())
-        if not terms:  # a rank without samples: zero gradients, for which the other ranks wait
+        means, weights = divisors.means(terms), self.task.objective.weights()
+        if means:
+            loss = torch.stack([weights[name] * value for name, value in means.items()]).sum()
+        else:  # a rank without samples: zero gradients, for which the other ranks wait
             loss = 0 * torch.stack([output.sum() for output in outputs.values() if output.requires_grad]).sum()
-        return loss, {name: output.detach() for name, output in outputs.items()}
+        without_graph = ({name: value.detach() for name, value in values.items()} for values in (means, outputs))
+        return loss, *without_graph
 
 
 class StepResult(NamedTuple):
@@ -206,6 +220,8 @@ class StepResult(NamedTuple):
         False where loss or gradient is not finite and the weights stayed.
     outputs : dict of Tensor
         Of this rank's share of the last micro-batch.
+    terms : mapping of float
+        Mean of each term over all ranks, before it is weighted.
 
     Examples
     --------
@@ -217,6 +233,7 @@ class StepResult(NamedTuple):
     gradient_norm: float
     applied: bool
     outputs: dict[str, Tensor]
+    terms: Mapping[str, float] = MappingProxyType({})
 
 
 class Optimisation:
@@ -288,27 +305,34 @@ class Optimisation:
         >>> batches = next(training.read(training.plan_epoch()[:1], Progress()))
         >>> divisors, _ = count_targets(training.task, batches, training.device)
         >>> result = training.optimisation.step(0, batches, Progress(), divisors)
-        >>> result.applied, result.loss > 0, result.gradient_norm > 0
-        (True, True, True)
+        >>> result.applied, result.gradient_norm > 0, sorted(result.terms)
+        (True, True, ['ce', 'dice'])
         """
         self.schedule.apply(self.optimizer.param_groups, index)
         self.optimizer.zero_grad()
         total: Any = 0.0
+        zero = torch.zeros((), device=next(self.model.parameters()).device)
+        terms, given = dict.fromkeys(divisors.names, zero), dict.fromkeys(divisors.names, zero)
         for number, batch in enumerate(batches, start=1):
             with distributed.share_gradients(self.weighted_loss, now=number == len(batches)):
-                loss, outputs = self.weighted_loss(batch, progress, divisors)
+                loss, means, outputs = self.weighted_loss(batch, progress, divisors)
                 (loss * distributed.world_size()).backward()  # gradients are averaged over ranks
             total = total + loss.detach()
+            terms |= {name: terms[name] + value for name, value in means.items()}
+            given |= dict.fromkeys(means, zero + 1)
         norm = clip_gradients([p for p in self.model.parameters() if p.requires_grad], self.settings.clip_norm)
         broken = total.new_tensor(not math.isfinite(norm))
-        loss_value, ranks_broken = distributed.sum_over_ranks(torch.stack([total, broken])).tolist()
+        summed = distributed.sum_over_ranks(torch.stack([total, broken, *terms.values(), *given.values()]))
+        loss_value, ranks_broken, *values = summed.tolist()
+        pairs = zip(terms, values[: len(terms)], values[len(terms) :], strict=True)
+        means_of_all = {name: value for name, value, ranks in pairs if ranks}  # not of what this head does not have
         norm = math.inf if ranks_broken and math.isfinite(norm) else norm
         applied = self.guard.update(loss_value, norm)
         if applied:
             self.optimizer.step()
             if self.ema is not None:
                 self.ema.update()
-        return StepResult(loss_value, norm, applied, outputs)
+        return StepResult(loss_value, norm, applied, outputs, means_of_all)
 
     def state_dict(self) -> dict[str, Any]:
         """All state beside the weights, for `save_training_state`.

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from config import expand_path
-from tasks.belief import caption, sentence
+from tasks.belief import sentence
 from tasks.context import Context, PhaseResult, Workload
 from tasks.evidence import judge_training, study_training
 from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
+from tasks.phases.training_report import TrainingReport
 from tasks.phases.training_state import TrainingState, training_fingerprint
 from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.runs import (
@@ -36,8 +37,8 @@ from tasks.runs import (
     checkpoint_path,
     choose_device,
     choose_run,
-    epoch_path,
-    keep_newest,
+    epoch_name,
+    keep_latest_epochs,
     seed_everything,
     try_weights_dir,
 )
@@ -48,10 +49,7 @@ from tasks.task import Task
 from utils.data import SampleRef
 from utils.errors import DataError, DinolithError, Interrupted
 from utils.logging import format_duration, progress
-from utils.metrics import RunningMean
 from utils.optim import EarlyStopping
-from utils.report.plots import captioned, plot_training
-from utils.report.tables import CsvLog
 from utils.runtime import distributed
 from utils.runtime.checkpoints import init_from, load_checkpoint, load_training_state
 from utils.runtime.files import read_json, write_json
@@ -232,6 +230,7 @@ class Training:
         self.optimisation = Optimisation(task, self.model, self.steps_per_epoch * settings.epochs)
         early = EarlyStopping(settings.patience, settings.min_delta, mode="max")
         self.state = TrainingState(self.model, self.optimisation, early, self.device)
+        self.report = TrainingReport(task, context, fingerprint)
         self.saved_at = time.perf_counter()
         if distributed.rank():  # rank 0 goes on with the seed of one process; dropout of the others is drawn apart
             torch.manual_seed(task.settings.resources.seed + distributed.rank())
@@ -258,36 +257,19 @@ class Training:
         self.found = distributed.run_on_main(
             lambda: study_training(self.task, self.store, self.train_items, self.val_items)
         )
-        while state.epoch < self.settings.epochs and not state.early.should_stop:
-            self.train_one_epoch()
-            self.end_epoch()
+        try:
+            distributed.run_on_main(self.report.begin, state.epoch)
+            while state.epoch < self.settings.epochs and not state.early.should_stop:
+                self.train_one_epoch()
+                self.end_epoch()
+        finally:
+            self.report.finish()
         if state.early.should_stop:
             self.context.log.info(
                 f"train: no gain in {self.settings.patience} validations; stopped at epoch {state.epoch}"
             )
-        self._plot()
+        distributed.run_on_main(self.report.plot, state.best)
         return {self.task.primary: float(state.best.get(self.task.primary, float("nan")))}
-
-    def _plot(self) -> None:
-        """Plot the epochs so far, with a caption where the best score cannot be believed; rank 0 does it.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training = training_example(tempfile.mkdtemp())
-        >>> training._plot()
-        >>> (training.context.folder / "training.png").exists()
-        True
-        """
-        folder, best, primary = self.context.folder, self.state.best, self.task.primary
-        text = caption(primary, best.get(primary, float("nan")), best.get("belief"))
-
-        def plot() -> None:
-            with captioned(text):
-                plot_training(CsvLog(folder / "results.csv").rows(), folder / "training.png", scores=self.task.plotted)
-
-        distributed.run_on_main(plot)
 
     def start(self) -> None:
         """Resume, take another head's weights, or begin.
@@ -305,7 +287,7 @@ class Training:
         resumed = self.settings.resume == "auto" and state.load(
             checkpoint_path(folder, STATE), self.fingerprint, checkpoint_path(folder, BEST)
         )
-        distributed.run_on_main(lambda: CsvLog(folder / "results.csv").truncate_after("epoch", state.epoch))
+        self._remove_old_checkpoints()  # a run that begins anew has those of its first attempt
         if resumed:
             log.info(f"train: resuming at epoch {state.epoch + 1}, step {state.step_in_epoch}")
             return
@@ -372,7 +354,7 @@ class Training:
                 result = self.optimisation.step(self._steps(), batches, curriculum, divisors)
                 state.step_in_epoch += 1
                 if result.applied:
-                    state.loss.update(result.loss)
+                    state.add(result.loss, result.terms)
                 taken = state.step_in_epoch - first  # since the training was resumed
                 self._log_step(result, batches[-1], waited / taken, (time.perf_counter() - began) / taken)
                 if stop or save:
@@ -478,16 +460,19 @@ class Training:
         state = self.state
         self._refuse_broken_weights()
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
-        row = {"epoch": state.epoch, "train_loss": state.loss.compute()}
-        row["lr"] = self.optimisation.optimizer.param_groups[0]["lr"]
-        state.loss = RunningMean()
+        rates = self.optimisation.optimizer.rates
+        row = {"epoch": state.epoch, **state.take_means(), "lr": next(iter(rates.values()))}
+        row |= {f"lr/{name}": rate for name, rate in rates.items()} if len(rates) > 1 else {}
         if state.epoch % self.settings.val_every == 0 or state.epoch == self.settings.epochs:
             scores = self.validate()
             row.update({name: value for name, value in scores.items() if isinstance(value, float)})
+            row.update(self.task.output.scores_by_class(scores))
             self._decide(scores)
-        distributed.run_on_main(self._write_row, row)
+        distributed.run_on_main(self.report.add, row, state.epoch)
         self._save_checkpoint(LAST)
-        distributed.run_on_main(keep_newest, self.context.folder, self.settings.keep_checkpoints)
+        if self.settings.save_total_limit is not None:
+            self._save_checkpoint(epoch_name(state.epoch))
+        self._remove_old_checkpoints()
         self._save_state()
 
     def _refuse_broken_weights(self) -> None:
@@ -580,28 +565,6 @@ class Training:
         """
         return self.state.epoch * self.steps_per_epoch + self.state.step_in_epoch
 
-    def _write_row(self, row: dict[str, Any]) -> None:
-        """Add an epoch to results.csv and the plot.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training = training_example(tempfile.mkdtemp())
-        >>> training._write_row({"epoch": 1, "train_loss": 0.5, "lr": 0.1})
-        >>> (training.context.folder / "results.csv").read_text().splitlines()[0]
-        'epoch,train_loss,lr'
-        """
-        epoch, folder = self.state.epoch, self.context.folder
-        table = CsvLog(folder / "results.csv")
-        table.append(row)
-        if epoch % 10 == 0:
-            plot_training(table.rows(), folder / "training.png", scores=self.task.plotted)
-        if self.settings.tensorboard:
-            from utils.report.tables import write_tensorboard
-
-            write_tensorboard(folder / "tensorboard", row, epoch)
-
     # -- saving
 
     def _is_save_due(self) -> bool:
@@ -617,7 +580,7 @@ class Training:
         return time.perf_counter() - self.saved_at > 60 * self.settings.save_minutes
 
     def _save_checkpoint(self, name: str) -> None:
-        """Write the checkpoint `best` or `last`, also to `train.weights_dir`.
+        """Write the checkpoint `best` or `last`, also to `train.weights_dir`, or that of an epoch.
 
         Examples
         --------
@@ -629,11 +592,9 @@ class Training:
         'segmentation'
         """
         paths = [checkpoint_path(self.context.folder, name)]
-        if self.settings.weights_dir:
+        if self.settings.weights_dir and name in (BEST, LAST):
             head = self.task.settings.model.head
             paths.append(Path(expand_path(self.settings.weights_dir)) / f"{head}_{name}.safetensors")
-        if name == LAST and self.settings.keep_checkpoints:
-            paths.append(epoch_path(self.context.folder, self.state.epoch))
         kept = {key: self.found[key] for key in ("colours", "doubts", "val")}
         description = {**self.task.describe(), **self.task.describe_data(), "seen": self._seen}
         training = {"steps": self._steps(), **kept}
@@ -641,6 +602,24 @@ class Training:
             training["belief"] = self.state.best["belief"]
         description |= {"fingerprint": self.fingerprint, "training": training}
         self.state.save_checkpoint(paths, description)
+
+    def _remove_old_checkpoints(self) -> None:
+        """Keep the checkpoints of the latest epochs, as many as the settings say; rank 0 does it.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> training = training_example(tempfile.mkdtemp(), "train.save_total_limit=2")
+        >>> for training.state.epoch in (9, 10, 11):
+        ...     training._save_checkpoint(epoch_name(training.state.epoch))
+        >>> training._remove_old_checkpoints()
+        >>> sorted(path.name for path in (training.context.folder / "checkpoints").glob("*.safetensors"))
+        ['epoch_010.safetensors', 'epoch_011.safetensors']
+        """
+        limit = self.settings.save_total_limit
+        if limit is not None:
+            distributed.run_on_main(keep_latest_epochs, self.context.folder, self.state.epoch, limit)
 
     @cached_property
     def _seen(self) -> dict[str, list[str]]:

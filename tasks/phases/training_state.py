@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,39 @@ class TrainingState:
         self.best: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self.loss = RunningMean()
+        self.terms: dict[str, RunningMean] = {}
+
+    def add(self, loss: float, terms: Mapping[str, float]) -> None:
+        """Count the loss of a step and its terms, for the means of the epoch.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> state = training_example(tempfile.mkdtemp()).state
+        >>> state.add(1.5, {"ce": 1.0, "dice": 0.5})
+        >>> state.add(0.5, {"ce": 0.5, "dice": 0.0})
+        >>> state.take_means()
+        {'train_loss': 1.0, 'loss/ce': 0.75, 'loss/dice': 0.25}
+        """
+        self.loss.update(loss)
+        for name, value in terms.items():
+            self.terms.setdefault(name, RunningMean()).update(value)
+
+    def take_means(self) -> dict[str, float]:
+        """Give the mean loss of the epoch and the mean of each term, before it is weighted; start anew.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> training_example(tempfile.mkdtemp()).state.take_means()
+        {'train_loss': nan}
+        """
+        means = {"train_loss": self.loss.compute()}
+        means |= {f"loss/{name}": mean.compute() for name, mean in sorted(self.terms.items())}
+        self.loss, self.terms = RunningMean(), {}
+        return means
 
     def shipped_weights(self) -> AbstractContextManager:
         """Swap the averaged weights into the model, where there are any.
@@ -110,6 +143,7 @@ class TrainingState:
                 "best": self.best,
                 "metrics": plain_numbers(self.metrics),
                 "loss": self.loss.state,
+                "terms": {name: mean.state for name, mean in self.terms.items()},
                 "model": trained_state(self.model),
                 "early": self.early.state_dict(),
                 "random": generators,
@@ -168,6 +202,10 @@ class TrainingState:
         self.best, self.metrics = saved["best"], saved["metrics"]
         self.loss = RunningMean()
         self.loss.load_state(saved["loss"])
+        self.terms = {}
+        for name, values in saved.get("terms", {}).items():  # states of earlier versions have none
+            self.terms[name] = RunningMean()
+            self.terms[name].load_state(values)
         generators = saved["random"]
         if isinstance(generators, Tensor):  # version 1.0 kept the CPU's generator of rank 0 alone
             generators = [[generators]]
@@ -236,7 +274,8 @@ def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
         "enable",
         "resume",
         "save_minutes",
-        "keep_checkpoints",
+        "save_total_limit",
+        "tracking",
         "num_workers",
         "val_batch_size",
         "tensorboard",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from config import expand_path
 from tasks.baselines import ColourBaseline
 from tasks.belief import LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, Support, near_chance
 from tasks.item import Item, Piece
-from tasks.output import Metric, Output, Sink
+from tasks.output import Metric, Output, Sink, name_scores
 from tasks.segmentation.baseline import ClassColours
 from tasks.segmentation.items import SceneItem
 from tasks.segmentation.metric import SegmentationMetric, report_scores
@@ -72,6 +72,10 @@ class SegmentationOutput(Output):
     @override
     def baseline(self) -> ColourBaseline:
         return ClassColours(len(self.classes))
+
+    @override
+    def scores_by_class(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        return name_scores(metrics.get("per_class", {}))
 
     @override
     def support(self, metrics: dict[str, Any]) -> Support:

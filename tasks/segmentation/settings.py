@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
@@ -178,6 +178,8 @@ class SegmentationSettings(TaskConfig):
     >>> SegmentationSettings(train={"enable": True}).model.head
     'dpt'
     """
+
+    sample_sizes: ClassVar[dict[str, int | None]] = {"prepare.tile_size": None}
 
     kind: Literal["segmentation"] = Field("segmentation", description="what the task makes of pictures")
     paths: SegmentationPaths = SegmentationPaths()

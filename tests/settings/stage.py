@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,12 +100,45 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix != ".log")
 
 
-class FakeWriter(contextlib.nullcontext):
+class FakeWriter:
+    def __init__(self, folder: str, purge_step: int):
+        CALLS.append(("SummaryWriter", purge_step))
+
     def add_scalar(self, name: str, value: float, step: int) -> None:
         CALLS.append(("add_scalar", name, step))
 
-    def __enter__(self):
-        return self
+    def add_text(self, name: str, text: str, step: int) -> None:
+        CALLS.append(("add_text", name, step))
+
+    def flush(self) -> None:
+        CALLS.append("flush")
+
+    def close(self) -> None:
+        CALLS.append("close")
+
+
+class FakeRun:
+    _next_step = 0
+
+    def log(self, row: dict[str, float], step: int) -> None:
+        CALLS.append(("log", sorted(row), step))
+
+
+def fake_trackio() -> ModuleType:
+    """The calls of trackio that a training makes, recorded; the package itself is tested in test_tracking.py."""
+    module = ModuleType("trackio")
+    module.__spec__ = ModuleSpec("trackio", None)
+
+    def init(**named: Any) -> FakeRun:
+        CALLS.append(("init", [named[name] for name in ("project", "name", "space_id")]))
+        return FakeRun()
+
+    def runs(project: str) -> list:
+        raise ValueError(project)
+
+    module.Api = lambda: SimpleNamespace(runs=runs)  # type: ignore[attr-defined]
+    module.init, module.finish = init, lambda: CALLS.append("finish")  # type: ignore[attr-defined]
+    return module
 
 
 @contextlib.contextmanager
@@ -146,13 +179,14 @@ def record(patch: Any) -> Any:
     board = ModuleType("tensorboard")
     board.__spec__ = ModuleSpec("tensorboard", None)
     patch.setitem(sys.modules, "tensorboard", board)
+    patch.setitem(sys.modules, "trackio", fake_trackio())
     replace(torch, "compile", lambda model, *_, **__: model)
     replace(torch.nn.Module, "compile")
     for name in ("set_num_threads", "set_num_interop_threads", "set_float32_matmul_precision"):
         replace(torch, name)
     replace(torch, "use_deterministic_algorithms")
     patch.setattr(Figure, "savefig", lambda figure, path, *_, **__: Path(path).write_bytes(b""))
-    patch.setattr("tasks.phases.train.plot_training", draw_nothing)
+    patch.setattr("tasks.phases.training_report.plot_training", draw_nothing)
     for name in ("plot_keypoint_table", "plot_error_histogram"):
         patch.setattr(f"tasks.keypoints.metric.{name}", draw_nothing)
     patch.setattr("os.fsync", lambda _: None)

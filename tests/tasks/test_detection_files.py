@@ -347,3 +347,14 @@ def test_prepare_writes_the_labels_in_another_format(tmp_path):
             boxes, others = ([i.box_xyxy for i in each.instances] for each in (picture, copy))
             assert len(boxes) == len(others)
             assert all(np.abs(one - other).max() <= 0.5 for one, other in zip(boxes, others, strict=True))
+
+
+def test_a_note_on_labels_does_not_fail_verify(tmp_path):
+    task, _ = make(tmp_path, f"dataset.convert_to={{format: voc, folder: {tmp_path}/copy}}")
+    task.source.prepare_data()
+    (tmp_path / "copy" / "data.yaml").unlink()
+    write_raster(tmp_path / "copy" / "train" / "new.png", np.ones((40, 60, 3), np.uint8))
+    noted, _ = make(tmp_path, f"paths.label_path={tmp_path}/copy/train", f"paths.data_root={tmp_path}/copy/train")
+    [finding] = noted.labels.problems()
+    assert "pictures without an XML file, left out: 1, such as new.png" in str(finding)
+    assert not finding.blocks

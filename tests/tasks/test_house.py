@@ -212,7 +212,7 @@ def test_a_rank_without_work_gets_a_batch_of_nested_targets_without_rows(tmp_pat
     batch = reader.read([], Progress()).to("cpu")
     model = task.build_model()
     divisors, _ = count_targets(task, [batch], torch.device("cpu"))
-    loss, _ = WeightedLoss(model, task)(batch, Progress(), divisors)
+    loss, _, _ = WeightedLoss(model, task)(batch, Progress(), divisors)
     loss.backward()
     assert loss.item() == 0
     assert divisors.counts["loss"] == 0

@@ -125,6 +125,7 @@ def first_step(folder: Path, name: str) -> dict:
     return {
         "samples": [len(batch) for batch in batches],
         "loss": result.loss,
+        "terms": dict(result.terms),
         "norm": result.gradient_norm,
         "gradients": gradients,
         "weights": {name: value.detach() for name, value in trained_state(training.model).items()},
@@ -215,6 +216,7 @@ def test_a_step_of_several_ranks_is_that_of_one_process(name, number, folder, mo
     rough = 0.02 if name == "bf16" else 1e-4
     for found in ranks:
         assert found["loss"] == pytest.approx(one["loss"], rel=rough)
+        assert found["terms"] == pytest.approx(one["terms"], rel=rough)
         assert found["norm"] == pytest.approx(one["norm"], rel=10 * rough)
         for parameter, gradient in one["gradients"].items():
             other = found["gradients"][parameter]

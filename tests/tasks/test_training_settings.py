@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from tasks.context import Context
+import main
+from config import parse_settings
+from tasks import kinds
+from tasks.context import Context, PhaseResult
 from tasks.distill.example import student_example
 from tasks.example import example_task, training_example
 from tasks.keypoints.example import animals_example
+from tasks.model import advice_for_memory
 from tasks.phases import evaluate, prepare, train, verify
 from tasks.phases.training_state import generator_states, restore_generators
 from tasks.prepared import PreparedReader
@@ -175,3 +182,52 @@ def test_numbers_of_a_gpu_repeat_after_its_generator_was_restored():
     first = torch.rand(3, device=device)
     restore_generators(device, states)
     assert torch.equal(torch.rand(3, device=device), first)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("segmentation", "lower prepare.tile_size (now 512)"),
+        ("keypoints", "lower keypoints.short_side (now 518, such as 378)"),
+        (
+            "detection",
+            "lower detection.shortest_edge (now 960, such as 800) and detection.longest_edge (now 1536, such",
+        ),
+        ("distill", "lower distill.crop (now 320)"),
+    ],
+)
+@pytest.mark.parametrize("phase", ["prepare", "train", "evaluate"])
+def test_advice_where_memory_is_short_names_settings_that_the_kind_has(kind, words, phase):
+    sides = ["detection={shortest_edge: 960, longest_edge: 1536}"] if kind == "detection" else []
+    settings = parse_settings(f"kind: {kind}", sides, kinds()).shared
+    advice = str(advice_for_memory(settings, phase))
+    assert words in advice
+    assert f"lower {phase}.batch_size (now " in advice
+    for name in re.findall(r"[a-z]\w*\.[a-z]\w+", advice):
+        attrgetter(name)(settings)
+
+
+def test_a_phase_without_memory_ends_with_advice_for_the_task_that_was_at_work(monkeypatch, tmp_path, capsys):
+    text = f"""
+paths: {{raw_images_dir: {tmp_path}, label_path: {tmp_path}, runs_root: {tmp_path}/runs}}
+dataset: {{classes: [a, b]}}
+tasks: {{one: {{verify: {{enable: true}}}}, two: {{prepare: {{enable: true, tile_size: 64}}}}}}
+"""
+    (tmp_path / "config.yml").write_text(text)
+
+    def phase(name):
+        def run(task, context):
+            if name == "prepare":
+                raise RuntimeError("CUDA out of memory. Tried to allocate")
+            return PhaseResult("done")
+
+        return run
+
+    monkeypatch.setattr("tasks.phases.load_phase", phase)
+    monkeypatch.setattr(
+        "main.build_task", lambda name, settings, phases: SimpleNamespace(name=name, settings=settings.tasks[name])
+    )
+    assert main.main([str(tmp_path / "config.yml")]) == 4
+    said = capsys.readouterr()
+    assert "lower prepare.batch_size (now 4)" in said.out + said.err
+    assert "lower prepare.tile_size (now 64)" in said.out + said.err

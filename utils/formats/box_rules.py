@@ -191,7 +191,7 @@ def _keep_of_picture(picture: AnnotatedPicture, problems: list[Problem]) -> tupl
         if first != number:
             corners = ", ".join(f"{value:g}" for value in box)
             what = f"is object {first} once more ({instance.category} at {corners}); it is read once"
-            problems.append(Problem(where, what, "remove one", picture.id))
+            problems.append(Problem(where, what, "remove one", picture.id, blocks=False))
             continue
         kept.append(replace(instance, box_xyxy=box))
         cut += not np.array_equal(whole, box)

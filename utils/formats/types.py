@@ -374,6 +374,8 @@ class Problem:
         Id of the picture it belongs to.
     lost : bool
         Whether an object or a point of that picture is skipped, so that the picture's labels are incomplete.
+    blocks : bool
+        False for what a person should look at, but may be right: `verify` lists it and does not fail.
 
     Examples
     --------
@@ -386,6 +388,7 @@ class Problem:
     cure: str = ""
     picture: str | None = None
     lost: bool = False
+    blocks: bool = True
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f"; {self.cure}" if self.cure else "")

@@ -8,6 +8,7 @@ matplotlib is imported when the first plot is drawn.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -339,21 +340,22 @@ def _number(value: Any) -> float:
 
 
 def _panel_of(column: str) -> str | None:
-    """The panel of the training plot in which a column is drawn; None for times and counters.
+    """The panel of the training plot in which a column is drawn; None for times, counters and other scores of classes.
 
     Examples
     --------
-    >>> [_panel_of(column) for column in ("val_loss", "lr", "lr_muon", "mIoU", "IoU/road", "seconds", "epoch")]
-    ['loss', 'learning rate', 'learning rate', 'score', 'IoU of classes', None, None]
+    >>> [_panel_of(column) for column in ("loss/ce", "lr", "lr/muon", "mIoU", "AP50", "IoU/road", "AP/road", "epoch")]
+    ['loss', 'learning rate', 'learning rate', 'score', 'score', 'IoU of classes', None, None]
     """
     name = column.lower()
-    if "loss" in name:
+    if name.startswith("loss/") or ("loss" in name and "/" not in name):
         return "loss"
     if name == "lr" or name.startswith(("lr_", "lr/")):
         return "learning rate"
     if name.startswith(("iou/", "iou_")):
         return "IoU of classes"
-    return "score" if any(word in name for word in SCORE_WORDS) else None
+    known = any(word in name for word in SCORE_WORDS) or re.match(r"a[pr](\d|_|$)", name)
+    return "score" if known and "/" not in name else None
 
 
 def _group_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:

@@ -11,11 +11,10 @@ import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from utils.errors import DataError, SettingsError
+from utils.errors import DataError
 from utils.logging import format_duration
 from utils.runtime.files import write_bytes
 
@@ -455,60 +454,3 @@ class CsvLog:
         'epoch\n3\n'
         """
         write_bytes(self.path, _csv_text(self.columns, rows).encode())
-
-
-def require_tensorboard() -> None:
-    """Raise where TensorBoard is asked for and not installed.
-
-    Raises
-    ------
-    SettingsError
-        If the package is missing.
-
-    Examples
-    --------
-    >>> if find_spec("tensorboard"):
-    ...     require_tensorboard()
-    """
-    if find_spec("tensorboard") is None:
-        raise SettingsError(
-            "train.tensorboard: the package is missing; pip install tensorboard, or set train.tensorboard: false"
-        )
-
-
-def write_tensorboard(folder: str | Path, row: Mapping[str, Any], step: int) -> None:
-    """Add the numbers of an epoch to TensorBoard's events.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Where the events are.
-    row : mapping
-        Named values; what is no number is left out.
-    step : int
-        The epoch.
-
-    Raises
-    ------
-    SettingsError
-        If the package tensorboard is not installed.
-
-    Examples
-    --------
-    >>> import importlib.util, tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> try:
-    ...     write_tensorboard(folder, {"loss": 0.5}, 1)
-    ... except SettingsError as error:
-    ...     print(error)
-    ... else:
-    ...     print("train.tensorboard: the package is missing; pip install tensorboard, or set train.tensorboard: false")
-    train.tensorboard: the package is missing; pip install tensorboard, or set train.tensorboard: false
-    """
-    require_tensorboard()
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-        for name, value in row.items():
-            if isinstance(value, int | float):
-                writer.add_scalar(name, value, step)

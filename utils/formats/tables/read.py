@@ -112,7 +112,7 @@ def _find_sources(path: Path, root: Path | None, problems: list[Problem]) -> Sou
             if format_of_file(file) == "csv":
                 files.append(file)
             elif what := describe_other(file):
-                problems.append(Problem(str(file), f"not read: {what}"))
+                problems.append(Problem(str(file), f"not read: {what}", blocks=False))
         if not files:
             raise DataError(f"{path}: no table of boxes (csv) in it{f'; {problems[0]}' if problems else ''}")
     top = root or (path if path.is_dir() else path.parent)
@@ -358,7 +358,8 @@ def _build_picture(
     problems += [Problem(bad.where, bad.what, bad.cure, id, bad.lost) for bad in picture.bad]
     boxes, note = _in_pixels(picture)
     if note:
-        problems.append(Problem(f"{table}:{picture.lines[0]}", note, "look at the boxes over the picture", id))
+        where = f"{table}:{picture.lines[0]}"
+        problems.append(Problem(where, note, "look at the boxes over the picture", id, blocks=False))
     instances = []
     for line, box, label, crowd in zip(picture.lines, boxes, picture.labels, picture.crowds, strict=True):
         try:

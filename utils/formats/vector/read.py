@@ -91,7 +91,7 @@ def read_vector(path: str | Path, root: str | Path | None = None) -> dict[str, A
     lacking = [raster for raster in rasters.listed() if raster not in ids]
     if lacking:
         what = f"rasters that no feature meets, left out: {len(lacking)}, such as {lacking[0].name}"
-        problems.append(Problem(str(path), what, "label them, or leave them so if they hold no labels"))
+        problems.append(Problem(str(path), what, "label them, or leave them so", blocks=False))
     return finish_sets(sets, problems)
 
 
@@ -118,7 +118,8 @@ def _find_sources(path: Path, root: Path | None, problems: list[Problem]) -> Sou
         for file in list_files(path, VECTOR_SUFFIXES):
             score = _score_of(file)
             if score:
-                problems.append(Problem(str(file), f"not read: predictions, as the attribute {score!r} says"))
+                what = f"not read: predictions, as the attribute {score!r} says"
+                problems.append(Problem(str(file), what, blocks=False))
             else:
                 files.append(file)
         if not files:

@@ -200,7 +200,7 @@ def _counts_from_zero(files: Sequence[_File], problems: list[Problem]) -> bool:
                         "counted from 0, not as first and last pixels"
                     )
                     cure = "look at the boxes; if only this one is wrong, set it to 1"
-                    problems.append(Problem(f"{file.path}:{box.line}", what, cure))  # type: ignore[union-attr]
+                    problems.append(Problem(f"{file.path}:{box.line}", what, cure, blocks=False))  # type: ignore[union-attr]
                     return True
     return False
 
@@ -338,4 +338,4 @@ def _told_unlabelled(path: Path, files: Sequence[_File]) -> list[Problem]:
     if not lacking:
         return []
     what = f"pictures without an XML file, left out: {len(lacking)}, such as {lacking[0].name}"
-    return [Problem(str(path), what, "write one without an object where there is none")]
+    return [Problem(str(path), what, "write one without an object where there is none", blocks=False)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
+from xml.sax import saxutils
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.formats.voc.read import CORNERS, FLAGS
 from utils.media.picture_sizes import picture_size
 from utils.runtime.files import write_bytes
+
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 def write_voc(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Path]:
@@ -91,6 +94,17 @@ def voc_text(picture: AnnotatedPicture, name: str, scores: bool = False) -> str:
     size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
     lines = [f"<filename>{escape(name)}</filename>", size, *objects]
     return "\n".join(["<annotation>", *(f"  {line}" for line in lines), "</annotation>", ""])
+
+
+def escape(text: str) -> str:
+    r"""Write text for XML; control characters, which XML 1.0 cannot hold, become "_".
+
+    Examples
+    --------
+    >>> escape("a<b\x1b[2J")
+    'a&lt;b_[2J'
+    """
+    return saxutils.escape(_CONTROLS.sub("_", text))
 
 
 def _writable(instance: Instance, picture: AnnotatedPicture) -> bool:

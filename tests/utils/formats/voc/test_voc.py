@@ -58,6 +58,7 @@ def test_a_set_with_a_box_that_begins_at_0_counts_from_0_and_says_so(write, tmp_
     assert problem.where == f"{tmp_path}/b.xml:4"
     assert "xmin is 0, but VOC counts from 1" in problem.what
     assert not problem.lost
+    assert not problem.blocks  # a set that is read right need not be mended
 
 
 def test_flags_are_tags_and_difficult_objects_are_crowds(write, tmp_path):
@@ -159,6 +160,7 @@ def test_labels_without_pictures_pictures_twice_and_without_labels_are_told(writ
     assert "no picture: looked for 'lost.png'" in found["lost.xml"]
     assert found[tmp_path.name] == "pictures without an XML file, left out: 1, such as new.png"
     assert part.pictures[0].extra["incomplete"]  # its two labels differ
+    assert [Path(problem.where).name for problem in part.problems if not problem.blocks] == [tmp_path.name]
 
 
 def test_splits_are_lists_or_folders(write, tmp_path):
