@@ -368,6 +368,8 @@ def _header_of_dataset(path: str, dataset: rasterio.DatasetReader) -> RasterHead
     bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "") if dataset.count else ""
     size = (dataset.height, dataset.width) if orientation < 5 else (dataset.width, dataset.height)
     crs, transform, unplaced = read_place(dataset)
+    # of a JPEG 2000 file GDAL would walk through the whole code stream for it, through a damaged one for minutes
+    structure = dataset.tags(ns="IMAGE_STRUCTURE") if dataset.driver == "GTiff" else {}
     return RasterHeader(
         path=path,
         driver=dataset.driver,
@@ -381,7 +383,7 @@ def _header_of_dataset(path: str, dataset: rasterio.DatasetReader) -> RasterHead
         palette=_palette(dataset) if colours == ["palette"] else None,
         orientation=orientation,
         bits=int(bits) if bits.isdigit() else None,
-        white_is_zero=dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES",
+        white_is_zero=structure.get("MINISWHITE") == "YES",
         unplaced=unplaced,
     )
 

@@ -1,6 +1,7 @@
 """Files that would make GDAL read others or use the network, and paths that libraries take apart."""
 
 import ast
+import base64
 import json
 import os
 import socket
@@ -409,3 +410,18 @@ def test_a_raster_that_claims_very_many_bands_is_refused_before_it_is_read(tmp_p
     write_raster(tmp_path / "b.tif", np.zeros((4, 6, 4097), np.uint8))
     with pytest.raises(DataError, match=r"b\.tif: claims 4097 bands, expected at most 4096"):
         read_header(tmp_path / "b.tif")
+
+
+WALKED = (  # the first 200 bytes of a damaged JPEG 2000 file, through whose code stream GDAL walks for minutes
+    "AAAADGpQICANCocKAAAAFGZ0eXBqcDIgAAAAAGpwMiAAAAAtanAyaAAAAABpaGRyAAAAKAAAADwAAwcHAAAAAAAPY29scgEA"
+    "AAAAABEAAAcfanAyY/9P/1EALwACAAAAPAAAACgAAAAAAAAAAAAAADwAAAAoAAAAAAAAAAAAAwcBAQcBAQcBAf9SAA0BAAAB"
+    "AQAEBAAAmf9cAAVCQAD/ZAAlAAFDcmVhdGVkIGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjP/kAA="
+)
+
+
+def test_the_header_of_a_damaged_jpeg_2000_file_is_read_at_once(tmp_path):
+    path = tmp_path / "a.jp2"
+    path.write_bytes(base64.b64decode(WALKED))
+    code = f"from utils.raster.header import read_header; print(read_header({str(path)!r}).grid.height)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.stdout == "40\n", done.stderr
