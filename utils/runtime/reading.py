@@ -212,7 +212,7 @@ class DuplicateKeyError(ValueError):
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of JSON, as `object_pairs_hook` of `json.loads`; the parser itself would keep the last of equal keys.
+    """Make an object of JSON, as `object_pairs_hook` of `json.loads`, which by itself keeps the last of equal keys.
 
     Raises
     ------
