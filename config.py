@@ -415,7 +415,8 @@ class TaskConfig(Section):
         """
         name, varied, where = self.paths.run_name, self.dataset.augmentations, "dataset.augmentations"
         cached, parts = getattr(self.train, "features", "cached") == "cached", varied.random_parts()
-        yield from self.train.tracking.clashes()
+        if isinstance(self.train, TrainConfig):  # not every kind trains
+            yield from self.train.tracking.clashes()
         if cached and getattr(self.model, "freeze", True) is not True:
             yield "model.freeze: fine-tuned blocks have no stored features; set train.features: online or freeze: true"
         if not cached and varied.stored_variations:

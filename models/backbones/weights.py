@@ -22,7 +22,7 @@ from torch import nn
 
 from utils.errors import DataError, DinolithError
 from utils.runtime.files import digest_json
-from utils.runtime.reading import check_regular, file_errors, read_bounded_text
+from utils.runtime.reading import check_regular, file_errors, read_bounded_text, unique_keys
 from utils.runtime.strict_yaml import read_value
 
 logger = logging.getLogger(__name__)
@@ -316,7 +316,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path.parent}: expected {path.name}, found none; is this a folder of a DINO model?")
     with file_errors(path, "not JSON", "fetch the file again"):
-        value = json.loads(read_bounded_text(path))
+        value = json.loads(read_bounded_text(path), object_pairs_hook=unique_keys)
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value

@@ -11,7 +11,7 @@ from typing import Any
 from utils.errors import DataError
 from utils.formats.moved import find_moved
 from utils.formats.pictures import is_absolute, plain_path
-from utils.runtime.reading import file_errors, read_bounded_text
+from utils.runtime.reading import DuplicateKeyError, file_errors, read_bounded_text, unique_keys
 
 LIST_SUFFIXES = (".txt", ".list")
 
@@ -49,7 +49,7 @@ def read_json_file(path: Path) -> Any:
     Raises
     ------
     DataError
-        If it is none.
+        If it is none, or a key occurs twice in one object.
 
     Examples
     --------
@@ -63,7 +63,9 @@ def read_json_file(path: Path) -> Any:
     """
     text = read_text(path)
     try:
-        return json.loads(text, parse_int=_read_whole_number)
+        return json.loads(text, parse_int=_read_whole_number, object_pairs_hook=unique_keys)
+    except DuplicateKeyError as error:
+        raise DataError(f"{path}: {error}") from None
     except RecursionError:
         raise DataError(f"{path}: not JSON that can be read: nested too deeply") from None
     except ValueError as error:

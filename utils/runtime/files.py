@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import DataError, LockedError
-from utils.runtime.reading import read_bounded_text
+from utils.runtime.reading import read_bounded_text, unique_keys
 
 MAX_STATE_BYTES = 2**32  # of a JSON file of our own
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.partial")  # names that `temporary_folder` gives
@@ -271,7 +271,7 @@ def read_json(path: str | Path, default: Any = None, checksum: bool = False) -> 
     if not path.exists():
         return default
     try:
-        value = json.loads(read_bounded_text(path, MAX_STATE_BYTES))
+        value = json.loads(read_bounded_text(path, MAX_STATE_BYTES), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged: not JSON ({error}); remove it, or take another copy") from None
     if default is not None and not isinstance(value, type(default)):

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from utils.errors import DataError, DinolithError
 
@@ -199,3 +199,37 @@ def read_bounded_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a text file in UTF-8; save it as UTF-8") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+class DuplicateKeyError(ValueError):
+    """A key that occurs twice in one object of JSON.
+
+    Examples
+    --------
+    >>> str(DuplicateKeyError("the key 'a' is a duplicate"))
+    "the key 'a' is a duplicate"
+    """
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON, as `object_pairs_hook` of `json.loads`, which by itself keeps the last of equal keys.
+
+    Raises
+    ------
+    DuplicateKeyError
+        If a key occurs twice.
+
+    Examples
+    --------
+    >>> import json
+    >>> json.loads('{"shapes": [1], "id": 2, "shapes": []}', object_pairs_hook=unique_keys)
+    Traceback (most recent call last):
+        ...
+    utils.runtime.reading.DuplicateKeyError: the key 'shapes' is a duplicate in one object; keep one of them
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        doubled = next(key for key in keys if keys.count(key) > 1)
+        raise DuplicateKeyError(f"the key {doubled[:60]!r} is a duplicate in one object; keep one of them")
+    return made

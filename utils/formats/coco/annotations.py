@@ -12,6 +12,7 @@ from utils.errors import DataError
 from utils.formats.coco.ids import is_id
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, build_skeleton, keypoints_array, missing_keypoints
+from utils.formats.values import read_flag
 
 OWN_KEYS = frozenset(
     {
@@ -211,7 +212,7 @@ def read_annotation(keys: Mapping[str, Any], category: str, skeleton: Skeleton) 
         polygons=tuple(_read_polygons(keys.get("segmentation"), parts)),
         mask=keys["segmentation"] if isinstance(keys.get("segmentation"), dict) else None,
         area=None if "area" in derived else _read_number(keys, "area", parts),
-        is_crowd=bool(keys.get("iscrowd", 0)),
+        is_crowd=read_flag("iscrowd", keys.get("iscrowd")),
         group=facts["group"] if "group" in facts else _read_whole(keys.get("id")),
         score=_read_number(keys, "score", parts),
         keypoint_scores=_read_scores(keys.get("keypoint_scores"), skeleton, parts),

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from utils.formats.types import MISSING, OCCLUDED, VISIBLE
+from utils.formats.values import read_flag
 from utils.media.decoding import decode
 
 OUTLINES = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}  # with the least number of points
@@ -137,7 +138,7 @@ def visibility_of(keys: Mapping[str, Any]) -> int:
     Raises
     ------
     ValueError
-        If it is another number.
+        If it is another number, or `kp_visible` neither true nor false.
 
     Examples
     --------
@@ -151,8 +152,8 @@ def visibility_of(keys: Mapping[str, Any]) -> int:
     flags = keys["flags"] if isinstance(keys.get("flags"), Mapping) else {}
     text = str(keys.get("description") or "").strip()
     numbers = [stated for stated in (flags.get("kp_visibility"), flags.get("visibility")) if stated is not None]
-    if not numbers and isinstance(flags.get("kp_visible"), bool):
-        return 2 if flags["kp_visible"] else 1
+    if not numbers and flags.get("kp_visible") is not None:
+        return VISIBLE if read_flag("kp_visible", flags["kp_visible"]) else OCCLUDED
     stated = next(iter(numbers), text if _is_whole(text) else VISIBLE)
     if not _is_whole(stated) or int(stated) not in (MISSING, OCCLUDED, VISIBLE):
         raise ValueError(f"expected visibility 0, 1 or 2, got {stated!r}")

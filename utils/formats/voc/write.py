@@ -131,14 +131,26 @@ def _object(instance: Instance, size: tuple[int, int], score: float | None = Non
     '<bndbox><xmin>6</xmin><ymin>2</ymin><xmax>6</xmax><ymax>2</ymax></bndbox></object>'
     """
     corners = pixel_corners(cut_to_picture(box_of_instance(instance), size))
-    flags = {name: bool(instance.tags.get(name)) for name in ("truncated", "occluded")}
+    flags = {name: _is_set(instance.tags.get(name)) for name in ("truncated", "occluded")}
     flags["difficult"] = instance.is_crowd
     pose = escape(str(instance.extra.get("pose", "Unspecified")))
     parts = [f"<name>{escape(instance.category)}</name>", f"<pose>{pose}</pose>"]
-    parts += [f"<{name}>{int(value)}</{name}>" for name, value in flags.items()]
+    parts += [f"<{name}>{int(bool(value))}</{name}>" for name, value in flags.items()]
     parts += [] if score is None else [f"<score>{score:.6g}</score>"]
     box = "".join(f"<{name}>{value}</{name}>" for name, value in zip(CORNERS, corners, strict=True))
     return f"<object>{''.join(parts)}<bndbox>{box}</bndbox></object>"
+
+
+def _is_set(tag: object) -> bool | None:
+    """Whether a tag that is a flag is set; None where it says neither, as a text of its own.
+
+    Examples
+    --------
+    >>> [_is_set(tag) for tag in (None, True, 0, "false", "1", "partly")]
+    [False, True, False, False, True, None]
+    """
+    text = str(tag).strip().lower()
+    return True if text in ("true", "1", "1.0") else False if text in ("false", "0", "0.0", "none", "") else None
 
 
 def pixel_corners(box_xyxy: np.ndarray) -> list[int]:
@@ -179,6 +191,9 @@ def unsupported(annotations: AnnotationSet) -> list[str]:
         "neither box nor outline (left out)": lambda i: i.box_xyxy is None and not i.polygons and i.mask is None,
         "parts of pixels (rounded)": lambda i: i.box_xyxy is not None and bool((i.box_xyxy % 1).any()),
         "other tags than truncated, occluded and difficult": lambda i: bool(i.tags.keys() - known),
+        "truncated or occluded as neither 0 nor 1 (written as 0)": lambda i: (
+            None in (_is_set(i.tags.get("truncated")), _is_set(i.tags.get("occluded")))
+        ),
         "other extra facts than pose": lambda i: bool(i.extra.keys() - {"pose"}),
     }
     kept: Sequence[str] = ("boxes", "is_crowd", "tags", "extra facts")

@@ -84,6 +84,9 @@ def test_run_lengths_are_kept(coco, tmp_path):
         ({"keypoints": "all"}, "expected keypoints as a list of numbers"),
         ({"bbox": [1, 2, 3]}, "expected bbox as 4 finite numbers"),
         ({"bbox": [1, 2, float("nan"), 4]}, "expected bbox as 4 finite numbers"),
+        ({"iscrowd": "false"}, "expected 0 or 1 as iscrowd, got 'false'"),
+        ({"iscrowd": 2}, "expected 0 or 1 as iscrowd, got 2"),
+        ({"iscrowd": [0]}, r"expected 0 or 1 as iscrowd, got \[0\]"),
         ({"category_id": 7}, "category 7 is unknown; known: 1"),
         ({"image_id": 7}, "image 7 is unknown"),
         ({"image_id": [1]}, r"image \[1\] is unknown"),
@@ -96,6 +99,13 @@ def test_a_bad_annotation_is_one_problem_and_costs_no_other(coco, keys, reason):
     assert poses.problems[0].where.endswith("labels.json: annotation 2")
     assert re.search(reason, poses.problems[0].what)
     assert ("incomplete" in poses.pictures[0].extra) == ("image_id" not in keys)
+
+
+def test_a_crowd_is_what_says_so_in_any_writing(coco):
+    values = [0, "0", False, None, 1, "1", True]
+    poses = coco(*({**GOOD, "id": index, "iscrowd": value} for index, value in enumerate(values)))
+    assert [mouse.is_crowd for mouse in poses.pictures[0].instances] == [False] * 4 + [True] * 3
+    assert not poses.problems
 
 
 @pytest.mark.parametrize(
@@ -188,6 +198,17 @@ def test_whole_numbers_that_no_float_can_hold_are_problems(coco, change, message
 def test_flip_pairs_that_are_no_pairs_are_refused(coco, pairs):
     with pytest.raises(DataError, match="flip_pairs: expected pairs of keypoint indices from 0, got"):
         coco(GOOD, category={"flip_pairs": pairs})
+
+
+@pytest.mark.parametrize(("first", "key"), [('{"images": ', "images"), ('"iscrowd": ', "iscrowd")])
+def test_a_key_that_occurs_twice_is_refused_by_name(coco, tmp_path, first, key):
+    """The parser keeps the last of them: annotations would vanish."""
+    coco({**GOOD, "iscrowd": 0})
+    path = tmp_path / "labels.json"
+    brace = "{" if first.startswith("{") else ""
+    path.write_text(path.read_text().replace(first, f'{brace}"{key}": [], {first.removeprefix("{")}', 1))
+    with pytest.raises(DataError, match=rf"labels\.json: the key '{key}' is a duplicate in one object"):
+        read_poses(path)
 
 
 @pytest.mark.parametrize("text", ["[]", "[1]", '[{"bbox": [1, 2, 3, 4], "score": 0.5, "image_id": 1}]'])

@@ -54,6 +54,13 @@ def label(tmp_path, draw_picture):
     return write
 
 
+def test_a_hidden_point_may_be_told_as_text_or_number_and_other_text_is_a_problem(label):
+    values = [False, 0, "0", True, "1", "false"]
+    poses = label(*(point("nose", 5, 6, group, flags={"kp_visible": value}) for group, value in enumerate(values)))
+    assert [mouse.keypoints[0, 2] for mouse in poses.pictures[0].instances] == [1, 1, 1, 2, 2]
+    assert [problem.what for problem in poses.problems] == ["expected 0 or 1 as kp_visible, got 'false'"]
+
+
 def test_a_group_is_one_animal(label):
     poses = label(
         point("nose", 5, 6, 3), polygon("mouse", 3), box("mouse", 9, 8, 1, 2, group=3), point("nose", 7, 8, 4),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from utils.errors import DataError
 from utils.formats.read import read_annotations, read_boxes, read_poses
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.formats.voc.read import read_voc
+from utils.formats.voc.write import unsupported, write_voc
 
 REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data" / "det_trees"
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data set in {REAL}")
@@ -66,6 +69,22 @@ def test_flags_are_tags_and_difficult_objects_are_crowds(write, tmp_path):
     hard, easy = read_voc(tmp_path)["all"].pictures[0].instances
     assert (hard.is_crowd, hard.tags, hard.extra) == (True, {"difficult": True, "truncated": True}, {"pose": "Left"})
     assert (easy.is_crowd, easy.tags, easy.extra) == (False, {}, {})
+
+
+def test_tags_of_other_formats_are_written_as_they_mean_it(tmp_path, draw_picture):
+    tags = [
+        {"truncated": "false"},
+        {"truncated": "0"},
+        {"truncated": "1"},
+        {"truncated": True},
+        {"truncated": "partly"},
+    ]
+    dogs = tuple(Instance("dog", box_xyxy=np.array([2.0, 4, 30, 20]), tags=tag) for tag in tags)
+    part = AnnotationSet([AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), dogs)], {})
+    write_voc({"all": part}, tmp_path / "new")
+    read = read_voc(tmp_path / "new")["all"].pictures[0].instances
+    assert [dog.tags.get("truncated", False) for dog in read] == [False, False, True, True, False]
+    assert unsupported(part) == ["truncated or occluded as neither 0 nor 1 (written as 0): 1 of 5 instances"]
 
 
 def test_parts_of_a_person_are_no_objects(write, tmp_path):

@@ -1,0 +1,36 @@
+"""Single values of labels: flags and numbers, as files state them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def read_flag(name: str, value: Any) -> bool:
+    """Read a flag: 0 or 1 as a number, a boolean or text. The text "0" is true to Python, so it is never asked that.
+
+    Parameters
+    ----------
+    name : str
+        What it is called, for the error.
+    value : JSON value
+        As the file states it; None is no flag.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+
+    Examples
+    --------
+    >>> [read_flag("iscrowd", value) for value in (None, False, "0", 1, 1.0, True, "1")]
+    [False, False, False, True, True, True, True]
+    >>> read_flag("iscrowd", "false")
+    Traceback (most recent call last):
+        ...
+    ValueError: expected 0 or 1 as iscrowd, got 'false'
+    """
+    if value is None or (isinstance(value, int | float | str) and value in (0, "0")):
+        return False
+    if isinstance(value, int | float | str) and value in (1, "1"):
+        return True
+    raise ValueError(f"expected 0 or 1 as {name}, got {repr(value)[:60]}")
