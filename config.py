@@ -524,8 +524,10 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Setting
     tasks = tree.pop("tasks", None)
     if tasks is None:
         tasks = {only_task(tree): {}}
-    elif not isinstance(tasks, dict) or not tasks or not all(isinstance(task, dict) for task in tasks.values()):
-        raise SettingsError("tasks: expected a section per task, such as tasks: {coral: {kind: segmentation}}")
+    wrong = [name for name, task in tasks.items() if not isinstance(task, dict)] if isinstance(tasks, dict) else []
+    if not isinstance(tasks, dict) or not tasks or wrong:
+        place = f"tasks.{wrong[0]}" if wrong else "tasks"
+        raise SettingsError(f"{place}: expected a section per task, such as tasks: {{coral: {{kind: segmentation}}}}")
     errors: set[str] = set()
     tasks = {str(name): section for name, section in tasks.items()}
     classes = {name: find_class(name, tree, section, kinds, errors) for name, section in tasks.items()}

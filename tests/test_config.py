@@ -88,9 +88,16 @@ def test_example_configs_are_valid():
         ("train: {enable: on}", "train.enable: expected true or false, got str 'on' (write true or false)"),
         ("train: 3", "train: expected a section, got int 3"),
         ("train: {epochs: 1, epochs: 2}", "line 1: duplicate key 'epochs'"),
+        ("{01: a, 1: b}", "line 1: duplicate key '1' in one section, as '01' is the same; keep one of them"),
+        ("{a: {1: a, +1: b}}", "duplicate key '+1' in one section, as '1' is the same"),
+        ("{-0: a, 0: b}", "duplicate key '0' in one section, as '-0' is the same"),
+        ("{[1, 2]: a, 02: b}", "duplicate key '02' in one section, as '2' is the same"),
+        ("{01: a, '1': b}", "duplicate key '1' in one section, as '01' is the same"),
+        ("{1.0: a, 1: b}", "duplicate key '1' in one section, as '1.0' is the same"),
         ("train: {epochs: 1", "line 1: not valid YAML"),
         ("- 1", "expected sections such as 'train:', got list"),
         ("tasks: {}", "tasks: expected a section per task"),
+        ("tasks: {a: {}, b: null}", "tasks.b: expected a section per task"),
         ("tasks: {a: {kind: keypoint}}", "tasks.a.kind: unknown kind 'keypoint', did you mean 'keypoints'?"),
         ("tasks: {a: {train: {epoch: 1}}}", "tasks.a.train.epoch: unknown key, did you mean 'epochs'?"),
         (
@@ -198,6 +205,9 @@ def test_bad_profiles_are_named(tmp_path, content, message):
     [
         ("tasks: {a: {kind: [segmentation]}}", None, "tasks.a.kind: expected text, got list"),
         ("kind: {x: 1}", None, "kind: expected text, got dict"),
+        ("dataset: {label_mapping: {5: b}}", "dataset.label_mapping.05=a", "the key '05' is the number 5; write it so"),
+        ("dataset: {label_mapping: {5: b}}", "dataset.label_mapping.+5=a", "the key '+5' is the number 5; write it so"),
+        ("{}", "dataset.label_mapping.[1, 2]=a", "a key of the command line is one word or number, got '[1, 2]'"),
         ("train: {epochs: 3}", "tasks.x.train.epochs=1", "unknown task 'x'; known: segmentation"),
         ("tasks: {quick: {}, slow: {}}", "tasks.quik.train.epochs=1", "unknown task 'quik', did you mean 'quick'?"),
         (

@@ -214,7 +214,8 @@ def set_value(tree: dict, override: str) -> None:
     Raises
     ------
     SettingsError
-        If it is not written so, the value is no YAML, or the path leads through a value that is no section.
+        If it is not written so, a key is a list or a number in another writing, the value is no YAML, or the path leads
+        through a value that is no section.
 
     Examples
     --------
@@ -231,16 +232,49 @@ def set_value(tree: dict, override: str) -> None:
     if len(sections) >= MAX_DEPTH:
         raise SettingsError(f"{override[:MAX_SHOWN]}: {len(sections)} sections within each other, at most {MAX_DEPTH}")
     for section in sections:
-        name = spelled(tree, section)
+        name = _key_of(tree, section, override)
         if tree.get(name) is None:  # a section may be there with nothing in it
             tree[name] = {}
         tree = tree[name]
         if not isinstance(tree, dict):
             raise SettingsError(f"{override[:MAX_SHOWN]}: {section} is not a section")
     try:
-        tree[spelled(tree, key)] = read_value(value)
+        read = read_value(value)
     except SettingsError as error:
         raise SettingsError(f"{override[:MAX_SHOWN]}: the value cannot be used: {error}") from None
+    tree[_key_of(tree, key, override)] = read
+
+
+def _key_of(tree: Mapping[Any, Any], key: str, override: str) -> Any:
+    """The key of a mapping that a part of a path means; what a file would read as another key is refused.
+
+    Raises
+    ------
+    SettingsError
+        If the mapping has no such key, and YAML reads it as a list, a section, or a number that is written otherwise.
+
+    Examples
+    --------
+    >>> _key_of({5: "road"}, "5", "label_mapping.5=a"), _key_of({"05": "road"}, "05", "label_mapping.05=a")
+    (5, '05')
+    >>> _key_of({5: "road"}, "05", "label_mapping.05=a")
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: label_mapping.05=a: the key '05' is the number 5; write it so
+    """
+    name = spelled(tree, key)
+    try:
+        meant = read_value(key) if name not in tree else None
+    except SettingsError:  # a star or another sign of YAML's, which a name may have
+        meant = None
+    if isinstance(meant, list | dict):
+        raise SettingsError(
+            f"{override[:MAX_SHOWN]}: a key of the command line is one word or number, got {key[:60]!r}; "
+            "give each key an entry, or the whole section, such as section={[1, 2]: a}"
+        )
+    if isinstance(meant, int | float) and not isinstance(meant, bool) and str(meant) != key:
+        raise SettingsError(f"{override[:MAX_SHOWN]}: the key {key[:60]!r} is the number {meant}; write it so")
+    return name
 
 
 def read_profile(name: str, folder: Path, model: type[BaseModel]) -> dict:

@@ -94,12 +94,16 @@ class UniqueKeyLoader(yaml.SafeLoader):
         --------
         >>> yaml.load("{[184, 193]: vegetation, 7: water}", UniqueKeyLoader)
         {184: 'vegetation', 193: 'vegetation', 7: 'water'}
+        >>> yaml.load("{01: a, 1: b}", UniqueKeyLoader)
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: line 1: duplicate key '1' in one section, as '01' is the same; keep one of them
         >>> yaml.load("{a: 1, a: 2}", UniqueKeyLoader)
         Traceback (most recent call last):
             ...
         utils.errors.SettingsError: line 1: duplicate key 'a' in one section; keep one of them
         """
-        seen = set()
+        seen: dict[Any, str] = {}
         if not isinstance(node, yaml.MappingNode):
             return super().construct_mapping(node, deep)  # which complains
         listed = [
@@ -113,9 +117,15 @@ class UniqueKeyLoader(yaml.SafeLoader):
                 raise SettingsError(
                     f"line {line}: a key must be a word, a number or a list of them, got a section or a nested list"
                 )
-            if key != "<<" and key in seen:
-                raise SettingsError(f"line {line}: duplicate key {key!r} in one section; keep one of them")
-            seen.add(key)
+            if key == "<<":
+                continue
+            value = self.construct_object(key_node)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            marks = {key, value, str(value)} if is_number else {key, value}  # 01 is 1, which "1" may stand for too
+            if other := next((seen[mark] for mark in marks if mark in seen), None):
+                same = "" if other == key else f", as {other!r} is the same"
+                raise SettingsError(f"line {line}: duplicate key {key!r} in one section{same}; keep one of them")
+            seen |= dict.fromkeys(marks, key)
         return super().construct_mapping(node, deep)
 
     @override
