@@ -31,18 +31,23 @@ needs_tensorboard = pytest.mark.skipif(find_spec("tensorboard") is None, reason=
 SCRIPT = """
 import os, socket, sys
 from dataclasses import replace
+from pathlib import Path
 asked = []
 def refuse(self, address, *rest):
     asked.append(str(address))
     raise OSError(f"no network here: {address}")
 socket.socket.connect = socket.socket.connect_ex = refuse
 socket.getaddrinfo = lambda *address, **named: refuse(None, address)
-from tasks.context import Context
+from models.backbones.random_backbone import write_random_backbone
 from tasks.example import example_task
 from tasks.phases import prepare, train
 from utils.errors import Interrupted
 folder, stop, lose, *overrides = sys.argv[1:]
-task, context = example_task(folder, "model.head=linear", "train.batch_size=4", *overrides)
+backbone = Path(folder) / "backbone"  # in one place: a training on another one is another training
+if not backbone.exists():
+    write_random_backbone(backbone, family="dinov2", width=8, depth=2, heads=2, patch_size=4, seed=0)
+overrides = [f"model.backbone={backbone}", "model.head=linear", "train.batch_size=4", *overrides]
+task, context = example_task(folder, *overrides)
 prepare.run(task, context)
 steps = iter(range(1, 10**6))
 if int(stop):
