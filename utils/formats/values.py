@@ -34,3 +34,28 @@ def read_flag(name: str, value: Any) -> bool:
     if isinstance(value, int | float | str) and value in (1, "1"):
         return True
     raise ValueError(f"expected 0 or 1 as {name}, got {repr(value)[:60]}")
+
+
+def read_number(text: str) -> float:
+    """Read a number of a row: digits of ASCII without underscores, which Python itself would take.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+
+    Examples
+    --------
+    >>> read_number(" 2.5"), read_number("1e-3")
+    (2.5, 0.001)
+    >>> read_number(".3_1")
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a number, got '.3_1'
+    """
+    try:
+        if text.isascii() and "_" not in text:
+            return float(text)
+    except ValueError:
+        pass
+    raise ValueError(f"expected a number, got {text[:60]!r}")

@@ -17,12 +17,14 @@ import re
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from utils.errors import DataError
+from utils.runtime.reading import DuplicateKeyError, unique_keys
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,9 @@ _SKIPPED = (
 
 # Also line ends and tabs, which it drops, and bytes that are no UTF-8.
 _PARSED = re.compile("[!;\\x00-\\x1f\\x7f\\ud800-\\udfff]")
-_CRS = re.compile(rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"\s*:\s*(?={)', re.IGNORECASE)  # also as escapes
+_CRS = re.compile(rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"\s*:\s*(?=[{/])', re.IGNORECASE)  # also as escapes
+_PROPERTIES = re.compile(rb'"properties"\s*:\s*(?={)')
+_OBJECT = json.JSONDecoder(object_pairs_hook=unique_keys, strict=False)
 
 _WARNING = threading.RLock()  # what catches warnings acts on all threads
 _NUMBERS = "Several features with id"  # which nothing here goes by
@@ -186,7 +190,7 @@ def refuse_linked_crs(path: str | Path) -> None:
     Raises
     ------
     DataError
-        When it has a `crs` of type "link".
+        When it has a `crs` of type "link" or one that is not JSON, or a key of `crs` or `properties` occurs twice.
 
     Examples
     --------
@@ -202,11 +206,15 @@ def refuse_linked_crs(path: str | Path) -> None:
         if start[:1] not in (b"{", b"["):
             return
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for found in _PROPERTIES.finditer(content):
+                _read_object(path, content, found.end(), (2**10, 2**16))
             for found in _CRS.finditer(content):
-                try:
-                    crs, _ = json.JSONDecoder().raw_decode(content[found.end() : found.end() + 2**16].decode("latin1"))
-                except ValueError:
-                    continue  # no object: GDAL does not understand it either
+                crs = _read_object(path, content, found.end(), (2**10, 2**16, len(content)))
+                if crs is None:
+                    raise DataError(
+                        f"{path}: its crs (at byte {found.start()}) is not JSON; write it anew, or remove it where the "
+                        "coordinates are degrees"
+                    )
                 properties = crs.get("properties") if isinstance(crs, dict) else None
                 if isinstance(properties, dict) and str(crs.get("type", "")).lower() == "name":
                     refuse_unknown_crs(path, str(properties.get("name", "")))
@@ -216,6 +224,34 @@ def refuse_linked_crs(path: str | Path) -> None:
                         f"{path}: its crs is a link to {href[:200]}, and files may not open the network; write the CRS "
                         "into the file (ogr2ogr -a_srs EPSG:CODE)"
                     )
+
+
+def _read_object(path: str | Path, content: mmap.mmap, start: int, sizes: Sequence[int]) -> Any:
+    """Read an object of a JSON file from a byte on, of as many bytes as the largest of `sizes`; None where it is none.
+
+    Raises
+    ------
+    DataError
+        When a key occurs twice in it: GDAL would take the last.
+
+    Examples
+    --------
+    >>> with mmap.mmap(-1, 64) as content:
+    ...     _ = content.write(b'"properties": {"class": "a", "class": "b"}')
+    ...     _read_object("a.geojson", content, 14, [64])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.geojson: at byte 14: the key 'class' is a duplicate in one object; keep one of them
+    """
+    for size in sizes:
+        text = content[start : start + size].decode("utf-8", "replace")
+        try:
+            return _OBJECT.raw_decode(text)[0]
+        except DuplicateKeyError as error:
+            raise DataError(f"{path}: at byte {start}: {error}") from None
+        except (ValueError, RecursionError):
+            continue
+    return None
 
 
 def refuse_unknown_crs(path: str | Path, name: str) -> None:

@@ -121,6 +121,31 @@ def test_the_server_of_these_tests_counts(server):
     assert len(requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"ogcwkt"}', '"ogcwkt",}', r"its crs \(at byte \d+\) is not JSON"),
+        ('"crs": {', '"crs": /* x */ {', r"its crs \(at byte \d+\) is not JSON"),
+        ('"crs": {', '"crs": {"z": "' + "y" * 70_000 + '", ', "its crs is a link to http://a/crs"),
+        ('"crs": {', '"crs": {"type": "name", ', "the key 'type' is a duplicate in one object"),
+    ],
+)
+def test_a_crs_that_hides_its_link_is_refused(tmp_path, old, new, message):
+    text = calling("http://a")["link.geojson"]
+    assert old in text
+    (tmp_path / "a.geojson").write_text(text.replace(old, new))
+    with pytest.raises(DataError, match=message):
+        read_layer_info(tmp_path / "a.geojson", None)
+
+
+def test_a_class_that_is_stated_twice_is_refused(tmp_path):
+    path = tmp_path / "a.geojson"
+    write_features(path, [shapely.box(0, 0, 1, 1)] * 2, crs="EPSG:4326", kind=["field", "road"])
+    path.write_text(path.read_text().replace('"kind": "road"', '"kind": "road", "kind": "field"'))
+    with pytest.raises(DataError, match=r"a\.geojson: at byte \d+: the key 'kind' is a duplicate in one object"):
+        read_layer_info(path, None)
+
+
 def test_a_crs_that_is_a_link_is_refused_by_name(tmp_path):
     for name in ("link.geojson", "escaped.geojson"):
         (tmp_path / name).write_text(calling("http://a")[name])

@@ -32,6 +32,7 @@ from utils.formats.types import (
     build_skeleton,
     keypoints_array,
 )
+from utils.formats.values import read_number
 from utils.media.picture_sizes import picture_size
 
 DEFAULT_CATEGORY = "animal"
@@ -286,7 +287,7 @@ def _read_values(cells: Sequence[str]) -> np.ndarray:
     ValueError: expected finite numbers or empty cells, got 'inf'
     """
     try:
-        values = np.array([float(cell) if cell.strip() else np.nan for cell in cells])
+        values = np.array([read_number(cell) if cell.strip() else np.nan for cell in cells])
     except ValueError as error:
         raise ValueError(f"expected numbers or empty cells ({error})") from None
     if np.isinf(values).any():

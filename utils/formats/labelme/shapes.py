@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from utils.formats.types import MISSING, OCCLUDED, VISIBLE
-from utils.formats.values import read_flag
+from utils.formats.values import read_flag, read_number
 from utils.media.decoding import decode
 
 OUTLINES = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}  # with the least number of points
@@ -121,7 +121,10 @@ def _read_points(value: Any) -> np.ndarray:
     ValueError: expected points as pairs of finite numbers, got [[1000...
     """
     try:
-        points = np.array(value, np.float64)
+        points = np.array(
+            [[read_number(number) if isinstance(number, str) else number for number in pair] for pair in value],
+            np.float64,
+        )
     except (TypeError, ValueError, OverflowError):  # the last: a whole number that no float can hold
         points = np.empty(0)
     if points.ndim != 2 or points.shape[1:] != (2,) or not np.isfinite(points).all():

@@ -24,6 +24,7 @@ from utils.formats.sets import finish_sets, size_problems
 from utils.formats.tables.columns import CORNERS, Columns, find_columns, split_rows
 from utils.formats.text_files import read_text
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
+from utils.formats.values import read_number
 from utils.formats.vector.place import boxes_on_pixels, grid_of
 from utils.media.picture_sizes import picture_size
 
@@ -296,7 +297,7 @@ def _parse_row(row: Sequence[str], columns: Columns) -> tuple[np.ndarray, str, b
     stated = ", ".join(repr(text[:20]) for text in texts)
     wrong = ValueError(f"expected finite numbers as {', '.join(CORNERS[0])}, got {stated}")
     try:
-        corners = np.array([float(text or 0) for text in texts])
+        corners = np.array([read_number(text or "0") for text in texts])
     except ValueError:
         raise wrong from None
     if not any(texts) or not corners.any():

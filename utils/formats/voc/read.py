@@ -24,6 +24,7 @@ from utils.formats.pictures import picture_ids
 from utils.formats.sets import finish_sets, size_problems
 from utils.formats.text_files import read_text
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
+from utils.formats.values import read_number
 from utils.formats.voc.elements import Element, parse_xml
 from utils.formats.voc.files import find_picture, list_labels, unlabelled_pictures
 from utils.media.picture_sizes import picture_size
@@ -191,7 +192,7 @@ def _counts_from_zero(files: Sequence[_File], problems: list[Problem]) -> bool:
             box = target.find("bndbox")
             for name in CORNERS[:2] if box is not None else ():
                 try:
-                    value = float(box.text_of(name) or "nan")  # type: ignore[union-attr]
+                    value = read_number(box.text_of(name) or "nan")  # type: ignore[union-attr]
                 except ValueError:
                     continue
                 if value < 1:
@@ -288,7 +289,7 @@ def _read_object(target: Element, size: tuple[int, int], from_zero: bool, names:
         raise ValueError(f"a prediction, as its {score} says; labels have none")
     texts = [box.text_of(name) for name in CORNERS]
     try:
-        corners = np.array([float(text or "none") for text in texts])
+        corners = np.array([read_number(text or "none") for text in texts])
     except ValueError:
         stated = ", ".join(repr((text or "")[:20]) for text in texts)
         raise ValueError(f"expected numbers as {', '.join(CORNERS)}, got {stated}") from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.formats.types import Instance, Skeleton, keypoints_array
+from utils.formats.values import read_number
 
 TOLERANCE = 0.01  # how far beyond the picture, as a share of its side, a value may lie: rounding, not another unit
 
@@ -99,7 +100,7 @@ class RowReader:
             hint = ", as a prediction with its confidence has" if expected == 5 and len(words) == 6 else ""
             raise ValueError(f"expected {expected} values (class, box of 4, {rest}), got {len(words)}{hint}")
         try:
-            values = np.array([float(word) for word in words])
+            values = np.array([read_number(word) for word in words])
         except ValueError:
             raise ValueError(f"expected numbers, got {row.strip()[:60]!r}") from None
         if not np.isfinite(values).all():

@@ -84,6 +84,7 @@ def test_likelihood_is_the_score(table):
         ("c.png,1,2,3", "expected 4 values after the path, got 3"),
         ("c.png,1,2,3,4,5", "expected 4 values after the path, got 5"),
         ("c.png,1,2,x,4", "expected numbers or empty cells"),
+        ("c.png,1,2,3_1,4", "expected numbers or empty cells (expected a number, got '3_1')"),
         ("c.png,1,2,inf,4", "expected finite numbers or empty cells"),
         ("d.png,1,2,3,4", "no such picture: d.png"),
         ("17,1,2,3,4", "a table of predictions for a video names none"),

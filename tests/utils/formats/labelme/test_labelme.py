@@ -149,6 +149,7 @@ def test_visibility_in_every_convention(label, keys, visibility):
     [
         (point("nose", float("nan")), "finite numbers"),
         (point("nose", float("inf")), "finite numbers"),
+        (point("nose", "1_0"), "finite numbers"),
         (point("snout", group=1), "'snout' is no keypoint; known: nose"),
         (point("nsoe", group=1), "did you mean 'nose'"),
         (point("nose", group="first"), "whole number as group_id"),

@@ -68,6 +68,7 @@ def test_a_row_of_zeros_or_nothing_says_that_there_is_no_object(read):
         ("a.png,3,10,30,20,Tree,", "expected 6 cells as the header has, got 7"),
         ("a.png,x,10,30,20,Tree", "expected finite numbers as xmin, ymin, xmax, ymax, got 'x', '10', '30', '20'"),
         ("a.png,nan,10,30,20,Tree", "expected finite numbers"),
+        ("a.png,1_0,10,30,20,Tree", "expected finite numbers as xmin, ymin, xmax, ymax, got '1_0'"),
         ("a.png,inf,10,30,20,Tree", "expected finite numbers"),
         ("a.png,,10,30,20,Tree", "expected finite numbers"),
         ("a.png,3,10,30,20,", "expected a class, got an empty cell"),

@@ -99,6 +99,7 @@ BAD = {
     "no name": (f"<object>\n{box()}</object>", "no name in the object"),
     "no corner": (thing("<bndbox><xmin>1</xmin></bndbox>"), "expected numbers as xmin, ymin, xmax, ymax, got '1', ''"),
     "word": (thing(box(xmin="x")), "got 'x', '5', '30', '20'"),
+    "underscore": (thing(box(xmin="1_0")), "got '1_0', '5', '30', '20'"),
     "nan": (thing(box(xmin="nan")), "a box of finite numbers"),
     "infinity": (thing(box(xmax="1e999")), "a box of finite numbers"),
     "reversed": (thing(box(40, 5, 30, 20)), "a box with a width and a height, got -9 x 16"),

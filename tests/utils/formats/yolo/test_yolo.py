@@ -64,6 +64,8 @@ def test_visibility_is_rounded_and_missing_points_have_no_place(data):
         ("0 .5 .5 .5 .5 .25 nan 2 .5 .75 1", "NaN"),
         ("0 .5 .5 .5 .5 .25 inf 2 .5 .75 1", "infinity"),
         ("0 .5 .5 .5 .5 .25 x 2 .5 .75 1", "expected numbers"),
+        ("0 .5 .5 .5 .5 .2_5 .5 2 .5 .75 1", "expected numbers"),
+        ("0 .5 .5 .5 .5 .\uff12\uff15 .5 2 .5 .75 1", "expected numbers"),
         ("1 .5 .5 .5 .5 .25 .5 2 .5 .75 1", "class 1 is unknown; there are classes 0 to 0"),
         ("-1 .5 .5 .5 .5 .25 .5 2 .5 .75 1", "class -1 is unknown"),
         ("0.5 .5 .5 .5 .5 .25 .5 2 .5 .75 1", "class 0.5 is unknown"),
