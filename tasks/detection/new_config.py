@@ -92,8 +92,8 @@ def labels_of(place: Path, changes: dict[str, Any]) -> DetectionLabels:
     ['fox']
     """
     paths = {"data_root": str(place.parent), "label_path": place.name}
-    of_kind = {key: changes[key] for key in ("detection", "dataset") if key in changes}
-    tree: dict[str, Any] = {"paths": paths, **of_kind, "tasks": {"labels": {"kind": "detection"}}}
+    of_kind: dict[str, Any] = {key: changes[key] for key in ("detection", "dataset") if key in changes}
+    tree = {"paths": paths, "tasks": {"labels": {"kind": "detection"}}} | of_kind
     settings = parse_settings(yaml.safe_dump(tree), (), kinds())
     return DetectionLabels(settings.tasks["labels"])
 

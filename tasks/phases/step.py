@@ -203,8 +203,8 @@ class WeightedLoss(nn.Module):
             loss = torch.stack([weights[name] * value for name, value in means.items()]).sum()
         else:  # a rank without samples: zero gradients, for which the other ranks wait
             loss = 0 * torch.stack([output.sum() for output in outputs.values() if output.requires_grad]).sum()
-        without_graph = ({name: value.detach() for name, value in values.items()} for values in (means, outputs))
-        return loss, *without_graph
+        means, outputs = ({name: value.detach() for name, value in values.items()} for values in (means, outputs))
+        return loss, means, outputs
 
 
 class StepResult(NamedTuple):
