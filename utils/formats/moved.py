@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import functools
 import os
 import posixpath
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from utils.formats.pictures import plain_path
+from utils.formats.pictures import PICTURE_SUFFIXES, list_files, plain_path
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -104,7 +105,7 @@ def need_moved(text: str, folders: Sequence[Path], root: Path, key: str = "") ->
     Raises
     ------
     ValueError
-        If there is none, or several may be meant.
+        If there is none, or several may be meant: those of its name in the data root are listed.
 
     Examples
     --------
@@ -115,8 +116,33 @@ def need_moved(text: str, folders: Sequence[Path], root: Path, key: str = "") ->
     """
     found = find_moved(text, folders)
     if found is None:
-        raise ValueError(f"{key}{text!r} is outside of the data root {root}, and no picture of its name is in it")
+        what = f"{key}{text!r} is outside of the data root {root}"
+        alike = _by_name(root).get(parts_of(text)[-1] if parts_of(text) else "", [])
+        if not alike:
+            raise ValueError(f"{what}, and no picture of its name is in it")
+        listed = " or ".join(alike[:3]) + (f" ({len(alike)} in all)" if len(alike) > 3 else "")
+        raise ValueError(f"{what}, and may be {listed} in it; write the path from there")
     refuse_other(text, folders, found, key)
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _by_name(root: Path) -> dict[str, list[str]]:
+    """Pictures below a folder by their names, for errors; looked for once, as a set may lack thousands of pictures.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("a", "b"):
+    ...     (folder / name).mkdir()
+    ...     (folder / name / "p.png").touch()
+    >>> _by_name(folder)
+    {'p.png': ['a/p.png', 'b/p.png']}
+    """
+    found: dict[str, list[str]] = {}
+    for path in list_files(root, PICTURE_SUFFIXES) if root.is_dir() else ():
+        found.setdefault(path.name, []).append(path.relative_to(root).as_posix())
     return found
 
 

@@ -6,13 +6,15 @@ import re
 import zipfile
 from pathlib import Path
 
+from utils.formats.pictures import list_files
 from utils.formats.specs import SUFFIXES, read_yaml
 from utils.formats.tables.columns import find_columns, first_row, is_headerless
 from utils.media.videos import is_video
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _SHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
-OTHER_SUFFIXES = (*_ARCHIVES, *_SHEETS, ".csv", *SUFFIXES)  # of files that may be taken for labels
+HDF5 = (".h5", ".hdf5")
+OTHER_SUFFIXES = (*_ARCHIVES, *_SHEETS, *HDF5, ".csv", *SUFFIXES)  # of files that may be taken for labels
 _DEEPLABCUT_KEYS = ("Task", "scorer", "video_sets", "bodyparts")
 _PEEK = 2**16
 
@@ -36,6 +38,8 @@ def describe_other(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix in _SHEETS:
         return "a spreadsheet; save it as csv, with commas between the cells"
+    if suffix in HDF5:
+        return "HDF5, and DeepLabCut's tables are read as csv; put the csv beside it (DeepLabCut writes both)"
     if suffix in _ARCHIVES or zipfile.is_zipfile(path):
         return "an archive; unpack it and name the folder"
     if is_video(path):
@@ -45,6 +49,30 @@ def describe_other(path: Path) -> str | None:
     if suffix in SUFFIXES:
         return _describe_project(path)
     return None
+
+
+def describe_others(folder: Path) -> str:
+    """Name the first file of a folder that is no labels in a known format, and what to do, after a semicolon.
+
+    Parameters
+    ----------
+    folder : Path
+        Files in it come before those in folders inside.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> describe_others(folder)
+    ''
+    >>> (folder / "day1").mkdir()
+    >>> (folder / "day1" / "CollectedData_me.h5").touch()
+    >>> describe_others(folder)[:48]
+    '; day1/CollectedData_me.h5 is HDF5, and DeepLabC'
+    """
+    files = sorted(list_files(folder, OTHER_SUFFIXES), key=lambda file: file.parent != folder)
+    found = ((file, what) for file in files if (what := describe_other(file)))
+    return next((f"; {file.relative_to(folder)} is {what}" for file, what in found), "")
 
 
 def _describe_table(path: Path) -> str:

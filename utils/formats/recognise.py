@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from utils.errors import DataError
-from utils.formats.other_files import OTHER_SUFFIXES, describe_other
+from utils.formats.other_files import describe_other, describe_others
 from utils.formats.pictures import PICTURE_SUFFIXES, list_files
 from utils.formats.specs import SPLIT_KEYS, SUFFIXES, read_yaml
 from utils.formats.tables.columns import find_columns, first_row
@@ -110,11 +110,10 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
     if likely is None and format == "yolo":
         raise DataError(f"{folder}: no YAML with kpt_shape or names in it, so what rows hold is unknown; add one")
     if likely is None:
-        beside = (file for file in list_files(folder, OTHER_SUFFIXES) if file.parent == folder)
-        other = next((f"; {file.name} is {what}" for file in beside if (what := describe_other(file))), "")
         raise DataError(
             f"{folder}: no labels; tried a specification (YAML with kpt_shape, format or names), "
-            f"COCO and LabelMe (JSON), DeepLabCut and boxes (csv), VOC (xml), vector files, YOLO's rows (txt){other}"
+            f"COCO and LabelMe (JSON), DeepLabCut and boxes (csv), VOC (xml), vector files, YOLO's rows (txt)"
+            f"{describe_others(folder)}"
         )
     return likely
 

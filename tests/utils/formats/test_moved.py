@@ -118,6 +118,16 @@ def test_the_longest_end_of_the_path_counts_and_nothing_outside_is_found(tmp_pat
 
 
 @pytest.mark.parametrize("format", ["labelme", "coco", "deeplabcut"])
+def test_a_path_that_may_be_several_pictures_lists_them(tmp_path, draw_picture, format):
+    for name in ("a/p.png", "b/p.png", "c.png"):
+        draw_picture(tmp_path / name)
+    part = read_poses(WRITERS[format](tmp_path, {"p.png": "/q/p.png", "c.png": "c.png"}))["all"]
+    assert [picture.path.name for picture in part.pictures] == ["c.png"]
+    assert "'/q/p.png' is outside of the data root" in part.problems[0].what
+    assert "and may be a/p.png or b/p.png in it; write the path from there" in part.problems[0].what
+
+
+@pytest.mark.parametrize("format", ["labelme", "coco", "deeplabcut"])
 @pytest.mark.parametrize("absolute", [False, True])
 def test_a_copied_set_is_read_and_another_picture_of_that_name_is_not(tmp_path, draw_picture, format, absolute):
     original, folder = draw_picture(tmp_path / "old" / "a.png"), tmp_path / "new"

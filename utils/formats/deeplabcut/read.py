@@ -19,6 +19,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.formats import specs
 from utils.formats.moved import need_moved
+from utils.formats.other_files import describe_others
 from utils.formats.pictures import is_absolute, is_picture, list_files, picture_ids, plain_path, resolve_inside
 from utils.formats.recognise import format_of_file
 from utils.formats.sets import finish_sets
@@ -110,7 +111,7 @@ def _find_tables(path: Path, root: Path | None) -> tuple[specs.Spec | None, Path
     if path.is_dir():
         tables = [file for file in list_files(path, (".csv",)) if format_of_file(file) == "deeplabcut"]
         if not tables:
-            raise DataError(f"{path}: no table of DeepLabCut (csv) in it")
+            raise DataError(f"{path}: no table of DeepLabCut (csv) in it{describe_others(path)}")
     files: dict[str, list[Path]] = {}
     for table in tables:
         split = specs.split_of_name(table.name) or specs.SPLIT_WORDS.get(table.parent.name, "all")

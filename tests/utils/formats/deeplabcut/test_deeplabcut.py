@@ -99,6 +99,22 @@ def test_a_bad_row_is_one_problem_and_costs_no_other(table, row, reason):
     assert reason in poses.problems[0].what
 
 
+@pytest.mark.parametrize("format", ["auto", "deeplabcut"])
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("CollectedData_me.h5", "", "labeled-data/day1/CollectedData_me.h5 is HDF5, .* put the csv beside it"),
+        ("CollectedData_me.csv", HEADER.replace(",", ";"), "day1/CollectedData_me.csv is a table with semicolons"),
+    ],
+)
+def test_a_folder_without_a_table_that_is_read_names_the_one_that_is_there(tmp_path, format, name, text, reason):
+    folder = tmp_path / "labeled-data" / "day1"
+    folder.mkdir(parents=True)
+    (folder / name).write_text(text)
+    with pytest.raises(DataError, match=reason):
+        read_poses(tmp_path, format)
+
+
 def test_half_a_point_is_missing_and_reported(table):
     poses = table("a.png,1,,3,4\n")
     assert poses.pictures[0].instances[0].keypoints[:, 2].tolist() == [0, 2]
