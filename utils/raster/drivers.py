@@ -203,7 +203,7 @@ def refuse_linked_crs(path: str | Path) -> None:
     """
     with open(path, "rb") as stream:
         start = stream.read(1024).lstrip(b"\xef\xbb\xbf\x1e \t\r\n")
-        if start[:1] not in (b"{", b"["):
+        if not start.startswith((b"{", b"[", b"loadGeoJSON(", b"jsonp(")):  # GDAL takes such a call for its argument
             return
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for found in _PROPERTIES.finditer(content):

@@ -124,6 +124,7 @@ def test_the_server_of_these_tests_counts(server):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ('{"type": "Feat', 'loadGeoJSON({"type": "Feat', "its crs is a link to http://a/crs"),
         ('"ogcwkt"}', '"ogcwkt",}', r"its crs \(at byte \d+\) is not JSON"),
         ('"crs": {', '"crs": /* x */ {', r"its crs \(at byte \d+\) is not JSON"),
         ('"crs": {', '"crs": {"z": "' + "y" * 70_000 + '", ', "its crs is a link to http://a/crs"),
