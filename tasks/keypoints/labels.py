@@ -68,8 +68,8 @@ class PoseLabels(PictureLabels):
         --------
         >>> from tasks.keypoints.example import pose_task
         >>> labels = pose_task().labels
-        >>> labels.fixed["category"] = "wolf"
-        >>> labels._category(labels.sets) is None
+        >>> sets, labels.fixed = labels.sets, {"category": "wolf"}
+        >>> labels._category(sets) is None
         True
         """
         of_checkpoint = self.fixed.get("category")

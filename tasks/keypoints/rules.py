@@ -116,7 +116,7 @@ def section_of(settings: KeypointsSettings, path: str) -> tuple[Any, str]:
     --------
     >>> section, key = section_of(KeypointsSettings(), "dataset.augmentations.hflip")
     >>> type(section).__name__, key
-    ('GeometricAugmentationsConfig', 'hflip')
+    ('AffineAugmentationsConfig', 'hflip')
     """
     *parents, key = path.split(".")
     section: Any = settings

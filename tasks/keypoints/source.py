@@ -88,9 +88,10 @@ class PoseSource(LabelledSource[PoseItem]):
     @override
     @contextmanager
     def in_memory(self, image: np.ndarray, prompts: Any = None) -> Iterator[Item]:
-        if self.keypoints.instance_mode == "per_instance" and not prompts:
-            raise ValueError("keypoints.instance_mode is per_instance: give prompts, an instance with a box per animal")
         with super().in_memory(image, prompts) as item:
+            if self.keypoints.instance_mode == "per_instance" and not prompts:
+                what = "give prompts, an instance with a box per animal"
+                raise ValueError(f"keypoints.instance_mode is per_instance: {what}")
             yield item
 
     def _prompts(self, inputs: dict[str, Path]) -> dict[str, tuple[Instance, ...]]:

@@ -395,7 +395,7 @@ def test_a_checkpoint_predicts_without_the_training_data(folder, tmp_path):
     text = f"""
 kind: detection
 evaluate: {{inputs: "{folder}/animals/images/val_*.png", labels: "{folder}/animals/annotations/val.json"}}
-paths: {{data_root: "{folder}/animals"}}
+paths: {{data_root: "{folder}/animals", processed_dir: "{folder}/store"}}
 """
     ((name, settings),) = parse_settings(text, [f"evaluate.checkpoint={checkpoint}"], kinds()).tasks.items()
     result = evaluate.run(DetectionTask(name, settings), context)

@@ -150,7 +150,7 @@ def test_a_rank_without_windows_adds_nothing(head, tmp_path, monkeypatch):
     alone, _ = count_targets(training.task, full, training.device)
     assert divisors.counts == alone.counts
     monkeypatch.setattr(training.task.objective, "loss", None)  # it never sees zero samples
-    loss, _ = training.optimisation.weighted_loss(empty, Progress(), divisors)
+    loss, *_ = training.optimisation.weighted_loss(empty, Progress(), divisors)
     loss.backward()
     assert loss.item() == 0
     gradients = gradients_of(training)

@@ -158,7 +158,7 @@ def test_a_map_without_wanted_classes_gives_an_empty_layer(tmp_path):
 
 
 def test_batches_add_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.raster.polygons._PolygonSink.batch", 3)
+    monkeypatch.setattr("utils.raster.polygons.PolygonSink.batch", 3)
     classes = draw_classes(41, 37, 0)
     source = make_class_map(tmp_path / "map.tif", classes)
     count = write_polygons(source, tmp_path / "map.gpkg", class_names=NAMES, band_pixels=37 * 4)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import DataError
@@ -18,7 +18,7 @@ from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, pic
 from utils.formats.sets import finish_sets, shared_labels
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
-from utils.formats.yolo.folders import Survey, read_folder, survey_rows
+from utils.formats.yolo.folders import NAMES_FILES, Survey, read_folder, survey_rows
 from utils.formats.yolo.rows import RowReader
 from utils.media.picture_sizes import picture_size
 
@@ -86,6 +86,8 @@ def read_yolo(
     ids = picture_ids((picture for pictures in listed.values() for picture in pictures), spec.root)
     labels = {picture: _find_label(picture) for pictures in listed.values() for picture in pictures}
     shared = shared_labels(labels, ids)
+    if not any(problems.values()):  # else they may be the labels of the pictures that are named and not there
+        problems[next(iter(problems))] += find_orphans(labels)
     rows = Survey(0, 0, 0) if shape else survey_rows(label for label in labels.values() if label)
     categories = specs.category_names(spec) or (["0"] if shape else [str(index) for index in range(rows.classes)])
     numbers = [str(index) for index in range(shape[0] if shape else 0)]
@@ -117,6 +119,33 @@ def _find_label(picture: Path) -> Path | None:
     """
     places = (label_path(picture), label_path(picture, 0), picture.with_suffix(".txt"))
     return next(filter(Path.is_file, places), None)
+
+
+def find_orphans(labels: Mapping[Path, Path | None]) -> list[Problem]:
+    r"""Tell of label files, beside those that are read, whose picture is not there; pictures in no split are fine.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("images/a.png", "images/other.png", "labels/a.txt", "labels/other.txt", "labels/gone.txt"):
+    ...     (folder / name).parent.mkdir(exist_ok=True)
+    ...     (folder / name).touch()
+    >>> [problem] = find_orphans({folder / "images/a.png": folder / "labels/a.txt"})
+    >>> print(str(problem).replace(str(folder), "set"))
+    set/labels: 1 label files have no picture, such as gone.txt; add the pictures, or remove these files
+    """
+    known: dict[Path, set[str]] = {}  # names of pictures, by the folder of their labels
+    for picture_folder, label_folder in {(picture.parent, label.parent) for picture, label in labels.items() if label}:
+        stems = {path.stem for path in picture_folder.iterdir() if is_picture(path)}
+        known.setdefault(label_folder, set()).update(stems)
+    problems = []
+    for folder, stems in sorted(known.items()):
+        files = sorted(path.name for path in folder.glob("*.txt") if path.stem not in stems)
+        if files := [name for name in files if name not in NAMES_FILES]:
+            what = f"{len(files)} label files have no picture, such as {files[0]}"
+            problems.append(Problem(str(folder), what, "add the pictures, or remove these files", blocks=False))
+    return problems
 
 
 def _list_pictures(spec: specs.Spec, split: str, sources: Sequence[Path], problems: list[Problem]) -> list[Path]:
