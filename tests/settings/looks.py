@@ -34,6 +34,7 @@ from tasks.example import tiny_backbone
 from tasks.phases import load_phase
 from tasks.phases.train import Training
 from tasks.prepared import collate_samples, prepared_items
+from tasks.runs import seed_everything
 from tasks.sample import Progress
 from tasks.stores import open_store
 from tests.settings.stage import CALLS, SIZES, digest, model_of, names_in, own_task, prepared, task_of
@@ -185,6 +186,7 @@ def learnt(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
     items = prepared_items(task, store, "train", "train")
     task.objective.fit_statistics([entry for item in items for entry in item.entries])
     training = Training(task, context, store, items, [], "probe")
+    seed_everything(task.settings.resources)  # dropout
     found = []
     for epoch in range(task.settings.train.epochs):
         training.state.epoch = epoch
