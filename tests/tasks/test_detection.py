@@ -337,7 +337,8 @@ def test_odd_pictures_pass_all_phases(features, tmp_path):
     """300 objects, one pixel, none in a whole batch; pictures of several shapes, windows and padding."""
     for split in ("train", "val"):
         write_split(tmp_path / "animals", split, {f"{split}_{name}.png": value for name, value in ODD.items()})
-    changes = {"detection": {"windows": 2}, "inference": {"tta": {"horizontal_flip": True}}}
+    windows = 2 if features == "cached" else 0
+    changes = {"detection": {"windows": windows}, "inference": {"tta": {"horizontal_flip": True}}}
     config = write_config(tmp_path, train={"features": features}, **changes)
     assert main.main([str(config)]) == 0
     run = tmp_path / "runs" / "foxes" / "latest"
@@ -363,7 +364,12 @@ def test_an_empty_batch_gives_gradients_to_all_parameters(folder):
 
 
 RESUMED = {
-    "cached": ("detection.windows=2", "train.ema_decay=0.9", "train.epochs=2", "train.batch_size=2"),
+    "cached": (
+        "detection.windows=2",
+        "train={ema_decay: 0.9, epochs: 2, batch_size: 2}",
+        "dataset.subset={train: 2, val: 1}",
+        "model.head_options={width: 16, refine_width: 16, tower_layers: 1}",
+    ),
     "online": (
         "train={features: online, batch_size: 2, grad_accum_steps: 2, epochs: 2, num_workers: 2}",
         "dataset.augmentations={enable: true, scale_range: [0.8, 1.2], rotation_degrees: 10, shear_degrees: 3}",
