@@ -4,7 +4,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 ruff check .
 ruff format --check .
-mypy
+mypy & # beside the tests: it keeps one core busy for a minute
+types=$!
 python -m doctest main.py config.py
-OMP_NUM_THREADS=1 python -m pytest --quiet --numprocesses 2 --dist loadfile
+# files in their order: by the number of tests, as xdist sorts them, the few long tests come last and one process waits
+OMP_NUM_THREADS=1 python -m pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder
+wait "$types"
 OMP_NUM_THREADS=1 python -m benchmarks.fuzz --seconds 30 --tries 10000
