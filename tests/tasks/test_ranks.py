@@ -84,7 +84,6 @@ RESUMED = {
     "dropout": ("segmentation", "model.head=linear", "model.head_options={dropout: 0.3}", "train.ema_decay=0.9"),
     "muon": ("segmentation", "model.head=segformer", "train.num_workers=2"),
     "boxes": ("detection", "model.head=dense", "train.ema_decay=0.9"),
-    "noise": ("detection", "model.head=deim", f"model.head_options={SMALL_DETECTORS['deim']}", "train.ema_decay=0.9"),
 }
 PARTS = ("train.epochs=2", "train.batch_size=2", "train.grad_accum_steps=2")
 
