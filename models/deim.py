@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from transformers import Deimv2Config, Deimv2ForObjectDetection, DINOv3ViTConfig
 from transformers.models.deimv2.modeling_deimv2 import Deimv2Model, inverse_sigmoid
@@ -16,7 +16,7 @@ from typing_extensions import override
 from models.base import FeatureSpec, HeadOptions
 from models.layers import ChannelNorm
 from models.map_pyramid import MapPyramid
-from models.set_prediction import Objects, SetHead, picture_sizes, read_objects, to_pixels
+from models.set_prediction import Objects, SetHead, SetOptions, picture_sizes, read_objects, to_pixels
 from utils.boxes.deim_losses import distillation_sum, fine_grained_sum, matching_aware_sum, overlaps
 from utils.boxes.denoising import FILLER, NoisyObjects, add_noise, fill_up, num_noisy, visible_queries
 from utils.boxes.matching import Matches, excused, focal_class_costs, match_sets, unite
@@ -31,7 +31,7 @@ PRIOR = 0.01  # score of everything at first
 UNSEEN = -1e4  # logit of filler
 
 
-class DeimOptions(HeadOptions):
+class DeimOptions(SetOptions):
     """Settings of the DEIM head.
 
     Examples
@@ -40,39 +40,13 @@ class DeimOptions(HeadOptions):
     100
     """
 
-    width: PositiveInt = Field(256, description="channels of pyramid and decoder")
     detail_width: NonNegativeInt = Field(16, description="channels of the raw picture's detail; 0: none is looked at")
     depth: PositiveInt = Field(1, description="blocks in each stage of the pyramid")
     decoder_layers: PositiveInt = Field(4, description="layers of the decoder, each with losses of its own")
-    attention_heads: PositiveInt = Field(8, description="heads of each attention")
     feedforward: PositiveInt = Field(1024, multiple_of=2, description="hidden units of each feed-forward part")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden values that are left out in training")
-    num_queries: PositiveInt = Field(300, description="objects that can be learnt in a picture at most")
     eval_queries: PositiveInt | None = Field(None, description="queries in predictions; null: num_queries")
     denoising: NonNegativeInt = Field(100, description="noisy copies of the objects to learn from, at most; 0: none")
-
-    @model_validator(mode="after")
-    def _check_width(self) -> DeimOptions:
-        """Refuse a width that position encodings or attention heads cannot share out.
-
-        Raises
-        ------
-        ValueError
-            If the width is no multiple of 4 and of the attention heads.
-
-        Examples
-        --------
-        >>> try:
-        ...     DeimOptions(width=36)
-        ... except ValueError as error:
-        ...     print(error.errors()[0]["msg"])
-        Value error, width must be a multiple of 4 and of attention_heads (8), got 36
-        """
-        if self.width % 4 or self.width % self.attention_heads:
-            raise ValueError(
-                f"width must be a multiple of 4 and of attention_heads ({self.attention_heads}), got {self.width}"
-            )
-        return self
 
 
 def deim_config(options: DeimOptions, num_classes: int) -> Deimv2Config:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from transformers import DetrConfig, ResNetConfig
 from transformers.models.detr.modeling_detr import (
@@ -18,7 +18,7 @@ from transformers.models.detr.modeling_detr import (
 from typing_extensions import override
 
 from models.base import FeatureSpec, HeadOptions, resize
-from models.set_prediction import SetHead, picture_sizes, read_objects, to_pixels
+from models.set_prediction import SetHead, SetOptions, picture_sizes, read_objects, to_pixels
 from utils.boxes.matching import excused, match_sets, softmax_class_costs
 from utils.boxes.set_losses import box_sums, class_count, class_sum
 
@@ -26,46 +26,20 @@ NO_OBJECT_WEIGHT = 0.1
 CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 1.0, 5.0, 2.0  # of the costs of the matching and of the losses
 
 
-class DetrOptions(HeadOptions):
+class DetrOptions(SetOptions):
     """Settings of the DETR head.
 
     Examples
     --------
-    >>> DetrOptions(encoder_layers=0).num_queries
-    300
+    >>> DetrOptions(encoder_layers=0).decoder_layers
+    6
     """
 
-    width: PositiveInt = Field(256, description="channels of the transformer")
     encoder_layers: NonNegativeInt = Field(6, description="layers of self-attention over the map; 0: none")
     decoder_layers: PositiveInt = Field(6, description="layers of the decoder, each with a loss of its own")
-    attention_heads: PositiveInt = Field(8, description="heads of each attention")
     feedforward: PositiveInt = Field(2048, description="hidden units of each feed-forward part")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of hidden values that are left out in training")
-    num_queries: PositiveInt = Field(300, description="objects that can be found in a picture at most")
     all_blocks: bool = Field(False, description="add up projections of all chosen blocks, not the last block alone")
-
-    @model_validator(mode="after")
-    def _check_width(self) -> DetrOptions:
-        """Refuse a width that position encodings or attention heads cannot share out.
-
-        Raises
-        ------
-        ValueError
-            If the width is no multiple of 4 and of the attention heads.
-
-        Examples
-        --------
-        >>> try:
-        ...     DetrOptions(width=36)
-        ... except ValueError as error:
-        ...     print(error.errors()[0]["msg"])
-        Value error, width must be a multiple of 4 and of attention_heads (8), got 36
-        """
-        if self.width % 4 or self.width % self.attention_heads:
-            raise ValueError(
-                f"width must be a multiple of 4 and of attention_heads ({self.attention_heads}), got {self.width}"
-            )
-        return self
 
 
 def detr_config(options: DetrOptions) -> DetrConfig:

@@ -4,15 +4,54 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 from typing_extensions import override
 
+from models.base import HeadOptions
 from models.detection import DetectionHead
 from utils.boxes.geometry import cxcywh_to_xyxy, xyxy_to_cxcywh
 from utils.errors import DataError
+
+
+class SetOptions(HeadOptions):
+    """Settings that all heads have whose queries attend to the map.
+
+    Examples
+    --------
+    >>> SetOptions(width=64).num_queries
+    300
+    """
+
+    width: PositiveInt = Field(256, description="channels of the head, inside")
+    attention_heads: PositiveInt = Field(8, description="heads of each attention")
+    num_queries: PositiveInt = Field(300, description="objects that can be learnt in a picture at most")
+
+    @model_validator(mode="after")
+    def _check_width(self) -> Self:
+        """Refuse a width that position encodings or attention heads cannot share out.
+
+        Raises
+        ------
+        ValueError
+            If the width is no multiple of 4 and of the attention heads.
+
+        Examples
+        --------
+        >>> try:
+        ...     SetOptions(width=36)
+        ... except ValueError as error:
+        ...     print(error.errors()[0]["msg"])
+        Value error, width must be a multiple of 4 and of attention_heads (8), got 36
+        """
+        if self.width % 4 or self.width % self.attention_heads:
+            raise ValueError(
+                f"width must be a multiple of 4 and of attention_heads ({self.attention_heads}), got {self.width}"
+            )
+        return self
 
 
 class Objects(NamedTuple):

@@ -72,7 +72,7 @@ class DetectionOutput(Output):
 
     @property
     def looks(self) -> Looks:
-        """Classes and formats of the files of predictions.
+        """Classes and formats of the files of predictions; overlays begin at the best score of each class, if known.
 
         Examples
         --------
@@ -80,7 +80,9 @@ class DetectionOutput(Output):
         >>> fox_task().output.looks.classes
         ('fox',)
         """
-        return Looks(tuple(self.labels.classes), tuple(self.settings.detection.formats))
+        classes, least = self.labels.classes, self.settings.detection.min_score
+        drawn_from = () if self.thresholds is None else tuple(self.thresholds.get(name, least) for name in classes)
+        return Looks(tuple(classes), tuple(self.settings.detection.formats), drawn_from)
 
     @override
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:

@@ -64,6 +64,8 @@ class Looks:
         The task's classes.
     formats : tuple of str
         Which files to write.
+    drawn_from : tuple of float
+        Score of each class from which on its objects are drawn; files have them all.
 
     Examples
     --------
@@ -73,6 +75,7 @@ class Looks:
 
     classes: tuple[str, ...]
     formats: tuple[str, ...]
+    drawn_from: tuple[float, ...] = ()
 
     def palette(self) -> np.ndarray:
         """Colours (K, 3) of the classes.
@@ -251,14 +254,16 @@ def write_lines(path: Path, lines: Iterator[Mapping[str, Any]]) -> None:
 
 
 def legend(looks: Looks, width: int) -> np.ndarray:
-    """Names of the classes in the colours in which they are drawn, (rows, width, 3).
+    """Names of the classes in the colours in which they are drawn, and from which score on, (rows, width, 3).
 
     Examples
     --------
-    >>> legend(Looks(("cow", "fox"), ()), 200).shape
-    (22, 200, 3)
+    >>> legend(Looks(("cow", "fox"), ()), 200).shape, legend(Looks(("cow", "fox"), (), (0.25, 0.5)), 200).shape
+    ((22, 200, 3), (44, 200, 3))
     """
-    return draw_legend(list(zip(looks.classes, looks.palette().tolist(), strict=True)), width)
+    least = looks.drawn_from
+    names = [f"{name} from {score:.2f}" for name, score in zip(looks.classes, least, strict=True)] if least else looks.classes
+    return draw_legend(list(zip(names, looks.palette().tolist(), strict=True)), width)
 
 
 def draw_frame(image: np.ndarray, objects: Sequence[Mapping[str, Any]], looks: Looks) -> np.ndarray:
@@ -270,8 +275,13 @@ def draw_frame(image: np.ndarray, objects: Sequence[Mapping[str, Any]], looks: L
     >>> drawn = draw_frame(np.zeros((40, 60, 3), np.uint8), [one], Looks(("cow",), ()))
     >>> drawn[20, 10].any(), drawn[20, 50].any()
     (np.True_, np.False_)
+    >>> draw_frame(np.zeros((40, 60, 3), np.uint8), [one], Looks(("cow",), (), (0.75,))).any()
+    np.False_
     """
     boxes, scores, labels = arrays_of(objects, looks.classes)
+    if looks.drawn_from:
+        drawn = scores >= np.array(looks.drawn_from)[labels]
+        boxes, scores, labels = boxes[drawn], scores[drawn], labels[drawn]
     return draw_detections(image, boxes, scores, labels, looks.classes, looks.palette())
 
 

@@ -256,7 +256,15 @@ class DetectionTask(LabelledTask):
         settings = settings.model_copy(update={"detection": detection, "dataset": dataset})
         task = cls(name, settings, {"classes": list(description["classes"]), "zoom": float(description["zoom"])})
         task.refuse_other_backbone(description, checkpoint.path)
+        task.take_checkpoint(checkpoint)
         return task
+
+    @override
+    def take_checkpoint(self, checkpoint: Checkpoint) -> None:
+        by_class = checkpoint.description.get("by_class", {})  # checkpoints of earlier versions have none
+        scores = {name: by_class.get(f"score/{name}") for name in self.labels.classes}
+        known = {name: float(score) for name, score in scores.items() if score is not None}
+        self.output.thresholds = known or None
 
     # -- predictions
 

@@ -541,6 +541,8 @@ class Training:
         constant = scores.pop("constant", {}).get(primary)
         value, constant = distributed.broadcast_object((float(scores[primary]), constant))
         state.metrics = scores
+        by_class = self.task.output.scores_by_class(scores)
+        state.by_class = {name: value for name, value in by_class.items() if math.isfinite(value)}
         if constant is not None and math.isfinite(constant):
             state.early.chance = float(constant)
         improved = state.early.update(value)

@@ -49,6 +49,7 @@ class TrainingState:
         self.epoch, self.step_in_epoch = 0, 0
         self.best: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
+        self.by_class: dict[str, float] = {}  # scores such as IoU/water, of the last validation
         self.loss = RunningMean()
         self.terms: dict[str, RunningMean] = {}
 
@@ -108,9 +109,10 @@ class TrainingState:
         >>> path = Path(tempfile.mkdtemp()) / "last.safetensors"
         >>> training_example(path.parent).state.save_checkpoint([path], {"kind": "segmentation"})
         >>> load_checkpoint(path).description
-        {'kind': 'segmentation', 'epoch': 0, 'metrics': {}}
+        {'kind': 'segmentation', 'epoch': 0, 'metrics': {}, 'by_class': {}}
         """
         described = {**description, "epoch": self.epoch, "metrics": plain_numbers(self.metrics)}
+        described["by_class"] = self.by_class
 
         def write() -> None:
             with self.shipped_weights():
@@ -142,6 +144,7 @@ class TrainingState:
                 "step_in_epoch": self.step_in_epoch,
                 "best": self.best,
                 "metrics": plain_numbers(self.metrics),
+                "by_class": self.by_class,
                 "loss": self.loss.state,
                 "terms": {name: mean.state for name, mean in self.terms.items()},
                 "model": trained_state(self.model),
@@ -200,6 +203,7 @@ class TrainingState:
         self.early.load_state_dict(saved["early"])
         self.epoch, self.step_in_epoch = saved["epoch"], saved["step_in_epoch"]
         self.best, self.metrics = saved["best"], saved["metrics"]
+        self.by_class = saved.get("by_class", {})  # states of earlier versions have none
         self.loss = RunningMean()
         self.loss.load_state(saved["loss"])
         self.terms = {}

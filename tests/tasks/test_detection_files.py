@@ -23,16 +23,18 @@ from tasks.context import Context
 from tasks.detection.example import foxes_example
 from tasks.detection.rasters import RasterItem, RasterPieces
 from tasks.detection.results import other_results
-from tasks.detection.sinks import DetectionSink, Looks, gather_predictions, written_objects
+from tasks.detection.sinks import DetectionSink, Looks, draw_frame, gather_predictions, written_objects
 from tasks.detection.task import DetectionTask
 from tasks.item import Piece
 from tasks.phases import inference, prepare, train
+from tasks.runs import BEST, checkpoint_path
 from utils.errors import Interrupted, SettingsError
 from utils.formats.read import read_annotations, read_boxes
 from utils.formats.types import AnnotatedPicture
 from utils.media.videos import VideoReader
 from utils.raster.files import write_raster
 from utils.raster.grids import PixelGrid
+from utils.runtime.checkpoints import load_checkpoint
 from utils.runtime.files import read_json
 
 ALL = "detection.formats=[csv, coco, yolo, labelme, voc, gpkg, video]"
@@ -172,6 +174,17 @@ def test_overlays_of_photos_and_videos_show_boxes(predicted):
     assert (drawn[top, left : left + 4] != photo[top, left : left + 4]).any()
     video = VideoReader(predicted / "chase_overlay.mp4")
     assert video.count_frames() == VideoReader(predicted.parent / "animals" / "chase.mp4").count_frames()
+
+
+def test_overlays_draw_boxes_from_the_best_score_of_the_checkpoint_on(trained, predicted):
+    _, context = make(trained)
+    best = load_checkpoint(checkpoint_path(context.folder, BEST)).description["by_class"]["score/fox"]
+    photo = cv2.imread(str(predicted.parent / "animals" / "images" / "val_000.png"))[..., ::-1]
+    drawn = cv2.imread(str(predicted / "val_000_overlay.png"))[: len(photo), :, ::-1]
+    [frame] = read_json(predicted / "val_000.json", checksum=True)["frames"]
+    sure = [each for each in frame["objects"] if each["score"] >= best]
+    assert 0 < len(sure) < len(frame["objects"])
+    np.testing.assert_array_equal(drawn, draw_frame(photo, sure, Looks(("fox",), ())))
 
 
 def test_a_geopackage_has_crs_classes_scores_and_a_style(predicted):
