@@ -64,7 +64,7 @@ detection: {{shortest_edge: 476, longest_edge: 840, windows: 2, suppression: vot
 prepare: {{enable: true}}
 train: {{enable: true, epochs: {epochs}, val_every: {epochs}, batch_size: 8, optimizer: adamw, adamw_lr: 1.0e-3,
   weight_decay: 0.05, ema_decay: 0.995, schedule: cosine, precision: auto}}
-evaluate: {{enable: true, pictures: 0, split: {split}, tta: {{horizontal_flip: true}}}}
+evaluate: {{enable: true, pictures: 0, split: {split}}}
 tasks: {{{fold}: {{kind: detection}}}}
 """
 
