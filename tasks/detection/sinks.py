@@ -261,8 +261,9 @@ def legend(looks: Looks, width: int) -> np.ndarray:
     >>> legend(Looks(("cow", "fox"), ()), 200).shape, legend(Looks(("cow", "fox"), (), (0.25, 0.5)), 200).shape
     ((22, 200, 3), (44, 200, 3))
     """
-    least = looks.drawn_from
-    names = [f"{name} from {score:.2f}" for name, score in zip(looks.classes, least, strict=True)] if least else looks.classes
+    names = list(looks.classes)
+    if looks.drawn_from:
+        names = [f"{name} from {score:.2f}" for name, score in zip(names, looks.drawn_from, strict=True)]
     return draw_legend(list(zip(names, looks.palette().tolist(), strict=True)), width)
 
 

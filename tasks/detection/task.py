@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -263,7 +264,8 @@ class DetectionTask(LabelledTask):
     def take_checkpoint(self, checkpoint: Checkpoint) -> None:
         by_class = checkpoint.description.get("by_class", {})  # checkpoints of earlier versions have none
         scores = {name: by_class.get(f"score/{name}") for name in self.labels.classes}
-        known = {name: float(score) for name, score in scores.items() if score is not None}
+        # rounded down: stored and computed features give scores that differ in the last digits
+        known = {name: math.floor(1000 * score) / 1000 for name, score in scores.items() if score is not None}
         self.output.thresholds = known or None
 
     # -- predictions
