@@ -429,7 +429,7 @@ class DenseHead(DetectionHead):
             looks = self._look_losses(outputs, row, *objects) if self.options.refine else {}
             samples.append({**self._cell_losses(outputs, row, *objects), **looks})
         sums = {name: torch.stack([torch.stack(sample[name]) for sample in samples]).sum(dim=0) for name in samples[0]}
-        return {name: (each[0], each[1]) if len(each) == 2 else each[0] for name, each in sums.items()}
+        return {name: (each[0], each[1].detach()) if len(each) == 2 else each[0] for name, each in sums.items()}
 
     def _cell_losses(
         self, outputs: Mapping[str, Tensor], row: int, objects: Tensor, labels: Tensor, crowds: Tensor

@@ -100,7 +100,7 @@ DETECTION: dict[str, Probe] = {
     "dataset.subset.train": Probe(looks.read, "3"),
     "dataset.subset.val": Probe(looks.read, "2"),
     "dataset.augmentations.stored_views": Probe(looks.read, "1", (VARIED,)),  # of two
-    "model.head": Probe(looks.learnt, "other", refuses="unknown head 'other'"),  # there is one so far
+    "model.head": Probe(looks.learnt, "detr", ("model.head_options={width: 16}",)),
     "model.head_options": Probe(looks.learnt, "{width: 8}"),
     "model.init": Probe(looks.trained_anew, "{folder}/detr", AS_DETR, change=write_detr),
     "train.val_fraction": Probe(looks.read, "0.6", ONE_FILE),
