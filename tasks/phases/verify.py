@@ -7,18 +7,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tasks.context import Context, PhaseResult, Workload
-from tasks.item import Finding
+from tasks.item import Finding, Item
 from tasks.phases.prepare import SPLITS
 from tasks.prepared import PreparedItem, manifest_key, read_entries
 from tasks.stores import open_store
 from tasks.task import Task
 from utils.errors import DataError
+from utils.formats.pictures import is_picture
 from utils.logging import Progress
+from utils.media.damage import jpeg_damage
+from utils.media.orientation import describe_ignored
 from utils.runtime import distributed
 from utils.runtime.files import write_json
 from utils.store.feature_store import FeatureStore, Problem
 
 PARTS, SMALLEST_PART = 200, 256  # of the records; each part looks at the store's folder anew
+PICTURES_AT_ONCE = 1000  # JPEG files that one process decodes
 
 
 def run(task: Task, context: Context) -> PhaseResult:
@@ -109,6 +113,7 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     bad = broken + list(set_aside_bad_records(task, store, keys, context))
     number = len(store.missing(keys))
     found = list(dict.fromkeys(finding for split in SPLITS for finding in task.source.audit(listed[split])))
+    found += doubtful_pictures([item for split in SPLITS for item in listed[split]], context)
     findings = [str(finding) for finding in found if finding.blocks]
     notes = [f"note: {finding}" for finding in found if not finding.blocks]
     summary = [
@@ -132,6 +137,32 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     }
     write_json(context.folder.parent / "verify.json", report)  # of the data, not of a training: beside the runs
     return report
+
+
+def doubtful_pictures(items: Sequence[Item], context: Context) -> list[Finding]:
+    """Note picture files that programs show in different ways, and damaged ones that are decoded all the same.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from tasks.example import example_context
+    >>> folder = tempfile.mkdtemp()
+    >>> Image.new("L", (6, 4)).save(folder + "/a.webp", xmp=b'tiff:Orientation="6"')
+    >>> found = doubtful_pictures([Item("a", (Path(folder, "a.webp"),))], example_context(folder))
+    >>> [(finding.problem[:38], finding.blocks) for finding in found]
+    [('orientation 6 stands in its XMP only, ', False)]
+    """
+    sources = dict.fromkeys(path for item in items for path in item.sources)
+    paths = [path for path in sources if is_picture(path) and path.is_file()]
+    found = [Finding(str(path), text, blocks=False) for path in paths if (text := describe_ignored(path))]
+    for first in range(0, len(paths), PICTURES_AT_ONCE):
+        context.check_stop()
+        for path, text in jpeg_damage(paths[first : first + PICTURES_AT_ONCE]).items():
+            what = f"its data are damaged, and decoded all the same ({text}): a part may be grey, shifted or noise"
+            found.append(Finding(str(path), what, "look at it; take another copy, or write it anew", blocks=False))
+    return found
 
 
 def known_items(task: Task, store: FeatureStore, split: str) -> list[PreparedItem]:

@@ -14,7 +14,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.formats.pictures import place_picture
 from utils.formats.types import SPLITS, AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
-from utils.media.picture_sizes import picture_orientation
+from utils.media.orientation import describe_ignored, picture_orientation
 
 FACTS = "dinolith"  # our key in files of other formats, for what they have no place for
 
@@ -156,7 +156,9 @@ def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPictu
     what = f"{names} is {stated[0]} x {stated[1]}, the picture is {picture.size[0]} x {picture.size[1]}"
     turn = picture_orientation(picture.path) if stated == picture.size[::-1] else 1
     if turn < 5:
-        return [Problem(where, what, "label the picture as it is now", picture.id)]
+        doubt = describe_ignored(picture.path) if stated == picture.size[::-1] else ""
+        note = f"; its {doubt}" if doubt else ""
+        return [Problem(where, what, f"label the picture as it is now{note}", picture.id)]
     places = [animal.keypoints[animal.keypoints[:, 2] > 0, :2] for animal in picture.instances]
     places += [animal.box_xyxy.reshape(2, 2) for animal in picture.instances if animal.box_xyxy is not None]
     corner = np.max(np.concatenate([np.zeros((1, 2)), *places]), axis=0)

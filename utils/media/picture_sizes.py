@@ -1,13 +1,8 @@
-"""Sizes of pictures as they are displayed, from their headers, without decoding a pixel.
-
-One rule for every kind of task: a picture, mask or label is turned as its EXIF orientation says, in JPEG, PNG, WebP and
-TIFF, unless it has a place on Earth, which counts on pixels as they are stored.
-"""
+"""Sizes of pictures as they are displayed, from their headers, without decoding a pixel."""
 
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,15 +13,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.errors import DataError
 from utils.media.decoding import decode
+from utils.media.orientation import HEADERS, orientation_in, tags_of, tags_of_png
 from utils.runtime.reading import MAX_PICTURE_BYTES, check_regular, read_bounded
 
 MAX_PIXELS = 178_956_970  # a header may claim any size: a larger picture would fill the memory when it is decoded
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")  # what is damaged is refused here
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is the same; ours names the file and its size
-_HEADERS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # what Pillow and OpenCV read alike
 _MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # the last one is not in every build of Pillow
-_PLACE_TAGS = (33550, 33922, 34264)  # of a GeoTIFF: pixel scale, tie points, transformation
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> tuple[int, int]:
@@ -145,98 +138,11 @@ def _size_of_stream(stream: BinaryIO) -> tuple[int, int]:
     >>> _size_of_stream(io.BytesIO(cv2.imencode(".bmp", np.zeros((4, 6, 3), np.uint8))[1].tobytes()))
     (4, 6)
     """
-    with Image.open(stream, formats=_HEADERS) as picture:
+    with Image.open(stream, formats=HEADERS) as picture:
         if isinstance(picture, TiffImageFile):
             tags: Any = picture.tag_v2
             width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]  # `size` is turned already
         else:
             width, height = picture.size
-            tags = _exif_of(picture, stream)
-        return (width, height) if _orientation_in(tags) > 4 else (height, width)
-
-
-def picture_orientation(path: str | Path) -> int:
-    """Read the EXIF orientation of a picture file, 1 to 8.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file that exists.
-
-    Returns
-    -------
-    int
-        1 where the file has none, has one that cannot be read, or has a place on Earth.
-
-    References
-    ----------
-    Exif 2.32 and TIFF 6.0, tag 274.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.tif"
-    >>> Image.new("L", (6, 4)).save(path, tiffinfo={274: 6})
-    >>> picture_orientation(path), picture_size(path)
-    (6, (6, 4))
-    """
-    with open(path, "rb") as stream:
-        try:
-            start = stream.read(4)
-            stream.seek(0)
-            if start in TIFF_STARTS:  # Pillow opens fewer kinds of TIFF than others do
-                import tifffile
-
-                with tifffile.TiffFile(stream) as pages:
-                    return _orientation_in({tag.code: tag.value for tag in pages.pages.first.tags})
-            with Image.open(stream, formats=_HEADERS) as picture:
-                return _orientation_in(_exif_of(picture, stream))
-        except Exception:  # not such a picture, or its tags are damaged: viewers show it as it is stored
-            return 1
-
-
-def _exif_of(picture: Image.Image, stream: BinaryIO) -> Image.Exif:
-    """EXIF tags of a picture that is no TIFF.
-
-    Raises
-    ------
-    Exception
-        Whatever Pillow raises for tags that it does not understand.
-
-    Examples
-    --------
-    >>> _exif_of(Image.new("L", (6, 4)), io.BytesIO()).get(274) is None
-    True
-    """
-    tags = Image.Exif()  # not `picture.getexif()`: it decodes a PNG, and follows XMP, which OpenCV does not
-    tags.load(picture.info.get("exif") or (_exif_behind_pixels(stream) if picture.format == "PNG" else b""))
-    return tags
-
-
-def _orientation_in(tags: Any) -> int:
-    """The orientation that tags give, 1 for none, one that does not exist, and pictures with a place on Earth.
-
-    Examples
-    --------
-    >>> _orientation_in({274: 6}), _orientation_in({274: 9}), _orientation_in({274: 6, 33550: (2.0, 2.0, 0.0)})
-    (6, 1, 1)
-    """
-    value = tags.get(ExifTags.Base.Orientation)
-    known = value in range(1, 9) and not any(tag in tags for tag in _PLACE_TAGS)
-    return int(value) if known else 1
-
-
-def _exif_behind_pixels(stream: BinaryIO) -> bytes:
-    r"""Body of the eXIf chunk of a PNG, which may stand behind the pixels; empty when there is none.
-
-    Examples
-    --------
-    >>> _exif_behind_pixels(io.BytesIO(bytes(8) + b"\0\0\0\1IDAT-----\0\0\0\3eXIfII*----"))
-    b'II*'
-    """
-    stream.seek(8)
-    while head := stream.read(8):  # length and kind; a checksum follows the body
-        if head[4:] == b"eXIf":
-            return stream.read(int.from_bytes(head[:4]))
-        stream.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
-    return b""
+            tags = tags_of_png(stream) if picture.format == "PNG" else tags_of(picture)
+        return (width, height) if orientation_in(tags) > 4 else (height, width)

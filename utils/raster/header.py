@@ -20,7 +20,8 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from utils.errors import DataError
-from utils.media.picture_sizes import picture_orientation, refuse_frames
+from utils.media.orientation import picture_orientation
+from utils.media.picture_sizes import refuse_frames
 from utils.raster.gdal import FileKey, file_key, gdal_errors, open_raster, refuse_other_encoding
 from utils.raster.grids import PixelGrid
 from utils.raster.placement import read_place

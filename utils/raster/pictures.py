@@ -10,7 +10,8 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.media.decoding import decode
-from utils.media.picture_sizes import TIFF_STARTS, picture_size
+from utils.media.orientation import TIFF_STARTS
+from utils.media.picture_sizes import picture_size
 from utils.raster.header import read_header
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window

@@ -13,6 +13,7 @@ from affine import Affine
 
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
+from utils.media.orientation import describe_ignored
 from utils.media.picture_sizes import MAX_PIXELS
 from utils.raster.class_table import ClassTable, build_table, class_index, class_key
 from utils.raster.files import RasterFile
@@ -235,7 +236,9 @@ class RasterLabels(LabelSource):
                     f"{what} as viewers show it, turned by its EXIF orientation {turn}, and the labels fit the picture "
                     "as it is stored; turn the labels in the same way, or give them the same EXIF orientation"
                 )
-            raise DataError(f"{what}, and neither says where it lies; give labels of the picture's size")
+            doubt = describe_ignored(scene.paths[0]) if size == file_size[::-1] else ""
+            note = f" (the picture's {doubt})" if doubt else ""
+            raise DataError(f"{what}, and neither says where it lies; give labels of the picture's size{note}")
         return Affine.scale(grid.width / scene.width, grid.height / scene.height)
 
     def _read_inside(self, scene: RasterScene, window: Window) -> np.ndarray:

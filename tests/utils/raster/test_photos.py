@@ -12,7 +12,8 @@ import tifffile
 from PIL import Image, ImageOps
 
 from utils.errors import DataError
-from utils.media.picture_sizes import picture_orientation, picture_size
+from utils.media.orientation import picture_orientation
+from utils.media.picture_sizes import picture_size
 from utils.raster.files import RasterFile, check_scene, write_raster
 from utils.raster.raster_labels import RasterLabels
 from utils.raster.scaling import ValueScaling
