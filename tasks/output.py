@@ -103,6 +103,10 @@ class Output(ABC):
         """Give the scores of each class, keypoint or block of what the metric computed, named as `IoU/water`."""
         return name_scores(metrics.get("classes", {}))
 
+    def score_grid(self) -> dict[str, Any] | None:
+        """Say which pixels are scored, by `scale` and in words, `pixels`; None where scores do not count pixels."""
+        return None
+
     def extra_metrics_key(self) -> dict[str, Any]:
         """Give everything that `extra_metrics` depends on, for the fingerprint of an evaluation."""
         return {}

@@ -174,12 +174,13 @@ def evaluate_in_errors(split: str) -> Iterator[None]:
 def tell_what(
     task: Task, checkpoint: Checkpoint | None, split: str, items: Sequence[Item], context: Context
 ) -> dict[str, Any]:
-    """Log what is scored and how: averaged views, pictures that are left out, and those that training saw.
+    """Log what is scored and how: averaged views, a scaled grid, pictures left out, and those that training saw.
 
     Returns
     -------
     dict
-        The same, for metrics.json: `views`, and for pictures that the settings name `left_out` and `seen`.
+        The same, for metrics.json: `views`, `grid` where pixels are counted, and for pictures that the settings name
+        `left_out` and `seen`.
 
     Examples
     --------
@@ -187,7 +188,7 @@ def tell_what(
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp(), "evaluate.tta.vertical_flip=true")
     >>> tell_what(task, None, "val", [], context)
-    {'views': ['identity', 'vflip']}
+    {'views': ['identity', 'vflip'], 'grid': {'scale': 1.0, 'pixels': "the picture's"}}
     """
     views = [view.name for view in task.prediction_views("evaluate")]
     if len(views) > 1:
@@ -195,6 +196,11 @@ def tell_what(
     elif "inference" in task.phases and len(task.prediction_views()) > 1:
         context.log.info("evaluate: pictures are scored as they are; inference.tta does not count (evaluate.tta does)")
     facts: dict[str, Any] = {"views": views}
+    grid = task.output.score_grid()
+    if grid is not None:
+        facts["grid"] = grid
+        if grid["scale"] != 1:
+            context.log.info(f"evaluate: scores count pixels that are {grid['pixels']}; labels are read on these too")
     if split == NAMED:
         left_out = task.source.left_out()
         if left_out:

@@ -84,6 +84,12 @@ class SegmentationOutput(Output):
         return Support("pixels", counts, LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, doubts=doubts)
 
     @override
+    def score_grid(self) -> dict[str, Any]:
+        scale = self.settings.dataset.scale
+        side = f"the model's, after dataset.scale: the side of one is {1 / scale:g} pixels of the picture"
+        return {"scale": scale, "pixels": "the picture's" if scale == 1 else side}
+
+    @override
     def report(self, metrics: dict[str, Any], folder: Path, log: Any) -> None:
         report_scores(metrics, self.classes, folder, log)
 

@@ -20,10 +20,11 @@ from tasks.phases import evaluate, inference, prepare, train
 from tasks.phases.prediction import predict
 from tasks.phases.samples import LiveSamples
 from tasks.trained import TrainedTask
-from tests.tasks.example_runs import SMALL
+from tests.tasks.example_runs import SMALL, spoken
 from utils.errors import Interrupted
 from utils.geometry.augment import IDENTITY
 from utils.runtime import distributed
+from utils.runtime.files import read_json
 
 HALF = (*SMALL, "dataset.scale=0.5", "prepare.tile_size=16", "train.epochs=3")
 GRIDS = {
@@ -184,10 +185,18 @@ def test_a_photo_its_overlay_and_a_picture_in_memory_have_the_photos_size(traine
     assert np.array_equal(found, classes)
 
 
-def test_scores_stay_those_of_the_models_grid(trained):
+def test_scores_stay_those_of_the_models_grid_which_is_named(trained):
     runs = []
+    context, log = spoken(trained)
     for choice in ("source", "model"):
-        task, context = example_task(trained, *HALF, f"inference.output_resolution={choice}")
+        task, _ = example_task(trained, *HALF, f"inference.output_resolution={choice}")
         runs.append(evaluate.run(task, context).status)
         assert all(item.output is None for item in task.source.items("val"))
     assert runs == ["done", "up to date"]
+    assert "count pixels that are the model's, after dataset.scale: the side of one is 2 pixels" in log.read_text()
+    metrics = read_json(context.folder / "evaluate_val" / "metrics.json", checksum=True)
+    assert metrics["grid"]["scale"] == 0.5
+    [item] = task.source.items("val")
+    scene = task.source.scenes.scene(item.sources)
+    assert (scene.height * 2, scene.width * 2) == (scene.file_grid.height, scene.file_grid.width)
+    assert 0 < metrics["metrics"]["support"] <= item.area.height * item.area.width
