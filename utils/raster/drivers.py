@@ -24,7 +24,6 @@ from types import ModuleType
 from typing import Any
 
 from utils.errors import DataError
-from utils.runtime.reading import DuplicateKeyError, unique_keys
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +56,11 @@ _SKIPPED = (
 # Also line ends and tabs, which it drops, and bytes that are no UTF-8.
 _PARSED = re.compile("[!;\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 _CRS = re.compile(rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"\s*:\s*(?=[{/])', re.IGNORECASE)  # also as escapes
-_PROPERTIES = re.compile(rb'"properties"\s*:\s*(?={)')
-_OBJECT = json.JSONDecoder(object_pairs_hook=unique_keys, strict=False)
+_OBJECT = json.JSONDecoder(strict=False)
+_TOKEN = re.compile(  # a text, a key, a brace; GDAL also reads comments
+    rb'"((?:[^"\\]++|\\.)*+)"(\s*+:)?|([{}])|/\*.*?\*/|//[^\n]*+', re.DOTALL
+)
+_DEEPEST = 1000  # objects within each other; GDAL refuses 32
 
 _WARNING = threading.RLock()  # what catches warnings acts on all threads
 _NUMBERS = "Several features with id"  # which nothing here goes by
@@ -190,7 +192,7 @@ def refuse_linked_crs(path: str | Path) -> None:
     Raises
     ------
     DataError
-        When it has a `crs` of type "link" or one that is not JSON, or a key of `crs` or `properties` occurs twice.
+        When it has a `crs` of type "link" or one that is not JSON, or a key occurs twice in one of its objects.
 
     Examples
     --------
@@ -206,10 +208,9 @@ def refuse_linked_crs(path: str | Path) -> None:
         if not start.startswith((b"{", b"[", b"loadGeoJSON(", b"jsonp(")):  # GDAL takes such a call for its argument
             return
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for found in _PROPERTIES.finditer(content):
-                _read_object(path, content, found.end(), (2**10, 2**16))
+            _refuse_repeated_keys(path, content)
             for found in _CRS.finditer(content):
-                crs = _read_object(path, content, found.end(), (2**10, 2**16, len(content)))
+                crs = _read_object(content, found.end(), (2**10, 2**16, len(content)))
                 if crs is None:
                     raise DataError(
                         f"{path}: its crs (at byte {found.start()}) is not JSON; write it anew, or remove it where the "
@@ -226,29 +227,61 @@ def refuse_linked_crs(path: str | Path) -> None:
                     )
 
 
-def _read_object(path: str | Path, content: mmap.mmap, start: int, sizes: Sequence[int]) -> Any:
-    """Read an object of a JSON file from a byte on, of as many bytes as the largest of `sizes`; None where it is none.
+def _refuse_repeated_keys(path: str | Path, content: bytes | mmap.mmap) -> None:
+    r"""Refuse JSON in which a key occurs twice in one object, of which GDAL would take the last without a word.
+
+    Parameters
+    ----------
+    path : str or Path
+        Named in the error.
+    content : bytes or mmap
+        Of any size: only the keys of the objects that are open at a place are held.
 
     Raises
     ------
     DataError
-        When a key occurs twice in it: GDAL would take the last.
+        When one does.
+
+    Examples
+    --------
+    >>> _refuse_repeated_keys("a.geojson", b'[{"a": {"a": "{"}}, {"a": 1, "b": "a"}]')
+    >>> _refuse_repeated_keys("a.geojson", b'{"properties": {"class": "a"}, "propertie\\u0073": {}}')
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.geojson: at byte 31: the key 'properties' is a duplicate in one object; keep one of them
+    """
+    objects: list[set[str]] = []
+    for token in _TOKEN.finditer(content):
+        if token.lastindex == 2 and objects:
+            key = token[1].decode("utf-8", "replace")
+            if "\\" in key:
+                key = str(_OBJECT.decode(f'"{key}"'))
+            if key in objects[-1]:
+                where = f"{path}: at byte {token.start()}"
+                raise DataError(f"{where}: the key {key[:60]!r} is a duplicate in one object; keep one of them")
+            objects[-1].add(key)
+        elif token.lastindex == 3 and token[3] == b"{":
+            objects.append(set())
+            if len(objects) > _DEEPEST:
+                raise DataError(f"{path}: more than {_DEEPEST} objects within each other; the file is damaged")
+        elif token.lastindex == 3 and objects:
+            objects.pop()
+
+
+def _read_object(content: mmap.mmap, start: int, sizes: Sequence[int]) -> Any:
+    """Read an object of a JSON file from a byte on, of as many bytes as the largest of `sizes`; None where it is none.
 
     Examples
     --------
     >>> with mmap.mmap(-1, 64) as content:
-    ...     _ = content.write(b'"properties": {"class": "a", "class": "b"}')
-    ...     _read_object("a.geojson", content, 14, [64])
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: a.geojson: at byte 14: the key 'class' is a duplicate in one object; keep one of them
+    ...     _ = content.write(b'"crs": {"type": "name"}, "features": []')
+    ...     _read_object(content, 7, [64]), _read_object(content, 7, [9])
+    ({'type': 'name'}, None)
     """
     for size in sizes:
         text = content[start : start + size].decode("utf-8", "replace")
         try:
             return _OBJECT.raw_decode(text)[0]
-        except DuplicateKeyError as error:
-            raise DataError(f"{path}: at byte {start}: {error}") from None
         except (ValueError, RecursionError):
             continue
     return None

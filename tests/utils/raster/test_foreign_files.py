@@ -147,6 +147,39 @@ def test_a_class_that_is_stated_twice_is_refused(tmp_path):
         read_layer_info(path, None)
 
 
+FEATURE = '{"type": "Feature", "properties": {"kind": "field"}, "geometry": {"type": "Point", "coordinates": [1, 2]}}'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('"geometry"', '"properties": {"kind": "road"}, "geometry"', "properties"),
+        ('"geometry"', '"propertie\\u0073": {"kind": "road"}, "geometry"', "properties"),
+        ('"geometry"', '"geometry": null, "geometry"', "geometry"),
+        ("[1, 2]", '[1, 2], "coordinates": [8, 9]', "coordinates"),
+        ('"field"', '"field", "text": "' + "y" * 100_000 + '", "kind": "road"', "kind"),
+        ('"field"', '"field", "text": "{\\"kind\\"}", "kind": "road"', "kind"),
+    ],
+)
+def test_a_key_that_is_stated_twice_is_refused_wherever_it_stands(tmp_path, old, new, key):
+    path = tmp_path / "a.geojson"
+    text = f'{{"type": "FeatureCollection", "features": [{FEATURE}, {FEATURE.replace(old, new)}]}}'
+    path.write_text(text)
+    with pytest.raises(DataError, match=rf"a\.geojson: at byte \d+: the key '{key}' is a duplicate in one object"):
+        read_layer_info(path, None)
+    path.write_text("\n".join([FEATURE, FEATURE.replace(old, new)]))  # one feature in a line
+    with pytest.raises(DataError, match=rf"the key '{key}' is a duplicate in one object"):
+        read_layer_info(path, None)
+
+
+def test_long_properties_are_read_whole(tmp_path):
+    path, long = tmp_path / "a.geojson", "y{" * 100_000
+    longer = FEATURE.replace('"field"', f'"road", "text": "{long}", "nested": {{"kind": "x", "text": "\\\\"}}')
+    path.write_text(f'{{"type": "FeatureCollection", "features": [{FEATURE}, {longer}]}}')
+    assert read_features(path, None, "kind").values.tolist() == ["field", "road"]
+    assert read_features(path, None, "text").values.tolist() == [None, long]
+
+
 def test_a_crs_that_is_a_link_is_refused_by_name(tmp_path):
     for name in ("link.geojson", "escaped.geojson"):
         (tmp_path / name).write_text(calling("http://a")[name])
