@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -183,12 +184,11 @@ class SceneSource(ListedSource[SceneItem]):
 
     @override
     def input_items(self, sources: list[str]) -> list[SceneItem]:
-        names = self.settings.dataset.band_files
-        if names and len(sources) == 1 and Path(sources[0]).is_dir():
-            groups = {Path(sources[0]).name: tuple(Path(sources[0]) / name for name in names)}
-        else:
-            scenes = scene_ids(find_scenes(sources))
-            groups = {key: (path,) for key, path in scenes.items() if path.resolve() not in self._results_of(scenes)}
+        groups, others = band_scenes(sources, self.settings.dataset.band_files or [])
+        if others:
+            scenes = scene_ids(find_scenes(others))
+            results = self._results_of(scenes)
+            groups |= {key: (path,) for key, path in scenes.items() if path.resolve() not in results}
         if self.settings.inference.output_tif and len(groups) > 1:
             raise SettingsError(
                 f"inference.output_tif: one name for {len(groups)} pictures; set inference.output_dir in its place"
@@ -539,3 +539,59 @@ class SceneSource(ListedSource[SceneItem]):
             RandomGeometry((side, side), scale=(low, high), rotation_deg=settings.rotation_degrees),
             RandomColour(settings.brightness, settings.contrast, settings.saturation),
         )
+
+
+def band_scenes(sources: Sequence[str], names: Sequence[str]) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+    """Find the scenes of `inference.inputs` that have one file per band, in a folder of their own.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Such folders, folders of them, globs, or files that hold all bands.
+    names : sequence of str
+        `dataset.band_files`; without any there are no such scenes.
+
+    Returns
+    -------
+    scenes : dict of str to tuple of Path
+        The files of each scene in the order of its bands, by the folder's name.
+    others : list of str
+        Sources that are files.
+
+    Raises
+    ------
+    DataError
+        If a folder holds none of the files, or two scenes have one name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("june/B4.tif", "june/B3.tif", "july/B4.tif", "july/B3.tif"):
+    ...     (folder / name).parent.mkdir(exist_ok=True)
+    ...     (folder / name).touch()
+    >>> scenes, others = band_scenes([str(folder), "all_bands.tif"], ["B4.tif", "B3.tif"])
+    >>> {key: [path.name for path in paths] for key, paths in scenes.items()}, others
+    ({'july': ['B4.tif', 'B3.tif'], 'june': ['B4.tif', 'B3.tif']}, ['all_bands.tif'])
+    """
+    scenes: dict[str, tuple[Path, ...]] = {}
+    others: list[str] = [] if names else list(sources)
+    for source in sources if names else ():
+        path = Path(source).expanduser()
+        hits = [path, *sorted(path.iterdir())] if path.is_dir() else [Path(hit) for hit in sorted(glob.glob(str(path)))]
+        folders = [hit for hit in hits if any((hit / name).is_file() for name in names)]
+        if not folders and path.is_dir():
+            raise DataError(
+                f"inference.inputs: {source}: neither this folder nor one in it holds any of dataset.band_files "
+                f"({', '.join(names)}); name the folder of a scene's bands, or a file that holds all bands"
+            )
+        if not folders:
+            others.append(source)
+        for folder in folders:
+            if folder.name in scenes:
+                taken = scenes[folder.name][0].parent
+                raise DataError(
+                    f"inference.inputs: {folder} and {taken} have one name, as would their maps; rename one"
+                )
+            scenes[folder.name] = tuple(folder / name for name in names)
+    return scenes, others
