@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 from config import defaults_below, parse_settings
 from tasks import kinds, load_task
 from tasks.draft import Draft, NoLabelsError
+from tasks.feature_task import FeatureTask
 from utils.errors import DataError, SettingsError
 from utils.formats.other_files import describe_other
 from utils.formats.recognise import formats_in
@@ -29,6 +30,7 @@ _PLAIN = (
     "labeled-data collecteddata coco yolo all"
 )
 _PLAIN_NAMES = frozenset(_PLAIN.split())
+_SIDES = ("short_side", "shortest_edge", "longest_edge")  # of samples: 518 is whole patches of 14 pixels, not of 16
 
 
 def write_new_config(
@@ -93,14 +95,67 @@ def write_new_config(
     name = name_of(path if target.stem in _PLAIN_NAMES else Path(target.name))
     draft.tree["tasks"] = {name: {"kind": draft.kind, **draft.task}}
     apply_overrides(draft.tree, overrides)
-    text = settings_text(draft, path, target)
-    settings = parse_settings(text, (), kinds()).tasks[name]
     with preview_stores():  # what would stop a run is said before the file is there, and no store is begun
-        for line in load_task(draft.kind)(name, settings).check():
+        text, task = load_draft(draft, name, path, target)
+        chosen = [changes, (changes.get("tasks") or {}).get(name) or {}]
+        if fit_sides(draft, chosen, task.features.info.patch_size):
+            text, task = load_draft(draft, name, path, target)
+        for line in task.check():
             log.info(f"check: {line}")
     write_bytes(target, text.encode())
     log.info(f"wrote {target}; look at it, then: python main.py {target}")
     return target
+
+
+def load_draft(draft: Draft, name: str, path: Path, target: Path) -> tuple[str, FeatureTask]:
+    """Write settings as YAML, and make their task.
+
+    Raises
+    ------
+    SettingsError
+        If they are not valid.
+
+    Examples
+    --------
+    >>> from tasks.example import drawn_animals
+    >>> from tasks.stores import preview_stores
+    >>> labels = drawn_animals() / "annotations"
+    >>> draft = draft_settings(labels, {}, VerbosityLogger("error"))
+    >>> draft.tree["tasks"] = {"foxes": {"kind": draft.kind, **draft.task}}
+    >>> with preview_stores():
+    ...     load_draft(draft, "foxes", labels, Path("foxes.yml"))[1].features.info.patch_size
+    16
+    """
+    text = settings_text(draft, path, target)
+    settings = parse_settings(text, (), kinds()).tasks[name]
+    task = load_task(draft.kind)(name, settings)
+    assert isinstance(task, FeatureTask)
+    return text, task
+
+
+def fit_sides(draft: Draft, chosen: Sequence[Mapping[str, Any]], patch: int) -> bool:
+    """Round the sides of samples that nobody has chosen to whole patches of the backbone; True if one was changed.
+
+    Parameters
+    ----------
+    draft : Draft
+        Its task's sides are changed in place.
+    chosen : sequence of mapping
+        Settings that a person gives, for all tasks and for this one, which stay.
+    patch : int
+        Pixels per side of a patch.
+
+    Examples
+    --------
+    >>> draft = Draft("keypoints", {}, [], task={"keypoints": {"short_side": 518, "formats": ["csv"]}})
+    >>> fit_sides(draft, [{"keypoints": {"short_side": 518}}], 16), fit_sides(draft, [], 16), draft.task
+    (False, True, {'keypoints': {'short_side': 512, 'formats': ['csv']}})
+    """
+    section, given = draft.task.get(draft.kind, {}), {key for tree in chosen for key in tree.get(draft.kind) or {}}
+    fitted = {key: max(round(section[key] / patch), 1) * patch for key in _SIDES if key in section and key not in given}
+    changed = any(section[key] != side for key, side in fitted.items())
+    section.update(fitted)
+    return changed
 
 
 def draft_settings(path: Path, changes: dict[str, Any], log: VerbosityLogger) -> Draft:

@@ -213,12 +213,13 @@ def _from_vectors(
     >>> layout = Layout((Path("a.tif"),), (Path("houses.gpkg"),), Path("houses.gpkg"), None)
     >>> _from_vectors(VectorSurvey(3, Counter(Polygon=3), {"id": Counter("123")}), None, layout)[0]
     {'classes': ['background', 'object'], 'label_mapping': {'*': 'object'}, 'unlabelled': 'background'}
-    >>> found = VectorSurvey(3, Counter(Polygon=3), {"kind": Counter(["road", "field", "road"])})
+    >>> counts, areas = {"kind": Counter(["road", "field", "road"])}, {"kind": Counter(road=1.0, field=3.0)}
+    >>> found = VectorSurvey(3, Counter(Polygon=3), counts, areas)
     >>> settings, figures, advice = _from_vectors(found, None, layout)
     >>> settings
     {'classes': ['field', 'road'], 'label_attribute': 'kind', 'unlabelled': 'ignore'}
     >>> figures[-1]
-    'kind: road 66.7 %, field 33.3 %'
+    'kind: field 75 %, road 25 %'
     """
     if not survey.features:
         raise DataError(f"{layout.label_source}: holds no features; name another file")
@@ -226,9 +227,10 @@ def _from_vectors(
         listed = ", ".join(survey.attributes) or "none"
         raise DataError(f"{layout.label_source}: no attribute {chosen!r}; attributes: {listed}")
     kinds = list_shares(survey.geometries)
-    figures = [f"{survey.features} features: {kinds}; attributes and their values:"]
-    varied = {name: counts for name, counts in survey.attributes.items() if len(counts) > 1}
-    figures += [f"{name}: {list_shares(counts)}" for name, counts in varied.items()]
+    what = "area" if survey.by_area else "features, as some have no area"
+    figures = [f"{survey.features} features: {kinds}; attributes, with the share of each value in the {what}:"]
+    varied = [name for name, counts in survey.attributes.items() if len(counts) > 1]
+    figures += [f"{name}: {list_shares(survey.weights(name))}" for name in varied]
     if len(varied) < len(survey.attributes):
         constant = [name for name in survey.attributes if name not in varied]
         figures.append(f"{len(constant)} attributes with one value, such as {', '.join(constant[:5])}")
@@ -245,7 +247,8 @@ def _from_vectors(
     settings: dict[str, Any] = {"classes": list(dict.fromkeys(names.values())), "label_attribute": attribute}
     settings |= {"label_mapping": mapping} if mapping else {}
     advice = ["dataset.unlabelled: a class, such as background, if what lies outside all features is one"]
-    if min(counts.values()) < RARE * sum(counts.values()):
+    covered = survey.weights(attribute)
+    if min(covered.values()) < RARE * sum(covered.values()):
         advice.append("some classes are rare: train.loss.class_weights is auto")
     return {**settings, "unlabelled": "ignore"}, figures, advice
 

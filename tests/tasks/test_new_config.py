@@ -15,6 +15,7 @@ from affine import Affine
 
 import main
 from config import parse_settings
+from models.backbones.random_backbone import write_random_backbone
 from tasks import kinds
 from tasks.example import tiny_backbone
 from tasks.keypoints.example import drawn_animals
@@ -97,7 +98,8 @@ def test_an_attribute_of_polygons_over_bands_in_single_files(tmp_path, capsys):
     tree = draft(tmp_path, folder)
     said = capsys.readouterr().out
     assert "8 features: Polygon 100 %" in said
-    assert "Type: sea 50 %, 1e3 50 %" in said
+    assert "with the share of each value in the area:" in said
+    assert "Type: 1e3 77.8 %, sea 22.2 %" in said, "four of each, of 150 x 140 and 60 x 100 m"
     assert "1 attributes with one value, such as source" in said
     assert tree["dataset"]["band_files"] == ["B04.tif", "B03.tif", "B02.tif", "B08.tif"]
     assert (tree["dataset"]["label_attribute"], tree["dataset"]["classes"]) == ("Type", ["1e3", "sea"])
@@ -177,6 +179,41 @@ def test_two_label_formats_in_one_folder_are_both_named_with_the_one_that_is_rea
     assert "labelme is read, coco (such as annotations/" in capsys.readouterr().out
     keypoints = parse_settings((tmp_path / "new.yml").read_text(), (), kinds()).shared.keypoints
     assert (keypoints.format, keypoints.short_side) == ("labelme", 96)
+
+
+@pytest.mark.parametrize(("patch", "side"), [(14, 518), (16, 512), (8, 520)])
+def test_the_short_side_is_whole_patches_of_the_backbone(tmp_path, patch, side):
+    write_random_backbone(tmp_path / "backbone", "dinov2", width=8, depth=2, heads=2, patch_size=patch, seed=0)
+    backbone = f"model.backbone={tmp_path / 'backbone'}"
+    [task] = draft(tmp_path, drawn_animals() / "annotations", backbone)["tasks"].values()
+    assert task["keypoints"]["short_side"] == side
+    (tmp_path / "new.yml").unlink()
+    [name] = draft(tmp_path, drawn_animals() / "annotations", backbone)["tasks"]
+    for setting in ("keypoints.short_side=100", f"tasks.{name}.keypoints.short_side=100"):
+        (tmp_path / "new.yml").unlink()
+        draft(tmp_path, drawn_animals() / "annotations", backbone, setting)
+        [settings] = parse_settings((tmp_path / "new.yml").read_text(), (), kinds()).tasks.values()
+        assert settings.keypoints.short_side == 100, "what a person chooses stays"
+
+
+def test_shares_of_polygons_are_of_their_area_and_of_lines_of_their_number(tmp_path, capsys):
+    picture(tmp_path / "set" / "a.tif", **PLACE)
+    boxes = [shapely.box(500_000, 4_999_900, 500_000 + side, 4_999_900 + side) for side in (10, 10, 10, 90)]
+    write_features(tmp_path / "set" / "l.gpkg", boxes, crs="EPSG:32631", kind=["house"] * 3 + ["field"])
+    tree = draft(tmp_path, tmp_path / "set")
+    said = capsys.readouterr().out
+    assert "with the share of each value in the area:" in said
+    assert "kind: field 96.4 %, house 3.57 %" in said
+    assert "some classes are rare" in said, "of the area, though most features are houses"
+    assert tree["train"]["loss"] == {"class_weights": "auto"}
+    (tmp_path / "new.yml").unlink()
+    (tmp_path / "set" / "l.gpkg").unlink()
+    lines = [shapely.LineString([(500_000, 4_999_900), (500_000 + side, 4_999_950)]) for side in (10, 10, 10, 90)]
+    write_features(tmp_path / "set" / "l.gpkg", lines, crs="EPSG:32631", kind=["path"] * 3 + ["road"])
+    draft(tmp_path, tmp_path / "set")
+    said = capsys.readouterr().out
+    assert "with the share of each value in the features, as some have no area:" in said
+    assert "kind: path 75 %, road 25 %" in said
 
 
 def test_a_run_that_finds_the_format_itself_says_what_it_leaves_out(tmp_path, caplog):

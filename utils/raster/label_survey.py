@@ -13,7 +13,7 @@ from utils.errors import DataError
 from utils.raster.class_table import class_key
 from utils.raster.files import RasterFile
 from utils.raster.raster_labels import whole_windows
-from utils.raster.vector_files import layers_with_places, read_attributes, read_layer_info
+from utils.raster.vector_files import layers_with_places, read_areas, read_attributes, read_layer_info
 
 MOST_VALUES = 254  # classes of 8-bit labels
 
@@ -138,6 +138,10 @@ class VectorSurvey:
         Features of each geometry type.
     attributes : dict of str to Counter
         Features of each value of each attribute.
+    areas : dict of str to Counter
+        Area of each value of each attribute.
+    by_area : bool
+        Whether all features are polygons of one unit, so that their areas can be compared.
 
     Examples
     --------
@@ -148,10 +152,23 @@ class VectorSurvey:
     features: int = 0
     geometries: Counter[str] = field(default_factory=Counter)
     attributes: dict[str, Counter[str]] = field(default_factory=dict)
+    areas: dict[str, Counter[str]] = field(default_factory=dict)
+    by_area: bool = True
+
+    def weights(self, attribute: str) -> Counter[str]:
+        """What shares of an attribute's values are taken of: areas, or numbers of features where some have no area.
+
+        Examples
+        --------
+        >>> counts, areas = {"kind": Counter(road=3, field=1)}, {"kind": Counter(road=2.0, field=6.0)}
+        >>> VectorSurvey(4, Counter(Polygon=4), counts, areas).weights("kind")
+        Counter({'field': 6.0, 'road': 2.0})
+        """
+        return self.areas[attribute] if self.by_area and attribute in self.areas else self.attributes[attribute]
 
 
 def survey_vectors(paths: Sequence[Path], layer: str | None = None) -> VectorSurvey:
-    """Count features, geometry types and the values of every attribute.
+    """Count features, geometry types and the values of every attribute, and add up the areas of polygons.
 
     Parameters
     ----------
@@ -174,7 +191,7 @@ def survey_vectors(paths: Sequence[Path], layer: str | None = None) -> VectorSur
     >>> survey_vectors([path]).attributes
     {'kind': Counter({'a': 1, 'b': 1}), 'code': Counter({'7': 2})}
     """
-    survey = VectorSurvey()
+    survey, degrees = VectorSurvey(), set[bool]()
     for path in paths:
         layers = layers_with_places(path)
         if layer is None and len(layers) > 1:
@@ -184,11 +201,18 @@ def survey_vectors(paths: Sequence[Path], layer: str | None = None) -> VectorSur
                 "the command, or in the settings"
             )
         kind, columns = read_attributes(path, layer)
-        number = read_layer_info(path, layer).features
-        survey.features += number
-        survey.geometries[kind] += number
+        info, areas = read_layer_info(path, layer), read_areas(path, layer)
+        survey.features += info.features
+        survey.geometries[kind] += info.features
+        degrees.add(info.crs is not None and info.crs.is_geographic)
+        survey.by_area &= areas is not None and bool(areas.any()) and len(degrees) == 1
         for name, values in columns.items():
-            survey.attributes.setdefault(name, Counter()).update(map(class_key, values))
+            keys = list(map(class_key, values))
+            survey.attributes.setdefault(name, Counter()).update(keys)
+            if areas is not None:
+                covered = survey.areas.setdefault(name, Counter())
+                for key, area in zip(keys, areas.tolist(), strict=True):
+                    covered[key] += area
     return survey
 
 
@@ -200,7 +224,7 @@ def list_shares(counts: Counter[str], most: int = 12) -> str:
     >>> list_shares(Counter(road=3, field=1))
     'road 75 %, field 25 %'
     """
-    total = max(sum(counts.values()), 1)
+    total = sum(counts.values()) or 1
     shown = [f"{value} {100 * count / total:.3g} %" for value, count in counts.most_common(most)]
     return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
 

@@ -202,6 +202,56 @@ def read_attributes(path: str | Path, layer: str | None) -> tuple[str, dict[str,
     return str(layers[chosen]), {str(name): values.tolist() for name, values in fields}
 
 
+def read_areas(path: str | Path, layer: str | None) -> np.ndarray | None:
+    """Area of each feature of a layer, in the order of `read_attributes`.
+
+    Returns
+    -------
+    float64 array, shape (N,), or None
+        In the squared unit of the CRS; of degrees, those of the equator, so that they can be compared. 0 where a
+        geometry is missing; None where some are no polygons.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/l.geojson"
+    >>> write_features(path, [shapely.box(0, 0, 1, 2), shapely.box(0, 0, 2, 3)], crs="EPSG:32631")
+    >>> read_areas(path, None).tolist()
+    [2.0, 6.0]
+    """
+    info = read_layer_info(path, layer)
+    degrees, areas = info.crs is not None and info.crs.is_geographic, []
+    with file_errors(path, "cannot be read", "the file is damaged: export it again"), plain_path(path) as plain:
+        for start in range(0, info.features, _COUNTED_AT_ONCE):
+            part = {"skip_features": start, "max_features": _COUNTED_AT_ONCE, "columns": []}
+            shapes = shapely.from_wkb(vector_library().raw.read(plain, info.layer, **part)[2], on_invalid="ignore")
+            areas.append(_areas(shapes, degrees))
+    known = [part for part in areas if part is not None]
+    return np.concatenate(known) if known and len(known) == len(areas) else None
+
+
+def _areas(shapes: np.ndarray, degrees: bool) -> np.ndarray | None:
+    """Areas (N,) of polygons, 0 where a geometry is missing; None where some are lines, points or unknown curves.
+
+    Examples
+    --------
+    >>> north = shapely.box(0, 59, 2, 61)  # half as wide as at the equator
+    >>> _areas(np.array([north, None]), degrees=True).round(2).tolist(), _areas(np.array([shapely.Point()]), True)
+    ([2.0, 0.0], None)
+    """
+    if not np.isin(shapely.get_dimensions(shapes), (-1, 2)).all():
+        return None
+    areas = np.nan_to_num(shapely.area(shapes))
+    if degrees:
+        areas *= np.cos(np.radians(np.nan_to_num(shapely.get_y(shapely.centroid(shapes)))))
+    return areas
+
+
 def _choose_layer(path: str, layers: Mapping[str, str | None], layer: str | None) -> str:
     """The layer to read: the chosen one, or the only one that has places.
 
