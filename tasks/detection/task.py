@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 from typing_extensions import override
 
+from config import expand_path
 from models import HEADS, find_head, read_head_options
 from models.backbones.weights import digest_weights
 from models.detection import DetectionHead
@@ -31,7 +32,7 @@ from tasks.result_files import ResultFiles
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View
 from utils.runtime import distributed
-from utils.runtime.checkpoints import Checkpoint
+from utils.runtime.checkpoints import Checkpoint, load_checkpoint
 from utils.samples.files import FOX_FILES
 
 SCALING = ("shortest_edge", "longest_edge", "pad_size")  # of samples: a head knows no other
@@ -221,7 +222,12 @@ class DetectionTask(LabelledTask):
 
     @override
     def result_files(self, folder: Path) -> ResultFiles:
-        return result_files(folder, self.settings.detection.formats, self.labels.classes)
+        named = self.settings.inference.checkpoint
+        if named is None or self.labels.fixed:
+            classes = self.labels.classes
+        else:  # there may be no labels
+            classes = load_checkpoint(expand_path(named)).description.get("classes", [])
+        return result_files(folder, self.settings.detection.formats, classes)
 
     # -- checkpoints
 

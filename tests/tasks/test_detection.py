@@ -408,6 +408,17 @@ paths: {{data_root: "{folder}/animals", processed_dir: "{folder}/store"}}
     assert result.metrics["AP"] == pytest.approx(trained.metrics["AP"], nan_ok=True)
     scores = read_json(context.folder / "evaluate_inputs" / "metrics.json")["metrics"]
     assert list(scores["classes"]) == ["thing"]
+    alone = f"""
+kind: detection
+paths: {{data_root: "{folder}/animals/images", processed_dir: "{folder}/store"}}
+inference: {{enable: true, checkpoint: {checkpoint}, inputs: val_*.png, output_dir: {tmp_path}}}
+detection: {{formats: [yolo]}}
+"""
+    ((name, settings),) = parse_settings(alone, [], kinds()).tasks.items()
+    predicting = DetectionTask(name, settings)
+    predicting.preflight(["inference"])
+    assert inference.run(predicting, context).status == "done"
+    assert (tmp_path / "classes.txt").read_text() == "thing\n"
     other = parse_settings(text, [f"evaluate.checkpoint={checkpoint}", "detection.shortest_edge=50"], kinds())
     with pytest.raises(DataError, match=r"holds shortest_edge 96, but detection.shortest_edge asks for 50"):
         evaluate.run(DetectionTask(name, other.tasks[name]), context)

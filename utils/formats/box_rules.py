@@ -98,17 +98,28 @@ def _box_of_mask(mask: Mapping) -> np.ndarray | None:
     Raises
     ------
     ValueError
-        If they are compressed to text.
+        If they are compressed to text, or are no run lengths of a mask of their size.
 
     Examples
     --------
     >>> _box_of_mask({"size": [2, 3], "counts": [3, 2, 1]}).tolist(), _box_of_mask({"size": [2, 3], "counts": [6]})
     ([1.0, 0.0, 3.0, 2.0], None)
+    >>> _box_of_mask({"size": [2, 3], "counts": [3, 2]})
+    Traceback (most recent call last):
+        ...
+    ValueError: run lengths of 5 pixels in a mask of 2 x 3; write the mask again, or its bbox
     """
-    counts = mask["counts"]
-    if not isinstance(counts, list):
+    counts, size = mask.get("counts"), mask.get("size")
+    if isinstance(counts, str):
         raise ValueError("a mask in compressed run lengths and no box; write its bbox")
-    height, ends = int(mask["size"][0]), np.cumsum(counts)
+    lists = all(isinstance(part, list) and all(type(value) is int for value in part) for part in (counts, size))
+    if not lists or len(size) != 2 or min((*counts, *size), default=-1) < 0:
+        raise ValueError("a mask without counts and size as whole numbers; write the mask again, or its bbox")
+    if sum(counts) != size[0] * size[1]:
+        raise ValueError(
+            f"run lengths of {sum(counts)} pixels in a mask of {size[0]} x {size[1]}; write the mask again, or its bbox"
+        )
+    height, ends = size[0], np.cumsum(counts)
     covered = [(start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=False) if stop > start]
     if not covered:
         return None
