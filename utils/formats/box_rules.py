@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -109,7 +110,8 @@ def _box_of_mask(mask: Mapping) -> np.ndarray | None:
         ...
     ValueError: run lengths of 5 pixels in a mask of 2 x 3; write the mask again, or its bbox
     """
-    counts, size = mask.get("counts"), mask.get("size")
+    counts: Any = mask.get("counts")
+    size: Any = mask.get("size")
     if isinstance(counts, str):
         raise ValueError("a mask in compressed run lengths and no box; write its bbox")
     lists = all(isinstance(part, list) and all(type(value) is int for value in part) for part in (counts, size))
