@@ -11,7 +11,7 @@ from utils.errors import DataError
 from utils.formats.coco import write as coco
 from utils.formats.deeplabcut import write as deeplabcut
 from utils.formats.labelme import write as labelme
-from utils.formats.sets import to_json
+from utils.formats.sets import refuse_source_inside, to_json
 from utils.formats.tables import write as tables
 from utils.formats.types import AnnotationSet
 from utils.formats.voc import write as voc
@@ -149,10 +149,44 @@ def convert_labels(
         "voc": voc.write_voc,
         "csv": tables.write_tables,
     }
-    (folder / STAMP).unlink(missing_ok=True)  # an interrupted copy is no finished one
+    refuse_source_inside(folder, sets)
+    refuse_other_content(folder, format)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / STAMP, {"format": format})  # an interrupted copy is no finished one, but still a copy
     written = writers[format](dict(sets), folder)
-    write_json(folder / STAMP, recipe_of(sets, format, layout, mode))
+    files = [path.relative_to(folder).as_posix() for path in written]
+    write_json(folder / STAMP, {**recipe_of(sets, format, layout, mode), "files": files})
     return written
+
+
+def refuse_other_content(folder: Path, format: str) -> None:
+    """Refuse to write a copy over anything but an earlier copy in the same format.
+
+    Raises
+    ------
+    DataError
+        If the folder holds files of a person, or a copy in another format.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> refuse_other_content(folder, "yolo")
+    >>> (folder / "data.yaml").touch()
+    >>> refuse_other_content(folder, "yolo")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: /...: holds data.yaml and no copy made earlier, whose files are replaced; name an empty ...
+    """
+    stamp = read_json(folder / STAMP) if (folder / STAMP).exists() else None
+    if stamp is None:
+        held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        if held:
+            raise DataError(
+                f"{folder}: holds {held[0]} and no copy made earlier, whose files are replaced; name an empty folder"
+            )
+    elif stamp.get("format") != format:
+        raise DataError(f"{folder}: holds a copy as {stamp.get('format')}, not as {format}; name another folder")
 
 
 def recipe_of(sets: Mapping[str, AnnotationSet], format: str, layout: str, mode: str) -> dict[str, str]:
@@ -173,7 +207,7 @@ def is_converted(
     layout: str = "annotations",
     mode: str = "keypoints",
 ) -> bool:
-    """Whether a folder holds a finished copy of these very labels.
+    """Whether a folder holds a finished copy of these very labels, with all of its files.
 
     Examples
     --------
@@ -181,7 +215,10 @@ def is_converted(
     False
     """
     stamp = Path(folder) / STAMP
-    return stamp.exists() and read_json(stamp) == recipe_of(sets, format, layout, mode)
+    found = read_json(stamp) if stamp.exists() else {}
+    files = found.pop("files", [])
+    wanted = recipe_of(sets, format, layout, mode)
+    return found == wanted and all((Path(folder) / name).is_file() for name in files)
 
 
 def digest_sets(sets: Mapping[str, AnnotationSet]) -> str:

@@ -88,11 +88,7 @@ def place_pictures(
         ...
     utils.errors.DataError: .../b.png: not of the data set that is to be written here; write to an empty folder
     """
-    top = folder.absolute()
-    sources = (picture.path for part in sets.values() for picture in part.pictures)
-    inside = next((path for path in sources if path.absolute().is_relative_to(top)), None)
-    if inside is not None:
-        raise DataError(f"{folder}: the source lies in it ({inside}), and would be overwritten; write elsewhere")
+    refuse_source_inside(folder, sets)
     expected = {path for paths in (*images.values(), labels) for path in paths}
     for path in (Path(root, name) for top in tops for root, _, names in os.walk(top) for name in sorted(names)):
         if path not in expected and not path.name.startswith("."):
@@ -100,6 +96,30 @@ def place_pictures(
     for split, part in sets.items():
         for picture, target in zip(part.pictures, images[split], strict=True):
             place_picture(picture, target)
+
+
+def refuse_source_inside(folder: Path, sets: Mapping[str, AnnotationSet]) -> None:
+    """Refuse to write a data set over the pictures that it is made of.
+
+    Raises
+    ------
+    DataError
+        If a picture lies in the folder, or in what it is a link to.
+
+    Examples
+    --------
+    >>> sets = {"all": AnnotationSet([AnnotatedPicture("a", Path("photos/in/a.png"), (4, 6), ())], {})}
+    >>> refuse_source_inside(Path("photos/out"), sets)
+    >>> refuse_source_inside(Path("photos"), sets)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: photos: the source lies in it (photos/in/a.png), and would be overwritten; write elsewhere
+    """
+    top = folder.resolve()
+    sources = (picture.path for part in sets.values() for picture in part.pictures)
+    inside = next((path for path in sources if path.parent.resolve().is_relative_to(top)), None)
+    if inside is not None:
+        raise DataError(f"{folder}: the source lies in it ({inside}), and would be overwritten; write elsewhere")
 
 
 def shared_labels(labels: Mapping[Path, Path | None], ids: Mapping[Path, str]) -> list[Problem]:

@@ -73,10 +73,37 @@ def test_writing_over_the_source_or_beside_other_files_is_refused(format, boxes,
         convert_labels(boxes, tmp_path, format)
     if format != "coco":  # its files list what belongs to them
         folder = {"yolo": "labels/train"}.get(format, "train")
-        (tmp_path / "new" / folder).mkdir(parents=True)
+        convert_labels(boxes, tmp_path / "new", format)[-1].unlink()  # so that it is written again
         (tmp_path / "new" / folder / "other.txt").write_text("")
         with pytest.raises(DataError, match="not of the data set that is to be written here"):
             convert_labels(boxes, tmp_path / "new", format)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_copy_replaces_nothing_but_an_earlier_copy_of_its_format(format, boxes, tmp_path):
+    folder, mine = tmp_path / "mine", tmp_path / "mine" / "images" / "train" / "a.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(DataError, match="holds images and no copy made earlier"):
+        convert_labels(boxes, folder, format)
+    assert mine.read_text() == "mine"
+    written = convert_labels(boxes, tmp_path / "new", format)
+    other = next(name for name in FORMATS if name != format)
+    with pytest.raises(DataError, match=f"holds a copy as {format}, not as {other}"):
+        convert_labels(boxes, tmp_path / "new", other)
+    before = written[-1].read_bytes()
+    written[-1].unlink()
+    assert convert_labels(boxes, tmp_path / "new", format) == written
+    assert written[-1].read_bytes() == before
+
+
+def test_a_link_to_the_pictures_is_no_place_for_a_copy(boxes, tmp_path):
+    pictures = boxes["train"].pictures[0].path.parent
+    (tmp_path / "link").symlink_to(pictures)
+    before = sorted(pictures.iterdir())
+    with pytest.raises(DataError, match="the source lies in it"):
+        convert_labels(boxes, tmp_path / "link", "yolo")
+    assert sorted(pictures.iterdir()) == before
 
 
 def test_outlines_become_boxes_where_a_format_has_no_outlines(boxes, tmp_path):
