@@ -36,7 +36,8 @@ def jpeg_damage(paths: Sequence[str | Path]) -> dict[Path, str]:
     Returns
     -------
     dict of Path to str
-        What libjpeg says of each damaged file. They are decoded in a process of their own, whose stderr can be read.
+        What libjpeg says of each damaged file. They are decoded in a process of their own, whose stderr can be read;
+        a file that ends that process is told, and the others are decoded in the next one.
 
     Examples
     --------
@@ -50,16 +51,22 @@ def jpeg_damage(paths: Sequence[str | Path]) -> dict[Path, str]:
     'Corrupt JPEG data: premature end of data segment'
     """
     jpegs = [Path(path) for path in paths if _is_jpeg(path)]
-    if not jpegs:
-        return {}
-    listed = b"\0".join(os.fsencode(path) for path in jpegs)
-    command = [sys.executable, "-P", "-c", _PROGRAM, _NEXT]
-    told = subprocess.run(command, input=listed, stderr=subprocess.PIPE, check=True).stderr.decode(errors="replace")
     found = {}
-    for path, text in zip(jpegs, told.split(_NEXT)[1:], strict=True):
-        lines = [line for line in text.splitlines() if line and not line.startswith(_CUT_OFF)]
-        if lines:
-            found[path] = "; ".join(dict.fromkeys(lines))
+    while jpegs:
+        listed = b"\0".join(os.fsencode(path) for path in jpegs)
+        command = [sys.executable, "-P", "-c", _PROGRAM, _NEXT]
+        ended = subprocess.run(command, input=listed, stderr=subprocess.PIPE, check=False)
+        texts = ended.stderr.decode(errors="replace").split(_NEXT)[1:]
+        for path, text in zip(jpegs, texts, strict=False):
+            lines = [line for line in text.splitlines() if line and not line.startswith(_CUT_OFF)]
+            if lines:
+                found[path] = "; ".join(dict.fromkeys(lines))
+        if not ended.returncode:
+            break
+        if not texts:
+            ended.check_returncode()  # not even the first file was reached
+        found[jpegs[len(texts) - 1]] = f"the decoder stopped at it, with code {ended.returncode}"
+        jpegs = jpegs[len(texts) :]
     return found
 
 

@@ -3,7 +3,7 @@ r"""How pictures are to be turned: one rule for every kind of task.
 A picture, mask or label is turned as its EXIF orientation says, in JPEG, PNG, WebP and TIFF, unless it has a place on
 Earth, which counts on pixels as they are stored. A PNG may hold its EXIF in a chunk `eXIf`, or in a text "Raw profile
 type exif" or "APP1", as ImageMagick writes it and OpenCV reads it. An orientation in XMP alone is not followed, only
-told: Windows and Pillow follow it, web browsers, OpenCV and GDAL do not.
+told: Windows and Pillow follow it, OpenCV and GDAL do not.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def describe_ignored(path: str | Path) -> str:
     if turn == 1:
         return ""
     return (
-        f"orientation {turn} stands in its XMP only, and it is not turned: web browsers, OpenCV and GDAL show it so, "
-        "Windows and Pillow turned; if its labels fit the turned picture, copy the orientation to its EXIF "
+        f"orientation {turn} stands in its XMP only, and it is not turned: OpenCV and GDAL show it so, Windows and "
+        "Pillow turned; if its labels fit the turned picture, copy the orientation to its EXIF "
         "(exiftool -n '-IFD0:Orientation<XMP-tiff:Orientation' FILE)"
     )
 

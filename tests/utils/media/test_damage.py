@@ -71,3 +71,13 @@ def test_nothing_is_started_without_a_jpeg(tmp_path, monkeypatch):
     Path(tmp_path / "a.png").write_bytes(cv2.imencode(".png", NOISE)[1].tobytes())
     monkeypatch.setattr("sys.executable", "/no/such/program")
     assert jpeg_damage([tmp_path / "a.png"]) == {}
+
+
+def test_a_file_that_ends_the_decoder_is_told_and_the_next_ones_are_looked_at(tmp_path, monkeypatch):
+    damaged, gone = tmp_path / "damaged.jpg", tmp_path / "gone.jpg"
+    data = jpeg()
+    damaged.write_bytes(data[:2000] + b"\xff\xd3" + data[2002:])
+    monkeypatch.setattr("utils.media.damage._is_jpeg", lambda path: True)  # it goes between two looks
+    found = jpeg_damage([damaged, gone, damaged, gone])
+    assert found[gone] == "the decoder stopped at it, with code 1"
+    assert found[damaged].startswith("Corrupt JPEG data")
