@@ -141,8 +141,9 @@ def find_orphans(labels: Mapping[Path, Path | None]) -> list[Problem]:
         known.setdefault(label_folder, set()).update(stems)
     problems = []
     for folder, stems in sorted(known.items()):
-        files = sorted(path.name for path in folder.glob("*.txt") if path.stem not in stems)
-        if files := [name for name in files if name not in NAMES_FILES]:
+        names = sorted(path.name for path in folder.glob("*.txt") if path.stem not in stems)
+        files = [name for name in names if name not in NAMES_FILES]
+        if files:
             what = f"{len(files)} label files have no picture, such as {files[0]}"
             problems.append(Problem(str(folder), what, "add the pictures, or remove these files", blocks=False))
     return problems
