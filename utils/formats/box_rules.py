@@ -15,6 +15,8 @@ from utils.geometry.crops import tight_box
 
 logger = logging.getLogger(__name__)
 
+BEYOND = 2.0  # pixels by which boxes may pass the edge of their picture without a note, for clicks at the edge
+
 
 def cut_to_picture(box_xyxy: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """Cut a box at the edges of its picture.
@@ -34,7 +36,7 @@ def cut_to_picture(box_xyxy: np.ndarray, size: tuple[int, int] | None) -> np.nda
     Raises
     ------
     ValueError
-        If the box is not finite, has no area, or lies outside of the picture.
+        If the box is not finite, has no area, is smaller than a pixel, or lies outside of the picture.
 
     Examples
     --------
@@ -48,6 +50,10 @@ def cut_to_picture(box_xyxy: np.ndarray, size: tuple[int, int] | None) -> np.nda
     Traceback (most recent call last):
         ...
     ValueError: expected a box with a width and a height, got 0 x 8
+    >>> cut_to_picture(np.array([0.1, 0.2, 0.6, 0.7]), (4, 6))
+    Traceback (most recent call last):
+        ...
+    ValueError: the box of 0.5 x 0.5 is smaller than a pixel; pixels are expected, no shares of the picture
     """
     box = np.asarray(box_xyxy, np.float64)
     if not np.isfinite(box).all():
@@ -55,6 +61,9 @@ def cut_to_picture(box_xyxy: np.ndarray, size: tuple[int, int] | None) -> np.nda
     width, height = box[2:] - box[:2]
     if not min(width, height) > 0:
         raise ValueError(f"expected a box with a width and a height, got {width:g} x {height:g}")
+    if max(width, height) < 1:
+        what = "is smaller than a pixel; pixels are expected, no shares of the picture"
+        raise ValueError(f"the box of {width:g} x {height:g} {what}")
     if size is None:
         return box
     inside = np.clip(box, 0, np.array([size[1], size[0]] * 2, np.float64))
@@ -163,10 +172,16 @@ def keep_boxes(sets: Mapping[str, AnnotationSet]) -> dict[str, AnnotationSet]:
     total = cut = 0
     for split, part in sets.items():
         problems: list[Problem] = []
-        kept = [_keep_of_picture(picture, problems) for picture in part.pictures]
-        found[split] = AnnotationSet([picture for picture, _ in kept], dict(part.skeletons), part.problems + problems)
+        beyond: list[tuple[str, float]] = []
+        kept = [_keep_of_picture(picture, problems, beyond) for picture in part.pictures]
+        far = [where for where, pixels in beyond if pixels > BEYOND]
+        if far:
+            what = f"this box, and {len(far) - 1} others, reach beyond their picture by more than {BEYOND:g} pixels"
+            cure = "they are cut at its edge; look whether corners stand where width and height are expected"
+            problems.append(Problem(far[0], what, cure, blocks=False))
+        found[split] = AnnotationSet(kept, dict(part.skeletons), part.problems + problems)
         total += found[split].num_instances
-        cut += sum(number for _, number in kept)
+        cut += len(beyond)
     if not total and any(part.num_instances for part in sets.values()):
         last = next(part.problems[-1] for part in found.values() if part.problems)
         raise DataError(f"no object of these labels has a box that can be used; the last one: {last}")
@@ -175,21 +190,25 @@ def keep_boxes(sets: Mapping[str, AnnotationSet]) -> dict[str, AnnotationSet]:
     return found
 
 
-def _keep_of_picture(picture: AnnotatedPicture, problems: list[Problem]) -> tuple[AnnotatedPicture, int]:
-    """A picture whose instances have boxes inside it, each once, and how many of them are cut.
+def _keep_of_picture(
+    picture: AnnotatedPicture, problems: list[Problem], beyond: list[tuple[str, float]]
+) -> AnnotatedPicture:
+    """A picture whose instances have boxes inside it, each once; adds which are cut, and by how many pixels at most.
 
     Examples
     --------
     >>> from pathlib import Path
-    >>> problems, car = [], Instance("car", box_xyxy=np.array([1.0, 2, 9, 4]))
+    >>> problems, beyond, car = [], [], Instance("car", box_xyxy=np.array([1.0, 2, 9, 4]))
     >>> instances = (Instance("car", group=7), car, car)
-    >>> kept, cut = _keep_of_picture(AnnotatedPicture("a", Path("a.png"), (4, 6), instances), problems)
-    >>> len(kept.instances), cut, problems[0].where, problems[1].what
-    (1, 1, 'a.png: object 1 (id 7)', 'is object 2 once more (car at 1, 2, 6, 4); it is read once')
+    >>> kept = _keep_of_picture(AnnotatedPicture("a", Path("a.png"), (4, 6), instances), problems, beyond)
+    >>> len(kept.instances), beyond, problems[0].where
+    (1, [('a.png: object 2', 3.0)], 'a.png: object 1 (id 7)')
+    >>> problems[1].what
+    'is object 2 once more (car at 1, 2, 6, 4); it is read once'
     """
     kept: list[Instance] = []
     seen: dict[tuple, int] = {}
-    lost = cut = 0
+    lost = 0
     for number, instance in enumerate(picture.instances, start=1):
         known = "" if instance.group is None else f" (id {instance.group})"
         where = f"{picture.path}: object {number}{known}"
@@ -207,9 +226,10 @@ def _keep_of_picture(picture: AnnotatedPicture, problems: list[Problem]) -> tupl
             problems.append(Problem(where, what, "remove one", picture.id, blocks=False))
             continue
         kept.append(replace(instance, box_xyxy=box))
-        cut += not np.array_equal(whole, box)
+        if not np.array_equal(whole, box):
+            beyond.append((where, float(np.abs(whole - box).max())))
     extra = picture.extra | ({"incomplete": True} if lost else {})
-    return replace(picture, instances=tuple(kept), extra=extra), cut
+    return replace(picture, instances=tuple(kept), extra=extra)
 
 
 def name_categories(sets: Mapping[str, AnnotationSet], names: Sequence[str] | None = None) -> None:

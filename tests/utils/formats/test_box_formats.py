@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ from pycocotools.coco import COCO
 
 from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
+from utils.formats.box_rules import keep_boxes
 from utils.formats.convert import convert_labels, what_is_lost
 from utils.formats.read import read_annotations, read_boxes
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array
@@ -95,6 +97,27 @@ def test_a_copy_replaces_nothing_but_an_earlier_copy_of_its_format(format, boxes
     written[-1].unlink()
     assert convert_labels(boxes, tmp_path / "new", format) == written
     assert written[-1].read_bytes() == before
+
+
+def test_shares_are_no_pixels_and_boxes_far_beyond_their_picture_are_noted(boxes):
+    picture = boxes["train"].pictures[0]
+    height, width = picture.size
+
+    def kept(*corners):
+        instances = tuple(Instance("zebra", box_xyxy=np.array(box)) for box in corners)
+        return keep_boxes({"all": AnnotationSet([replace(picture, instances=instances)], {})})["all"]
+
+    with pytest.raises(DataError, match=r"box of 0\.5 x 0\.25 is smaller than a pixel; pixels are expected, no shares"):
+        kept((0.25, 0.5, 0.75, 0.75))
+    whole = kept((0.0, 0.0, 1.0, 1.0), (1.0, 1.0, width + 1.0, height))
+    assert [instance.box_xyxy.tolist() for instance in whole.pictures[0].instances] == [
+        [0, 0, 1, 1],
+        [1, 1, width, height],
+    ]
+    assert whole.problems == []
+    [note] = kept((1.0, 1.0, width + 9.0, height), (1.0, 1.0, 1e300, 3.0)).problems
+    assert not note.blocks
+    assert "object 1: this box, and 1 others, reach beyond their picture by more than 2 pixels" in f"{note}"
 
 
 def test_a_link_to_the_pictures_is_no_place_for_a_copy(boxes, tmp_path):
