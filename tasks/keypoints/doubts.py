@@ -50,7 +50,6 @@ written; mark it as missing there (visibility 0)
         yield from _doubt_names(category, skeleton.names, [animal for _, animal in labelled])
         yield from _doubt_corners(category, skeleton.names, labelled)
         yield from _doubt_boxes(category, labelled)
-        yield from _doubt_scores(category, labelled)
 
 
 def alike(names: Sequence[str]) -> list[list[str]]:
@@ -132,29 +131,3 @@ def _doubt_boxes(category: str, labelled: Sequence[tuple[str, Instance]]) -> Ite
         )
         cure = "write points and boxes in pixels of one picture"
         yield Finding(f"boxes of {category!r}", problem, cure, blocks=2 * len(apart) > boxed)
-
-
-def _doubt_scores(category: str, labelled: Sequence[tuple[str, Instance]]) -> Iterator[Finding]:
-    """Labelled points with a score below 1, as predictions have it (DeepLabCut's likelihood); a note only.
-
-    Examples
-    --------
-    >>> fox = Instance("fox", np.array([[2.0, 3.0, 2.0]]), keypoint_scores=np.array([0.1]))
-    >>> print(*_doubt_scores("fox", [("a", fox)]))
-    keypoints of 'fox': 1 of 1 animals have points with a score or likelihood below 1 (the lowest is 0.1, in a), as \
-predictions have: they are taken as labels; give the labels that a person made or checked
-    """
-    lowest = [
-        (float(animal.keypoint_scores[seen].min()), picture)
-        for picture, animal in labelled
-        if animal.keypoint_scores is not None
-        and (seen := (animal.keypoints[:, 2] > 0) & (animal.keypoint_scores < 1)).any()
-    ]
-    if lowest:
-        score, first = min(lowest)
-        problem = (
-            f"{len(lowest)} of {len(labelled)} animals have points with a score or likelihood below 1 (the lowest is "
-            f"{score:g}, in {first}), as predictions have: they are taken as labels"
-        )
-        cure = "give the labels that a person made or checked"
-        yield Finding(f"keypoints of {category!r}", problem, cure, blocks=False)

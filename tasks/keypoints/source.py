@@ -118,7 +118,7 @@ class PoseSource(LabelledSource[PoseItem]):
                 "files with a rectangle around each, or set keypoints.instance_mode: whole"
             )
         drawn: dict[str, AnnotatedPicture] = {}
-        for part in read_poses(self.settings.paths.locate(folder), "labelme").values():
+        for part in read_poses(self.settings.paths.locate(folder), "labelme", predictions=True).values():
             for picture in part.pictures:
                 other = drawn.setdefault(picture.path.stem, picture)
                 if other is not picture and picture.path.stem in inputs:

@@ -10,7 +10,6 @@ from PIL import Image
 
 from tasks.keypoints.doubts import find_doubts
 from tasks.keypoints.example import pose_task
-from utils.formats.deeplabcut.read import read_deeplabcut
 from utils.formats.labelme.read import read_labelme
 from utils.formats.read import read_poses
 
@@ -52,18 +51,6 @@ def test_points_in_another_unit_than_the_boxes_are_doubted(tmp_path):
     assert "3 of 3 animals have no labelled point in or near their own box, such as in 0" in str(finding)
     assert not list(coco(tmp_path, [22, 12, 2, 0.5, 0.6, 0], (40, 60), **box).problems())
     assert not list(coco(tmp_path, [42, 28, 2, 15, 5, 2], (40, 60), **box).problems())  # near the box
-
-
-def test_a_table_of_predictions_is_doubted(tmp_path):
-    for name in ("a.png", "b.png"):
-        picture(tmp_path / name, (40, 60))
-    path = tmp_path / "CollectedData_me.csv"
-    head = "scorer,m,m,m\nbodyparts,nose,nose,nose\ncoords,x,y,likelihood\n"
-    path.write_text(f"{head}a.png,3,4,0.9\nb.png,5,6,0.1\n")
-    (finding,) = find_doubts(read_deeplabcut(path))
-    assert "2 of 2 animals have points with a score or likelihood below 1 (the lowest is 0.1, in b)" in str(finding)
-    path.write_text(f"{head}a.png,3,4,1\nb.png,5,6,\n")  # as labels of a person
-    assert not list(find_doubts(read_deeplabcut(path)))
 
 
 @pytest.mark.parametrize("names", [(" nose ", "Nose", "nose"), ("left ear", "Left_Ear"), ("tail", "tail  ")])

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from utils.formats.pictures import list_files
+from utils.formats.predictions import CURE
 from utils.formats.specs import SUFFIXES, read_yaml
 from utils.formats.tables.columns import find_columns, first_row, is_headerless
 from utils.media.videos import is_video
@@ -105,7 +106,7 @@ def _describe_table(path: Path) -> str:
     columns = find_columns(row)
     if columns is not None and columns.score is not None:
         name = row[columns.score].strip()
-        return f"a table of predictions: it has a column {name!r}; labels have none, remove it if they are labels"
+        return f"a table of predictions: it has a column {name!r}; {CURE}"
     needed = "image_path, xmin, ymin, xmax, ymax, label"
     if is_headerless(row):
         which = "its corners are in, which only a header tells"

@@ -12,6 +12,7 @@ from utils.formats.box_rules import keep_boxes
 from utils.formats.coco.read import read_coco
 from utils.formats.deeplabcut.read import read_deeplabcut
 from utils.formats.labelme.read import read_labelme
+from utils.formats.predictions import refuse_predictions
 from utils.formats.tables.read import read_tables
 from utils.formats.types import BOX_FORMATS, FORMATS, AnnotationSet
 from utils.formats.vector.read import read_vector
@@ -28,6 +29,7 @@ def read_annotations(
     root: str | Path | None = None,
     keypoint_names: Sequence[str] | None = None,
     need_keypoints: bool = False,
+    predictions: bool = False,
 ) -> dict[str, AnnotationSet]:
     """Read labelled pictures of any format.
 
@@ -44,6 +46,8 @@ def read_annotations(
         Of LabelMe, in place of those that the files name.
     need_keypoints : bool
         Whether files whose format could hold keypoints, but of which no category has any, are refused.
+    predictions : bool
+        Whether objects with scores, which no person has labelled, are given too.
 
     Returns
     -------
@@ -53,7 +57,8 @@ def read_annotations(
     Raises
     ------
     DataError
-        If nothing can be read; the error names what was tried. A single bad row is skipped and becomes a Problem.
+        If nothing can be read, or all of it is predictions; the error names what was tried. A single bad row or a
+        prediction is skipped and becomes a Problem.
     ValueError
         If `format` is unknown.
 
@@ -83,16 +88,22 @@ def read_annotations(
         raise DataError(f"{path}: labels of format {found} are boxes without keypoints; name labels of keypoints")
     with file_errors(source, f"cannot be read as labels of format {found}"):
         if found == "labelme":
-            return read_labelme(source, root, keypoint_names)
-        if found == "deeplabcut":
-            return read_deeplabcut(source, root)
-        if found in BOX_FORMATS:
-            return {"voc": read_voc, "csv": read_tables, "vector": read_vector}[found](source, root)
-        return (read_yolo if found == "yolo" else read_coco)(source, root, need_keypoints)
+            sets = read_labelme(source, root, keypoint_names)
+        elif found == "deeplabcut":
+            sets = read_deeplabcut(source, root)
+        elif found in BOX_FORMATS:
+            sets = {"voc": read_voc, "csv": read_tables, "vector": read_vector}[found](source, root)
+        else:
+            sets = (read_yolo if found == "yolo" else read_coco)(source, root, need_keypoints)
+    return sets if predictions else refuse_predictions(source, sets)
 
 
 def read_poses(
-    path: str | Path, format: str = "auto", root: str | Path | None = None, keypoint_names: Sequence[str] | None = None
+    path: str | Path,
+    format: str = "auto",
+    root: str | Path | None = None,
+    keypoint_names: Sequence[str] | None = None,
+    predictions: bool = False,
 ) -> dict[str, AnnotationSet]:
     """Read labelled pictures whose instances have keypoints: see `read_annotations`.
 
@@ -112,10 +123,12 @@ def read_poses(
         ...
     utils.errors.DataError: /no/such/folder: no such file or folder; give a data set file or a folder
     """
-    return read_annotations(path, format, root, keypoint_names, need_keypoints=True)
+    return read_annotations(path, format, root, keypoint_names, need_keypoints=True, predictions=predictions)
 
 
-def read_boxes(path: str | Path, format: str = "auto", root: str | Path | None = None) -> dict[str, AnnotationSet]:
+def read_boxes(
+    path: str | Path, format: str = "auto", root: str | Path | None = None, predictions: bool = False
+) -> dict[str, AnnotationSet]:
     r"""Read labelled pictures whose instances have boxes: see `read_annotations`.
 
     Every instance has a box inside its picture: what reaches beyond is cut at the edge, an outline without a box gets
@@ -137,4 +150,4 @@ def read_boxes(path: str | Path, format: str = "auto", root: str | Path | None =
     >>> read_boxes(folder)["all"].pictures[0].instances[0].box_xyxy.tolist()
     [0.0, 10.0, 30.0, 20.0]
     """
-    return keep_boxes(read_annotations(path, format, root))
+    return keep_boxes(read_annotations(path, format, root, predictions=predictions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.formats.coco.ids import is_id
+from utils.formats.predictions import score_name
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, build_skeleton, keypoints_array, missing_keypoints
-from utils.formats.values import read_flag
+from utils.formats.values import read_flag, read_number
 
 OWN_KEYS = frozenset(
     {
@@ -201,8 +203,8 @@ def read_annotation(keys: Mapping[str, Any], category: str, skeleton: Skeleton) 
     stated = keys.get(FACTS)
     facts: dict[str, Any] = stated if isinstance(stated, dict) else {}
     derived = facts["derived"] if isinstance(facts.get("derived"), list) else []
-    tags = keys.get("attributes")
-    extra = {key: value for key, value in keys.items() if key not in OWN_KEYS}
+    tags, scored = keys.get("attributes"), score_name(key for key, value in keys.items() if value is not None)
+    extra = {key: value for key, value in keys.items() if key not in (*OWN_KEYS, scored)}
     if not isinstance(tags, dict) and tags is not None:
         extra["attributes"] = tags
     instance = Instance(
@@ -214,7 +216,7 @@ def read_annotation(keys: Mapping[str, Any], category: str, skeleton: Skeleton) 
         area=None if "area" in derived else _read_number(keys, "area", parts),
         is_crowd=read_flag("iscrowd", keys.get("iscrowd")),
         group=facts["group"] if "group" in facts else _read_whole(keys.get("id")),
-        score=_read_number(keys, "score", parts),
+        score=None if scored is None else _read_number(keys, scored, parts),
         keypoint_scores=_read_scores(keys.get("keypoint_scores"), skeleton, parts),
         track_id=_read_whole(keys.get("track_id")),
         tags=tags if isinstance(tags, dict) else {},
@@ -352,10 +354,12 @@ def _read_polygons(value: Any, parts: list[str]) -> Iterable[np.ndarray]:
 
 
 def _read_number(keys: Mapping[str, Any], name: str, parts: list[str]) -> float | None:
-    """A finite number, or None.
+    """A finite number, also one in quotes, or None.
 
     Examples
     --------
+    >>> _read_number({"score": "0.5"}, "score", [])
+    0.5
     >>> parts = []
     >>> _read_number({"area": "big"}, "area", parts), parts
     (None, ["area is no finite number ('big'); it is left out"])
@@ -363,6 +367,9 @@ def _read_number(keys: Mapping[str, Any], name: str, parts: list[str]) -> float 
     value = keys.get(name)
     if value is None:
         return None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = read_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(as_float(value)):
         parts.append(f"{name} is no finite number ({repr(value)[:60]}); it is left out")
         return None

@@ -18,6 +18,7 @@ from utils.formats.coco.annotations import PICTURE_KEYS, check_dialect, read_ann
 from utils.formats.coco.files import Sources, find_image, find_sources, image_folders
 from utils.formats.coco.ids import IdFinder, is_id
 from utils.formats.pictures import picture_ids
+from utils.formats.predictions import score_name
 from utils.formats.sets import finish_sets, size_problems
 from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
@@ -172,12 +173,34 @@ def _read_files(sources: Sources, split: str, need_keypoints: bool, problems: li
         content = read_json_file(path)
         try:
             with file_errors(path, "cannot be read as COCO JSON"):
+                if not sources.named and _is_predicted(content):
+                    what = "not read: predictions, as the score of each of its annotations says"
+                    problems.append(Problem(str(path), what, blocks=False))
+                    continue
                 files.append(_read_file(sources, split, path, content, need_keypoints))
         except DataError as error:
             if sources.named:
                 raise
             problems.append(Problem(str(path), str(error).removeprefix(f"{path}: "), "", None))
     return files
+
+
+def _is_predicted(content: Any) -> bool:
+    """Whether every annotation of a file has a score, as predictions have.
+
+    Examples
+    --------
+    >>> annotations = [{"id": 1, "score": 0.5}, {"id": 2, "score": None}]
+    >>> _is_predicted({"annotations": annotations[:1]}), _is_predicted({"annotations": annotations})
+    (True, False)
+    """
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(annotations, list) or not annotations:
+        return False
+    return all(
+        isinstance(keys, dict) and score_name(key for key, value in keys.items() if value is not None)
+        for keys in annotations
+    )
 
 
 def _refuse_lost_split(sources: Sources, read: Mapping[str, list[_File]], problems: Sequence[Problem]) -> None:

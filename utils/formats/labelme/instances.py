@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.formats.labelme.shapes import Shape, decode_mask, parse_shape, polygon_of, tags_of, visibility_of
+from utils.formats.labelme.shapes import Shape, decode_mask, parse_shape, polygon_of, score_of, tags_of, visibility_of
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, encode_mask, keypoints_array, polygon_area
 from utils.geometry.crops import tight_box
@@ -165,6 +165,7 @@ class ShapeReader:
             polygons=polygons,
             mask=_mask_of(outlines, size, problems),
             group=shapes[0].group,
+            score=next((score for shape in outlines if (score := score_of(shape)) is not None), None),
             keypoint_scores=scores,
             tags=tags_of(shapes),
         )
@@ -250,8 +251,8 @@ def _place_keypoints(
     for label, shape in places.items():
         k = skeleton.names.index(label)
         points[k], seen[k] = shape.points[0], visibility_of(shape.keys)
-        score = shape.keys.get("score")
-        scores[k] = score if isinstance(score, int | float) else math.nan
+        score = score_of(shape)
+        scores[k] = math.nan if score is None else score
     return keypoints_array(points, seen), None if np.isnan(scores).all() else scores
 
 
@@ -347,7 +348,8 @@ def _apply_facts(instance: Instance, facts: Mapping[str, Any]) -> Instance:
     >>> _apply_facts(instance, {**facts, "outline": [0, 0, 5, 2, 9]}).box_xyxy is None
     True
     """
-    changes = {key: facts[key] for key in ("is_crowd", "score", "extra", "group", "mask") if key in facts}
+    changes = {key: facts[key] for key in ("is_crowd", "extra", "group", "mask") if key in facts}
+    changes |= {"score": float(facts["score"])} if facts.get("score") is not None else {}
     changes |= {"track_id": facts["track"]} if "track" in facts else {}
     if facts.get("keypoint_scores") is not None:
         scores = np.array(facts["keypoint_scores"], np.float64)  # None, for NaN, becomes NaN

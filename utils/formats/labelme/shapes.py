@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from utils.formats.predictions import described_score, score_name
 from utils.formats.types import MISSING, OCCLUDED, VISIBLE
 from utils.formats.values import read_flag, read_number
 from utils.media.decoding import decode
@@ -186,6 +187,19 @@ def decode_mask(shape: Shape) -> np.ndarray:
     if pixels is None:
         raise ValueError(f"expected a mask as PNG in base64, got {str(text)[:60]!r}")
     return pixels > 0
+
+
+def score_of(shape: Shape) -> float | None:
+    """How sure a program was of a shape: a key such as `score`, or the description that inference writes; else None.
+
+    Examples
+    --------
+    >>> shapes = {"score": 0.75}, {"score": None}, {"description": "score 0.500"}, {"description": "lame"}
+    >>> [score_of(Shape(1, "cow", "rectangle", np.zeros((2, 2)), None, keys)) for keys in shapes]
+    [0.75, None, 0.5, None]
+    """
+    name = score_name(key for key, value in shape.keys.items() if isinstance(value, int | float))
+    return described_score(shape.keys.get("description")) if name is None else float(shape.keys[name])
 
 
 def tags_of(shapes: Sequence[Shape]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from utils.formats.predictions import score_name
+
 PICTURE = ("image_path", "image", "filename", "file_name", "img_path", "image_name", "path", "img", "picture")
 LABEL = ("label", "class", "class_name", "category", "category_name", "name")
-SCORE = ("score", "scores", "confidence", "conf", "probability")
 CROWD = ("is_crowd", "iscrowd", "crowd", "difficult")
 CORNERS = (  # xmin, ymin, xmax, ymax as different programs call them
     ("xmin", "ymin", "xmax", "ymax"),
@@ -79,16 +80,18 @@ def find_columns(header: Sequence[str]) -> Columns | None:
     label = next((name for name in LABEL if name in names), None)
     if corners is None or picture is None or label is None:
         return None
-    optional = [next((name for name in group if name in names), None) for group in (SCORE, CROWD)]
-    doubled = next((name for name in (*corners, picture, label, *optional) if name and names.count(name) > 1), None)
+    score = score_name(names)
+    crowd = next((name for name in CROWD if name in names), None)
+    needed = (*corners, picture, label, score, crowd)
+    doubled = next((name for name in needed if name and names.count(name) > 1), None)
     if doubled:
         raise ValueError(f"the header names {doubled!r} twice")
-    score, crowd = (None if name is None else names.index(name) for name in optional)
+    optional = [None if name is None else names.index(name) for name in (score, crowd)]
     left, top, right, bottom = map(names.index, corners)
     has_size = set(PICTURE_SIZE) <= set(names)
     size = (names.index(PICTURE_SIZE[0]), names.index(PICTURE_SIZE[1])) if has_size else None
     places = (names.index(picture), names.index(label), (left, top, right, bottom))
-    return Columns(len(names), *places, score, crowd, size)
+    return Columns(len(names), *places, *optional, size)
 
 
 def split_rows(text: str) -> Iterator[tuple[int, list[str]]]:

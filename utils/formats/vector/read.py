@@ -15,9 +15,10 @@ from utils.formats import specs
 from utils.formats.box_rules import cut_to_picture, name_categories
 from utils.formats.coco.files import Sources, find_image, image_folders
 from utils.formats.pictures import list_files, picture_ids
+from utils.formats.predictions import CURE, score_name
 from utils.formats.recognise import VECTOR_SUFFIXES
 from utils.formats.sets import finish_sets
-from utils.formats.tables.columns import LABEL, PICTURE, SCORE
+from utils.formats.tables.columns import LABEL, PICTURE
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
 from utils.formats.vector.place import grid_of, points_on_pixels
 from utils.geometry.crops import tight_box
@@ -143,7 +144,7 @@ def _score_of(file: Path) -> str | None:
     >>> _score_of(file)
     'Score'
     """
-    return next((name for name in read_layer_info(file, None).fields if name.lower() in SCORE), None)
+    return score_name(read_layer_info(file, None).fields)
 
 
 class _Rasters:
@@ -233,8 +234,7 @@ def _read_file(
     """
     score = _score_of(file)
     if score is not None:
-        cure = "remove it if they are labels"
-        raise DataError(f"{file}: predictions, as the attribute {score!r} says; labels have none: {cure}")
+        raise DataError(f"{file}: predictions, as the attribute {score!r} says; {CURE}")
     info, (_, attributes) = read_layer_info(file, None), read_attributes(file, None)
     features = read_features(file, None, None)
     lower = {name.lower(): values for name, values in attributes.items()}

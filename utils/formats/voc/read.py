@@ -21,6 +21,7 @@ from utils.formats import specs
 from utils.formats.box_rules import cut_to_picture, name_categories
 from utils.formats.labelme.files import PictureFolders
 from utils.formats.pictures import picture_ids
+from utils.formats.predictions import score_name
 from utils.formats.sets import finish_sets, size_problems
 from utils.formats.text_files import read_text
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
@@ -31,7 +32,6 @@ from utils.media.picture_sizes import picture_size
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FLAGS = ("difficult", "truncated", "occluded")  # 0 or 1; a difficult object is no example and no false alarm
-SCORES = ("score", "confidence")  # of predictions
 BESIDE = "put the picture beside it or in a folder JPEGImages or images, or set paths.data_root to a folder of both"
 
 
@@ -284,9 +284,6 @@ def _read_object(target: Element, size: tuple[int, int], from_zero: bool, names:
         raise ValueError(f"{category!r} is no category; known: {', '.join(names)}")
     if box is None:
         raise ValueError("no bndbox in the object")
-    score = next((name for name in SCORES if target.find(name) is not None), None)
-    if score is not None:
-        raise ValueError(f"a prediction, as its {score} says; labels have none")
     texts = [box.text_of(name) for name in CORNERS]
     try:
         corners = np.array([read_number(text or "none") for text in texts])
@@ -299,7 +296,9 @@ def _read_object(target: Element, size: tuple[int, int], from_zero: bool, names:
     tags: dict[str, Any] = {name: True for name in FLAGS if _flag(target, name)}
     pose = target.text_of("pose")
     extra = {} if pose in (None, "Unspecified") else {"pose": pose}
-    return Instance(category, box_xyxy=corners, is_crowd="difficult" in tags, tags=tags, extra=extra)
+    name = score_name(child.name for child in target.children)
+    score = None if name is None else read_number(target.text_of(name) or f"{name} without a value")
+    return Instance(category, box_xyxy=corners, is_crowd="difficult" in tags, score=score, tags=tags, extra=extra)
 
 
 def _flag(target: Element, name: str) -> bool:

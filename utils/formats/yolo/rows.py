@@ -97,7 +97,9 @@ class RowReader:
         if len(words) != expected and not is_outline:
             rest = f"{self.num_keypoints} keypoints of {self.num_values}" if self.num_keypoints else "or an outline"
             rest = rest if self.num_keypoints or self.outlines else "as most rows of this set"
-            hint = ", as a prediction with its confidence has" if expected == 5 and len(words) == 6 else ""
+            outline_and_one = not self.num_keypoints and len(words) > 6 and len(words) % 2 == 0
+            with_score = len(words) == expected + 1 or outline_and_one
+            hint = ", as a prediction with its confidence has" if with_score else ""
             raise ValueError(f"expected {expected} values (class, box of 4, {rest}), got {len(words)}{hint}")
         try:
             values = np.array([read_number(word) for word in words])

@@ -205,7 +205,7 @@ def test_categories_with_the_same_keypoints_stay_apart(tmp_path, draw_picture):
 def test_what_is_lost_is_listed(seed, maker, tmp_path):
     poses = maker.make(seed, full=True)
     write_deeplabcut(poses, tmp_path / "new")
-    read = read_poses(tmp_path / "new")
+    read = read_poses(tmp_path / "new", predictions=True)
     for split, part in poses.items():
         listed = " ".join(unsupported(part))
         held = [i for picture in part.pictures for i in picture.instances if (i.keypoints[:, 2] > 0).any()]
