@@ -35,7 +35,9 @@ from utils.runtime.setting_tasks import (
     settings_of_others,
     validate_task,
 )
+from utils.runtime.setting_types import BandNumber as BandNumber  # these five are for the kinds' own settings
 from utils.runtime.setting_types import (
+    Batch,
     BlockChoice,
     Count,
     Device,
@@ -47,7 +49,8 @@ from utils.runtime.setting_types import (
     Section,
     Threads,
 )
-from utils.runtime.setting_types import Interval as Interval  # these three are for the kinds' own settings
+from utils.runtime.setting_types import Interval as Interval
+from utils.runtime.setting_types import Multiple as Multiple
 from utils.runtime.setting_types import Percentiles as Percentiles
 from utils.runtime.setting_types import Side as Side
 from utils.runtime.strict_yaml import read_sections
@@ -174,7 +177,7 @@ class PrepareConfig(Section):
     """Cut the pictures, compute their features once, store them."""
 
     enable: bool = Field(False, description="run this phase")
-    batch_size: Count = Field(4, description="windows per forward of the backbone")
+    batch_size: Batch = Field(4, description="windows per forward of the backbone")
     workers: Readers = Field(1, description="threads that read ahead; 0 is as 1")
     device: Device | None = Field(None, description="null: resources.device")
     store_dtype: Literal["fp16", "bf16", "int8"] = Field("fp16", description="of stored features; int8 per channel")
@@ -199,7 +202,7 @@ class TrainConfig(Section):
     weights_dir: str | None = Field(None, description="also keep {head}_best and {head}_last here")
     device: Device | None = Field(None, description="null: resources.device")
     features: Literal["cached", "online"] = Field("cached", description="from the store, or computed at every step")
-    batch_size: Count = Field(8, description="windows per micro-batch, over all ranks")
+    batch_size: Batch = Field(8, description="windows per micro-batch, over all ranks")
     grad_accum_steps: Count = Field(1, description="micro-batches per step of the optimiser")
     epochs: Count = Field(30, description="passes over the training windows")
     num_workers: Readers = Field(
@@ -225,7 +228,7 @@ class TrainConfig(Section):
     ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights; 0 is off")
     val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the default split that is validation")
     val_every: Count = Field(1, description="epochs between validations")
-    val_batch_size: Count = Field(8, description="windows per forward in validation")
+    val_batch_size: Batch = Field(8, description="windows per forward in validation")
     patience: Count = Field(
         10, description="validations without gain, once better than a constant, before training stops"
     )
@@ -261,9 +264,9 @@ class EvaluateConfig(Section):
         None, description="pictures to score in place of a split, each of them: file, folder, glob, or a list of them"
     )
     checkpoint: str | None = Field(None, description="null: the best one of this task's latest run")
-    batch_size: Count = Field(4, description="windows per forward")
+    batch_size: Batch = Field(4, description="windows per forward")
     device: Device | None = Field(None, description="null: resources.device")
-    pictures: int = Field(8, ge=0, description="comparison pictures to draw")
+    pictures: int = Field(8, ge=0, le=10**6, description="comparison pictures to draw")
     tta: TTAConfig = TTAConfig()
 
     @property
@@ -294,7 +297,7 @@ class InferenceConfig(Section):
     input_tif: OneOrMore | None = Field(None, description="another name of inputs; give one of the two")
     output_dir: str | None = Field(None, description="folder of the results; null: the run's")
     checkpoint: str | None = Field(None, description="null: the best one of this task's latest run")
-    batch_size: Count = Field(4, description="windows per forward")
+    batch_size: Batch = Field(4, description="windows per forward")
     device: Device | None = Field(None, description="null: resources.device")
     tta: TTAConfig = TTAConfig()
 

@@ -256,6 +256,8 @@ def build_task(name: str, settings: Settings, phases: Sequence[str]) -> Task:
         config = resolve_references(settings.tasks[name], settings.tasks, "export")
         task = load_task(config.kind)(name, config)
         task.preflight(phases)
+        if not task.awaits_sample():  # its pictures would say how large samples are
+            task.check_memory([phase for phase in phases if phase in ("prepare", "train")])
     return task
 
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 MAX_STRIDE = 4  # image pixels per cell of the logits, at most
+
+# Options that size memory end well above what published heads have.
+Width = Annotated[int, Field(ge=1, le=4096)]  # channels
+OptionalWidth = Annotated[int, Field(ge=0, le=4096)]  # 0: the part is left out
+HiddenUnits = Annotated[int, Field(ge=1, le=16384)]
+Layers = Annotated[int, Field(ge=1, le=64)]
+AttentionHeads = Annotated[int, Field(ge=1, le=128)]
+Queries = Annotated[int, Field(ge=1, le=5000)]  # attention and matching grow with their square
 
 
 @dataclass(frozen=True)

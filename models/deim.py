@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import Deimv2Config, Deimv2ForObjectDetection, DINOv3ViTConfig
 from transformers.models.deimv2.modeling_deimv2 import Deimv2Model, inverse_sigmoid
 from typing_extensions import override
 
-from models.base import FeatureSpec, HeadOptions
+from models.base import FeatureSpec, HeadOptions, HiddenUnits, Layers, OptionalWidth, Queries
 from models.layers import ChannelNorm
 from models.map_pyramid import MapPyramid
 from models.set_prediction import Objects, SetHead, SetOptions, picture_sizes, read_objects, to_pixels
@@ -40,13 +40,15 @@ class DeimOptions(SetOptions):
     100
     """
 
-    detail_width: NonNegativeInt = Field(16, description="channels of the raw picture's detail; 0: none is looked at")
-    depth: PositiveInt = Field(1, description="blocks in each stage of the pyramid")
-    decoder_layers: PositiveInt = Field(4, description="layers of the decoder, each with losses of its own")
-    feedforward: PositiveInt = Field(1024, multiple_of=2, description="hidden units of each feed-forward part")
+    detail_width: OptionalWidth = Field(16, description="channels of the raw picture's detail; 0: none is looked at")
+    depth: Layers = Field(1, description="blocks in each stage of the pyramid")
+    decoder_layers: Layers = Field(4, description="layers of the decoder, each with losses of its own")
+    feedforward: HiddenUnits = Field(1024, multiple_of=2, description="hidden units of each feed-forward part")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden values that are left out in training")
-    eval_queries: PositiveInt | None = Field(None, description="queries in predictions; null: num_queries")
-    denoising: NonNegativeInt = Field(100, description="noisy copies of the objects to learn from, at most; 0: none")
+    eval_queries: Queries | None = Field(None, description="queries in predictions; null: num_queries")
+    denoising: int = Field(
+        100, ge=0, le=5000, description="noisy copies of the objects to learn from, at most; 0: none"
+    )
 
 
 def deim_config(options: DeimOptions, num_classes: int) -> Deimv2Config:

@@ -47,17 +47,19 @@ class DenseOptions(HeadOptions):
     ([1.0], True)
     """
 
-    width: int = Field(128, ge=8, multiple_of=8, description="channels of the tower that all levels share")
+    width: int = Field(128, ge=8, le=4096, multiple_of=8, description="channels of the tower that all levels share")
     tower_layers: int = Field(2, ge=1, le=8, description="3x3 convolutions of the tower")
     levels: list[float] = Field(
         [1.0], min_length=1, description="cells per patch side of each level, fine ones first: of 2.0, 1.0, 0.5, 0.25"
     )
     dropout: float = Field(0.4, ge=0, lt=1, description="of the features from which classes are told")
-    candidates: int = Field(500, ge=1, description="most boxes of a sample")
+    candidates: int = Field(500, ge=1, le=50_000, description="most boxes of a sample")
     refine: bool = Field(True, description="look a second time at each candidate, closer")
-    refine_width: int = Field(64, ge=8, multiple_of=8, description="channels of the second look")
+    refine_width: int = Field(64, ge=8, le=1024, multiple_of=8, description="channels of the second look")
     refine_passes: int = Field(2, ge=1, le=4, description="how often edges are moved")
-    refine_samples: int = Field(32, ge=2, description="jittered objects and proposals of a sample to learn from")
+    refine_samples: int = Field(
+        32, ge=2, le=5000, description="jittered objects and proposals of a sample to learn from"
+    )
     refine_from: float = Field(0.02, ge=0, lt=1, description="lowest score of a cell whose box is looked at again")
 
     @field_validator("levels")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import DetrConfig, ResNetConfig
 from transformers.models.detr.modeling_detr import (
@@ -17,7 +17,7 @@ from transformers.models.detr.modeling_detr import (
 )
 from typing_extensions import override
 
-from models.base import FeatureSpec, HeadOptions, resize
+from models.base import FeatureSpec, HeadOptions, HiddenUnits, Layers, resize
 from models.set_prediction import SetHead, SetOptions, picture_sizes, read_objects, to_pixels
 from utils.boxes.matching import excused, match_sets, softmax_class_costs
 from utils.boxes.set_losses import box_sums, class_count, class_sum
@@ -35,9 +35,9 @@ class DetrOptions(SetOptions):
     6
     """
 
-    encoder_layers: NonNegativeInt = Field(6, description="layers of self-attention over the map; 0: none")
-    decoder_layers: PositiveInt = Field(6, description="layers of the decoder, each with a loss of its own")
-    feedforward: PositiveInt = Field(2048, description="hidden units of each feed-forward part")
+    encoder_layers: int = Field(6, ge=0, le=64, description="layers of self-attention over the map; 0: none")
+    decoder_layers: Layers = Field(6, description="layers of the decoder, each with a loss of its own")
+    feedforward: HiddenUnits = Field(2048, description="hidden units of each feed-forward part")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of hidden values that are left out in training")
     all_blocks: bool = Field(False, description="add up projections of all chosen blocks, not the last block alone")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, cast
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
-from models.base import FeatureSpec, HeadOptions, SegmentationHead
+from models.base import FeatureSpec, HeadOptions, Layers, SegmentationHead, Width
 from models.layers import ChannelNorm, Classifier, FusionPyramid, halving_widths
 
 
@@ -21,10 +21,10 @@ class DPTOptions(HeadOptions):
     128
     """
 
-    width: PositiveInt = Field(128, description="channels on the patch grid; halved with each doubling of the grid")
-    narrowest: PositiveInt = Field(32, description="channels on the fine grid are never fewer than this")
-    detail_width: PositiveInt = Field(32, description="channels of the raw picture's detail on the fine grid")
-    depth: PositiveInt = Field(1, description="residual units at each level")
+    width: Width = Field(128, description="channels on the patch grid; halved with each doubling of the grid")
+    narrowest: Width = Field(32, description="channels on the fine grid are never fewer than this")
+    detail_width: Width = Field(32, description="channels of the raw picture's detail on the fine grid")
+    depth: Layers = Field(1, description="residual units at each level")
 
 
 class DPTHead(SegmentationHead):

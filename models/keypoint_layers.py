@@ -9,11 +9,11 @@ from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from models.base import FeatureSpec, HeadOptions, KeypointHead
+from models.base import FeatureSpec, HeadOptions, KeypointHead, Layers, Width
 from models.layers import (
     ChannelNorm,
     Classifier,
@@ -38,14 +38,14 @@ class KeypointOptions(HeadOptions):
     'auto'
     """
 
-    width: PositiveInt = Field(128, description="channels on the patch grid; halved with each doubling of the grid")
-    narrowest: PositiveInt = Field(32, description="channels on the fine grid are never fewer than this")
-    detail_width: PositiveInt = Field(32, description="channels of the raw picture's detail on the fine grid")
-    depth: PositiveInt = Field(1, description="residual units on the patch grid")
+    width: Width = Field(128, description="channels on the patch grid; halved with each doubling of the grid")
+    narrowest: Width = Field(32, description="channels on the fine grid are never fewer than this")
+    detail_width: Width = Field(32, description="channels of the raw picture's detail on the fine grid")
+    depth: Layers = Field(1, description="residual units on the patch grid")
     feature_merge: Literal["concat", "mean", "max"] = Field(
         "concat", description="how the maps of the blocks are joined"
     )
-    feature_align_dim: PositiveInt | Literal["auto"] | None = Field(
+    feature_align_dim: Width | Literal["auto"] | None = Field(
         None, description="channels that each block is brought to before they are joined; auto: its own, at most width"
     )
     normalize_features: bool = Field(True, description="layer norm of each cell of each block before they are joined")

@@ -8,10 +8,10 @@ from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from models.base import FeatureSpec, HeadOptions, SegmentationHead
+from models.base import AttentionHeads, FeatureSpec, HeadOptions, HiddenUnits, Layers, Queries, SegmentationHead, Width
 from models.layers import FusionPyramid, Projections, ResidualUnit, halving_widths
 
 MIN_PROBABILITY = 1e-6  # floor of the semantic map, so that its log and the log's gradient stay finite
@@ -26,14 +26,14 @@ class MaskFormerOptions(HeadOptions):
     64
     """
 
-    width: PositiveInt = Field(128, description="channels of the transformer and of the patch grid")
-    narrowest: PositiveInt = Field(32, description="channels on the fine grid, where masks are drawn, at least")
-    detail_width: PositiveInt = Field(32, description="channels of the raw picture's detail on the fine grid")
-    num_queries: PositiveInt = Field(30, description="masks that are proposed for a picture")
+    width: Width = Field(128, description="channels of the transformer and of the patch grid")
+    narrowest: Width = Field(32, description="channels on the fine grid, where masks are drawn, at least")
+    detail_width: Width = Field(32, description="channels of the raw picture's detail on the fine grid")
+    num_queries: Queries = Field(30, description="masks that are proposed for a picture")
     queries_per_class: bool = Field(False, description="one query for each class in place of `num_queries` free ones")
-    layers: PositiveInt = Field(3, description="layers of the transformer decoder")
-    attention_heads: PositiveInt = Field(4, description="heads of each attention")
-    feedforward: PositiveInt = Field(512, description="hidden units of each feed-forward part")
+    layers: Layers = Field(3, description="layers of the transformer decoder")
+    attention_heads: AttentionHeads = Field(4, description="heads of each attention")
+    feedforward: HiddenUnits = Field(512, description="hidden units of each feed-forward part")
     masked_attention: bool = Field(True, description="a query looks only where its last mask is, as Mask2Former's do")
 
     @model_validator(mode="after")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, cast
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
-from models.base import FeatureSpec, HeadOptions
+from models.base import AttentionHeads, FeatureSpec, HeadOptions, Layers
 from models.keypoint_layers import RARE, FineGridHead, KeypointOptions
 from models.layers import ChannelNorm, ResidualUnit
 from models.maskformer import Attention, sine_positions
@@ -27,8 +27,8 @@ class RelationalOptions(KeypointOptions):
     2
     """
 
-    layers: PositiveInt = Field(2, description="layers of the transformer decoder")
-    heads: PositiveInt = Field(4, description="heads of each attention; divides width")
+    layers: Layers = Field(2, description="layers of the transformer decoder")
+    heads: AttentionHeads = Field(4, description="heads of each attention; divides width")
     anchors: list[NonNegativeInt] = Field([], description="keypoints that tell which way an animal lies, from 0")
     dropout: float = Field(0.1, ge=0, lt=1, description="share dropped on the patch grid and after each attention")
 

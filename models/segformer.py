@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
-from models.base import FeatureSpec, HeadOptions, SegmentationHead
+from models.base import FeatureSpec, HeadOptions, SegmentationHead, Width
 from models.layers import (
     ChannelNorm,
     Classifier,
@@ -29,8 +29,8 @@ class SegFormerOptions(HeadOptions):
     0.0
     """
 
-    width: PositiveInt = Field(256, description="channels on the patch grid; halved with each doubling of the grid")
-    narrowest: PositiveInt = Field(64, description="channels on the fine grid are never fewer than this")
+    width: Width = Field(256, description="channels on the patch grid; halved with each doubling of the grid")
+    narrowest: Width = Field(64, description="channels on the fine grid are never fewer than this")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of the channels dropped before the classifier")
 
 

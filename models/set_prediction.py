@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import override
 
-from models.base import HeadOptions
+from models.base import AttentionHeads, HeadOptions, Queries, Width
 from models.detection import DetectionHead
 from utils.boxes.geometry import cxcywh_to_xyxy, xyxy_to_cxcywh
 from utils.errors import DataError
@@ -26,9 +26,9 @@ class SetOptions(HeadOptions):
     300
     """
 
-    width: PositiveInt = Field(256, description="channels of the head, inside")
-    attention_heads: PositiveInt = Field(8, description="heads of each attention")
-    num_queries: PositiveInt = Field(300, description="objects that can be learnt in a picture at most")
+    width: Width = Field(256, description="channels of the head, inside")
+    attention_heads: AttentionHeads = Field(8, description="heads of each attention")
+    num_queries: Queries = Field(300, description="objects that can be learnt in a picture at most")
 
     @model_validator(mode="after")
     def _check_width(self) -> Self:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, cast
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from models.base import FeatureSpec, HeadOptions, SegmentationHead
+from models.base import FeatureSpec, HeadOptions, SegmentationHead, Width
 from models.layers import (
     Classifier,
     ConvNorm,
@@ -31,11 +31,11 @@ class UNetOptions(HeadOptions):
     512
     """
 
-    width: PositiveInt = Field(
+    width: Width = Field(
         128,
         description="channels of the bottleneck on the patch grid, halved with each doubling; 512 for the widest form",
     )
-    narrowest: PositiveInt = Field(16, description="no level has fewer channels; 64 for the widest form")
+    narrowest: Width = Field(16, description="no level has fewer channels; 64 for the widest form")
 
 
 class UNetHead(SegmentationHead):

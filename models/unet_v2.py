@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import ClassVar, cast
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from models.base import FeatureSpec, HeadOptions, SegmentationHead, resize
+from models.base import FeatureSpec, HeadOptions, SegmentationHead, Width, resize
 from models.layers import (
     ChannelNorm,
     Classifier,
@@ -32,14 +32,10 @@ class UNetV2Options(HeadOptions):
     32
     """
 
-    width: PositiveInt = Field(
-        128, description="channels on the patch grid, halved with each doubling; 512: the widest"
-    )
-    narrowest: PositiveInt = Field(16, description="no level has fewer channels; 64: the widest")
-    prior_width: PositiveInt = Field(32, description="channels of the picture's prior on the fine grid; 64: the widest")
-    gate_reduction: PositiveInt = Field(
-        4, description="the gate of a projection has this many times fewer hidden units"
-    )
+    width: Width = Field(128, description="channels on the patch grid, halved with each doubling; 512: the widest")
+    narrowest: Width = Field(16, description="no level has fewer channels; 64: the widest")
+    prior_width: Width = Field(32, description="channels of the picture's prior on the fine grid; 64: the widest")
+    gate_reduction: Width = Field(4, description="the gate of a projection has this many times fewer hidden units")
 
 
 class FidelityProjection(nn.Module):

@@ -258,3 +258,19 @@ def caption(primary: str, score: float, belief: Mapping[str, Any] | None) -> str
         return ""
     words = ", ".join(reason["code"].replace("_", " ") for reason in belief["reasons"])
     return f"{primary} {score:.4f} cannot be believed: {words}"
+
+
+def doubts_of_checkpoint(primary: str, description: Mapping[str, Any]) -> tuple[str, str]:
+    """What the log and the pictures say of the best score that a checkpoint states, if it cannot be believed.
+
+    Examples
+    --------
+    >>> training = {"belief": judge("mIoU", 0.75, {}, few_steps(6))}
+    >>> doubts_of_checkpoint("mIoU", {"training": training, "metrics": {"mIoU": 0.75}})[1]
+    'mIoU 0.7500 cannot be believed: few steps'
+    >>> doubts_of_checkpoint("mIoU", {"kind": "segmentation"})  # of an older version
+    ('', '')
+    """
+    belief = (description.get("training") or {}).get("belief")
+    score = float((description.get("metrics") or {}).get(primary) or math.nan)
+    return sentence(primary, score, belief), caption(primary, score, belief)

@@ -18,6 +18,7 @@ from models import build_head
 from models.backbones.info import resolve_precision
 from models.base import FeatureSpec, Head
 from tasks.features import FeatureService
+from tasks.memory import refuse_too_large
 from tasks.model import FeatureModel
 from tasks.named_files import check_there, sample_writes
 from tasks.runs import choose_device
@@ -150,6 +151,24 @@ class FeatureTask(Task):
         sample = getattr(self.settings.dataset, "sample", None)  # kinds that draw one have it
         return [f"the sample is not in {sample.folder} yet; prepare writes it"] if sample else []
 
+    @override
+    def check_memory(self, phases: Sequence[str]) -> None:
+        self.features.setup()
+        for phase in phases:
+            device = choose_device(self.settings.device(phase))
+            refuse_too_large(self, phase, self.largest_sample(phase), device)
+
+    def largest_sample(self, phase: str) -> tuple[int, int]:
+        """Height and width of the largest sample of a phase, in pixels.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task("inference.tile_size=64").largest_sample("prepare")
+        (32, 32)
+        """
+        return self.source.sample_size()
+
     # -- model
 
     @override
@@ -179,7 +198,7 @@ class FeatureTask(Task):
         >>> scene_task("model.head_options={width: 0}").check_head()
         Traceback (most recent call last):
             ...
-        utils.errors.SettingsError: model.head_options.width: expected greater than 0, got int 0
+        utils.errors.SettingsError: model.head_options.width: expected greater than or equal to 1, got int 0
         """
         self.features.setup()
         self.head_shapes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -12,7 +13,9 @@ from typing import Any
 
 from config import TaskConfig
 from tasks.context import Context, Workload, WouldRun
+from tasks.feature_task import FeatureTask
 from tasks.item import Item
+from tasks.memory import sample_bytes
 from tasks.phases import evaluate, load_phase, train
 from tasks.phases.prediction import apply_model
 from tasks.phases.samples import Job, LiveSamples
@@ -27,6 +30,7 @@ from utils.runtime.files import lock_holder
 SAMPLES = 4  # that are timed
 SAVE_S = 0.2  # of an epoch, beside its steps
 READ_BYTES_PER_S = 1e9  # of a store on a local disk, with its checksums
+MOST_TRIED = 1e9  # bytes of the samples that are timed
 SHORT_S = 1.0  # what takes less is not worth a number
 
 
@@ -103,7 +107,11 @@ def about(seconds: float) -> str:
     --------
     >>> about(0.2), about(75.2)
     (', about a second', ', about 1 min 15 s')
+    >>> about(math.nan)
+    '; how long is not tried, as a sample is so large'
     """
+    if math.isnan(seconds):
+        return "; how long is not tried, as a sample is so large"
     return f", about {format_duration(round(seconds))}" if seconds > SHORT_S else ", about a second"
 
 
@@ -214,7 +222,7 @@ class Outlook:
 
     @cached_property
     def _rates(self) -> tuple[float, float]:
-        """Seconds per picture in the backbone, with reading it, and in the head.
+        """Seconds per picture in the backbone, with reading it, and in the head; NaN where they are not tried.
 
         Examples
         --------
@@ -231,6 +239,8 @@ class Outlook:
         task, item = self.timed
         if item is None:
             return 0.0, 0.0
+        if isinstance(task, FeatureTask) and SAMPLES * sample_bytes(task, task.largest_sample("train")) > MOST_TRIED:
+            return math.nan, math.nan
         device, source = choose_device(task.settings.device("prepare")), LiveSamples(task, [IDENTITY])
         model = task.build_model().to(device).eval()
         reading = time.perf_counter()

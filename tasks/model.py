@@ -174,8 +174,24 @@ def advice_for_memory(settings: TaskConfig, phase: str) -> DinolithError:
     take smaller samples: lower prepare.tile_size (now 512)
     or take fewer model.layers, or a lighter model.head
     """
+    first, *rest = lower_what(settings, phase)
+    return DinolithError(f"out of memory; {first}", *rest)
+
+
+def lower_what(settings: TaskConfig, phase: str) -> list[str]:
+    r"""Settings of this kind of task to lower where a phase needs too much memory, one line per way.
+
+    Examples
+    --------
+    >>> from tasks.detection.settings import DetectionSettings
+    >>> sizes = {"detection": {"pad_size": [900, 900]}, "model": {"head_options": {"width": 512}}}
+    >>> print(*lower_what(DetectionSettings(**sizes), "inference"), sep="\n")  # doctest: +ELLIPSIS
+    lower inference.batch_size (now 4)
+    take smaller samples: lower ..., detection.pad_size (now [900, 900])
+    or take fewer model.layers, or a lighter model.head (head_options are now {'width': 512})
+    """
     size = getattr(getattr(settings, phase, None), "batch_size", None)
-    lines = [f"out of memory; lower {phase}.batch_size (now {size})" if size else "out of memory"]
+    lines = [f"lower {phase}.batch_size (now {size})"] if size else []
     if phase == "train":
         lines[0] += f" and raise train.grad_accum_steps (now {settings.train.grad_accum_steps}) to keep the step"
         lines.append(f"lower train.val_batch_size (now {settings.train.val_batch_size}), if it was in a validation")
@@ -185,6 +201,9 @@ def advice_for_memory(settings: TaskConfig, phase: str) -> DinolithError:
         if value is not None:
             sizes.append(f"{name} (now {value}{f', such as {small}' if small and small < value else ''})")
     if sizes:
-        lines.append(f"take smaller samples: lower {' and '.join(sizes)}")
-    lines.append("or take fewer model.layers, or a lighter model.head")
-    return DinolithError(*lines)
+        lines.append(f"take smaller samples: lower {', '.join(sizes)}")
+    options = getattr(settings.model, "head_options", None)
+    lines.append(
+        f"or take fewer model.layers, or a lighter model.head{f' (head_options are now {options})' if options else ''}"
+    )
+    return lines

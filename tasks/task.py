@@ -145,6 +145,9 @@ class Task(ABC):
         for phase in (name for name in ("inference", "export") if name in phases):
             check_folder(f"{phase}.output_dir", getattr(self.settings, phase).output_dir)
 
+    def check_memory(self, phases: Sequence[str]) -> None:  # noqa: B027 - only some tasks can tell
+        """Raise for sizes of samples, batches and models that cannot fit into memory, before any is allocated."""
+
     @classmethod
     def settings_for_named(cls, settings: Any) -> Any:
         """Settings whose data are `evaluate.inputs` and `evaluate.labels`, to score each of these pictures.

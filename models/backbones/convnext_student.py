@@ -8,7 +8,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from models.backbones.student import Student, StudentOptions
-from models.base import HeadOptions
+from models.base import HeadOptions, Layers, Width
 
 
 class ConvNextOptions(StudentOptions):
@@ -20,8 +20,10 @@ class ConvNextOptions(StudentOptions):
     [48, 96, 192, 384]
     """
 
-    widths: list[int] = Field([48, 96, 192, 384], min_length=4, max_length=4, description="channels of the four stages")
-    depths: list[int] = Field([2, 2, 6, 2], min_length=4, max_length=4, description="layers of the four stages")
+    widths: list[Width] = Field(
+        [48, 96, 192, 384], min_length=4, max_length=4, description="channels of the four stages"
+    )
+    depths: list[Layers] = Field([2, 2, 6, 2], min_length=4, max_length=4, description="layers of the four stages")
     layer_scale: float = Field(1.0, gt=0, description="initial value of the layer scales")
 
 

@@ -26,10 +26,10 @@ class TransformerOptions(StudentOptions):
     16
     """
 
-    width: int = Field(256, ge=4, description="channels")
-    depth: int = Field(6, ge=1, description="blocks")
-    heads: int = Field(4, ge=1, description="attention heads, which share the width evenly")
-    patch_size: int = Field(16, ge=1, description="pixels per patch side")
+    width: int = Field(256, ge=4, le=4096, description="channels")
+    depth: int = Field(6, ge=1, le=64, description="blocks")
+    heads: int = Field(4, ge=1, le=128, description="attention heads, which share the width evenly")
+    patch_size: int = Field(16, ge=1, le=256, description="pixels per patch side")
     layer_scale: float = Field(1.0, gt=0, description="initial value of the layer scales; 1 is right for so few blocks")
     inherit: list[int] | None = Field(
         None,
@@ -48,8 +48,8 @@ class VitOptions(TransformerOptions):
     256
     """
 
-    mlp_ratio: float = Field(4.0, gt=0, description="hidden layer of a block, as a multiple of the width")
-    registers: int = Field(4, ge=0, description="register tokens")
+    mlp_ratio: float = Field(4.0, gt=0, le=16, description="hidden layer of a block, as a multiple of the width")
+    registers: int = Field(4, ge=0, le=64, description="register tokens")
     rope_theta: float = Field(100.0, gt=0, description="base of the rotary positions")
     position_rescale: float = Field(
         2.0, ge=1, description="in training, positions are stretched at random by up to this factor or its inverse"
@@ -66,11 +66,13 @@ class Dinov2Options(TransformerOptions):
     (384, 24)
     """
 
-    width: int = Field(384, ge=4, description="channels")
-    depth: int = Field(3, ge=1, description="blocks")
-    heads: int = Field(6, ge=1, description="attention heads, which share the width evenly")
-    mlp_ratio: int = Field(4, ge=1, description="hidden layer of a block, as a multiple of the width")
-    positions: int = Field(24, ge=1, description="side of the grid of learnt positions, in patches; interpolated")
+    width: int = Field(384, ge=4, le=4096, description="channels")
+    depth: int = Field(3, ge=1, le=64, description="blocks")
+    heads: int = Field(6, ge=1, le=128, description="attention heads, which share the width evenly")
+    mlp_ratio: int = Field(4, ge=1, le=16, description="hidden layer of a block, as a multiple of the width")
+    positions: int = Field(
+        24, ge=1, le=512, description="side of the grid of learnt positions, in patches; interpolated"
+    )
 
 
 class TransformerStudent(Student):

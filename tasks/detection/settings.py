@@ -130,7 +130,9 @@ class DetectionConfig(Section):
         "as vote, and boxes side by side stay two",
     )
     iou: Fraction = Field(0.5, description="overlap from which two boxes of a class may be one object")
-    max_detections: Count = Field(300, description="most boxes of a picture, frame, or window of a raster")
+    max_detections: int = Field(
+        300, ge=1, le=100_000, description="most boxes of a picture, frame, or window of a raster"
+    )
     formats: list[Literal["csv", "coco", "yolo", "labelme", "voc", "gpkg", "video"]] = Field(
         ["csv", "gpkg"],
         min_length=1,
@@ -150,7 +152,11 @@ class DetectionSettings(TaskConfig):
     """
 
     safe_mode: ClassVar[dict[str, Any]] = {"detection": {"shortest_edge": 378, "longest_edge": 616}}
-    sample_sizes: ClassVar[dict[str, int | None]] = {"detection.shortest_edge": 800, "detection.longest_edge": 1333}
+    sample_sizes: ClassVar[dict[str, int | None]] = {
+        "detection.shortest_edge": 800,
+        "detection.longest_edge": 1333,
+        "detection.pad_size": None,
+    }
     labels_may_split: ClassVar[bool] = True
 
     kind: Literal["detection"] = Field("detection", description="what the task makes of pictures")

@@ -45,7 +45,7 @@ from utils.media.overlays import write_overlay_picture
 from utils.media.videos import VideoReader, VideoWriter, is_video
 from utils.raster.box_layer import write_boxes
 from utils.report.colours import class_palette
-from utils.report.plots import draw_legend
+from utils.report.plots import overlay_legend
 from utils.runtime.files import atomic_path, read_json, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -264,7 +264,7 @@ def legend(looks: Looks, width: int) -> np.ndarray:
     names = list(looks.classes)
     if looks.drawn_from:
         names = [f"{name} from {score:.2f}" for name, score in zip(names, looks.drawn_from, strict=True)]
-    return draw_legend(list(zip(names, looks.palette().tolist(), strict=True)), width)
+    return overlay_legend(list(zip(names, looks.palette().tolist(), strict=True)), width)
 
 
 def draw_frame(image: np.ndarray, objects: Sequence[Mapping[str, Any]], looks: Looks) -> np.ndarray:

@@ -9,6 +9,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from config import (
+    BandNumber,
     Count,
     DatasetConfig,
     EvaluateConfig,
@@ -108,11 +109,13 @@ class DistillConfig(Section):
     """What only tasks of kind distill have."""
 
     crop: Side = Field(320, description="side of a crop in pixels; a multiple of the student's patch")
-    zooms: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+    zooms: list[Annotated[float, Field(ge=0.01, le=1)]] = Field(
         [1.0, 0.5], min_length=1, description="scales of the pictures: at 0.5 a crop covers twice its side"
     )
-    crops: Count = Field(
+    crops: int = Field(
         4,
+        ge=1,
+        le=10_000,
         description="most crops of each photo, video frame and block of a raster, at each zoom; so 300 photos give "
         "1200 at one zoom, and a raster of 60,000 x 60,000 pixels, which is 900 blocks, 3600",
     )
@@ -126,7 +129,7 @@ class DistillConfig(Section):
         None, description="number of frames of each video that may be used, from its start"
     )
     exclude: list[str] = Field([], description="files, folders and name patterns in raw_images_dir to leave out")
-    bands: dict[str, list[Count]] = Field(
+    bands: dict[str, list[BandNumber]] = Field(
         {}, description="name pattern -> the bands that are red, green and blue; other rasters give their first three"
     )
     stacks: list[list[str]] = Field(

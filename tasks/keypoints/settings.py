@@ -10,7 +10,6 @@ from typing_extensions import override
 
 from config import (
     AffineAugmentationsConfig,
-    Count,
     DatasetConfig,
     Fraction,
     InferenceConfig,
@@ -25,6 +24,8 @@ from config import (
     TaskConfig,
 )
 from models import HeadName
+
+Cells = Annotated[float, Field(gt=0, le=1024)]  # of a heatmap, which has a few hundred along a side
 
 
 class KeypointsPaths(PathsConfig):
@@ -110,7 +111,9 @@ class KeypointsConfig(Section):
     )
     bbox_scale: float = Field(1.25, ge=1, le=10, description="size of a crop over the animal's box")
     short_side: Side = Field(518, description="pixels of a sample's short side, to which pictures are scaled")
-    max_instances: Count = Field(20, description="most animals of a picture; more are an error of the labels")
+    max_instances: int = Field(
+        20, ge=1, le=5000, description="most animals of a picture; more are an error of the labels"
+    )
     grouping: bool | Literal["auto"] = Field(
         "auto", description="learn which points belong together; auto: when a whole picture holds several animals"
     )
@@ -120,8 +123,8 @@ class KeypointsConfig(Section):
         "stems where there are several and neighbours look alike, else pictures",
     )
     mask_type: Literal["gaussian", "circle"] = Field("gaussian", description="shape of the heatmaps' targets")
-    sigma: Positive = Field(1.5, description="their size in cells of the output: deviation, or radius of the circle")
-    sigma_end: Positive | None = Field(None, description="size at the last epoch; null: as at the first")
+    sigma: Cells = Field(1.5, description="their size in cells of the output: deviation, or radius of the circle")
+    sigma_end: Cells | None = Field(None, description="size at the last epoch; null: as at the first")
     augment_from: Fraction = Field(0.0, description="share of training before which pictures are not varied")
     augment_until: Fraction = Field(1.0, description="share of training after which pictures are not varied")
     loss: KeypointLossConfig = KeypointLossConfig()
@@ -133,7 +136,7 @@ class KeypointsConfig(Section):
     min_score: Fraction = Field(
         0.05, description="points below this are left out of predictions, and animals without a point above it"
     )
-    nms_radius: Positive = Field(3.0, description="cells between two peaks of one keypoint")
+    nms_radius: Cells = Field(3.0, description="cells between two peaks of one keypoint")
     tta_merge: Literal["mean", "max"] = Field("mean", description="how heatmaps of mirrored pictures are merged")
     thresholds: list[Positive] = Field([], description="PCK: pixels of the picture, beside 2, 4, 8 and 16")
     oks_sigmas: Positive | list[Positive] = Field(0.05, description="OKS: one for all keypoints, or one each")

@@ -28,7 +28,7 @@ from utils.media.overlays import ENDING as OVERLAY_ENDING
 from utils.media.overlays import write_overlay_picture
 from utils.media.videos import VideoReader, VideoWriter, is_video
 from utils.report.colours import class_palette
-from utils.report.plots import draw_legend
+from utils.report.plots import overlay_legend
 from utils.runtime.files import read_json, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ def keypoint_legend(skeleton: Skeleton, width: int) -> np.ndarray:
     """
     palette = class_palette(256)
     entries = [(name, palette[index % 256].tolist()) for index, name in enumerate(skeleton.names)]
-    return draw_legend(entries, width)
+    return overlay_legend(entries, width)
 
 
 def gather_predictions(

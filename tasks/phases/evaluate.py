@@ -68,6 +68,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     with evaluate_in_errors(split):
         task, model, checkpoint = restore(task, settings.checkpoint, context, "evaluate", named=split == NAMED)
         items = task.source.items(split)
+        task.check_memory(["evaluate"])
     folder = context.folder / f"evaluate_{split}"
     fingerprint = evaluation_fingerprint(task, checkpoint, split)
     finished = read_json(folder / "metrics.json", {}, checksum=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from config import expand_path
+from tasks.belief import doubts_of_checkpoint
 from tasks.context import Context, PhaseResult
 from tasks.item import Item, Piece
 from tasks.phases.evaluate import restore, safe_name, workload
@@ -21,6 +22,7 @@ from tasks.runs import choose_device
 from tasks.task import Task
 from utils.errors import DataError, Interrupted
 from utils.logging import Progress
+from utils.report.plots import captioned
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint, load_training_state, save_training_state
 from utils.runtime.files import digest_array, digest_json, file_stamp, read_json, write_json
@@ -64,6 +66,10 @@ def run(task: Task, context: Context) -> PhaseResult:
     """
     settings = task.settings.inference
     task, model, checkpoint = restore(task, settings.checkpoint, context, "inference")
+    task.check_memory(["inference"])
+    doubt, text = doubts_of_checkpoint(task.primary, checkpoint.description) if checkpoint else ("", "")
+    if doubt:
+        context.log.warning(f"inference: of the checkpoint: {doubt}")
     items, unreadable = readable_inputs(task)
     folder = output_folder(task, context)
     prints = {item.id: fingerprint(task, item, checkpoint) for item in items}
@@ -84,11 +90,13 @@ def run(task: Task, context: Context) -> PhaseResult:
     groups, batch_size = distributed.share(task.source.partition(todo)), settings.batch_size
     source = LiveSamples(task, task.prediction_views())
     given = predict(task, model, source, groups, device, batch_size, context, share.open_job, skip_unreadable=True)
-    failed = {name: text for part in distributed.run_on_all(lambda: share.write(given, groups)) for name, text in part}
+    written = distributed.run_on_all(lambda: share.write(given, groups))
+    failed = {name: problem for part in written for name, problem in part}
     predicted = [item for item in todo if item.id not in failed]
 
     def close() -> None:
-        finish(task, predicted, folder, prints, done, context)
+        with captioned(text):
+            finish(task, predicted, folder, prints, done, context)
         for path in task.output.write_summary([item for item in items if item.id not in failed], folder):
             context.log.info(f"inference: {path}")
 

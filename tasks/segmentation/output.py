@@ -31,7 +31,7 @@ from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 from utils.raster.writer import ClassRasterWriter
 from utils.report.colours import colours_of_classes
-from utils.report.plots import draw_class_map, draw_comparison, draw_legend, show_colours
+from utils.report.plots import draw_class_map, draw_comparison, overlay_legend, show_colours
 from utils.runtime.setting_errors import suggest
 
 logger = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ class SegmentationOutput(Output):
                 shown |= set(np.unique(classes).tolist())
                 drawn.append(draw_class_map(show_colours(image), classes, palette))
         entries = [(name, palette[index].tolist()) for index, name in enumerate(self.classes) if index in shown]
-        return np.concatenate([*drawn, draw_legend(entries, drawn[0].shape[1])])
+        return np.concatenate([*drawn, overlay_legend(entries, drawn[0].shape[1])])
 
     def _report_loss(self, scene: RasterScene) -> None:
         """Warn once of a place that the map does not keep, and of fill that becomes a class in it.

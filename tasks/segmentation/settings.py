@@ -9,6 +9,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from config import (
+    BandNumber,
     Count,
     DatasetConfig,
     GeometricAugmentationsConfig,
@@ -16,6 +17,7 @@ from config import (
     Interval,
     LabelledEvaluateConfig,
     ModelConfig,
+    Multiple,
     NonNegative,
     PathsConfig,
     Percentiles,
@@ -54,13 +56,13 @@ class SegmentationDataset(DatasetConfig):
     """Pictures, labels and classes."""
 
     classes: list[str] | None = Field(None, min_length=1, description="class names; index 0 is the first of them")
-    bands: list[Count] | None = Field(
+    bands: list[BandNumber] | None = Field(
         None, min_length=1, description="bands to read, from 1, in order: three colours, then extra bands for the head"
     )
     band_files: list[str] | None = Field(
         None, min_length=1, description="files below raw_images_dir that are the bands of one scene"
     )
-    scale: Positive = Field(
+    scale: Multiple = Field(
         1.0, description="resample pictures by this factor before anything else: 0.5 halves each side"
     )
     value_range: Interval | None = Field(None, description="values that become black and white; null takes percentiles")
@@ -100,7 +102,9 @@ class SegmentationDataset(DatasetConfig):
     unlabelled: str = Field(
         "ignore", description="class of the pixels outside all features of a vector file, or 'ignore'"
     )
-    line_width: Positive = Field(3.0, description="width at which lines of a vector file are drawn, in pixels")
+    line_width: float = Field(
+        3.0, gt=0, le=32768, description="width at which lines of a vector file are drawn, in pixels"
+    )
     max_windows: Count | None = Field(None, description="keep only this many windows per item, for a quick try")
     augmentations: GeometricAugmentationsConfig = GeometricAugmentationsConfig()
     splits: SegmentationSplits = SegmentationSplits()
@@ -111,7 +115,9 @@ class SegmentationModel(ModelConfig):
     """The frozen backbone and the head that is trained on it."""
 
     head: Annotated[str, HeadName("segmentation")] = Field("dpt", description="name in the registry of heads")
-    num_classes: Count | None = Field(None, description="number of classes, when dataset.classes does not name them")
+    num_classes: int | None = Field(
+        None, ge=1, le=254, description="number of classes, when dataset.classes does not name them"
+    )
 
 
 class SegmentationPrepare(PrepareConfig):
@@ -144,7 +150,7 @@ class SegmentationTrain(TrainConfig):
     val_overlap: float = Field(
         0.25, ge=0, lt=0.9, description="share of a window that its neighbour repeats in validation, test and evaluate"
     )
-    crop_size: Count | None = Field(None, description="random crops of this side; needs features: online")
+    crop_size: Side | None = Field(None, description="random crops of this side; needs features: online")
 
 
 class PolygonsConfig(Section):

@@ -131,6 +131,13 @@ class SegmentationTask(FeatureTask):
         return items
 
     @override
+    def largest_sample(self, phase: str) -> tuple[int, int]:
+        train, tile = self.settings.train, self.settings.prepare.tile_size
+        sides = {"train": train.crop_size, "inference": self.settings.inference.tile_size}
+        side = sides.get(phase) or tile
+        return side, side
+
+    @override
     def odd_sides(self) -> list[str]:
         train, inference = self.settings.train, self.settings.inference
         sides = {"prepare.tile_size": self.settings.prepare.tile_size, "train.crop_size": train.crop_size}

@@ -387,7 +387,7 @@ def test_wrong_names_and_options_are_told_all_at_once() -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert "model.head_options.depth: expected int, got str '2'" in lines
-    assert "model.head_options.narrowest: expected greater than 0, got int 0" in lines
+    assert "model.head_options.narrowest: expected greater than or equal to 1, got int 0" in lines
     assert any(line.startswith("model.head_options.widht: unknown key, did you mean 'width'?") for line in lines)
     with pytest.raises(SettingsError, match=r"model\.head_options: width must be a multiple of 4"):
         build_head("segmentation", "maskformer", make_spec(), 2, {"width": 30})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from utils.runtime.setting_types import Fraction, Positive, Section
+from utils.runtime.setting_types import Fraction, Multiple, Section
 
 
 class AugmentationsConfig(Section):
@@ -46,7 +46,7 @@ class AugmentationsConfig(Section):
 class GeometricAugmentationsConfig(AugmentationsConfig):
     """Variations of tasks whose targets are turned and enlarged with the picture."""
 
-    scale_range: list[Positive] = Field(
+    scale_range: list[Multiple] = Field(
         [1.0, 1.0], min_length=2, max_length=2, description="random enlargement; needs as brightness does"
     )
     rotation_degrees: float = Field(0.0, ge=0, le=180, description="random rotation; likewise")

@@ -51,8 +51,16 @@ _COLOUR_OF_WORD = {word: colour for colour, words in _EXPECTED.items() for word 
 _LEAST_DIFFERENCE = 10.0  # between two colours of a map, in CIELAB; 2.3 is just noticeable
 _MANY_COLOURS = 40  # more are not told apart anyway
 # What stands out on grey: for marks such as those of errors, which must not look like a class.
-_MARKS = ((230, 0, 60), (255, 0, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0))
-_MARK_DIFFERENCE = (30.0, 10.0)  # of a mark from all classes, in CIELAB: as most people see it, and as anybody does
+_MARKS = {
+    (230, 0, 60): "red",
+    (255, 0, 255): "magenta",
+    (255, 255, 0): "yellow",
+    (0, 255, 255): "cyan",
+    (0, 255, 0): "green",
+}
+# Of a mark from all classes, in CIELAB: as most people see it, and as anybody does. Pure red and crimson are 32 apart,
+# and who does not see them side by side takes one for the other.
+_MARK_DIFFERENCE = (40.0, 15.0)
 _TINTS = ((255, 0.45), (0, 0.35))  # towards white or black, and by which share: further classes of one kind
 
 
@@ -251,12 +259,23 @@ def _stands_out(colour: Sequence[int], others: Sequence[Sequence[int]]) -> bool:
 
     Examples
     --------
-    >>> _stands_out((230, 0, 60), [(213, 94, 0)]), _stands_out((230, 0, 60), [(200, 40, 45)])
+    >>> _stands_out((230, 0, 60), [(230, 159, 0)]), _stands_out((230, 0, 60), [(255, 0, 0)])
     (True, False)
     """
     looks = _appearance(np.array([colour, *others], np.uint8))
     distances = np.linalg.norm(looks[1:] - looks[0], axis=-1)
     return bool((distances[:, 0] >= _MARK_DIFFERENCE[0]).all() and (distances >= _MARK_DIFFERENCE[1]).all())
+
+
+def mark_name(colour: Sequence[int]) -> str:
+    """What a colour of `mark_colours` is called in a legend; empty for one without a common name.
+
+    Examples
+    --------
+    >>> mark_name((255, 0, 255)), mark_name((102, 51, 0))
+    ('magenta', '')
+    """
+    return _MARKS.get(tuple(colour), "")
 
 
 def _farthest(others: Sequence[Sequence[int]]) -> tuple[int, ...]:

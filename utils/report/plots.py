@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from utils import IGNORE_INDEX
-from utils.report.colours import class_palette, mark_colours
+from utils.report.colours import class_palette, mark_colours, mark_name
 from utils.runtime.files import atomic_path, write_bytes
 
 if TYPE_CHECKING:
@@ -213,6 +213,30 @@ def draw_legend(entries: Sequence[tuple[str, Sequence[int]]], width: int) -> np.
     return sheet
 
 
+def overlay_legend(entries: Sequence[tuple[str, Sequence[int]]], width: int) -> np.ndarray:
+    """Draw a legend for below a picture that keeps its size, with the line of `captioned` under it.
+
+    Examples
+    --------
+    >>> overlay_legend([("road", (255, 0, 0))], 200).shape
+    (22, 200, 3)
+    >>> with captioned("mIoU 0.2500 cannot be believed: few steps"):
+    ...     overlay_legend([("road", (255, 0, 0))], 200).shape
+    (66, 200, 3)
+    """
+    lines: list[str] = []
+    for word in _caption.get().split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and _text_width(longer) + 8 <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    sheet = np.full((len(lines) * _LINE_HEIGHT, width, 3), 255, np.uint8)
+    for number, line in enumerate(lines):
+        _draw_text(sheet, line, 4, number * _LINE_HEIGHT)
+    return np.vstack([draw_legend(entries, width), sheet])
+
+
 def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
     """Put pictures of one height next to each other, four pixels apart.
 
@@ -250,7 +274,7 @@ def draw_comparison(
     Returns
     -------
     ndarray of uint8, shape (height, width, 3)
-        The sheet. What is wrong is red, or has another colour that no class is like.
+        The sheet. What is wrong is red, or has another colour that no class is like; the legend names it.
 
     Raises
     ------
@@ -278,7 +302,8 @@ def draw_comparison(
     occurring = np.unique(prediction if truth is None else np.concatenate([prediction.ravel(), truth.ravel()]))
     entries = [(class_names[index], palette[index].tolist()) for index in occurring if index < len(class_names)]
     if truth is not None:
-        entries.append(("wrong", list(colour)))
+        name = mark_name(colour)
+        entries.append((f"wrong ({name})" if name else "wrong", list(colour)))
     return np.vstack([sheet, draw_legend(entries, sheet.shape[1])])
 
 

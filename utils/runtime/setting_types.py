@@ -26,7 +26,10 @@ def _ascending(pair: list[float]) -> list[float]:
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]  # of what takes no memory by its number
+Batch = Annotated[int, Field(ge=1, le=65536)]  # samples that pass a model together
+BandNumber = Annotated[int, Field(ge=1, le=65535)]  # as many as a TIFF can have
+Multiple = Annotated[float, Field(gt=0, le=100)]  # of the size of pictures
 MOST_THREADS = 1024  # more than the processors of any machine; a system ends a program long before 1,000,000
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 Readers = Annotated[int, Field(ge=0, le=MOST_THREADS)]  # threads beside the one that works

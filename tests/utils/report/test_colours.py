@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.report.colours import _EXPECTED, _appearance, class_palette, colours_of_classes, mark_colours
+from utils.report.colours import _EXPECTED, _appearance, class_palette, colours_of_classes, mark_colours, mark_name
 
 
 def smallest_difference(colours: np.ndarray) -> float:
@@ -68,3 +68,12 @@ def test_marks_differ_from_every_class_and_from_each_other() -> None:
         assert distances[:3].min() > 16, "to normal vision; a building is 15 from the usual red"
     many = class_palette(256).tolist()
     assert all(list(mark) not in many for mark in mark_colours([red, grey], many))
+
+
+@pytest.mark.parametrize("near", [(255, 0, 0), (255, 100, 100), (136, 0, 17), (200, 0, 100)])
+def test_errors_are_not_marked_in_the_colour_of_a_class_that_is_as_red(near) -> None:
+    palette = colours_of_classes(["sand", "robot"], {"robot": near})
+    [mark] = mark_colours([(230, 0, 60)], palette.tolist())
+    looks = _appearance(np.array([mark, *palette], np.uint8))
+    assert np.linalg.norm(looks[1:] - looks[0], axis=-1)[:, 0].min() >= 40, "to normal vision"
+    assert mark_name(mark) == "magenta"

@@ -1,0 +1,80 @@
+"""Predictions of a checkpoint whose best score cannot be believed say so, in the log and in every overlay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tasks.belief import doubts_of_checkpoint
+from tasks.phases import load_phase
+from tests.settings.stage import model_of, task_of
+from utils.logging import VerbosityLogger
+from utils.media.videos import VideoReader, VideoWriter
+from utils.report.plots import captioned, overlay_legend
+from utils.runtime.checkpoints import load_checkpoint
+
+KINDS = ("detection", "keypoints", "segmentation")
+
+
+def photo(path: Path) -> Path:
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (96, 240, 3)).astype(np.uint8))
+    return path
+
+
+def predict(kind: str, folder: Path, source: Path, *overrides: str) -> tuple[str, str]:
+    """What the log and the caption have to say of the checkpoint, after inference from it."""
+    model = model_of(kind)
+    checkpoint = load_checkpoint(model)
+    where = (f"inference.checkpoint={model}", f"inference.inputs={source}", f"inference.output_dir={folder}/out")
+    task, context = task_of(kind, folder, ("inference.enable=true", *where, *overrides))
+    load_phase("inference")(task, context)
+    return doubts_of_checkpoint(task.primary, checkpoint.description)
+
+
+def caption_below(text: str, width: int) -> np.ndarray:
+    with captioned(text):
+        sheet = overlay_legend([], width)
+    return sheet[len(overlay_legend([], width)) :]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_overlay_says_below_the_picture_that_its_model_cannot_be_believed(kind, tmp_path):
+    _, text = predict(kind, tmp_path, photo(tmp_path / "new.png"))
+    assert "cannot be believed: " in text, "a few steps of training"
+    [overlay] = (tmp_path / "out").glob("*_overlay.png")
+    drawn = cv2.imread(str(overlay))[..., ::-1]
+    expected = caption_below(text, 240)
+    assert expected.size
+    assert expected.min() < 100, "there is text"
+    assert np.array_equal(drawn[-len(expected) :], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_log_of_inference_says_it_once(kind, tmp_path, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(VerbosityLogger, "warning", lambda self, line: told.append(line))
+    doubt, _ = predict(kind, tmp_path, photo(tmp_path / "new.png"))
+    assert [line for line in told if "believed" in line] == [f"inference: of the checkpoint: {doubt}"]
+
+
+def test_an_overlay_video_says_it_below_every_frame(tmp_path):
+    with VideoWriter(tmp_path / "new.avi", (96, 240), 10.0) as video:
+        for shade in (40, 80):
+            video.write(np.full((96, 240, 3), shade, np.uint8))
+    _, text = predict("keypoints", tmp_path, tmp_path / "new.avi", "keypoints.formats=[video]")
+    [overlay] = [path for path in (tmp_path / "out").iterdir() if path.suffix in (".mp4", ".avi", ".webm")]
+    expected = caption_below(text, 240)
+    frames = list(VideoReader(overlay).frames())
+    assert len(frames) == 2
+    for frame in frames:
+        assert np.abs(frame[-len(expected) :].astype(int) - expected).mean() < 12, "but for the loss of the codec"
+
+
+def test_a_model_that_can_be_believed_adds_nothing():
+    belief = {"believable": True, "reasons": [], "baselines": {}}
+    description = {"training": {"belief": belief}, "metrics": {"mIoU": 0.75}}
+    assert doubts_of_checkpoint("mIoU", description) == ("", "")
+    assert len(overlay_legend([], 200)) == 22
