@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from utils.errors import DataError
+from utils.formats.run_lengths import box_of_mask
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
 from utils.geometry.crops import tight_box
 
@@ -96,49 +96,10 @@ def box_of_instance(instance: Instance) -> np.ndarray:
     if box is None and instance.polygons:
         box = tight_box(np.concatenate(instance.polygons))
     if box is None and instance.mask is not None:
-        box = _box_of_mask(instance.mask)
+        box = box_of_mask(instance.mask)
     if box is None:
         raise ValueError("neither box nor outline; draw a box around the object")
     return box
-
-
-def _box_of_mask(mask: Mapping) -> np.ndarray | None:
-    """The box (4,) around run lengths of COCO, given as numbers; None where they cover nothing.
-
-    Raises
-    ------
-    ValueError
-        If they are compressed to text, or are no run lengths of a mask of their size.
-
-    Examples
-    --------
-    >>> _box_of_mask({"size": [2, 3], "counts": [3, 2, 1]}).tolist(), _box_of_mask({"size": [2, 3], "counts": [6]})
-    ([1.0, 0.0, 3.0, 2.0], None)
-    >>> _box_of_mask({"size": [2, 3], "counts": [3, 2]})
-    Traceback (most recent call last):
-        ...
-    ValueError: run lengths of 5 pixels in a mask of 2 x 3; write the mask again, or its bbox
-    """
-    counts: Any = mask.get("counts")
-    size: Any = mask.get("size")
-    if isinstance(counts, str):
-        raise ValueError("a mask in compressed run lengths and no box; write its bbox")
-    lists = all(isinstance(part, list) and all(type(value) is int for value in part) for part in (counts, size))
-    if not lists or len(size) != 2 or min((*counts, *size), default=-1) < 0:
-        raise ValueError("a mask without counts and size as whole numbers; write the mask again, or its bbox")
-    if sum(counts) != size[0] * size[1]:
-        raise ValueError(
-            f"run lengths of {sum(counts)} pixels in a mask of {size[0]} x {size[1]}; write the mask again, or its bbox"
-        )
-    height, ends = size[0], np.cumsum(counts)
-    covered = [(start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=False) if stop > start]
-    if not covered:
-        return None
-    firsts, lasts = (np.array(side) for side in zip(*covered, strict=True))
-    turns = (lasts - 1) // height > firsts // height  # a run that goes on in the next column covers its first row
-    top = 0 if turns.any() else int((firsts % height).min())
-    bottom = height if turns.any() else int(((lasts - 1) % height).max()) + 1
-    return np.array([firsts.min() // height, top, (lasts.max() - 1) // height + 1, bottom], np.float64)
 
 
 def keep_boxes(sets: Mapping[str, AnnotationSet]) -> dict[str, AnnotationSet]:

@@ -12,6 +12,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.formats.coco.ids import is_id
 from utils.formats.predictions import score_name
+from utils.formats.run_lengths import read_counts
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, build_skeleton, keypoints_array, missing_keypoints
 from utils.formats.values import read_flag, read_number
@@ -168,7 +169,9 @@ def _read_flips(where: str, entry: Mapping[str, Any], count: int) -> list[int] |
     return flips
 
 
-def read_annotation(keys: Mapping[str, Any], category: str, skeleton: Skeleton) -> tuple[Instance, list[str]]:
+def read_annotation(
+    keys: Mapping[str, Any], category: str, skeleton: Skeleton, size: tuple[int, int] | None = None
+) -> tuple[Instance, list[str]]:
     """Read one annotation.
 
     Parameters
@@ -179,6 +182,8 @@ def read_annotation(keys: Mapping[str, Any], category: str, skeleton: Skeleton) 
         Name of its category.
     skeleton : Skeleton
         Of its category.
+    size : (int, int), optional
+        Height and width of its picture, which a mask must have.
 
     Returns
     -------
@@ -207,12 +212,15 @@ def read_annotation(keys: Mapping[str, Any], category: str, skeleton: Skeleton) 
     extra = {key: value for key, value in keys.items() if key not in (*OWN_KEYS, scored)}
     if not isinstance(tags, dict) and tags is not None:
         extra["attributes"] = tags
+    mask = keys["segmentation"] if keys.get("segmentation") and isinstance(keys["segmentation"], dict) else None
+    if mask is not None:
+        read_counts(mask, size)
     instance = Instance(
         category=category,
         keypoints=_read_keypoints(keys.get("keypoints"), skeleton),
         box_xyxy=None if "bbox" in derived else _read_box(keys.get("bbox"), parts),
         polygons=tuple(_read_polygons(keys.get("segmentation"), parts)),
-        mask=keys["segmentation"] if isinstance(keys.get("segmentation"), dict) else None,
+        mask=mask,
         area=None if "area" in derived else _read_number(keys, "area", parts),
         is_crowd=read_flag("iscrowd", keys.get("iscrowd")),
         group=facts["group"] if "group" in facts else _read_whole(keys.get("id")),

@@ -443,6 +443,7 @@ def _read_annotations(file: _File, ids: Mapping[Path, str], problems: list[Probl
     ({1: []}, 'category 2 is unknown; known: 1')
     """
     names = {image.keys["id"]: ids[image.path] for image in file.images}
+    sizes = {image.keys["id"]: image.size for image in file.images}
     images, categories = IdFinder(file.image_ids), IdFinder(file.categories)
     instances: dict[Any, list[Instance]] = {}
     seen, homeless = set(), 0
@@ -455,7 +456,7 @@ def _read_annotations(file: _File, ids: Mapping[Path, str], problems: list[Probl
                 raise ValueError(f"expected an annotation, got {str(keys)[:60]}")
             image = images.find(stated.get("image_id"), "image")
             instances.setdefault(image, [])
-            instance, parts = _read_one(file, keys, categories)
+            instance, parts = _read_one(file, keys, categories, sizes.get(image))
         except ValueError as error:
             homeless += image is None
             problems.append(Problem(where, str(error), "mend or remove the annotation", names.get(image), lost=True))
@@ -472,8 +473,10 @@ def _read_annotations(file: _File, ids: Mapping[Path, str], problems: list[Probl
     return instances
 
 
-def _read_one(file: _File, keys: Mapping[str, Any], categories: IdFinder) -> tuple[Instance, list[str]]:
-    """One annotation, if its category is known.
+def _read_one(
+    file: _File, keys: Mapping[str, Any], categories: IdFinder, size: tuple[int, int] | None
+) -> tuple[Instance, list[str]]:
+    """One annotation, if its category is known; `size` is that of its picture, if that is known.
 
     Raises
     ------
@@ -482,9 +485,9 @@ def _read_one(file: _File, keys: Mapping[str, Any], categories: IdFinder) -> tup
 
     Examples
     --------
-    >>> _read_one(_File(Path("a.json"), {}), {"category_id": 3}, IdFinder([]))
+    >>> _read_one(_File(Path("a.json"), {}), {"category_id": 3}, IdFinder([]), None)
     Traceback (most recent call last):
         ...
     ValueError: category 3 is unknown; known: none
     """
-    return read_annotation(keys, *file.categories[categories.find(keys.get("category_id"), "category")])
+    return read_annotation(keys, *file.categories[categories.find(keys.get("category_id"), "category")], size)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.formats.labelme.shapes import Shape, decode_mask, parse_shape, polygon_of, score_of, tags_of, visibility_of
+from utils.formats.run_lengths import read_counts
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, encode_mask, keypoints_array, polygon_area
 from utils.geometry.crops import tight_box
@@ -170,7 +171,7 @@ class ShapeReader:
             tags=tags_of(shapes),
         )
         try:
-            return _apply_facts(instance, facts)
+            return _apply_facts(instance, facts, size)
         except (TypeError, ValueError) as error:
             what = f"{FACTS!r} cannot be used ({error})"
             problems.append(Problem(f"shape {shapes[0].index}", what, "remove that key"))
@@ -334,7 +335,7 @@ def _facts_of(shapes: Sequence[Shape], problems: list[Problem]) -> Mapping[str, 
     return {}
 
 
-def _apply_facts(instance: Instance, facts: Mapping[str, Any]) -> Instance:
+def _apply_facts(instance: Instance, facts: Mapping[str, Any], size: tuple[int, int]) -> Instance:
     """Add to an instance what its shapes cannot show; box and area only while the polygons are as they were.
 
     Examples
@@ -342,13 +343,15 @@ def _apply_facts(instance: Instance, facts: Mapping[str, Any]) -> Instance:
     >>> square = np.array([[0.0, 0], [2, 0], [2, 2], [0, 2]])
     >>> instance = Instance("mouse", keypoints_array([[1, 1]], [2]), polygons=(square,))
     >>> facts = {"box_xyxy": [0, 0, 3, 3], "outline": [0, 0, 2, 2, 4], "is_crowd": True}
-    >>> changed = _apply_facts(instance, facts)
+    >>> changed = _apply_facts(instance, facts, (4, 6))
     >>> changed.box_xyxy.tolist(), changed.is_crowd
     ([0.0, 0.0, 3.0, 3.0], True)
-    >>> _apply_facts(instance, {**facts, "outline": [0, 0, 5, 2, 9]}).box_xyxy is None
+    >>> _apply_facts(instance, {**facts, "outline": [0, 0, 5, 2, 9]}, (4, 6)).box_xyxy is None
     True
     """
     changes = {key: facts[key] for key in ("is_crowd", "extra", "group", "mask") if key in facts}
+    if facts.get("mask") is not None:
+        read_counts(facts["mask"], size)
     changes |= {"score": float(facts["score"])} if facts.get("score") is not None else {}
     changes |= {"track_id": facts["track"]} if "track" in facts else {}
     if facts.get("keypoint_scores") is not None:
