@@ -16,6 +16,7 @@ from tasks.labels import PictureLabels, box_fault
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_boxes
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
+from utils.formats.vector.classes import VectorChoice
 from utils.runtime.setting_errors import suggest
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,9 @@ class DetectionLabels(PictureLabels):
 
     @override
     def read(self, source: str, root: str | None) -> dict[str, AnnotationSet]:
-        return read_boxes(source, self.settings.detection.format, root)
+        dataset = self.settings.dataset
+        choice = VectorChoice(dataset.label_layer, dataset.label_attribute, set(self._mapping) == {OTHERS})
+        return read_boxes(source, self.settings.detection.format, root, choice=choice)
 
     @override
     def align(self, sets: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:

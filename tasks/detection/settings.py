@@ -78,6 +78,12 @@ class DetectionDataset(DatasetConfig):
         description="name of a class in the labels -> class; '*' is every other name; 'ignore' makes its boxes regions "
         "where objects are neither learnt nor false alarms",
     )
+    label_layer: str | None = Field(None, description="layer of a vector file")
+    label_attribute: str | None = Field(
+        None,
+        description="attribute of a vector file that holds the class; null: label, class, class_name, category, "
+        "category_name or name",
+    )
     subset: SubsetConfig = SubsetConfig()
     convert_to: ConvertConfig | None = Field(
         None, description="prepare also writes the labels in another format, divided as the splits are"

@@ -76,6 +76,7 @@ def draft_segmentation(path: Path, changes: dict[str, Any], log: VerbosityLogger
     if all(map(is_vector, layout.labels)):
         survey = survey_vectors(layout.labels, dataset.get("label_layer"))
         settings, figures, advice = _from_vectors(survey, dataset.get("label_attribute"), layout)
+        advice += survey.doubts
     else:
         masks = survey_masks(layout.labels)
         settings, figures, advice = _from_masks(masks, layout)

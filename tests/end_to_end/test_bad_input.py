@@ -394,7 +394,7 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     (other_bands, 3, "five.tif: 5 bands to read, but the other pictures have 3"),
     # labels
     (labels_far_away, 3, "labels.geojson: no common ground"),
-    (degrees_that_are_metres, 3, "which that CRS cannot express"),
+    (degrees_that_are_metres, 3, "which are no degrees; the numbers would fit the scene's own EPSG:"),
     (unknown_attribute, 3, "labels.geojson: no attribute 'sort'; fields: kind"),
     (unknown_attribute_value, 3, "value drak"),
     (features_without_geometry, 3, "holds no features with finite coordinates"),

@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import shapely
 import torch
+from affine import Affine
+from pyogrio.raw import write
 from safetensors.torch import save_file
 
 from models.base import FeatureSpec
@@ -19,6 +23,7 @@ from tests.settings.probe import VARIED, Probe
 from tests.settings.shared import LISTS
 from tests.settings.stage import digest, task_of
 from utils.geometry.augment import IDENTITY
+from utils.raster.files import write_raster
 
 
 def write_rectangles(folder: Path) -> None:
@@ -32,6 +37,30 @@ def write_rectangles(folder: Path) -> None:
                 for x, y, w, h in (animal["bbox"] for animal in animals[:1])
             ]
             _write_shapes(folder / "animals" / "images", picture, shapes)
+
+
+def draw_outlines(folder: Path) -> None:
+    """Make two scenes with outlines over them: two layers, and two attributes that may hold the class."""
+    transform = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
+    boxes = [(8, 8, 30, 24), (40, 20, 60, 44), (110, 4, 140, 40)]
+    shapes = [shapely.transform(shapely.box(*box), lambda points: np.stack(transform @ points.T, 1)) for box in boxes]
+    (folder / "scenes").mkdir()
+    for number in range(2):
+        pixels = np.full((48, 64, 3), 40 + 90 * number, np.uint8)
+        place = transform @ Affine.translation(96 * number, 0)
+        write_raster(folder / "scenes" / f"scene_{number}.tif", pixels, crs="EPSG:32631", transform=place)
+    columns = [np.array(names, object) for names in (["oak", "ash", "oak"], ["old", "old", "new"])]
+    for layer, some in (("first", slice(0, 3)), ("second", slice(1, 3))):
+        write(
+            folder / "outlines.gpkg",
+            shapely.to_wkb(shapes[some]),
+            [column[some] for column in columns],
+            ["sort", "age"],
+            geometry_type="Polygon",
+            crs="EPSG:32631",
+            layer=layer,
+            append=layer == "second",
+        )
 
 
 def judged(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
@@ -81,6 +110,10 @@ SPEC = FeatureSpec((8,), (4,), 4, 3, (0.5,) * 3, (0.5,) * 3)
 SMALL_DETR = {"width": 16, "encoder_layers": 0, "decoder_layers": 1, "feedforward": 16, "num_queries": 20}
 AS_DETR = ("model.head=detr", f"model.head_options={json.dumps(SMALL_DETR)}")
 CONVERTED = ("dataset.convert_to={format: coco, folder: FOLDER/copy}".replace("FOLDER", "{folder}"),)
+OUTLINES = (
+    *("paths.label_path={folder}/outlines.gpkg", "paths.data_root={folder}/scenes", "detection.split_by=picture"),
+    *("dataset.label_layer=first", "dataset.label_attribute=sort"),
+)
 SURE = ("detection.min_score=0.0",)
 WINDOWS = ("detection.windows=2",)
 
@@ -94,6 +127,8 @@ DETECTION: dict[str, Probe] = {
     "dataset.splits.test_list": Probe(looks.listed, "{folder}/one.txt", (*ONE_FILE, *LISTS)),
     "dataset.classes": Probe(looks.read, "[wolf]", change=add_wolves),
     "dataset.label_mapping": Probe(looks.read, "{wolf: ignore}", change=add_wolves),
+    "dataset.label_layer": Probe(looks.read, "second", OUTLINES, change=draw_outlines),
+    "dataset.label_attribute": Probe(looks.read, "age", OUTLINES, change=draw_outlines),
     "dataset.convert_to.format": Probe(looks.converted, "yolo", CONVERTED),
     "dataset.convert_to.folder": Probe(looks.converted, "{folder}/there", CONVERTED),
     "dataset.convert_to.layout": Probe(looks.converted, "folders", CONVERTED),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -56,9 +57,10 @@ def cut_to_picture(box_xyxy: np.ndarray, size: tuple[int, int] | None) -> np.nda
     ValueError: the box of 0.5 x 0.5 is smaller than a pixel; pixels are expected, no shares of the picture
     """
     box = np.asarray(box_xyxy, np.float64)
-    if not np.isfinite(box).all():
-        raise ValueError(f"expected a box of finite numbers, got {box.tolist()}")
-    width, height = box[2:] - box[:2]
+    left, top, right, bottom = corners = box.tolist()  # plain numbers: there may be a million boxes
+    if not all(map(math.isfinite, corners)):
+        raise ValueError(f"expected a box of finite numbers, got {corners}")
+    width, height = right - left, bottom - top
     if not min(width, height) > 0:
         raise ValueError(f"expected a box with a width and a height, got {width:g} x {height:g}")
     if max(width, height) < 1:
@@ -66,11 +68,10 @@ def cut_to_picture(box_xyxy: np.ndarray, size: tuple[int, int] | None) -> np.nda
         raise ValueError(f"the box of {width:g} x {height:g} {what}")
     if size is None:
         return box
-    inside = np.clip(box, 0, np.array([size[1], size[0]] * 2, np.float64))
-    if not (inside[2:] > inside[:2]).all():
-        corners = ", ".join(f"{value:g}" for value in box)
-        raise ValueError(f"the box {corners} lies outside of the picture of {size[1]} x {size[0]} pixels")
-    return inside
+    if not (max(left, 0) < min(right, size[1]) and max(top, 0) < min(bottom, size[0])):
+        shown = ", ".join(f"{value:g}" for value in corners)
+        raise ValueError(f"the box {shown} lies outside of the picture of {size[1]} x {size[0]} pixels")
+    return np.array([max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])], np.float64)
 
 
 def box_of_instance(instance: Instance) -> np.ndarray:

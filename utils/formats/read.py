@@ -15,6 +15,7 @@ from utils.formats.labelme.read import read_labelme
 from utils.formats.predictions import refuse_predictions
 from utils.formats.tables.read import read_tables
 from utils.formats.types import BOX_FORMATS, FORMATS, AnnotationSet
+from utils.formats.vector.classes import VectorChoice
 from utils.formats.vector.read import read_vector
 from utils.formats.voc.read import read_voc
 from utils.formats.yolo.read import read_yolo
@@ -30,6 +31,7 @@ def read_annotations(
     keypoint_names: Sequence[str] | None = None,
     need_keypoints: bool = False,
     predictions: bool = False,
+    choice: VectorChoice | None = None,
 ) -> dict[str, AnnotationSet]:
     """Read labelled pictures of any format.
 
@@ -48,6 +50,8 @@ def read_annotations(
         Whether files whose format could hold keypoints, but of which no category has any, are refused.
     predictions : bool
         Whether objects with scores, which no person has labelled, are given too.
+    choice : VectorChoice, optional
+        Layer and attribute of vector files.
 
     Returns
     -------
@@ -84,6 +88,11 @@ def read_annotations(
             logger.warning("%s; to read those, set the format of the labels, or name their file", others)
     if keypoint_names is not None and found != "labelme":
         raise DataError(f"{path}: a file of {found} names its keypoints itself; drop keypoints.names_file")
+    if choice is not None and not choice.is_default and found != "vector":
+        raise DataError(
+            f"{path}: labels of format {found} have no layers and attributes; drop dataset.label_layer and "
+            "dataset.label_attribute"
+        )
     if need_keypoints and found in BOX_FORMATS:
         raise DataError(f"{path}: labels of format {found} are boxes without keypoints; name labels of keypoints")
     with file_errors(source, f"cannot be read as labels of format {found}"):
@@ -91,8 +100,10 @@ def read_annotations(
             sets = read_labelme(source, root, keypoint_names)
         elif found == "deeplabcut":
             sets = read_deeplabcut(source, root)
+        elif found == "vector":
+            sets = read_vector(source, root, choice)
         elif found in BOX_FORMATS:
-            sets = {"voc": read_voc, "csv": read_tables, "vector": read_vector}[found](source, root)
+            sets = {"voc": read_voc, "csv": read_tables}[found](source, root)
         else:
             sets = (read_yolo if found == "yolo" else read_coco)(source, root, need_keypoints)
     return sets if predictions else refuse_predictions(source, sets)
@@ -127,7 +138,11 @@ def read_poses(
 
 
 def read_boxes(
-    path: str | Path, format: str = "auto", root: str | Path | None = None, predictions: bool = False
+    path: str | Path,
+    format: str = "auto",
+    root: str | Path | None = None,
+    predictions: bool = False,
+    choice: VectorChoice | None = None,
 ) -> dict[str, AnnotationSet]:
     r"""Read labelled pictures whose instances have boxes: see `read_annotations`.
 
@@ -150,4 +165,4 @@ def read_boxes(
     >>> read_boxes(folder)["all"].pictures[0].instances[0].box_xyxy.tolist()
     [0.0, 10.0, 30.0, 20.0]
     """
-    return keep_boxes(read_annotations(path, format, root, predictions=predictions))
+    return keep_boxes(read_annotations(path, format, root, predictions=predictions, choice=choice))

@@ -13,7 +13,14 @@ from utils.errors import DataError
 from utils.raster.class_table import class_key
 from utils.raster.files import RasterFile
 from utils.raster.raster_labels import whole_windows
-from utils.raster.vector_files import layers_with_places, read_areas, read_attributes, read_layer_info
+from utils.raster.vector_files import (
+    describe_truncated,
+    layers_with_places,
+    missing_parts,
+    read_areas,
+    read_attributes,
+    read_layer_info,
+)
 
 MOST_VALUES = 254  # classes of 8-bit labels
 
@@ -142,6 +149,8 @@ class VectorSurvey:
         Area of each value of each attribute.
     by_area : bool
         Whether all features are polygons of one unit, so that their areas can be compared.
+    doubts : list of str
+        What is missing in a file, and what to do.
 
     Examples
     --------
@@ -154,6 +163,7 @@ class VectorSurvey:
     attributes: dict[str, Counter[str]] = field(default_factory=dict)
     areas: dict[str, Counter[str]] = field(default_factory=dict)
     by_area: bool = True
+    doubts: list[str] = field(default_factory=list)
 
     def weights(self, attribute: str) -> Counter[str]:
         """What shares of an attribute's values are taken of: areas, or numbers of features where some have no area.
@@ -190,6 +200,9 @@ def survey_vectors(paths: Sequence[Path], layer: str | None = None) -> VectorSur
     >>> write_features(path, [shapely.Point(1, 2), shapely.Point(8, 9)], crs="EPSG:4326", kind=["a", "b"], code=[7, 7])
     >>> survey_vectors([path]).attributes
     {'kind': Counter({'a': 1, 'b': 1}), 'code': Counter({'7': 2})}
+    >>> _ = path.write_text(path.read_text().replace("{", '{"exceededTransferLimit": true, ', 1))
+    >>> survey_vectors([path]).doubts
+    ["...l.geojson: holds 2 features, and says by 'exceededTransferLimit' that its server has more: the labels are ..."]
     """
     survey, degrees = VectorSurvey(), set[bool]()
     for path in paths:
@@ -202,6 +215,8 @@ def survey_vectors(paths: Sequence[Path], layer: str | None = None) -> VectorSur
             )
         kind, columns = read_attributes(path, layer)
         info, areas = read_layer_info(path, layer), read_areas(path, layer)
+        survey.doubts += [f"{path}: {part} is missing: put it beside the file" for part in missing_parts(path)]
+        survey.doubts += [f"{path}: {'; '.join(describe_truncated(info))}"] if info.truncated else []
         survey.features += info.features
         survey.geometries[kind] += info.features
         degrees.add(info.crs is not None and info.crs.is_geographic)

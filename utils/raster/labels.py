@@ -17,10 +17,11 @@ from rasterio.crs import CRS
 
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
-from utils.raster.grids import Bounds, carry_bounds, crs_name, fits_degrees, overlap, turns_between
+from utils.raster.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees, overlap, turns_between
 from utils.raster.header import read_header
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
+from utils.raster.vector_files import LayerInfo
 
 MOST_VALUES, MANY_VALUES = 20, 100  # values that are no class: shown in a message, and too many for a clean mask
 
@@ -305,31 +306,65 @@ def check_overlap(path: Path, bounds: Bounds, crs: CRS | None, scene: RasterScen
     in_scene = "" if crs == scene.crs or carried is None else f", in the scene's CRS {show_bounds(carried)}"
     raise DataError(
         f"{path}: no common ground: labels {show_bounds(bounds)} ({crs_name(crs)}){in_scene}, "
-        f"{scene.paths[0]} {show_bounds(scene.grid.bounds)} ({crs_name(scene.crs)}){guess_crs(bounds, crs, scene)}"
+        f"{scene.paths[0]} {show_bounds(scene.grid.bounds)} ({crs_name(scene.crs)}){guess_crs(bounds, crs, scene.grid)}"
     )
 
 
-def guess_crs(bounds: Bounds, crs: CRS | None, scene: RasterScene) -> str:
+def guess_crs(bounds: Bounds, crs: CRS | None, grid: PixelGrid) -> str:
     """What the numbers would fit, when the file's CRS is likely to be wrong.
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.files import write_raster
     >>> from affine import Affine
-    >>> scene_path = tempfile.mkdtemp() + "/a.tif"
-    >>> write_raster(scene_path, np.zeros((4, 6), np.uint8), crs="EPSG:32631", transform=Affine(2, 0, 8, 0, -2, 9))
-    >>> guess_crs((9, 2, 12, 4), CRS.from_epsg(4326), RasterScene(scene_path))
+    >>> grid = PixelGrid(4, 6, CRS.from_epsg(32631), Affine(2, 0, 8, 0, -2, 9))
+    >>> guess_crs((9, 2, 12, 4), CRS.from_epsg(4326), grid)
     "; the numbers would fit the scene's own EPSG:32631: if the file claims a wrong CRS, set it (ogr2ogr -a_srs, ...)"
     """
     degrees = CRS.from_epsg(4326)
     tool = "if the file claims a wrong CRS, set it (ogr2ogr -a_srs, gdal_edit -a_srs)"
-    if crs != scene.crs and overlap(bounds, scene.grid.bounds):
-        return f"; the numbers would fit the scene's own {crs_name(scene.crs)}: {tool}"
-    carried = carry_bounds(bounds, degrees, scene.crs) if crs != degrees and fits_degrees(bounds) else None
-    if carried is not None and overlap(carried, scene.grid.bounds):
+    if crs != grid.crs and overlap(bounds, grid.bounds):
+        return f"; the numbers would fit the scene's own {crs_name(grid.crs)}: {tool}"
+    carried = carry_bounds(bounds, degrees, grid.crs) if crs != degrees and fits_degrees(bounds) else None
+    if carried is not None and overlap(carried, grid.bounds):
         return f"; the numbers would fit EPSG:4326: {tool}"
     return "; give labels of this ground, or leave the scene out"
+
+
+def refuse_impossible(path: Path, info: LayerInfo, grids: Sequence[PixelGrid]) -> None:
+    """Refuse a vector file whose coordinates its CRS cannot have, such as metres in place of degrees.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    info : LayerInfo
+        What it says about itself.
+    grids : sequence of PixelGrid
+        Of the rasters that it is for: one of them may tell which CRS is meant.
+
+    Raises
+    ------
+    DataError
+        If it claims a CRS that cannot be.
+
+    Examples
+    --------
+    >>> from affine import Affine
+    >>> grid = PixelGrid(4, 6, CRS.from_epsg(32631), Affine(2, 0, 5e5, 0, -2, 5e6))
+    >>> info = LayerInfo(CRS.from_epsg(4326), (), 1, (500001, 4999993, 500003, 4999997), "GeoJSON", "a")
+    >>> refuse_impossible(Path("a.geojson"), info, [grid])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.geojson: claims EPSG:4326 (as every GeoJSON without a crs does), but holds x 500001 to ...
+    """
+    crs, bounds = info.crs, info.bounds
+    if crs is None or (fits_degrees(bounds) if crs.is_geographic else carry_bounds(bounds, crs, CRS.from_epsg(4326))):
+        return
+    unsaid = " (as every GeoJSON without a crs does)" if info.driver.startswith("GeoJSON") else ""
+    cannot = "are no degrees" if crs.is_geographic else "that CRS cannot express"
+    guesses = [guess for grid in grids if "would fit" in (guess := guess_crs(bounds, crs, grid))]
+    cure = guesses[0] if guesses else "; state the CRS that they are in (ogr2ogr -a_srs EPSG:CODE)"
+    raise DataError(f"{path}: claims {crs_name(crs)}{unsaid}, but holds {show_bounds(bounds)}, which {cannot}{cure}")
 
 
 def refuse_shared(pairs: Mapping[Path, Path]) -> None:

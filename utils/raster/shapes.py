@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
+from utils.errors import DataError
 from utils.raster.gdal import bounded_gdal
 from utils.raster.grids import Bounds, PixelGrid, carry_bounds, in_degrees, place_exactly
 from utils.raster.tiling import Window
@@ -83,11 +85,11 @@ def _trim(geometry: Any, window: Window) -> Any:
     if shapely.get_num_coordinates(geometry) <= _MANY_VERTICES or not geometry.is_valid:
         return geometry
     frame = (window.x - MARGIN, window.y - MARGIN, window.columns.stop + MARGIN, window.rows.stop + MARGIN)
-    parts = _single_parts(np.array([shapely.intersection(geometry, shapely.box(*frame))]), np.array([2]))[0]
+    parts = single_parts(np.array([shapely.intersection(geometry, shapely.box(*frame))]), np.array([2]))[0]
     return shapely.multipolygons(parts)
 
 
-def _single_parts(geometries: np.ndarray, dimensions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def single_parts(geometries: np.ndarray, dimensions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Split collections into single geometries and keep those of the wanted dimension.
 
     Parameters
@@ -106,7 +108,7 @@ def _single_parts(geometries: np.ndarray, dimensions: np.ndarray) -> tuple[np.nd
     Examples
     --------
     >>> mixed = shapely.GeometryCollection([shapely.box(0, 0, 1, 1), shapely.LineString([(0, 0), (5, 5)])])
-    >>> parts, index = _single_parts(np.array([mixed, shapely.MultiPoint([(1, 1), (2, 2)])]), np.array([2, 0]))
+    >>> parts, index = single_parts(np.array([mixed, shapely.MultiPoint([(1, 1), (2, 2)])]), np.array([2, 0]))
     >>> [part.geom_type for part in parts], index.tolist()
     (['Polygon', 'Point', 'Point'], [0, 1, 1])
     """
@@ -147,6 +149,46 @@ def move_along_x(geometries: np.ndarray, x: float) -> np.ndarray:
     return geometries if x == 0 else shapely.transform(geometries, lambda points: np.add(points, (x, 0)))
 
 
+def refuse_crossing(path: str | Path, numbers: np.ndarray, geometries: np.ndarray, crs: CRS | None) -> None:
+    """Refuse features that may cross the antimeridian without being divided there: see `long_edges`.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file, for the message.
+    numbers : int array, shape (N,)
+        The file's numbers of the features.
+    geometries : array of shapely geometries, shape (N,)
+        In `crs`.
+    crs : CRS or None
+        Only of one in degrees are features refused.
+
+    Raises
+    ------
+    DataError
+        Naming the first of them.
+
+    Examples
+    --------
+    >>> crossing = np.array([shapely.Polygon([(179, 0), (-179, 0), (-179, 1), (179, 1)])])
+    >>> refuse_crossing("a.gpkg", np.array([7]), crossing, CRS.from_epsg(32631))
+    >>> refuse_crossing("a.gpkg", np.array([7]), crossing, CRS.from_epsg(4326))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.gpkg: 1 features have an edge of more than 180 degrees of longitude (numbers 7): if ...
+    """
+    if not in_degrees(crs):
+        return
+    crossing = long_edges(geometries)
+    if crossing.any():
+        names = ", ".join(str(number) for number in numbers[crossing][:5])
+        raise DataError(
+            f"{path}: {crossing.sum()} features have an edge of more than 180 degrees of longitude (numbers "
+            f"{names}): if they cross the antimeridian, split them there (ogr2ogr -wrapdateline), or write "
+            "longitudes beyond 180; if they do not, add vertices"
+        )
+
+
 def long_edges(geometries: np.ndarray) -> np.ndarray:
     """Find polygons and lines in degrees with an edge of more than 180 and less than 360 degrees of longitude.
 
@@ -170,7 +212,7 @@ def long_edges(geometries: np.ndarray) -> np.ndarray:
     found = np.zeros(len(geometries), bool)
     bounds = shapely.bounds(geometries)
     wide = np.flatnonzero(bounds[:, 2] - bounds[:, 0] > 180)  # NaN where there is no geometry
-    parts, index = _single_parts(geometries[wide], shapely.get_dimensions(geometries[wide]))
+    parts, index = single_parts(geometries[wide], shapely.get_dimensions(geometries[wide]))
     lines, origin = shapely.get_parts(
         np.where(shapely.get_dimensions(parts) == 2, shapely.boundary(parts), parts), return_index=True
     )
@@ -224,11 +266,11 @@ def place_on_pixels(
         geometries[apart] = None
         beyond = ~apart & ((extents[:, :2] < bounds[:2]) | (extents[:, 2:] > bounds[2:])).any(axis=1)
         geometries[beyond] = shapely.intersection(geometries[beyond], shapely.box(*bounds))
-    parts, index = _single_parts(geometries, dimensions)
-    return _carry_shapes(parts, crs, grid, bounds), index, int(invalid.sum())
+    parts, index = single_parts(geometries, dimensions)
+    return carry_shapes(parts, crs, grid, bounds), index, int(invalid.sum())
 
 
-def _carry_shapes(shapes: np.ndarray, crs: CRS | None, grid: PixelGrid, bounds: Bounds | None) -> np.ndarray:
+def carry_shapes(shapes: np.ndarray, crs: CRS | None, grid: PixelGrid, bounds: Bounds | None) -> np.ndarray:
     """Carry geometries vertex by vertex onto a scene's pixels, long edges divided where the CRS differ.
 
     Geometries have shape (N,).
@@ -236,7 +278,7 @@ def _carry_shapes(shapes: np.ndarray, crs: CRS | None, grid: PixelGrid, bounds: 
     Examples
     --------
     >>> grid = PixelGrid(4, 6, CRS.from_epsg(3857), Affine(111319.49079327358, 0, 0, 0, -111319.49079327358, 0))
-    >>> carried = _carry_shapes(np.array([shapely.Point(2, 0)]), CRS.from_epsg(4326), grid, None)
+    >>> carried = carry_shapes(np.array([shapely.Point(2, 0)]), CRS.from_epsg(4326), grid, None)
     >>> round(carried[0].x, 6), round(abs(carried[0].y), 6)
     (2.0, 0.0)
     """
@@ -246,7 +288,13 @@ def _carry_shapes(shapes: np.ndarray, crs: CRS | None, grid: PixelGrid, bounds: 
         step = _longest_edge(crs, grid, bounds)
         shapes = shapely.segmentize(shapes, step) if len(shapes) and math.isfinite(step) else shapes
     source = PixelGrid(1, 1, crs, Affine.identity())
-    return shapely.transform(shapes, lambda points: place_exactly(source, grid, points[:, 0], points[:, 1]).T)
+
+    def place(points: np.ndarray) -> np.ndarray:
+        placed = place_exactly(source, grid, points[:, 0], points[:, 1]).T
+        placed[~np.isfinite(placed).all(axis=1)] = np.inf  # equal to itself, as the ends of a ring have to be
+        return placed
+
+    return shapely.transform(shapes, place)
 
 
 def _longest_edge(crs: CRS, grid: PixelGrid, bounds: Bounds) -> float:

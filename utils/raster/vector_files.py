@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import math
+import mmap
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ STYLES = "layer_styles"  # the table of a GeoPackage in which QGIS keeps the loo
 # With bounds these give features in the order of their spatial index; the number of a feature is its place in the file.
 _INDEXED = frozenset({"GPKG", "FlatGeobuf", "ESRI Shapefile", "SQLite", "MapInfo File", "OpenFileGDB"})
 _COUNTED_AT_ONCE = 200_000  # features whose geometries are held while those without a place are counted
+_FROM_SERVERS = frozenset({"GeoJSON", "ESRIJSON"})  # as ArcGIS servers answer
+_TRUNCATED = re.compile(rb'"exceededTransferLimit"\s*:\s*true', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,19 @@ class LayerInfo:
         Its name.
     resorted : bool
         Whether the format sorted the features by their place as it was written, so that their order is lost.
+    texts : tuple of str
+        Attributes whose values are text.
+    truncated : bool
+        Whether the server that gave the features says that there are more of them.
 
     Examples
     --------
     >>> import tempfile
     >>> path = tempfile.mkdtemp() + "/a.geojson"
-    >>> write_features(path, [shapely.box(1, 2, 3, 4)], crs="EPSG:4326", kind=["road"])
-    >>> read_layer_info(path, None).fields, read_layer_info(path, None).bounds
-    (('kind',), (1.0, 2.0, 3.0, 4.0))
+    >>> write_features(path, [shapely.box(1, 2, 3, 4)], crs="EPSG:4326", kind=["road"], code=[7])
+    >>> info = read_layer_info(path, None)
+    >>> info.fields, info.texts, info.bounds
+    (('kind', 'code'), ('kind',), (1.0, 2.0, 3.0, 4.0))
     """
 
     crs: CRS | None
@@ -67,6 +76,18 @@ class LayerInfo:
     driver: str
     layer: str
     resorted: bool = False
+    texts: tuple[str, ...] = ()
+    truncated: bool = False
+
+    def list_attributes(self) -> str:
+        """The attributes, with whether each holds text or numbers, for a message.
+
+        Examples
+        --------
+        >>> LayerInfo(None, ("kind", "area"), 1, (0, 0, 1, 1), "GPKG", "a", texts=("kind",)).list_attributes()
+        'kind (text), area'
+        """
+        return ", ".join(f"{name} (text)" if name in self.texts else name for name in self.fields) or "none"
 
 
 def read_layer_info(path: str | Path, layer: str | None) -> LayerInfo:
@@ -116,6 +137,9 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
         raise DataError(f"{path}: no such file")
     if not os.path.isdir(path):  # as a geodatabase is
         check_regular(path)
+    lacking = [part for part in missing_parts(path) if part.lower().endswith(".shx")]
+    if lacking:
+        raise DataError(f"{path}: {lacking[0]} is missing, without which no feature is found; put it beside the file")
     with file_errors(path, "cannot be opened as a vector file"), plain_path(path) as plain:
         if not os.path.isdir(path):
             refuse_linked_crs(path)
@@ -133,7 +157,61 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
             f"{path}: layer {chosen!r} holds no features with finite coordinates ({info['features']} features)"
         )
     resorted = info["driver"] == "FlatGeobuf" and bool(info["capabilities"]["fast_spatial_filter"])
-    return LayerInfo(crs, tuple(info["fields"]), int(info["features"]), bounds, info["driver"], chosen, resorted)  # type: ignore[arg-type]
+    fields = tuple(map(str, info["fields"]))
+    texts = tuple(name for name, dtype in zip(fields, info["dtypes"], strict=True) if dtype == "object")
+    truncated = info["driver"] in _FROM_SERVERS and _says_truncated(path)
+    features, driver = int(info["features"]), info["driver"]
+    return LayerInfo(crs, fields, features, bounds, driver, chosen, resorted, texts, truncated)  # type: ignore[arg-type]
+
+
+def missing_parts(path: str | Path) -> list[str]:
+    """Files that a shapefile consists of and that do not lie beside it; nothing of other formats.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.shp"
+    >>> path.touch(), path.with_suffix(".SHX").touch()
+    (None, None)
+    >>> missing_parts(path), missing_parts("a.gpkg")
+    (['a.dbf'], [])
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".shp" or not path.is_file():
+        return []
+    beside = {name.lower() for name in os.listdir(path.parent)}
+    parts = [path.stem + (end if path.suffix.islower() else end.upper()) for end in (".shx", ".dbf")]
+    return [name for name in parts if name.lower() not in beside]
+
+
+def _says_truncated(path: str) -> bool:
+    """Whether a file of JSON says that its server had more features than it gave at once.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.geojson"
+    >>> _ = path.write_text('{"properties": {"exceededTransferLimit" : true}, "features": []}')
+    >>> _says_truncated(str(path))
+    True
+    """
+    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _TRUNCATED.search(content) is not None
+
+
+def describe_truncated(info: LayerInfo) -> tuple[str, str]:
+    """What to say of a layer that is truncated, and what to do.
+
+    Examples
+    --------
+    >>> describe_truncated(LayerInfo(None, (), 2000, (0, 0, 1, 1), "GeoJSON", "a", truncated=True))[0]
+    "holds 2000 features, and says by 'exceededTransferLimit' that its server has more: the labels are incomplete"
+    """
+    what = (
+        f"holds {info.features} features, and says by 'exceededTransferLimit' that its server has more: the labels are "
+        "incomplete"
+    )
+    return what, "fetch the rest as well (resultOffset), and join the parts without that key"
 
 
 def _list_layers(path: str | Path) -> dict[str, str | None]:
@@ -193,13 +271,11 @@ def read_attributes(path: str | Path, layer: str | None) -> tuple[str, dict[str,
     >>> read_attributes(path, None)
     ('Point', {'kind': ['a', 'b']})
     """
-    read_layer_info(path, layer)  # refuses what may not be opened
-    with file_errors(path, "cannot be read", "the file is damaged: export it again"), plain_path(path) as plain:
-        layers = _list_layers(plain)
-        chosen = _choose_layer(str(path), layers, layer)
-        meta, _, _, columns = vector_library().raw.read(plain, chosen, read_geometry=False)
+    info = read_layer_info(path, layer)
+    with _in_file_order(path, info) as (source, place):
+        meta, _, _, columns = vector_library().raw.read(source, place, read_geometry=False)
     fields = zip(meta["fields"].tolist(), columns, strict=True)
-    return str(layers[chosen]), {str(name): values.tolist() for name, values in fields}
+    return str(meta["geometry_type"]), {str(name): values.tolist() for name, values in fields}
 
 
 def read_areas(path: str | Path, layer: str | None) -> np.ndarray | None:
@@ -225,12 +301,8 @@ def read_areas(path: str | Path, layer: str | None) -> np.ndarray | None:
     [2.0, 6.0]
     """
     info = read_layer_info(path, layer)
-    degrees, areas = info.crs is not None and info.crs.is_geographic, []
-    with file_errors(path, "cannot be read", "the file is damaged: export it again"), plain_path(path) as plain:
-        for start in range(0, info.features, _COUNTED_AT_ONCE):
-            part = {"skip_features": start, "max_features": _COUNTED_AT_ONCE, "columns": []}
-            shapes = shapely.from_wkb(vector_library().raw.read(plain, info.layer, **part)[2], on_invalid="ignore")
-            areas.append(_areas(shapes, degrees))
+    degrees = info.crs is not None and info.crs.is_geographic
+    areas = [_areas(shapes, degrees) for shapes in _geometries(path, info)]
     known = [part for part in areas if part is not None]
     return np.concatenate(known) if known and len(known) == len(areas) else None
 
@@ -352,7 +424,8 @@ def read_features(
     """
     info = read_layer_info(path, layer)
     if attribute is not None and attribute not in info.fields:
-        raise DataError(f"{path}: no attribute {attribute!r}; fields: {', '.join(info.fields) or 'none'}")
+        lost = "".join(f"; {part} is missing, which holds them: put it beside" for part in missing_parts(path))
+        raise DataError(f"{path}: no attribute {attribute!r}; fields: {', '.join(info.fields) or 'none'}{lost}")
     columns = [] if attribute is None else [attribute]
     options = {"columns": columns, "read_geometry": geometry, "force_2d": True, "bbox": bounds, "return_fids": True}
     with _in_file_order(path, info) as (source, place):
@@ -411,10 +484,33 @@ def _renumber_esri(path: str | Path) -> bytes:
     b'{"fields": [{"name": "OBJECTID", "type": "esriFieldTypeInteger"}], "features": []}'
     """
     document = json.loads(read_bounded_text(path))
+    document.pop("exceededTransferLimit", None)  # GDAL would ask a server for the rest
     for field in document.get("fields", []):
         if str(field.get("type")).lower() == "esrifieldtypeoid":
             field["type"] = "esriFieldTypeInteger"
     return json.dumps(document).encode()
+
+
+def _geometries(path: str | Path, info: LayerInfo) -> Iterator[np.ndarray]:
+    """Geometries of a layer (N,) in the order of the file, a bounded number of them at a time.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/a.geojson"
+    >>> write_features(path, [shapely.Point(1, 2), shapely.Point(3, 4)], crs="EPSG:4326")
+    >>> [part.tolist() for part in _geometries(path, read_layer_info(path, None))]
+    [[<POINT (1 2)>, <POINT (3 4)>]]
+    """
+    with _in_file_order(path, info) as (source, place):
+        for start in range(0, info.features, _COUNTED_AT_ONCE):
+            part = {"skip_features": start, "max_features": _COUNTED_AT_ONCE, "columns": []}
+            yield shapely.from_wkb(vector_library().raw.read(source, place, **part)[2], on_invalid="ignore")
 
 
 @functools.lru_cache(maxsize=256)
@@ -435,13 +531,8 @@ def _rows_without_place(key: FileKey, layer: str | None) -> tuple[int, ...]:
     (2,)
     """
     info = read_layer_info(key[0], layer)
-    rows: list[int] = []
-    with _in_file_order(key[0], info) as (source, place):
-        for start in range(0, info.features, _COUNTED_AT_ONCE):
-            part = {"skip_features": start, "max_features": _COUNTED_AT_ONCE, "columns": []}
-            shapes = shapely.from_wkb(vector_library().raw.read(source, place, **part)[2])
-            rows += (np.flatnonzero(~np.isfinite(shapely.bounds(shapes)).all(axis=1)) + start + 1).tolist()
-    return tuple(rows)
+    placed = [np.isfinite(shapely.bounds(shapes)).all(axis=1) for shapes in _geometries(key[0], info)]
+    return tuple((np.flatnonzero(~np.concatenate(placed)) + 1).tolist())
 
 
 def rows_without_place(path: str | Path, layer: str | None) -> tuple[int, ...]:

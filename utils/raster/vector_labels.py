@@ -20,12 +20,19 @@ from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.raster.class_table import build_table, class_index, class_key
 from utils.raster.gdal import file_key
-from utils.raster.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees, in_degrees, turns_between
-from utils.raster.labels import LabelSource, UnknownValuesError, check_overlap, check_same_kind, guess_crs, show_bounds
+from utils.raster.grids import Bounds, PixelGrid, crs_name, turns_between
+from utils.raster.labels import LabelSource, UnknownValuesError, check_overlap, check_same_kind, refuse_impossible
 from utils.raster.scenes import RasterScene
-from utils.raster.shapes import MARGIN, Shapes, bounds_around, long_edges, move_along_x, place_on_pixels
+from utils.raster.shapes import MARGIN, Shapes, bounds_around, move_along_x, place_on_pixels, refuse_crossing
 from utils.raster.tiling import Window
-from utils.raster.vector_files import Features, LayerInfo, read_features, read_layer_info, rows_without_place
+from utils.raster.vector_files import (
+    Features,
+    LayerInfo,
+    describe_truncated,
+    read_features,
+    read_layer_info,
+    rows_without_place,
+)
 from utils.runtime.recent import Recent
 
 LOGGER = logging.getLogger(__name__)
@@ -138,7 +145,7 @@ class VectorLabels(LabelSource):
         >>> VectorLabels(folder + "/l.geojson", 2, {"*": 1}).check(RasterScene(folder + "/a.tif"))
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: ...l.geojson: claims EPSG:4326, but holds x 1 to 7000, y -9000 to -1, ...
+        utils.errors.DataError: ...l.geojson: claims EPSG:4326 (as every GeoJSON without a crs does), but holds ...
         """
         self._check_placement(scene)
         self._check_values()
@@ -150,7 +157,8 @@ class VectorLabels(LabelSource):
     @override
     def doubts(self) -> list[str]:
         info = read_layer_info(self.path, self.layer)
-        return [*self._doubt_places(info), *(self._doubt_order(info) if info.resorted else [])]
+        told = [f"{self.path}: {'; '.join(describe_truncated(info))}"] if info.truncated else []
+        return [*told, *self._doubt_places(info), *(self._doubt_order(info) if info.resorted else [])]
 
     def _doubt_places(self, info: LayerInfo) -> list[str]:
         """Name the features without a geometry.
@@ -228,14 +236,7 @@ class VectorLabels(LabelSource):
         """
         info = read_layer_info(self.path, self.layer)
         check_same_kind(self.path, info.crs, scene)
-        degrees = CRS.from_epsg(4326)
-        if info.crs is not None and not (
-            fits_degrees(info.bounds) if info.crs.is_geographic else carry_bounds(info.bounds, info.crs, degrees)
-        ):
-            raise DataError(
-                f"{self.path}: claims {crs_name(info.crs)}, but holds {show_bounds(info.bounds)}, "
-                f"which that CRS cannot express{guess_crs(info.bounds, info.crs, scene)}"
-            )
+        refuse_impossible(self.path, info, [scene.grid])
         check_overlap(self.path, info.bounds, info.crs, scene)
         return info
 
@@ -384,13 +385,7 @@ class VectorLabels(LabelSource):
         turns = [] if bounds is None else turns_between(bounds, read_layer_info(self.path, self.layer).bounds, crs)
         turns = turns or [0]
         features = self._features(bounds and (bounds[0] + turns[0], bounds[1], bounds[2] + turns[-1], bounds[3]))
-        if in_degrees(crs) and (crossing := long_edges(features.geometries)).any():
-            names = ", ".join(str(number) for number in features.numbers[crossing][:5])
-            raise DataError(
-                f"{self.path}: {crossing.sum()} features have an edge of more than 180 degrees of longitude (numbers "
-                f"{names}): if they cross the antimeridian, split them there (ogr2ogr -wrapdateline), or write "
-                "longitudes beyond 180; if they do not, add vertices"
-            )
+        refuse_crossing(self.path, features.numbers, features.geometries, crs)
         classes = self._look_up(features.values)
         placed = [place_on_pixels(move_along_x(features.geometries, -turn), crs, grid, bounds) for turn in turns]
         parts, index = (np.concatenate([found[place] for found in placed]) for place in range(2))

@@ -12,7 +12,9 @@ import pyogrio
 import pytest
 import shapely
 from affine import Affine
+from pyogrio.raw import write
 
+from utils.errors import DataError
 from utils.raster import vector_files, vector_labels
 from utils.raster.files import write_raster
 from utils.raster.scenes import RasterScene
@@ -166,3 +168,35 @@ def test_what_gdal_warns_of_is_logged_once_with_the_file(tmp_path, caplog, recwa
     assert told.startswith(f"{path}: GDAL warns: ")
     assert "999" in told
     assert not list(recwarn)
+
+
+def test_segmentation_tells_what_its_vector_labels_lack(tmp_path):
+    """What a server kept back is a doubt, also in ESRI JSON, of which GDAL would ask the server for the rest."""
+    rings = [[[0, 0], [0, 9], [9, 9], [9, 0], [0, 0]]]
+    esri = {
+        "geometryType": "esriGeometryPolygon",
+        "spatialReference": {"wkid": 32631},
+        "fields": [{"name": "kind", "type": "esriFieldTypeString"}],
+        "features": [{"attributes": {"kind": "a"}, "geometry": {"rings": rings}}],
+        "exceededTransferLimit": True,
+    }
+    (tmp_path / "e.json").write_text(json.dumps(esri))
+    write_features(tmp_path / "g.geojson", [shapely.box(0, 0, 9, 9)], crs="EPSG:32631", kind=["a"])
+    text = (tmp_path / "g.geojson").read_text()
+    (tmp_path / "g.geojson").write_text(text.replace("{", '{"exceededTransferLimit": true,', 1))
+    for name in ("e.json", "g.geojson"):
+        labels = VectorLabels(tmp_path / name, 2, {"a": 1}, attribute="kind")
+        [doubt] = labels.doubts()
+        assert "holds 1 features, and says by 'exceededTransferLimit' that its server has more" in doubt
+        assert read_features(tmp_path / name, None, "kind").values.tolist() == ["a"]
+
+
+@pytest.mark.parametrize(("lost", "message"), [("dbf", "no attribute 'kind'; .*l.dbf is missing"), ("shx", "l.shx is")])
+def test_segmentation_names_a_part_of_a_shapefile_that_is_missing(lost, message, tmp_path):
+    transform, values = Affine(1, 0, 0, 0, -1, 9), [np.array(["a"], object)]
+    write_raster(tmp_path / "a.tif", np.zeros((9, 9), np.uint8), crs="EPSG:32631", transform=transform)
+    shapes = shapely.to_wkb([shapely.box(0, 0, 9, 9)])
+    write(tmp_path / "l.shp", shapes, values, ["kind"], geometry_type="Polygon", crs="EPSG:32631")
+    (tmp_path / f"l.{lost}").unlink()
+    with pytest.raises(DataError, match=message):
+        VectorLabels(tmp_path / "l.shp", 2, {"a": 1}, attribute="kind").check(RasterScene(tmp_path / "a.tif"))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from rasterio.crs import CRS
 
-from utils.raster.grids import PixelGrid, apply_transform, transform_points
+from utils.raster.grids import PixelGrid, apply_transform
 from utils.raster.scenes import RasterScene
 
 
@@ -27,36 +26,6 @@ def grid_of(path: Path) -> PixelGrid | None:
     """
     grid = RasterScene(path).file_grid
     return None if grid.crs is None and grid.transform.is_identity else grid
-
-
-def points_on_pixels(points_xy: np.ndarray, crs: CRS | None, grid: PixelGrid) -> np.ndarray:
-    """Carry points from map coordinates to pixels of a raster.
-
-    Parameters
-    ----------
-    points_xy : ndarray, shape (N, 2)
-        x and y, or longitude and latitude, in `crs`.
-    crs : CRS or None
-        Of the points; None: that of the raster.
-    grid : PixelGrid
-        Of the raster.
-
-    Returns
-    -------
-    ndarray of float64, shape (N, 2)
-        From the outer corner of the first pixel; infinite where the raster's CRS has no such place.
-
-    Examples
-    --------
-    >>> from affine import Affine
-    >>> grid = PixelGrid(4, 6, CRS.from_epsg(32631), Affine(0.5, 0, 100, 0, -0.5, 50))
-    >>> points_on_pixels(np.array([[101.0, 49.0]]), CRS.from_epsg(32631), grid).tolist()
-    [[2.0, 2.0]]
-    """
-    x, y = points_xy.T.astype(np.float64)
-    if crs is not None and grid.crs is not None:
-        x, y = transform_points(crs, grid.crs, x, y)
-    return np.column_stack(apply_transform(~grid.transform, x, y))
 
 
 def boxes_on_pixels(boxes: np.ndarray, grid: PixelGrid) -> np.ndarray:
@@ -81,6 +50,6 @@ def boxes_on_pixels(boxes: np.ndarray, grid: PixelGrid) -> np.ndarray:
     >>> boxes_on_pixels(np.array([[101.0, 40, 103, 45]]), PixelGrid(20, 20, None, turned)).round(6).tolist()
     [[5.0, 1.0, 10.0, 3.0]]
     """
-    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
-    placed = points_on_pixels(corners, None, grid).reshape(-1, 4, 2)
+    x, y = boxes[:, [0, 2, 2, 0]], boxes[:, [1, 1, 3, 3]]
+    placed = np.stack(apply_transform(~grid.transform, x, y), axis=-1)
     return np.concatenate([placed.min(axis=1), placed.max(axis=1)], axis=1)

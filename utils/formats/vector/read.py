@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import shapely
-from rasterio.crs import CRS
 
 from utils.errors import DataError
 from utils.formats import specs
@@ -18,24 +17,28 @@ from utils.formats.pictures import list_files, picture_ids
 from utils.formats.predictions import CURE, score_name
 from utils.formats.recognise import VECTOR_SUFFIXES
 from utils.formats.sets import finish_sets
-from utils.formats.tables.columns import LABEL, PICTURE
+from utils.formats.tables.columns import PICTURE
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
-from utils.formats.vector.place import grid_of, points_on_pixels
-from utils.geometry.crops import tight_box
+from utils.formats.vector.classes import DEFAULT_CATEGORY, VectorChoice, as_category, class_attribute
+from utils.formats.vector.outlines import Outlines
+from utils.formats.vector.place import grid_of
 from utils.media.picture_sizes import picture_size
 from utils.raster.grids import PixelGrid
-from utils.raster.vector_files import read_attributes, read_features, read_layer_info
+from utils.raster.labels import refuse_impossible
+from utils.raster.vector_files import LayerInfo, describe_truncated, read_features, read_layer_info
 
 RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".vrt")
-DEFAULT_CATEGORY = "object"
 
 
-def read_vector(path: str | Path, root: str | Path | None = None) -> dict[str, AnnotationSet]:
+def read_vector(
+    path: str | Path, root: str | Path | None = None, choice: VectorChoice | None = None
+) -> dict[str, AnnotationSet]:
     """Read features as boxes of the rasters on which they lie.
 
     The class is the attribute `label`, `class`, `class_name`, `category`, `category_name` or `name`, the first that is
-    there; without any, all features are of one class, "object". Where an attribute such as `image_path` names the
-    picture, it counts; else a feature belongs to every raster that it meets.
+    there, or the one that `choice` names; where no attribute holds text, all features are of one class, "object". Where
+    an attribute such as `image_path` names the picture, it counts; else a feature belongs to every raster that it
+    meets. A feature of several parts that do not touch gives a box for each of them.
 
     Parameters
     ----------
@@ -44,6 +47,8 @@ def read_vector(path: str | Path, root: str | Path | None = None) -> dict[str, A
         specification (YAML with `format: vector`, and `path`, `train`, `val`, `test` or `all`, and `names`).
     root : str or Path, optional
         Folder of the rasters; by default the specification's, the folder, or the file's folder.
+    choice : VectorChoice, optional
+        Layer and attribute of the labels.
 
     Returns
     -------
@@ -54,8 +59,9 @@ def read_vector(path: str | Path, root: str | Path | None = None) -> dict[str, A
     Raises
     ------
     DataError
-        If a file cannot be read, holds scores and thus predictions, has a CRS where the rasters have none (or the other
-        way round), or meets no raster.
+        If a file cannot be read, holds scores and thus predictions, may hold the class in an attribute that nobody
+        named, has a CRS that its coordinates cannot have or that the rasters lack (or the other way round), or meets
+        no raster.
 
     Examples
     --------
@@ -71,12 +77,12 @@ def read_vector(path: str | Path, root: str | Path | None = None) -> dict[str, A
     >>> picture.id, picture.instances[0].category, picture.instances[0].box_xyxy.tolist()
     ('a', 'Tree', [2.0, 1.0, 4.0, 3.0])
     """
-    path = Path(path)
+    path, choice = Path(path), choice or VectorChoice()
     problems: list[Problem] = []
-    sources = _find_sources(path, None if root is None else Path(root), problems)
+    sources = _find_sources(path, None if root is None else Path(root), problems, choice.layer)
     rasters = _Rasters(sources.root)
     read = {
-        split: [_read_file(sources, split, file, rasters, problems) for file in files]
+        split: [_read_file(sources, split, file, rasters, choice, problems) for file in files]
         for split, files in sources.files.items()
     }
     found = list(dict.fromkeys(picture for part in read.values() for boxes in part for picture in boxes))
@@ -89,14 +95,15 @@ def read_vector(path: str | Path, root: str | Path | None = None) -> dict[str, A
     names = specs.category_names(sources.spec) if sources.spec else None
     sets = {split: _build_set(part, ids, names) for split, part in read.items()}
     name_categories(sets, names)
-    lacking = [raster for raster in rasters.listed() if raster not in ids]
+    read_already = {raster.resolve() for raster in ids}
+    lacking = [raster for raster in rasters.listed() if raster.resolve() not in read_already]
     if lacking:
         what = f"rasters that no feature meets, left out: {len(lacking)}, such as {lacking[0].name}"
         problems.append(Problem(str(path), what, "label them, or leave them so", blocks=False))
     return finish_sets(sets, problems)
 
 
-def _find_sources(path: Path, root: Path | None, problems: list[Problem]) -> Sources:
+def _find_sources(path: Path, root: Path | None, problems: list[Problem], layer: str | None = None) -> Sources:
     """The vector files of each split; in a folder, those of predictions are left out.
 
     Raises
@@ -117,7 +124,7 @@ def _find_sources(path: Path, root: Path | None, problems: list[Problem]) -> Sou
     if path.is_dir():
         files = []
         for file in list_files(path, VECTOR_SUFFIXES):
-            score = _score_of(file)
+            score = _score_of(read_layer_info(file, layer))
             if score:
                 what = f"not read: predictions, as the attribute {score!r} says"
                 problems.append(Problem(str(file), what, blocks=False))
@@ -132,19 +139,15 @@ def _find_sources(path: Path, root: Path | None, problems: list[Problem]) -> Sou
     return Sources({split: found[split] for split in ("train", "val", "test", "all") if split in found}, top)
 
 
-def _score_of(file: Path) -> str | None:
+def _score_of(info: LayerInfo) -> str | None:
     """The attribute that holds scores, by which a vector file is one of predictions.
 
     Examples
     --------
-    >>> import tempfile
-    >>> from utils.raster.vector_files import write_features
-    >>> file = Path(tempfile.mkdtemp()) / "a.geojson"
-    >>> write_features(file, [shapely.Point(1, 2)], crs="EPSG:4326", Score=[0.5])
-    >>> _score_of(file)
+    >>> _score_of(LayerInfo(None, ("kind", "Score"), 1, (0, 0, 1, 1), "GPKG", "a"))
     'Score'
     """
-    return score_name(read_layer_info(file, None).fields)
+    return score_name(info.fields)
 
 
 class _Rasters:
@@ -212,7 +215,7 @@ class _Boxes:
 
 
 def _read_file(
-    sources: Sources, split: str, file: Path, rasters: _Rasters, problems: list[Problem]
+    sources: Sources, split: str, file: Path, rasters: _Rasters, choice: VectorChoice, problems: list[Problem]
 ) -> dict[Path, _Boxes]:
     """Boxes of a vector file by the raster on which they lie.
 
@@ -227,38 +230,74 @@ def _read_file(
     >>> from utils.raster.vector_files import write_features
     >>> file = Path(tempfile.mkdtemp()) / "a.geojson"
     >>> write_features(file, [shapely.box(1, 2, 3, 4)], crs="EPSG:4326", score=[0.5])
-    >>> _read_file(Sources({}, file.parent), "all", file, _Rasters(file.parent), [])  # doctest: +ELLIPSIS
+    >>> _read_file(
+    ...     Sources({}, file.parent), "all", file, _Rasters(file.parent), VectorChoice(), []
+    ... )  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     utils.errors.DataError: .../a.geojson: predictions, as the attribute 'score' says; labels have none: remove it ...
     """
-    score = _score_of(file)
+    info = read_layer_info(file, choice.layer)
+    score = _score_of(info)
     if score is not None:
         raise DataError(f"{file}: predictions, as the attribute {score!r} says; {CURE}")
-    info, (_, attributes) = read_layer_info(file, None), read_attributes(file, None)
-    features = read_features(file, None, None)
-    lower = {name.lower(): values for name, values in attributes.items()}
-    labels = next((lower[name] for name in LABEL if name in lower), None)
-    pictures = next((lower[name] for name in PICTURE if name in lower), None)
-    named = _named_rasters(sources, split, file, pictures, problems) if pictures is not None else None
-    found: dict[Path, _Boxes] = {}
-    homeless: list[int] = []
+    if info.truncated:
+        problems.append(Problem(str(file), *describe_truncated(info)))
+    attribute = class_attribute(file, info, choice, problems)
+    features = read_features(file, choice.layer, attribute)
+    categories = [DEFAULT_CATEGORY if attribute is None else as_category(value) for value in features.values.tolist()]
+    picture = next((name for name in info.fields if name.lower() in PICTURE and name != attribute), None)
+    named = None
+    if picture is not None:
+        names = read_features(file, choice.layer, picture, geometry=False).values.tolist()
+        named = _named_rasters(sources, split, file, names, problems)
     usable = _usable_outlines(file, features.geometries, problems)
-    for raster, index, box in _meetings(file, features.geometries, info.crs, usable, named, rasters, homeless):
+    outlines = Outlines.of(file, features, info.crs, info.bounds)
+    found: dict[Path, _Boxes] = {}
+    met, parted = ~usable, np.zeros(len(usable), int)
+    for raster, owners, boxes in _meetings(outlines, info, usable, named, rasters):
         part = found.setdefault(raster, _Boxes())
-        where = f"{file}: feature {features.numbers[index]}"
-        category = DEFAULT_CATEGORY if labels is None else _as_category(labels[index])
-        if not category:
-            part.problems.append(Problem(where, "expected a class, got an empty value", "give it one", lost=True))
-            continue
-        part.boxes.append(box)
-        part.categories.append(category)
-        part.where.append(where)
-    if homeless:
-        some = ", ".join(str(features.numbers[index]) for index in homeless[:5])
-        what = f"{len(homeless)} features meet no raster in {rasters.root} (numbers {some})"
-        problems.append(Problem(str(file), what, "name the rasters' folder in paths.data_root"))
+        met[owners] = True
+        parted = np.maximum(parted, np.bincount(owners, minlength=len(parted)))
+        for index, box in zip(owners.tolist(), boxes, strict=True):
+            where = f"{file}: feature {features.numbers[index]}"
+            if categories[index]:
+                part.boxes.append(box)
+                part.categories.append(categories[index])
+                part.where.append(where)
+            else:
+                part.problems.append(Problem(where, "expected a class, got an empty value", "give it one", lost=True))
+    _tell_of_places(file, features.numbers, met, parted, rasters.root, problems)
     return found
+
+
+def _tell_of_places(
+    file: Path, numbers: np.ndarray, met: np.ndarray, parted: np.ndarray, root: Path, problems: list[Problem]
+) -> None:
+    """Report features that met no raster, bool (N,), and those with several boxes, int (N,), by their numbers (N,).
+
+    Examples
+    --------
+    >>> problems = []
+    >>> counts = np.array([0, 3, 1])
+    >>> _tell_of_places(Path("a.gpkg"), np.array([4, 5, 6]), counts > 0, counts, Path("scenes"), problems)
+    >>> print(*problems, sep=" | ")
+    a.gpkg: 1 features meet no raster in scenes (numbers 4); name the rasters' folder in paths.data_root | a.gpkg: 1 \
+features have parts that do not touch, and give 3 boxes, one for each part (numbers 5); where parts are one object, \
+draw them as one outline
+    """
+    homeless, several = (np.flatnonzero(which) for which in (~met, parted > 1))
+    if len(homeless):
+        some = ", ".join(map(str, numbers[homeless[:5]]))
+        what = f"{len(homeless)} features meet no raster in {root} (numbers {some})"
+        problems.append(Problem(str(file), what, "name the rasters' folder in paths.data_root"))
+    if len(several):
+        some, total = ", ".join(map(str, numbers[several[:5]])), int(parted[several].sum())
+        what = (
+            f"{len(several)} features have parts that do not touch, and give {total} boxes, one for each part "
+            f"(numbers {some})"
+        )
+        problems.append(Problem(str(file), what, "where parts are one object, draw them as one outline", blocks=False))
 
 
 def _named_rasters(
@@ -310,67 +349,43 @@ the objects')
 
 
 def _meetings(
-    file: Path,
-    geometries: np.ndarray,
-    crs: CRS | None,
-    usable: np.ndarray,
-    named: Sequence[Path | None] | None,
-    rasters: _Rasters,
-    homeless: list[int],
-) -> list[tuple[Path, int, np.ndarray]]:
-    """Every raster with each feature that lies on it: the raster, the feature's index, and its box (4,) in pixels.
+    outlines: Outlines, info: LayerInfo, usable: np.ndarray, named: Sequence[Path | None] | None, rasters: _Rasters
+) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    """Every raster with the features on it: the raster, their indices (K,), and boxes (K, 4) in pixels.
 
     Raises
     ------
     DataError
-        If only one of the file and a raster has a CRS.
+        If only one of the file and a raster has a CRS, or the file's coordinates cannot be in its CRS.
 
     Examples
     --------
     >>> from utils.raster.example import raster_file
+    >>> from utils.raster.vector_files import Features
     >>> path = Path(raster_file("a.tif", np.zeros((4, 6), np.uint8), crs="EPSG:32631"))
-    >>> _meetings(Path("a.gpkg"), np.array([shapely.box(1, 2, 3, 4)]), None, np.array([True]), None,
-    ...     _Rasters(path.parent), [])  # doctest: +ELLIPSIS
+    >>> info = LayerInfo(None, (), 1, (1, 2, 3, 4), "GPKG", "a")
+    >>> features = Features(np.array([1]), np.array([shapely.box(1, 2, 3, 4)]), np.array([None]))
+    >>> outlines = Outlines.of(Path("a.gpkg"), features, None, info.bounds)
+    >>> list(_meetings(outlines, info, np.array([True]), None, _Rasters(path.parent)))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     utils.errors.DataError: a.gpkg: has no CRS, but .../a.tif has one; write the CRS into the file (ogr2ogr -a_srs)
     """
+    file = outlines.path
     candidates = rasters.listed() if named is None else [path for path in dict.fromkeys(named) if path is not None]
-    found: list[tuple[Path, int, np.ndarray]] = []
-    met = ~usable
-    for raster in candidates:
-        grid = rasters.grid(raster)
+    places = {path: number for number, path in enumerate(candidates)}
+    of_raster = None if named is None else np.array([-1 if path is None else places[path] for path in named])
+    grids = [rasters.grid(path) for path in candidates]
+    refuse_impossible(file, info, [grid for grid in grids if grid is not None])
+    for number, (raster, grid) in enumerate(zip(candidates, grids, strict=True)):
         if grid is None:
             raise DataError(f"{raster}: has no place on Earth, but {file} is in map coordinates; give it a transform")
-        if (grid.crs is None) != (crs is None):
-            which = (f"{file}: has no CRS", raster) if crs is None else (f"{raster}: has no CRS", file)
+        if (grid.crs is None) != (info.crs is None):
+            which = (f"{file}: has no CRS", raster) if info.crs is None else (f"{raster}: has no CRS", file)
             raise DataError(f"{which[0]}, but {which[1]} has one; write the CRS into the file (ogr2ogr -a_srs)")
-        chosen = usable if named is None else usable & np.array([path == raster for path in named])
-        indices = np.flatnonzero(chosen)
-        placed = shapely.transform(geometries[indices], lambda points, grid=grid: points_on_pixels(points, crs, grid))
-        area = shapely.box(0, 0, grid.width, grid.height)
-        for index, shape in zip(indices.tolist(), placed, strict=True):
-            box = tight_box(shapely.get_coordinates(shape))
-            if box is None or not np.isfinite(shapely.bounds(shape)).all():
-                continue
-            if shapely.box(*box).intersects(area) and shapely.make_valid(shape).intersection(area).area > 0:
-                met[index] = True
-                found.append((raster, index, box))
-    homeless += np.flatnonzero(~met).tolist()
-    return found
-
-
-def _as_category(value: object) -> str:
-    """A class as text; a whole number without its point, and nothing for what is missing.
-
-    Examples
-    --------
-    >>> _as_category(3.0), _as_category(" Tree "), _as_category(None), _as_category(float("nan"))
-    ('3', 'Tree', '', '')
-    """
-    if value is None or (isinstance(value, float) and not np.isfinite(value)):
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+        owners, boxes = outlines.boxes_on(grid, usable if of_raster is None else usable & (of_raster == number))
+        if len(owners):
+            yield raster, owners, boxes
 
 
 def _build_set(parts: Sequence[dict[Path, _Boxes]], ids: dict[Path, str], names: Sequence[str] | None) -> AnnotationSet:
