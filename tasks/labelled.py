@@ -31,7 +31,7 @@ from utils.media.thumbnails import thumbnail
 from utils.media.videos import VideoReader, is_video
 from utils.raster.gdal import refuse_other_encoding
 from utils.raster.inputs import find_inputs
-from utils.raster.pictures import decode_rgb
+from utils.raster.pictures import decode_raster, decode_rgb
 from utils.samples.files import write_foxes
 
 
@@ -128,6 +128,8 @@ def decode_picture(picture: AnnotatedPicture) -> np.ndarray:
     >>> decode_picture(AnnotatedPicture("a", path, None, ()))[0, 0].tolist()
     [0, 0, 9]
     """
+    if picture.path.suffix.lower() == ".vrt":  # its pixels lie in other files
+        return decode_raster(picture.path)
     return decode_rgb(picture_bytes(picture), picture.path)
 
 

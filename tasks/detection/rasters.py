@@ -14,8 +14,8 @@ from tasks.item import Piece
 from utils.boxes.windows import WindowMerger
 from utils.errors import DataError
 from utils.raster.grids import PixelGrid
-from utils.raster.header import read_header
-from utils.raster.pictures import show_values
+from utils.raster.pictures import open_picture, refuse_faint, show_values
+from utils.raster.scaling_estimate import sample_scene
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 
@@ -182,7 +182,8 @@ def open_colours(path: Path) -> tuple[RasterScene, int]:
     Raises
     ------
     DataError
-        If it has two or more than four bands, or values that are not of 8 or 16 bits.
+        If it has two or more than four bands, values that are not of 8 or 16 bits, or 12 bits in 16 that it does not
+        declare.
 
     Examples
     --------
@@ -194,20 +195,15 @@ def open_colours(path: Path) -> tuple[RasterScene, int]:
         ...
     utils.errors.DataError: .../a.tif: values are float32, and a detector needs colours of 8 bits; convert it ...
     """
-    header = read_header(path)
-    count = len(header.colour_bands)
-    if count == 2 or count > 4:
-        raise DataError(
-            f"{path}: {count} bands, expected grey, three colours, or colours and opacity; write the three that are "
-            "red, green and blue to a file of their own (gdal_translate -b 1 -b 2 -b 3)"
-        )
-    scene = RasterScene(path, bands=(1, 2, 3) if count == 4 else None)
+    scene, bits = open_picture(path)
     if scene.dtype not in (np.uint8, np.uint16):
         raise DataError(
             f"{path}: values are {scene.dtype}, and a detector needs colours of 8 bits; convert it (gdal_translate -ot "
             "Byte -scale)"
         )
-    return scene, header.bits or 8 * scene.dtype.itemsize
+    if bits is None:  # one window may be dark where the raster is not
+        refuse_faint(sample_scene(scene), path)
+    return scene, bits or 8 * scene.dtype.itemsize
 
 
 class RasterPieces:

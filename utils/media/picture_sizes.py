@@ -64,12 +64,30 @@ def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> 
         size = _size_by_decoding(source)
     if size is None or min(size) < 1:
         raise DataError(f"{name}: not a picture that can be read; take another copy, or remove it and its label")
+    check_pixels(size, name)
+    return size
+
+
+def check_pixels(size: tuple[int, int], name: str | Path) -> None:
+    """Refuse a picture, by its size (height, width), that would fill the memory when it is decoded as a whole.
+
+    Raises
+    ------
+    DataError
+        If it is larger than `MAX_PIXELS`.
+
+    Examples
+    --------
+    >>> check_pixels((20_000, 10_000), "a.png")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.png: 20000 x 10000 pixels, expected at most 178956970 in all; cut it into parts, or ...
+    """
     if size[0] * size[1] > MAX_PIXELS:
         raise DataError(
             f"{name}: {size[0]} x {size[1]} pixels, expected at most {MAX_PIXELS} in all; cut it into parts, or take "
             "another copy if it is not that large"
         )
-    return size
 
 
 def refuse_frames(stream: BinaryIO, name: str | Path) -> None:

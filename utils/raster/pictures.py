@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import numpy as np
 from utils.errors import DataError
 from utils.media.decoding import decode
 from utils.media.orientation import TIFF_STARTS
-from utils.media.picture_sizes import picture_size
+from utils.media.picture_sizes import check_pixels, picture_size
 from utils.raster.header import read_header
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
+
+logger = logging.getLogger(__name__)
 
 FAINT = 2**14  # a 16-bit picture of lower values is nearly black, as 12 or 14 bits in 16 are
 BRIGHT = 0.001  # share of values that may be higher nevertheless: hot pixels of a sensor
@@ -52,51 +55,138 @@ def decode_rgb(data: bytes, name: str | Path) -> np.ndarray:
     utils.errors.DataError: a.png: 16-bit values up to 4095 only, nearly black where 65535 is white; if they are of 12 \
 bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 4095 0 255)
     """
-    picture_size(data, name)  # before memory is allocated for it
     if data[:4] in TIFF_STARTS:
         with tempfile.NamedTemporaryFile(suffix=".tif") as file:  # it may be embedded in a label
             file.write(data)
             file.flush()
             try:
-                return _decode_tiff(file.name, name)
+                return decode_raster(file.name, name)
             except DataError as error:
                 raise DataError(str(error).replace(file.name, str(name))) from None
+    picture_size(data, name)  # before memory is allocated for it
     decoded = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if decoded is None:
         raise DataError(f"{name}: cannot be decoded as a picture; is it cut off? take another copy")
+    refuse_faint(decoded, name)
     return show_values(np.ascontiguousarray(decoded[..., ::-1]), name)
 
 
-def _decode_tiff(path: str, name: str | Path) -> np.ndarray:
-    """Decode a TIFF, shape (H, W, 3), uint8.
+def decode_raster(path: str | Path, name: str | Path | None = None) -> np.ndarray:
+    """Decode a TIFF or VRT as it is displayed, shape (H, W, 3), uint8.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that GDAL reads.
+    name : str or Path, optional
+        What errors call it.
 
     Raises
     ------
     DataError
-        If it cannot be read, has several pages, other bands than colours, or values that are no colours.
+        If it cannot be read, has several pages, too many pixels, other bands than colours, or values that are no
+        colours.
 
     Examples
     --------
     >>> from utils.raster.example import raster_file
-    >>> _decode_tiff(raster_file("a.tif", np.uint8([[[1, 2, 3], [4, 5, 6]]])), "a.tif").tolist()
+    >>> decode_raster(raster_file("a.tif", np.uint8([[[1, 2, 3], [4, 5, 6]]])), "a.tif").tolist()
     [[[1, 2, 3], [4, 5, 6]]]
-    >>> _decode_tiff(raster_file("a.tif", np.zeros((1, 2, 5), np.uint8)), "a.tif")
+    >>> decode_raster(raster_file("a.tif", np.zeros((1, 2, 5), np.uint8)), "a.tif")
     Traceback (most recent call last):
         ...
     utils.errors.DataError: a.tif: 5 bands, expected grey, three colours, or colours and opacity; write the three ...
     """
-    header, bands = read_header(path), None
+    name = name or path
+    scene, bits = open_picture(path, name)  # first, as it tells a raster without data from one that is too large
+    check_pixels((scene.height, scene.width), name)
+    values, valid = scene.read_values(Window(0, 0, scene.height, scene.width))
+    if bits is None:
+        refuse_faint(values[valid], name)
+    return show_values(values, name, bits)
+
+
+def open_picture(path: str | Path, name: str | Path | None = None) -> tuple[RasterScene, int | None]:
+    """A raster as a picture of three colours, and how many bits of a value the file says that it uses, if it does.
+
+    Of four bands none of which is opacity, the first three are taken for the colours, and that is logged.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that GDAL reads.
+    name : str or Path, optional
+        What errors call it.
+
+    Raises
+    ------
+    DataError
+        If it has two or more than four bands besides opacity.
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> scene, bits = open_picture(raster_file("a.tif", np.zeros((4, 8, 4), np.uint8)))
+    >>> scene.bands, bits
+    ((1, 2, 3), None)
+    """
+    header, name = read_header(path), name or path
     count = len(header.colour_bands)
     if count == 2 or count > 4:
         raise DataError(
             f"{name}: {count} bands, expected grey, three colours, or colours and opacity; write the three that are "
             "red, green and blue to a file of their own (gdal_translate -b 1 -b 2 -b 3)"
         )
-    if count == 4:  # the fourth does not say what it is
-        bands = (1, 2, 3)
-    scene = RasterScene(path, bands=bands)
-    values, _ = scene.read_values(Window(0, 0, scene.height, scene.width))
-    return show_values(values, name, header.bits)
+    if count == 4:
+        _tell_of_fourth(str(name))
+    return RasterScene(path, bands=(1, 2, 3) if count == 4 else None), header.bits
+
+
+_TOLD: list[str] = []  # the first picture with a fourth band: one line is enough for a set of them
+
+
+def _tell_of_fourth(name: str) -> None:
+    """Log, once, that a band is left out.
+
+    Examples
+    --------
+    >>> _tell_of_fourth("a.tif")
+    """
+    if not _TOLD:
+        _TOLD.append(name)
+        logger.warning(
+            "%s: 4 bands, and none is opacity: the first three are read as red, green and blue, and the fourth is left "
+            "out, here and in others like it; if the colours are other bands, write them to a file of their own "
+            "(gdal_translate -b 3 -b 2 -b 1)",
+            name,
+        )
+
+
+def refuse_faint(values: np.ndarray, name: str | Path) -> None:
+    """Refuse 16-bit values, any shape, that would be nearly black; the file does not say that it uses fewer bits.
+
+    Raises
+    ------
+    DataError
+        If hardly any of them reaches a quarter of the range; other types pass, and so does what is black on any scale.
+
+    Examples
+    --------
+    >>> refuse_faint(np.uint16([0, 20000]), "a.tif")
+    >>> refuse_faint(np.uint16([0, 900]), "a.tif")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.tif: 16-bit values up to 900 only, nearly black where 65535 is white; if they are of 10 \
+bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 1023 0 255)
+    """
+    if values.dtype != np.uint16 or not values.any() or np.mean(values >= FAINT) >= BRIGHT:
+        return
+    top = int(values[values < FAINT].max())
+    few = max(top.bit_length(), 8)
+    raise DataError(
+        f"{name}: 16-bit values up to {top} only, nearly black where 65535 is white; if they are of {few} "
+        f"bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 {2**few - 1} 0 255)"
+    )
 
 
 def show_values(values: np.ndarray, name: str | Path, bits: int | None = None) -> np.ndarray:
@@ -132,12 +222,5 @@ def show_values(values: np.ndarray, name: str | Path, bits: int | None = None) -
     if values.dtype != np.uint16:
         raise DataError(
             f"{name}: values are {values.dtype}, from {low:g} to {high:g}, and a picture needs 8 bits; {convert}"
-        )
-    if bits is None and high > 0 and np.mean(values >= FAINT) < BRIGHT:
-        top = int(values[values < FAINT].max())
-        few = max(top.bit_length(), 8)
-        raise DataError(
-            f"{name}: 16-bit values up to {top} only, nearly black where 65535 is white; if they are of {few} "
-            f"bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 {2**few - 1} 0 255)"
         )
     return np.rint(values * np.float32(255 / (2 ** (bits or 16) - 1))).clip(0, 255).astype(np.uint8)

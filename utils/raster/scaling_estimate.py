@@ -79,11 +79,23 @@ def share_outside(scene: RasterScene, scaling: ValueScaling) -> float:
     >>> share_outside(RasterScene(path), ValueScaling((0,) * 3, (350,) * 3))
     0.25
     """
-    samples = _sample_scene(scene, np.random.default_rng(0), _CHECK_WINDOWS)
-    if not samples:
+    values = sample_scene(scene).astype(np.float64)
+    if not len(values):
         return 0.0
-    values = np.concatenate(samples).astype(np.float64)
     return float(np.mean((values < np.array(scaling.low)) | (values > np.array(scaling.high))))
+
+
+def sample_scene(scene: RasterScene) -> np.ndarray:
+    """Values of valid pixels of a scene, in a few windows spread over it, shape (N, bands).
+
+    Examples
+    --------
+    >>> from utils.raster.example import raster_file
+    >>> sample_scene(RasterScene(raster_file("a.tif", np.uint8([[0, 7, 9]]), nodata=0)))[:, 0].tolist()
+    [7, 9]
+    """
+    samples = _sample_scene(scene, np.random.default_rng(0), _CHECK_WINDOWS)
+    return np.concatenate(samples) if samples else np.zeros((0, scene.num_bands), scene.dtype)
 
 
 def _sample_values(scenes: Sequence[RasterScene], generator: np.random.Generator) -> np.ndarray:

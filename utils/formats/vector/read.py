@@ -22,7 +22,6 @@ from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Probl
 from utils.formats.vector.classes import DEFAULT_CATEGORY, VectorChoice, as_category, class_attribute
 from utils.formats.vector.outlines import Outlines
 from utils.formats.vector.place import grid_of
-from utils.media.picture_sizes import picture_size
 from utils.raster.grids import PixelGrid
 from utils.raster.labels import refuse_impossible
 from utils.raster.vector_files import LayerInfo, describe_truncated, read_features, read_layer_info
@@ -93,7 +92,7 @@ def read_vector(
         )
     ids = picture_ids(found, sources.root)
     names = specs.category_names(sources.spec) if sources.spec else None
-    sets = {split: _build_set(part, ids, names) for split, part in read.items()}
+    sets = {split: _build_set(part, ids, rasters, names) for split, part in read.items()}
     name_categories(sets, names)
     read_already = {raster.resolve() for raster in ids}
     lacking = [raster for raster in rasters.listed() if raster.resolve() not in read_already]
@@ -388,18 +387,21 @@ def _meetings(
             yield raster, owners, boxes
 
 
-def _build_set(parts: Sequence[dict[Path, _Boxes]], ids: dict[Path, str], names: Sequence[str] | None) -> AnnotationSet:
+def _build_set(
+    parts: Sequence[dict[Path, _Boxes]], ids: dict[Path, str], rasters: _Rasters, names: Sequence[str] | None
+) -> AnnotationSet:
     """The rasters of a split with the boxes of all its files.
 
     Examples
     --------
-    >>> _build_set([], {}, None).pictures
+    >>> _build_set([], {}, _Rasters(Path(".")), None).pictures
     []
     """
     annotations = AnnotationSet([], {}, [])
     for raster in dict.fromkeys(raster for part in parts for raster in part):
-        id, size = ids[raster], picture_size(raster)
-        instances = []
+        id, grid = ids[raster], rasters.grid(raster)
+        assert grid is not None, "features lie on rasters with a place"
+        size, instances = (grid.height, grid.width), []
         for boxes in (part[raster] for part in parts if raster in part):
             annotations.problems += [Problem(p.where, p.what, p.cure, id, p.lost) for p in boxes.problems]
             for box, category, where in zip(boxes.boxes, boxes.categories, boxes.where, strict=True):
