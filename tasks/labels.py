@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -282,13 +283,13 @@ def keep_inputs(
     >>> [len(part.pictures) for part in kept.values()], unlabelled
     ([0, 1], [])
     """
-    found = {path.resolve(): path for path in find_inputs(inputs, is_result=is_result)}
+    found = {os.path.realpath(path): path for path in find_inputs(inputs, is_result=is_result)}
     kept = {
-        split: replace(part, pictures=[picture for picture in part.pictures if picture.path.resolve() in found])
+        split: replace(part, pictures=[picture for picture in part.pictures if os.path.realpath(picture.path) in found])
         for split, part in sets.items()
     }
-    named = {picture.path.resolve() for part in sets.values() for picture in part.pictures}
+    named = {os.path.realpath(picture.path) for part in sets.values() for picture in part.pictures}
     if not named & found.keys():
-        some = ", ".join(str(path) for path in sorted(named)[:2])
+        some = ", ".join(sorted(named)[:2])
         raise DataError(f"evaluate.inputs: the labels name none of {len(found)} inputs; they name {some}, ...")
     return kept, sorted(str(path) for resolved, path in found.items() if resolved not in named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -169,8 +170,8 @@ class PictureReader:
             refuse_stack(stack)
         refuse_equal_firsts(stacks)
         inputs = find_inputs(listed, self.options.exclude) if listed else []
-        stacked = {path.resolve() for stack in stacks for path in stack}  # bands in raw_images_dir are no pictures
-        files = [(path,) for path in inputs if path.resolve() not in stacked] + stacks
+        stacked = {os.path.realpath(path) for stack in stacks for path in stack}  # bands are no pictures
+        files = [(path,) for path in inputs if os.path.realpath(path) not in stacked] + stacks
         if not files:
             raise DataError(f"no picture or video in {', '.join(listed) or 'an empty list'} (paths.raw_images_dir)")
         groups = dict(zip(scene_ids([group[0] for group in files]), files, strict=True))

@@ -7,11 +7,15 @@ import functools
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from utils.formats.pictures import PICTURE_SUFFIXES, list_files, plain_path
+from utils.errors import DataError
+from utils.formats.pictures import PICTURE_SUFFIXES, is_absolute, list_files, plain_path
+from utils.runtime.reading import kind_at
+
+NO_FOLDER = ("file", "other")  # what is no file is refused by whoever reads it, and not taken for nothing
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -39,7 +43,7 @@ def parts_of(text: str) -> list[str]:
     return [part for part in _DRIVE.sub("", plain, count=1 if _DRIVE.match(plain) else 0).split("/") if part.strip(".")]
 
 
-def find_moved(text: str, folders: Sequence[Path], exists: Callable[[Path], bool] = Path.is_file) -> Path | None:
+def find_moved(text: str, folders: Sequence[Path], kinds: Sequence[str] = NO_FOLDER) -> Path | None:
     """What a path from elsewhere means: the longest end of it that leads to something in one of the folders.
 
     Parameters
@@ -48,8 +52,8 @@ def find_moved(text: str, folders: Sequence[Path], exists: Callable[[Path], bool
         The path as written.
     folders : sequence of Path
         Where to look; nothing outside of them is found.
-    exists : callable
-        What counts, such as `Path.is_dir`.
+    kinds : sequence of str
+        What counts, as `kind_at` calls it.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def find_moved(text: str, folders: Sequence[Path], exists: Callable[[Path], bool
     Raises
     ------
     ValueError
-        If the same end leads to different files.
+        If the same end leads to different files, or a path cannot be followed.
 
     Examples
     --------
@@ -79,13 +83,51 @@ def find_moved(text: str, folders: Sequence[Path], exists: Callable[[Path], bool
     for start in range(len(parts)):
         end = posixpath.join(*parts[start:])
         places = [Path(os.path.normpath(folder / end)) for folder in folders]
-        found = distinct(place for place in places if exists(place))
+        found = distinct(place for place in places if kind_at(place) in kinds)
         if len(found) > 1:
             listed = " or ".join(map(str, found[:3]))
             raise ValueError(f"{text!r} is not on this computer, and may be {listed}")
         if found:
             return found[0]
     return None
+
+
+def find_here(
+    text: str, places: Iterable[Path], folders: Sequence[Path], kinds: Sequence[str] = NO_FOLDER
+) -> Path | None:
+    """The first place that there is; else, of a path that starts at the root of another computer, see `find_moved`.
+
+    Parameters
+    ----------
+    text : str
+        The path as written.
+    places : iterable of Path
+        What it may mean on this computer, the likeliest first.
+    folders : sequence of Path
+        Where its end is looked for.
+    kinds : sequence of str
+        What counts, as `kind_at` calls it.
+
+    Raises
+    ------
+    ValueError
+        If several may be meant, or a path cannot be followed and its end leads nowhere.
+
+    Examples
+    --------
+    >>> find_here("a.png", [Path("/no/a.png")], []) is None
+    True
+    >>> find_here("/", [Path("/")], [], ["folder"])
+    PosixPath('/')
+    """
+    moved = is_absolute(plain_path(text))
+    try:
+        found = next((place for place in places if kind_at(place) in kinds), None)
+    except DataError:  # as a folder of the same name that is somebody else's
+        found = find_moved(text, folders, kinds) if moved else None
+        if found is None:
+            raise
+    return find_moved(text, folders, kinds) if found is None and moved else found
 
 
 def need_moved(text: str, folders: Sequence[Path], root: Path, key: str = "") -> Path:
@@ -179,7 +221,7 @@ def refuse_other(text: str, folders: Iterable[Path], found: Path, key: str = "")
     """
     plain = plain_path(text)
     originals = (Path(os.path.normpath(folder / plain)) for folder in folders)
-    if any(path.is_file() and not filecmp.cmp(path, found, shallow=False) for path in originals):
+    if any(os.path.isfile(path) and not filecmp.cmp(path, found, shallow=False) for path in originals):
         what = f"{text!r} is outside of the data root, and {found} of its name is another picture"
         raise ValueError(f"{key}{what}; set paths.data_root to a folder that holds both, or mend the path")
 

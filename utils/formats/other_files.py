@@ -11,11 +11,12 @@ from utils.formats.predictions import CURE
 from utils.formats.specs import SUFFIXES, read_yaml
 from utils.formats.tables.columns import find_columns, first_row, is_headerless
 from utils.media.videos import is_video
+from utils.runtime.reading import UTF16
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _SHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
 HDF5 = (".h5", ".hdf5")
-OTHER_SUFFIXES = (*_ARCHIVES, *_SHEETS, *HDF5, ".csv", *SUFFIXES)  # of files that may be taken for labels
+OTHER_SUFFIXES = (*_ARCHIVES, *_SHEETS, *HDF5, ".csv", ".xml", *SUFFIXES)  # of files that may be taken for labels
 _DEEPLABCUT_KEYS = ("Task", "scorer", "video_sets", "bodyparts")
 _PEEK = 2**16
 
@@ -49,7 +50,7 @@ def describe_other(path: Path) -> str | None:
         return _describe_table(path)
     if suffix in SUFFIXES:
         return _describe_project(path)
-    return None
+    return _describe_xml(path) if suffix == ".xml" and not path.name.lower().endswith(".aux.xml") else None
 
 
 def describe_others(folder: Path) -> str:
@@ -71,7 +72,7 @@ def describe_others(folder: Path) -> str:
     >>> describe_others(folder)[:48]
     '; day1/CollectedData_me.h5 is HDF5, and DeepLabC'
     """
-    files = sorted(list_files(folder, OTHER_SUFFIXES), key=lambda file: file.parent != folder)
+    files = sorted(list_files(folder, OTHER_SUFFIXES), key=lambda file: (file.suffix == ".xml", file.parent != folder))
     found = ((file, what) for file in files if (what := describe_other(file)))
     return next((f"; {file.relative_to(folder)} is {what}" for file, what in found), "")
 
@@ -116,6 +117,33 @@ def _describe_table(path: Path) -> str:
         f"a table with the columns {names}, not one of DeepLabCut, whose rows begin with scorer, bodyparts and "
         f"coords, nor one of boxes, whose header names {needed}; name its columns so, or convert it to COCO or YOLO"
     )
+
+
+def _describe_xml(path: Path) -> str:
+    r"""What an XML file is that is no label of VOC.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "annotations.xml"
+    >>> _ = path.write_text("<?xml version='1.0'?>\n<!-- <a> -->\n<annotations><meta/></annotations>")
+    >>> _describe_xml(path)
+    "XML of 'annotations', as CVAT for images writes; export it as Pascal VOC, COCO or YOLO"
+    >>> _ = path.write_text("")
+    >>> _describe_xml(path)
+    'an empty file'
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(_PEEK)
+    if not head.strip():
+        return "an empty file"
+    text = head.decode("utf-16" if head.startswith(UTF16) else "utf-8", errors="replace")
+    found = re.search(r"<([^\s<>!?/][^\s<>/]*)", re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))
+    if found is None:
+        return "not XML, as its name says"
+    if found[1] == "annotations":
+        return "XML of 'annotations', as CVAT for images writes; export it as Pascal VOC, COCO or YOLO"
+    return f"XML of {found[1][:60]!r}, and VOC has 'annotation'; export it as Pascal VOC, COCO or YOLO"
 
 
 def _describe_project(path: Path) -> str | None:

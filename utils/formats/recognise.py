@@ -12,7 +12,7 @@ from utils.formats.pictures import PICTURE_SUFFIXES, list_files
 from utils.formats.specs import SPLIT_KEYS, SUFFIXES, read_yaml
 from utils.formats.tables.columns import find_columns, first_row
 from utils.formats.types import FORMATS
-from utils.runtime.reading import check_regular
+from utils.runtime.reading import UTF16, check_regular, file_errors
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +242,7 @@ def format_of_file(path: Path, certain: bool = False) -> str | None:
     if suffix == ".csv":
         return _format_of_table(_peek(path))
     if suffix == ".xml":  # not the notes of GDAL beside a raster, and other XML
-        return "voc" if re.search(r"<annotation[\s/>]", _peek(path)) else None
+        return "voc" if re.search(r"<annotation[\s/>]", _peek(path), re.IGNORECASE) else None
     return "vector" if suffix in VECTOR_SUFFIXES else None
 
 
@@ -362,7 +362,7 @@ def _format_of_list(path: Path) -> str | None:
 
 
 def _peek(path: Path) -> str:
-    """Beginning and end of a text file.
+    """Beginning and end of a text file in UTF-8; XML may be in UTF-16 with a byte order mark.
 
     Examples
     --------
@@ -373,9 +373,12 @@ def _peek(path: Path) -> str:
     >>> text[:5], text[-3:], len(text) < 200_000
     ('begin', 'end', True)
     """
-    check_regular(path)
-    with open(path, "rb") as stream:
-        head = stream.read(_PEEK)
-        size = stream.seek(0, 2)
-        stream.seek(max(_PEEK, size - _PEEK))
-        return (head + stream.read()).decode("utf-8", errors="replace")
+    with file_errors(path, "cannot be read"):
+        check_regular(path)
+        with open(path, "rb") as stream:
+            head = stream.read(_PEEK)
+            size = stream.seek(0, 2)
+            stream.seek(max(_PEEK, size - _PEEK) & ~1)  # at a whole character of UTF-16
+            text = head + stream.read()
+    is_utf16 = path.suffix.lower() == ".xml" and text.startswith(UTF16)
+    return text.decode("utf-16" if is_utf16 else "utf-8", errors="replace")

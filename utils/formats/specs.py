@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import DataError, SettingsError
-from utils.formats.moved import find_moved
+from utils.formats.moved import NO_FOLDER, find_here, find_moved
 from utils.formats.pictures import is_absolute, plain_path
 from utils.formats.text_files import read_text
 from utils.formats.types import SPLITS, Problem, Skeleton, build_skeleton
@@ -72,7 +72,7 @@ class Spec:
         found: dict[str, list[Path]] = {}
         for key, entries in _split_entries(self.path, self.keys).items():
             for entry in entries:
-                place = _locate(entry, self.root)
+                place = _locate(f"{self.path}: {key}", entry, self.root)
                 if place is None:
                     missing = os.path.normpath(self.root / plain_path(entry))
                     raise DataError(f"{self.path}: {key}: no such file or folder: {missing}")
@@ -103,8 +103,13 @@ def _split_entries(path: Path, keys: Mapping[str, Any]) -> dict[str, list[str]]:
     return entries
 
 
-def _locate(entry: str, root: Path) -> Path | None:
+def _locate(where: str, entry: str, root: Path) -> Path | None:
     """The file or folder that an entry means: below the root, where a path of another computer ends there too.
+
+    Raises
+    ------
+    DataError
+        If its path cannot be followed, or may mean several; `where` is the file and the key.
 
     Examples
     --------
@@ -112,14 +117,16 @@ def _locate(entry: str, root: Path) -> Path | None:
     >>> root = Path(tempfile.mkdtemp())
     >>> (root / "train" / "images").mkdir(parents=True)
     >>> texts = ("train/images", "../train/images", "/content/set/train/images", "../images")
-    >>> [_locate(text, root) == root / "train" / "images" for text in texts]
+    >>> [_locate("", text, root) == root / "train" / "images" for text in texts]
     [True, True, True, False]
     """
     plain = plain_path(entry)
     # Exporters write `../train/images` for a folder beside the file.
     places = [Path(os.path.normpath(root / text)) for text in (plain, plain.removeprefix("../"))]
-    found = next((place for place in places if place.exists()), None)
-    return find_moved(entry, [root], Path.exists) if found is None and is_absolute(plain) else found
+    try:
+        return find_here(entry, places, [root], (*NO_FOLDER, "folder"))
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def read_spec(path: Path, root: str | Path | None = None) -> Spec:
@@ -162,9 +169,9 @@ file; mend path
     if stated is not None and not isinstance(stated, str):
         raise DataError(f"{path}: path: expected a folder, got {stated!r}")
     roots, entries = _possible_roots(path, stated, root), _split_entries(path, keys)
-    is_lost = stated is not None and not (path.parent / plain_path(stated)).is_dir()
+    is_lost = stated is not None and not os.path.isdir(path.parent / plain_path(stated))
     for folder in roots:
-        if all(_locate(entry, folder) is not None for part in entries.values() for entry in part):
+        if all(_locate(f"{path}: {key}", entry, folder) for key, part in entries.items() for entry in part):
             if is_lost:
                 logger.warning("%s: path: %s is no folder on this computer; %s is read", path, stated, folder)
             return Spec(path, folder, keys)
@@ -185,6 +192,11 @@ def _possible_roots(path: Path, stated: str | None, root: str | Path | None) -> 
     root : str or Path, optional
         The data root of the settings.
 
+    Raises
+    ------
+    DataError
+        If a path of another computer may mean several folders.
+
     Examples
     --------
     >>> import tempfile
@@ -200,8 +212,11 @@ def _possible_roots(path: Path, stated: str | None, root: str | Path | None) -> 
     plain = plain_path(stated)
     places = [Path(os.path.normpath(path.parent / plain)), *given]  # an absolute path is itself
     if is_absolute(plain) or plain.startswith("../"):  # `../datasets/x` starts in the folder of another program
-        places += [find_moved(stated, [path.parent], Path.is_dir) or path.parent, path.parent]
-    return list(dict.fromkeys(place for place in places if place.is_dir() or place in given))
+        try:
+            places += [find_moved(stated, [path.parent], ["folder"]) or path.parent, path.parent]
+        except ValueError as error:
+            raise DataError(f"{path}: path: {error}") from None
+    return list(dict.fromkeys(place for place in places if os.path.isdir(place) or place in given))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -9,20 +9,45 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import DataError
-from utils.formats.moved import find_moved
+from utils.formats.moved import find_here
 from utils.formats.pictures import is_absolute, plain_path
-from utils.runtime.reading import DuplicateKeyError, file_errors, read_bounded_text, unique_keys
+from utils.runtime.reading import DuplicateKeyError, decode_text, file_errors, read_bounded, unique_keys
 
 LIST_SUFFIXES = (".txt", ".list")
 
 
-def read_text(path: Path) -> str:
-    r"""Text of a regular file.
+def read_data(path: Path) -> bytes:
+    r"""Content of a regular file.
 
     Raises
     ------
     DataError
-        If it is not there, a pipe or a device, too large, or not text.
+        If it is not there, a folder, a pipe or a device, or too large.
+
+    Examples
+    --------
+    >>> read_data(Path("/no/such/a.xml"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: /no/such/a.xml: no such file
+    """
+    try:
+        with file_errors(path, "cannot be read"):
+            return read_bounded(path)
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            what = "a link that leads nowhere" if path.is_symlink() else "no such file"
+            raise DataError(f"{path}: {what}") from None
+        raise
+
+
+def read_text(path: Path) -> str:
+    r"""Text of a regular file in UTF-8, with or without a byte order mark; lines may end in any way.
+
+    Raises
+    ------
+    DataError
+        If it is not there, a folder, a pipe or a device, too large, or not text.
 
     Examples
     --------
@@ -34,13 +59,7 @@ def read_text(path: Path) -> str:
         ...
     utils.errors.DataError: .../a.json: not a text file in UTF-8; save it as UTF-8
     """
-    try:
-        with file_errors(path, "cannot be read as text"):
-            return read_bounded_text(path)
-    except DataError as error:
-        if isinstance(error.__cause__, FileNotFoundError | IsADirectoryError):
-            raise DataError(f"{path}: no such file") from None
-        raise
+    return decode_text(path, read_data(path))
 
 
 def read_json_file(path: Path) -> Any:
@@ -111,7 +130,7 @@ def find_listed(text: str, folder: Path, root: Path) -> Path | None:
     Raises
     ------
     ValueError
-        If several files may be meant.
+        If several files may be meant, or the path cannot be followed.
 
     Examples
     --------
@@ -120,6 +139,4 @@ def find_listed(text: str, folder: Path, root: Path) -> Path | None:
     """
     plain = plain_path(text)
     bases = [Path("/")] if is_absolute(plain) else [folder, root]
-    candidates = [Path(os.path.normpath(base / plain)) for base in bases]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    return find_moved(text, [folder, root]) if found is None and is_absolute(plain) else found
+    return find_here(text, (Path(os.path.normpath(base / plain)) for base in bases), [folder, root])

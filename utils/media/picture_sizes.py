@@ -52,12 +52,10 @@ def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> 
     name = name or ("picture" if isinstance(source, bytes) else source)
     try:
         if not isinstance(source, bytes):
-            check_regular(source)
+            _check_picture(source)
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
             refuse_frames(stream, name)
             size = _size_of_stream(stream)
-    except (FileNotFoundError, IsADirectoryError):
-        raise DataError(f"{name}: no such picture; put it there, or mend the label that names it") from None
     except DataError:
         raise
     except Exception:  # the header ends early or contradicts itself, or it is another kind
@@ -88,6 +86,30 @@ def check_pixels(size: tuple[int, int], name: str | Path) -> None:
             f"{name}: {size[0]} x {size[1]} pixels, expected at most {MAX_PIXELS} in all; cut it into parts, or take "
             "another copy if it is not that large"
         )
+
+
+def _check_picture(path: str | Path) -> None:
+    """Refuse what is no file on a disk.
+
+    Raises
+    ------
+    DataError
+        If nothing is there, or something else, or the path cannot be followed.
+
+    Examples
+    --------
+    >>> _check_picture("a" * 300)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: aaa...: the path cannot be followed (File name too long); mend it, or ...
+    """
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such picture; put it there, or mend the label that names it") from None
+    except OSError as error:
+        what = f"the path cannot be followed ({error.strerror})"
+        raise DataError(f"{path}: {what}; mend it, or the label that names it") from None
 
 
 def refuse_frames(stream: BinaryIO, name: str | Path) -> None:

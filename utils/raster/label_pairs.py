@@ -7,7 +7,7 @@ import glob
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from utils.errors import DataError, SettingsError
@@ -57,7 +57,8 @@ def pair_labels(
     Raises
     ------
     DataError
-        If the source does not exist, is in no format that is read, or several labels fit one scene equally well.
+        If the source does not exist, is in no format that is read, several labels fit one scene equally well, or what
+        has the name of a label is no file.
     SettingsError
         If the pattern lacks {stem}.
 
@@ -82,14 +83,42 @@ def pair_labels(
         check_regular(source)
     if not source.is_dir():
         raise DataError(f"{source}: no such file or folder for labels")
-    pictures = {path.resolve() for path in scenes}
-    files = [path for path in walk_files(source) if path.is_file() and path.resolve() not in pictures]
+    pictures = {os.path.realpath(path) for path in scenes}
+    listed = walk_files(source)
+    files = [path for path in listed if os.path.isfile(path) and os.path.realpath(path) not in pictures]
     find = _finder(files, pattern)
     found = {scene: _choose_label(scene, find(scene)) for scene in scenes}
     pairs = {scene: label for scene, label in found.items() if label is not None}
+    if len(pairs) < len(found):
+        irregular = [path for path in listed if not os.path.isfile(path)]
+        find = _finder(irregular + [Path(top, name) for top, names, _ in os.walk(source) for name in names], pattern)
+        _refuse_irregular(path for scene in found.keys() - pairs.keys() for path in find(scene))
     refuse_other_labels(pairs.values())
     tell_unread(files, [scene.stem for scene in scenes if scene not in pairs])
     return pairs, [scene for scene in scenes if scene not in pairs]
+
+
+def _refuse_irregular(paths: Iterable[Path]) -> None:
+    """Refuse folders, pipes and links to nothing that have the name of a label: their scene would count as unlabelled.
+
+    Raises
+    ------
+    DataError
+        With the first of them.
+
+    Examples
+    --------
+    >>> _refuse_irregular([Path("/dev/zero")])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: /dev/zero: a device; expected a file on a disk; name another one
+    """
+    for path in sorted(paths):
+        try:
+            check_regular(path)
+        except OSError as error:
+            what = "a link that leads nowhere" if isinstance(error, FileNotFoundError) else error.strerror
+            raise DataError(f"{path}: has the name of a label and cannot be read ({what}); put it there") from None
 
 
 def tell_unread(files: Sequence[Path], stems: Collection[str]) -> None:
@@ -111,6 +140,8 @@ def tell_unread(files: Sequence[Path], stems: Collection[str]) -> None:
 def _finder(files: Sequence[Path], pattern: str | None) -> Callable[[Path], list[Path]]:
     """A function from a scene to the files whose names fit; quick for many scenes unless the pattern has wildcards.
 
+    The suffix of a file may be in capitals.
+
     Examples
     --------
     >>> files = [Path("l/a.shp"), Path("l/a.dbf"), Path("l/a_roads.shp")]
@@ -119,17 +150,23 @@ def _finder(files: Sequence[Path], pattern: str | None) -> Callable[[Path], list
     >>> [str(path) for path in _finder(files, "{stem}_*")(Path("a.tif"))]
     ['l/a_roads.shp']
     """
+
+    def plain(path: Path) -> str:
+        return path.stem + path.suffix.lower()
+
     labels = [path for path in files if is_vector(path) or has_raster_suffix(path)]
     if pattern is not None and glob.has_magic(pattern.replace("{stem}", "")):
 
         def match(scene: Path) -> list[Path]:
             name = pattern.replace("{stem}", glob.escape(scene.stem))
-            return [path for path in labels if fnmatch.fnmatchcase(path.name, name)]
+            return [path for path in labels if any(fnmatch.fnmatchcase(own, name) for own in (path.name, plain(path)))]
 
         return match
     by_name: dict[str, list[Path]] = defaultdict(list)
     for path in labels if pattern is None else files:
-        by_name[path.stem if pattern is None else path.name].append(path)
+        names = {path.stem} if pattern is None else {path.name, plain(path)}
+        for name in names:
+            by_name[name].append(path)
     return lambda scene: by_name.get((pattern or "{stem}").replace("{stem}", scene.stem), [])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import stat
@@ -13,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from utils.errors import DataError, DinolithError
 
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 MAX_TEXT_BYTES = 2**29  # half a gigabyte: COCO files of large sets; a person's list or settings are far below
 MAX_SETTINGS_BYTES = 2**20
 MAX_PICTURE_BYTES = 2**32  # of a file that is decoded at once
@@ -27,6 +27,7 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
     (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISDIR, "a folder"),
 )
 
 
@@ -130,9 +131,37 @@ def check_regular(path: str | Path) -> os.stat_result:
         kind = "a file that the system makes as it is read"
     if kind:
         raise DataError(f"{path}: {kind}; expected a file on a disk; name another one")
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return status
+
+
+def kind_at(path: str | Path) -> str:
+    """What a path leads to: "file", "folder", "other" as a pipe is, or "" for nothing.
+
+    For paths that labels name: `Path.is_file` takes a loop of links for nothing, and breaks on a name that is too long.
+
+    Raises
+    ------
+    DataError
+        If the path cannot be followed.
+
+    Examples
+    --------
+    >>> kind_at("/"), kind_at("/dev/zero"), kind_at("/no/such/file")
+    ('folder', 'other', '')
+    >>> kind_at("/" + "a" * 300)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: the path '/aaa...aaa' cannot be followed (File name too long); mend it, or ...
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        text = str(path) if len(str(path)) <= 120 else f"{str(path)[:60]}...{str(path)[-60:]}"
+        raise DataError(f"the path {text!r} cannot be followed ({reason}); mend it, or what it leads over") from None
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
 def read_bounded(path: str | Path, limit: int = MAX_TEXT_BYTES) -> bytes:
@@ -194,10 +223,31 @@ def read_bounded_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
     >>> read_bounded_text(path)
     'a\nb'
     """
+    return decode_text(path, read_bounded(path, limit))
+
+
+def decode_text(path: str | Path, data: bytes) -> str:
+    r"""Decode the content of a file as UTF-8, with or without a byte order mark; lines may end in any way.
+
+    Raises
+    ------
+    DataError
+        If it is not UTF-8; what a byte order mark tells is said.
+
+    Examples
+    --------
+    >>> decode_text("a.txt", b"\xef\xbb\xbfa\r\nb")
+    'a\nb'
+    >>> decode_text("a.txt", "a".encode("utf-16"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.txt: a text file in UTF-16; save it as UTF-8
+    """
     try:
-        text = read_bounded(path, limit).decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file in UTF-8; save it as UTF-8") from None
+        what = "a text file in UTF-16" if data.startswith(UTF16) and len(data) > 2 else "not a text file in UTF-8"
+        raise DataError(f"{path}: {what}; save it as UTF-8") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

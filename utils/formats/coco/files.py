@@ -10,9 +10,10 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.moved import find_moved, need_moved
+from utils.formats.moved import NO_FOLDER, find_here, need_moved
 from utils.formats.pictures import is_absolute, list_files, plain_path, resolve_inside
 from utils.formats.recognise import format_of_file
+from utils.runtime.reading import kind_at
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,13 @@ def _sources_of_spec(spec: specs.Spec) -> Sources:
     if stated is None:
         return Sources(files, spec.root, None, spec)
     image_root = Path(os.path.normpath(spec.root / plain_path(str(stated))))
-    if not image_root.is_dir() and is_absolute(plain_path(str(stated))):
-        image_root = find_moved(str(stated), [spec.root], Path.is_dir) or image_root
-    if not image_root.is_dir():
+    try:
+        found = find_here(str(stated), [image_root], [spec.root], ["folder"])
+    except ValueError as error:
+        raise DataError(f"{spec.path}: image_root: {error}") from None
+    if found is None:
         raise DataError(f"{spec.path}: image_root: no such folder: {image_root}")
-    return Sources(files, spec.root, image_root, spec)
+    return Sources(files, spec.root, found, spec)
 
 
 def image_folders(sources: Sources, split: str, file: Path) -> list[Path]:
@@ -197,7 +200,7 @@ def find_image(name: str, folders: Sequence[Path], root: Path) -> Path | None:
     Raises
     ------
     ValueError
-        If such an end leads to several pictures or to none.
+        If such an end leads to several pictures or to none, or the path cannot be followed.
 
     Examples
     --------
@@ -212,6 +215,6 @@ def find_image(name: str, folders: Sequence[Path], root: Path) -> Path | None:
         except DataError:
             continue
         leads_out = False
-        if path.is_file():
+        if kind_at(path) in NO_FOLDER:
             return path
     return need_moved(name, folders, root) if leads_out or is_absolute(plain_path(name)) else None

@@ -337,13 +337,15 @@ def _add_image(file: _File, index: int, keys: Any, folders: Sequence[Path], root
         what = "the id is a duplicate, so that its annotations may be of either picture; both are left out"
         file.problems.append(Problem(where, what, "give each picture its own id"))
         return
-    what = f"no such picture: {keys['file_name']}"
+    what, cure = (
+        f"no such picture: {keys['file_name']}",
+        "put it there; paths.data_root is where pictures are looked for",
+    )
     try:
         path = find_image(keys["file_name"], folders, root)
     except ValueError as error:
-        path, what = None, str(error)
+        path, what, cure = None, str(error), "" if isinstance(error, DataError) else cure
     if path is None:
-        cure = "put it there; paths.data_root is where pictures are looked for"
         missing.append(Problem(where, what, cure))
         return
     try:

@@ -18,7 +18,7 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.moved import need_moved
+from utils.formats.moved import NO_FOLDER, need_moved
 from utils.formats.other_files import describe_others
 from utils.formats.pictures import is_absolute, is_picture, list_files, picture_ids, plain_path, resolve_inside
 from utils.formats.recognise import format_of_file
@@ -35,6 +35,7 @@ from utils.formats.types import (
 )
 from utils.formats.values import read_number
 from utils.media.picture_sizes import picture_size
+from utils.runtime.reading import kind_at
 
 DEFAULT_CATEGORY = "animal"
 _HEADER = ("scorer", "individuals", "bodyparts", "coords")
@@ -320,7 +321,7 @@ def _find_picture(name: str, folder: Path, root: Path) -> Path:
         places = [resolve_inside("", plain, root, root), resolve_inside("", plain, folder, root), *places]
     except DataError:  # it leads out of the root
         places = []
-    found = next((path for path in places if path.is_file()), None)
+    found = next((path for path in places if kind_at(path) in NO_FOLDER), None)
     if found is None and (not places or is_absolute(plain)):
         found = need_moved(name, [folder, folder / "images", root, root / "images"], root)
     if found is None:

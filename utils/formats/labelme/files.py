@@ -10,10 +10,12 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.moved import need_moved, parts_of, refuse_other
+from utils.formats.file_names import FileNames
+from utils.formats.moved import NO_FOLDER, need_moved, parts_of, refuse_other
 from utils.formats.pictures import is_absolute, is_picture, list_files, plain_path, resolve_inside
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import Problem
+from utils.runtime.reading import kind_at
 
 LISTS = (*LIST_SUFFIXES, ".jsonl")
 _LABEL_FOLDERS = ("labels", "annotations", "labelme", "json")
@@ -80,7 +82,8 @@ def list_entries(path: Path, spec: specs.Spec | None, root: Path, problems: list
     elif path.is_dir():
         found = _split_by_folder(path, list(_expand(path, root, problems)))
     else:
-        split = specs.split_of_name(path.name) if path.suffix in LISTS else None  # a picture may be called "test"
+        is_list = path.suffix.lower() in LISTS
+        split = specs.split_of_name(path.name) if is_list else None  # a picture may be called "test"
         found = {split or "all": list(_expand(path, root, problems))}
     for split, entries in found.items():
         if not entries:
@@ -157,16 +160,17 @@ def _expand(source: Path, root: Path, problems: list[Problem]) -> Iterator[Entry
     elif source.suffix.lower() == ".json":
         yield Entry(source)
     elif source.suffix.lower() in LISTS:
+        names = FileNames()
         for number, line in read_lines(source):
             try:
-                yield _read_line(line, source, f"{source}:{number}", root)
+                yield _read_line(line, source, f"{source}:{number}", root, names)
             except ValueError as error:
                 problems.append(Problem(f"{source}:{number}", str(error), "mend the line, or take it out"))
     else:
         raise DataError(f"{source}: expected a folder, a JSON file, a list (.txt) or an index (.jsonl)")
 
 
-def _read_line(line: str, source: Path, where: str, root: Path) -> Entry:
+def _read_line(line: str, source: Path, where: str, root: Path, names: FileNames) -> Entry:
     """One line of a list (a JSON file, or a picture with a JSON file beside it) or of an index.
 
     Raises
@@ -176,17 +180,19 @@ def _read_line(line: str, source: Path, where: str, root: Path) -> Entry:
 
     Examples
     --------
-    >>> _read_line('{"image": "a.png"}', Path("train.jsonl"), "train.jsonl:1", Path("."))
+    >>> _read_line('{"image": "a.png"}', Path("train.jsonl"), "train.jsonl:1", Path("."), FileNames())
     Traceback (most recent call last):
         ...
     ValueError: expected {"image_path": ..., "json_path": ...}, got {"image": "a.png"}
     """
     if source.suffix.lower() != ".jsonl":
         named = _find(line, source.parent, root)
-        path = named.with_suffix(".json") if is_picture(named) else named
-        if not path.is_file():
-            raise ValueError(f"no such file: {path}")
-        return Entry(path, named if is_picture(named) else None, where)
+        if not is_picture(named):
+            return Entry(named, None, where)
+        path = names.find(named.with_suffix(".json"))
+        if path is None:
+            raise ValueError(f"no such file: {named.with_suffix('.json')}")
+        return Entry(path, named, where)
     try:
         keys = json.loads(line)
     except ValueError:
@@ -262,7 +268,7 @@ def find_picture(entry: Entry, keys: dict[str, Any], root: Path, folders: Pictur
     parts = parts_of(stated) if isinstance(stated, str) else []
     name = parts[-1] if parts and is_picture(parts[-1]) else None  # some files name themselves
     direct = _inside(str(stated), folder, root) if name else None
-    if direct is not None and direct.is_file():
+    if direct is not None and kind_at(direct) in NO_FOLDER:
         return direct, "imagePath"
     embedded = isinstance(keys.get("imageData"), str) and keys["imageData"]
     beside = folders.find(entry.path, folder, name, refuse=not embedded)
@@ -340,7 +346,7 @@ class PictureFolders:
         if folder not in self._listed:
             found: dict[str, list[Path]] = {}
             for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if is_picture(file) and file.is_file():
+                if is_picture(file) and not file.is_dir():
                     found.setdefault(file.stem, []).append(file)
             self._listed[folder] = found
         if name is not None:

@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
+from utils.runtime.reading import UTF16
+
 MAX_DEPTH = 100  # of elements inside each other; labels have five
+
+
+class XmlError(ValueError):
+    """XML that cannot be read; the text begins with the line.
+
+    Examples
+    --------
+    >>> str(XmlError("2: not XML"))
+    '2: not XML'
+    """
 
 
 @dataclass
@@ -58,13 +70,13 @@ class Element:
         return None if found is None else found.text.strip() or None
 
 
-def parse_xml(text: str) -> Element:
+def parse_xml(text: str | bytes) -> Element:
     r"""Read the elements of an XML file; attributes, comments and names of namespaces are left out.
 
     Parameters
     ----------
-    text : str
-        The file.
+    text : str or bytes
+        The file; bytes are decoded as their byte order mark or XML declaration says.
 
     Returns
     -------
@@ -73,7 +85,7 @@ def parse_xml(text: str) -> Element:
 
     Raises
     ------
-    ValueError
+    XmlError
         If it is not XML, declares entities (they can grow to fill the memory, or name other files), or is nested too
         deeply. The message begins with the line.
 
@@ -81,22 +93,25 @@ def parse_xml(text: str) -> Element:
     --------
     >>> parse_xml("<a><b>1</b></a>").text_of("b")
     '1'
+    >>> parse_xml('<?xml version="1.0" encoding="UTF-16"?><a><b>ü</b></a>'.encode("utf-16")).text_of("b")
+    'ü'
     >>> parse_xml("<a>\n<b></a>")
     Traceback (most recent call last):
         ...
-    ValueError: 2: not XML (mismatched tag)
+    utils.formats.voc.elements.XmlError: 2: not XML (mismatched tag)
     >>> parse_xml('<!DOCTYPE a [<!ENTITY b "boom">]><a>&b;</a>')
     Traceback (most recent call last):
         ...
-    ValueError: 1: declares an entity, which labels do not need; remove the declaration
+    utils.formats.voc.elements.XmlError: 1: declares an entity, which labels do not need; remove the declaration
     """
     top, open_elements = Element("", 0), list[Element]()
-    parser = expat.ParserCreate()
+    is_utf16 = isinstance(text, bytes) and text.startswith(UTF16)
+    parser = expat.ParserCreate("utf-16" if is_utf16 else None)  # whatever a declaration says that was not adapted
     parser.buffer_text = True
 
     def start(name: str, attributes: dict[str, str]) -> None:
         if len(open_elements) >= MAX_DEPTH:
-            raise ValueError(f"{parser.CurrentLineNumber}: more than {MAX_DEPTH} elements inside each other")
+            raise XmlError(f"{parser.CurrentLineNumber}: more than {MAX_DEPTH} elements inside each other")
         element = Element(name, parser.CurrentLineNumber)
         (open_elements[-1] if open_elements else top).children.append(element)
         open_elements.append(element)
@@ -106,7 +121,7 @@ def parse_xml(text: str) -> Element:
 
     def refuse(*declaration: object) -> None:
         line = parser.CurrentLineNumber
-        raise ValueError(f"{line}: declares an entity, which labels do not need; remove the declaration")
+        raise XmlError(f"{line}: declares an entity, which labels do not need; remove the declaration")
 
     parser.StartElementHandler = start
     parser.EndElementHandler = lambda name: open_elements.pop()
@@ -115,5 +130,9 @@ def parse_xml(text: str) -> Element:
     try:
         parser.Parse(text, True)
     except expat.ExpatError as error:
-        raise ValueError(f"{error.lineno}: not XML ({expat.ErrorString(error.code)})") from None
+        raise XmlError(f"{error.lineno}: not XML ({expat.ErrorString(error.code)})") from None
+    except XmlError:
+        raise
+    except (LookupError, ValueError) as error:  # an encoding that Python or the parser does not know
+        raise XmlError(f"1: not XML that can be read ({error}); save it as UTF-8") from None
     return top.children[0]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.errors import DataError
 from utils.formats import specs
+from utils.formats.file_names import FileNames
 from utils.formats.labelme.files import PictureFolders
-from utils.formats.moved import parts_of
+from utils.formats.moved import NO_FOLDER, parts_of
 from utils.formats.pictures import is_picture, list_files, resolve_inside
 from utils.formats.recognise import format_of_file
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import Problem
+from utils.runtime.reading import kind_at
 
 LABEL_FOLDERS = ("annotations", "labels", "xml", "xmls")  # in lower case
 PICTURE_FOLDERS = ("JPEGImages", "images", "Images", "")  # "": the folder that holds the folder of labels
@@ -83,18 +86,22 @@ def _expand(source: Path, root: Path, problems: list[Problem]) -> Iterator[Path]
     'a.xml'
     """
     if source.is_dir():
-        yield from (file for file in list_files(source, (".xml",)) if format_of_file(file) == "voc")
+        folders = PictureFolders()
+        for file in list_files(source, (".xml",)):
+            if format_of_file(file) == "voc" or _is_of_picture(file, root, folders):
+                yield file
     elif source.suffix.lower() == ".xml":
         yield source
     elif source.suffix.lower() in LIST_SUFFIXES:
+        names = FileNames()
         for number, line in read_lines(source):
             try:
                 named = find_listed(line, source.parent, root)
+                label = names.find(named.with_suffix(".xml")) if named is not None and is_picture(named) else named
             except ValueError as error:
                 problems.append(Problem(f"{source}:{number}", str(error), "mend the line, or take it out"))
                 continue
-            label = named.with_suffix(".xml") if named is not None and is_picture(named) else named
-            if label is None or not label.is_file():
+            if label is None:
                 problems.append(
                     Problem(f"{source}:{number}", f"no such file: {line}", "put it there, or mend the line")
                 )
@@ -102,6 +109,23 @@ def _expand(source: Path, root: Path, problems: list[Problem]) -> Iterator[Path]
                 yield label
     else:
         raise DataError(f"{source}: expected a folder, an XML file or a list (.txt)")
+
+
+def _is_of_picture(file: Path, root: Path, folders: PictureFolders) -> bool:
+    """Whether an XML file that is no VOC label has a picture of its name: it is meant as one, and reading it tells.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "a.tif").touch()
+    >>> [_is_of_picture(folder / name, folder, PictureFolders()) for name in ("a.xml", "b.xml", "a.tif.aux.xml")]
+    [True, False, False]
+    """
+    try:
+        return find_picture(file, None, root, folders) is not None
+    except DataError:  # several pictures have its name
+        return True
 
 
 def _by_lists(folder: Path, problems: list[Problem]) -> dict[str, list[Path]]:
@@ -123,14 +147,16 @@ def _by_lists(folder: Path, problems: list[Problem]) -> dict[str, list[Path]]:
     if {"train", "val"} & there.keys():
         there.pop("trainval", None)
     found: dict[str, list[Path]] = {}
+    names = FileNames()
     for name, path in there.items():
         files = found.setdefault("all" if name == "trainval" else name, [])
         for number, line in read_lines(path):
-            label = folder / "Annotations" / f"{line.split()[0]}.xml"
-            if label.is_file():
+            wanted = folder / "Annotations" / f"{line.split()[0]}.xml"
+            label = names.find(wanted)
+            if label is not None:
                 files.append(label)
             else:
-                what = f"no such file: {label.relative_to(folder).as_posix()}"
+                what = f"no such file: {wanted.relative_to(folder).as_posix()}"
                 problems.append(Problem(f"{path}:{number}", what, "put it there, or take the line out"))
     return found
 
@@ -177,7 +203,7 @@ def find_picture(label: Path, stated: str | None, root: Path, folders: PictureFo
     Raises
     ------
     DataError
-        If several pictures may be meant.
+        If several pictures may be meant, or the path cannot be followed.
 
     Examples
     --------
@@ -197,8 +223,11 @@ def find_picture(label: Path, stated: str | None, root: Path, folders: PictureFo
             direct = resolve_inside("", str(stated), place, root)
         except DataError:  # of another computer, or out of the data root: only its end counts
             continue
-        if direct.is_file():
-            return direct
+        try:
+            if kind_at(direct) in NO_FOLDER:
+                return direct
+        except DataError as error:
+            raise DataError(f"{label}: filename: {error}") from None
     found = (folders.find(label, place, name) for place in places)
     return next((picture for picture in found if picture is not None), None)
 
@@ -222,13 +251,15 @@ def picture_folders(folder: Path, root: Path) -> list[Path]:
     return [place for place in dict.fromkeys(places) if place == own or place.is_relative_to(top)][:6]
 
 
-def unlabelled_pictures(labelled: Mapping[Path, Path], folders: Sequence[Path]) -> list[Path]:
+def unlabelled_pictures(labels: Sequence[Path], labelled: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
     """Pictures that lie beside labelled ones without a label of their own.
 
     Parameters
     ----------
-    labelled : dict of Path to Path
-        The picture of each label that has one.
+    labels : sequence of Path
+        The labels, also those that cannot be used.
+    labelled : sequence of Path
+        The pictures of those that can.
     folders : sequence of Path
         Where to look.
 
@@ -238,11 +269,11 @@ def unlabelled_pictures(labelled: Mapping[Path, Path], folders: Sequence[Path]) 
     >>> folder = Path(tempfile.mkdtemp())
     >>> for name in ("a.png", "a.tif", "b.png"):
     ...     (folder / name).touch()
-    >>> [path.name for path in unlabelled_pictures({folder / "a.xml": folder / "a.tif"}, [folder])]
+    >>> [path.name for path in unlabelled_pictures([folder / "a.xml"], [folder / "a.tif"], [folder])]
     ['b.png']
     """
-    known = {picture.resolve() for picture in labelled.values()}
-    stems = {label.stem for label in labelled}
-    found = (file for folder in folders for file in sorted(folder.iterdir()) if is_picture(file) and file.is_file())
+    known = {os.path.realpath(picture) for picture in labelled}  # which a loop of links does not break
+    stems = {label.stem for label in labels}
+    found = (file for folder in folders for file in sorted(folder.iterdir()) if is_picture(file) and not file.is_dir())
     # a second picture of a labelled one's name is a copy of it in another format, as a GeoTIFF beside its PNG
-    return [file for file in found if file.resolve() not in known and file.stem not in stems]
+    return [file for file in found if os.path.realpath(file) not in known and file.stem not in stems]

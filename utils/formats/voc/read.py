@@ -10,6 +10,7 @@ pixel further right and down than the files.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,16 @@ from utils.formats.labelme.files import PictureFolders
 from utils.formats.pictures import picture_ids
 from utils.formats.predictions import score_name
 from utils.formats.sets import finish_sets, size_problems
-from utils.formats.text_files import read_text
+from utils.formats.text_files import read_data
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
 from utils.formats.values import read_number
-from utils.formats.voc.elements import Element, parse_xml
+from utils.formats.voc.elements import Element, XmlError, parse_xml
 from utils.formats.voc.files import find_picture, list_labels, unlabelled_pictures
 from utils.media.picture_sizes import picture_size
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FLAGS = ("difficult", "truncated", "occluded")  # 0 or 1; a difficult object is no example and no false alarm
+OBJECT_LIKE = frozenset({"object", "obj", "bndbox", "bbox", "box", "robndbox", "polygon", "xmin"})  # where VOC has none
 BESIDE = "put the picture beside it or in a folder JPEGImages or images, or set paths.data_root to a folder of both"
 
 
@@ -98,7 +100,7 @@ def read_voc(path: str | Path, root: str | Path | None = None) -> dict[str, Anno
         _fill(sets[split], part, ids, from_zero, names)
     name_categories(sets, names)
     if path.is_dir() and labels.keys() <= {"all"}:
-        problems += _told_unlabelled(path, usable)
+        problems += _told_unlabelled(path, usable, [label for part in labels.values() for label in part])
     return finish_sets(sets, problems)
 
 
@@ -165,11 +167,17 @@ def _read_annotation(path: Path) -> Element:
         ...
     utils.errors.DataError: .../a.xml: expected an element annotation as VOC has, got PAMDataset
     """
+    data = read_data(path)
+    if not data.strip():
+        raise DataError(f"{path}: an empty file; write an element annotation, without an object where there is none")
     try:
-        content = parse_xml(read_text(path))
-    except ValueError as error:
-        line, _, what = str(error).partition(": ")
-        raise DataError(f"{path}:{line}: {what}") from None
+        text: str | bytes = data.decode("utf-8-sig")  # whatever another encoding a declaration may have kept
+    except UnicodeDecodeError:
+        text = data
+    try:
+        content = parse_xml(data if b"\0" in data else text)
+    except XmlError as error:
+        raise DataError(f"{path}:{error}") from None
     if content.name != "annotation":
         raise DataError(f"{path}: expected an element annotation as VOC has, got {content.name[:60]}")
     return content
@@ -240,7 +248,60 @@ def _fill(
                 annotations.problems.append(Problem(where, str(error), "mend or remove the object", id, lost=True))
         picture = AnnotatedPicture(id, file.picture, file.size, tuple(instances))
         annotations.problems += size_problems(str(file.path), "height x width", _stated_size(file.content), picture)
+        annotations.problems += _hidden_objects(file, id)
         annotations.pictures.append(picture)
+
+
+def _hidden_objects(file: _File, id: str) -> list[Problem]:
+    """One problem for all elements that look like objects and stand where VOC has none: they are not read.
+
+    Examples
+    --------
+    >>> text = "<annotation><Object/><objects><object><bndbox/></object></objects></annotation>"
+    >>> [problem] = _hidden_objects(_File(Path("a.xml"), parse_xml(text), Path("a.png"), (4, 6)), "a")
+    >>> str(problem)
+    "a.xml:1: looks like an object and is not read: 'Object' in 'annotation', and 1 more; expected object right in \
+annotation, with name and bndbox; write it so, or remove it"
+    """
+    found = list(_find_unread(file.content, OBJECT_LIKE, {"object"}))
+    for target in file.content.find_all("object"):
+        found += _find_unread(target, {"object"}, {"part"})
+    if not found:
+        return []
+    above, first = found[0]
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    what = f"looks like an object and is not read: {first.name[:60]!r} in {above.name[:60]!r}{more}"
+    cure = "expected object right in annotation, with name and bndbox; write it so, or remove it"
+    return [Problem(f"{file.path}:{first.line}", what, cure, id, lost=True)]
+
+
+def _find_unread(
+    element: Element, names: AbstractSet[str], known: AbstractSet[str] = frozenset()
+) -> Iterator[tuple[Element, Element]]:
+    """The outermost elements of some names inside another one, each with the element that holds it.
+
+    Parameters
+    ----------
+    element : Element
+        Where to look, at any depth.
+    names : set of str
+        In lower case, without the prefix of a namespace.
+    known : set of str
+        Elements right inside, by their very names, that are left out with what is in them.
+
+    Examples
+    --------
+    >>> content = parse_xml("<a><object/><b><v:Object><object/></v:Object></b></a>")
+    >>> [(above.name, part.name) for above, part in _find_unread(content, {"object"}, {"object"})]
+    [('b', 'v:Object')]
+    """
+    for child in element.children:
+        if child.name in known:
+            continue
+        if child.name.rpartition(":")[2].lower() in names:
+            yield element, child
+        else:
+            yield from _find_unread(child, names)
 
 
 def _stated_size(content: Element) -> tuple[int | None, int | None]:
@@ -277,14 +338,15 @@ def _read_object(target: Element, size: tuple[int, int], from_zero: bool, names:
         ...
     ValueError: expected numbers as xmin, ymin, xmax, ymax, got '2', '1', 'x', '3'
     """
-    category, box = target.text_of("name"), target.find("bndbox")
+    category = target.text_of("name")
     if category is None:
         raise ValueError("no name in the object")
     if names is not None and category not in names:
         raise ValueError(f"{category!r} is no category; known: {', '.join(names)}")
-    if box is None:
-        raise ValueError("no bndbox in the object")
-    texts = [box.text_of(name) for name in CORNERS]
+    boxes = list(target.find_all("bndbox"))
+    if len(boxes) != 1:
+        raise ValueError(f"{len(boxes)} bndbox in the object, expected one" if boxes else "no bndbox in the object")
+    texts = [boxes[0].text_of(name) for name in CORNERS]
     try:
         corners = np.array([read_number(text or "none") for text in texts])
     except ValueError:
@@ -320,7 +382,7 @@ def _flag(target: Element, name: str) -> bool:
     return text in ("1", "true")
 
 
-def _told_unlabelled(path: Path, files: Sequence[_File]) -> list[Problem]:
+def _told_unlabelled(path: Path, files: Sequence[_File], labels: Sequence[Path]) -> list[Problem]:
     """One problem for all pictures beside the labelled ones that have no XML file.
 
     Examples
@@ -330,11 +392,11 @@ def _told_unlabelled(path: Path, files: Sequence[_File]) -> list[Problem]:
     >>> for name in ("a.png", "b.png"):
     ...     (folder / name).touch()
     >>> file = _File(folder / "a.xml", Element("annotation", 1), folder / "a.png", (4, 6))
-    >>> _told_unlabelled(folder, [file])[0].what
+    >>> _told_unlabelled(folder, [file], [file.path])[0].what
     'pictures without an XML file, left out: 1, such as b.png'
     """
     folders = sorted({file.picture.parent for file in files})
-    lacking = unlabelled_pictures({file.path: file.picture for file in files}, folders)
+    lacking = unlabelled_pictures(labels, [file.picture for file in files], folders)
     if not lacking:
         return []
     what = f"pictures without an XML file, left out: {len(lacking)}, such as {lacking[0].name}"

@@ -10,15 +10,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import DataError
 from utils.formats import specs
+from utils.formats.file_names import FileNames
 from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, picture_ids
 from utils.formats.sets import finish_sets, shared_labels
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
-from utils.formats.yolo.folders import NAMES_FILES, Survey, read_folder, survey_rows
+from utils.formats.yolo.folders import NAMES_FILES, read_folder, survey_rows
 from utils.formats.yolo.rows import RowReader
 from utils.media.picture_sizes import picture_size
 
@@ -75,50 +77,128 @@ def read_yolo(
     """
     path = Path(path)
     spec = read_folder(path) if path.is_dir() else specs.read_spec(path, root)
-    shape = specs.keypoint_shape(spec)
-    if shape is None and need_keypoints:
+    if specs.keypoint_shape(spec) is None and need_keypoints:
         raise DataError(f"{path}: no kpt_shape, so the number of keypoints is unknown; add kpt_shape: [K, 3]")
+    listed: dict[str, list[Path]] = {}
     problems: dict[str, list[Problem]] = {}
-    listed = {}
     for split, sources in spec.splits().items():
-        problems[split] = specs.find_misspelled(spec) if not problems else []
+        problems[split] = [] if problems else specs.find_misspelled(spec)
         listed[split] = _list_pictures(spec, split, sources, problems[split])
-    ids = picture_ids((picture for pictures in listed.values() for picture in pictures), spec.root)
-    labels = {picture: _find_label(picture) for pictures in listed.values() for picture in pictures}
-    shared = shared_labels(labels, ids)
+    files = _name_files(spec.root, listed)
     if not any(problems.values()):  # else they may be the labels of the pictures that are named and not there
-        problems[next(iter(problems))] += find_orphans(labels)
-    rows = Survey(0, 0, 0) if shape else survey_rows(label for label in labels.values() if label)
-    categories = specs.category_names(spec) or (["0"] if shape else [str(index) for index in range(rows.classes)])
-    numbers = [str(index) for index in range(shape[0] if shape else 0)]
-    names = (shape and specs.keypoint_names(spec, categories)) or dict.fromkeys(categories, numbers)
-    reader = RowReader(specs.build_skeletons(spec, names), *(shape or (0, 2)), outlines=rows.outlines >= rows.boxes)
-    sets = {}
-    for split, pictures in listed.items():
-        if not any(labels[picture] for picture in pictures):
-            raise DataError(
-                f"{path}: {split}: none of the {len(pictures)} pictures has a label, such as {label_path(pictures[0])}"
-            )
-        if not shape and (empty := sum(labels[picture] is None for picture in pictures)):
-            text = "%s: %s: %d of %d pictures have no label file and count as pictures without an object"
-            logger.info(text, path, split, empty, len(pictures))
-        read = [_read_picture(picture, ids[picture], labels[picture], reader, problems[split]) for picture in pictures]
-        here = {ids[picture] for picture in pictures}
-        problems[split] += [problem for problem in shared if problem.picture in here]
-        sets[split] = AnnotationSet([picture for picture in read if picture], dict(reader.skeletons), problems[split])
+        problems[next(iter(problems))] += find_orphans(files.labels)
+    reader = _build_reader(spec, files)
+    sets = {split: _read_split(spec, split, listed[split], files, reader, problems[split]) for split in listed}
     return finish_sets(sets)
 
 
-def _find_label(picture: Path) -> Path | None:
-    """The label file of a picture, or None.
+@dataclass(frozen=True)
+class _Files:
+    """Pictures of all splits: their ids, the label file of each or None, and problems of labels that several share.
 
     Examples
     --------
-    >>> _find_label(Path("/no/images/a.png")) is None
+    >>> _Files({Path("a.png"): "a"}, {Path("a.png"): None}).labels
+    {PosixPath('a.png'): None}
+    """
+
+    ids: Mapping[Path, str]
+    labels: Mapping[Path, Path | None]
+    shared: Sequence[Problem] = ()
+
+
+def _name_files(root: Path, listed: Mapping[str, Sequence[Path]]) -> _Files:
+    """Find the labels of the pictures of all splits, and name the pictures.
+
+    Raises
+    ------
+    DataError
+        If a picture has two labels whose names differ in the case of their suffix.
+
+    Examples
+    --------
+    >>> _name_files(Path("/no"), {"train": [Path("/no/images/a.png")]}).ids
+    {PosixPath('/no/images/a.png'): 'images/a'}
+    """
+    pictures = [picture for part in listed.values() for picture in part]
+    names = FileNames()
+    ids, labels = picture_ids(pictures, root), {picture: _find_label(picture, names) for picture in pictures}
+    return _Files(ids, labels, shared_labels(labels, ids))
+
+
+def _find_label(picture: Path, names: FileNames) -> Path | None:
+    """The label of a picture, or None. What stands in its place counts, file or not: reading it tells.
+
+    Raises
+    ------
+    DataError
+        If there are two whose names differ in the case of their suffix.
+
+    Examples
+    --------
+    >>> _find_label(Path("/no/images/a.png"), FileNames()) is None
     True
     """
     places = (label_path(picture), label_path(picture, 0), picture.with_suffix(".txt"))
-    return next(filter(Path.is_file, places), None)
+    return next((found for place in places if (found := names.find(place)) is not None), None)
+
+
+def _build_reader(spec: specs.Spec, files: _Files) -> RowReader:
+    """The reader of a set's rows: for its classes, and its keypoints, or boxes and outlines as most rows are.
+
+    Examples
+    --------
+    >>> spec = specs.Spec(Path("data.yaml"), Path("."), {"names": ["cow"], "kpt_shape": [1, 3]})
+    >>> reader = _build_reader(spec, _Files({}, {}))
+    >>> reader.skeletons["cow"].names, reader.num_keypoints
+    (('0',), 1)
+    """
+    shape, categories = specs.keypoint_shape(spec), specs.category_names(spec)
+    if shape is not None:
+        categories = categories or ["0"]
+        numbers = {category: list(map(str, range(shape[0]))) for category in categories}
+        names = specs.keypoint_names(spec, categories) or numbers
+        return RowReader(specs.build_skeletons(spec, names), *shape)
+    rows = survey_rows(label for label in files.labels.values() if label)
+    categories = categories or list(map(str, range(rows.classes)))
+    skeletons = specs.build_skeletons(spec, dict.fromkeys(categories, ()))
+    return RowReader(skeletons, outlines=rows.outlines >= rows.boxes)
+
+
+def _read_split(
+    spec: specs.Spec,
+    split: str,
+    pictures: Sequence[Path],
+    files: _Files,
+    reader: RowReader,
+    problems: list[Problem],
+) -> AnnotationSet:
+    """The pictures of a split.
+
+    Raises
+    ------
+    DataError
+        If none of them has a label.
+
+    Examples
+    --------
+    >>> spec, picture = specs.Spec(Path("data.yaml"), Path("."), {}), Path("images/a.png")
+    >>> _read_split(spec, "val", [picture], _Files({picture: "a"}, {picture: None}), RowReader({}), [])
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: val: none of the 1 pictures has a label, such as labels/a.txt
+    """
+    empty = sum(files.labels[picture] is None for picture in pictures)
+    if empty == len(pictures):
+        first = label_path(pictures[0])
+        raise DataError(f"{spec.path}: {split}: none of the {len(pictures)} pictures has a label, such as {first}")
+    if empty and not reader.num_keypoints:
+        text = "%s: %s: %d of %d pictures have no label file and count as pictures without an object"
+        logger.info(text, spec.path, split, empty, len(pictures))
+    read = [_read_picture(path, files.ids[path], files.labels[path], reader, problems) for path in pictures]
+    here = {files.ids[picture] for picture in pictures}
+    problems += [problem for problem in files.shared if problem.picture in here]
+    return AnnotationSet([picture for picture in read if picture], dict(reader.skeletons), problems)
 
 
 def find_orphans(labels: Mapping[Path, Path | None]) -> list[Problem]:
@@ -141,7 +221,9 @@ def find_orphans(labels: Mapping[Path, Path | None]) -> list[Problem]:
         known.setdefault(label_folder, set()).update(stems)
     problems = []
     for folder, stems in sorted(known.items()):
-        names = sorted(path.name for path in folder.glob("*.txt") if path.stem not in stems)
+        names = sorted(
+            path.name for path in folder.iterdir() if path.suffix.lower() == ".txt" and path.stem not in stems
+        )
         files = [name for name in names if name not in NAMES_FILES]
         if files:
             what = f"{len(files)} label files have no picture, such as {files[0]}"
@@ -269,4 +351,4 @@ def _read_rows(
             except ValueError as error:
                 problems.append(Problem(f"{label}:{number}", str(error), "mend or remove the row", id, lost=True))
     except DataError as error:
-        problems.append(Problem(str(label), str(error).partition(": ")[2], "save it as text", id, lost=True))
+        problems.append(Problem(str(label), str(error).removeprefix(f"{label}: "), "", id, lost=True))

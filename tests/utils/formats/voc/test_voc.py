@@ -236,3 +236,74 @@ def test_real_trees():
     assert soap.instances[0].box_xyxy.tolist() == [148, 104, 173, 129]
     edges = [i.box_xyxy.tolist() for p in part.pictures for i in p.instances]
     assert min(edge[0] for edge in edges) == min(edge[1] for edge in edges) == 0
+
+
+HIDDEN = {
+    "capital": ("<Object><name>dog</name>{}</Object>", "'Object' in 'annotation'"),
+    "prefix": ("<v:object><name>dog</name>{}</v:object>", "'v:object' in 'annotation'"),
+    "list": ("<objects><object><name>dog</name>{}</object></objects>", "'object' in 'objects'"),
+    "item": ("<items><item>{}</item></items>", "'bndbox' in 'item'"),
+    "bare": ("{}", "'bndbox' in 'annotation'"),
+    "corners": ("<objects><item><xmin>1</xmin></item></objects>", "'xmin' in 'item'"),
+    "inner": (thing(box(), "cat").replace("</object>", "<object><name>dog</name>{}</object></object>"), "in 'object'"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_looks_like_an_object_and_is_not_read_is_a_problem(name, write, tmp_path):
+    text, words = HIDDEN[name]
+    write(text.format(box()))
+    write(thing(box()), "b")
+    part = read_voc(tmp_path)["all"]
+    [problem] = part.problems
+    assert (problem.picture, problem.lost) == ("a", True)
+    assert words in problem.what
+    assert [bool(picture.extra.get("incomplete")) for picture in part.pictures] == [True, False]
+
+
+def test_two_boxes_in_one_object_are_a_problem(write, tmp_path):
+    write(thing(box() + box(9)))
+    write(thing(box()), "b")
+    [problem] = read_voc(tmp_path)["all"].problems
+    assert "2 bndbox in the object, expected one" in problem.what
+
+
+UNREAD = {
+    "empty": (b"", "an empty file"),
+    "spaces": (b" \n", "an empty file"),
+    "text": (b"hello", "not XML (syntax error)"),
+    "root": (b"<Annotation></Annotation>", "expected an element annotation as VOC has, got Annotation"),
+    "other": (b"<dataset/>", "expected an element annotation as VOC has, got dataset"),
+    "latin": ("<annotation><a>\u00fc</a></annotation>".encode("latin-1"), "not XML (not well-formed (invalid token))"),
+    "coding": ('<?xml version="1.0" encoding="gbk"?><annotation>\u9f8d</annotation>'.encode("gbk"), "save it as UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+@pytest.mark.parametrize("layout", [("", ""), ("Annotations", "JPEGImages")], ids=["beside", "apart"])
+def test_an_xml_file_of_a_picture_that_cannot_be_read_is_called_what_it_is(name, layout, write, tmp_path):
+    content, words = UNREAD[name]
+    write(thing(box()), "a", *layout).write_bytes(content)
+    write(thing(box()), "b", *layout)
+    (tmp_path / layout[0] / "b.tif.aux.xml").write_text("<PAMDataset/>")
+    part = read_annotations(tmp_path)["all"]
+    [problem] = part.problems
+    assert "a.xml" in problem.where
+    assert words in str(problem)
+    assert problem.blocks
+    assert [picture.path.name for picture in part.pictures] == ["b.png"]
+
+
+@pytest.mark.parametrize("declared", ["UTF-16", "UTF-8", ""])
+def test_utf16_is_read(declared, write, tmp_path):
+    path = write(thing(box(), "k\u00fch"))
+    head = f'<?xml version="1.0" encoding="{declared}"?>' if declared else ""
+    path.write_bytes((head + path.read_text(encoding="utf-8")).encode("utf-16"))
+    [instance] = read_annotations(tmp_path)["all"].pictures[0].instances
+    assert (instance.category, instance.box_xyxy.tolist()) == ("k\u00fch", [2, 4, 30, 20])
+
+
+def test_a_folder_of_other_xml_is_called_what_it_is(write, tmp_path):
+    write("").write_text("<annotations><image><box/></image></annotations>")
+    with pytest.raises(DataError, match=r"a\.xml is XML of 'annotations', as CVAT for images writes; export it as"):
+        read_annotations(tmp_path)
