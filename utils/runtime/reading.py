@@ -241,13 +241,13 @@ def decode_text(path: str | Path, data: bytes) -> str:
     >>> decode_text("a.txt", "a".encode("utf-16"))
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: a.txt: a text file in UTF-16; save it as UTF-8
+    utils.errors.DataError: a.txt: not a text file in UTF-8 but in UTF-16; save it as UTF-8
     """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        what = "a text file in UTF-16" if data.startswith(UTF16) and len(data) > 2 else "not a text file in UTF-8"
-        raise DataError(f"{path}: {what}; save it as UTF-8") from None
+        other = " but in UTF-16" if data.startswith(UTF16) and len(data) > 2 else ""
+        raise DataError(f"{path}: not a text file in UTF-8{other}; save it as UTF-8") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
