@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.errors import DataError, DinolithError, LockedError, SettingsError, advice_for_files, advice_for_packages
+from utils.errors import (
+    DataError,
+    DinolithError,
+    Interrupted,
+    LockedError,
+    SettingsError,
+    advice_for_files,
+    advice_for_packages,
+)
 
 try:
     from config import PHASES, Settings, TaskConfig, expand_path, load_settings, parse_settings, safe_mode_in_force
@@ -342,6 +350,10 @@ def run_task(
             try:
                 with TimedBlock(outcome.at_work, log) as block:
                     result = load_phase(phase)(task, context)
+            except BaseException as error:
+                interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+                outcome.rows.append((outcome.at_work, "interrupted" if interrupted else "failed", block.seconds))
+                raise
             finally:
                 outcome.results[name] = list_results(context.folder, task.settings)
             status = "partly done" if result.failures else result.status

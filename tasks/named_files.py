@@ -18,6 +18,17 @@ from utils.raster.inputs import find_inputs
 from utils.runtime.checkpoints import find_file
 from utils.runtime.reading import check_regular
 
+ROOTED = {  # settings whose relative paths start in paths.data_root, and what reads them: a phase, or a split's data
+    "paths.raw_images_dir": {"data"},
+    "paths.label_path": {"data"},
+    "keypoints.names_file": {"data"},
+    "keypoints.prompts": {"data", "inference"},
+    "distill.stacks": {"data"},
+    "evaluate.inputs": {"evaluate"},
+    "evaluate.labels": {"evaluate"},
+    "inference.inputs": {"inference"},
+}
+
 
 def check_named_files(name: str, tasks: Mapping[str, TaskConfig], phases: Sequence[str]) -> None:
     """Refuse files that phases of a task read and that are not there, or are no files, before any work starts.
@@ -49,6 +60,7 @@ def check_named_files(name: str, tasks: Mapping[str, TaskConfig], phases: Sequen
     evaluates_split = "evaluate" in phases and not settings.evaluate.names_pictures
     if {"prepare", "verify", "train"} & set(phases) or evaluates_split:
         _check_lists(name, settings, phases)
+    _check_roots(settings, phases, evaluates_split, sample)
     sources = {}
     if "inference" in phases:
         sources["inference.inputs"] = located(settings, settings.inference.inputs)
@@ -61,6 +73,55 @@ def check_named_files(name: str, tasks: Mapping[str, TaskConfig], phases: Sequen
             if setting == "evaluate.inputs":
                 _check_pictures(setting, source)
     _check_checkpoints(name, tasks, phases)
+
+
+def _check_roots(settings: TaskConfig, phases: Sequence[str], evaluates_split: bool, sample: Sequence[str]) -> None:
+    """Refuse relative paths that are in the working directory, but not in `paths.data_root`, where they start.
+
+    Raises
+    ------
+    DataError
+        With the setting, and what to write in it.
+
+    Examples
+    --------
+    >>> _check_roots(TaskConfig(paths={"data_root": "/no/such"}), ["train"], False, ())  # it names no relative path
+    """
+    root, reads = settings.paths.data_root, set(phases)
+    reads |= {"data"} if {"prepare", "verify", "train"} & reads or evaluates_split else set()
+    for setting in ROOTED if root is not None else ():
+        section, _, key = setting.partition(".")
+        value = getattr(getattr(settings, section, None), key, None)
+        for entry in flat(value) if ROOTED[setting] & reads else ():
+            place, here = settings.paths.locate(entry), expand_path(entry)
+            if os.path.isabs(here) or matches(place) or sample_writes(settings, place, sample) or not matches(here):
+                continue
+            raise DataError(
+                f"{setting}: {place}: no such file or folder: relative paths start in paths.data_root ({root}), and "
+                f"{entry} is in the working directory; write {os.path.abspath(here)}, or change paths.data_root"
+            )
+
+
+def flat(value: str | Sequence | None) -> list[str]:
+    """The texts of a setting that holds one, none, or lists of them.
+
+    Examples
+    --------
+    >>> flat([["a", "b"], "c"]), flat(None)
+    (['a', 'b', 'c'], [])
+    """
+    return [value] if isinstance(value, str) else [text for entry in value or () for text in flat(entry)]
+
+
+def matches(path: str) -> bool:
+    """Whether a path is there, or a glob finds a file.
+
+    Examples
+    --------
+    >>> matches(__file__), matches(os.path.dirname(__file__) + "/*.py"), matches("/no/such/*.py")
+    (True, True, False)
+    """
+    return os.path.lexists(path) or (glob.has_magic(path) and any(glob.iglob(path, recursive=True)))
 
 
 def _check_lists(name: str, settings: TaskConfig, phases: Sequence[str]) -> None:

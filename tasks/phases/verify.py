@@ -115,23 +115,21 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     found = list(dict.fromkeys(finding for split in SPLITS for finding in task.source.audit(listed[split])))
     found += doubtful_pictures([item for split in SPLITS for item in listed[split]], context)
     findings = [str(finding) for finding in found if finding.blocks]
-    notes = [f"note: {finding}" for finding in found if not finding.blocks]
+    notes = [str(finding) for finding in found if not finding.blocks]
+    for split, items in prepared.items():
+        notes += [*absent(split, items), *unprepared(split, len(listed[split]), len(items))]
     summary = [
         f"{len(keys)} records, {number} bad; {len(findings)} findings, {len(notes)} notes in pictures and labels"
     ]
     summary += [line for split, items in prepared.items() for line in balance(split, items)]
-    notes += [f"note: {line}" for split, items in prepared.items() for line in absent(split, items)]
-    for split, items in prepared.items():
-        unprepared = len(listed[split]) - len(items)
-        if unprepared:
-            notes.append(f"note: {split}: {unprepared} of {len(listed[split])} items are not prepared; run prepare")
     if bad:
         summary.append("the next prepare makes the bad records again, and only those")
-    lines = [str(finding) for finding in bad] + findings + notes
+    lines = [str(finding) for finding in bad] + findings + [f"note: {note}" for note in notes]
     report = {
         "records": len(keys),
         "bad_records": number,
         "findings": len(findings),
+        "notes": len(notes),
         "lines": lines,
         "summary": summary,
     }
@@ -305,3 +303,14 @@ def absent(split: str, items: Sequence[PreparedItem]) -> list[str]:
     missing = [name for name, value in count_labels(items).items() if value == 0]
     consequence = "it cannot be learnt" if split == "train" else "its metrics mean nothing"
     return [f"{split}: nothing is labelled {', '.join(missing)}; {consequence}"] if missing else []
+
+
+def unprepared(split: str, items: int, prepared: int) -> list[str]:
+    """Say how many items of a split are not prepared.
+
+    Examples
+    --------
+    >>> unprepared("val", 5, 3), unprepared("val", 3, 3)
+    (['val: 2 of 5 items are not prepared; run prepare'], [])
+    """
+    return [f"{split}: {items - prepared} of {items} items are not prepared; run prepare"] if items > prepared else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -204,6 +205,7 @@ def test_a_failure_is_told_in_the_status_with_its_phase_and_what_is_there(config
     assert (code, status["exit_code"], status["failed_phase"]) == (3, 3, "segmentation.train")
     assert "items are not prepared" in status["error"]
     assert f"[ERROR] {status['error']}" in said
+    assert [(row["phase"], row["status"]) for row in status["phases"]] == [("segmentation.train", "failed")]
     assert Path(status["results"]["segmentation"]["run"]).is_dir()
 
 
@@ -256,7 +258,7 @@ def test_check_prints_the_plan_and_runs_nothing(config):
 def test_missing_data_end_with_3_in_the_outcome_too(config):
     shutil.rmtree(config.parent / "labels")
     code, said = run(config)
-    assert (code, outcome(config.parent)) == (3, (3, {}))
+    assert (code, outcome(config.parent)) == (3, (3, {"prepare": "failed"}))
     assert "labels" in said
     assert "Traceback" not in said
 
@@ -307,7 +309,9 @@ def test_signals_save_the_state_and_the_last_run_ends_as_an_unbroken_one(config,
         assert code == 128 + signum
         assert f"interrupted by {signal.Signals(signum).name}; the next run continues from here" in said
         prepared = "done" if signum == signal.SIGINT else "up to date"
-        assert outcome(folder) == (code, {"prepare": prepared})
+        assert outcome(folder) == (code, {"prepare": prepared, "train": "interrupted"})
+        assert re.search(r"^\[INFO\] segmentation\.train +interrupted +\d", said, re.MULTILINE), "in the closing table"
+        assert read_json(folder / "runs" / "status.json")["phases"][-1]["seconds"] > 0
     code, said = run(config, *LONG, "verify.enable=false")
     assert code == 0
     assert "train: resuming at epoch" in said
@@ -386,7 +390,7 @@ def test_an_error_on_ranks_reaches_everybody_and_the_outcome(tmp_path, backbone)
     began = time.monotonic()
     code, said = run(config, ranks=2)
     assert code != 0
-    assert outcome(tmp_path) == (3, {})
+    assert outcome(tmp_path) == (3, {"prepare": "failed"})
     assert time.monotonic() - began < PATIENCE_S / 2, "no rank waits for the other"
     assert len([line for line in said.splitlines() if line.startswith("[ERROR]")]) == 1, "one rank says it for all"
     assert said.count("labels") >= 1

@@ -61,3 +61,6 @@ def test_doubtful_pictures_are_noted_by_name_in_every_kind(tmp_path, kind, damag
     what = "its data are damaged, and decoded all the same (Corrupt JPEG" if damage else "orientation 6 stands in its"
     assert [line for line in report["lines"] if line.startswith(f"note: {path}: {what}")]
     assert report["findings"] == 0
+    notes = [line for line in report["lines"] if line.startswith("note: ")]
+    assert [line for line in notes if "items are not prepared" in line], "of the splits, beside those of pictures"
+    assert report["summary"][0].endswith(f"; 0 findings, {len(notes)} notes in pictures and labels")
