@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from utils.geometry import warps
 from utils.geometry.augment import (
     IDENTITY,
     RandomColour,
@@ -204,6 +205,26 @@ def test_scales_and_angles_fill_their_range() -> None:
     assert 0.5 <= scales.min() < 0.53 < 1.9 < scales.max() <= 2.0
     assert abs((scales < 1).mean() - 0.5) < 0.1  # as many shrunk as enlarged
     assert -20 <= angles.min() < -19 < 19 < angles.max() <= 20
+
+
+@pytest.mark.parametrize("zoom", [1 / 31, 1 / 13, 1 / 8])
+def test_a_picture_that_shrinks_a_lot_is_smoothed_as_by_one_wide_blur(zoom, monkeypatch):
+    """Done in two steps, blocks and the rest, it neither moves nor gets darker, up to its edges."""
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (803, 1101, 5), np.uint8)
+    cv2.rectangle(plane := np.zeros((803, 1101), np.uint8), (301, 205), (700, 498), 255, -1)
+    image[..., 0] = plane
+    size = (round(803 * zoom), round(1101 * zoom))
+    matrix = np.diag([size[1] / 1101, size[0] / 803, 1])
+    small = warp_image(image, matrix, size)
+    monkeypatch.setattr(warps, "_SMOOTHED", 1e9)
+    at_once = warp_image(image, matrix, size)
+    assert small.shape == (*size, 5)
+    assert np.abs(small.astype(int) - at_once).mean() < 1
+    for found in (small, at_once):
+        y, x = (np.average(np.indices(size)[axis] + 0.5, weights=found[..., 0]) for axis in (0, 1))
+        np.testing.assert_allclose((x / matrix[0, 0], y / matrix[1, 1]), (501, 352), atol=0.02 / zoom)
+    assert not np.array_equal(small, at_once)
 
 
 def test_shrinking_averages_what_it_drops() -> None:
