@@ -99,14 +99,14 @@ class PictureItem(Item):
             yield 0, decode_picture(self.picture) if self.pixels is None else self.pixels
 
     def count_frames(self) -> int:
-        """How many frames there are, as a video's header says.
+        """About how many frames there are, as a video's header says.
 
         Examples
         --------
         >>> PictureItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "val").count_frames()
         1
         """
-        return (VideoReader(self.picture.path).header_frames or 0) if is_video(self.picture.path) else 1
+        return VideoReader(self.picture.path).expect_frames() if is_video(self.picture.path) else 1
 
 
 PictureT = TypeVar("PictureT", bound=PictureItem)

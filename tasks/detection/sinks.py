@@ -320,7 +320,7 @@ def write_video_overlay(item: DetectionItem, lines: Iterator[Mapping[str, Any]],
     >>> VideoReader(folder / "w.avi").count_frames(), VideoReader(folder / "w.avi").size
     (1, (54, 48))
     """
-    reader = VideoReader(item.picture.path)
+    reader = VideoReader(item.picture.path, report=False)  # prediction has said what is wrong with it
     objects = {line["frame"]: line["objects"] for line in lines}
     names = legend(looks, reader.size[1])
     with VideoWriter(path, (reader.size[0] + len(names), reader.size[1]), reader.fps or DEFAULT_FPS) as video:

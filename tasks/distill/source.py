@@ -291,7 +291,7 @@ class CropSource(ListedSource[CropItem]):
         """
         assert item.frames is not None
         first, stop = item.frames
-        with VideoReader(item.picture.paths[0]) as video:
+        with VideoReader(item.picture.paths[0], report=False) as video:  # said when frames were counted
             for frame, image in enumerate(video.frames(first), start=first):
                 if frame >= stop:
                     return

@@ -216,7 +216,7 @@ def write_overlay(item: PoseItem, frames: Sequence[dict], skeleton: Skeleton, pa
     >>> VideoReader(folder / "w.avi").count_frames(), VideoReader(folder / "w.avi").size  # 22 rows name the keypoints
     (1, (54, 48))
     """
-    reader = VideoReader(item.picture.path)
+    reader = VideoReader(item.picture.path, report=False)  # prediction has said what is wrong with it
     poses = {frame["frame"]: [pose_array(animal) for animal in frame["instances"]] for frame in frames}
     radius = mark_radius(reader.size, [])  # the same in all frames, so that marks do not change size
     legend = keypoint_legend(skeleton, reader.size[1])

@@ -17,6 +17,7 @@ from utils.formats.pictures import is_picture
 from utils.logging import Progress
 from utils.media.damage import jpeg_damage
 from utils.media.orientation import describe_ignored
+from utils.media.videos import is_video, video_faults
 from utils.runtime import distributed
 from utils.runtime.files import write_json
 from utils.store.feature_store import FeatureStore, Problem
@@ -138,7 +139,7 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
 
 
 def doubtful_pictures(items: Sequence[Item], context: Context) -> list[Finding]:
-    """Note picture files that programs show in different ways, and damaged ones that are decoded all the same.
+    """Note pictures that programs show in different ways, and pictures and videos that are damaged and decoded yet.
 
     Examples
     --------
@@ -160,6 +161,10 @@ def doubtful_pictures(items: Sequence[Item], context: Context) -> list[Finding]:
         for path, text in jpeg_damage(paths[first : first + PICTURES_AT_ONCE]).items():
             what = f"its data are damaged, and decoded all the same ({text}): a part may be grey, shifted or noise"
             found.append(Finding(str(path), what, "look at it; take another copy, or write it anew", blocks=False))
+    for path in sources:
+        context.check_stop()
+        if is_video(path):
+            found += [Finding(str(path), fault, blocks=False) for fault in video_faults(path)]
     return found
 
 

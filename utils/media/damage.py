@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +25,99 @@ for path in sys.stdin.buffer.read().split(b"\\0"):
     except cv2.error:
         pass
 """
+# FFmpeg bridges damage likewise. With one thread it complains at the frame that it gives next, or a few before that.
+# Its lines wait in a buffer of the C library; a large frame may bring thousands, so they are dropped after each frame.
+_VIDEO_PROGRAM = """
+import ctypes, json, os, sys, tempfile
+import cv2
+parent, log, answer, library = os.getppid(), tempfile.TemporaryFile(), os.dup(1), ctypes.CDLL(None)
+os.dup2(log.fileno(), 1)
+os.dup2(log.fileno(), 2)
+capture = cv2.VideoCapture(sys.argv[1], int(sys.argv[2]))
+count, frames, text, more = 0, [], "", True
+while more and os.getppid() == parent:
+    more = capture.grab()
+    library.fflush(None)
+    if os.fstat(log.fileno()).st_size:
+        log.seek(0)
+        text = text or log.read(2000).decode(errors="replace")
+        frames.append(count)
+        log.seek(0)
+        log.truncate()
+    count += more
+os.write(answer, json.dumps([frames[:10], len(frames), text]).encode())
+"""
+
+
+class VideoCheck:
+    r"""Look for damage of a video that its decoder bridges, in a process of its own, while the caller does other work.
+
+    The file is decoded a second time there, by one thread; FFmpeg's complaints are read from what the process prints.
+
+    Parameters
+    ----------
+    path : str or Path
+        A video.
+    backend : int
+        OpenCV's number of the reader.
+
+    Examples
+    --------
+    >>> import cv2, tempfile
+    >>> import numpy as np
+    >>> from utils.media.videos import VideoWriter
+    >>> path = Path(tempfile.mkdtemp()) / "a.avi"
+    >>> with VideoWriter(path, size=(48, 64), fps=25) as writer:
+    ...     for grey in (40, 80, 120):
+    ...         writer.write(np.full((48, 64, 3), grey, np.uint8))
+    >>> with VideoCheck(path, cv2.CAP_FFMPEG) as check:
+    ...     check.result()
+    ''
+    >>> data = path.read_bytes()
+    >>> middle = data.index(b"\xff\xd8", data.index(b"\xff\xd8", data.index(b"\xff\xd8") + 2) + 2) + 30
+    >>> _ = path.write_bytes(data[:middle] + bytes(200) + data[middle + 200 :])
+    >>> with VideoCheck(path, cv2.CAP_FFMPEG) as check:
+    ...     check.result()[:49]
+    'the decoder reports damaged data at or near frame'
+    """
+
+    def __init__(self, path: str | Path, backend: int):
+        command = [sys.executable, "-P", "-c", _VIDEO_PROGRAM, os.path.abspath(path), str(backend)]
+        told = {"OPENCV_FFMPEG_LOGLEVEL": "16", "OPENCV_FFMPEG_CAPTURE_OPTIONS": "threads;1", "OPENCV_LOG_LEVEL": "OFF"}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | told
+        )
+
+    def __enter__(self) -> VideoCheck:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()  # has ended, unless the caller did not wait for the result
+        with self._process:  # closes its pipe and waits for it
+            pass
+
+    def result(self) -> str:
+        """Wait for the end; what is wrong and near which frames, empty for nothing.
+
+        Examples
+        --------
+        >>> with VideoCheck("no/such.mp4", 0) as check:
+        ...     check.result()
+        ''
+        """
+        out = self._process.communicate()[0]
+        if self._process.returncode or not out:
+            return f"the search for damage inside stopped, with code {self._process.returncode}; damage is not reported"
+        frames, count, text = json.loads(out)
+        if not frames:
+            return ""
+        lines = [line.strip() for line in re.sub(r"\[OPENCV:FFMPEG:\d+\]", "\n", text).splitlines() if line.strip()]
+        more = f" and {count - len(frames)} more" if count > len(frames) else ""
+        return (
+            f"the decoder reports damaged data at or near frame {', '.join(map(str, frames))}{more} "
+            f"({lines[0] if lines else 'without a reason'}); up to the next key frame pictures may be wrong or repeat "
+            "others: look at them, or take another copy of the file"
+        )
 
 
 def jpeg_damage(paths: Sequence[str | Path]) -> dict[Path, str]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Generator, Iterator
+from array import array
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import cv2
 import numpy as np
 
 from utils.errors import DataError
+from utils.media.damage import VideoCheck
+from utils.media.frame_times import Counted, Promise, find_losses
+from utils.media.picture_sizes import MAX_PIXELS
 from utils.runtime.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -33,7 +37,9 @@ SUFFIXES = frozenset(
     {*CODECS, ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
 )
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # with which MP4 and QuickTime files begin
-_BEGINNINGS = (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"0&\xb2u", b"FLV", b"OggS")
+_MATROSKA = b"\x1aE\xdf\xa3"
+_SMALLEST_FRAME = 16  # bytes, with its entry in an index; a header that promises more frames than that is not believed
+_BEGINNINGS = (_MATROSKA, b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"0&\xb2u", b"FLV", b"OggS")
 
 
 def is_video(path: str | Path) -> bool:
@@ -80,6 +86,8 @@ class VideoReader:
     ----------
     path : str or Path
         The video.
+    report : bool
+        Whether the first whole pass looks for damage and warns of `faults`; False for a second look at a file.
 
     Attributes
     ----------
@@ -91,11 +99,15 @@ class VideoReader:
         The turn that the header asks for: 0, 90, 180 or 270. Frames come turned already.
     header_frames : int or None
         Frames that the header promises; None where it does not. It may be wrong.
+    faults : list of str
+        What the first whole pass found: frames missing inside or at the end, and damage that the decoder reports. Not
+        every damage is seen: a decoder conceals some without a word, and a drop in a file without a steady frame rate
+        leaves no trace.
 
     Raises
     ------
     DataError
-        If the file is missing or empty, or no frame can be decoded.
+        If the file is missing or empty, no frame can be decoded, or frames have more than `MAX_PIXELS` pixels.
 
     Examples
     --------
@@ -111,18 +123,29 @@ class VideoReader:
     [2, 3]
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, report: bool = True):
+        self.path, self.report = Path(path), report
+        self.faults: list[str] = []
         self._open: list[cv2.VideoCapture] = []
         _check_file(self.path)
         with self._opened() as capture:
+            sides = [int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)]
+            if math.prod(sides) > MAX_PIXELS:
+                raise DataError(
+                    f"{self.path}: frames of {sides[0]} x {sides[1]} pixels (height x width), expected at most "
+                    f"{MAX_PIXELS} in all; make them smaller with `ffmpeg -i IN -vf scale=iw/4:-2 OUT.mp4`"
+                )
             self.rotation_deg = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
             self.fps = _positive(capture.get(cv2.CAP_PROP_FPS))
             header_frames = _positive(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             self.header_frames = None if header_frames is None else round(header_frames)
             read, frame = capture.read()
+            first = capture.get(getattr(cv2, "CAP_PROP_PTS", -1))  # in frames; OpenCV before 4.11 does not tell
         if not read:
             raise DataError(f"{self.path}: no frame can be decoded; it is damaged or in an unknown codec: {_CURE}")
+        by = _counted_by(self.path)
+        start_ms = 1000 * first / self.fps if self.fps and by == "duration from zero" else 0.0
+        self._promise = Promise(self.header_frames, self.fps, by, start_ms)
         self.size: tuple[int, int] = (frame.shape[0], frame.shape[1])
         self._count: int | None = None
 
@@ -184,12 +207,40 @@ class VideoReader:
         1
         """
         if self._count is None:
-            with self._opened() as capture:
-                count = 0
+            with self._opened() as capture, self._checked() as check:
+                times = array("d")
                 while capture.grab():
-                    count += 1
-            self._finish(count)
+                    times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+                self._finish(times, check)
         return self._count or 0
+
+    def expect_frames(self) -> int:
+        """About how many frames there are, without decoding them, for forecasts.
+
+        Returns
+        -------
+        int
+            What the header promises, where the file is large enough for that; else the frames that the file holds.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.avi"
+        >>> with VideoWriter(path, size=(48, 64), fps=25) as writer:
+        ...     writer.write(np.zeros((48, 64, 3), np.uint8))
+        >>> reader = VideoReader(path)
+        >>> reader.header_frames = 10**9
+        >>> reader.expect_frames()
+        1
+        """
+        if self.header_frames and self.header_frames <= self.path.stat().st_size // _SMALLEST_FRAME:
+            return self.header_frames
+        with self._opened() as capture:
+            capture.set(cv2.CAP_PROP_FORMAT, -1)  # frames come as they are stored
+            count = 0
+            while capture.grab():
+                count += 1
+        return count
 
     def frames(self, start: int = 0) -> Generator[np.ndarray, None, None]:
         """Decode frames in order, to the end or to the first that cannot be decoded.
@@ -247,22 +298,22 @@ class VideoReader:
             ...
         utils.errors.DataError: .../a.avi: only 1 frames can be decoded, so none can follow frame 2; the file has ...
         """
-        with self._opened() as capture:
-            index = 0
-            while index < start and capture.grab():
-                index += 1
-            if index < start:
+        with self._opened() as capture, self._checked() as check:
+            times = array("d")
+            while len(times) < start and capture.grab():
+                times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+            if len(times) < start:
                 raise DataError(
-                    f"{self.path}: only {index} frames can be decoded, so none can follow frame {start}; the file has "
-                    "changed since, or is cut short"
+                    f"{self.path}: only {len(times)} frames can be decoded, so none can follow frame {start}; the file "
+                    "has changed since, or is cut short"
                 )
             while (frame := _next_frame(capture)) is not None:
-                self._check_size(index, frame)
+                self._check_size(len(times), frame)
+                times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
                 yield frame
-                index += 1
             if not capture.isOpened():
-                raise ValueError(f"{self.path}: the reader was closed after frame {index - 1}")
-        self._finish(index)
+                raise ValueError(f"{self.path}: the reader was closed after frame {len(times) - 1}")
+            self._finish(times, check)
 
     def _check_size(self, index: int, frame: np.ndarray) -> None:
         """Refuse a frame of another size: points and canvases are for one.
@@ -288,27 +339,68 @@ class VideoReader:
                 "cut the video where its size changes"
             )
 
-    def _finish(self, count: int) -> None:
-        """Remember how many frames there are; warn once when that is fewer than promised.
-
-        One less is no news: where a header gives a duration only, the count made of it may be one too many.
+    @contextmanager
+    def _checked(self) -> Iterator[VideoCheck | None]:
+        """Search for damage during the first pass, if the caller wants to know; the search ends with the pass.
 
         Examples
         --------
         >>> reader = VideoReader.__new__(VideoReader)
-        >>> reader.header_frames, reader._count = 10, None
-        >>> reader._finish(9)
-        >>> reader.count_frames()
-        9
+        >>> reader.report, reader._count = False, None
+        >>> with reader._checked() as check:
+        ...     check is None
+        True
         """
-        if self._count is None and self.header_frames is not None and count < self.header_frames - 1:
-            logger.warning(
-                "%s: %d of the %d frames that its header promises can be decoded; the rest is left out",
-                self.path,
-                count,
-                self.header_frames,
-            )
-        self._count = count
+        if not self.report or self._count is not None:
+            yield None
+            return
+        with VideoCheck(self.path, BACKEND) as check:
+            yield check
+
+    def _finish(self, times_ms: Sequence[float], check: VideoCheck | None) -> None:
+        """Remember how many frames there are, and what is wrong with them; warn of it once.
+
+        Examples
+        --------
+        >>> reader = VideoReader.__new__(VideoReader)
+        >>> reader._promise, reader._count, reader.report = Promise(10, 1.0, by="places"), None, False
+        >>> reader._finish([0.0, 1000.0, 2000.0], None)
+        >>> reader.count_frames(), reader.faults
+        (3, ['3 of the 10 frames that its header promises can be decoded; the rest is left out'])
+        """
+        if self._count is None:
+            losses = find_losses(times_ms, self._promise)
+            self.faults = [*losses, *filter(None, [check.result() if check else ""])]
+            for fault in self.faults if self.report else ():
+                logger.warning("%s: %s", self.path, fault)
+        self._count = len(times_ms)
+
+
+def video_faults(path: str | Path) -> list[str]:
+    """Decode a whole video to find what is wrong with it, without a line in the log.
+
+    Parameters
+    ----------
+    path : str or Path
+        The video.
+
+    Returns
+    -------
+    list of str
+        As `VideoReader.faults`; why it cannot be read, where that is so.
+
+    Examples
+    --------
+    >>> video_faults("no/such.mp4")
+    ['no such file; check the path of the video']
+    """
+    try:
+        reader = VideoReader(path, report=False)
+        with VideoCheck(path, BACKEND) as check:
+            reader.count_frames()
+            return [*reader.faults, *filter(None, [check.result()])]
+    except DataError as error:
+        return [str(error).removeprefix(f"{path}: ")]
 
 
 _CURE = "copy it again, or convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
@@ -334,6 +426,23 @@ def _check_file(path: Path) -> None:
         raise DataError(f"{path}: {what}; check the path of the video")
     if not path.stat().st_size:
         raise DataError(f"{path}: the file is empty; copy it again")
+
+
+def _counted_by(path: Path) -> Counted:
+    """What the number of frames in a header is made of, by how the file begins.
+
+    Examples
+    --------
+    >>> _counted_by(Path(__file__))
+    'duration'
+    """
+    with open(path, "rb") as stream:
+        data = stream.read(8)
+    if data[:4] == b"RIFF":
+        return "places"
+    if data[4:] in _BOXES:
+        return "frames"
+    return "duration from zero" if data[:4] == _MATROSKA else "duration"
 
 
 def _open_quietly(path: Path) -> cv2.VideoCapture:
