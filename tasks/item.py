@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ class Item:
         Stable and unique in the data set; what a split list holds.
     sources : tuple of Path
         The files that it is made from, labels included.
+    faults : list of str
+        What was wrong with its file, and read all the same; filled as it is read, also by copies of the item.
 
     Examples
     --------
@@ -29,6 +31,7 @@ class Item:
 
     id: str
     sources: tuple[Path, ...]
+    faults: list[str] = field(default_factory=list, compare=False, repr=False, kw_only=True)
 
     def stamp(self) -> list:
         """Say when the item changed: path, size and time of each source and of the files that are read with it.

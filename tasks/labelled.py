@@ -95,6 +95,7 @@ class PictureItem(Item):
         if is_video(self.picture.path):
             with VideoReader(self.picture.path) as video:
                 yield from enumerate(video.frames(self.first_frame), start=self.first_frame)
+                self.faults[:] = video.faults
         elif self.first_frame == 0:
             yield 0, decode_picture(self.picture) if self.pixels is None else self.pixels
 

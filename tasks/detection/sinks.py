@@ -169,6 +169,7 @@ class DetectionSink(FrameSink):
             "files": [other.name for other in others],
             "source": str(item.picture.path),
             "classes": list(self.looks.classes),
+            **({"faults": item.faults} if item.faults else {}),
         }
         if isinstance(item, RasterItem):
             content |= {"size": [item.grid.height, item.grid.width], "objects": f"{item.id}.boxes.jsonl"}

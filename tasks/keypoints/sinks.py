@@ -92,6 +92,7 @@ class PoseSink(FrameSink):
             "files": [other.name for other in others],
             "source": str(picture),
             "keypoint_names": list(self.skeleton.names),
+            **({"faults": self.item.faults} if self.item.faults else {}),
             "frames": frames,
         }
         write_json(path, content, checksum=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     distributed.barrier()  # all ranks have read the record before rank 0 writes it again
     for name in sorted(set_of(items) - set_of(todo)):
         context.log.info(f"inference: {name} is up to date")
+        for fault in done[name].get("faults", []):
+            context.log.warning(f"inference: {name}: {fault}")
     for error in unreadable.values():
         context.log.warning(f"inference: {error}")
     if not todo:
@@ -90,9 +93,10 @@ def run(task: Task, context: Context) -> PhaseResult:
     groups, batch_size = distributed.share(task.source.partition(todo)), settings.batch_size
     source = LiveSamples(task, task.prediction_views())
     given = predict(task, model, source, groups, device, batch_size, context, share.open_job, skip_unreadable=True)
-    written = distributed.run_on_all(lambda: share.write(given, groups))
-    failed = {name: problem for part in written for name, problem in part}
-    predicted = [item for item in todo if item.id not in failed]
+    written = distributed.run_on_all(lambda: (share.write(given, groups), faults_of(groups)))
+    failed = {name: problem for part, _ in written for name, problem in part}
+    faults = {name: told for _, part in written for name, told in part.items()}
+    predicted = [replace(item, faults=faults.get(item.id, [])) for item in todo if item.id not in failed]
 
     def close() -> None:
         with captioned(text):
@@ -146,6 +150,17 @@ def set_of(items: Sequence[Item]) -> set[str]:
     {'a'}
     """
     return {item.id for item in items}
+
+
+def faults_of(groups: Sequence[Sequence[Item]]) -> dict[str, list[str]]:
+    """What was wrong with the files of items that a rank has read, by their ids.
+
+    Examples
+    --------
+    >>> faults_of([[Item("a", ()), Item("b", (), faults=["4 frames are missing"])]])
+    {'b': ['4 frames are missing']}
+    """
+    return {item.id: item.faults for group in groups for item in group if item.faults}
 
 
 def output_folder(task: Task, context: Context) -> Path:
@@ -395,6 +410,8 @@ def finish(task: Task, items: Sequence[Item], folder: Path, prints: dict, done: 
         for item in items:
             files = task.output.sink(item, folder, prints[item.id]).close()
             done[item.id] = {"fingerprint": prints[item.id], "files": [file_stamp(path) for path in files]}
+            if item.faults:
+                done[item.id]["faults"] = item.faults
             state_path(folder, item).unlink(missing_ok=True)
             for path in files:
                 log(f"inference: {path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -71,6 +72,32 @@ def test_an_overlay_video_says_it_below_every_frame(tmp_path):
     assert len(frames) == 2
     for frame in frames:
         assert np.abs(frame[-len(expected) :].astype(int) - expected).mean() < 12, "but for the loss of the codec"
+
+
+@pytest.mark.parametrize("kind", ["detection", "keypoints"])
+def test_frames_missing_inside_a_video_are_told_once_in_each_run_and_in_its_results(
+    kind, tmp_path, monkeypatch, caplog
+):
+    path, told = tmp_path / "new.avi", []
+    with VideoWriter(path, (96, 240), 10.0) as video:
+        for shade in range(40, 240, 20):
+            video.write(np.full((96, 240, 3), shade, np.uint8))
+    data = path.read_bytes()
+    where = [place for place in range(data.index(b"movi"), len(data)) if data[place : place + 4] == b"00dc"]
+    third, fourth = where[2:4]  # the index of the file, which no longer fits, is set aside by name
+    empty = data[:third] + b"00dc" + bytes(4) + b"JUNK" + (fourth - third - 16).to_bytes(4, "little")
+    path.write_bytes((empty + data[third + 16 :]).replace(b"idx1", b"JUNK"))
+    monkeypatch.setattr(VerbosityLogger, "warning", lambda self, line: told.append(line))
+    fault = "by the times of its frames, 1 frame is missing inside: 1 before frame 2; frames are numbered as they are"
+    for run in ("first", "second"):
+        caplog.clear()
+        told.clear()
+        predict(kind, tmp_path, path, f"{kind}.formats=[csv, video]")
+        lines = [line for line in caplog.messages + told if "missing inside" in line]
+        assert len(lines) == 1, run
+        assert fault in lines[0]
+    [written] = json.loads((tmp_path / "out" / "new.json").read_text())["faults"]
+    assert written.startswith(fault)
 
 
 def test_a_model_that_can_be_believed_adds_nothing():

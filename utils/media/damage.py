@@ -33,7 +33,7 @@ import cv2
 parent, log, answer, library = os.getppid(), tempfile.TemporaryFile(), os.dup(1), ctypes.CDLL(None)
 os.dup2(log.fileno(), 1)
 os.dup2(log.fileno(), 2)
-capture = cv2.VideoCapture(sys.argv[1], int(sys.argv[2]))
+capture = cv2.VideoCapture(sys.argv[1], int(sys.argv[2]), [cv2.CAP_PROP_N_THREADS, 1])
 count, frames, text, more = 0, [], "", True
 while more and os.getppid() == parent:
     more = capture.grab()
@@ -83,7 +83,7 @@ class VideoCheck:
 
     def __init__(self, path: str | Path, backend: int):
         command = [sys.executable, "-P", "-c", _VIDEO_PROGRAM, os.path.abspath(path), str(backend)]
-        told = {"OPENCV_FFMPEG_LOGLEVEL": "16", "OPENCV_FFMPEG_CAPTURE_OPTIONS": "threads;1", "OPENCV_LOG_LEVEL": "OFF"}
+        told = {"OPENCV_FFMPEG_LOGLEVEL": "16", "OPENCV_LOG_LEVEL": "OFF"}
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | told
         )

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from utils.errors import DataError
-from utils.media.videos import CODECS, VideoReader, VideoWriter, is_video
+from utils.media.picture_sizes import MAX_PIXELS
+from utils.media.videos import CODECS, VideoReader, VideoWriter, is_video, video_faults
 
 OPENFIELD = Path(__file__).resolve().parents[4] / "shared" / "data" / "kp_openfield" / "video.mp4"
 COUNT, SIZE = 40, (48, 64)
@@ -214,6 +215,108 @@ def test_a_real_video() -> None:
     resumed = [frame for _, frame in zip(range(10), reader.frames(120), strict=False)]
     assert all(np.array_equal(one, other) for one, other in zip(whole, resumed, strict=True))
     assert is_video(OPENFIELD)
+
+
+def jpeg_places(data: bytes) -> list[tuple[int, int]]:
+    """Start and length of each frame's data in an AVI file of Motion JPEG."""
+    places, start = [], data.index(b"movi")
+    while (start := data.find(b"00dc", start)) >= 0 and start < data.rindex(b"idx1"):
+        length = struct.unpack_from("<I", data, start + 4)[0]
+        places.append((start + 8, length))
+        start += 8 + length
+    assert len(places) == COUNT
+    return places
+
+
+def drop_frames(path: Path, dropped: set[int]) -> None:
+    """Leave the places of frames in an AVI file empty, as programs do that record what a camera sends."""
+    data, index = path.read_bytes(), b""
+    first = jpeg_places(data)[0][0] - 8
+    movi, out = data.index(b"movi"), bytearray(data[:first])
+    for frame, (start, length) in enumerate(jpeg_places(data)):
+        content = b"" if frame in dropped else data[start : start + length + length % 2]
+        index += struct.pack("<4sIII", b"00dc", 16, len(out) - movi, 0 if frame in dropped else length)
+        out += struct.pack("<4sI", b"00dc", 0 if frame in dropped else length) + content
+    struct.pack_into("<I", out, movi - 4, len(out) - movi)
+    out += struct.pack("<4sI", b"idx1", len(index)) + index
+    struct.pack_into("<I", out, 4, len(out) - 8)
+    path.write_bytes(out)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "told"),
+    [
+        ({5}, "1 frame is missing inside: 1 before frame 5;"),
+        ({5, 6, 7, 20}, "4 frames are missing inside: 3 before frame 5, 1 before frame 17;"),
+        ({0, 1}, "2 frames are missing inside: 2 before frame 0;"),
+        (set(range(1, COUNT, 2)), "19 frames are missing inside: 1 before frame 1, 1 before frame 2, "),
+    ],
+)
+def test_frames_that_were_dropped_inside_are_told_with_their_places(
+    tmp_path: Path, dropped: set[int], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_video(tmp_path / "a.avi")
+    drop_frames(path, dropped)
+    with caplog.at_level(logging.WARNING):
+        indices = [read_index(frame) for frame in VideoReader(path).frames()]
+    assert indices == [index for index in range(COUNT) if index not in dropped]
+    [line] = caplog.messages
+    assert line.startswith(f"{path}: by the times of its frames, {told}")
+    assert "frames are numbered as they are decoded" in line
+
+
+@pytest.mark.parametrize("start", [0, 10, COUNT])
+def test_damage_that_the_decoder_conceals_is_told_with_its_frame(
+    tmp_path: Path, start: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
+) -> None:
+    path = write_video(tmp_path / "a.avi")
+    data = bytearray(path.read_bytes())
+    for frame in (7, 30):
+        place, length = jpeg_places(bytes(data))[frame]
+        data[place + length - 60 : place + length - 20] = b"\xa5" * 40
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        assert len(list(VideoReader(path).frames(start))) == COUNT - start
+        assert not list(VideoReader(path, report=False).frames(COUNT)), "a second look says nothing"
+    [line] = caplog.messages
+    assert f"{path}: the decoder reports damaged data at or near frame 7, 30 (" in line
+    assert video_faults(path) == [line.removeprefix(f"{path}: ")]
+    assert len(caplog.messages) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_pass_that_is_left_early_ends_the_search_for_damage(video: Path) -> None:
+    def children() -> set[str]:
+        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+    before = children()  # of other tests
+    frames = VideoReader(video).frames()
+    next(frames)
+    assert len(children() - before) == 1
+    frames.close()
+    assert not children() - before
+
+
+def test_frames_too_large_for_memory_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch) -> None:
+    path = write_video(tmp_path / "a.avi")
+    monkeypatch.setattr("utils.media.videos.MAX_PIXELS", 48 * 64)
+    assert VideoReader(path).size == SIZE
+    monkeypatch.setattr("utils.media.videos.MAX_PIXELS", 48 * 64 - 1)
+    with pytest.raises(
+        DataError, match=r"a\.avi: frames of 48 x 64 pixels \(height x width\), expected at most 3071 in"
+    ):
+        VideoReader(path)
+    assert MAX_PIXELS > 7680 * 4320
+
+
+@pytest.mark.parametrize("claimed", [600, 10**9])
+def test_a_forecast_believes_no_header_that_the_file_has_no_room_for(tmp_path: Path, claimed: int) -> None:
+    path = write_video(tmp_path / "a.avi")
+    claim_frames(path, claimed)
+    room = path.stat().st_size // 16
+    assert COUNT < 600 < room
+    assert VideoReader(path).header_frames == claimed
+    assert VideoReader(path).expect_frames() == (claimed if claimed <= room else COUNT)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
