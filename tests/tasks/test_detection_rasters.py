@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+import shapely
 from affine import Affine
 
 from tasks.detection.example import fox_task
@@ -17,6 +18,7 @@ from utils.errors import DataError
 from utils.formats.types import AnnotatedPicture
 from utils.raster import pictures
 from utils.raster.files import write_raster
+from utils.raster.vector_files import write_features
 
 PLACE = {"crs": "EPSG:32631", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5e6)}
 RAMP = np.linspace(0, 1, 300)[None].repeat(400, 0)
@@ -97,3 +99,22 @@ def test_a_virtual_raster_is_read_and_its_faults_are_its_own(place, tmp_path):
     [item] = fox_task().source.input_items([str(tmp_path / "w.vrt")])
     with pytest.raises(DataError, match=r"w\.vrt: .*vsicurl"):
         list(item.frames())
+
+
+def test_classes_of_outlines_are_chosen_or_said_to_be_one(tmp_path):
+    write_raster(tmp_path / "a.tif", np.repeat(GREY[..., None], 3, 2), **PLACE)
+    shapes = [shapely.box(5e5 + x, 5e6 - 40, 5e5 + x + 20, 5e6 - 9) for x in (5, 60)]
+    write_features(tmp_path / "t.gpkg", shapes, crs="EPSG:32631", species=["oak", "ash"])
+
+    def classes(*overrides: str) -> tuple[list[str], list[int]]:
+        paths = f"paths={{data_root: {tmp_path}, label_path: t.gpkg}}"
+        labels = fox_task(paths, *overrides).labels
+        [(_, picture)] = labels.pictures.values()
+        return labels.classes, labels.objects_of(picture).labels.tolist()
+
+    with pytest.raises(DataError, match=r"there are species \(text\): name it in dataset\.label_attribute"):
+        classes()
+    assert classes("dataset.label_attribute=species") == (["ash", "oak"], [1, 0])
+    assert classes("dataset.label_mapping={'*': tree}") == (["tree"], [0, 0])
+    both = ("dataset.label_attribute=species", "dataset.label_mapping={oak: ignore, '*': tree}")
+    assert classes(*both) == (["tree"], [0, 0])

@@ -27,6 +27,7 @@ from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Probl
 from utils.formats.values import read_number
 from utils.formats.vector.place import boxes_on_pixels, grid_of
 from utils.media.picture_sizes import picture_size
+from utils.raster.grids import in_degrees
 
 logger = logging.getLogger(__name__)
 
@@ -383,6 +384,11 @@ def _in_pixels(picture: _Picture) -> tuple[np.ndarray, str]:
 
     Corners are pixels unless no box meets the picture so, and the picture is a raster on whose place a box lies.
 
+    Raises
+    ------
+    DataError
+        If a box in degrees is wider than 180: it may cross the antimeridian, and be what is left of the Earth.
+
     Examples
     --------
     >>> from affine import Affine
@@ -401,6 +407,12 @@ def _in_pixels(picture: _Picture) -> tuple[np.ndarray, str]:
     placed = boxes_on_pixels(np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4), grid)
     as_pixels, as_map = (_meets(corners, picture.size) for corners in (boxes, placed))
     if not as_pixels.any() and as_map.any():
+        wide = np.flatnonzero(np.abs(boxes[:, 2] - boxes[:, 0]) > 180) if in_degrees(grid.crs) else ()
+        if len(wide):
+            raise DataError(
+                f"{picture.table}:{picture.lines[wide[0]]}: a box of more than 180 degrees of longitude; if it crosses "
+                "the antimeridian, write longitudes beyond 180"
+            )
         logger.info("%s: the boxes of %s are in the raster's map coordinates", picture.table, picture.path.name)
         return placed, ""
     if as_pixels.all() and as_map.all():

@@ -170,6 +170,19 @@ def test_pixels_of_a_placed_raster_stay_pixels_and_a_doubt_is_told(tmp_path):
         assert ["may be pixels or map coordinates" in problem.what for problem in part.problems] == [True] * problems
 
 
+def test_a_box_over_the_antimeridian_is_not_its_complement(tmp_path):
+    transform = Affine(0.001, 0, 179.97, 0, -0.001, 10)
+    write_raster(tmp_path / "a.tif", np.zeros((40, 60, 3), np.uint8), crs="EPSG:4326", transform=transform)
+    (tmp_path / "boxes.csv").write_text(HEADER + "a.tif,179.99,9.97,180.02,9.99,x\n")
+    [found] = read_tables(tmp_path / "boxes.csv")["all"].pictures[0].instances
+    np.testing.assert_allclose(found.box_xyxy, [20, 10, 50, 30], atol=1e-6)
+    (tmp_path / "boxes.csv").write_text(HEADER + "a.tif,179.99,9.97,-179.98,9.99,x\n")
+    with pytest.raises(
+        DataError, match=r"boxes\.csv:2: a box of more than 180 degrees of longitude; if it crosses the"
+    ):
+        read_tables(tmp_path / "boxes.csv")
+
+
 def test_splits_are_named_by_the_files(read, tmp_path):
     read(HEADER + "a.png,1,2,3,4,x\n")
     (tmp_path / "boxes.csv").unlink()
