@@ -516,7 +516,7 @@ def parse_settings(text: str, overrides: Sequence[str], kinds: Kinds) -> Setting
     Traceback (most recent call last):
         ...
     utils.errors.SettingsError: train.adamw_lr: expected float, got str 'on'
-    train.epochz: unknown key, did you mean 'epochs'? known keys: ...
+    train.epochz: unknown key, did you mean 'epochs'? all ... keys are in docs/settings.md
     """
     tree = _rename_inputs(read_sections(text))
     everything = " ".join([text, *overrides])

@@ -365,13 +365,16 @@ def run_task(
 
 
 def close(outcome: Outcome, log: VerbosityLogger) -> None:
-    """Print the closing tables: phases with their times, the scores of the tasks, and why not to believe them.
+    """Print the closing tables, of phases and scores, why not to believe these, and where the results are.
 
     Examples
     --------
-    >>> outcome = Outcome()
+    >>> outcome = Outcome(results={"coral": {"run": "/runs/coral/1", "predictions": "/maps"}})
     >>> outcome.add("coral", "train", "done", 2.5, {"mIoU": 0.5})
-    >>> close(outcome, VerbosityLogger("error"))
+    >>> close(outcome, VerbosityLogger("info"))  # doctest: +ELLIPSIS
+    [INFO] Phase ...
+    [INFO] coral: results: /runs/coral/1
+    [INFO] coral: predictions: /maps
     """
     from utils.report.tables import format_table, phase_table
 
@@ -386,6 +389,14 @@ def close(outcome: Outcome, log: VerbosityLogger) -> None:
     for task, doubt in outcome.doubts.items():
         if doubt:
             log.info(f"{task}: {doubt}")
+    for task, results in outcome.results.items():
+        run = results.get("run", "")
+        inside = [path.removeprefix(f"{run}/") for path in results.values() if run and path.startswith(f"{run}/")]
+        if run:
+            log.info(f"{task}: results: {run}" + (f" ({', '.join(inside)})" if inside else ""))
+        for name, path in results.items():
+            if not run or not f"{path}/".startswith(f"{run}/"):
+                log.info(f"{task}: {name}: {path}")
 
 
 def run(
@@ -440,7 +451,7 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
     2
     """
     from tasks.runs import choose_device, set_up_machine
-    from tasks.stores import keep_stores, preview_stores
+    from tasks.stores import keep_stores, make_no_stores, preview_stores
     from utils.runtime import distributed, lost_ranks
 
     shared, resources = settings.shared, settings.shared.resources
@@ -449,6 +460,9 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
         distributed.start_ranks(resources.distributed, resources.dist_backend, choose_device(resources.device))
         stack.callback(distributed.stop_ranks)
         stack.enter_context(preview_stores() if only_check else keep_stores())
+        stores = {"prepare", "verify", "train"} & {phase for chosen in phases.values() for phase in chosen}
+        if not stores and distributed.world_size() == 1:  # ranks tell each other by a store what they found out
+            stack.enter_context(make_no_stores())
         main_rank = distributed.is_main()
         writes = main_rank and not only_check
         file = expand_path(shared.logging.file) if shared.logging.file and writes else None

@@ -27,6 +27,8 @@ class Draft:
         What a person may want to change.
     task : dict
         Settings of the task's own section, besides its kind.
+    read_as : str
+        The format in which the labels were read.
 
     Examples
     --------
@@ -39,6 +41,7 @@ class Draft:
     figures: list[str]
     advice: list[str] = field(default_factory=list)
     task: dict[str, Any] = field(default_factory=dict)
+    read_as: str = ""
 
 
 class NoLabelsError(DataError):

@@ -311,13 +311,17 @@ def list_results(folder: Path, settings: TaskConfig) -> dict[str, str]:
     >>> {name: path.removeprefix(str(folder)) for name, path in list_results(folder, TaskConfig()).items()}
     {'run': '', 'metrics': '/evaluate_val/metrics.json'}
     """
-    split = getattr(getattr(settings, "evaluate", None), "split", None)  # not every kind has every phase
-    predictions = getattr(getattr(settings, "inference", None), "output_dir", None)
+    scored = getattr(settings, "evaluate", None)  # not every kind has every phase
+    split = "inputs" if getattr(scored, "names_pictures", False) else getattr(scored, "split", None)
+    exported = getattr(getattr(settings, "export", None), "output_dir", None)
+    inference = getattr(settings, "inference", None)
+    predictions = getattr(inference, "output_tif", None) or getattr(inference, "output_dir", None)
     paths = {
         "run": folder,
         "checkpoint": checkpoint_path(folder, BEST),
         "metrics": folder / f"evaluate_{split}" / "metrics.json",
         "predictions": Path(expand_path(predictions)) if predictions else folder / "predictions",
+        "export": Path(expand_path(exported)) if exported else folder / "export",
     }
     return {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
 

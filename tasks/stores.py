@@ -19,6 +19,7 @@ THREADS = 2  # they read a batch in two thirds of the time that one takes
 _open: WeakValueDictionary[Path, FeatureStore] = WeakValueDictionary()  # resolved folder -> store
 _kept: list[set[FeatureStore]] = []  # what `keep_stores` holds, the innermost last
 _previews: list[dict[Path, PreviewStore]] = []  # of `preview_stores`, the innermost last
+_unmade: list[dict[Path, PreviewStore]] = []  # of `make_no_stores`, the innermost last
 
 
 class _PreviewManifests(Manifests):
@@ -79,10 +80,11 @@ def open_store(settings: TaskConfig, phase: str) -> FeatureStore:
     (0, True)
     """
     folder = settings.processed_dir(phase).resolve()
-    if _previews:
-        if folder not in _previews[-1]:
-            _previews[-1][folder] = PreviewStore(settings.processed_dir(phase))
-        return _previews[-1][folder]
+    in_memory = _previews or ([] if (folder / "store.json").exists() else _unmade)
+    if in_memory:
+        if folder not in in_memory[-1]:
+            in_memory[-1][folder] = PreviewStore(settings.processed_dir(phase))
+        return in_memory[-1][folder]
     store = _open.get(folder)
     if store is None or not (folder / "store.json").exists():  # a person may remove the folder between two runs
         store = _open[folder] = FeatureStore(settings.processed_dir(phase), threads=THREADS)
@@ -128,6 +130,23 @@ def preview_stores() -> Iterator[None]:
         yield
     finally:
         _previews.pop()
+
+
+@contextmanager
+def make_no_stores() -> Iterator[None]:
+    """Let `open_store` make no store where there is none, for calls that store nothing; what it would keep is lost.
+
+    Examples
+    --------
+    >>> with make_no_stores():
+    ...     open_store(TaskConfig(paths={"processed_dir": "/no/such/folder"}), "prepare").folder.exists()
+    False
+    """
+    _unmade.append({})
+    try:
+        yield
+    finally:
+        _unmade.pop()
 
 
 def advice_to_prepare(settings: TaskConfig, phase: str, folder: Path) -> str:

@@ -364,7 +364,10 @@ def test_a_shared_setting_counts_for_the_kinds_that_have_it_and_is_left_out_for_
         ("kind: keypoints\ntrain: {crop_size: 64}", ["train.crop_size: unknown key"]),
         ("tasks: {a: {kind: keypoints, train: {crop_size: 64}}}", ["tasks.a.train.crop_size: unknown key"]),
         ("distill: {crop: 64}\n" + MIXED, ["distill: unknown key"]),
-        ("train: {crop_sise: 64}\n" + MIXED, ["train.crop_sise: unknown key, did you mean 'crop_size'? known keys: "]),
+        (
+            "train: {crop_sise: 64}\n" + MIXED,
+            ["train.crop_sise: unknown key, did you mean 'crop_size'? all 37 keys are in docs"],
+        ),
         (
             "distil: {a: 6}\ntasks: {a: {kind: distill, paths: {label_path: x}, model: {head: v}}, b: {kind: nope}}",
             [
@@ -616,3 +619,12 @@ def test_errors_name_the_inputs_as_the_file_does(name, text):
     mistake = rf"^(tasks\.reef\.)?inference\.{name}: expected text or a list, got int 3$"
     with pytest.raises(SettingsError, match=mistake):
         parse_settings(text % name, (), kinds())
+
+
+def test_a_near_key_is_named_in_place_of_all():
+    with pytest.raises(SettingsError) as refused:
+        parse_settings("train: {val_bach_size: 4, zzz: 1}", (), kinds())
+    near, far = str(refused.value).splitlines()
+    text = "train.val_bach_size: unknown key, did you mean 'val_batch_size'? all 37 keys are in docs/settings.md"
+    assert near == text
+    assert far.startswith("train.zzz: unknown key; known keys: adamw_lr, batch_size, ")

@@ -79,7 +79,7 @@ def draft_detection(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
     advice.append("model.backbone: facebook/dinov2-small, or the folder of its weights, is better and slower")
     edges = {"shortest_edge": labels.settings.detection.shortest_edge}
     edges["longest_edge"] = labels.settings.detection.longest_edge
-    return Draft("detection", tree, figures, advice, {"detection": edges})
+    return Draft("detection", tree, figures, advice, {"detection": edges}, found)
 
 
 def labels_of(place: Path, changes: dict[str, Any]) -> DetectionLabels:

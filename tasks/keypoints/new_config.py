@@ -73,7 +73,7 @@ def draft_keypoints(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
     if others:
         figures.append(f"{others}; to read those, write keypoints.format=NAME after the command, or name their file")
     keypoints = chosen | {"short_side": labels.keypoints.short_side, "formats": ["csv", "json", "video"]}
-    return Draft("keypoints", tree, figures, advice, {"keypoints": keypoints})
+    return Draft("keypoints", tree, figures, advice, {"keypoints": keypoints}, taken)
 
 
 def _log_problems(labels: PoseLabels, pictures: Sequence[AnnotatedPicture], log: VerbosityLogger) -> None:

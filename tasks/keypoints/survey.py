@@ -46,6 +46,11 @@ def survey(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str
         f"{len(pictures)} pictures, {numbers.count(0)} of them without an animal; {sum(numbers)} animals, "
         f"at most {max(numbers, default=0)} in a picture"
     ]
+    if skeleton.names == tuple(map(str, range(skeleton.num_keypoints))):
+        lines.append(
+            f"the labels give the keypoints no names: they are called 0 to {skeleton.num_keypoints - 1}; name them in "
+            "kpt_names of a data.yaml (YOLO), or in keypoints of the category (COCO)"
+        )
     if not sum(numbers):
         return lines
     flags = np.stack([animal.keypoints[:, 2] for picture in pictures for animal in usable(picture)])

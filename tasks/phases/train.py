@@ -435,7 +435,7 @@ class Training:
             return
         scores = self.task.objective.scores(result.outputs, batch) if len(batch) else {}
         shown = "".join(f"  {name} {total / max(count, 1):.4f}" for name, (total, count) in scores.items())
-        rates = ", ".join(f"{group['lr']:.2e}" for group in self.optimisation.optimizer.param_groups)
+        rates = ", ".join(f"{name} {rate:.2e}" for name, rate in self.optimisation.optimizer.rates.items())
         left = (self.settings.epochs - self.state.epoch) * of - number
         self.context.log.info(
             f"{place}  lr {rates}  eta {format_duration(left * seconds)}  time {seconds:.3f} s  data {waited:.3f} s  "

@@ -76,10 +76,12 @@ def draft_segmentation(path: Path, changes: dict[str, Any], log: VerbosityLogger
     if all(map(is_vector, layout.labels)):
         survey = survey_vectors(layout.labels, dataset.get("label_layer"))
         settings, figures, advice = _from_vectors(survey, dataset.get("label_attribute"), layout)
+        read_as = "vectors"
         advice += survey.doubts
     else:
         masks = survey_masks(layout.labels)
         settings, figures, advice = _from_masks(masks, layout)
+        read_as = "masks, their colours" if masks.colours else "masks, their values"
     if layout.pattern:
         settings["label_pattern"] = layout.pattern
     if layout.band_files:
@@ -103,7 +105,8 @@ def draft_segmentation(path: Path, changes: dict[str, Any], log: VerbosityLogger
     if any("weights" in line for line in advice):
         tree["train"]["loss"] = {"class_weights": "auto"}
     advice.append("model.backbone: facebook/dinov2-small, or the folder of its weights, is better and slower")
-    return Draft("segmentation", tree, [_count_line(layout), *figures], advice)
+    read_as += f" ({', '.join(sorted({label.suffix.lower() for label in layout.labels}))})"
+    return Draft("segmentation", tree, [_count_line(layout), *figures], advice, read_as=read_as)
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -243,3 +243,39 @@ def test_new_config_writes_the_settings_file_and_nothing_else(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path / "here")
     assert main.main(["town.yml", "--new-config", str(tmp_path / "set")]) == 0
     assert [path.name for path in Path().iterdir()] == ["town.yml"]
+
+
+def test_the_format_of_the_labels_is_named_in_log_and_file(tmp_path, capsys):
+    picture(tmp_path / "set" / "images" / "a.jpg")
+    (tmp_path / "set" / "masks").mkdir()
+    write_raster(tmp_path / "set" / "masks" / "a.png", np.uint8(np.eye(96, 128) * 255))
+    sources = {
+        "animals": (drawn_animals() / "annotations", "labels for keypoints, read as coco"),
+        "masks": (tmp_path / "set", "labels for segmentation, read as masks, their values (.png)"),
+    }
+    for name, (source, line) in sources.items():
+        target = tmp_path / f"{name}.yml"
+        assert main.main([str(target), "--new-config", str(source)]) == 0
+        assert f"[INFO] data: {line}\n" in capsys.readouterr().out
+        assert f"\n# {line}\n" in target.read_text()
+
+
+@pytest.mark.parametrize(("words", "suggested"), [((), True), (("small_data",), False), (("none",), False)])
+def test_a_profile_that_is_chosen_is_not_suggested(tmp_path, capsys, words, suggested):
+    draft(tmp_path, drawn_animals() / "annotations", *words)
+    assert ("the profile small_data is made for them" in capsys.readouterr().out) == suggested
+
+
+def test_keypoints_without_names_are_told(tmp_path, capsys):
+    folder = tmp_path / "flies"
+    for name in ("a", "b", "c"):
+        picture(folder / "images" / f"{name}.png")
+        (folder / "labels").mkdir(exist_ok=True)
+        (folder / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.4 0.4 0.4 0.4 2 0.6 0.6 2\n")
+    keys = "path: .\ntrain: images\nnames: [fly]\nkpt_shape: [2, 3]\n"
+    line = "the labels give the keypoints no names: they are called 0 to 1; name them in kpt_names of a data.yaml"
+    for names, told in (("", True), ("kpt_names: {fly: [head, tail]}\n", False)):
+        (folder / "data.yaml").write_text(keys + names)
+        tree = draft(tmp_path, folder, "none")
+        assert (line in capsys.readouterr().out) == told
+        assert tree["paths"]["label_path"] == "data.yaml"

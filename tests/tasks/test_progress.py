@@ -41,3 +41,16 @@ def test_prepare_verify_evaluate_and_inference_tell_a_rate_and_an_end(kind, tmp_
         phase.run(task, context)
         said = capsys.readouterr().out
         assert re.search(LINE.format(name=name), said), (name, said)
+
+
+NUMBER = r"\d\.\d\de[+-]\d\d"
+RATES = {"muon": f"muon {NUMBER}, adamw {NUMBER}", "adamw": f"adamw {NUMBER}"}
+
+
+@pytest.mark.parametrize("optimizer", sorted(RATES))
+def test_the_log_of_a_training_names_the_rate_of_each_optimizer(optimizer, tmp_path, capsys):
+    training = example.training_example(tmp_path, f"train.optimizer={optimizer}")
+    training.context = Context(VerbosityLogger("info"), training.context.folder)
+    training.train_one_epoch()
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "  eta " in line]
+    assert re.search(rf"  lr {RATES[optimizer]}  eta ", line), line

@@ -12,6 +12,8 @@ from utils.errors import SettingsError
 
 MAX_SHOWN = 200  # characters of a value in a message
 MAX_MISTAKES = 20  # of one file that are listed
+MANY_KEYS = 15  # of a section; more are not listed where one is near. Heads have fewer, and are not on that page
+NEAR = 3  # near keys that are named
 
 _EXPECTED = {
     "float_type": "float",
@@ -137,18 +139,25 @@ def list_mistakes(lines: Iterable[str]) -> SettingsError:
 
 
 def unknown_key(path: str, known: Iterable[str]) -> str:
-    """Say that a key is unknown, which is the nearest and which are known.
+    """Say that a key is unknown, which are near, and which are known, unless these are many and one is near.
 
     Examples
     --------
     >>> unknown_key("train.epoch", ["epochs", "enable"])
     "train.epoch: unknown key, did you mean 'epochs'? known keys: enable, epochs"
+    >>> unknown_key("train.epoch", ["epochs", *(f"key_{letter}" for letter in "abcdefghijklmno")])
+    "train.epoch: unknown key, did you mean 'epochs'? all 16 keys are in docs/settings.md"
     >>> unknown_key("model.head_options.lr", [])
     'model.head_options.lr: unknown key; this section has none'
     """
     if not known:
         return f"{path}: unknown key; this section has none"
-    return f"{path}: unknown key{suggest(path.rpartition('.')[2], known)} known keys: {', '.join(sorted(known))}"
+    names, name = sorted(known), path.rpartition(".")[2]
+    near = difflib.get_close_matches(name, names, NEAR, cutoff=0.8) or difflib.get_close_matches(name, names, 1)
+    if near and len(names) > MANY_KEYS:
+        listed = " or ".join(map(repr, near))
+        return f"{path}: unknown key, did you mean {listed}? all {len(names)} keys are in docs/settings.md"
+    return f"{path}: unknown key{suggest(name, names)} known keys: {', '.join(names)}"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
