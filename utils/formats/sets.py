@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import DataError
-from utils.formats.pictures import place_picture
+from utils.formats.pictures import is_picture, place_picture
 from utils.formats.types import SPLITS, AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
 from utils.media.orientation import describe_ignored, picture_orientation
 
@@ -157,6 +157,56 @@ def shared_labels(labels: Mapping[Path, Path | None], ids: Mapping[Path, str]) -
     ]
 
 
+def find_unlabelled(
+    where: object, labelled: Iterable[Path], lack: str, cure: str, named: Collection[str] = ()
+) -> list[Problem]:
+    """Tell of pictures that lie beside labelled ones and are left out, as the labels do not name them.
+
+    Parameters
+    ----------
+    where : Path
+        The labels.
+    labelled : iterable of Path
+        The pictures that have labels. One of their name in another format, as a PNG beside a GeoTIFF, is their copy.
+    lack : str
+        What a picture lacks, for the message.
+    cure : str
+        How to label one without an object.
+    named : collection of str
+        Names, or stems, of pictures whose labels cannot be used, which is told already.
+
+    Returns
+    -------
+    list of Problem
+        One for all pictures, or none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("a.png", "a.tif", "b.png", "c.png", "d.png", "bad.png", "notes.txt"):
+    ...     (folder / name).touch()
+    >>> [problem] = find_unlabelled("x.csv", [folder / "a.tif"], "a row", "add an empty row", ["bad"])
+    >>> print(problem)
+    x.csv: pictures without a row, left out: 3, such as b.png, c.png, d.png; add an empty row
+    """
+    known = {(picture.parent, picture.stem) for picture in labelled}
+    lacking = [
+        file
+        for folder in sorted({folder for folder, _ in known})
+        for file in sorted(folder.iterdir())
+        if is_picture(file) and not file.name.startswith(".") and (folder, file.stem) not in known
+        if file.name not in named
+        and file.stem not in named
+        and not file.is_dir()  # a link to nowhere is a picture that is missed
+    ]
+    if not lacking:
+        return []
+    some = ", ".join(file.name for file in lacking[:3])
+    what = f"pictures without {lack}, left out: {len(lacking)}, such as {some}"
+    return [Problem(str(where), what, cure, blocks=False)]
+
+
 def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPicture) -> list[Problem]:
     """Report a picture that has not the size (height, width) that its label states.
 
@@ -189,8 +239,12 @@ def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPictu
     return [Problem(where, what, cure, picture.id, lost=outside)]
 
 
-def finish_sets(sets: dict[str, AnnotationSet], problems: Iterable[Problem] = ()) -> dict[str, AnnotationSet]:
+def finish_sets(
+    sets: dict[str, AnnotationSet], problems: Iterable[Problem] = (), notes: Iterable[Problem] = ()
+) -> dict[str, AnnotationSet]:
     """Add problems of the whole data set to its first split, and one for every picture that several splits hold.
+
+    Notes on the whole data set come last.
 
     A picture of whose labels something is lost is marked: `extra["incomplete"]` is True. One whose name is no UTF-8 is
     left out: no table, list or result could name it.
@@ -224,6 +278,7 @@ def finish_sets(sets: dict[str, AnnotationSet], problems: Iterable[Problem] = ()
         for index, picture in enumerate(part.pictures):
             if picture.id in lost:
                 part.pictures[index] = replace(picture, extra={**picture.extra, "incomplete": True})
+    part.problems += notes
     return sets
 
 

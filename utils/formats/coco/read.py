@@ -17,9 +17,10 @@ from utils.formats import specs
 from utils.formats.coco.annotations import PICTURE_KEYS, check_dialect, read_annotation, read_categories
 from utils.formats.coco.files import Sources, find_image, find_sources, image_folders
 from utils.formats.coco.ids import IdFinder, is_id
+from utils.formats.moved import parts_of
 from utils.formats.pictures import picture_ids
 from utils.formats.predictions import score_name
-from utils.formats.sets import finish_sets, size_problems
+from utils.formats.sets import find_unlabelled, finish_sets, size_problems
 from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
 from utils.media.picture_sizes import picture_size
@@ -91,7 +92,9 @@ def read_coco(
     _refuse_lost_split(sources, read, problems)
     ids = picture_ids((image.path for files in read.values() for file in files for image in file.images), sources.root)
     sets = {split: _build_set(files, ids) for split, files in read.items()}
-    return finish_sets(sets, problems)
+    named = {name for files in read.values() for file in files for name in file.unusable}
+    cure = "add one without annotations where there is no object"
+    return finish_sets(sets, problems, find_unlabelled(path, ids, "an entry in images", cure, named))
 
 
 def _refuse_split_keys(sources: Sources) -> None:
@@ -149,6 +152,7 @@ class _File:
     annotations: list[Any] = field(default_factory=list)
     image_ids: dict[int | str, int] = field(default_factory=dict)  # with how many pictures have each
     problems: list[Problem] = field(default_factory=list)
+    unusable: set[str] = field(default_factory=set)  # names of pictures that are left out, with a problem
 
 
 def _read_files(sources: Sources, split: str, need_keypoints: bool, problems: list[Problem]) -> list[_File]:
@@ -336,6 +340,7 @@ def _add_image(file: _File, index: int, keys: Any, folders: Sequence[Path], root
     if file.image_ids[id] > 1:
         what = "the id is a duplicate, so that its annotations may be of either picture; both are left out"
         file.problems.append(Problem(where, what, "give each picture its own id"))
+        file.unusable.update(parts_of(keys["file_name"])[-1:])
         return
     what, cure = (
         f"no such picture: {keys['file_name']}",
@@ -352,6 +357,7 @@ def _add_image(file: _File, index: int, keys: Any, folders: Sequence[Path], root
         size = picture_size(path)
     except DataError as error:
         file.problems.append(Problem(where, str(error)))
+        file.unusable.update(parts_of(keys["file_name"])[-1:])
         return
     file.images.append(_Image(path, size, keys))
 

@@ -18,11 +18,11 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.formats import specs
-from utils.formats.moved import NO_FOLDER, need_moved
+from utils.formats.moved import NO_FOLDER, need_moved, parts_of
 from utils.formats.other_files import describe_others
 from utils.formats.pictures import is_absolute, is_picture, list_files, picture_ids, plain_path, resolve_inside
 from utils.formats.recognise import format_of_file
-from utils.formats.sets import finish_sets
+from utils.formats.sets import find_unlabelled, finish_sets
 from utils.formats.text_files import read_text
 from utils.formats.types import (
     AnnotatedPicture,
@@ -88,7 +88,9 @@ def read_deeplabcut(path: str | Path, root: str | Path | None = None) -> dict[st
     ids = picture_ids((picture for part in tables.values() for table in part for picture in table.rows), base)
     skeletons = _read_skeletons([table for part in tables.values() for table in part], spec, str(path))
     sets = {split: _build_set(part, skeletons, ids) for split, part in tables.items()}
-    return finish_sets(sets, problems)
+    named = {name for part in tables.values() for table in part for name in table.unusable}
+    cure = "add one without values where there is no animal"
+    return finish_sets(sets, problems, find_unlabelled(path, ids, "a row", cure, named))
 
 
 def _find_tables(path: Path, root: Path | None) -> tuple[specs.Spec | None, Path, dict[str, list[Path]]]:
@@ -153,6 +155,7 @@ class _Table:
     rows: dict[Path, _Row] = field(default_factory=dict)
     doubled: dict[Path, _Row] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)  # names of pictures whose rows are left out
 
     @property
     def parts(self) -> dict[str | None, tuple[str, ...]]:
@@ -261,11 +264,10 @@ def _add_row(table: _Table, number: int, line: Sequence[str], root: Path) -> Non
         values = _read_values(cells)
         picture = _find_picture(name, table.path.parent, root)
         size = picture_size(picture)
-    except DataError as error:
-        table.problems.append(Problem(where, str(error)))
-        return
-    except ValueError as error:
-        table.problems.append(Problem(where, str(error), "mend or remove the row"))
+    except ValueError as error:  # a DataError tells what to do itself
+        cure = "" if isinstance(error, DataError) else "mend or remove the row"
+        table.problems.append(Problem(where, str(error), cure))
+        table.unusable.extend(parts_of(name)[-1:])
         return
     rows = table.doubled if picture in table.rows else table.rows
     rows[picture] = _Row(number, size, values)

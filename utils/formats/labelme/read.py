@@ -17,7 +17,7 @@ from utils.formats import specs
 from utils.formats.labelme.files import Entry, PictureFolders, find_picture, list_entries
 from utils.formats.labelme.instances import ANY_CATEGORY, ShapeReader
 from utils.formats.pictures import decode_embedded, picture_ids
-from utils.formats.sets import FACTS, finish_sets, size_problems
+from utils.formats.sets import FACTS, find_unlabelled, finish_sets, size_problems
 from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Problem, build_skeleton
 from utils.media.picture_sizes import picture_size
@@ -92,7 +92,12 @@ def read_labelme(
     for split, part in files.items():
         _fill(sets[split], part, ids, reader)
     _name_categories(sets, reader)
-    return finish_sets(sets, problems)
+    used = {file.path: file.picture for part in files.values() for file in part if file.picture}
+    named = {entry.path.stem for part in entries.values() for entry in part}
+    named -= {picture.stem for picture in used.values()}
+    labelled = used.values() if path.is_dir() else ()
+    cure = "save one without a shape where there is no object"
+    return finish_sets(sets, problems, find_unlabelled(path, labelled, "a LabelMe file", cure, named))
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from utils.errors import DataError
 from utils.formats import specs
 from utils.formats.box_rules import cut_to_picture, name_categories
 from utils.formats.coco.files import Sources, find_image, image_folders
+from utils.formats.moved import parts_of
 from utils.formats.other_files import describe_other
 from utils.formats.pictures import list_files, picture_ids
 from utils.formats.recognise import format_of_file
-from utils.formats.sets import finish_sets, size_problems
+from utils.formats.sets import find_unlabelled, finish_sets, size_problems
 from utils.formats.tables.columns import CORNERS, Columns, find_columns, split_rows
 from utils.formats.text_files import read_text
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
@@ -70,11 +71,12 @@ def read_tables(path: str | Path, root: str | Path | None = None) -> dict[str, A
     path = Path(path)
     problems: list[Problem] = []
     sources = _find_sources(path, None if root is None else Path(root), problems)
+    named: set[str] = set()
     read: dict[str, list[_Picture]] = {}
     for split, files in sources.files.items():
         read[split] = []
         for file in files:
-            _read_file(sources, split, file, read[split], problems)
+            _read_file(sources, split, file, read[split], problems, named)
     found = [picture for part in read.values() for picture in part]
     if not found:
         first = f"; first: {problems[0]}" if problems else ""
@@ -87,7 +89,8 @@ def read_tables(path: str | Path, root: str | Path | None = None) -> dict[str, A
         for picture in part:
             sets[split].pictures.append(_build_picture(picture, ids[picture.path], names, sets[split].problems))
     name_categories(sets, names)
-    return finish_sets(sets, problems)
+    cure = "write a row without corners where there is no object"
+    return finish_sets(sets, problems, find_unlabelled(path, ids, "a row", cure, named))
 
 
 def _find_sources(path: Path, root: Path | None, problems: list[Problem]) -> Sources:
@@ -146,8 +149,10 @@ class _Picture:
     stated: tuple[int, int, int] | None = None  # a line, and the height and width on it
 
 
-def _read_file(sources: Sources, split: str, file: Path, found: list[_Picture], problems: list[Problem]) -> None:
-    r"""Read the rows of a table, by picture.
+def _read_file(
+    sources: Sources, split: str, file: Path, found: list[_Picture], problems: list[Problem], named: set[str]
+) -> None:
+    r"""Read the rows of a table, by picture; `named` gets the names of pictures that bad rows name.
 
     Raises
     ------
@@ -159,7 +164,7 @@ def _read_file(sources: Sources, split: str, file: Path, found: list[_Picture], 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "a.csv"
     >>> _ = file.write_text("image,x1,y1,x2,y2,label,score\n")
-    >>> _read_file(Sources({}, file.parent), "all", file, [], [])  # doctest: +ELLIPSIS
+    >>> _read_file(Sources({}, file.parent), "all", file, [], [], set())  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     utils.errors.DataError: .../a.csv: a table of predictions: it has a column 'score'; labels have none: ...
@@ -177,13 +182,17 @@ def _read_file(sources: Sources, split: str, file: Path, found: list[_Picture], 
     for line, row in rows[1:]:
         if len(row) != columns.count:
             what = f"expected {columns.count} cells as the header has, got {len(row)}"
-            _add_problem(file, line, what, own, row[columns.picture] if len(row) > columns.picture else "", problems)
+            name = row[columns.picture] if len(row) > columns.picture else ""
+            named.update(parts_of(name)[-1:])
+            _add_problem(file, line, what, own, name, problems)
             continue
         name = row[columns.picture].strip()
         if name not in own:
             own[name] = _find(file, line, name, folders, sources.root, taken, problems)
         picture = own[name]
-        if picture is not None:
+        if picture is None:
+            named.update(parts_of(name)[-1:])
+        else:
             _read_row(picture, line, row, columns)
     read = [picture for picture in taken.values() if picture.table == file]
     _refuse_shares(file, read)

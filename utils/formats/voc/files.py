@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -249,31 +248,3 @@ def picture_folders(folder: Path, root: Path) -> list[Path]:
         places += [top.joinpath(*before, name, *after) for name in PICTURE_FOLDERS]
     places += [top, *(top / name for name in PICTURE_FOLDERS[:2])]
     return [place for place in dict.fromkeys(places) if place == own or place.is_relative_to(top)][:6]
-
-
-def unlabelled_pictures(labels: Sequence[Path], labelled: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
-    """Pictures that lie beside labelled ones without a label of their own.
-
-    Parameters
-    ----------
-    labels : sequence of Path
-        The labels, also those that cannot be used.
-    labelled : sequence of Path
-        The pictures of those that can.
-    folders : sequence of Path
-        Where to look.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> for name in ("a.png", "a.tif", "b.png"):
-    ...     (folder / name).touch()
-    >>> [path.name for path in unlabelled_pictures([folder / "a.xml"], [folder / "a.tif"], [folder])]
-    ['b.png']
-    """
-    known = {os.path.realpath(picture) for picture in labelled}  # which a loop of links does not break
-    stems = {label.stem for label in labels}
-    found = (file for folder in folders for file in sorted(folder.iterdir()) if is_picture(file) and not file.is_dir())
-    # a second picture of a labelled one's name is a copy of it in another format, as a GeoTIFF beside its PNG
-    return [file for file in found if os.path.realpath(file) not in known and file.stem not in stems]

@@ -23,12 +23,12 @@ from utils.formats.box_rules import cut_to_picture, name_categories
 from utils.formats.labelme.files import PictureFolders
 from utils.formats.pictures import picture_ids
 from utils.formats.predictions import score_name
-from utils.formats.sets import finish_sets, size_problems
+from utils.formats.sets import find_unlabelled, finish_sets, size_problems
 from utils.formats.text_files import read_data
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
 from utils.formats.values import read_number
 from utils.formats.voc.elements import Element, XmlError, parse_xml
-from utils.formats.voc.files import find_picture, list_labels, unlabelled_pictures
+from utils.formats.voc.files import LISTS, find_picture, list_labels
 from utils.media.picture_sizes import picture_size
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -99,9 +99,13 @@ def read_voc(path: str | Path, root: str | Path | None = None) -> dict[str, Anno
     for split, part in files.items():
         _fill(sets[split], part, ids, from_zero, names)
     name_categories(sets, names)
-    if path.is_dir() and labels.keys() <= {"all"}:
-        problems += _told_unlabelled(path, usable, [label for part in labels.values() for label in part])
-    return finish_sets(sets, problems)
+    by_list = not path.is_dir() or (path / LISTS).is_dir()  # lists leave out what they do not name
+    used = {file.path: file.picture for file in usable}
+    named = {label.stem for part in labels.values() for label in part}
+    named -= {picture.stem for picture in used.values()}
+    labelled = () if by_list else used.values()
+    cure = "write one without an object where there is none"
+    return finish_sets(sets, problems, find_unlabelled(path, labelled, "an XML file", cure, named))
 
 
 @dataclass(frozen=True)
@@ -380,24 +384,3 @@ def _flag(target: Element, name: str) -> bool:
     if text not in ("0", "1", "false", "true", "unspecified"):
         raise ValueError(f"expected 0 or 1 as {name}, got {text[:20]!r}")
     return text in ("1", "true")
-
-
-def _told_unlabelled(path: Path, files: Sequence[_File], labels: Sequence[Path]) -> list[Problem]:
-    """One problem for all pictures beside the labelled ones that have no XML file.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> for name in ("a.png", "b.png"):
-    ...     (folder / name).touch()
-    >>> file = _File(folder / "a.xml", Element("annotation", 1), folder / "a.png", (4, 6))
-    >>> _told_unlabelled(folder, [file], [file.path])[0].what
-    'pictures without an XML file, left out: 1, such as b.png'
-    """
-    folders = sorted({file.picture.parent for file in files})
-    lacking = unlabelled_pictures(labels, [file.picture for file in files], folders)
-    if not lacking:
-        return []
-    what = f"pictures without an XML file, left out: {len(lacking)}, such as {lacking[0].name}"
-    return [Problem(str(path), what, "write one without an object where there is none", blocks=False)]

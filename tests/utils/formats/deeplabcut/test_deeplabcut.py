@@ -22,11 +22,13 @@ needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data se
 
 @pytest.fixture
 def table(tmp_path, draw_picture):
-    """Write a table beside pictures a, b and c of 40 x 60, and read it."""
+    """Write a table beside those of the pictures a, b and c, 40 x 60, that it names, and read it."""
 
     def write(rows: str, header: str = HEADER):
         for name in "abc":
-            draw_picture(tmp_path / "labeled-data" / "day1" / f"{name}.png")
+            if f"{name}.png" in rows:
+                draw_picture(tmp_path / "labeled-data" / "day1" / f"{name}.png")
+        (tmp_path / "labeled-data" / "day1").mkdir(parents=True, exist_ok=True)
         path = tmp_path / "labeled-data" / "day1" / "CollectedData_me.csv"
         path.write_text(header + rows)
         return read_deeplabcut(path)["all"]

@@ -20,11 +20,12 @@ HEADER = "image_path,xmin,ymin,xmax,ymax,label\n"
 
 @pytest.fixture
 def read(tmp_path, draw_picture):
-    """Read a table beside the pictures a.png and b.png, 40 x 60."""
+    """Read a table beside those of the pictures a.png and b.png, 40 x 60, that it names."""
 
     def make(text: str, name: str = "boxes.csv"):
         for picture in ("a.png", "b.png"):
-            draw_picture(tmp_path / picture)
+            if picture in text:
+                draw_picture(tmp_path / picture)
         (tmp_path / name).write_text(text)
         return read_annotations(tmp_path / name)["all"]
 
@@ -184,7 +185,7 @@ def test_a_box_over_the_antimeridian_is_not_its_complement(tmp_path):
 
 
 def test_splits_are_named_by_the_files(read, tmp_path):
-    read(HEADER + "a.png,1,2,3,4,x\n")
+    read(HEADER + "a.png,1,2,3,4,x\nb.png,1,2,3,4,x\n")
     (tmp_path / "boxes.csv").unlink()
     (tmp_path / "train.csv").write_text(HEADER + "a.png,1,2,3,4,x\n")
     (tmp_path / "val.csv").write_text(HEADER + "b.png,1,2,3,4,y\n")
@@ -207,7 +208,9 @@ def test_boxes_are_refused_where_keypoints_are_needed(read, tmp_path):
 def test_real_trees():
     truth = read_annotations(REAL / "2018_SJER_3_252000_4107000_image_477_truth.csv")["all"]
     assert truth.pictures[0].instances[0].box_xyxy.tolist() == [1, 103, 82, 235]  # the header is xmin,xmax,ymin,ymax
-    assert (len(truth.pictures[0].instances), list(truth.skeletons), truth.problems) == (7, ["0"], [])
+    assert (len(truth.pictures[0].instances), list(truth.skeletons)) == (7, ["0"])
+    assert truth.problems[0].what.startswith("pictures without a row, left out: 5, such as 2019_BLAN_3")
+    assert len(truth.problems) == 1
     sets = read_boxes(REAL, "csv")["all"]
     counts = {Path(p.path).name: len(p.instances) for p in sets.pictures}
     assert counts == {
