@@ -10,6 +10,7 @@ import torch
 
 from tasks.model import lower_what
 from utils.errors import SettingsError
+from utils.runtime import distributed
 
 if TYPE_CHECKING:
     from tasks.feature_task import FeatureTask
@@ -52,7 +53,7 @@ def sample_bytes(task: FeatureTask, size: Sequence[int]) -> int:
 def refuse_too_large(task: FeatureTask, phase: str, size: Sequence[int], device: torch.device) -> None:
     """Refuse sizes of samples, batches and heads that no memory of this machine holds.
 
-    What is counted is less than what a phase takes, so that nothing is refused that could run.
+    What is counted is less than what full batches take, so that none is refused that could run.
 
     Parameters
     ----------
@@ -80,6 +81,8 @@ def refuse_too_large(task: FeatureTask, phase: str, size: Sequence[int], device:
     utils.errors.SettingsError: train: a batch of 4 samples of 10000000 x 10000000 pixels takes at least ...
     """
     batch = getattr(task.settings, phase).batch_size
+    if phase == "train":
+        batch = -(-batch // distributed.world_size())  # of all ranks together
     weights = 0  # prepare has no head; labels without a keypoint have none either
     if phase != "prepare":
         weights = task.head_shapes().num_parameters * FLOAT * (COPIES if phase == "train" else 1)

@@ -126,6 +126,15 @@ def test_what_is_too_large_together_is_refused_with_its_settings_and_without_mem
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kilobytes"
 
 
+def test_ranks_share_the_batches_of_a_training(monkeypatch):
+    monkeypatch.setattr(memory, "memory_of", lambda device: 4 * 10**9)
+    task = scene_task("prepare.tile_size=4096", "train.batch_size=16")
+    with pytest.raises(SettingsError, match="train: a batch of 16 samples of 4096 x 4096 pixels takes at least "):
+        task.check_memory(["train"])
+    monkeypatch.setattr(memory.distributed, "world_size", lambda: 8)
+    task.check_memory(["train"])  # two samples each
+
+
 def test_small_tasks_are_not_refused(monkeypatch):
     monkeypatch.setattr(memory, "memory_of", lambda device: 10**9)
     for task in (fox_task(), pose_task(), scene_task(), student_task()):
