@@ -35,7 +35,7 @@ from utils.runtime.setting_tasks import (
     settings_of_others,
     validate_task,
 )
-from utils.runtime.setting_types import BandNumber as BandNumber  # these five are for the kinds' own settings
+from utils.runtime.setting_types import BandNumber as BandNumber  # these six are for the kinds' own settings
 from utils.runtime.setting_types import (
     Batch,
     BlockChoice,
@@ -49,6 +49,7 @@ from utils.runtime.setting_types import (
     Section,
     Threads,
 )
+from utils.runtime.setting_types import ClassName as ClassName
 from utils.runtime.setting_types import Interval as Interval
 from utils.runtime.setting_types import Multiple as Multiple
 from utils.runtime.setting_types import Percentiles as Percentiles

@@ -16,11 +16,13 @@ import numpy as np
 from tasks.item import Finding
 from tasks.result_files import is_overlay
 from utils.errors import DataError, SettingsError
+from utils.formats.names import alike
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.raster.inputs import find_inputs
 
 logger = logging.getLogger(__name__)
 
+NO_CLASS = "the labels name no class, as no object is labelled; label some, or list names in a data.yaml"
 REACH = 3.0  # largest width or height of a box, relative to its picture
 
 
@@ -209,6 +211,21 @@ correct or remove it
         problems = list(self.problems())
         if problems:
             logger.warning("%d problems in the labels, which verify lists; the first: %s", len(problems), problems[0])
+
+
+def doubt_classes(names: Sequence[str]) -> Iterator[Finding]:
+    """Doubt classes whose names are alike; a note, as letters may be classes.
+
+    Examples
+    --------
+    >>> print(*doubt_classes(["cat", "dog", "Cat"]))
+    classes: 'cat', 'Cat' differ only by case or spaces; give a class one name in all labels
+    """
+    for group in alike(names):
+        listed = ", ".join(map(repr, group))
+        yield Finding(
+            "classes", f"{listed} differ only by case or spaces", "give a class one name in all labels", blocks=False
+        )
 
 
 def box_fault(box_xyxy: np.ndarray, size: tuple[int, int] | None, needs_area: bool = True) -> str:

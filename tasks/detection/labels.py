@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from tasks.detection.items import Objects, box_of, no_objects
 from tasks.detection.settings import DetectionSettings
-from tasks.labels import PictureLabels, box_fault
+from tasks.item import Finding
+from tasks.labels import NO_CLASS, PictureLabels, box_fault, doubt_classes
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_boxes
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
@@ -106,7 +107,7 @@ class DetectionLabels(PictureLabels):
         >>> fox_task("dataset.label_mapping={0: tree}").labels._mapping
         {'0': 'tree'}
         """
-        return {str(name): value for name, value in (self.settings.dataset.label_mapping or {}).items()}
+        return {str(name).strip(): value for name, value in (self.settings.dataset.label_mapping or {}).items()}
 
     @cached_property
     def classes(self) -> list[str]:
@@ -140,7 +141,7 @@ class DetectionLabels(PictureLabels):
         asked = self.settings.dataset.classes
         if asked is None:
             if not found:
-                raise DataError(f"{self.settings.paths.label_path}: the labels name no class; label some objects")
+                raise DataError(f"{self.settings.paths.label_path}: {NO_CLASS}")
             return found
         if IGNORE in asked or len(set(asked)) < len(asked):
             raise SettingsError(f"dataset.classes: expected different names other than {IGNORE!r}, got {asked}")
@@ -165,6 +166,12 @@ class DetectionLabels(PictureLabels):
         edges = self.settings.detection.shortest_edge, self.settings.detection.longest_edge
         sizes = (picture.size for split, picture in self.pictures.values() if picture.size is not None)
         return float(np.median([min(edges[0] / min(size), edges[1] / max(size)) for size in sizes]))
+
+    @override
+    def problems(self) -> Iterator[Finding]:
+        yield from super().problems()
+        if not self.fixed:
+            yield from doubt_classes(self.classes)
 
     @override
     def counts(self, instance: Instance) -> bool:

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from config import (
     AffineAugmentationsConfig,
+    ClassName,
     Count,
     DatasetConfig,
     Fraction,
@@ -68,12 +69,12 @@ class ConvertConfig(Section):
 class DetectionDataset(DatasetConfig):
     """Pictures, labels and classes."""
 
-    classes: list[str] | None = Field(
+    classes: list[ClassName] | None = Field(
         None,
         min_length=1,
         description="class names, in order; null takes all of the labels; objects of others are background",
     )
-    label_mapping: dict[str | int, str] | None = Field(
+    label_mapping: dict[str | int, ClassName] | None = Field(
         None,
         description="name of a class in the labels -> class; '*' is every other name; 'ignore' makes its boxes regions "
         "where objects are neither learnt nor false alarms",

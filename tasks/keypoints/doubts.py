@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from tasks.item import Finding
+from tasks.labels import doubt_classes
+from utils.formats.names import alike
 from utils.formats.types import AnnotationSet, Instance
 
 
@@ -36,9 +38,7 @@ def find_doubts(sets: Mapping[str, AnnotationSet]) -> Iterator[Finding]:
 written; mark it as missing there (visibility 0)
     """
     skeletons = {name: skeleton for part in sets.values() for name, skeleton in part.skeletons.items()}
-    for names in alike(list(skeletons)):
-        listed = ", ".join(map(repr, names))
-        yield Finding("categories", f"{listed} differ only by case or spaces", "give a kind one name", blocks=False)
+    yield from doubt_classes(list(skeletons))
     for category, skeleton in skeletons.items():
         labelled = [
             (picture.id, animal)
@@ -50,20 +50,6 @@ written; mark it as missing there (visibility 0)
         yield from _doubt_names(category, skeleton.names, [animal for _, animal in labelled])
         yield from _doubt_corners(category, skeleton.names, labelled)
         yield from _doubt_boxes(category, labelled)
-
-
-def alike(names: Sequence[str]) -> list[list[str]]:
-    """Groups of names that differ only by case, spaces or underscores.
-
-    Examples
-    --------
-    >>> alike(["nose", " Nose", "left ear", "Left_Ear", "tail"])
-    [['nose', ' Nose'], ['left ear', 'Left_Ear']]
-    """
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(" ".join(name.replace("_", " ").split()).casefold(), []).append(name)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def _doubt_names(category: str, names: Sequence[str], animals: Sequence[Instance]) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from tasks.keypoints.alignment import align_sets
 from tasks.keypoints.doubts import find_doubts
 from tasks.keypoints.items import box_faults, usable
 from tasks.keypoints.settings import KeypointsSettings
-from tasks.labels import PictureLabels
+from tasks.labels import NO_CLASS, PictureLabels
 from tasks.splits import read_list
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_poses
@@ -85,7 +85,7 @@ class PoseLabels(PictureLabels):
         SettingsError
             If the labels hold several skeletons and none is chosen.
         DataError
-            If splits differ in it.
+            If the labels name no class, or splits differ in it.
 
         Examples
         --------
@@ -97,6 +97,8 @@ class PoseLabels(PictureLabels):
             return self.fixed["skeleton"]
         category = self.keypoints.category
         skeletons = join_skeletons(self.sets, category)
+        if not skeletons:
+            raise DataError(f"{self.settings.paths.label_path}: {NO_CLASS}")
         names = ", ".join(sorted(skeletons))
         if category is not None and category not in skeletons:
             hint = suggest(category, skeletons)

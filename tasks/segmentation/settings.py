@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from config import (
     BandNumber,
+    ClassName,
     Count,
     DatasetConfig,
     GeometricAugmentationsConfig,
@@ -55,7 +56,7 @@ class SegmentationSplits(SplitsConfig):
 class SegmentationDataset(DatasetConfig):
     """Pictures, labels and classes."""
 
-    classes: list[str] | None = Field(None, min_length=1, description="class names; index 0 is the first of them")
+    classes: list[ClassName] | None = Field(None, min_length=1, description="class names; index 0 is the first of them")
     bands: list[BandNumber] | None = Field(
         None, min_length=1, description="bands to read, from 1, in order: three colours, then extra bands for the head"
     )
@@ -85,17 +86,17 @@ class SegmentationDataset(DatasetConfig):
     )
     label_layer: str | None = Field(None, description="layer of a vector file")
     label_attribute: str | None = Field(None, description="attribute of a vector file that holds the class")
-    label_mapping: dict[str | int, str | int] | None = Field(
+    label_mapping: dict[str | int, ClassName | int] | None = Field(
         None,
         description="label value -> class name or index; '*' is every other value; 'ignore' leaves out; "
         "attributes that are class names need no entry; in rasters 255 is unlabelled unless it is mapped",
     )
-    label_colours: dict[str, list[int]] | None = Field(
+    label_colours: dict[ClassName, list[int]] | None = Field(
         None,
         description="class name -> [red, green, blue] of masks that are painted in colours, 'ignore' too for a colour "
         "that is left out; results take these colours",
     )
-    colours: dict[str, Colour] | None = Field(
+    colours: dict[ClassName, Colour] | None = Field(
         None, description="class name -> [red, green, blue] in results; others have label_colours, or those of maps"
     )
     label_nodata: list[int] = Field([], description="label values that mean 'not labelled'")

@@ -19,6 +19,7 @@ from config import expand_path
 from tasks.belief import Place
 from tasks.features import FeatureService
 from tasks.item import Finding, Item, Piece
+from tasks.labels import doubt_classes
 from tasks.neighbours import choose_groups, group_of, scene_thumbnail
 from tasks.places import place_on_ground
 from tasks.sample import Sample
@@ -472,6 +473,7 @@ class SceneSource(ListedSource[SceneItem]):
 
     @override
     def audit(self, items: Iterable[SceneItem]) -> Iterator[Finding]:
+        yield from doubt_classes(self.classes)
         fills, told = self.scenes.fills(), set[str | Path]()
         for item in items:
             if fills.get(item.scene_id) and item.scene_id not in told:

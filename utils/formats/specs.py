@@ -12,6 +12,7 @@ from typing import Any
 
 from utils.errors import DataError, SettingsError
 from utils.formats.moved import NO_FOLDER, find_here, find_moved
+from utils.formats.names import read_name
 from utils.formats.pictures import is_absolute, plain_path
 from utils.formats.text_files import read_text
 from utils.formats.types import SPLITS, Problem, Skeleton, build_skeleton
@@ -309,7 +310,7 @@ def category_names(spec: Spec) -> list[str] | None:
         return [str(index) for index in range(count)] if isinstance(count, int) else None
     names = _as_list(stated, f"{spec.path}: names")
     if len(set(names)) < len(names):
-        raise DataError(f"{spec.path}: names: duplicate name in {names}")
+        raise DataError(f"{spec.path}: names: duplicate name in {names}, without blanks at the ends")
     if isinstance(count, int) and count != len(names):
         raise DataError(f"{spec.path}: nc is {count}, but there are {len(names)} names; mend one of them")
     return names
@@ -331,6 +332,10 @@ def _as_list(value: Any, where: str) -> list[str]:
     Traceback (most recent call last):
         ...
     utils.errors.DataError: data.yaml: names: expected a list of names or a mapping from 0 to 1, got {0: 'a', 2: 'b'}
+    >>> _as_list(["a", ""], "data.yaml: names")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: names: entry 1 is empty; give it a name, or take it out and count the others anew
     """
     if isinstance(value, Mapping):
         by_index = {int(key): entry for key, entry in value.items() if str(key).isdecimal()}
@@ -339,7 +344,10 @@ def _as_list(value: Any, where: str) -> list[str]:
         entries = list(value) if isinstance(value, list) else [None]
     if any(not isinstance(entry, str | int | float) for entry in entries):
         raise DataError(f"{where}: expected a list of names or a mapping from 0 to {len(entries) - 1}, got {value!r}")
-    return [str(entry) for entry in entries]
+    empty = next((index for index, entry in enumerate(entries) if not str(entry).strip()), None)
+    if empty is not None:
+        raise DataError(f"{where}: entry {empty} is empty; give it a name, or take it out and count the others anew")
+    return [read_name(entry) for entry in entries]
 
 
 def keypoint_names(spec: Spec, categories: Sequence[str]) -> dict[str, list[str]] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 
 def _ascending(pair: list[float]) -> list[float]:
@@ -23,6 +23,21 @@ def _ascending(pair: list[float]) -> list[float]:
     return pair
 
 
+def _not_empty(name: str) -> str:
+    """Refuse a name without a letter.
+
+    Examples
+    --------
+    >>> _not_empty("")
+    Traceback (most recent call last):
+        ...
+    ValueError: a name
+    """
+    if not name:
+        raise ValueError("a name")
+    return name
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -38,6 +53,7 @@ Interval = Annotated[list[float], Field(min_length=2, max_length=2), AfterValida
 Percentiles = Annotated[
     list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2), AfterValidator(_ascending)
 ]
+ClassName = Annotated[str, StringConstraints(strip_whitespace=True), AfterValidator(_not_empty)]
 OneOrMore = str | Annotated[list[str], Field(min_length=1)]  # a file, folder or glob, or a list of them
 BlockChoice = (  # of a backbone: indices, a word, or shares of its depth
     Annotated[list[int], Field(min_length=1)]

@@ -11,6 +11,7 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.formats.coco.ids import is_id
+from utils.formats.names import read_name
 from utils.formats.predictions import score_name
 from utils.formats.run_lengths import read_counts
 from utils.formats.sets import FACTS
@@ -30,7 +31,7 @@ _WHOLE_BODY = (
 
 
 def check_dialect(where: str, content: Any) -> dict[str, Any]:
-    """Refuse what is no COCO file of keypoint labels, with the reason.
+    """Refuse what is no COCO file of labels, with the reason.
 
     Raises
     ------
@@ -54,7 +55,7 @@ images, annotations and categories
     needed = ("images", "annotations", "categories")
     missing = [key for key in needed if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
-        raise DataError(f"{where}: not COCO keypoints: no list of {', '.join(missing)}")
+        raise DataError(f"{where}: not a COCO file of labels: no list of {', '.join(missing)}")
     found = {key for annotation in content["annotations"] if isinstance(annotation, dict) for key in annotation}
     whole = [key for key in _WHOLE_BODY if key in found]
     if whole:
@@ -98,12 +99,17 @@ def read_categories(
     for index, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or not is_id(entry.get("id")) or "name" not in entry:
             raise DataError(f"{where}: category {index}: expected an id and a name, got {str(entry)[:60]}")
-        name, place = str(entry["name"]), f"{where}: category {entry['name']!r}"
+        try:
+            name, place = read_name(entry["name"]), f"{where}: category {entry['name']!r}"
+        except ValueError as error:
+            raise DataError(f"{where}: category {index} (id {entry['id']}): {error}; give it one") from None
         if entry["id"] in found or name in (other for other, _ in found.values()):
             raise DataError(f"{place}: its id {entry['id']} or its name is a duplicate; give each category its own")
         labels = entry.get("keypoints") or []
         if not isinstance(labels, list) or not all(isinstance(label, str | int) for label in labels):
             raise DataError(f"{place}: expected keypoints as a list of names, got {str(labels)[:60]}")
+        if not all(str(label).strip() for label in labels):
+            raise DataError(f"{place}: a keypoint without a name in {str(labels)[:60]}; give it one")
         names = [str(label).strip() for label in labels]
         edges = _read_edges(place, entry.get("skeleton"), len(names), problems)
         found[entry["id"]] = name, build_skeleton(place, names, _read_flips(place, entry, len(names)), edges)

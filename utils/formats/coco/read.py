@@ -88,7 +88,7 @@ def read_coco(
     read = {split: _read_files(sources, split, need_keypoints, problems) for split in sources.files}
     read = {split: files for split, files in read.items() if files}
     if not read:
-        raise DataError(f"{path}: no COCO keypoints; first: {problems[0]}")
+        raise DataError(f"{path}: no COCO labels that can be used; first: {problems[0]}")
     _refuse_lost_split(sources, read, problems)
     ids = picture_ids((image.path for files in read.values() for file in files for image in file.images), sources.root)
     sets = {split: _build_set(files, ids) for split, files in read.items()}

@@ -78,7 +78,7 @@ class ShapeReader:
                 continue
             # An outline with a keypoint's name is only drawn around it, as some tools show predictions.
             is_drawn = shape.kind in ("polygon", "circle") and shape.label not in self.skeletons
-            if not (is_drawn and shape.label in self.names):
+            if not (is_drawn and {shape.label, str(keys["label"])} & self.names):
                 shapes.append(shape)
         groups = self._group(shapes, problems)
         found = [self._build(group, size, problems) for group in groups]
@@ -131,8 +131,8 @@ class ShapeReader:
         if len(set(labels)) == len(labels) and sum(shape.kind in ("rectangle", "mask") for shape in loose) <= 1:
             return [*groups, loose]  # no duplicate keypoint or outline, and there is one box at most
         where = f"shapes {', '.join(str(shape.index) for shape in points)}"
-        what = "points of several animals without group_id; which belong together is not known"
-        problems.append(Problem(where, what, "give the shapes of each animal a group_id of their own", lost=True))
+        what = "points of several objects without group_id; which belong together is not known"
+        problems.append(Problem(where, what, "give the shapes of each object a group_id of their own", lost=True))
         return [*groups, *([shape] for shape in loose if not shape.is_point)]
 
     def _build(self, shapes: Sequence[Shape], size: tuple[int, int], problems: list[Problem]) -> Instance | None:

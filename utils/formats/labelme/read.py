@@ -205,7 +205,8 @@ def _build_reader(
     if names is None:
         shapes = [shape for part in files.values() for file in part for shape in file.keys["shapes"]]
         points = [shape for shape in shapes if isinstance(shape, dict) and shape.get("shape_type") == "point"]
-        collected = list(dict.fromkeys(str(shape["label"]) for shape in points if "label" in shape))
+        labels = (str(shape["label"]) for shape in points if "label" in shape)
+        collected = list(dict.fromkeys(label for label in labels if label.strip()))
         shape = specs.keypoint_shape(spec) if spec else None
         if shape is not None and shape[0] != len(collected):
             what = f"kpt_shape says {shape[0]} keypoints, the files have {len(collected)}: {', '.join(collected[:12])}"
@@ -267,7 +268,7 @@ def _picture_facts(file: _File) -> dict[str, Any]:
 
 
 def _name_categories(sets: Mapping[str, AnnotationSet], reader: ShapeReader) -> None:
-    """Give every set its skeletons, and instances without a label the only category that there is, or "animal".
+    """Give every set its skeletons, and animals of points only the only category that there is, or "animal".
 
     Examples
     --------
@@ -287,7 +288,7 @@ def _name_categories(sets: Mapping[str, AnnotationSet], reader: ShapeReader) -> 
     instances = [i for annotations in sets.values() for picture in annotations.pictures for i in picture.instances]
     labels = list(dict.fromkeys(instance.category for instance in instances if instance.category != ANY_CATEGORY))
     default = labels[0] if len(labels) == 1 else DEFAULT_CATEGORY
-    if not labels or any(instance.category == ANY_CATEGORY for instance in instances):
+    if any(instance.category == ANY_CATEGORY for instance in instances):
         labels = list(dict.fromkeys([*labels, default]))
     for annotations in sets.values():
         annotations.skeletons = {label: reader.skeletons[ANY_CATEGORY] for label in labels}

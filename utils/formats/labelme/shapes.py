@@ -79,16 +79,21 @@ def parse_shape(index: int, keys: Any) -> Shape:
     """
     if not isinstance(keys, Mapping) or not isinstance(keys.get("label"), str | int):
         raise ValueError("expected a shape with a label and points")
+    label = str(keys["label"])
+    if not label.strip():
+        raise ValueError("expected the name of a class or keypoint as label, got an empty one")
     kind, group = str(keys.get("shape_type") or "polygon"), keys.get("group_id")
     if kind != "point" and kind not in OUTLINES:
-        raise ValueError(f"a shape of type {kind!r} says nothing about keypoints")
+        known = ", ".join(("point", *OUTLINES))
+        raise ValueError(f"a shape of type {kind!r} is neither point nor outline; known: {known}")
     if group is not None and not _is_whole(group):
         raise ValueError(f"expected a whole number as group_id, got {group!r}")
     points = _read_points(keys.get("points"))
     least = OUTLINES.get(kind, 1)
     if len(points) < least:
         raise ValueError(f"a {kind} needs {least} points, got {len(points)}")
-    return Shape(index, str(keys["label"]), kind, points, None if group is None else int(group), keys)
+    label = label if kind == "point" else label.strip()  # a point's is doubted beside the others, if it has blanks
+    return Shape(index, label, kind, points, None if group is None else int(group), keys)
 
 
 def _is_whole(value: Any) -> bool:

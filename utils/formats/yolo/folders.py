@@ -53,10 +53,36 @@ def read_folder(folder: Path) -> specs.Spec:
         by_split = {"all": [str(picture.relative_to(folder)) for picture in pictures]}
     keys: dict[str, Any] = {split: by_split[split] for split in ("train", "val", "test", "all") if split in by_split}
     files = [file for file in list_files(folder, (".txt", ".names", ".labels")) if file.name in NAMES_FILES]
-    names = {file: [line for _, line in read_lines(file)] for file in files}
+    names = {file: _read_names(file) for file in files}
     if len({tuple(lines) for lines in names.values()}) > 1:
         raise DataError(f"{folder}: {files[0]} and {files[1]} name different classes; keep one of them")
     return specs.Spec(folder, folder, keys | ({"names": names[files[0]]} if files else {}))
+
+
+def _read_names(file: Path) -> list[str]:
+    r"""Names of the classes, one per line; empty lines at the end do not count.
+
+    Raises
+    ------
+    DataError
+        If a line before the last name is empty: the numbers of the names after it would not be known.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "classes.txt"
+    >>> _ = file.write_text("cow\n\nsheep\n\n")
+    >>> _read_names(file)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../classes.txt:2: no name, but more names follow, whose numbers are then not known; ...
+    """
+    lines = list(read_lines(file))
+    gap = next((index for index, (number, _) in enumerate(lines, start=1) if number != index), None)
+    if gap is not None:
+        what = "no name, but more names follow, whose numbers are then not known"
+        raise DataError(f"{file}:{gap}: {what}; write a name, or remove the line if the labels count without it")
+    return [line for _, line in lines]
 
 
 @dataclass(frozen=True)

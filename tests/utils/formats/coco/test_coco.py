@@ -158,8 +158,8 @@ def test_sides_are_stated_or_inferred(coco):
             "is a duplicate; give each category its own",
         ),
         ({"categories": [{"name": "a"}]}, "category 1: expected an id and a name"),
-        ({"categories": {}}, "not COCO keypoints: no list of categories"),
-        ({"images": 3}, "not COCO keypoints: no list of images"),
+        ({"categories": {}}, "not a COCO file of labels: no list of categories"),
+        ({"images": 3}, "not a COCO file of labels: no list of images"),
         ({"images": [{"id": 1, "file_name": "b.png"}]}, r"no such picture: b.png; .*none of the 1 pictures is there"),
         ({"images": [{"id": 1, "file_name": "../../etc/x.png"}]}, "is outside of the data root"),
         ({"images": [{"id": 1, "file_name": "/etc/x.png"}]}, "is outside of the data root"),
@@ -280,7 +280,10 @@ def test_a_folder_with_other_files_reads_the_labels_and_reports_the_rest(coco, t
     assert poses.num_instances == 1
     assert [Path(problem.where).name for problem in poses.problems] == ["detections.json", "instances.json"]
     (tmp_path / "labels.json").unlink()
-    with pytest.raises(DataError, match=r"no COCO keypoints; first: .*detections.json: a list of 1 detections"):
+    with pytest.raises(
+        DataError,
+        match=r"no COCO labels that can be used; first: .*detections.json: a list of 1 detections",
+    ):
         read_poses(tmp_path)
 
 

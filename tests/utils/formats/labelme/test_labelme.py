@@ -100,7 +100,7 @@ def test_loose_points_of_several_animals_are_a_problem_and_not_merged(label, sha
     assert [(i.keypoints[:, 2] > 0).sum() for i in poses.pictures[0].instances if i.group == 7] == [1]
     assert all((i.keypoints[:, 2] == 0).all() for i in poses.pictures[0].instances if i.group != 7)
     assert len(poses.problems) == 1
-    assert "points of several animals without group_id" in poses.problems[0].what
+    assert "points of several objects without group_id" in poses.problems[0].what
     assert poses.problems[0].picture == poses.pictures[0].id
     assert poses.pictures[0].extra["incomplete"]
 
@@ -160,7 +160,10 @@ def test_visibility_in_every_convention(label, keys, visibility):
         ({"label": "nose", "shape_type": "point", "points": [[1, 2, 3]]}, "expected points"),
         ({"label": "nose", "shape_type": "point", "points": []}, "expected points"),
         (polygon("mouse", points=[[1, 2], [3, 4]]), "a polygon needs 3 points"),
-        ({"label": "mouse", "shape_type": "linestrip", "points": [[1, 2], [3, 4]]}, "type 'linestrip' says nothing"),
+        (
+            {"label": "mouse", "shape_type": "linestrip", "points": [[1, 2], [3, 4]]},
+            "'linestrip' is neither",
+        ),
         ({"shape_type": ["point"], "points": [[1, 2]]}, "a label and points"),
         ("shape", "a label and points"),
     ],
