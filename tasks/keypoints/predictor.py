@@ -146,7 +146,7 @@ class Decoder:
         [[]]
         """
         settings = self.settings
-        points = all_peaks(heatmaps, settings.nms_radius, 2 * self.most, settings.min_score)
+        points = all_peaks(heatmaps, settings.nms_radius, 2 * self.most, settings.min_score, settings.decoder)
         middles = all_peaks(
             centres, 2 * CENTRE_SIGMA, 2 * self.most, settings.min_score
         )  # the target joins nearer ones

@@ -132,7 +132,11 @@ class KeypointsConfig(Section):
         "auto", description="name left and right of training labels by the body axis; auto: small ambiguous sets"
     )
     automatic_rules: bool = Field(True, description="let small or ambiguous data change defaults; each is logged")
-    decoder: Literal["quadratic", "soft_argmax"] = Field("quadratic", description="from a heatmap to a point")
+    decoder: Literal["quadratic", "soft_argmax"] = Field(
+        "quadratic",
+        description="from a heatmap to a point: a fit to 3 x 3 cells, or the mean under a softmax, over the whole map "
+        "of one animal, or within nms_radius of each peak of several",
+    )
     min_score: Fraction = Field(
         0.05, description="points below this are left out of predictions, and animals without a point above it"
     )

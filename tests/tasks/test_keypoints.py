@@ -601,3 +601,19 @@ def test_a_split_without_a_labelled_keypoint_is_refused_before_training(tmp_path
     prepare.run(task, context)
     with pytest.raises(DataError, match=f"no labelled keypoint in {split}"):
         train.run(task, context)
+
+
+def test_the_decoder_acts_where_points_are_grouped():
+    maps = {name: torch.full((1, channels, 40, 60), -9.0) for name, channels in (("heatmaps", 1), ("centre", 1))}
+    maps["offsets"] = torch.zeros(1, 2, 40, 60)
+    maps["heatmaps"][0, 0, 10, 5:8] = torch.tensor([1.0, 3.0, 2.0])
+    maps["centre"][0, 0, 10, 6] = 3.0
+    maps["heatmaps"][0, 0, 30, 50] = maps["centre"][0, 0, 30, 50] = 2.0  # an animal of its own, far away
+    places = {}
+    for decoder in ("quadratic", "soft_argmax"):
+        animals = Decoder(4.0, (0,), KeypointsConfig(decoder=decoder), True, 5).decode(maps)[0]
+        places[decoder] = [animal.keypoints[0, :2].tolist() for animal in animals]
+    weights = np.exp([1.0, 3.0, 2.0])
+    mean = float((weights * [5.5, 6.5, 7.5]).sum() / weights.sum())
+    np.testing.assert_allclose(places["soft_argmax"], [[4 * mean, 42], [202, 122]], atol=0.01)
+    assert abs(places["quadratic"][0][0] - 4 * mean) > 0.05

@@ -160,10 +160,13 @@ def _axis_windows(positions: Tensor, reach: float, size: int) -> tuple[Tensor, T
     ([[0, 0, 1, 2], [1, 2, 3, 3]], [[inf, 0.0, 1.0, 4.0], [2.25, 0.25, 0.25, inf]])
     """
     # One cell more than must be: rounding may then add a cell at the rim, but never lose one.
-    first = (positions - reach - 0.5).ceil()
-    cells = first.unsqueeze(1) + torch.arange(int(2 * reach) + 1, device=positions.device)
+    first, count = (positions - reach - 0.5).ceil().unsqueeze(1), int(2 * reach) + 1
+    # A window wider than the axis would cost memory by the reach: then every cell of the axis, once.
+    start = first if count <= size else torch.zeros_like(first)
+    cells = start + torch.arange(min(count, size), device=positions.device)
     squares = (cells + 0.5 - positions.unsqueeze(1)) ** 2
-    squares = squares.masked_fill((cells < 0) | (cells >= size), torch.inf)
+    beyond = (cells < first.clamp(min=0)) | (cells >= (first + count).clamp(max=size))
+    squares = squares.masked_fill(beyond, torch.inf)
     return cells.clamp(0, size - 1).long(), squares
 
 

@@ -6,6 +6,7 @@ multiplied by the stride they are canvas pixels. Cells outside the picture may b
 The decoder fits a paraboloid to the logarithm of the probability at 3 x 3 cells. A Gaussian's logarithm is one, so its
 place and its width are found exactly, whatever its height; where there is no such summit, on plateaus, the centre of
 the plateau's middle cell stands. The same fit serves the strongest peak (`best_peaks`) and all of them (`all_peaks`).
+In place of the fit both can take the mean under a softmax: over the whole map, or around each of several peaks.
 """
 
 from __future__ import annotations
@@ -217,6 +218,22 @@ def refine(probabilities: Tensor, cells: Tensor) -> Tensor:
 # --- peaks of maps ---------------------------------------------------------------------------------------------------
 
 
+def _check(logits: Tensor, decoder: str) -> None:
+    """Raise a ValueError for an unknown decoder, or logits without four dimensions.
+
+    Examples
+    --------
+    >>> _check(torch.zeros(1, 1, 2, 2), "mean")
+    Traceback (most recent call last):
+        ...
+    ValueError: unknown decoder 'mean'; known: quadratic, soft_argmax
+    """
+    if decoder not in DECODERS:
+        raise ValueError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}")
+    if logits.ndim != 4:
+        raise ValueError(f"logits must have shape (B, K, h, w), got {tuple(logits.shape)}")
+
+
 def best_peaks(logits: Tensor, decoder: str = "quadratic") -> Peaks:
     """Locate each keypoint at the one strongest peak of its map.
 
@@ -245,10 +262,7 @@ def best_peaks(logits: Tensor, decoder: str = "quadratic") -> Peaks:
     >>> peaks.points.tolist(), peaks.scores.tolist()
     ([[[4.0, 2.5]]], [[0.5]])
     """
-    if decoder not in DECODERS:
-        raise ValueError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}")
-    if logits.ndim != 4:
-        raise ValueError(f"logits must have shape (B, K, h, w), got {tuple(logits.shape)}")
+    _check(logits, decoder)
     maps = raise_to_single(logits.detach()).flatten(0, 1)
     best, places = maps.flatten(1).max(dim=1)
     cells = torch.stack([places % maps.shape[2], places // maps.shape[2]], dim=1)
@@ -297,7 +311,29 @@ def _suppress(points: Tensor, scores: Tensor, radius: float, most: int) -> Tenso
     return torch.stack(chosen, dim=1) if chosen else torch.zeros(len(points), 0, dtype=torch.int64)
 
 
-def all_peaks(logits: Tensor, radius_cells: float, most: int, min_score: float) -> list[list[Peaks]]:
+def _average_around(maps: Tensor, index: Tensor, cells: Tensor, radius: float) -> Tensor:
+    """Mean places (M, 2) under a softmax over the cells of maps (L, h, w) within `radius` of the peaks' cells (M, 2).
+
+    Examples
+    --------
+    >>> maps = torch.tensor([[[0.0, 0, -99, 0, 0, 9]]])
+    >>> _average_around(maps, torch.tensor([0, 0]), torch.tensor([[0, 0], [3, 0]]), radius=1.0).tolist()
+    [[1.0, 0.5], [4.0, 0.5]]
+    """
+    height, width = maps.shape[1:]
+    reach = int(min(radius, max(height, width)))
+    steps = torch.arange(-reach, reach + 1, device=maps.device)
+    columns, rows = cells[:, :1] + steps, cells[:, 1:] + steps  # (M, S)
+    inside = ((rows >= 0) & (rows < height)).unsqueeze(2) & ((columns >= 0) & (columns < width)).unsqueeze(1)
+    inside &= steps.square() + steps.square().unsqueeze(1) <= radius**2
+    places = rows.clamp(0, height - 1).unsqueeze(2) * width + columns.clamp(0, width - 1).unsqueeze(1)
+    values = maps.flatten(1)[index.view(-1, 1, 1), places].masked_fill(~inside, -torch.inf)
+    return cells + soft_argmax(values) - reach
+
+
+def all_peaks(
+    logits: Tensor, radius_cells: float, most: int, min_score: float, decoder: str = "quadratic"
+) -> list[list[Peaks]]:
     """Locate every peak of each map: local maxima, the strongest first, none near a stronger one.
 
     Parameters
@@ -310,6 +346,9 @@ def all_peaks(logits: Tensor, radius_cells: float, most: int, min_score: float) 
         Largest number of peaks per map.
     min_score : float
         Peaks with a smaller probability are dropped, so that a map may have none.
+    decoder : {"quadratic", "soft_argmax"}
+        The fit of `refine`, or the mean place under a softmax over the cells within `radius_cells` of each peak: over
+        the whole map all peaks would have one place. Which peaks there are does not depend on it.
 
     Returns
     -------
@@ -319,7 +358,7 @@ def all_peaks(logits: Tensor, radius_cells: float, most: int, min_score: float) 
     Raises
     ------
     ValueError
-        If the logits do not have four dimensions.
+        If the decoder is unknown, or the logits do not have four dimensions.
 
     Examples
     --------
@@ -328,20 +367,26 @@ def all_peaks(logits: Tensor, radius_cells: float, most: int, min_score: float) 
     >>> [peaks.points.tolist() for peaks in all_peaks(logits, radius_cells=3, most=5, min_score=0.2)[0]]
     [[[6.5, 1.5], [1.5, 1.5]], []]
     """
-    if logits.ndim != 4:
-        raise ValueError(f"logits must have shape (B, K, h, w), got {tuple(logits.shape)}")
+    _check(logits, decoder)
     maps = raise_to_single(logits.detach()).flatten(0, 1)
     least = math.log(min_score / (1 - min_score)) if 0 < min_score < 1 else math.copysign(math.inf, min_score - 0.5)
     index, cells = find_maxima(maps, least)
     points, spread = _refine(maps, index, cells, from_logits=True)
     scores = maps[index, cells[:, 1], cells[:, 0]].sigmoid()
-    index, table = index.cpu(), torch.cat([points, scores.unsqueeze(1), spread.unsqueeze(1)], dim=1).float().cpu()
+    table = torch.cat([points, scores.unsqueeze(1), spread.unsqueeze(1), cells], dim=1).float().cpu()
+    index = index.cpu()
     counts = torch.bincount(index, minlength=len(maps))
     slots = torch.arange(len(index)) - (counts.cumsum(0) - counts)[index]
-    padded = torch.zeros(len(maps), int(counts.max()) if len(maps) else 0, 4)
+    padded = torch.zeros(len(maps), int(counts.max()) if len(maps) else 0, 6)
     padded[:, :, 2] = -torch.inf
     padded[index, slots] = table
     chosen = _suppress(padded[..., :2], padded[..., 2], radius_cells, most)
     rows = [row[columns[columns >= 0]] for row, columns in zip(padded, chosen, strict=True)]
+    if decoder == "soft_argmax":
+        places = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row) for row in rows], dtype=torch.int64))
+        kept = torch.cat(rows)
+        averages = _average_around(maps, places.to(maps.device), kept[:, 4:].long().to(maps.device), radius_cells)
+        kept[:, :2] = averages.cpu()
+        rows = list(kept.split([len(row) for row in rows]))
     peaks = [Peaks(row[:, :2], row[:, 2], row[:, 3]) for row in rows]
     return [peaks[start : start + logits.shape[1]] for start in range(0, len(peaks), logits.shape[1])]

@@ -83,6 +83,15 @@ def test_every_summit_is_exactly_1(sigma: float) -> None:
     assert (maps.flatten(2).max(dim=2).values == 1).all()
 
 
+@pytest.mark.parametrize("shape", ["gaussian", "circle"])
+def test_spots_wider_than_the_map_cost_no_more_than_the_map(shape: str) -> None:
+    keypoints = torch.tensor([[[[4.0, 4.0, 2.0]]]])
+    maps = keypoint_heatmaps(keypoints, (16, 24), 4, 1e12, shape)  # windows of 8e12 cells would be terabytes
+    assert torch.equal(maps, torch.ones(1, 1, 16, 24))
+    targets = centre_targets(keypoints, torch.zeros(1, 1, 4), (16, 24), 4, sigma_cells=1, radius_cells=1e12)
+    assert bool(targets.mask.all())
+
+
 def test_points_beyond_the_grid_or_missing_leave_no_trace() -> None:
     nan, inf = float("nan"), float("inf")
     keypoints = torch.tensor(

@@ -220,3 +220,29 @@ def test_decoding_follows_a_mirror() -> None:
     logits = torch.randn(2, 3, 14, 17, generator=torch.Generator().manual_seed(16))
     points, mirrored = best_peaks(logits).points.numpy(), best_peaks(logits.flip(-1)).points.numpy()
     np.testing.assert_allclose(mirrored, points * (-1, 1) + (17, 0), atol=1e-4)
+
+
+def test_soft_argmax_of_several_peaks_is_that_of_the_cells_around_each() -> None:
+    maps = torch.full((1, 2, 9, 12), -9.0)
+    maps[0, 0, 1:4, 1:4], maps[0, 0, 2, 2] = torch.tensor([[0.0, 1, 2], [0, 3, 2], [0, 1, 0]]), 4.0
+    maps[0, 0, 6, 9], maps[0, 0, 6, 10] = 3.0, 2.9
+    maps[0, 1, 0, 11] = 2.0  # in a corner
+    [[first, corner]] = all_peaks(maps, radius_cells=2, most=5, min_score=0.2, decoder="soft_argmax")
+    expected = []
+    for x, y in ((2, 2), (9, 6)):
+        rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(12.0), indexing="ij")
+        weights = maps[0, 0].exp() * ((columns - x) ** 2 + (rows - y) ** 2 <= 4)
+        expected.append([float((weights * (of + 0.5)).sum() / weights.sum()) for of in (columns, rows)])
+    np.testing.assert_allclose(first.points.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(corner.points.numpy(), [[11.5, 0.5]], atol=1e-3)
+    plain = all_peaks(maps, radius_cells=2, most=5, min_score=0.2)[0]
+    assert (first.points - plain[0].points).abs().max() > 0.05
+    assert torch.equal(first.scores, plain[0].scores) and torch.equal(first.spread, plain[0].spread)
+
+
+def test_around_a_single_peak_within_a_radius_over_the_whole_map_both_soft_argmaxes_agree() -> None:
+    maps = torch.randn(2, 3, 8, 10, generator=torch.Generator().manual_seed(1))
+    whole = best_peaks(maps, "soft_argmax").points
+    around = all_peaks(maps, radius_cells=500, most=1, min_score=0, decoder="soft_argmax")
+    torch.testing.assert_close(torch.stack([torch.cat([peaks.points for peaks in row]) for row in around]), whole)
+    assert [peaks.points.shape for peaks in all_peaks(maps[:1] - 99, 3, 2, 0.5, "soft_argmax")[0]] == [(0, 2)] * 3
