@@ -237,7 +237,8 @@ def test_soft_argmax_of_several_peaks_is_that_of_the_cells_around_each() -> None
     np.testing.assert_allclose(corner.points.numpy(), [[11.5, 0.5]], atol=1e-3)
     plain = all_peaks(maps, radius_cells=2, most=5, min_score=0.2)[0]
     assert (first.points - plain[0].points).abs().max() > 0.05
-    assert torch.equal(first.scores, plain[0].scores) and torch.equal(first.spread, plain[0].spread)
+    assert torch.equal(first.scores, plain[0].scores)
+    assert torch.equal(first.spread, plain[0].spread)
 
 
 def test_around_a_single_peak_within_a_radius_over_the_whole_map_both_soft_argmaxes_agree() -> None:
