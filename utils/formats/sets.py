@@ -14,6 +14,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.formats.pictures import is_picture, place_picture
 from utils.formats.types import SPLITS, AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
+from utils.formats.values import read_whole
 from utils.media.orientation import describe_ignored, picture_orientation
 
 FACTS = "dinolith"  # our key in files of other formats, for what they have no place for
@@ -157,6 +158,22 @@ def shared_labels(labels: Mapping[Path, Path | None], ids: Mapping[Path, str]) -
     ]
 
 
+def text_sizes(where: str, names: str, sizes: Iterable[tuple]) -> list[Problem]:
+    """Note that sizes of pictures are written as text, which is read as numbers; once for all of them.
+
+    Examples
+    --------
+    >>> print(*text_sizes("a.json", "height x width", [(4, 6), ("4", "6")]))
+    a.json: height x width is text for 1 pictures, such as '4' x '6', and read as numbers; write it as numbers
+    """
+    found = [size for size in sizes if any(isinstance(side, str) for side in size)]
+    if not found:
+        return []
+    some = " x ".join(repr(side)[:40] for side in found[0])
+    what = f"{names} is text for {len(found)} pictures, such as {some}, and read as numbers"
+    return [Problem(where, what, "write it as numbers", blocks=False)]
+
+
 def find_unlabelled(
     where: object, labelled: Iterable[Path], lack: str, cure: str, named: Collection[str] = ()
 ) -> list[Problem]:
@@ -218,10 +235,19 @@ def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPictu
     >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), ())
     >>> [str(problem) for problem in size_problems("a.json", "height x width", (5, 9), picture)]
     ['a.json: height x width is 5 x 9, the picture is 4 x 6; label the picture as it is now']
-    >>> size_problems("a.json", "height x width", (None, 4), picture)
-    []
+    >>> size_problems("a.json", "height x width", (None, 4), picture), size_problems("a.json", "", ("4", "6"), picture)
+    ([], [])
+    >>> [str(problem) for problem in size_problems("a.json", "height x width", ("big", 6), picture)]
+    ["a.json: expected whole numbers as height x width, got 'big' x 6; write the picture's size, or leave it out"]
     """
     if None in stated or picture.size is None or stated == picture.size:
+        return []
+    try:
+        stated = tuple(map(read_whole, stated))
+    except ValueError:
+        what = f"expected whole numbers as {names}, got {' x '.join(repr(value)[:40] for value in stated)}"
+        return [Problem(where, what, "write the picture's size, or leave it out", picture.id)]
+    if stated == picture.size:
         return []
     what = f"{names} is {stated[0]} x {stated[1]}, the picture is {picture.size[0]} x {picture.size[1]}"
     turn = picture_orientation(picture.path) if stated == picture.size[::-1] else 1

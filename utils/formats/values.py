@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -59,3 +60,28 @@ def read_number(text: str) -> float:
     except ValueError:
         pass
     raise ValueError(f"expected a number, got {text[:60]!r}")
+
+
+def read_whole(value: Any) -> int:
+    """Read a whole number, also one in quotes or with .0.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+
+    Examples
+    --------
+    >>> read_whole(96), read_whole("96"), read_whole(96.0)
+    (96, 96, 96)
+    >>> read_whole("wide")
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a number, got 'wide'
+    """
+    number = read_number(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise ValueError(f"expected a whole number, got {repr(value)[:60]}")
+    if not math.isfinite(number) or number != int(number):
+        raise ValueError(f"expected a whole number, got {repr(value)[:60]}")
+    return int(number)

@@ -20,7 +20,7 @@ from utils.formats.coco.ids import IdFinder, is_id
 from utils.formats.moved import parts_of
 from utils.formats.pictures import picture_ids
 from utils.formats.predictions import score_name
-from utils.formats.sets import find_unlabelled, finish_sets, size_problems
+from utils.formats.sets import find_unlabelled, finish_sets, size_problems, text_sizes
 from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
 from utils.media.picture_sizes import picture_size
@@ -433,8 +433,19 @@ to the annotations of both")
         if file.image_ids.get(image.keys["id"], 1) > 1:
             what = "the id is a duplicate: its annotations may be of another picture"
             annotations.problems.append(Problem(where, what, "give each picture its own id", id, lost=True))
-        stated = (image.keys.get("height"), image.keys.get("width"))
-        annotations.problems += size_problems(where, "height x width", stated, picture)
+        annotations.problems += size_problems(where, "height x width", _stated_size(image), picture)
+    annotations.problems += text_sizes(str(file.path), "height x width", map(_stated_size, file.images))
+
+
+def _stated_size(image: _Image) -> tuple:
+    """Height and width that an entry states, as it writes them.
+
+    Examples
+    --------
+    >>> _stated_size(_Image(Path("a.png"), (4, 6), {"height": "4"}))
+    ('4', None)
+    """
+    return image.keys.get("height"), image.keys.get("width")
 
 
 def _read_annotations(file: _File, ids: Mapping[Path, str], problems: list[Problem]) -> dict[Any, list[Instance]]:

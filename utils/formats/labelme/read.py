@@ -17,7 +17,7 @@ from utils.formats import specs
 from utils.formats.labelme.files import Entry, PictureFolders, find_picture, list_entries
 from utils.formats.labelme.instances import ANY_CATEGORY, ShapeReader
 from utils.formats.pictures import decode_embedded, picture_ids
-from utils.formats.sets import FACTS, find_unlabelled, finish_sets, size_problems
+from utils.formats.sets import FACTS, find_unlabelled, finish_sets, size_problems, text_sizes
 from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Problem, build_skeleton
 from utils.media.picture_sizes import picture_size
@@ -232,6 +232,7 @@ def _fill(annotations: AnnotationSet, files: Sequence[_File], ids: Mapping[Path,
     ('a', 'imageHeight x imageWidth is 4 x 9, the picture is 4 x 6')
     """
     taken: dict[str, _File] = {}
+    stated: list[tuple] = []
     for file in files:
         if file.picture is None or file.size is None:
             continue
@@ -245,10 +246,12 @@ def _fill(annotations: AnnotationSet, files: Sequence[_File], ids: Mapping[Path,
         instances, problems = reader.read(file.keys["shapes"], file.size)
         flags = file.keys["flags"] if isinstance(file.keys.get("flags"), dict) else {}
         picture = AnnotatedPicture(id, file.picture, file.size, tuple(instances), _picture_facts(file), flags)
-        stated = (file.keys.get("imageHeight"), file.keys.get("imageWidth"))
-        annotations.problems += size_problems(str(file.path), "imageHeight x imageWidth", stated, picture)
+        stated.append((file.keys.get("imageHeight"), file.keys.get("imageWidth")))
+        annotations.problems += size_problems(str(file.path), "imageHeight x imageWidth", stated[-1], picture)
         annotations.problems += [replace(p, where=f"{file.path}: {p.where}", picture=id) for p in problems]
         annotations.pictures.append(picture)
+    if files:
+        annotations.problems += text_sizes(str(files[0].path.parent), "imageHeight x imageWidth", stated)
 
 
 def _picture_facts(file: _File) -> dict[str, Any]:

@@ -308,17 +308,17 @@ def _find_unread(
             yield from _find_unread(child, names)
 
 
-def _stated_size(content: Element) -> tuple[int | None, int | None]:
-    """Height and width that a file states; None for what is missing, no whole number or 0.
+def _stated_size(content: Element) -> tuple[str | None, str | None]:
+    """Height and width that a file states; None for what is missing or 0, as some programs write it.
 
     Examples
     --------
     >>> _stated_size(parse_xml("<annotation><size><width>9</width><height>0</height></size></annotation>"))
-    (None, 9)
+    (None, '9')
     """
     size = content.find("size")
     texts = [None if size is None else size.text_of(name) for name in ("height", "width")]
-    height, width = (int(text) if text and text.isdecimal() and len(text) < 9 and int(text) else None for text in texts)
+    height, width = (text if text and text.strip("0.") else None for text in texts)
     return height, width
 
 
