@@ -48,8 +48,9 @@ def survey(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str
     ]
     if skeleton.names == tuple(map(str, range(skeleton.num_keypoints))):
         lines.append(
-            f"the labels give the keypoints no names: they are called 0 to {skeleton.num_keypoints - 1}; name them in "
-            "kpt_names of a data.yaml (YOLO), or in keypoints of the category (COCO)"
+            f"the labels give the keypoints no names but the numbers 0 to {skeleton.num_keypoints - 1}, which results "
+            "bear too; name them in kpt_names of the data.yaml (YOLO), keypoints of the category (COCO), or the labels "
+            "of shapes (LabelMe)"
         )
     if not sum(numbers):
         return lines

@@ -273,7 +273,9 @@ def test_keypoints_without_names_are_told(tmp_path, capsys):
         (folder / "labels").mkdir(exist_ok=True)
         (folder / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.4 0.4 0.4 0.4 2 0.6 0.6 2\n")
     keys = "path: .\ntrain: images\nnames: [fly]\nkpt_shape: [2, 3]\n"
-    line = "the labels give the keypoints no names: they are called 0 to 1; name them in kpt_names of a data.yaml"
+    line = (
+        "the labels give the keypoints no names but the numbers 0 to 1, which results bear too; name them in kpt_names"
+    )
     for names, told in (("", True), ("kpt_names: {fly: [head, tail]}\n", False)):
         (folder / "data.yaml").write_text(keys + names)
         tree = draft(tmp_path, folder, "none")
