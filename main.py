@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -65,6 +66,7 @@ class Outcome:
     doubts: dict[str, str] = field(default_factory=dict)
     results: dict[str, dict[str, str]] = field(default_factory=dict)  # task -> what was made -> where it is
     at_work: str = ""  # the phase that runs; after a failure the one that failed
+    began: float | None = None  # when the phase that runs did, by the monotonic clock
     failures: list[str] = field(default_factory=list)  # what could not be done while the rest was
 
     def add(
@@ -85,6 +87,22 @@ class Outcome:
             labelled = {name if phase == "train" else f"{name} ({phase})": value for name, value in metrics.items()}
             self.scores.setdefault(task, {}).update(labelled)
             self.doubts[task] = doubt
+
+    def end_at_work(self, error: BaseException) -> None:
+        """Add the phase that runs, which an error ends; does nothing where none runs or it is added already.
+
+        Examples
+        --------
+        >>> outcome = Outcome(at_work="coral.train", began=time.monotonic())
+        >>> outcome.end_at_work(KeyboardInterrupt())
+        >>> outcome.end_at_work(ValueError("of the same phase"))
+        >>> [row[:2] for row in outcome.rows]
+        [('coral.train', 'interrupted')]
+        """
+        if self.began is not None:
+            status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+            self.rows.append((self.at_work, status, time.monotonic() - self.began))
+            self.began = None
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -346,16 +364,16 @@ def run_task(
         queue = list(phases)
         while queue:
             phase = queue.pop(0)
-            outcome.at_work = f"{name}.{phase}"
+            outcome.at_work, outcome.began = f"{name}.{phase}", time.monotonic()
             try:
                 with TimedBlock(outcome.at_work, log) as block:
                     result = load_phase(phase)(task, context)
             except BaseException as error:
-                interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
-                outcome.rows.append((outcome.at_work, "interrupted" if interrupted else "failed", block.seconds))
+                outcome.end_at_work(error)
                 raise
             finally:
                 outcome.results[name] = list_results(context.folder, task.settings)
+            outcome.began = None
             status = "partly done" if result.failures else result.status
             outcome.add(name, phase, status, block.seconds, result.metrics, result.doubt)
             outcome.failures += [f"{name}.{phase}: {failure}" for failure in result.failures]
@@ -477,6 +495,8 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
             name, _, phase = outcome.at_work.rpartition(".")
             at_work = settings.tasks.get(name, shared), phase or "train"
             code = 0 if error is None else exit_code(error, log, at_work)
+            if error is not None:
+                outcome.end_at_work(error)  # of a rank that is lost while this one is in a long call
             if writes and code != LockedError.exit_code:
                 path = Path(expand_path(shared.paths.runs_root)) / "status.json"
                 code = write_status(path, code, outcome, log, error)

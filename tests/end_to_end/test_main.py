@@ -413,7 +413,10 @@ def test_a_lost_rank_ends_the_other_within_a_minute_with_one_line(number, tmp_pa
         began = time.monotonic()
         wait_for(process, lambda: not running(other))
         assert time.monotonic() - began < 60
-        assert read_json(tmp_path / "runs" / "status.json")["exit_code"] == 4
+        status = read_json(tmp_path / "runs" / "status.json")
+        assert status["exit_code"] == 4
+        assert status["phases"][-1]["phase"] == "segmentation.train", "the phase that the loss has ended"
+        assert status["phases"][-1]["status"] in ("failed", "interrupted")
     finally:
         with suppress(ProcessLookupError):  # the launcher's ranks are no part of its group, and hold its output open
             os.kill(lost, signal.SIGKILL)

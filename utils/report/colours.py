@@ -51,7 +51,7 @@ _COLOUR_OF_WORD = {word: colour for colour, words in _EXPECTED.items() for word 
 _LEAST_DIFFERENCE = 10.0  # between two colours of a map, in CIELAB; 2.3 is just noticeable
 _MANY_COLOURS = 40  # more are not told apart anyway
 # What stands out on grey: for marks such as those of errors, which must not look like a class.
-_MARKS = {
+_MARKS: dict[tuple[int, ...], str] = {
     (230, 0, 60): "red",
     (255, 0, 255): "magenta",
     (255, 255, 0): "yellow",
