@@ -186,6 +186,14 @@ class Task(ABC):
         """Give what a checkpoint also says, on which its weights do not depend: how labels and predictions are read."""
         return {}
 
+    def learning_key(self) -> dict[str, Any]:
+        """Give settings, not in the description or the records, that trained weights or the best of them depend on."""
+        return {}
+
+    def predicting_key(self, phase: str) -> dict[str, Any]:
+        """Give settings of no phase that the results of evaluate or inference depend on, besides the checkpoint."""
+        return {}
+
     @classmethod
     def from_checkpoint(cls, name: str, settings: Any, checkpoint: Checkpoint) -> Self:
         """Make a task that predicts with the model of a checkpoint, without training data.

@@ -37,6 +37,18 @@ from utils.samples.files import FOX_FILES
 logger = logging.getLogger(__name__)
 
 PREDICTING = ("decoder", "min_score", "nms_radius", "tta_merge", "thresholds", "oks_sigmas")  # kept in checkpoints
+# settings on which no weights depend, or only by the records and the description
+RECORDED = (
+    "format",
+    "names_file",
+    "category",
+    "instance_mode",
+    "bbox_scale",
+    "short_side",
+    "max_instances",
+    "grouping",
+)
+UNLEARNT = frozenset([*PREDICTING, *RECORDED, "split_by", "formats", "prompts"])
 DESCRIBED = frozenset(["skeleton", "canvas", "most", "grouping", "instance_mode", "bbox_scale"])
 
 
@@ -274,6 +286,16 @@ class KeypointsTask(LabelledTask):
     def describe_data(self) -> dict[str, Any]:
         keys = set(PREDICTING) | {"category"}
         return {"keypoints": self.settings.keypoints.model_dump(mode="json", include=keys)}
+
+    @override
+    def learning_key(self) -> dict[str, Any]:
+        # what is as it is by default is left out: a later version with more settings knows its trainings
+        return self.settings.keypoints.model_dump(mode="json", exclude=set(UNLEARNT), exclude_defaults=True)
+
+    @override
+    def predicting_key(self, phase: str) -> dict[str, Any]:
+        more = {"best_metric"} if phase == "evaluate" else {"formats"}
+        return self.settings.keypoints.model_dump(mode="json", include=set(PREDICTING) | more)
 
     @override
     def describe(self) -> dict[str, Any]:

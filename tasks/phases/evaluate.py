@@ -275,6 +275,7 @@ def evaluation_fingerprint(task: Task, checkpoint: Checkpoint | None, split: str
             "views": [view.name for view in task.prediction_views("evaluate")],
             "pictures": task.settings.evaluate.pictures,
             "split": split,
+            "predicting": task.predicting_key("evaluate"),
             **task.output.extra_metrics_key(),
         }
     )

@@ -190,10 +190,11 @@ def fingerprint(task: Task, item: Item, checkpoint: Checkpoint | None) -> dict[s
     ['checkpoint', 'item', 'settings']
     """
     harmless = {"enable", "checkpoint", "inputs", "input_tif", "batch_size", "device"}
+    settings = task.settings.inference.model_dump(mode="json", exclude=harmless)
     return {
         "checkpoint": digest_checkpoint(checkpoint) if checkpoint else None,
         "item": digest_json(item.stamp()),
-        "settings": digest_json(task.settings.inference.model_dump(mode="json", exclude=harmless)),
+        "settings": digest_json([settings, task.predicting_key("inference")]),
     }
 
 

@@ -296,4 +296,6 @@ def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
         "seed": task.settings.resources.seed,
         "entries": entries,
     }
+    if learning := task.learning_key():
+        what["learning"] = learning
     return digest_json(what)

@@ -164,6 +164,13 @@ class SegmentationTask(FeatureTask):
         return {"labels": describe_labels(self.settings.dataset)}
 
     @override
+    def predicting_key(self, phase: str) -> dict[str, Any]:
+        if phase == "evaluate":
+            return {}  # in the key of the samples
+        pictures = {"bands", "band_files", "scale", "nodata", "colours", "label_colours"}
+        return self.settings.dataset.model_dump(mode="json", include=pictures)
+
+    @override
     def describe(self) -> dict[str, Any]:
         self.source.scenes.find_scaling()
         assert self.source.scenes.scaling is not None
