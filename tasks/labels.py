@@ -55,9 +55,17 @@ class PictureLabels(ABC):
     def counts(self, instance: Instance) -> bool:
         """Whether an object is of this task."""
 
-    @abstractmethod
     def box_faults(self, picture: AnnotatedPicture) -> Iterator[str]:
-        """Describe the boxes of a picture that cannot be used."""
+        """Describe the boxes of a picture that cannot be used; none where the reader has taken these out.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> labels = fox_task().labels
+        >>> list(labels.box_faults(labels.sets["val"].pictures[0]))
+        []
+        """
+        return iter(())
 
     def align(self, sets: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:
         """Bring labels into the form that a checkpoint asks for.

@@ -13,7 +13,7 @@ from typing_extensions import override
 from tasks.detection.items import Objects, box_of, no_objects
 from tasks.detection.settings import DetectionSettings
 from tasks.item import Finding
-from tasks.labels import NO_CLASS, PictureLabels, box_fault, doubt_classes
+from tasks.labels import NO_CLASS, PictureLabels, doubt_classes
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_boxes
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
@@ -176,14 +176,6 @@ class DetectionLabels(PictureLabels):
     @override
     def counts(self, instance: Instance) -> bool:
         return self.mapped(instance.category) in (*self.classes, IGNORE)
-
-    @override
-    def box_faults(self, picture: AnnotatedPicture) -> Iterator[str]:
-        for index, instance in enumerate(picture.instances, start=1):
-            box = box_of(instance)
-            fault = "it has neither a box nor an outline" if box is None else box_fault(box, picture.size)
-            if fault:
-                yield f"object {index}: {fault}"
 
     def objects(self, instances: Sequence[Instance]) -> Objects:
         """Boxes, classes and ignore regions of the objects of a picture, in the order of the labels.

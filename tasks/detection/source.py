@@ -30,8 +30,6 @@ from utils.geometry.crops import move_boxes, random_affine
 from utils.geometry.fields import Boxes, Fields, Image, Mask, Transform, Values, warp
 from utils.media.videos import is_video
 
-OUTSIDE = 2.0  # pixels by which a box may reach beyond its picture, for clicks at the edge
-
 
 class DetectionSource(LabelledSource[DetectionItem]):
     """Pictures and videos with labelled boxes.
@@ -273,27 +271,19 @@ class DetectionSource(LabelledSource[DetectionItem]):
 
 
 def audit_picture(item: DetectionItem) -> Iterator[Finding]:
-    """Check that a picture can be read and that its boxes lie in it.
+    """Check that a picture can be read; boxes outside of it are told, and cut, where the labels are read.
 
     Examples
     --------
     >>> from tasks.detection.example import fox_task
     >>> item = fox_task().source.items("val")[0]
-    >>> item.objects.boxes_xyxy[0] = [300, 0, 340, 20]
-    >>> print(*audit_picture(item))
-    images/val_000: 1 boxes lie outside the picture of 192 x 256 pixels; correct or remove them
+    >>> list(audit_picture(item))
+    []
+    >>> from pathlib import Path
+    >>> print(*audit_picture(replace(item, picture=replace(item.picture, path=Path("gone.png")))))
+    images/val_000: gone.png: no such picture; put it there, or mend the label that names it
     """
     try:
-        height, width = decode_picture(item.picture).shape[:2]
+        decode_picture(item.picture)
     except DataError as error:
         yield Finding(item.id, str(error))
-        return
-    boxes = item.objects.boxes_xyxy
-    away = (boxes[:, :2] >= (width, height)).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
-    beyond = (boxes < -OUTSIDE).any(axis=1) | (boxes[:, 2:] > np.array([width, height]) + OUTSIDE).any(axis=1)
-    where = f"the picture of {height} x {width} pixels"
-    if away.any():
-        yield Finding(item.id, f"{int(away.sum())} boxes lie outside {where}", "correct or remove them")
-    if (beyond & ~away).any():
-        what = f"{int((beyond & ~away).sum())} boxes reach beyond {where}"
-        yield Finding(item.id, what, "they are cut off at its edge; look whether that is right", blocks=False)

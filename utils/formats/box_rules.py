@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -114,7 +114,8 @@ def keep_boxes(sets: Mapping[str, AnnotationSet]) -> dict[str, AnnotationSet]:
     Returns
     -------
     dict of str to AnnotationSet
-        Boxes are cut at the picture's edges. A picture of which an object is lost is marked as incomplete.
+        Boxes are cut at the picture's edges; one of which less than a pixel is left there is no object. A picture of
+        which an object is lost is marked as incomplete.
 
     Raises
     ------
@@ -134,16 +135,12 @@ def keep_boxes(sets: Mapping[str, AnnotationSet]) -> dict[str, AnnotationSet]:
     total = cut = 0
     for split, part in sets.items():
         problems: list[Problem] = []
-        beyond: list[tuple[str, float]] = []
-        kept = [_keep_of_picture(picture, problems, beyond) for picture in part.pictures]
-        far = [where for where, pixels in beyond if pixels > BEYOND]
-        if far:
-            what = f"this box, and {len(far) - 1} others, reach beyond their picture by more than {BEYOND:g} pixels"
-            cure = "they are cut at its edge; look whether corners stand where width and height are expected"
-            problems.append(Problem(far[0], what, cure, blocks=False))
+        edges = _Edges()
+        kept = [_keep_of_picture(picture, problems, edges) for picture in part.pictures]
+        problems += edges.tell()
         found[split] = AnnotationSet(kept, dict(part.skeletons), part.problems + problems)
         total += found[split].num_instances
-        cut += len(beyond)
+        cut += len(edges.beyond)
     if not total and any(part.num_instances for part in sets.values()):
         last = next(part.problems[-1] for part in found.values() if part.problems)
         raise DataError(f"no object of these labels has a box that can be used; the last one: {last}")
@@ -152,19 +149,66 @@ def keep_boxes(sets: Mapping[str, AnnotationSet]) -> dict[str, AnnotationSet]:
     return found
 
 
-def _keep_of_picture(
-    picture: AnnotatedPicture, problems: list[Problem], beyond: list[tuple[str, float]]
-) -> AnnotatedPicture:
-    """A picture whose instances have boxes inside it, each once; adds which are cut, and by how many pixels at most.
+@dataclass
+class _Edges:
+    """Boxes that are doubtful for their edges, by place.
+
+    Parameters
+    ----------
+    beyond : dict of str to float
+        By how many pixels at most they reach beyond their picture.
+    slivers : list of str
+        Of which the picture's edge leaves less than a pixel in one direction.
+    thin : list of str
+        Less than a pixel wide or high as they are labelled.
+
+    Examples
+    --------
+    >>> print(*_Edges({"a.png: object 2": 3.0}, ["a.png: object 5"]).tell(), sep="; ")
+    a.png: object 2: this box, and 0 others, reach beyond their picture by more than 2 pixels; they are cut at its \
+edge; look whether corners stand where width and height are expected; a.png: object 5: of this box, and 0 others, \
+less than a pixel lies in the picture: they are left out; label what can be seen
+    """
+
+    beyond: dict[str, float] = field(default_factory=dict)
+    slivers: list[str] = field(default_factory=list)
+    thin: list[str] = field(default_factory=list)
+
+    def tell(self) -> list[Problem]:
+        """One note for each kind that there is.
+
+        Examples
+        --------
+        >>> print(*_Edges(thin=["a.png: object 1", "b.png: object 7"]).tell())
+        a.png: object 1: this box, and 1 others, are less than a pixel wide or high; look at them, and remove strokes \
+that are no objects
+        """
+        far = [where for where, pixels in self.beyond.items() if pixels > BEYOND]
+        corners = "look whether corners stand where width and height are expected"
+        told = (
+            (far, f"reach beyond their picture by more than {BEYOND:g} pixels", f"they are cut at its edge; {corners}"),
+            (self.slivers, "less than a pixel lies in the picture: they are left out", "label what can be seen"),
+            (self.thin, "are less than a pixel wide or high", "look at them, and remove strokes that are no objects"),
+        )
+        problems = []
+        for places, what, cure in told:
+            if places:
+                link = "of this box, and {} others, {}" if places is self.slivers else "this box, and {} others, {}"
+                problems.append(Problem(places[0], link.format(len(places) - 1, what), cure, blocks=False))
+        return problems
+
+
+def _keep_of_picture(picture: AnnotatedPicture, problems: list[Problem], edges: _Edges) -> AnnotatedPicture:
+    """A picture whose instances have boxes inside it, each once; adds what is doubtful in their edges.
 
     Examples
     --------
     >>> from pathlib import Path
-    >>> problems, beyond, car = [], [], Instance("car", box_xyxy=np.array([1.0, 2, 9, 4]))
-    >>> instances = (Instance("car", group=7), car, car)
-    >>> kept = _keep_of_picture(AnnotatedPicture("a", Path("a.png"), (4, 6), instances), problems, beyond)
-    >>> len(kept.instances), beyond, problems[0].where
-    (1, [('a.png: object 2', 3.0)], 'a.png: object 1 (id 7)')
+    >>> problems, edges, car = [], _Edges(), Instance("car", box_xyxy=np.array([1.0, 2, 9, 4]))
+    >>> instances = (Instance("car", group=7), car, car, Instance("car", box_xyxy=np.array([5.75, 0, 9, 3])))
+    >>> kept = _keep_of_picture(AnnotatedPicture("a", Path("a.png"), (4, 6), instances), problems, edges)
+    >>> len(kept.instances), edges.beyond, edges.slivers, problems[0].where
+    (1, {'a.png: object 2': 3.0}, ['a.png: object 4'], 'a.png: object 1 (id 7)')
     >>> problems[1].what
     'is object 2 once more (car at 1, 2, 6, 4); it is read once'
     """
@@ -181,6 +225,10 @@ def _keep_of_picture(
             problems.append(Problem(where, str(error), "correct or remove it", picture.id, lost=True))
             lost += 1
             continue
+        sides, shown = whole[2:] - whole[:2], box[2:] - box[:2]
+        if ((shown < 1) & (shown < sides)).any():
+            edges.slivers.append(where)
+            continue
         first = seen.setdefault((instance.category, instance.is_crowd, *box.tolist()), number)
         if first != number:
             corners = ", ".join(f"{value:g}" for value in box)
@@ -189,7 +237,9 @@ def _keep_of_picture(
             continue
         kept.append(replace(instance, box_xyxy=box))
         if not np.array_equal(whole, box):
-            beyond.append((where, float(np.abs(whole - box).max())))
+            edges.beyond[where] = float(np.abs(whole - box).max())
+        if (sides < 1).any():
+            edges.thin.append(where)
     extra = picture.extra | ({"incomplete": True} if lost else {})
     return replace(picture, instances=tuple(kept), extra=extra)
 

@@ -208,3 +208,38 @@ def test_a_folder_of_two_formats_says_which_is_read(boxes, tmp_path, caplog):
     part = read_annotations(tmp_path / "new")["all"]
     assert Path(part.pictures[0].path).suffix == ".png"
     assert "VOC (xml) are read, and tables of boxes (csv) in it passed over" in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_slivers_at_the_edge_are_no_objects_and_thin_boxes_are_told(seed):
+    """Of a box that the edge cuts, a pixel or more must be left; one that is drawn thin is kept."""
+    generator = np.random.default_rng(seed)
+    low = generator.uniform(-20, 60, (400, 2))
+    boxes = np.hstack([low, low + 10 ** generator.uniform(-2, 1.5, (400, 2))])
+    boxes = boxes[((boxes[:, 2:] - boxes[:, :2]).max(axis=1) >= 1)]
+    inside = np.clip(boxes, 0, [60, 40, 60, 40])
+    sides, shown = boxes[:, 2:] - boxes[:, :2], inside[:, 2:] - inside[:, :2]
+    meets = (shown > 0).all(axis=1)
+    sliver = meets & ((shown < 1) & (inside != boxes).reshape(-1, 2, 2).any(axis=1)).any(axis=1)
+    thin = meets & ~sliver & (sides < 1).any(axis=1)
+    assert min(sliver.sum(), thin.sum(), (meets & ~sliver).sum()) > 1
+    found = tuple(Instance("cow", box_xyxy=box) for box in boxes)
+    part = keep_boxes({"all": AnnotationSet([AnnotatedPicture("a", Path("a.png"), (40, 60), found)], {})})["all"]
+    kept = np.array([instance.box_xyxy for instance in part.pictures[0].instances])
+    assert np.array_equal(kept, inside[meets & ~sliver])
+    told = [problem.what for problem in part.problems if not problem.blocks]
+    assert (
+        f"of this box, and {sliver.sum() - 1} others, less than a pixel lies in the picture: they are left out" in told
+    )
+    assert f"this box, and {thin.sum() - 1} others, are less than a pixel wide or high" in told
+
+
+def test_a_stroke_in_rows_of_yolo_is_told(tmp_path, draw_picture):
+    draw_picture(tmp_path / "images" / "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 1e-9 .5\n0 .5 .5 1e-9 1e-9\n0 .5 .5 .5 .5\n")
+    (tmp_path / "data.yaml").write_text("{train: images, names: [cow]}")
+    part = read_boxes(tmp_path)["train"]
+    assert part.num_instances == 2
+    assert "smaller than a pixel" in part.problems[0].what
+    assert part.problems[1].what == "this box, and 0 others, are less than a pixel wide or high"
