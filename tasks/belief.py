@@ -268,9 +268,12 @@ def doubts_of_checkpoint(primary: str, description: Mapping[str, Any]) -> tuple[
     >>> training = {"belief": judge("mIoU", 0.75, {}, few_steps(6))}
     >>> doubts_of_checkpoint("mIoU", {"training": training, "metrics": {"mIoU": 0.75}})[1]
     'mIoU 0.7500 cannot be believed: few steps'
+    >>> doubts_of_checkpoint("PCK", {"training": training, "metrics": {"PCK": 0.0}})[1]
+    'PCK 0.0000 cannot be believed: few steps'
     >>> doubts_of_checkpoint("mIoU", {"kind": "segmentation"})  # of an older version
     ('', '')
     """
     belief = (description.get("training") or {}).get("belief")
-    score = float((description.get("metrics") or {}).get(primary) or math.nan)
+    value = (description.get("metrics") or {}).get(primary)  # JSON knows no NaN; 0 is a score
+    score = math.nan if value is None else float(value)
     return sentence(primary, score, belief), caption(primary, score, belief)

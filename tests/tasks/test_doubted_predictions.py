@@ -45,6 +45,7 @@ def caption_below(text: str, width: int) -> np.ndarray:
 def test_an_overlay_says_below_the_picture_that_its_model_cannot_be_believed(kind, tmp_path):
     _, text = predict(kind, tmp_path, photo(tmp_path / "new.png"))
     assert "cannot be believed: " in text, "a few steps of training"
+    assert " nan " not in text, "a score of 0 is one"
     [overlay] = (tmp_path / "out").glob("*_overlay.png")
     drawn = cv2.imread(str(overlay))[..., ::-1]
     expected = caption_below(text, 240)
