@@ -16,6 +16,7 @@ import torch
 
 from config import ResourcesConfig, TaskConfig, expand_path
 from utils.errors import DataError, SettingsError
+from utils.runtime.checkpoints import checkpoint_files, is_checkpoint_file
 from utils.runtime.files import read_json, sweep_temporaries, temporary_folder, write_json
 
 BEST, LAST, STATE = "best", "last", "state"
@@ -205,7 +206,7 @@ def _point_to(folder: Path) -> None:
     Raises
     ------
     DataError
-        If a folder is in place of the link.
+        If a file or folder is in place of the link.
 
     Examples
     --------
@@ -218,8 +219,9 @@ def _point_to(folder: Path) -> None:
     pointer = folder.parent / LATEST
     if folder.name == LATEST:  # a copy of a run in place of the pointer
         return
-    if pointer.is_dir() and not pointer.is_symlink():
-        raise DataError(f"{pointer}: expected a link to the latest run, found a folder; move it elsewhere")
+    if pointer.exists() and not pointer.is_symlink():
+        what = "a folder" if pointer.is_dir() else "a file"
+        raise DataError(f"{pointer}: expected a link to the latest run, found {what}; move it elsewhere")
     with temporary_folder(pointer) as work:
         (work / LATEST).symlink_to(folder.name)
         os.replace(work / LATEST, pointer)
@@ -351,6 +353,36 @@ def try_weights_dir(path: str | None) -> None:
     except OSError as error:
         reason = f"{folder} cannot be written ({error.strerror})"
         raise SettingsError(f"train.weights_dir: {reason}; name another folder") from None
+
+
+def refuse_foreign_weights(path: str | None, head: str) -> None:
+    """Refuse to write checkpoints over files of a person in `train.weights_dir`.
+
+    Raises
+    ------
+    SettingsError
+        If a file has the name of a checkpoint there, and is none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "linear_best.json").write_text("[1, 2]")
+    6
+    >>> refuse_foreign_weights(str(folder), "dpt"), refuse_foreign_weights(None, "linear")
+    (None, None)
+    >>> refuse_foreign_weights(str(folder), "linear")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: train.weights_dir: .../linear_best.json is no file of a checkpoint, and would be ...
+    """
+    for name in (BEST, LAST) if path else ():
+        for file in checkpoint_files(Path(expand_path(path or "")) / f"{head}_{name}.safetensors"):
+            if file.exists() and not is_checkpoint_file(file):
+                raise SettingsError(
+                    f"train.weights_dir: {file} is no file of a checkpoint, and would be replaced; move it elsewhere, "
+                    "or name another folder"
+                )
 
 
 def find_checkpoint(setting: str | None, folder: Path, phase: str) -> Path:

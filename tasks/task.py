@@ -21,7 +21,7 @@ from tasks.objective import Objective
 from tasks.output import Output
 from tasks.predictor import Predictor
 from tasks.references import Reference
-from tasks.runs import choose_device
+from tasks.runs import choose_device, refuse_foreign_weights
 from tasks.source import Source
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import IDENTITY, View
@@ -142,6 +142,7 @@ class Task(ABC):
             require_trackers(self.settings.train.tensorboard, self.settings.train.tracking)
         if "train" in phases:
             check_folder("train.weights_dir", self.settings.train.weights_dir)
+            refuse_foreign_weights(self.settings.train.weights_dir, self.settings.model.head)
         for phase in (name for name in ("inference", "export") if name in phases):
             check_folder(f"{phase}.output_dir", getattr(self.settings, phase).output_dir)
 

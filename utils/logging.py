@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging as standard
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -256,6 +257,9 @@ def listening(logger: VerbosityLogger, *names: str) -> Iterator[None]:
             source.propagate = propagate
 
 
+_LOG_LINE = re.compile(rb"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?\[(ERROR|WARNING|INFO|DEBUG)\] ", re.MULTILINE)
+
+
 def _open_log(path: Path) -> IO[str]:
     r"""Open a log file for appending, line by line.
 
@@ -277,8 +281,10 @@ def _open_log(path: Path) -> IO[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             with open(path, "rb") as stream:
-                if b"\0" in stream.read(4096):
-                    raise SettingsError(f"logging.file: {path} is no text file; name a file of its own for the log")
+                beginning = stream.read(4096)
+            what = "no text file" if b"\0" in beginning else "a file of something else than log lines"
+            if beginning and not _LOG_LINE.search(beginning):
+                raise SettingsError(f"logging.file: {path} is {what}; name a file of its own for the log")
         return open(path, "a", buffering=1, encoding="utf-8")
     except OSError as error:
         raise SettingsError(

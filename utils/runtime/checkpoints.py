@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from utils.errors import DataError
-from utils.runtime.files import atomic_path, digest_array, digest_json, write_json
+from utils.runtime.files import atomic_path, digest_array, digest_json, read_json, write_json
 from utils.runtime.reading import file_errors
 
 FORMAT_VERSION = 3
@@ -90,6 +90,49 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], description
     _write(path, tensors, "checkpoint", description)
     write_json(path.with_suffix(".json"), description)
     return path
+
+
+def checkpoint_files(path: str | Path) -> tuple[Path, Path]:
+    """The two files of a checkpoint: weights, and the readable copy of their description.
+
+    Parameters
+    ----------
+    path : str or Path
+        As for `save_checkpoint`.
+
+    Examples
+    --------
+    >>> [file.name for file in checkpoint_files("unet_v2.1")]
+    ['unet_v2.1.safetensors', 'unet_v2.1.json']
+    """
+    path = _safetensors_path(Path(path))
+    return path, path.with_suffix(".json")
+
+
+def is_checkpoint_file(path: str | Path) -> bool:
+    """Whether a file, whole or damaged inside, is one of the two that `save_checkpoint` writes.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that exists.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = save_checkpoint(Path(tempfile.mkdtemp()) / "best", {"a": torch.ones(2)}, {"kind": "distill"})
+    >>> [is_checkpoint_file(file) for file in checkpoint_files(path)], is_checkpoint_file(__file__)
+    ([True, True], False)
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".json":
+            content = read_json(path)
+            return isinstance(content, dict) and "kind" in content
+        with safe_open(path, framework="pt") as stream:
+            return METADATA_KEY in (stream.metadata() or {})
+    except (SafetensorError, OSError, DataError):
+        return False
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
