@@ -11,7 +11,6 @@ from utils.errors import DataError, SettingsError
 from utils.logging import VerbosityLogger
 from utils.runtime.checkpoints import is_checkpoint_file
 
-
 NAMES = ("best.json", "best.safetensors", "last.json", "last.safetensors")
 
 
