@@ -83,6 +83,10 @@ class Sink(ABC):
     def close(self) -> list[Path]:
         """Finish the output and give its files; called once, after all ranks have flushed."""
 
+    def faults(self) -> list[str]:
+        """Say what is wrong with a finished output as far as it shows; told in the log and kept in the record."""
+        return []
+
 
 class Output(ABC):
     """Turns pieces of predictions into scores and files."""

@@ -409,10 +409,14 @@ def finish(task: Task, items: Sequence[Item], folder: Path, prints: dict, done: 
     log = context.log.info if len(items) <= FEW else context.log.debug
     try:
         for item in items:
-            files = task.output.sink(item, folder, prints[item.id]).close()
+            sink = task.output.sink(item, folder, prints[item.id])
+            files = sink.close()
             done[item.id] = {"fingerprint": prints[item.id], "files": [file_stamp(path) for path in files]}
-            if item.faults:
-                done[item.id]["faults"] = item.faults
+            for fault in sink.faults():
+                context.log.warning(f"inference: {item.id}: {fault}")
+            faults = [*item.faults, *sink.faults()]
+            if faults:
+                done[item.id]["faults"] = faults
             state_path(folder, item).unlink(missing_ok=True)
             for path in files:
                 log(f"inference: {path}")

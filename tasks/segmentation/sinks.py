@@ -18,6 +18,7 @@ from utils.media.overlays import is_overlay_picture, write_overlay_picture
 from utils.raster.attribute_table import is_attribute_table, sidecar_path
 from utils.raster.polygons import is_polygons, write_polygons
 from utils.raster.qgis import is_style
+from utils.raster.window_pattern import describe_pattern
 from utils.raster.writer import NODATA, ClassRasterWriter, is_prediction
 
 
@@ -150,3 +151,12 @@ class RasterSink(Sink):
             write_overlay_picture(overlay_path(files[0]), self.draw_overlay(files[0]))
             files.append(overlay_path(files[0]))
         return files
+
+    @override
+    def faults(self) -> list[str]:
+        periods = (
+            self.item.stride * size / pixels
+            for size, pixels in zip(self.item.map_size, (self.item.area.height, self.item.area.width), strict=True)
+        )
+        pattern = describe_pattern(self.writer.changes, *periods)
+        return [pattern] if pattern else []

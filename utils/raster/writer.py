@@ -25,6 +25,7 @@ from utils.raster.gdal import bounded_gdal, local_path
 from utils.raster.qgis import qgis_style
 from utils.raster.strips import OpenStrip, StripStore
 from utils.raster.tiling import Window
+from utils.raster.window_pattern import ClassChanges
 from utils.runtime.files import digest_json, sync, write_bytes, write_json
 
 NODATA = 255
@@ -200,6 +201,7 @@ class ClassRasterWriter:
         self._strip: OpenStrip | None = None
         self._begun = False
         self._counts = np.zeros(256, np.int64)  # pixels of each class
+        self.changes = ClassChanges(height, width, NODATA)
 
     def _plan_targets(self, confidence: bool, format: str) -> list[_Target]:
         """List the files to make: the classes, and the confidence when it is wanted.
@@ -526,17 +528,18 @@ class ClassRasterWriter:
             ...
         OSError: [Errno 28] row 0 reads back differently
         """
-        counts = np.zeros(256, np.int64)
+        counts, changes = np.zeros(256, np.int64), ClassChanges(self.height, self.width, NODATA)
         with rasterio.open(local_path(path)) as raster:
             for y, band in self.store.read_bands(plane, BLOCK):
-                for row in band:  # bincount makes eight bytes of each pixel: of one row at a time
-                    counts += np.bincount(row, minlength=256)
+                for offset, row in enumerate(band if plane == 0 else ()):
+                    counts += np.bincount(row, minlength=256)  # makes eight bytes of each pixel: of one row at a time
+                    changes.add(y + offset, row)
                 if not np.array_equal(raster.read(1, window=RasterioWindow(0, y, self.width, len(band))), band):
                     raise OSError(errno.ENOSPC, f"row {y} reads back differently")
             if raster.driver == "GTiff":
                 _check_overviews(raster, path.stat().st_size)
         if plane == 0:
-            self._counts = counts
+            self._counts, self.changes = counts, changes
 
 
 def _check_overviews(raster: Any, file_size: int) -> None:
