@@ -118,8 +118,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         prog="main.py",
         usage="python main.py [CONFIG] [key.path=value ...] [--check] [--only TASK[.PHASE],...] [--schema]\n"
         "       python main.py [CONFIG] --new-config DATA [PROFILE]",
-        description="Turn pictures into maps and keypoints: runs the enabled phases of every task in the settings file "
-        "CONFIG. Without CONFIG: $DINOV3SEG_CONFIG, then config.yml here or in a folder above.",
+        description="Turn pictures into maps, boxes and keypoints: runs the enabled phases of every task in the "
+        "settings file CONFIG. Without CONFIG: $DINOV3SEG_CONFIG, then config.yml here or in a folder above.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

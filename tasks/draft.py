@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import DataError
+from utils.formats.recognise import format_of_file
 
 PHASES_ON = ("prepare", "verify", "train", "evaluate")  # of a new settings file
 
@@ -55,7 +56,7 @@ class NoLabelsError(DataError):
 
 
 def place_of(path: Path) -> Path:
-    """What `paths.label_path` names: the path, or the YAML file that a folder holds as its only one.
+    """What `paths.label_path` names: the path, or the specification that a folder holds as its only YAML file.
 
     Examples
     --------
@@ -63,4 +64,19 @@ def place_of(path: Path) -> Path:
     'mice.json'
     """
     files = sorted(path.glob("*.y*ml")) if path.is_dir() else []
-    return files[0] if len(files) == 1 else path
+    return files[0] if len(files) == 1 and format_of_file(files[0]) else path
+
+
+def paths_of(place: Path) -> dict[str, str]:
+    """Settings of `paths` for labels; pictures of a COCO file in `annotations` lie beside that folder.
+
+    Examples
+    --------
+    >>> paths_of(Path("/data/mice/data.yaml"))
+    {'data_root': '/data/mice', 'label_path': 'data.yaml'}
+    >>> paths_of(Path("/data/mice/annotations/train.json"))
+    {'data_root': '/data/mice', 'label_path': 'annotations/train.json'}
+    """
+    beside = place.suffix.lower() == ".json" and place.parent.name == "annotations"
+    root = place.parent.parent if beside else place.parent
+    return {"data_root": str(root), "label_path": place.relative_to(root).as_posix()}

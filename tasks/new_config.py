@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tasks.draft import Draft, NoLabelsError
 from tasks.feature_task import FeatureTask
 from utils.errors import DataError, SettingsError
 from utils.formats.other_files import describe_other
-from utils.formats.recognise import formats_in
+from utils.formats.recognise import format_of_file, formats_in
 from utils.logging import VerbosityLogger
 from utils.raster.label_layout import find_layout
 from utils.runtime.files import write_bytes
@@ -24,6 +25,7 @@ from utils.runtime.setting_tasks import apply_overrides
 from utils.runtime.strict_yaml import UniqueKeyLoader
 
 NO_PROFILE = "none"
+DRAFTED = ("keypoints", "detection", "segmentation")  # kinds, in the order in which they are tried
 # Names of files and folders that say nothing about the data.
 _PLAIN = (
     "data dataset labels label masks mask annotations annotation images train val test config instances person "
@@ -47,7 +49,7 @@ def write_new_config(
     target : str or Path
         The settings file; must not exist.
     overrides : sequence of str
-        Settings to change, such as `dataset.label_layer=roads`.
+        Settings to change, such as `dataset.label_layer=roads`; `kind=detection` chooses the kind of the task.
     log : VerbosityLogger
         Gets what the data hold, and their problems.
 
@@ -59,7 +61,7 @@ def write_new_config(
     Raises
     ------
     SettingsError
-        If the file exists, or a profile or an override cannot be used.
+        If the file exists, or the kind, a profile or an override cannot be used.
     DataError
         If there are no labels that can be learnt.
 
@@ -84,7 +86,11 @@ def write_new_config(
     changes: dict[str, Any] = {}
     for override in overrides:
         set_value(changes, override)
-    draft = draft_settings(path, changes, log)
+    kind = changes.pop("kind", None)
+    if kind is not None and kind not in DRAFTED:
+        raise SettingsError(f"kind: settings are drafted for {', '.join(DRAFTED)}, got {kind!r}")
+    overrides = [override for override in overrides if override.partition("=")[0].strip() != "kind"]
+    draft = draft_settings(path, changes, log, kind)
     if profile is not None and profile != NO_PROFILE:
         defaults_below(kinds()[draft.kind], {"profile": profile})
         draft.task["profile"] = profile
@@ -162,8 +168,8 @@ def fit_sides(draft: Draft, chosen: Sequence[Mapping[str, Any]], patch: int) -> 
     return changed
 
 
-def draft_settings(path: Path, changes: dict[str, Any], log: VerbosityLogger) -> Draft:
-    """Find the kind of task that learns from the data, and draft its settings.
+def draft_settings(path: Path, changes: dict[str, Any], log: VerbosityLogger, kind: str | None = None) -> Draft:
+    """Find the kind of task that learns from the data, or take the one that is chosen, and draft its settings.
 
     Raises
     ------
@@ -180,12 +186,17 @@ def draft_settings(path: Path, changes: dict[str, Any], log: VerbosityLogger) ->
     from tasks.keypoints.new_config import draft_keypoints
     from tasks.segmentation.new_config import draft_segmentation
 
-    if path.is_file() and (what := describe_other(path)):
+    if path.is_file() and format_of_file(path) is None and (what := describe_other(path)):
         raise DataError(f"{path}: {what}")
     found: list[str] = []
-    for draft in (draft_keypoints, draft_detection, draft_segmentation):
+    drafts: dict[str, Callable[..., Draft]] = {
+        "keypoints": draft_keypoints,
+        "detection": functools.partial(draft_detection, chosen=kind == "detection"),
+        "segmentation": draft_segmentation,
+    }
+    for name in DRAFTED if kind is None else (kind,):
         try:
-            drafted = draft(path, changes, log)
+            drafted = drafts[name](path, changes, log)
             drafted.figures += labels_left_out(path, drafted.kind)
             return drafted
         except NoLabelsError as error:

@@ -14,18 +14,17 @@ from tasks import kinds
 from tasks.detection.items import DetectionItem, Objects
 from tasks.detection.labels import DetectionLabels
 from tasks.detection.source import audit_picture
-from tasks.draft import PHASES_ON, Draft, NoLabelsError, place_of
+from tasks.draft import PHASES_ON, Draft, NoLabelsError, paths_of, place_of
 from utils.errors import DataError
-from utils.formats.recognise import find_source
+from utils.formats.recognise import find_source, other_formats
 from utils.formats.types import AnnotatedPicture
 from utils.logging import VerbosityLogger
 
-DRAFTED = ("yolo", "coco", "labelme")  # other formats of boxes are mostly meant for other kinds of task
 SMALL = 0.04  # of a picture's short side; a smaller object covers a cell or two at the default size
 FEW = 200  # pictures
 
 
-def draft_detection(path: Path, changes: dict[str, Any], log: VerbosityLogger) -> Draft:
+def draft_detection(path: Path, changes: dict[str, Any], log: VerbosityLogger, chosen: bool = False) -> Draft:
     """Read labels of boxes, log their problems, and draft settings that train on them.
 
     Parameters
@@ -36,6 +35,8 @@ def draft_detection(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
         Settings that a person gives.
     log : VerbosityLogger
         Gets the problems.
+    chosen : bool
+        Whether a person asks for this kind: vector files are else for segmentation, though they hold boxes too.
 
     Raises
     ------
@@ -51,14 +52,16 @@ def draft_detection(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
     >>> draft.figures[0], draft.tree["paths"]["label_path"]
     ('12 pictures, 0 of them without an object; 22 objects of 1 classes: fox 22', 'annotations')
     """
-    place = place_of(path)
+    place, given = place_of(path), dict(changes.get("detection") or {})
     try:
-        _, found = find_source(place)
+        _, found = find_source(place, given.get("format", "auto"))
+        others = other_formats(place, found)
     except DataError as error:
         raise NoLabelsError(f"no boxes: {error}") from None
-    if found not in DRAFTED:
+    if found == "deeplabcut" or (found == "vector" and not chosen):
         raise NoLabelsError(f"no boxes: {path}: labels of format {found}")
-    labels = labels_of(place, changes)
+    stated = {"format": found} if others else {}  # so that the file says it
+    labels = labels_of(place, {**changes, "detection": stated | given})
     pictures = [picture for _, picture in labels.pictures.values()]
     objects = [labels.objects(picture.instances) for picture in pictures]
     if not any(len(each.labels) for each in objects):
@@ -71,13 +74,15 @@ def draft_detection(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
         log.warning(f"audit: {finding}" if finding.blocks else f"audit: note: {finding}")
     figures, advice = survey(labels.classes, pictures, objects)
     tree = {
-        "paths": {"data_root": str(place.parent), "label_path": place.name},
+        "paths": paths_of(place),
         "model": {"backbone": "embedded"},
         **{phase: {"enable": True} for phase in PHASES_ON},
         "inference": {"enable": False, "inputs": "/path/to/pictures"},
     }
     advice.append("model.backbone: facebook/dinov2-small, or the folder of its weights, is better and slower")
-    edges = {"shortest_edge": labels.settings.detection.shortest_edge}
+    if others:
+        figures.append(f"{others}; to read those, write detection.format=NAME after the command, or name their file")
+    edges = stated | {"shortest_edge": labels.settings.detection.shortest_edge}
     edges["longest_edge"] = labels.settings.detection.longest_edge
     return Draft("detection", tree, figures, advice, {"detection": edges}, found)
 
@@ -91,9 +96,8 @@ def labels_of(place: Path, changes: dict[str, Any]) -> DetectionLabels:
     >>> labels_of(drawn_animals() / "annotations", {}).classes
     ['fox']
     """
-    paths = {"data_root": str(place.parent), "label_path": place.name}
     of_kind: dict[str, Any] = {key: changes[key] for key in ("detection", "dataset") if key in changes}
-    tree = {"paths": paths, "tasks": {"labels": {"kind": "detection"}}} | of_kind
+    tree = {"paths": paths_of(place), "tasks": {"labels": {"kind": "detection"}}} | of_kind
     settings = parse_settings(yaml.safe_dump(tree), (), kinds())
     return DetectionLabels(settings.tasks["labels"])
 

@@ -10,12 +10,13 @@ import yaml
 
 from config import parse_settings
 from tasks import kinds
-from tasks.draft import PHASES_ON, Draft, NoLabelsError, place_of
+from tasks.draft import PHASES_ON, Draft, NoLabelsError, paths_of, place_of
 from tasks.keypoints.audit import audit_pictures
 from tasks.keypoints.items import PoseItem, usable
 from tasks.keypoints.labels import PoseLabels
 from tasks.keypoints.survey import suggestions, survey
 from utils.errors import DataError
+from utils.formats.read import read_annotations
 from utils.formats.recognise import find_source, other_formats
 from utils.formats.types import BOX_FORMATS, AnnotatedPicture
 from utils.logging import VerbosityLogger
@@ -56,15 +57,20 @@ def draft_keypoints(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
     except DataError as error:
         raise NoLabelsError(f"no keypoints: {error}") from None
     chosen = {"format": taken} if others else {}  # so that the file says it
-    labels = labels_of(path, {**changes, "keypoints": chosen | given})
-    pictures = [picture for _, picture in labels.pictures.values()]
+    try:
+        labels = labels_of(path, {**changes, "keypoints": chosen | given})
+        pictures = [picture for _, picture in labels.pictures.values()]
+    except DataError as error:
+        if _have_keypoints(source, taken, paths_of(place_of(path))["data_root"]):
+            raise
+        raise NoLabelsError(f"no keypoints: {error}") from None
     if not any(usable(picture) for picture in pictures):
         raise NoLabelsError(f"no keypoints: {path}: {len(pictures)} pictures, but no keypoint is labelled in them")
     figures, advice = survey(labels.skeleton, pictures), suggestions(labels.skeleton, pictures)
     _log_problems(labels, pictures, log)
     place = place_of(path)
     tree = {
-        "paths": {"data_root": str(place.parent), "label_path": place.name},
+        "paths": paths_of(place),
         "model": {"backbone": "embedded"},
         **{phase: {"enable": True} for phase in PHASES_ON},
         "inference": {"enable": False, "inputs": "/path/to/video.mp4"},
@@ -74,6 +80,23 @@ def draft_keypoints(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
         figures.append(f"{others}; to read those, write keypoints.format=NAME after the command, or name their file")
     keypoints = chosen | {"short_side": labels.keypoints.short_side, "formats": ["csv", "json", "video"]}
     return Draft("keypoints", tree, figures, advice, {"keypoints": keypoints}, taken)
+
+
+def _have_keypoints(source: Path, format: str, root: str) -> bool:
+    """Whether labels that cannot be read as keypoints have any; where they cannot be read at all, other kinds say why.
+
+    Examples
+    --------
+    >>> from tasks.example import drawn_animals
+    >>> folder = drawn_animals()
+    >>> [_have_keypoints(path, "coco", str(folder)) for path in (folder / "annotations", Path("/no/such/file"))]
+    [True, False]
+    """
+    try:
+        sets = read_annotations(source, format, root)
+    except DataError:
+        return False
+    return any(skeleton.num_keypoints for part in sets.values() for skeleton in part.skeletons.values())
 
 
 def _log_problems(labels: PoseLabels, pictures: Sequence[AnnotatedPicture], log: VerbosityLogger) -> None:
@@ -98,8 +121,10 @@ def labels_of(path: Path, changes: dict[str, Any]) -> PoseLabels:
     >>> labels_of(drawn_animals() / "annotations", {}).skeleton.num_keypoints
     7
     """
-    place = place_of(path)
-    paths = {"data_root": str(place.parent), "label_path": place.name}
-    tree = {"paths": paths, "keypoints": changes.get("keypoints", {}), "tasks": {"labels": {"kind": "keypoints"}}}
+    tree = {
+        "paths": paths_of(place_of(path)),
+        "keypoints": changes.get("keypoints", {}),
+        "tasks": {"labels": {"kind": "keypoints"}},
+    }
     settings = parse_settings(yaml.safe_dump(tree), (), kinds())
     return PoseLabels(settings.tasks["labels"], lambda: 14)

@@ -161,6 +161,6 @@ def _describe_project(path: Path) -> str | None:
     if sum(key in keys for key in _DEEPLABCUT_KEYS) >= 3:
         folder = "labeled-data, with the CollectedData csv files"
         return f"the configuration of a DeepLabCut project; name its folder {folder}"
-    if {"paths", "dataset", "tasks", "train"} & set(keys):
+    if {"paths", "dataset", "tasks"} & set(keys) or isinstance(keys.get("train"), dict):  # YOLO names pictures in train
         return "a settings file of this program; name the labels themselves"
     return None
