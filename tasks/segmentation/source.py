@@ -31,13 +31,17 @@ from tasks.source import ListedSource
 from tasks.splits import lists_stay, nearest_choice, split_list
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
+from utils.formats.predictions import score_name
 from utils.geometry.augment import RandomColour, RandomGeometry
 from utils.geometry.fields import warp
 from utils.raster.class_table import label_counts
 from utils.raster.files import check_scene
 from utils.raster.fill import describe_fill, nodata_values
+from utils.raster.labels import LabelSource
 from utils.raster.scene_paths import find_scenes, scene_ids
 from utils.raster.tiling import Window
+from utils.raster.vector_files import read_layer_info
+from utils.raster.vector_labels import VectorLabels
 from utils.runtime import distributed
 from utils.samples.files import write_land
 
@@ -484,7 +488,8 @@ class SceneSource(ListedSource[SceneItem]):
                 label = self.scenes.files_of(item).label
                 if label is not None and label not in told:
                     told.add(label)
-                    for doubt in self.scenes.labels(label).doubts():
+                    source = self.scenes.labels(label)
+                    for doubt in (*source.doubts(), *doubt_scores(source)):
                         yield Finding(item.scene_id, doubt, blocks=False)
                 for window in item.windows():
                     self.scenes.read(item, window)
@@ -597,3 +602,24 @@ def band_scenes(sources: Sequence[str], names: Sequence[str]) -> tuple[dict[str,
                 )
             scenes[folder.name] = tuple(folder / name for name in names)
     return scenes, others
+
+
+def doubt_scores(source: LabelSource) -> list[str]:
+    """Say that vector labels have scores, as predictions have; a note, as persons grade their outlines too.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import shapely
+    >>> from utils.raster.vector_files import write_features
+    >>> path = tempfile.mkdtemp() + "/l.geojson"
+    >>> write_features(path, [shapely.box(1, 2, 3, 4)], crs="EPSG:4326", Score=[0.5])
+    >>> doubt_scores(VectorLabels(path, 2, {"*": 1}))[0].removeprefix(path)
+    ": its features have an attribute 'Score', as predictions have: they are taken as labels; give the labels that a \
+person made or checked"
+    """
+    name = score_name(read_layer_info(source.path, source.layer).fields) if isinstance(source, VectorLabels) else None
+    if name is None:
+        return []
+    what = f"{source.path}: its features have an attribute {name!r}, as predictions have: they are taken as labels"
+    return [f"{what}; give the labels that a person made or checked"]
