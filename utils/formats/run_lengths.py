@@ -38,7 +38,8 @@ def read_counts(mask: Any, size: tuple[int, int] | None = None) -> list[int]:
         ...
     ValueError: a mask of 2 x 3 pixels, but its picture has 4 x 6; write the mask again at the picture's size
     """
-    counts, sides = ((mask.get(key) if isinstance(mask, Mapping) else None) for key in ("counts", "size"))
+    known: Any = mask if isinstance(mask, Mapping) else {}
+    counts, sides = known.get("counts"), known.get("size")
     if isinstance(counts, str):
         counts = _read_text(counts)
     lists = all(isinstance(part, list) and all(type(value) is int for value in part) for part in (counts, sides))

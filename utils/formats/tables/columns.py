@@ -86,12 +86,12 @@ def find_columns(header: Sequence[str]) -> Columns | None:
     doubled = next((name for name in needed if name and names.count(name) > 1), None)
     if doubled:
         raise ValueError(f"the header names {doubled!r} twice")
-    optional = [None if name is None else names.index(name) for name in (score, crowd)]
+    score_at, crowd_at = (None if name is None else names.index(name) for name in (score, crowd))
     left, top, right, bottom = map(names.index, corners)
     has_size = set(PICTURE_SIZE) <= set(names)
     size = (names.index(PICTURE_SIZE[0]), names.index(PICTURE_SIZE[1])) if has_size else None
     places = (names.index(picture), names.index(label), (left, top, right, bottom))
-    return Columns(len(names), *places, *optional, size)
+    return Columns(len(names), *places, score_at, crowd_at, size)
 
 
 def split_rows(text: str) -> Iterator[tuple[int, list[str]]]:
