@@ -252,9 +252,14 @@ class LabelledSource(ListedSource[PictureT]):
         return digest_stream(BytesIO(picture_bytes(picture))) if embedded else digest_pictures([picture.path])
 
     @override
-    def left_out(self) -> str:
-        unlabelled = self.labels.unlabelled
-        return f"{len(unlabelled)} inputs have no label, such as {unlabelled[0]}" if unlabelled else ""
+    def left_out(self, split: str) -> str:
+        reasons = {
+            "without a label that can be read": self.labels.unlabelled if split == "inputs" else [],
+            "whose labels cannot be read or used whole": self.labels.incomplete(None if split == "inputs" else split),
+        }
+        parts = [f"{len(names)} {why}, such as {', '.join(names[:3])}" for why, names in reasons.items() if names]
+        total = sum(map(len, reasons.values()))
+        return f"{total} pictures are left out: {'; '.join(parts)}" if parts else ""
 
     @override
     def names(self) -> list[str]:

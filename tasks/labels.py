@@ -174,11 +174,11 @@ correct or remove it
         ['train', 'val']
         """
         pictures: dict[str, tuple[str, AnnotatedPicture]] = {}
-        incomplete: list[str] = []
+        incomplete = self.incomplete()
+        unusable = set(incomplete)
         for split, part in self.sets.items():
             for picture in part.pictures:
-                if picture.extra.get("incomplete") or picture.id in self.faults:
-                    incomplete.append(picture.id)
+                if picture.id in unusable:
                     continue
                 if picture.id in pictures:
                     raise DataError(f"{picture.path}: is in {pictures[picture.id][0]} and in {split}; keep one")
@@ -191,6 +191,24 @@ correct or remove it
                 raise DataError(f"{self.settings.paths.label_path}: all {summary}; first: {next(self.problems())}")
             logger.warning("%s; they are left out until the labels are corrected; verify lists them", summary)
         return pictures
+
+    def incomplete(self, split: str | None = None) -> list[str]:
+        """Ids of the pictures that are left out of a split, or of all, as their labels cannot be read or used whole.
+
+        Examples
+        --------
+        >>> from tasks.keypoints.example import pose_task
+        >>> labels = pose_task().labels
+        >>> labels.sets["val"].pictures[1].extra["incomplete"] = True
+        >>> labels.incomplete(), labels.incomplete("train"), "images/val_001" in labels.pictures
+        (['images/val_001'], [], False)
+        """
+        return [
+            picture.id
+            for own, part in self.sets.items()
+            for picture in part.pictures
+            if (picture.extra.get("incomplete") or picture.id in self.faults) and split in (None, own)
+        ]
 
     def problems(self) -> Iterator[Finding]:
         """Problems that readers found in the labels, and boxes that cannot be used.

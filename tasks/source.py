@@ -97,8 +97,8 @@ class Source(ABC, Generic[ItemT]):
         """Digest the picture of an item, by which it is known again under another name."""
         return digest_pictures(item.sources)
 
-    def left_out(self) -> str:
-        """Describe which pictures are not used, and why; empty if all are used."""
+    def left_out(self, split: str) -> str:
+        """Describe which pictures of a split, or of the "inputs", are not used, and why; empty if all are used."""
         return ""
 
     @abstractmethod

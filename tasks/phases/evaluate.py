@@ -74,7 +74,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     finished = read_json(folder / "metrics.json", {}, checksum=True)
     if finished.get("fingerprint") == fingerprint:
         context.log.info(f"evaluate: {folder} holds these scores; nothing to do")
-        return close(task, finished["metrics"], finished.get("belief"), "up to date", context)
+        return close(task, finished["metrics"], finished.get("belief"), "up to date", context, finished["left_out"])
     if not items:
         raise DataError(f"evaluate: the split {split} names no picture; fill its list, or score another split")
     device = choose_device(task.settings.device("evaluate"))
@@ -107,13 +107,18 @@ def run(task: Task, context: Context) -> PhaseResult:
     with captioned(text):
         distributed.run_on_all(lambda: pictures.save(folder))  # each rank has what it predicted
     distributed.run_on_main(write)
-    return close(task, metrics, belief, "done", context)
+    return close(task, metrics, belief, "done", context, facts["left_out"])
 
 
 def close(
-    task: Task, metrics: dict[str, Any], belief: dict[str, Any] | None, status: str, context: Context
+    task: Task,
+    metrics: dict[str, Any],
+    belief: dict[str, Any] | None,
+    status: str,
+    context: Context,
+    left_out: str = "",
 ) -> PhaseResult:
-    """Say whether the score can be believed, and give the result of the phase.
+    """Say what the score leaves out and whether it can be believed, and give the result of the phase.
 
     Examples
     --------
@@ -125,6 +130,8 @@ def close(
     """
     value = metrics[task.primary]
     value = float("nan") if value is None else float(value)  # JSON knows no NaN
+    if left_out:
+        context.log.warning(f"evaluate: {task.primary} {value:.4f} does not count all pictures: {left_out}")
     doubt = sentence(task.primary, value, belief)
     if doubt:
         context.log.warning(f"evaluate: {doubt}")
@@ -175,13 +182,13 @@ def evaluate_in_errors(split: str) -> Iterator[None]:
 def tell_what(
     task: Task, checkpoint: Checkpoint | None, split: str, items: Sequence[Item], context: Context
 ) -> dict[str, Any]:
-    """Log what is scored and how: averaged views, a scaled grid, pictures left out, and those that training saw.
+    """Log what is scored and how: averaged views, a scaled grid, and pictures that training saw; say what is left out.
 
     Returns
     -------
     dict
-        The same, for metrics.json: `views`, `grid` where pixels are counted, and for pictures that the settings name
-        `left_out` and `seen`.
+        The same, for metrics.json: `views`, `left_out`, `grid` where pixels are counted, and `seen` for pictures that
+        the settings name.
 
     Examples
     --------
@@ -189,29 +196,24 @@ def tell_what(
     >>> from tasks.example import example_task
     >>> task, context = example_task(tempfile.mkdtemp(), "evaluate.tta.vertical_flip=true")
     >>> tell_what(task, None, "val", [], context)
-    {'views': ['identity', 'vflip'], 'grid': {'scale': 1.0, 'pixels': "the picture's"}}
+    {'views': ['identity', 'vflip'], 'left_out': '', 'grid': {'scale': 1.0, 'pixels': "the picture's"}}
     """
     views = [view.name for view in task.prediction_views("evaluate")]
     if len(views) > 1:
         context.log.info(f"evaluate: averaging {len(views)} views of each picture ({', '.join(views)}; evaluate.tta)")
     elif "inference" in task.phases and len(task.prediction_views()) > 1:
         context.log.info("evaluate: pictures are scored as they are; inference.tta does not count (evaluate.tta does)")
-    facts: dict[str, Any] = {"views": views}
+    facts: dict[str, Any] = {"views": views, "left_out": task.source.left_out(split)}
     grid = task.output.score_grid()
     if grid is not None:
         facts["grid"] = grid
         if grid["scale"] != 1:
             context.log.info(f"evaluate: scores count pixels that are {grid['pixels']}; labels are read on these too")
-    if split == NAMED:
-        left_out = task.source.left_out()
-        if left_out:
-            context.log.warning(f"evaluate: {left_out}")
-        facts["left_out"] = left_out
-        if checkpoint is not None:
-            find = lambda: seen_in_training(checkpoint.description, task.source, items)  # noqa: E731 - on one rank
-            facts["seen"] = distributed.run_on_main(find)
-            say = context.log.warning if facts["seen"] is None or any(facts["seen"].values()) else context.log.info
-            say(f"evaluate: {len(items)} pictures; {tell_seen(facts['seen'], len(items))}")
+    if split == NAMED and checkpoint is not None:
+        find = lambda: seen_in_training(checkpoint.description, task.source, items)  # noqa: E731 - on one rank
+        facts["seen"] = distributed.run_on_main(find)
+        say = context.log.warning if facts["seen"] is None or any(facts["seen"].values()) else context.log.info
+        say(f"evaluate: {len(items)} pictures; {tell_seen(facts['seen'], len(items))}")
     return facts
 
 
@@ -276,6 +278,7 @@ def evaluation_fingerprint(task: Task, checkpoint: Checkpoint | None, split: str
             "pictures": task.settings.evaluate.pictures,
             "split": split,
             "predicting": task.predicting_key("evaluate"),
+            "left_out": task.source.left_out(split),
             **task.output.extra_metrics_key(),
         }
     )

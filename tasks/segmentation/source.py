@@ -96,7 +96,7 @@ class SceneSource(ListedSource[SceneItem]):
         if fill:
             logger.warning(fill)
         self.write_splits()
-        left_out = self.left_out()
+        left_out = self.left_out("inputs")
         if left_out:
             logger.warning(left_out)
 
@@ -106,7 +106,9 @@ class SceneSource(ListedSource[SceneItem]):
         return super().preview_data()
 
     @override
-    def left_out(self) -> str:
+    def left_out(self, split: str) -> str:
+        if split != "inputs":  # the lists hold what can be used only
+            return ""
         reasons = {
             "without a label": self.scenes.unlabelled,
             "without a pixel that is both valid and labelled": self._without_labels,

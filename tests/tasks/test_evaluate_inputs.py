@@ -188,6 +188,25 @@ def test_animals_are_scored_from_a_checkpoint_alone_as_by_hand(foxes, animals):
     assert (kept["decoder"], kept["oks_sigmas"], kept["category"]) == ("soft_argmax", 0.2, None)
 
 
+def test_pictures_whose_labels_cannot_be_read_whole_are_named_with_the_score(foxes, animals):
+    content = json.loads(Path("labels.json").read_text())
+    content["annotations"][0]["keypoints"][0] = "x"
+    first = content["annotations"][0]["image_id"]
+    Path("labels.json").write_text(json.dumps(content))
+    shutil.copy("pictures/val_003.png", "pictures/bare.png")
+    named = [f"evaluate.checkpoint={foxes}", "evaluate.inputs=pictures", "evaluate.labels=labels.json"]
+    lost = next(Path(picture["file_name"]).stem for picture in content["images"] if picture["id"] == first)
+    for times in (1, 2):  # also when nothing is to do
+        found = evaluate(*named)
+        assert found["pictures"] == 3
+        assert found["left_out"] == (
+            f"2 pictures are left out: 1 without a label that can be read, such as {animals / 'pictures/bare.png'}; "
+            f"1 whose labels cannot be read or used whole, such as pictures/{lost}"
+        )
+        told = f"{found['metrics']['weighted_PCK']:.4f} does not count all pictures: {found['left_out']}"
+        assert Path("log.txt").read_text().count(told) == times
+
+
 @pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut"])
 def test_labels_of_every_format_give_the_same_score(format, foxes, animals):
     named = [f"evaluate.checkpoint={foxes}", "evaluate.pictures=0"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from utils.formats.pictures import list_files
 from utils.formats.predictions import CURE
-from utils.formats.specs import SUFFIXES, read_yaml
+from utils.formats.specs import SPLIT_KEYS, SUFFIXES, read_yaml
 from utils.formats.tables.columns import find_columns, first_row, is_headerless
 from utils.media.videos import is_video
 from utils.runtime.reading import UTF16
@@ -19,6 +20,7 @@ HDF5 = (".h5", ".hdf5")
 OTHER_SUFFIXES = (*_ARCHIVES, *_SHEETS, *HDF5, ".csv", ".xml", *SUFFIXES)  # of files that may be taken for labels
 _DEEPLABCUT_KEYS = ("Task", "scorer", "video_sets", "bodyparts")
 _PEEK = 2**16
+_ROW = re.compile(r"\d{1,6}(?:\.0*)?(?:\s+[-+0-9.eE]+){4,}$")  # of a YOLO label
 
 
 def describe_other(path: Path) -> str | None:
@@ -50,7 +52,28 @@ def describe_other(path: Path) -> str | None:
         return _describe_table(path)
     if suffix in SUFFIXES:
         return _describe_project(path)
+    if suffix == ".txt" and holds_rows(path):
+        return "rows of a YOLO label; name the folder that holds images and labels, or its data.yaml"
     return _describe_xml(path) if suffix == ".xml" and not path.name.lower().endswith(".aux.xml") else None
+
+
+def holds_rows(path: Path) -> bool:
+    r"""Whether the first line of a text file looks like a row of a YOLO label.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> _ = path.write_text("\n0 .5 .5 .25 .25\n")
+    >>> holds_rows(path)
+    True
+    >>> _ = path.write_text("images/a.png")
+    >>> holds_rows(path)
+    False
+    """
+    with open(path, "rb") as stream:
+        text = stream.read(_PEEK).decode("utf-8-sig", errors="replace")
+    return _ROW.match(next((line.strip() for line in text.splitlines() if line.strip()), "")) is not None
 
 
 def describe_others(folder: Path) -> str:
@@ -156,11 +179,19 @@ def _describe_project(path: Path) -> str | None:
     >>> _ = path.write_text("Task: reach\nscorer: ann\nvideo_sets: {}\nbodyparts: [paw]\n")
     >>> _describe_project(path)
     'the configuration of a DeepLabCut project; name its folder labeled-data, with the CollectedData csv files'
+    >>> _ = path.write_text("path: .\ntrain: images\n")
+    >>> _describe_project(path)
+    'a specification of labels that does not say names, the classes; add that, or format: if it is no YOLO'
     """
     keys = read_yaml(path)
     if sum(key in keys for key in _DEEPLABCUT_KEYS) >= 3:
         folder = "labeled-data, with the CollectedData csv files"
         return f"the configuration of a DeepLabCut project; name its folder {folder}"
-    if {"paths", "dataset", "tasks"} & set(keys) or isinstance(keys.get("train"), dict):  # YOLO names pictures in train
+    if {"paths", "dataset", "tasks"} & set(keys) or isinstance(keys.get("train"), Mapping):  # of YOLO it is a path
         return "a settings file of this program; name the labels themselves"
-    return None
+    named, split = "names" in keys or "nc" in keys, any(keys.get(key) is not None for key in SPLIT_KEYS)
+    if not named and not split and "path" not in keys:
+        return None
+    lacking = [] if named else ["names, the classes"]
+    lacking += [] if split else ["train, val, test or all, each a folder or a list of pictures"]
+    return f"a specification of labels that does not say {' and '.join(lacking)}; add that, or format: if it is no YOLO"

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from utils.errors import DataError
-from utils.formats.other_files import describe_other, describe_others
+from utils.formats.other_files import describe_other, describe_others, holds_rows
 from utils.formats.pictures import PICTURE_SUFFIXES, list_files
 from utils.formats.specs import SPLIT_KEYS, SUFFIXES, read_yaml
 from utils.formats.tables.columns import find_columns, first_row
@@ -18,17 +18,16 @@ logger = logging.getLogger(__name__)
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb")
 _OF_BOXES = {"voc": "VOC (xml)", "csv": "tables of boxes (csv)", "vector": "vector files"}
-_ROW = re.compile(r"\d{1,6}(?:\.0*)?(?:\s+[-+0-9.eE]+){4,}$")  # of a YOLO label
 _PEEK = 2**16
-_YOLO_ROW = re.compile(r"\d+([ \t]+-?\d[\d.eE+-]*){4,}[ \t]*(\r?\n|$)")
 
 
 def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
     """Find what to read, and its format.
 
-    In a folder the first of these counts: a specification file (YAML with `kpt_shape` or `format`), COCO files,
-    LabelMe files, DeepLabCut tables, a specification of a YOLO set without keypoints (YAML with `names` and a split),
-    VOC files, tables of boxes, vector files, pictures with YOLO's rows.
+    In a folder the first of these counts: a specification file (YAML with `kpt_shape` or `format`), COCO files right in
+    it, in `annotations` or of that name, LabelMe files, DeepLabCut tables, a specification of a YOLO set without
+    keypoints (YAML with `names` and a split), COCO files elsewhere, VOC files, tables of boxes, vector files, pictures
+    with YOLO's rows.
 
     Parameters
     ----------
@@ -94,11 +93,16 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
     if format in FORMATS and format != "yolo":
         return folder, format
     files = list_files(folder, (".json", ".csv", ".xml", *VECTOR_SUFFIXES)) if format == "auto" else []
-    found = {format_of_file(file, certain=True) for file in files}
-    for candidate in ("coco", "labelme", "deeplabcut"):
+    found: dict[str | None, list[Path]] = {}
+    for file in files:
+        found.setdefault(format_of_file(file, certain=True), []).append(file)
+    among_pictures = not any(_is_usual_coco(file.relative_to(folder)) for file in found.get("coco", ()))
+    for candidate in ("labelme", "deeplabcut") if among_pictures else ("coco", "labelme", "deeplabcut"):
         if candidate in found:
             return folder, candidate
     likely = _spec_of_folder(folder, format, certain=False)
+    if likely is None and "coco" in found:
+        return folder, "coco"
     of_boxes = [candidate for candidate in _OF_BOXES if candidate in found]
     if likely is None and of_boxes:
         if len(of_boxes) > 1:
@@ -107,6 +111,9 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
         return folder, of_boxes[0]
     if likely is None and has_rows(folder):
         return folder, "yolo"
+    rows = (file for file in list_files(folder, (".txt",)) if likely is None and file.is_file() and holds_rows(file))
+    if (lone := next(rows, None)) is not None:
+        raise DataError(f"{lone}: {describe_other(lone)}")
     if likely is None and format == "yolo":
         raise DataError(f"{folder}: no YAML with kpt_shape or names in it, so what rows hold is unknown; add one")
     if likely is None:
@@ -116,6 +123,24 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
             f"{describe_others(folder)}"
         )
     return likely
+
+
+def _is_usual_coco(file: Path) -> bool:
+    """Whether a COCO file lies in a data set where COCO files do.
+
+    Parameters
+    ----------
+    file : Path
+        Relative to the folder of the data set.
+
+    Examples
+    --------
+    >>> names = ("labels.json", "annotations/a/b.json", "train/_annotations.coco.json", "images/labels.json")
+    >>> [_is_usual_coco(Path(name)) for name in names]
+    [True, True, True, False]
+    """
+    folders = file.parts[:-1]
+    return not folders or folders[0] == "annotations" or (len(folders) == 1 and "annotations" in file.name)
 
 
 def formats_in(folder: Path) -> dict[str, Path]:
@@ -149,11 +174,11 @@ def formats_in(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     specs = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
     for file in (*specs, *list_files(folder, (".json", ".csv"))):
-        if file.is_file() and (kind := format_of_file(file, certain=True)):
+        if file.is_file() and (kind := format_of_file(file, certain=file.suffix.lower() not in SUFFIXES)):
             found.setdefault(kind, file)
     pictures = {path.with_suffix("") for path in list_files(folder, PICTURE_SUFFIXES)}
     rows = (file for file in list_files(folder, (".txt",)) if file.with_suffix("") in pictures and file.is_file())
-    labelled = next((file for file in rows if _YOLO_ROW.match(_peek(file))), None)
+    labelled = next((file for file in rows if holds_rows(file)), None)
     if labelled is not None:
         found.setdefault("yolo", labelled)
     return found
@@ -280,10 +305,9 @@ def has_rows(folder: Path) -> bool:
     """
     stems = {file.with_suffix("") for file in list_files(folder, PICTURE_SUFFIXES)}
     for file in list_files(folder, (".txt",)) if stems else ():
-        if file.with_suffix("") in stems or "labels" in file.relative_to(folder).parts[:-1]:
-            line = next((line.strip() for line in _peek(file).splitlines() if line.strip()), "")
-            if _ROW.match(line):
-                return True
+        is_label = file.with_suffix("") in stems or "labels" in file.relative_to(folder).parts[:-1]
+        if is_label and file.is_file() and holds_rows(file):
+            return True
     return False
 
 

@@ -83,13 +83,38 @@ class Spec:
         return found
 
 
+def split_files(spec: Spec, kind: str) -> dict[str, list[Path]]:
+    """The files of each split, for a format that has no folders there.
+
+    Raises
+    ------
+    DataError
+        If a split names a folder, as those of other formats do.
+
+    Examples
+    --------
+    >>> split_files(Spec(Path("data.yaml"), Path("/"), {"train": "dev"}), "a table (csv)")
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: train: expected a table (csv), got the folder /dev; name the file, or another \
+format of the labels if they are of one
+    """
+    found = spec.splits()
+    for split, places in found.items():
+        folder = next((place for place in places if os.path.isdir(place)), None)
+        if folder is not None:
+            cure = "name the file, or another format of the labels if they are of one"
+            raise DataError(f"{spec.path}: {split}: expected {kind}, got the folder {folder}; {cure}")
+    return found
+
+
 def _split_entries(path: Path, keys: Mapping[str, Any]) -> dict[str, list[str]]:
     """What the split keys of a file name, as written.
 
     Raises
     ------
     DataError
-        If a value is neither text nor a list of texts.
+        If a value is neither text nor a list of texts, or a text is empty.
 
     Examples
     --------
@@ -101,6 +126,9 @@ def _split_entries(path: Path, keys: Mapping[str, Any]) -> dict[str, list[str]]:
     for key, value in entries.items():
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise DataError(f"{path}: {key}: expected a path or a list of paths, got {stated[key]!r}")
+        if not all(entry.strip() for entry in value):
+            what = f"expected a path or a list of paths, got {stated[key]!r}, which would be the data root"
+            raise DataError(f"{path}: {key}: {what}; write . if you mean that, or remove the key")
     return entries
 
 

@@ -22,7 +22,7 @@ from utils.formats.coco.write import write_coco
 from utils.formats.deeplabcut.write import write_deeplabcut
 from utils.formats.labelme.write import write_labelme
 from utils.formats.pictures import list_files, new_names, picture_bytes, picture_ids, place_picture, resolve_inside
-from utils.formats.read import read_annotations, read_poses
+from utils.formats.read import read_annotations, read_boxes, read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array
 from utils.formats.yolo.write import write_yolo
 from utils.media.picture_sizes import picture_size
@@ -423,3 +423,56 @@ def test_a_hostile_value_is_one_error_that_names_the_file(tmp_path, key, value):
     with pytest.raises(DataError, match=r"data\.yaml") as caught:
         read_annotations(tmp_path / "data.yaml")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_coco_file_among_pictures_is_read_alone_and_hides_no_specification(tmp_path, draw_picture, caplog):
+    draw_picture(tmp_path / "images" / "a.png")
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 3, 9, 8]}
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "cow"}]}
+    (tmp_path / "images" / "l.json").write_text(json.dumps({**content, "annotations": [box]}))
+    assert list(read_boxes(tmp_path)["all"].skeletons) == ["cow"]
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .5 .25\n")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [dog]\n")
+    assert list(read_boxes(tmp_path)["train"].skeletons) == ["dog"]
+    assert "yolo is read, coco (such as images/l.json) is not" in caplog.text
+    caplog.clear()
+    (tmp_path / "images" / "l.json").rename(tmp_path / "l.json")
+    assert list(read_boxes(tmp_path)["all"].skeletons) == ["cow"]
+    assert "coco is read, yolo (such as data.yaml) is not" in caplog.text
+
+
+LACKING = [
+    ("path: .\ntrain: images\n", "does not say names, the classes"),
+    ("train: images", "does not say names, the classes"),
+    ("path: .\nnames: [cat]\n", "does not say train, val, test or all"),
+    ("path: .\n", "does not say names, the classes and train, val"),
+    ('train: images\ntest: ""\nnames: [cat]\n', "test: expected a path or a list of paths, got ''"),
+    ('train: [images, " "]\nnames: [cat]\n', "train: expected a path or a list of paths"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), LACKING)
+@pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
+def test_a_specification_says_what_it_lacks(text, words, whole, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(DataError, match=re.escape(words)) as caught:
+        read_boxes(tmp_path if whole else tmp_path / "data.yaml")
+    assert "data.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("format", ["csv", "coco", "vector"])
+def test_a_specification_of_another_format_is_told_with_its_key(format, tmp_path, draw_picture):
+    draw_picture(tmp_path / "images" / "a.png")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    with pytest.raises(DataError, match=r"data.yaml: train: expected .*, got the folder .*images; name the file"):
+        read_boxes(tmp_path / "data.yaml", format)
+
+
+def test_rows_without_their_pictures_are_called_so(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .5 .25\n")
+    for path in (tmp_path / "labels", tmp_path / "labels" / "a.txt"):
+        with pytest.raises(DataError, match=r"a.txt: rows of a YOLO label; name the folder that holds images"):
+            read_boxes(path)

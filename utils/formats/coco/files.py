@@ -50,8 +50,8 @@ def find_sources(path: Path, root: Path | None) -> Sources:
     """Find the COCO files that a specification, a file or a folder stands for.
 
     In a folder, the first of these counts that has any: `annotations/` with all folders inside, the folder itself,
-    `annotations` files in the folders inside. The data root of a file that is given alone is the folder that holds
-    `annotations`, else its own.
+    `annotations` files in the folders inside, all folders inside. The data root of a file that is given alone is the
+    folder that holds `annotations`, else its own.
 
     Raises
     ------
@@ -77,8 +77,9 @@ def find_sources(path: Path, root: Path | None) -> Sources:
             sorted(file for file in path.glob("[!.]*/[!.]*.json") if "annotations" in file.name),
         )
         found = next((files for files in map(_coco_files, groups) if files), [])
+        found = found or [file for file in list_files(path, (".json",)) if format_of_file(file, certain=True) == "coco"]
         if not found:
-            raise DataError(f"{path}: no COCO file in it, in annotations/ or in the folders inside")
+            raise DataError(f"{path}: no COCO file (JSON) in it or in the folders inside")
         return Sources(_by_split(found, path), root or path, named=False)
     above = next((folder.parent for folder in path.parents if folder.name == "annotations"), path.parent)
     return Sources(_by_split([path], path.parent), root or above)
@@ -150,7 +151,7 @@ def _sources_of_spec(spec: specs.Spec) -> Sources:
         ...
     utils.errors.DataError: data.yaml: train: no such file or folder: /no/a.json
     """
-    files = spec.splits()
+    files = specs.split_files(spec, "a COCO file (JSON)")
     stated = spec.keys.get("image_root") or spec.keys.get("images")
     if stated is None:
         return Sources(files, spec.root, None, spec)

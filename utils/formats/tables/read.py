@@ -109,7 +109,7 @@ def _find_sources(path: Path, root: Path | None, problems: list[Problem]) -> Sou
     if path.suffix.lower() in specs.SUFFIXES:
         spec = specs.read_spec(path, root)
         problems += specs.find_misspelled(spec)
-        return Sources(spec.splits(), spec.root, None, spec)
+        return Sources(specs.split_files(spec, "a table of boxes (csv)"), spec.root, None, spec)
     files = [path]
     if path.is_dir():
         files = []
@@ -172,10 +172,12 @@ def _read_file(
     try:
         rows = list(split_rows(read_text(file)))
         columns = find_columns(rows[0][1]) if rows else None
+    except DataError:  # which names the file
+        raise
     except ValueError as error:
         raise DataError(f"{file}:{error}") from None
     if columns is None or columns.score is not None:
-        raise DataError(f"{file}: {describe_other(file)}")
+        raise DataError(f"{file}: {describe_other(file) or 'not a table of boxes (csv)'}")
     folders = image_folders(sources, split, file)
     taken = {picture.path: picture for picture in found}
     own: dict[str, _Picture | None] = {}

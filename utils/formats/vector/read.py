@@ -118,7 +118,7 @@ def _find_sources(path: Path, root: Path | None, problems: list[Problem], layer:
     if path.suffix.lower() in specs.SUFFIXES:
         spec = specs.read_spec(path, root)
         problems += specs.find_misspelled(spec)
-        return Sources(spec.splits(), spec.root, None, spec)
+        return Sources(specs.split_files(spec, "a vector file"), spec.root, None, spec)
     files = [path]
     if path.is_dir():
         files = []
