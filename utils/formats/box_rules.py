@@ -215,33 +215,72 @@ def _keep_of_picture(picture: AnnotatedPicture, problems: list[Problem], edges: 
     kept: list[Instance] = []
     seen: dict[tuple, int] = {}
     lost = 0
-    for number, instance in enumerate(picture.instances, start=1):
-        known = "" if instance.group is None else f" (id {instance.group})"
-        where = f"{picture.path}: object {number}{known}"
-        try:
-            whole = box_of_instance(instance)
-            box = cut_to_picture(whole, picture.size)
-        except ValueError as error:
-            problems.append(Problem(where, str(error), "correct or remove it", picture.id, lost=True))
-            lost += 1
-            continue
-        sides, shown = whole[2:] - whole[:2], box[2:] - box[:2]
-        if ((shown < 1) & (shown < sides)).any():
-            edges.slivers.append(where)
-            continue
+    for number, (instance, box) in enumerate(zip(picture.instances, _plain_boxes(picture), strict=True), start=1):
+        where = ""
+        if box is None:
+            where = _name_object(picture, number)
+            try:
+                whole = box_of_instance(instance)
+                box = cut_to_picture(whole, picture.size)
+            except ValueError as error:
+                problems.append(Problem(where, str(error), "correct or remove it", picture.id, lost=True))
+                lost += 1
+                continue
+            sides, shown = whole[2:] - whole[:2], box[2:] - box[:2]
+            if ((shown < 1) & (shown < sides)).any():
+                edges.slivers.append(where)
+                continue
         first = seen.setdefault((instance.category, instance.is_crowd, *box.tolist()), number)
         if first != number:
             corners = ", ".join(f"{value:g}" for value in box)
             what = f"is object {first} once more ({instance.category} at {corners}); it is read once"
-            problems.append(Problem(where, what, "remove one", picture.id, blocks=False))
+            problems.append(Problem(_name_object(picture, number), what, "remove one", picture.id, blocks=False))
             continue
-        kept.append(replace(instance, box_xyxy=box))
-        if not np.array_equal(whole, box):
+        kept.append(replace(instance, box_xyxy=box) if where else instance)
+        if where and not np.array_equal(whole, box):
             edges.beyond[where] = float(np.abs(whole - box).max())
-        if (sides < 1).any():
+        if where and (sides < 1).any():
             edges.thin.append(where)
     extra = picture.extra | ({"incomplete": True} if lost else {})
     return replace(picture, instances=tuple(kept), extra=extra)
+
+
+def _plain_boxes(picture: AnnotatedPicture) -> list[np.ndarray | None]:
+    """The box (4,) of each instance that states one inside the picture and no thinner than a pixel, else None.
+
+    Nothing is to be done or said about these. All are looked at together: a picture may have a million.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> boxes = [Instance("car", box_xyxy=np.array(box)) for box in ([1.0, 2, 5, 4], [1.0, 2, 9, 4], [1.0, 2, 1, 4])]
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (*boxes, Instance("car")))
+    >>> [box is not None for box in _plain_boxes(picture)]
+    [True, False, False, False]
+    """
+    found: list[np.ndarray | None] = [instance.box_xyxy for instance in picture.instances]
+    nothing = np.full(4, np.nan)
+    boxes = np.array([nothing if box is None else box for box in found]).reshape(-1, 4)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    inside = np.isfinite(boxes).all(axis=1) & (sides >= 1).all(axis=1)
+    if picture.size is not None:
+        inside &= ((boxes >= 0) & (boxes <= np.array([*picture.size[::-1], *picture.size[::-1]]))).all(axis=1)
+    for index in np.flatnonzero(~inside).tolist():
+        found[index] = None
+    return found
+
+
+def _name_object(picture: AnnotatedPicture, number: int) -> str:
+    """What problems call an object of a picture, by its place from 1 and the id that its file gives it.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _name_object(AnnotatedPicture("a", Path("a.png"), (4, 6), (Instance("car", group=7),)), 1)
+    'a.png: object 1 (id 7)'
+    """
+    group = picture.instances[number - 1].group
+    return f"{picture.path}: object {number}" + ("" if group is None else f" (id {group})")
 
 
 def name_categories(sets: Mapping[str, AnnotationSet], names: Sequence[str] | None = None) -> None:

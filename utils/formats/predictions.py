@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -19,10 +20,24 @@ _DESCRIBED = re.compile(r"score (\d*\.?\d+(?:e-?\d+)?)")  # as inference writes 
 def score_name(names: Iterable[str]) -> str | None:
     """The column, attribute, element or key by which labels are predictions, as the file writes it; or None.
 
+    The objects of a file have the same few sets of names, so that each set is looked at once.
+
     Examples
     --------
     >>> score_name(["label", "Confidence"]), score_name(["label", "scorer"])
     ('Confidence', None)
+    """
+    return _find_score(tuple(names))
+
+
+@functools.lru_cache(maxsize=1024)
+def _find_score(names: tuple[str, ...]) -> str | None:
+    """The first of the names that means a score, or None.
+
+    Examples
+    --------
+    >>> _find_score(("id", " Score ")), _find_score(("id",))
+    ('Score', None)
     """
     found = {name.strip().lower(): name.strip() for name in names}
     return next((found[name] for name in SCORES if name in found), None)

@@ -283,7 +283,9 @@ def missing_keypoints(num_keypoints: int) -> np.ndarray:
     >>> missing_keypoints(2)[:, 2].tolist()
     [0.0, 0.0]
     """
-    return keypoints_array(np.zeros((num_keypoints, 2)), np.zeros(num_keypoints))
+    missing = np.full((num_keypoints, 3), np.nan)
+    missing[:, 2] = MISSING
+    return missing
 
 
 def polygon_area(polygons: Sequence[np.ndarray]) -> float:

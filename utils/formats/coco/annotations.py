@@ -214,8 +214,8 @@ def read_annotation(
     stated = keys.get(FACTS)
     facts: dict[str, Any] = stated if isinstance(stated, dict) else {}
     derived = facts["derived"] if isinstance(facts.get("derived"), list) else []
-    tags, scored = keys.get("attributes"), score_name(key for key, value in keys.items() if value is not None)
-    extra = {key: value for key, value in keys.items() if key not in (*OWN_KEYS, scored)}
+    tags, scored = keys.get("attributes"), score_name([key for key, value in keys.items() if value is not None])
+    extra = {key: value for key, value in keys.items() if key not in OWN_KEYS and key != scored}
     if not isinstance(tags, dict) and tags is not None:
         extra["attributes"] = tags
     mask = keys["segmentation"] if keys.get("segmentation") and isinstance(keys["segmentation"], dict) else None
@@ -340,9 +340,9 @@ def _read_box(value: Any, parts: list[str]) -> np.ndarray | None:
     if value is None:
         return None
     values = _numbers(value, "bbox")
-    if values.shape != (4,) or not np.isfinite(values).all():
+    if len(values) != 4 or not all(map(math.isfinite, values.tolist())):
         raise ValueError(f"expected bbox as 4 finite numbers (x, y, width, height), got {str(value)[:60]}")
-    x, y, width, height = values
+    x, y, width, height = values.tolist()
     if min(width, height) <= 0:
         parts.append(f"bbox has no width or no height ({width:g} x {height:g}); it is left out")
         return None

@@ -345,10 +345,12 @@ def _read_rows(
     '.../a.txt:1: expected finite numbers, got NaN or infinity; mend or remove the row'
     """
     try:
-        for number, line in read_lines(label):
-            try:
-                yield reader.read(line, size)
-            except ValueError as error:
-                problems.append(Problem(f"{label}:{number}", str(error), "mend or remove the row", id, lost=True))
+        lines = list(read_lines(label))
     except DataError as error:
         problems.append(Problem(str(label), str(error).removeprefix(f"{label}: "), "", id, lost=True))
+        return
+    for (number, line), plain in zip(lines, reader.read_plain([line for _, line in lines], size), strict=True):
+        try:
+            yield reader.read(line, size) if plain is None else plain
+        except ValueError as error:
+            problems.append(Problem(f"{label}:{number}", str(error), "mend or remove the row", id, lost=True))

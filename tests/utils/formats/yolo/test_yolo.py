@@ -10,10 +10,12 @@ import pytest
 
 from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
+from utils.formats import box_rules
 from utils.formats.labelme.read import read_labelme
 from utils.formats.read import read_annotations, read_boxes, read_poses
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array, missing_keypoints
 from utils.formats.yolo.read import label_path, read_yolo
+from utils.formats.yolo.rows import RowReader
 from utils.formats.yolo.write import unsupported, write_yolo
 
 REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data"
@@ -441,3 +443,78 @@ def test_real_photos_of_everyday_things(tmp_path):
     [orphans] = [problem for problem in part.problems if "no picture" in problem.what]  # of 12 more boxes, 7 persons
     assert "2 label files have no picture, such as 000000000656.txt" in str(orphans)
     assert not any(picture.extra.get("incomplete") for picture in part.pictures)
+
+
+ODD_ROWS = [
+    *("0 .5 .5 .5 .25", "+1 5e-1 .5 5.E-1 0.25", "1.0 .5 .5 .5 .25", "0.5 .5 .5 .5 .25", "2 .5 .5 .5 .25"),
+    *("-1 .5 .5 .5 .25", "0 .5 .5 0 .25", "0 .5 .5 -.5 .25", "0 nan .5 .5 .25", "0 inf .5 .5 .25", "0 1e999 .5 .5 .25"),
+    *("0 1.011 .5 .5 .25", "0 1.009 .5 .5 .25", "0 -.011 .5 .5 .25", "0 .5 .5 .5", "0 .5 .5 .5 .25 .9"),
+    *(
+        "0 0 0 .5 0 .5 .25",
+        "0 .5\t.5  .5 .25",
+        "0 .5 .5 .5 .2_5",
+        "0 .5 .5 .5 x",
+        "0x0 .5 .5 .5 .25",
+        "0 .5.5 .5 .5 .25",
+    ),
+    *("0 .5 .5 .5 .\uff12\uff15", "0 .5\u00a0.5 .5 .25"),
+]
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (1, 2), (2, 3)])
+def test_rows_read_at_once_are_those_read_one_by_one(shape):
+    """To the last bit; what is not read at once is what is an outline or wrong."""
+    generator = np.random.default_rng(3)
+    rows = list(ODD_ROWS)
+    if shape[0]:
+        points = {2: ("0 0", "1.5 .5", ".5 -.005", ".5 -.02"), 3: ("0 0 0", "7 7 0", "7 7 1", ".5 .25 2.4", ".5 .5 3")}
+        rows = [f"{row} {' '.join(generator.choice(points[shape[1]], shape[0]))}" for row in ODD_ROWS for _ in range(6)]
+    for _ in range(200):
+        values = generator.uniform(0, 1, 4 + shape[0] * shape[1])
+        values[4 + 2 :: 3] = 2 if shape[1] == 3 else values[4 + 2 :: 3]
+        rows.append(" ".join([str(generator.integers(2)), *map(repr, values.tolist())]))
+    reader = RowReader({name: Skeleton(tuple("ab"[: shape[0]])) for name in ("cow", "dog")}, *shape)
+    plain = 0
+    for row, at_once in zip(rows, reader.read_plain(rows, (37, 53)), strict=True):
+        try:
+            alone = reader.read(row, (37, 53))
+        except ValueError:
+            assert at_once is None, row
+            continue
+        if at_once is not None:
+            assert (at_once.category, at_once.polygons) == (alone.category, alone.polygons)
+            assert at_once.box_xyxy.tobytes() == alone.box_xyxy.tobytes()
+            np.testing.assert_array_equal(at_once.keypoints, alone.keypoints)
+        else:
+            assert alone.polygons or "\u00a0" in row, row
+        plain += at_once is not None
+    assert plain > 200
+    assert reader.read_plain([], (37, 53)) == []
+
+
+def test_only_rows_that_need_it_are_read_one_by_one(tmp_path, draw_picture, monkeypatch):
+    """A file may have a million: the others are read, and their boxes looked at, together."""
+    calls = {"read": 0, "cut": 0}
+
+    def count(name, function):
+        def call(*values):
+            calls[name] += 1
+            return function(*values)
+
+        return call
+
+    monkeypatch.setattr(RowReader, "read", count("read", RowReader.read))
+    monkeypatch.setattr(box_rules, "cut_to_picture", count("cut", box_rules.cut_to_picture))
+    rows = [f"0 .5 .5 {(index + 100) / 4000!r} .5" for index in range(3000)]
+    rows[1234], rows[2345] = "0 .5 .5 nan .5", "0 .9 .5 .25 .25"
+    draw_picture(tmp_path / "images" / "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("\n".join(rows))
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cow]\n")
+    part = read_boxes(tmp_path / "data.yaml")["train"]
+    assert calls == {"read": 1, "cut": 1}
+    assert part.num_instances == 2999
+    bad, beyond = part.problems
+    assert bad.where.endswith("a.txt:1235")
+    assert beyond.where.endswith("a.png: object 2345")  # of those that are read
+    assert part.pictures[0].instances[2344].box_xyxy.tolist() == [46.5, 15, 60, 25]
