@@ -261,7 +261,8 @@ def _plain_boxes(picture: AnnotatedPicture) -> list[np.ndarray | None]:
     found: list[np.ndarray | None] = [instance.box_xyxy for instance in picture.instances]
     nothing = np.full(4, np.nan)
     boxes = np.array([nothing if box is None else box for box in found]).reshape(-1, 4)
-    sides = boxes[:, 2:] - boxes[:, :2]
+    with np.errstate(invalid="ignore", over="ignore"):  # of infinite corners, and of such as 1e308
+        sides = boxes[:, 2:] - boxes[:, :2]
     inside = np.isfinite(boxes).all(axis=1) & (sides >= 1).all(axis=1)
     if picture.size is not None:
         inside &= ((boxes >= 0) & (boxes <= np.array([*picture.size[::-1], *picture.size[::-1]]))).all(axis=1)
