@@ -130,9 +130,12 @@ class RowReader:
         """
         values = values.reshape(len(values), self.num_keypoints, self.num_values)
         points = values[..., :2]
-        seen = np.where((points == 0).all(axis=2), 0.0, 2.0) if self.num_values == 2 else np.round(values[..., 2])
+        seen: np.ndarray = (
+            np.where((points == 0).all(axis=2), 0.0, 2.0) if self.num_values == 2 else np.round(values[..., 2])
+        )
         inside = ((points >= -TOLERANCE) & (points <= 1 + TOLERANCE)).all(axis=2)
-        return points, seen, ((seen >= 0) & (seen <= 2) & (inside | (seen <= 0))).all(axis=1)
+        right: np.ndarray = ((seen >= 0) & (seen <= 2) & (inside | (seen <= 0))).all(axis=1)
+        return points, seen, right
 
     def _parse(self, row: str) -> np.ndarray:
         """The numbers of a row, shape (N,): as many as there should be, with a class that exists.
