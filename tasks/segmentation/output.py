@@ -19,6 +19,7 @@ from tasks.belief import LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, Support, near_chan
 from tasks.item import Item, Piece
 from tasks.output import Metric, Output, Sink, name_scores
 from tasks.segmentation.baseline import ClassColours
+from tasks.segmentation.drawn import choose_part
 from tasks.segmentation.items import SceneItem
 from tasks.segmentation.metric import SegmentationMetric, report_scores
 from tasks.segmentation.scenes import SceneReader
@@ -39,7 +40,6 @@ logger = logging.getLogger(__name__)
 FEW_FILLED = 3  # pictures with undeclared fill that are reported one by one
 FILL_PREDICTED = "they are predicted as a class"
 OVERLAY_SIDE = 2048  # pixels of the longer side of an overlay, at most
-DRAWN_SIDE = 1024  # pixels of an item that a comparison picture shows at most
 
 
 class SegmentationOutput(Output):
@@ -64,6 +64,7 @@ class SegmentationOutput(Output):
     def __init__(self, settings: SegmentationSettings, classes: list[str], scenes: SceneReader):
         self.settings, self.classes, self.scenes = settings, classes, scenes
         self.fills: dict[Path, list[Fill]] = {}  # of the pictures that were predicted
+        self._parts: dict[str, Window] = {}  # of the items that are drawn
 
     @override
     def metric(self) -> Metric:
@@ -116,12 +117,29 @@ class SegmentationOutput(Output):
     @override
     def shows(self, piece: Piece, kept: int) -> bool:
         assert piece.window is not None
-        return max(piece.window.y, piece.window.x) < DRAWN_SIDE
+        assert isinstance(piece.item, SceneItem)
+        return piece.window.intersection(self._shown(piece.item)) is not None
+
+    def _shown(self, item: SceneItem) -> Window:
+        """The part of an item that its comparison picture shows.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
+        >>> task.source.prepare_data()
+        >>> task.output._shown(task.source.items("val")[0])
+        Window(y=0, x=0, height=64, width=64)
+        """
+        if item.id not in self._parts:
+            read = functools.partial(self.scenes.read_labels, item)
+            self._parts[item.id] = choose_part(item.area.height, item.area.width, read)
+        return self._parts[item.id]
 
     @override
     def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
         assert isinstance(item, SceneItem)
-        shown = Window(0, 0, min(item.area.height, DRAWN_SIDE), min(item.area.width, DRAWN_SIDE))
+        shown = self._shown(item)
         prediction = np.full((shown.height, shown.width), IGNORE, np.uint8)
         for piece in pieces:
             assert piece.window is not None
@@ -130,11 +148,13 @@ class SegmentationOutput(Output):
                 local = part.shifted(-piece.window.y, -piece.window.x)
                 classes = piece.arrays["classes"][local.rows, local.columns]
                 predicted = piece.arrays["valid"][local.rows, local.columns]
-                prediction[part.rows, part.columns] = np.where(predicted, classes, IGNORE)
+                place = part.shifted(-shown.y, -shown.x)
+                prediction[place.rows, place.columns] = np.where(predicted, classes, IGNORE)
         arrays = self.scenes.read(item, shown)
         prediction[~arrays["valid"]] = IGNORE
         image = np.ascontiguousarray(arrays["image"][..., :3])
-        return draw_comparison(image, arrays.get("label"), prediction, self._palette(), self.classes)
+        is_part = (shown.height, shown.width) != (item.area.height, item.area.width)
+        return draw_comparison(image, arrays.get("label"), prediction, self._palette(), self.classes, is_part)
 
     @override
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:

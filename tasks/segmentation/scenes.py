@@ -522,6 +522,25 @@ class SceneReader:
             arrays["label"] = np.pad(label, ((0, below), (0, right)), constant_values=IGNORE)
         return arrays
 
+    def read_labels(self, item: SceneItem, window: Window) -> np.ndarray:
+        """Read the classes (h, w) of a window inside an item; the picture is read only where there is a label.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task()
+        >>> task.source.prepare_data()
+        >>> item, window = task.source.items("val")[0], Window(0, 0, 8, 4)
+        >>> scenes = task.source.scenes
+        >>> bool((scenes.read_labels(item, window) == scenes.read(item, window)["label"]).all())
+        True
+        """
+        files = self.files_of(item)
+        if files.label is None:
+            return np.full((window.height, window.width), IGNORE, np.uint8)
+        label = self.labels(files.label).read(self.scene(files.paths), window.shifted(item.area.y, item.area.x))
+        return self.read(item, window)["label"] if (label != IGNORE).any() else label
+
     def holds_something(self, item: SceneItem, window: Window) -> np.ndarray:
         """Tell which pixels (H, W) of a window of the files of an item, before `dataset.scale`, hold something.
 

@@ -255,6 +255,7 @@ def draw_comparison(
     prediction: np.ndarray,
     palette: np.ndarray,
     class_names: Sequence[str],
+    is_part: bool = False,
 ) -> np.ndarray:
     """Draw a picture, its truth, its prediction and what is wrong side by side, with titles and a legend.
 
@@ -270,6 +271,8 @@ def draw_comparison(
         Colours of the classes.
     class_names : sequence of str
         Names of the K classes; the legend holds those that occur.
+    is_part : bool
+        Whether this is a part of a larger picture, so that the share of errors is not that of the picture.
 
     Returns
     -------
@@ -289,14 +292,15 @@ def draw_comparison(
     >>> draw_comparison(image, None, classes, class_palette(2), ["field", "road"]).shape
     (144, 404, 3)
     """
-    panels = [("image", show_colours(image))]
+    panels = [("image, a part" if is_part else "image", show_colours(image))]
     if truth is not None:
         panels.append(("truth", draw_class_map(image, truth, palette)))
     panels.append(("prediction", draw_class_map(image, prediction, palette)))
     [colour] = mark_colours([WRONG], palette.tolist())
     if truth is not None:
         wrong = (truth != prediction)[truth != IGNORE_INDEX]
-        title = f"errors: {100 * wrong.mean():.2f} %" if wrong.size else "errors: -"
+        share = f"{100 * wrong.mean():.2f} %" if wrong.size else "-"
+        title = f"errors in this part: {share}" if is_part else f"errors: {share}"
         panels.append((title, _draw_errors(image, truth, prediction, colour)))
     sheet = side_by_side([with_title(_fit(picture, PANEL_SIZE), title) for title, picture in panels])
     occurring = np.unique(prediction if truth is None else np.concatenate([prediction.ravel(), truth.ravel()]))
