@@ -17,6 +17,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from utils.errors import DataError, DinolithError
+from utils.media.videos import is_video
 from utils.raster.drivers import RASTER_DRIVERS
 from utils.raster.vrt import check_vrt, is_virtual
 from utils.runtime.reading import check_regular
@@ -98,6 +99,8 @@ def gdal_errors(
         while cause.__cause__ is not None:
             cause = cause.__cause__  # the first of the chain is GDAL's last message
         reason = " ".join(str(getattr(cause, "errmsg", cause)).split()) or type(cause).__name__
+        if is_video(path):
+            reason, cure = "it is a video", "segmentation and labels have none: write its frames as pictures"
         raise DataError(f"{path}: cannot be {action} ({reason[:500]}); {cure}") from error
 
 

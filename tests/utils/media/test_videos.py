@@ -15,6 +15,7 @@ import pytest
 from utils.errors import DataError
 from utils.media.picture_sizes import MAX_PIXELS
 from utils.media.videos import CODECS, VideoReader, VideoWriter, is_video, video_faults
+from utils.raster.files import check_scene
 
 OPENFIELD = Path(__file__).resolve().parents[4] / "shared" / "data" / "kp_openfield" / "video.mp4"
 COUNT, SIZE = 40, (48, 64)
@@ -441,3 +442,8 @@ def test_a_transport_stream_is_known_by_its_beat(tmp_path: Path) -> None:
     stream.write_bytes((b"G" + bytes(187)) * 3)
     text.write_text("Good morning, this is TypeScript. " * 20)
     assert (is_video(stream), is_video(text)) == (True, False)
+
+
+def test_a_video_in_place_of_a_raster_is_called_one(video: Path) -> None:
+    [told] = check_scene(video)
+    assert "(it is a video); segmentation and labels have none: write its frames as pictures" in told
