@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +14,8 @@ _NAMED = 10  # so many places are named in a message
 Counted = Literal["places", "frames", "duration", "duration from zero"]
 
 
-class Promise(NamedTuple):
+@dataclass(frozen=True)
+class Promise:
     """What a header says about the frames.
 
     Parameters
