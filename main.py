@@ -29,7 +29,7 @@ from utils.errors import (
 try:
     from config import PHASES, Settings, TaskConfig, expand_path, load_settings, parse_settings, safe_mode_in_force
     from tasks import kinds, load_task
-    from utils.logging import TimedBlock, VerbosityLogger, listening
+    from utils.logging import TimedBlock, VerbosityLogger, listening, refuse_foreign_log
     from utils.runtime.files import FileLock, write_json
     from utils.runtime.setting_classes import schema_of
     from utils.runtime.setting_files import find_config
@@ -468,7 +468,7 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
     >>> run_and_report(parse_settings(text, (), kinds()), {"segmentation": ()}, only_check=False)
     2
     """
-    from tasks.runs import choose_device, set_up_machine
+    from tasks.runs import choose_device, refuse_foreign_status, set_up_machine
     from tasks.stores import keep_stores, make_no_stores, preview_stores
     from utils.runtime import distributed, lost_ranks
 
@@ -483,7 +483,13 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
             stack.enter_context(make_no_stores())
         main_rank = distributed.is_main()
         writes = main_rank and not only_check
-        file = expand_path(shared.logging.file) if shared.logging.file and writes else None
+        status_path = Path(expand_path(shared.paths.runs_root)) / "status.json"
+        file = expand_path(shared.logging.file) if shared.logging.file and main_rank else None
+        if main_rank:
+            refuse_foreign_status(status_path)
+        if file and only_check:
+            refuse_foreign_log(Path(file))
+            file = None
         level, timestamps = shared.logging.level, shared.logging.timestamps
         log = stack.enter_context(VerbosityLogger(level, timestamps, file, quiet=not main_rank))
         stack.enter_context(listening(log, "models", "tasks", "utils"))
@@ -498,8 +504,7 @@ def run_and_report(settings: Settings, phases: dict[str, tuple[str, ...]], only_
             if error is not None:
                 outcome.end_at_work(error)  # of a rank that is lost while this one is in a long call
             if writes and code != LockedError.exit_code:
-                path = Path(expand_path(shared.paths.runs_root)) / "status.json"
-                code = write_status(path, code, outcome, log, error)
+                code = write_status(status_path, code, outcome, log, error)
             return code
 
         lost_ranks.when_lost(finish)

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from tasks.item import Item, Piece
 from tasks.output import Sink
-from utils.runtime.files import digest_json, sync, write_bytes
+from utils.runtime.files import digest_json, named_in_errors, sync, write_bytes
 
 
 class FrameSink(Sink):
@@ -61,7 +61,8 @@ class FrameSink(Sink):
             else:
                 write_bytes(self.partial, checked_line({"made_from": self.header}).encode())
             self.file = self.partial.open("a", encoding="utf-8")
-        self.file.write(checked_line(self.to_json(piece)))
+        with named_in_errors(self.partial):
+            self.file.write(checked_line(self.to_json(piece)))
 
     def _checked(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Intact lines with the places of their ends, the first of which holds the fingerprint; none if it is another.
@@ -116,7 +117,8 @@ class FrameSink(Sink):
     @override
     def flush(self) -> None:
         if self.file is not None:
-            self.file.close()
+            with named_in_errors(self.partial):
+                self.file.close()
             self.file = None
             sync(self.partial)
 

@@ -12,7 +12,7 @@ from config import TaskConfig, expand_path
 from tasks import load_task
 from tasks.references import references_of
 from tasks.runs import task_folder
-from tasks.splits import LIST_SPLITS, read_list, refuse_absent_test
+from tasks.splits import LIST_SPLITS, MADE, read_list, refuse_absent_test, refuse_empty_lists
 from utils.errors import DataError
 from utils.raster.inputs import find_inputs
 from utils.runtime.checkpoints import find_file
@@ -59,7 +59,7 @@ def check_named_files(name: str, tasks: Mapping[str, TaskConfig], phases: Sequen
     settings, sample = tasks[name], load_task(tasks[name].kind).sample_files
     evaluates_split = "evaluate" in phases and not settings.evaluate.names_pictures
     if {"prepare", "verify", "train"} & set(phases) or evaluates_split:
-        _check_lists(name, settings, phases)
+        _check_lists(name, settings, phases, evaluates_split)
     _check_roots(settings, phases, evaluates_split, sample)
     sources = {}
     if "inference" in phases:
@@ -124,7 +124,7 @@ def matches(path: str) -> bool:
     return os.path.lexists(path) or (glob.has_magic(path) and any(glob.iglob(path, recursive=True)))
 
 
-def _check_lists(name: str, settings: TaskConfig, phases: Sequence[str]) -> None:
+def _check_lists(name: str, settings: TaskConfig, phases: Sequence[str], evaluates_split: bool) -> None:
     """Refuse a test list that is not there, and lists that are not text.
 
     Raises
@@ -134,7 +134,7 @@ def _check_lists(name: str, settings: TaskConfig, phases: Sequence[str]) -> None
 
     Examples
     --------
-    >>> _check_lists("coral", TaskConfig(dataset={"splits": {"train_list": "/dev/zero"}}), ["train"])
+    >>> _check_lists("coral", TaskConfig(dataset={"splits": {"train_list": "/dev/zero"}}), ["train"], False)
     Traceback (most recent call last):
         ...
     utils.errors.DataError: /dev/zero: a device; expected a file on a disk; name another one; a split list holds ...
@@ -145,6 +145,8 @@ def _check_lists(name: str, settings: TaskConfig, phases: Sequence[str]) -> None
         path = getattr(settings.dataset.splits, f"{split}_list")
         if path is not None and os.path.lexists(expand_path(path)):
             read_list(expand_path(path))
+    needed = {*(MADE if "train" in phases else ()), *([settings.evaluate.split] if evaluates_split else ())}
+    refuse_empty_lists(name, settings, needed)
 
 
 def _check_pictures(setting: str, source: str) -> None:

@@ -385,6 +385,36 @@ def refuse_foreign_weights(path: str | None, head: str) -> None:
                 )
 
 
+def refuse_foreign_status(path: Path) -> None:
+    """Refuse to write the outcome of a run over a file of a person.
+
+    Raises
+    ------
+    SettingsError
+        If the file is there and no run has written it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "status.json"
+    >>> refuse_foreign_status(path)
+    >>> _ = path.write_text('{"status": "my own"}')
+    >>> refuse_foreign_status(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: paths.runs_root: .../status.json: already exists and was not written by a run; name ...
+    """
+    try:
+        ours = not os.path.lexists(path) or "exit_code" in read_json(path, {})
+    except (DataError, OSError):
+        ours = False
+    if not ours:
+        raise SettingsError(
+            f"paths.runs_root: {path}: already exists and was not written by a run; name another folder, or move the "
+            "file away"
+        )
+
+
 def find_checkpoint(setting: str | None, folder: Path, phase: str) -> Path:
     """Choose the checkpoint of a phase: the one in the settings, or the best of the run.
 

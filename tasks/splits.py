@@ -186,6 +186,35 @@ def refuse_absent_test(name: str, settings: TaskConfig) -> None:
         )
 
 
+def refuse_empty_lists(name: str, settings: TaskConfig, splits: Collection[str]) -> None:
+    """Refuse lists of splits that are there and hold no id, unless prepare drew them and may draw them anew.
+
+    Raises
+    ------
+    DataError
+        If there is such a list.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> _ = path.write_text("# later")
+    >>> settings = TaskConfig(dataset={"splits": {"train_list": str(path)}})
+    >>> refuse_empty_lists("coral", settings, ["val"])
+    >>> refuse_empty_lists("coral", settings, ["train"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../a.txt: the list of the train split names no picture; write one name a line, or ...
+    """
+    for split in sorted(splits):
+        path = split_list(name, settings, split)
+        if path is not None and path.exists() and not read_list(path) and made_from(path) is None:
+            raise DataError(
+                f"{path}: the list of the {split} split names no picture; write one name a line, or remove the file "
+                "to have the lists drawn"
+            )
+
+
 def warn_of_absent(name: str, settings: TaskConfig) -> None:
     """Warn of lists that the settings name and that do not exist, so that prepare draws them.
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 MAX_LINE = 5000  # characters
+MAX_WORD = 1000  # characters without a blank; a path has at most some hundred
 
 # control characters, marks of another line, marks that turn the direction of reading, bytes that are no UTF-8
 _UNPRINTED = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -36,6 +37,35 @@ def escape_controls(text: str) -> str:
     return _UNPRINTED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def shorten(text: str) -> str:
+    """Leave out the middle of a line, or of a word of it, that nobody reads to its end: a line of a file, or a name.
+
+    Where it begins and the advice at its end stay.
+
+    Examples
+    --------
+    >>> shorten(f"list.txt:1: {'x' * 200000!r} is no picture; remove it") == (
+    ...     f"list.txt:1: '{'x' * 499}[... 199002 characters ...]{'x' * 499}' is no picture; remove it"
+    ... )
+    True
+    >>> len(shorten("no such name: " + "a b " * 50000)), shorten("a.png: truncated")
+    (5027, 'a.png: truncated')
+    """
+    words = re.sub(rf"\S{{{MAX_WORD + 1},}}", lambda word: _cut(word[0], MAX_WORD), text)
+    return words if len(words) <= MAX_LINE else _cut(words, MAX_LINE)
+
+
+def _cut(text: str, most: int) -> str:
+    """The two ends of a text, and how many characters are left out between them.
+
+    Examples
+    --------
+    >>> _cut("abcdefgh", 4)
+    'ab[... 4 characters ...]gh'
+    """
+    return f"{text[: most // 2]}[... {len(text) - most // 2 * 2} characters ...]{text[-(most // 2) :]}"
+
+
 class DinolithError(Exception):
     r"""Base of all errors that `main.py` reports as lines of text, without a traceback.
 
@@ -59,8 +89,7 @@ class DinolithError(Exception):
     told = False  # whether another rank has raised it first, and says it
 
     def __init__(self, *lines: str):
-        texts = (line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}..." for line in map(str, lines))
-        super().__init__("\n".join(map(escape_controls, texts)))
+        super().__init__("\n".join(escape_controls(shorten(str(line))) for line in lines))
 
 
 class SettingsError(DinolithError, ValueError):
@@ -135,6 +164,11 @@ def advice_for_files(error: OSError) -> str | None:
     --------
     >>> advice_for_files(FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b.txt"))
     'a/b.txt: No such file or directory; check the path that the settings name'
+    >>> import tempfile
+    >>> link = Path(tempfile.mkdtemp()) / "runs"
+    >>> link.symlink_to("/no/such")
+    >>> advice_for_files(FileExistsError(errno.EEXIST, "File exists", str(link))).replace(str(link), "runs")
+    'runs: runs is a link to /no/such, which is not there; remove it, or name another place'
     >>> advice_for_files(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
     True
     """
@@ -147,6 +181,10 @@ def advice_for_files(error: OSError) -> str | None:
     }
     cure = next((cure for numbers, cure in cures.items() if error.errno in numbers), None)
     where = error.filename2 or error.filename
+    named = next((part for part in (error.filename, error.filename2) if isinstance(part, str | Path)), "")
+    link = next((part for part in (Path(named), *Path(named).parents) if part.is_symlink() and not part.exists()), None)
+    if link is not None:
+        return f"{where}: {link} is a link to {os.readlink(link)}, which is not there; remove it, or name another place"
     return None if cure is None else f"{where or 'a file'}: {error.strerror}; {cure}"
 
 

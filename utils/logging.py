@@ -21,12 +21,14 @@ from typing import IO, TypeVar
 from tqdm import tqdm
 from typing_extensions import override
 
-from utils.errors import Interrupted, SettingsError, escape_controls
+from utils.errors import Interrupted, SettingsError, escape_controls, shorten
 
 Item = TypeVar("Item")
 
 FIRST_S = 10.0  # a loop that takes longer says so
 LEVELS = {"error": 0, "info": 1, "debug": 2}
+LOG_LINE = re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?\[(ERROR|WARNING|INFO|DEBUG)\] ")  # as `_write` begins it
+MAX_START = 4096  # bytes by which a log is known
 
 
 class VerbosityLogger:
@@ -159,7 +161,7 @@ class VerbosityLogger:
         # tqdm.write keeps clear of a bar, but it settles multiprocessing's start method: only where there is a bar
         write = tqdm.write if self.open_bars else print
         stamp = datetime.now().isoformat(" ", timespec="seconds") + " " if self.timestamps else ""
-        line = f"{stamp}[{label}] {escape_controls(message)}"
+        line = f"{stamp}[{label}] {escape_controls(shorten(message))}"
         self._append_to_file(line)
         # what the encoding lacks is escaped: a class name must not stop a run under cron's ASCII locale
         encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -266,7 +268,7 @@ def _open_log(path: Path) -> IO[str]:
     Raises
     ------
     SettingsError
-        When the file cannot be written, or holds something else than text.
+        When the file cannot be written, or is no log of ours.
 
     Examples
     --------
@@ -277,19 +279,48 @@ def _open_log(path: Path) -> IO[str]:
     >>> path.read_text()  # before the file is closed
     'one line\n'
     """
+    refuse_foreign_log(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            with open(path, "rb") as stream:
-                beginning = stream.read(4096)
-            what = "no text file" if b"\0" in beginning else "a file of something else than log lines"
-            if beginning and not _LOG_LINE.search(beginning):
-                raise SettingsError(f"logging.file: {path} is {what}; name a file of its own for the log")
         return open(path, "a", buffering=1, encoding="utf-8")
     except OSError as error:
         raise SettingsError(
             f"logging.file: cannot write {path}: {error.strerror}; choose a file in a folder that you may write"
         ) from None
+
+
+def refuse_foreign_log(path: Path) -> None:
+    r"""Refuse to add lines to a file that does not begin as a log: settings or labels would be broken.
+
+    Raises
+    ------
+    SettingsError
+        When the file begins with anything else than a line of a log, or cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "config.yml"
+    >>> refuse_foreign_log(path)
+    >>> _ = path.write_text("2026-01-31 09:30:00 [INFO] train: started\n")
+    >>> refuse_foreign_log(path)
+    >>> _ = path.write_text("train: {epochs: 5}\n")
+    >>> refuse_foreign_log(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: logging.file: .../config.yml is a file of something else than log lines: it begins with ...
+    """
+    if not path.is_file():  # absent, or a terminal, a pipe and the like
+        return
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(MAX_START)
+    except OSError as error:
+        raise SettingsError(f"logging.file: {path}: cannot be read ({error.strerror}); name another file") from None
+    if start and not LOG_LINE.match(start):
+        what = "no text file" if b"\0" in start else "a file of something else than log lines"
+        line = start.partition(b"\n")[0][:60].decode(errors="replace").rstrip()
+        raise SettingsError(f"logging.file: {path} is {what}: it begins with {line!r}; name a file of its own")
 
 
 def format_duration(seconds: float) -> str:

@@ -177,5 +177,15 @@ class KeypointsSettings(TaskConfig):
     @override
     def clashes(self) -> Iterator[str]:
         yield from super().clashes()
+        keypoints = self.keypoints
+        varied = self.dataset.augmentations.enable
+        if varied and keypoints.augment_from >= keypoints.augment_until:
+            yield (
+                f"keypoints.augment_from: {keypoints.augment_from:g} is not below keypoints.augment_until "
+                f"({keypoints.augment_until:g}), so that no picture is ever varied; raise augment_until, or set "
+                "dataset.augmentations.enable: false"
+            )
+        if keypoints.prompts is not None and keypoints.instance_mode == "whole":
+            yield "keypoints.prompts: read with keypoints.instance_mode: per_instance only; set that, or remove prompts"
         if self.evaluate.inputs is not None and self.evaluate.labels is None:
             yield "evaluate.inputs: set, but evaluate.labels is not; name the labels of these pictures"

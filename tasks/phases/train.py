@@ -311,15 +311,22 @@ class Training:
         >>> training_example(tempfile.mkdtemp())._init_from("/no/such/file.safetensors")
         Traceback (most recent call last):
             ...
-        utils.errors.DataError: /no/such/file.safetensors: no such checkpoint...
+        utils.errors.DataError: train.init_from: /no/such/file.safetensors: no such checkpoint...
         """
-        checkpoint = load_checkpoint(source)
-        fresh = init_from(
-            self.model,
-            checkpoint.tensors,
-            classes_from=checkpoint.description.get("classes"),
-            classes_to=self.task.describe().get("classes"),
-        )
+        described = self.task.describe()
+        try:
+            checkpoint = load_checkpoint(source)
+        except DataError as error:
+            raise DataError(f"train.init_from: {error}") from None
+        other = checkpoint.description
+        try:
+            fresh = init_from(self.model, checkpoint.tensors, other.get("classes"), described.get("classes"))
+        except DataError as error:
+            theirs, ours = (f"kind {of.get('kind')}, head {of.get('head')}" for of in (other, described))
+            raise DataError(
+                f"train.init_from: {source}: a checkpoint of {theirs}; this task is of {ours}: {error}; name another "
+                "checkpoint, or remove the setting"
+            ) from None
         self.context.log.info(
             f"train: starting from {source}" + (f"; re-initialised: {', '.join(fresh)}" if fresh else "")
         )

@@ -21,6 +21,7 @@ from utils.geometry.padding import pad_picture
 from utils.raster.dependencies import input_stamps
 from utils.raster.files import check_scene
 from utils.raster.fill import Fill, find_fill, nodata_values, values_to_leave_out
+from utils.raster.inputs import refuse_videos
 from utils.raster.label_pairs import is_vector, pair_labels
 from utils.raster.labels import LabelSource, UnknownValuesError, refuse_shared, refuse_unknown_values
 from utils.raster.raster_labels import RasterLabels
@@ -137,6 +138,7 @@ class SceneReader:
             refuse_unlistable([folder.name])
             return {folder.name: tuple(folder / name for name in names)}
         pictures = find_scenes(source)
+        refuse_videos(pictures)
         pattern = self.settings.dataset.label_pattern
         if pattern:  # labels may be in the folder of the pictures, but have other names
             pictures = [path for path in pictures if not fnmatch(path.name, pattern.replace("{stem}", "*"))] or pictures

@@ -37,6 +37,7 @@ from utils.geometry.fields import warp
 from utils.raster.class_table import label_counts
 from utils.raster.files import check_scene
 from utils.raster.fill import describe_fill, nodata_values
+from utils.raster.inputs import refuse_videos
 from utils.raster.labels import LabelSource
 from utils.raster.scene_paths import find_scenes, scene_ids
 from utils.raster.tiling import Window
@@ -193,7 +194,9 @@ class SceneSource(ListedSource[SceneItem]):
     def input_items(self, sources: list[str]) -> list[SceneItem]:
         groups, others = band_scenes(sources, self.settings.dataset.band_files or [])
         if others:
-            scenes = scene_ids(find_scenes(others))
+            found = find_scenes(others)
+            refuse_videos(found)
+            scenes = scene_ids(found)
             results = self._results_of(scenes)
             groups |= {key: (path,) for key, path in scenes.items() if path.resolve() not in results}
         if self.settings.inference.output_tif and len(groups) > 1:

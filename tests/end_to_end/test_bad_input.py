@@ -560,3 +560,51 @@ def test_an_error_that_is_no_matter_of_files_keeps_its_traceback(capsys):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
     assert main.exit_code(caught.value, main.VerbosityLogger("error")) == 4
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("config.yml", "logging.file", "{folder}/config.yml"),
+        ("labels.csv", "logging.file", "{folder}/labels.csv"),
+        ("weights/linear_best.safetensors", "train.weights_dir", "{folder}/weights"),
+        ("weights/linear_last.json", "train.weights_dir", "{folder}/weights"),
+        ("runs/status.json", "paths.runs_root", "{folder}/runs"),
+        ("runs/segmentation/latest", "{folder}/runs/segmentation/latest", ""),
+    ],
+)
+def test_files_of_a_person_are_never_written_over(name: str, key: str, value: str, tmp_path, capsys) -> None:
+    tree = make_settings(tmp_path)
+    tree["paths"]["runs_root"] = f"{tmp_path}/runs"
+    if value:
+        section, _, leaf = key.partition(".")
+        tree.setdefault(section, {})[leaf] = value.format(folder=tmp_path)
+    mine = tmp_path / name
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    if mine.name != "config.yml":
+        mine.write_text('{"mine": 1}')
+    code, errors, _ = call(tmp_path, tree, capsys)
+    assert code in (2, 3)
+    [error] = errors
+    assert key.format(folder=tmp_path) in error
+    assert str(mine) in error
+    assert mine.read_text() == (yaml.safe_dump(tree) if mine.name == "config.yml" else '{"mine": 1}')
+    assert not list(tmp_path.glob("store/shards/*"))
+    if value:  # a rehearsal says it too
+        assert main.main(["--check", str(tmp_path / "config.yml")]) == code
+        assert str(mine) in capsys.readouterr().err
+
+
+def test_logs_and_weights_of_earlier_runs_are_continued(tmp_path, capsys) -> None:
+    tree = make_settings(tmp_path)
+    tree["paths"]["runs_root"] = f"{tmp_path}/runs"
+    tree["logging"] = {"file": f"{tmp_path}/run.log", "timestamps": True}
+    tree["train"] |= {"weights_dir": f"{tmp_path}/weights", "epochs": 1}
+    for phase in ("verify", "evaluate", "inference"):
+        tree[phase]["enable"] = False
+    assert call(tmp_path, tree, capsys)[0] == 0
+    lines = (tmp_path / "run.log").read_text().splitlines()
+    tree["train"]["epochs"] = 2
+    assert call(tmp_path, tree, capsys)[0] == 0
+    assert (tmp_path / "run.log").read_text().splitlines()[: len(lines)] == lines
+    assert load_checkpoint(tmp_path / "weights" / "linear_last.safetensors").description["training"]["steps"] > 0

@@ -154,7 +154,10 @@ def test_check_passes_where_the_sample_writes_what_is_named(tmp_path, capsys, mo
             "tasks.foxes.evaluate={enable: true, inputs: gone/*.png, labels: annotations/val.json}",
             "evaluate.inputs: data/foxes/gone/*.png: no file matches",
         ),
-        ("tasks.foxes.keypoints.prompts=gone", "keypoints.prompts: data/foxes/gone: no such file or folder"),
+        (
+            "tasks.foxes.keypoints={instance_mode: per_instance, prompts: gone}",
+            "keypoints.prompts: data/foxes/gone: no such file or folder",
+        ),
         ("model.backbone=./gone", "gone"),
     ],
 )

@@ -43,6 +43,7 @@ def folders(tmp_path, monkeypatch) -> Path:
 def check(kind: str, setting: str, value: str, phase: str, *more: str) -> None:
     other = {"evaluate.inputs": "labels", "evaluate.labels": "inputs"}.get(setting)  # are given together
     both = [f"evaluate.{other}=old"] if other and kind != "distill" else []
+    both += ["keypoints.instance_mode=per_instance"] if setting == "keypoints.prompts" else []
     settings = parse_settings(f"kind: {kind}", [f"{setting}={value}", *both, "paths.data_root=../root", *more], kinds())
     check_named_files(kind, settings.tasks, [phase])
 

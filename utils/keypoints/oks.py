@@ -55,18 +55,18 @@ def resolve_sigmas(sigmas: float | Sequence[float] | Literal["coco"], num_keypoi
     >>> resolve_sigmas([0.1, 0.2], 3)
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: OKS sigmas: expected one number, or one per keypoint (3), got 2
+    utils.errors.SettingsError: keypoints.oks_sigmas: expected one number, or one per keypoint (3), got 2
     """
     given = COCO_SIGMAS if isinstance(sigmas, str) and sigmas == "coco" else sigmas
     if isinstance(given, str):
-        raise SettingsError(f"OKS sigmas: expected a number, a list of numbers or 'coco', got {given!r}")
+        raise SettingsError(f"keypoints.oks_sigmas: expected a number, a list of numbers or 'coco', got {given!r}")
     values = np.full(num_keypoints, given, float) if np.ndim(given) == 0 else np.array(given, float)
     if values.shape != (num_keypoints,):
         raise SettingsError(
-            f"OKS sigmas: expected one number, or one per keypoint ({num_keypoints}), got {len(values)}"
+            f"keypoints.oks_sigmas: expected one number, or one per keypoint ({num_keypoints}), got {len(values)}"
         )
     if not (np.isfinite(values) & (values > 0)).all():
-        raise SettingsError(f"OKS sigmas: expected numbers above 0, got {values.tolist()}")
+        raise SettingsError(f"keypoints.oks_sigmas: expected numbers above 0, got {values.tolist()}")
     return values
 
 

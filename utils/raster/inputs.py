@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import DataError
+from utils.media.videos import SUFFIXES as VIDEO_SUFFIXES
 from utils.media.videos import is_video
 from utils.raster.scene_paths import find_scenes, is_excluded
 from utils.runtime.files import walk_files
@@ -56,6 +57,35 @@ def find_inputs(
     return list(dict.fromkeys(found))
 
 
+def refuse_videos(pictures: Sequence[Path]) -> None:
+    """Refuse videos where only pictures and rasters are taken; opened as rasters they would be called damaged.
+
+    Raises
+    ------
+    DataError
+        If one is a video.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from utils.media.videos import VideoWriter
+    >>> path = Path(tempfile.mkdtemp()) / "a.mp4"
+    >>> with VideoWriter(path, size=(64, 64), fps=10) as video:
+    ...     video.write(np.zeros((64, 64, 3), np.uint8))
+    >>> refuse_videos([path])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: .../a.mp4: a video; this kind of task takes pictures and rasters; save the frames that ...
+    """
+    for path in pictures:
+        if is_video(path):
+            raise DataError(
+                f"{path}: a video; this kind of task takes pictures and rasters; save the frames that matter as "
+                "pictures, and name these"
+            )
+
+
 def _inputs_of(source: str, exclude: Sequence[str], is_result: Callable[[Path], bool]) -> list[Path]:
     """Videos and pictures of one source.
 
@@ -81,9 +111,10 @@ def _inputs_of(source: str, exclude: Sequence[str], is_result: Callable[[Path], 
     videos = sorted(file for file in files if is_video(file) and not is_excluded(file, exclude) and not is_result(file))
     try:
         pictures = find_scenes(source, exclude)
-    except DataError:
+    except DataError as error:
         if not videos:
-            raise
+            known = f", and videos with {', '.join(sorted(VIDEO_SUFFIXES))}" if "looked for" in str(error) else ""
+            raise DataError(f"{error}{known}") from None
         pictures = []  # videos alone are an input too
     found = [*videos, *(picture for picture in pictures if not is_video(picture))]
     if not found:

@@ -16,7 +16,7 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.logging import format_duration
-from utils.runtime.files import write_bytes
+from utils.runtime.files import named_in_errors, write_bytes
 
 Row = Mapping[str, Any]
 
@@ -411,7 +411,7 @@ class CsvLog:
             self.columns = columns
             self._rewrite([*self.rows(), row])
             return
-        with open(self.path, "a", encoding="utf-8", newline="") as stream:
+        with named_in_errors(self.path), open(self.path, "a", encoding="utf-8", newline="") as stream:
             stream.write(_csv_text(self.columns, [row], header=False))
             stream.flush()
             os.fsync(stream.fileno())

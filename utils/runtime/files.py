@@ -60,14 +60,35 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     with temporary_folder(path) as folder:
         temporary = folder / path.name
         temporary.touch()  # not mkstemp, whose files are private; results are for everybody
-        try:
+        with named_in_errors(path):
             yield temporary
             sync(temporary)
             os.replace(temporary, path)
             sync(path.parent)
-        except OSError as error:
-            error.filename = error.filename or str(path)  # a write to a full disk does not say where
-            raise
+
+
+@contextmanager
+def named_in_errors(path: str | Path) -> Iterator[None]:
+    """Name a file in errors of the system that name none: a write to a full disk does not say where.
+
+    Raises
+    ------
+    OSError
+        The same error, with the file.
+
+    Examples
+    --------
+    >>> with named_in_errors("results.csv"):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+        ...
+    OSError: [Errno 28] No space left on device: 'results.csv'
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextmanager
@@ -157,7 +178,8 @@ def sync(path: str | Path) -> None:
     """
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with named_in_errors(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -383,8 +405,9 @@ class FileLock:
             holder = os.read(handle, 64).decode(errors="replace").strip() or "unknown"
             os.close(handle)
             raise LockedError(f"{self.path}: held by process {holder}; another run writes this output") from None
-        os.ftruncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
+        with named_in_errors(self.path):
+            os.ftruncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
         self.handle = handle
         return self
 
