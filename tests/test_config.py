@@ -220,6 +220,17 @@ def test_bad_profiles_are_named(tmp_path, content, message):
             None,
             "tasks.b.train.weights_dir: w (dpt) holds the weights of task a too",
         ),
+        (
+            "{kind: keypoints, dataset: {augmentations: {enable: true, stored_variations: 2, brightness: 0.1}}, "
+            "keypoints: {augment_from: 0.9}}",
+            "keypoints.augment_until=0.1",
+            "keypoints.augment_from: 0.9 is not below keypoints.augment_until (0.1), so that no picture is ever varied",
+        ),
+        (
+            "{kind: keypoints}",
+            "keypoints.prompts=boxes",
+            "keypoints.prompts: read with keypoints.instance_mode: per_instance only",
+        ),
     ],
 )
 def test_settings_that_would_lose_or_misread_something_are_refused(text, override, message):

@@ -18,6 +18,7 @@ import yaml
 import main
 from models.backbones.random_backbone import write_random_backbone
 from tasks.example import SETTINGS, tiny_backbone, write_pictures
+from utils.media.videos import VideoWriter
 from utils.raster.files import write_raster
 from utils.raster.vector_files import write_features
 from utils.runtime.checkpoints import load_checkpoint, save_checkpoint
@@ -608,3 +609,33 @@ def test_logs_and_weights_of_earlier_runs_are_continued(tmp_path, capsys) -> Non
     assert call(tmp_path, tree, capsys)[0] == 0
     assert (tmp_path / "run.log").read_text().splitlines()[: len(lines)] == lines
     assert load_checkpoint(tmp_path / "weights" / "linear_last.safetensors").description["training"]["steps"] > 0
+
+
+@pytest.mark.parametrize("empty", ["train", "val"])
+@pytest.mark.parametrize("content", ["", "# to be chosen\n\n"])
+def test_a_split_list_that_names_nothing_is_refused_also_by_a_rehearsal(empty, content, tmp_path, capsys) -> None:
+    tree = make_settings(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").write_text(content if split == empty else "scene_0\n")
+    tree["dataset"]["splits"] = {f"{split}_list": f"{tmp_path}/{split}.txt" for split in ("train", "val")}
+    text = f"{tmp_path}/{empty}.txt: the list of the {empty} split names no picture; write one name a line"
+    code, errors, _ = call(tmp_path, tree, capsys)
+    assert (code, len(errors)) == (3, 1)
+    assert text in errors[0]
+    assert main.main(["--check", str(tmp_path / "config.yml")]) == 3
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["inference.inputs", "paths.raw_images_dir"])
+def test_a_video_among_scenes_is_called_a_video_and_not_damaged(key, trained: Path, tmp_path, capsys) -> None:
+    tree = make_settings(tmp_path)
+    if key == "inference.inputs":
+        only_inference(tree, checkpoint_of(trained), trained)
+    with VideoWriter(tmp_path / "clip.mp4", size=(64, 64), fps=10) as video:
+        video.write(np.zeros((64, 64, 3), np.uint8))
+    section, _, leaf = key.partition(".")
+    tree[section][leaf] = f"{tmp_path}/clip.mp4"
+    code, errors, said = call(tmp_path, tree, capsys)
+    assert code == 3
+    assert f"{tmp_path}/clip.mp4: a video; this kind of task takes pictures and rasters" in errors[0]
+    assert "truncated or damaged" not in said

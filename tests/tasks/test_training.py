@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from tests.tasks.example_runs import (
 from utils.data import SampleRef
 from utils.errors import DataError, DinolithError, Interrupted
 from utils.losses import class_weights_from_counts
-from utils.runtime.checkpoints import load_checkpoint
+from utils.runtime.checkpoints import load_checkpoint, save_checkpoint
 from utils.runtime.files import read_json
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -362,3 +363,14 @@ def test_early_stopping_ends_after_patience_and_keeps_the_best(tmp_path):
     train.run(task, context)
     assert len(rows_of(context)) == 3, "the first validation is a gain, two more are not"
     assert load_checkpoint(checkpoint_path(context.folder, BEST)).description["epoch"] == 1
+
+
+def test_a_start_from_a_checkpoint_that_fits_nowhere_names_setting_file_and_both_kinds(tmp_path):
+    training = training_example(tmp_path)
+    path = save_checkpoint(tmp_path / "boxes", {"a.weight": torch.ones(2)}, {"kind": "detection", "head": "dense"})
+    text = (
+        f"train.init_from: {path}: a checkpoint of kind detection, head dense; this task is of kind segmentation, head "
+        f"{training.task.settings.model.head}: nothing to start from"
+    )
+    with pytest.raises(DataError, match=re.escape(text)):
+        training._init_from(str(path))

@@ -16,7 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from rio_cogeo import cog_validate
 
 from tasks.example import example_context, example_task
-from tasks.item import Piece
+from tasks.frame_sink import FrameSink
+from tasks.item import Item, Piece
 from tasks.keypoints.example import animals_example
 from tasks.phases import load_phase
 from tests.tasks.example_runs import SMALL
@@ -165,3 +166,19 @@ def test_pictures_that_no_list_can_name_are_refused_before_work(animals, tmp_pat
     task, context = animals_example(tmp_path, "paths.label_path=annotations/train.json")
     with pytest.raises(DataError, match=r"odd\\nname': expected a name in UTF-8 of one line"):
         load_phase("prepare")(task, context)
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_disk_that_is_full_of_frames_is_told_with_the_file(buffered, tmp_path):
+    class Numbers(FrameSink):
+        to_json = staticmethod(lambda piece: piece.arrays)
+        close = FrameSink.flush
+
+    sink = Numbers(Item("clip", ()), tmp_path, {})
+    sink.file = open("/dev/full", "w", buffering=-1 if buffered else 1)  # noqa: SIM115 - the sink closes it
+    if buffered:
+        sink.append(Piece(sink.item, {"frame": 0}))
+    write = sink.flush if buffered else lambda: sink.append(Piece(sink.item, {"frame": 0}))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write()
+    assert caught.value.filename == str(tmp_path / ".clip.part.jsonl")
