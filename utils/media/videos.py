@@ -23,6 +23,7 @@ from utils.errors import DataError
 from utils.media.damage import VideoCheck
 from utils.media.frame_times import Counted, Promise, find_losses
 from utils.media.picture_sizes import MAX_PIXELS
+from utils.media.video_matrix import mirror_fault
 from utils.runtime.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -364,13 +365,15 @@ class VideoReader:
         --------
         >>> reader = VideoReader.__new__(VideoReader)
         >>> reader._promise, reader._count, reader.report = Promise(10, 1.0, by="places"), None, False
+        >>> reader.path = Path("a.avi")
         >>> reader._finish([0.0, 1000.0, 2000.0], None)
         >>> reader.count_frames(), reader.faults
         (3, ['3 of the 10 frames that its header promises can be decoded; the rest is left out'])
         """
         if self._count is None:
             losses = find_losses(times_ms, self._promise)
-            self.faults = [*losses, *filter(None, [check.result() if check else ""])]
+            found = (mirror_fault(self.path), *losses, check.result() if check else "")
+            self.faults = list(filter(None, found))
             for fault in self.faults if self.report else ():
                 logger.warning("%s: %s", self.path, fault)
         self._count = len(times_ms)
