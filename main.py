@@ -87,6 +87,8 @@ class Outcome:
             labelled = {name if phase == "train" else f"{name} ({phase})": value for name, value in metrics.items()}
             self.scores.setdefault(task, {}).update(labelled)
             self.doubts[task] = doubt
+        elif doubt and not self.doubts.get(task):  # of the checkpoint that inference was told to use
+            self.doubts[task] = f"of the checkpoint: {doubt}"
 
     def end_at_work(self, error: BaseException) -> None:
         """Add the phase that runs, which an error ends; does nothing where none runs or it is added already.

@@ -44,6 +44,7 @@ from utils.media.overlays import ENDING as OVERLAY_ENDING
 from utils.media.overlays import write_overlay_picture
 from utils.media.videos import VideoReader, VideoWriter, is_video
 from utils.raster.box_layer import write_boxes
+from utils.report.caption import current_caption
 from utils.report.colours import class_palette
 from utils.report.plots import overlay_legend
 from utils.runtime.files import atomic_path, read_json, write_bytes, write_json
@@ -170,6 +171,7 @@ class DetectionSink(FrameSink):
             "source": str(item.picture.path),
             "classes": list(self.looks.classes),
             **({"faults": item.faults} if item.faults else {}),
+            **({"score_doubt": current_caption()} if current_caption() else {}),
         }
         if isinstance(item, RasterItem):
             content |= {"size": [item.grid.height, item.grid.width], "objects": f"{item.id}.boxes.jsonl"}

@@ -27,6 +27,7 @@ from utils.keypoints.drawing import draw_names, draw_poses, mark_radius
 from utils.media.overlays import ENDING as OVERLAY_ENDING
 from utils.media.overlays import write_overlay_picture
 from utils.media.videos import VideoReader, VideoWriter, is_video
+from utils.report.caption import current_caption
 from utils.report.colours import class_palette
 from utils.report.plots import overlay_legend
 from utils.runtime.files import read_json, write_bytes, write_json
@@ -93,6 +94,7 @@ class PoseSink(FrameSink):
             "source": str(picture),
             "keypoint_names": list(self.skeleton.names),
             **({"faults": self.item.faults} if self.item.faults else {}),
+            **({"score_doubt": current_caption()} if current_caption() else {}),
             "frames": frames,
         }
         write_json(path, content, checksum=True)

@@ -23,7 +23,8 @@ from tasks.trained import build_trained, description_in_errors
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import IDENTITY
 from utils.metrics import nan_to_none
-from utils.report.plots import captioned, save_picture
+from utils.report.caption import captioned
+from utils.report.plots import save_picture
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint, load_checkpoint
 from utils.runtime.files import digest_file, digest_json, read_json, write_json

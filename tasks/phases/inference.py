@@ -23,7 +23,7 @@ from tasks.runs import choose_device
 from tasks.task import Task
 from utils.errors import DataError, Interrupted
 from utils.logging import Progress
-from utils.report.plots import captioned
+from utils.report.caption import captioned
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint, load_training_state, save_training_state
 from utils.runtime.files import digest_array, digest_json, file_stamp, read_json, write_json
@@ -84,7 +84,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     for error in unreadable.values():
         context.log.warning(f"inference: {error}")
     if not todo:
-        return PhaseResult("up to date", failures=tuple(map(str, unreadable.values())))
+        return PhaseResult("up to date", doubt=doubt, failures=tuple(map(str, unreadable.values())))
     context.begin(workload(task, todo, len(task.prediction_views())), task, todo[0])
     device = choose_device(task.settings.device("inference"))
     if model is not None:
@@ -108,7 +108,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     failures = (*map(str, unreadable.values()), *failed.values())
     if len(failed) == len(items):
         raise DataError(*"\n".join(failures).splitlines())
-    return PhaseResult("done", {"outputs": float(len(predicted))}, failures=failures)
+    return PhaseResult("done", {"outputs": float(len(predicted))}, doubt, failures=failures)
 
 
 def readable_inputs(task: Task) -> tuple[list[Item], dict[str, DataError]]:

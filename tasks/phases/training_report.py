@@ -8,7 +8,8 @@ from typing import Any
 from tasks.belief import caption
 from tasks.context import Context
 from tasks.task import Task
-from utils.report.plots import captioned, plot_training
+from utils.report.caption import captioned
+from utils.report.plots import plot_training
 from utils.report.tables import CsvLog
 from utils.report.tracking import TrackedRun, Tracking, start_trackers
 

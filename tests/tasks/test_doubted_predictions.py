@@ -8,13 +8,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rasterio
 
+import main
 from tasks.belief import doubts_of_checkpoint
 from tasks.phases import load_phase
 from tests.settings.stage import model_of, task_of
 from utils.logging import VerbosityLogger
 from utils.media.videos import VideoReader, VideoWriter
-from utils.report.plots import captioned, overlay_legend
+from utils.raster.tiling import Window
+from utils.raster.writer import ClassRasterWriter
+from utils.report.caption import captioned
+from utils.report.plots import overlay_legend
 from utils.runtime.checkpoints import load_checkpoint
 
 KINDS = ("detection", "keypoints", "segmentation")
@@ -60,6 +65,39 @@ def test_the_log_of_inference_says_it_once(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(VerbosityLogger, "warning", lambda self, line: told.append(line))
     doubt, _ = predict(kind, tmp_path, photo(tmp_path / "new.png"))
     assert [line for line in told if "believed" in line] == [f"inference: of the checkpoint: {doubt}"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_results_themselves_say_it(kind, tmp_path):
+    _, text = predict(kind, tmp_path, photo(tmp_path / "new.png"))
+    if kind == "segmentation":
+        with rasterio.open(tmp_path / "out" / "new_classes.tif") as raster:
+            assert raster.tags()["SCORE_DOUBT"] == text
+    else:
+        assert json.loads((tmp_path / "out" / "new.json").read_text())["score_doubt"] == text
+    assert "cannot be believed: " in text
+
+
+def test_a_map_of_a_model_that_can_be_believed_has_no_such_tag(tmp_path):
+    writer = ClassRasterWriter(tmp_path / "a.tif", height=1, width=1, class_names=["a"], palette=[[0, 0, 0]])
+    writer.append(Window(0, 0, 1, 1), np.zeros((1, 1), np.uint8))
+    with captioned(""), rasterio.open(writer.close()[0]) as raster:
+        assert "SCORE_DOUBT" not in raster.tags()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_result_of_inference_alone_carries_it_to_the_closing_lines(kind, tmp_path):
+    source, told = photo(tmp_path / "new.png"), []
+    where = (f"inference.checkpoint={model_of(kind)}", f"inference.inputs={source}")
+    for _ in range(2):  # made, and up to date
+        task, context = task_of(kind, tmp_path, ("inference.enable=true", *where))
+        told.append(load_phase("inference")(task, context))
+    assert [result.status for result in told] == ["done", "up to date"]
+    for result in told:
+        outcome = main.Outcome()
+        outcome.add("new", "inference", result.status, 1.0, result.metrics, result.doubt)
+        assert outcome.doubts["new"].startswith("of the checkpoint: ")
+        assert "cannot be believed" in outcome.doubts["new"]
 
 
 def test_an_overlay_video_says_it_below_every_frame(tmp_path):

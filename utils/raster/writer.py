@@ -26,10 +26,12 @@ from utils.raster.qgis import qgis_style
 from utils.raster.strips import OpenStrip, StripStore
 from utils.raster.tiling import Window
 from utils.raster.window_pattern import ClassChanges
+from utils.report.caption import current_caption
 from utils.runtime.files import digest_json, sync, write_bytes, write_json
 
 NODATA = 255
 OUTPUT_TAG = "DINOLITH_OUTPUT"  # marks a file as a prediction and says what it was made from
+DOUBT_TAG = "SCORE_DOUBT"  # says that the score of the model cannot be believed, and why
 COMPRESS = "DEFLATE"  # every reader has it
 CONFIDENCE_STEPS = 254  # confidence 1.0 is stored as 254; 255 stays free for nodata
 
@@ -502,6 +504,8 @@ class ClassRasterWriter:
         1.0
         """
         raster.update_tags(**{OUTPUT_TAG: self._output_key})
+        if current_caption():
+            raster.update_tags(**{DOUBT_TAG: current_caption()})
         if plane == 1:
             raster.set_band_description(1, "confidence")
             raster.scales = (1 / CONFIDENCE_STEPS,)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ import cv2
 import numpy as np
 
 from utils import IGNORE_INDEX
+from utils.report.caption import current_caption
 from utils.report.colours import class_palette, mark_colours, mark_name
 from utils.runtime.files import atomic_path, write_bytes
 
@@ -31,33 +30,6 @@ PANEL_SIZE = 512  # pixels of the longer side of a panel, at most
 WRONG = (230, 0, 60)  # where no class looks like it
 # Columns whose names hold one of these are shares of one, which fit one panel.
 SCORE_WORDS = ("iou", "acc", "dice", "precision", "score", "pck", "oks", "cosine", "variance")
-
-
-# --- captions --------------------------------------------------------------------------------------------------------
-
-_caption: ContextVar[str] = ContextVar("caption", default="")
-
-
-@contextmanager
-def captioned(text: str) -> Iterator[None]:
-    """Write a line above every picture and plot that is saved inside; an empty text adds none.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.png"
-    >>> for text in ("", "few pixels"):
-    ...     with captioned(text):
-    ...         save_picture(path, np.zeros((10, 200, 3), np.uint8))
-    ...     print(cv2.imread(str(path)).shape)
-    (10, 200, 3)
-    (32, 200, 3)
-    """
-    token = _caption.set(text)
-    try:
-        yield
-    finally:
-        _caption.reset(token)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -220,12 +192,13 @@ def overlay_legend(entries: Sequence[tuple[str, Sequence[int]]], width: int) -> 
     --------
     >>> overlay_legend([("road", (255, 0, 0))], 200).shape
     (22, 200, 3)
+    >>> from utils.report.caption import captioned
     >>> with captioned("mIoU 0.2500 cannot be believed: few steps"):
     ...     overlay_legend([("road", (255, 0, 0))], 200).shape
     (66, 200, 3)
     """
     lines: list[str] = []
-    for word in _caption.get().split():
+    for word in current_caption().split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and _text_width(longer) + 8 <= width:
             lines[-1] = longer
@@ -343,8 +316,8 @@ def save_picture(path: str | Path, picture: np.ndarray) -> None:
         raise ValueError(
             f"{path}: expected uint8 of shape (H, W), (H, W, 3) or (H, W, 4), got {picture.dtype}{picture.shape}"
         )
-    if _caption.get():
-        picture = with_title(show_colours(picture), _caption.get())
+    if current_caption():
+        picture = with_title(show_colours(picture), current_caption())
         channels = 3
     if channels >= 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA if channels == 4 else cv2.COLOR_RGB2BGR)
@@ -434,8 +407,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    if _caption.get():
-        figure.suptitle(_caption.get(), fontsize=8, wrap=True)
+    if current_caption():
+        figure.suptitle(current_caption(), fontsize=8, wrap=True)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 
