@@ -19,7 +19,6 @@ from tasks.keypoints.example import animals_example
 from tasks.neighbours import choose_groups
 from tasks.segmentation.task import SegmentationTask
 from tasks.splits import nearest_choice, read_list, stratified_choice
-from tests.settings.stage import task_of
 from utils.errors import DataError, SettingsError
 from utils.logging import VerbosityLogger, listening
 from utils.media.thumbnails import thumbnail
@@ -387,22 +386,3 @@ def test_distillation_never_divides_one_of_several_photos(tmp_path):
         train, val = task.source.draw_split()
         assert val
         assert {name.split("@")[0] for name in train}.isdisjoint({name.split("@")[0] for name in val})
-
-
-@pytest.mark.parametrize("kind", ["keypoints", "detection"])
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("text", ["", "# nothing yet\n\n"])
-def test_an_empty_list_is_refused_before_a_training_starts(kind, split, text, tmp_path):
-    lists = {name: tmp_path / f"{name}.txt" for name in ("train", "val")}
-    other = "train" if split == "val" else "val"
-    task, _ = task_of(kind, tmp_path, ())
-    lists[other].write_text("\n".join(item.id for item in task.source.items(other)))
-    lists[split].write_text(text)
-    named = [f"dataset.splits.{name}_list={path}" for name, path in lists.items()]
-    for enable in (True, False):
-        task, _ = task_of(kind, tmp_path, (*named, f"train.enable={enable}"))
-        if enable:
-            with pytest.raises(DataError, match=rf"{split}\.txt: names no picture, and train needs some; fill it"):
-                task.source.check_lists()
-        else:
-            task.source.check_lists()
