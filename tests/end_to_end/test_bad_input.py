@@ -401,7 +401,7 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     (features_without_geometry, 3, "holds no features with finite coordinates"),
     (label_value_outside, 3, "scene_0.tif: value 7"),
     # lists, folders, disks
-    (list_without_validation, 3, "the val split holds no labelled window"),
+    (list_without_validation, 3, "val.txt: the list of the val split names no picture"),
     (list_of_bytes, 3, "val.txt: not a text file in UTF-8"),
     (store_in_place_of_a_file, 3, "store: File exists; a file stands where a folder is needed"),
     (runs_in_place_of_a_file, 3, "a file stands where a folder is needed"),
