@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.segmentation.settings import SegmentationDataset
+from config import expand_path
+from tasks.segmentation.settings import SegmentationDataset, SegmentationSettings
 
 logger = logging.getLogger(__name__)
 
@@ -69,3 +72,34 @@ def kept_labels(dataset: SegmentationDataset, description: dict[str, Any], path:
     if told:
         logger.info("labels are read as in the training of %s: dataset.%s", path, ", dataset.".join(told))
     return kept
+
+
+def kept_band_files(settings: SegmentationSettings, description: Mapping[str, Any]) -> dict[str, Any]:
+    """`dataset.band_files` of a checkpoint, where the settings name none and the named pictures hold such files.
+
+    A model that was trained on a scene of one file per band also takes files that hold all bands.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import scene_task
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> settings = scene_task(f"inference.inputs={folder}").settings
+    >>> kept_band_files(settings, {"band_files": ["B4.tif"]})
+    {}
+    >>> (folder / "B4.tif").touch()
+    >>> kept_band_files(settings, {"band_files": ["B4.tif"]})
+    {'band_files': ['B4.tif']}
+    """
+    names = description.get("band_files")  # not in old checkpoints
+    if not names or "band_files" in settings.dataset.model_fields_set:
+        return {}
+    sources: list[str] = []
+    for named in (settings.inference.inputs, settings.paths.resolve("raw_images_dir")):
+        sources += named if isinstance(named, list) else [str(named)] if named else []
+    for source in map(expand_path, sources):
+        hits = [Path(hit) for hit in glob.glob(str(source))]
+        folders = [*hits, *(inner for hit in hits if hit.is_dir() for inner in hit.iterdir())]
+        if any((folder / name).is_file() for folder in folders for name in names):
+            return {"band_files": list(names)}
+    return {}

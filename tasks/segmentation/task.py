@@ -15,7 +15,7 @@ from models.base import SegmentationHead
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.predictor import Predictor
 from tasks.segmentation.items import SceneItem
-from tasks.segmentation.label_settings import describe_labels, kept_labels
+from tasks.segmentation.label_settings import describe_labels, kept_band_files, kept_labels
 from tasks.segmentation.objective import SegmentationObjective, listed_weights
 from tasks.segmentation.output import SegmentationOutput
 from tasks.segmentation.predictor import DensePredictor
@@ -180,6 +180,7 @@ class SegmentationTask(FeatureTask):
             "tile_size": self.settings.prepare.tile_size,
             "scale": self.settings.dataset.scale,
             "bands": self.settings.dataset.bands,
+            "band_files": self.settings.dataset.band_files,
             "nodata": self.settings.dataset.nodata,
             "scaling": self.source.scenes.scaling.to_json(),
             "label_colours": self.settings.dataset.label_colours,
@@ -198,6 +199,7 @@ class SegmentationTask(FeatureTask):
         known = {key: description[key] for key in ("classes", "scale", "bands")} | kept_colours(settings, description)
         if "nodata" not in settings.dataset.model_fields_set:  # new pictures may have a fill of their own
             known["nodata"] = description.get("nodata")  # not in old checkpoints
+        known |= kept_band_files(settings, description)
         known |= kept_labels(settings.dataset, description, checkpoint.path)
         dataset = settings.dataset.model_copy(update=known)
         prepare = settings.prepare.model_copy(update={"tile_size": description["tile_size"]})

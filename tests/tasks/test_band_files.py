@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 
+import main
 from tasks.example import example_task
 from tasks.phases import inference, prepare, train
 from tests.tasks.example_runs import SMALL
@@ -84,3 +86,20 @@ def test_scenes_of_one_name_are_refused(folder, tmp_path):
     task, _ = band_task(folder, f"inference.inputs=[{folder}/s2, {tmp_path}/june]")
     with pytest.raises(DataError, match=r"june and .*s2/june have one name"):
         task.source.items("inference")
+
+
+def test_a_checkpoint_alone_maps_and_scores_scenes_of_one_file_per_band(folder, tmp_path, monkeypatch):
+    """Without dataset.band_files; a file that holds all bands gives the same map."""
+    _, context = band_task(folder)
+    checkpoint = next(context.folder.rglob("best.safetensors"))
+    monkeypatch.chdir(tmp_path)
+    expected = maps(folder, f"{folder}/s2/june", tmp_path / "expected")["june_classes.tif"]
+    for name, source in {"bands": "s2/june", "stacked": "june.tif"}.items():
+        where = [f"inference.inputs={folder}/{source}", f"inference.output_dir={tmp_path}/{name}"]
+        assert main.main(["inference.enable=true", f"inference.checkpoint={checkpoint}", *where]) == 0
+        with rasterio.open(tmp_path / name / "june_classes.tif") as raster:
+            assert np.array_equal(raster.read(1), expected)
+    named = [f"evaluate.inputs={folder}/land", f"evaluate.labels={folder}/land_label.tif"]
+    assert main.main(["evaluate.enable=true", f"evaluate.checkpoint={checkpoint}", *named]) == 0
+    [scores] = Path("runs").rglob("evaluate_inputs/metrics.json")
+    assert json.loads(scores.read_text())["pictures"] == 1
