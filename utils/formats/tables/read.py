@@ -418,8 +418,8 @@ def _in_pixels(picture: _Picture) -> tuple[np.ndarray, str]:
     placed = boxes_on_pixels(np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4), grid)
     as_pixels, as_map = (_meets(corners, picture.size) for corners in (boxes, placed))
     if not as_pixels.any() and as_map.any():
-        wide = np.flatnonzero(np.abs(boxes[:, 2] - boxes[:, 0]) > 180) if in_degrees(grid.crs) else ()
-        if len(wide):
+        wide = np.flatnonzero(in_degrees(grid.crs) & (np.abs(boxes[:, 2] - boxes[:, 0]) > 180))
+        if wide.size:
             raise DataError(
                 f"{picture.table}:{picture.lines[wide[0]]}: a box of more than 180 degrees of longitude; if it crosses "
                 "the antimeridian, write longitudes beyond 180"

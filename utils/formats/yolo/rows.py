@@ -134,7 +134,7 @@ class RowReader:
             np.where((points == 0).all(axis=2), 0.0, 2.0) if self.num_values == 2 else np.round(values[..., 2])
         )
         inside = ((points >= -TOLERANCE) & (points <= 1 + TOLERANCE)).all(axis=2)
-        right: np.ndarray = ((seen >= 0) & (seen <= 2) & (inside | (seen <= 0))).all(axis=1)
+        right = np.all((seen >= 0) & (seen <= 2) & (inside | (seen <= 0)), axis=1)
         return points, seen, right
 
     def _parse(self, row: str) -> np.ndarray:
