@@ -136,15 +136,17 @@ def no_better(primary: str, score: float, baselines: Mapping[str, float]) -> Ite
 
     Examples
     --------
-    >>> [doubt.code for doubt in no_better("mIoU", 0.25, {"constant": 0.245, "colours": 0.1})]
-    ['no_better_than_constant']
+    >>> list(no_better("mIoU", 0.25, {"constant": 0.245, "colours": 0.1}))  # doctest: +NORMALIZE_WHITESPACE
+    [Doubt(code='no_better_than_constant',
+           text='mIoU 0.2500 is not 0.01 above that of a constant prediction (0.2450)')]
     >>> list(no_better("negative_error", -20.0, {"constant": -60.0}))
     []
     """
     words = {"constant": "a constant prediction", "colours": "colours alone"}
     for name, value in baselines.items():
-        if math.isfinite(value) and not score - value >= LEAST_GAIN * max(1.0, abs(value)):
-            text = f"{primary} {score:.4f} is no better than that of {words[name]} ({value:.4f})"
+        needed = LEAST_GAIN * max(1.0, abs(value))
+        if math.isfinite(value) and not score - value >= needed:
+            text = f"{primary} {score:.4f} is not {needed:.2g} above that of {words[name]} ({value:.4f})"
             yield Doubt(f"no_better_than_{name}", text)
 
 
