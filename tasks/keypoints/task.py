@@ -30,6 +30,7 @@ from tasks.result_files import ResultFiles
 from utils.errors import DataError, SettingsError
 from utils.formats.types import Skeleton
 from utils.geometry.augment import View
+from utils.keypoints.oks import resolve_sigmas
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint
 from utils.samples.files import FOX_FILES
@@ -166,6 +167,7 @@ class KeypointsTask(LabelledTask):
         target = self.settings.dataset.convert_to
         if target is not None and not self.num_outputs:
             return [f"{self.split_sizes()}, no keypoint in them; prepare only writes the labels as {target.format}"]
+        resolve_sigmas(self.settings.keypoints.oks_sigmas, self.labels.skeleton.num_keypoints)  # raises before training
         lines = [
             f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
             f"(patch {info.patch_size}, {self.features.precision}), {self.num_outputs} keypoints: "

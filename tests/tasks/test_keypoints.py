@@ -617,3 +617,9 @@ def test_the_decoder_acts_where_points_are_grouped():
     mean = float((weights * [5.5, 6.5, 7.5]).sum() / weights.sum())
     np.testing.assert_allclose(places["soft_argmax"], [[4 * mean, 42], [202, 122]], atol=0.01)
     assert abs(places["quadratic"][0][0] - 4 * mean) > 0.05
+
+
+def test_a_rehearsal_refuses_another_number_of_tolerances_than_keypoints(tmp_path):
+    task, _ = animals_example(tmp_path, "keypoints.oks_sigmas=[0.1]")
+    with pytest.raises(SettingsError, match=r"keypoints\.oks_sigmas: expected one number, or one per keypoint"):
+        task.check()
