@@ -156,10 +156,10 @@ def few_steps(steps: int | None) -> Iterator[Doubt]:
     Examples
     --------
     >>> list(few_steps(6)), list(few_steps(None))
-    ([Doubt(code='few_steps', text='only 6 steps of training (fewer than 50)')], [])
+    ([Doubt(code='few_steps', text='only 6 steps of training up to this checkpoint (fewer than 50)')], [])
     """
     if steps is not None and steps < LEAST_STEPS:
-        yield Doubt("few_steps", f"only {steps} steps of training (fewer than {LEAST_STEPS})")
+        yield Doubt("few_steps", f"only {steps} steps of training up to this checkpoint (fewer than {LEAST_STEPS})")
 
 
 class Place(NamedTuple):
@@ -226,7 +226,7 @@ def judge(primary: str, score: float, baselines: Mapping[str, float], doubts: It
     >>> judge("mIoU", 0.75, {"constant": 0.25}, [])
     {'believable': True, 'reasons': [], 'baselines': {'constant': 0.25}}
     >>> judge("mIoU", 0.75, {}, few_steps(6))["reasons"]
-    [{'code': 'few_steps', 'text': 'only 6 steps of training (fewer than 50)'}]
+    [{'code': 'few_steps', 'text': 'only 6 steps of training up to this checkpoint (fewer than 50)'}]
     """
     found = dict.fromkeys([*doubts, *no_better(primary, score, baselines)])
     reasons = [{"code": doubt.code, "text": doubt.text} for doubt in found]
@@ -239,7 +239,7 @@ def sentence(primary: str, score: float, belief: Mapping[str, Any] | None) -> st
     Examples
     --------
     >>> sentence("mIoU", 0.75, judge("mIoU", 0.75, {}, few_steps(6)))
-    'mIoU 0.7500 cannot be believed: only 6 steps of training (fewer than 50)'
+    'mIoU 0.7500 cannot be believed: only 6 steps of training up to this checkpoint (fewer than 50)'
     >>> sentence("mIoU", 0.75, None)
     ''
     """

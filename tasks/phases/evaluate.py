@@ -127,7 +127,7 @@ def close(
     >>> from tasks.example import example_context, scene_task
     >>> belief = judge("mIoU", 0.5, {}, few_steps(6))
     >>> close(scene_task(), {"mIoU": 0.5}, belief, "done", example_context(Path("run"))).doubt
-    'mIoU 0.5000 cannot be believed: only 6 steps of training (fewer than 50)'
+    'mIoU 0.5000 cannot be believed: only 6 steps of training up to this checkpoint (fewer than 50)'
     """
     value = metrics[task.primary]
     value = float("nan") if value is None else float(value)  # JSON knows no NaN

@@ -138,7 +138,7 @@ def close(task: Task, finished: dict[str, Any], status: str, context: Context) -
     >>> from tasks.belief import few_steps, judge
     >>> finished = {"metrics": {"mIoU": 0.5}, "belief": judge("mIoU", 0.5, {}, few_steps(6))}
     >>> close(scene_task(), finished, "done", example_context(Path("run"))).doubt
-    'mIoU 0.5000 cannot be believed: only 6 steps of training (fewer than 50)'
+    'mIoU 0.5000 cannot be believed: only 6 steps of training up to this checkpoint (fewer than 50)'
     """
     doubt = sentence(task.primary, finished["metrics"][task.primary], finished.get("belief"))
     if doubt:

@@ -259,7 +259,7 @@ def test_every_kind_says_why_its_score_cannot_be_believed(kind, tmp_path):
     warned = [line for line in context.log.warnings if "cannot be believed" in line]
     assert [line.partition(":")[0] for line in warned] == ["train", "evaluate"]
     assert "only" in warned[0]
-    assert "steps of training (fewer than 50)" in warned[0]
+    assert "steps of training up to this checkpoint (fewer than 50)" in warned[0]
     again = train.run(task, context), evaluate.run(task, context)
     assert [(result.status, result.doubt) for result in again] == [("up to date", trained.doubt)] * 2
     for picture in (folder / "evaluate_val").glob("*.png"):

@@ -223,6 +223,15 @@ def test_labels_of_every_format_give_the_same_score(format, foxes, animals):
         assert found["metrics"][name] == pytest.approx(expected[name], rel=1e-4), name
 
 
+def test_copies_of_pictures_are_scored_where_the_labels_are_led_to_them(foxes, animals, capsys):
+    copies, labels = (Path(path).resolve() for path in ("pictures", "drawn/annotations/val.json"))
+    named = [f"evaluate.checkpoint={foxes}", f"evaluate.inputs={copies}", f"evaluate.labels={labels}"]
+    assert main.main(["evaluate.enable=true", *named]) == 3
+    told = " ".join(capsys.readouterr().err.split())
+    assert "have the names of such pictures, but lie in another folder: set paths.data_root" in told
+    assert evaluate(*named, f"paths.data_root={copies}")["pictures"] == len(list(copies.iterdir()))
+
+
 def reorder_keypoints(content: dict[str, Any], first: str, point: list[float] | None = None) -> None:
     """List the keypoints the other way round, behind the first one, which may get another name and place."""
     names = content["categories"][0]["keypoints"]
