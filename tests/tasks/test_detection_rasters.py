@@ -107,8 +107,7 @@ def test_classes_of_outlines_are_chosen_or_said_to_be_one(tmp_path):
     write_features(tmp_path / "t.gpkg", shapes, crs="EPSG:32631", species=["oak", "ash"])
 
     def classes(*overrides: str) -> tuple[list[str], list[int]]:
-        paths = f"paths={{data_root: {tmp_path}, label_path: t.gpkg}}"
-        labels = fox_task(paths, *overrides).labels
+        labels = fox_task(f"paths.data_root={tmp_path}", "paths.label_path=t.gpkg", *overrides).labels
         [(_, picture)] = labels.pictures.values()
         return labels.classes, labels.objects_of(picture).labels.tolist()
 

@@ -247,7 +247,7 @@ def test_a_finding_of_the_audit_ends_the_run(tmp_path, capsys):
     write_json(tmp_path / "data" / "counts.json", read_json(tmp_path / "data" / "counts.json") | {"val_2": 999})
     assert main.main([str(config)]) == 3
     assert "verify: 1 findings in labels or pictures" in capsys.readouterr().err
-    assert statuses(tmp_path) == {"prepare": "done"}
+    assert statuses(tmp_path) == {"prepare": "done", "verify": "failed"}
 
 
 def test_a_teachers_maps_are_those_of_the_view_and_are_made_once(tmp_path):

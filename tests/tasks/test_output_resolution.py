@@ -175,7 +175,7 @@ def test_a_photo_its_overlay_and_a_picture_in_memory_have_the_photos_size(traine
     classes, *_ = read(tmp_path / "out" / "photo_classes.tif")
     overlay, *_ = read(tmp_path / "out" / "photo_overlay.png")
     assert classes.shape == (70, 90)
-    assert overlay.shape == (70 + 44, 90), "with two lines that name the classes"
+    assert overlay.shape == (70 + 44 + 176, 90), "two lines name the classes, eight say that the score is in doubt"
     with rasterio.open(picture) as raster:
         image = np.moveaxis(raster.read(), 0, 2)
     restored, model, _ = evaluate.restore(task, None, context, "inference")

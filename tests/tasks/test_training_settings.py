@@ -191,7 +191,7 @@ def test_numbers_of_a_gpu_repeat_after_its_generator_was_restored():
         ("keypoints", "lower keypoints.short_side (now 518, such as 378)"),
         (
             "detection",
-            "lower detection.shortest_edge (now 960, such as 800) and detection.longest_edge (now 1536, such",
+            "lower detection.shortest_edge (now 960, such as 800), detection.longest_edge (now 1536, such",
         ),
         ("distill", "lower distill.crop (now 320)"),
     ],
