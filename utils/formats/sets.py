@@ -207,7 +207,7 @@ def find_unlabelled(
     >>> print(problem)
     x.csv: pictures without a row, left out: 3, such as b.png, c.png, d.png; add an empty row
     """
-    known = {(picture.parent, picture.stem) for picture in labelled}
+    known = {(picture.parent.resolve(), picture.stem) for picture in labelled}  # readers spell a folder in several ways
     lacking = [
         file
         for folder in sorted({folder for folder, _ in known})

@@ -66,3 +66,22 @@ def test_pictures_that_the_labels_do_not_name_are_counted_and_named(format, tmp_
     assert problem.what.startswith(f"pictures without {LACKS[format]}")
     assert problem.what.endswith(", left out: 4, such as b.png, c.png, a.png")
     assert not problem.blocks
+
+
+@pytest.mark.parametrize("format", ["labelme", "deeplabcut", "coco"])
+def test_however_a_folder_is_spelled_its_pictures_are_the_labelled_ones(format, tmp_path, draw_picture, monkeypatch):
+    """A picture of a path of another machine is found in a folder that is spelled otherwise than its neighbours'."""
+    for name in (*NAMED, "day1/bad.png", "day1/c.png"):
+        draw_picture(tmp_path / name)
+    source = label(tmp_path, format)
+    path = (tmp_path / "day1/a.json") if format == "labelme" else source
+    old = "a.png" if format == "labelme" else "day1/a.png"
+    path.write_text(path.read_text().replace(old, "/home/me/set/day1/a.png"))
+    if format == "deeplabcut":
+        path.write_text(path.read_text() + "day1/c.png,5,6\n")
+    monkeypatch.chdir(tmp_path)
+    part = read_annotations(source.relative_to(tmp_path), format)["all"]
+    named = {picture.path.name for picture in part.pictures}
+    assert {"a.png", "b.png"} <= named
+    [told] = [problem.what for problem in part.problems if "left out:" in problem.what] or [""]
+    assert told == ("" if "c.png" in named else f"pictures without {LACKS[format]}, left out: 1, such as c.png")

@@ -160,7 +160,7 @@ class RowReader:
             rest = rest if self.num_keypoints or self.outlines else "as most rows of this set"
             outline_and_one = not self.num_keypoints and len(words) > 6 and len(words) % 2 == 0
             with_score = len(words) == expected + 1 or outline_and_one
-            hint = ", as a prediction with its confidence has" if with_score else ""
+            hint = ", as a prediction with its confidence or an object with its track has" if with_score else ""
             raise ValueError(f"expected {expected} values (class, box of 4, {rest}), got {len(words)}{hint}")
         try:
             values = np.array([read_number(word) for word in words])

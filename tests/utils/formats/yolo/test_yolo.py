@@ -365,8 +365,8 @@ BOXES = "0 .5 .5 .5 .25\n0 .25 .5 .25 .25\n1 .5 .25 .5 .25\n"
     ("row", "reason"),
     [
         ("0 .5 .5 .5", r"expected 5 values .* got 4"),
-        ("0 .5 .5 .5 .25 .9", r"got 6, as a prediction with its confidence has"),
-        ("0 .1 .1 .5 .1 .5 .5 .9", r"got 8, as a prediction with its confidence has"),
+        ("0 .5 .5 .5 .25 .9", r"got 6, as a prediction with its confidence or an object with its track has"),
+        ("0 .1 .1 .5 .1 .5 .5 .9", r"got 8, as a prediction with its confidence or an object with its track has"),
         ("0 .5 .5 .5 .25 .9 .1", r"expected 5 values \(class, box of 4, as most rows of this set\), got 7"),
         ("2 .5 .5 .5 .25", "class 2 is unknown; there are classes 0 to 1"),
         ("0 .5 nan .5 .25", "NaN"),
