@@ -80,7 +80,7 @@ def open_run(name: str, settings: TaskConfig) -> Path:
         folder = task_folder(name, settings) / settings.paths.run_name
     else:
         folder = latest_run(name, settings) or new_folder(task_folder(name, settings))
-    if not (folder / CONFIG).exists():
+    if not (folder / RUN).exists():  # no training is in it, to which the settings there would belong
         write_json(folder / CONFIG, settings.model_dump(mode="json"))
     _point_to(folder)
     return folder

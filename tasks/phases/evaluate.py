@@ -84,7 +84,12 @@ def run(task: Task, context: Context) -> PhaseResult:
     prepared, store = stored_or_live(task, split)
     views = task.prediction_views("evaluate")
     context.begin(workload(task, items, len(views), stored=store is not None), task, items[0])
-    facts = {"split": split, "pictures": len(items), **tell_what(task, checkpoint, split, items, context)}
+    scored = str(checkpoint.path) if checkpoint else None
+    if finished:
+        of = finished.get("checkpoint") or "earlier ones"
+        context.log.info(f"evaluate: the scores in {folder} ({of}) are replaced by those of {scored}")
+    facts = {"split": split, "pictures": len(items), "checkpoint": scored}
+    facts |= tell_what(task, checkpoint, split, items, context)
     pictures = Pictures(task, items, settings.pictures)
     batch_size = settings.batch_size
     metrics = score(task, model, prepared, store, device, batch_size, context, views, pictures.take, constant=True)

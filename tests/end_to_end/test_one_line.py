@@ -45,6 +45,20 @@ def test_an_evaluation_leaves_its_results_alone_and_names_their_folder_last(kind
     assert read_json(here / "runs" / "status.json")["results"][kind]["metrics"] == f"{run}/evaluate_inputs/metrics.json"
 
 
+def test_a_second_evaluation_says_what_it_replaces_and_whose_scores_lie_there(here, capsys):
+    pictures, labels = files_of("segmentation")
+    named = ["evaluate.enable=true", f"evaluate.inputs={pictures}", f"evaluate.labels={labels}"]
+    one_line(capsys, "segmentation", *named)
+    Path("best.safetensors").rename("other.safetensors")
+    changed = ["evaluate.checkpoint=other.safetensors", "evaluate.tta.horizontal_flip=true"]
+    assert main(["kind=segmentation", "resources.device=cpu", *named, *changed]) == 0
+    run = here / "runs" / "segmentation" / "latest"
+    replaced = "evaluate_inputs (best.safetensors) are replaced by those of other.safetensors"
+    assert replaced in capsys.readouterr().out
+    assert read_json(run / "evaluate_inputs" / "metrics.json")["checkpoint"] == "other.safetensors"
+    assert read_json(run / "config.json")["evaluate"]["checkpoint"] == "other.safetensors"
+
+
 @pytest.mark.parametrize("kind", sorted(LABELS))
 def test_predictions_outside_the_run_are_named_too(kind, here, capsys):
     picture = next(path for path in sorted(files_of(kind)[0].iterdir()) if path.suffix in (".png", ".jpg", ".tif"))

@@ -18,7 +18,9 @@ class EarlyStopping:
         Evaluations without an improvement after which to stop. They are counted once a score is above `chance`: until
         then nothing was found yet, and the training has only started slowly.
     delta : float
-        An improvement is more than this. Small gains add up, as they are measured from the last improvement.
+        An improvement is more than this. Small gains add up, as they are measured from the last improvement. While no
+        score is above `chance`, one that equals the best is an improvement: of weights that find nothing yet, the later
+        ones have learnt more.
     mode : str
         "max" for scores, "min" for losses.
 
@@ -39,8 +41,8 @@ class EarlyStopping:
     [True, False, True, False, False]
     >>> stopping.should_stop, stopping.best
     (True, 0.75)
-    >>> [stopping.update(value) for stopping in [EarlyStopping(patience=1)] for value in (0.0, 0.0, 0.0, 0.25)]
-    [True, False, False, True]
+    >>> [stopping.update(value) for stopping in [EarlyStopping(patience=1)] for value in (0.0, 0.0, 0.0, 0.25, 0.25)]
+    [True, True, True, True, False]
     >>> stopping = EarlyStopping(patience=1)
     >>> stopping.chance = 0.25
     >>> [(stopping.update(value), stopping.should_stop) for value in (0.25, 0.125, 0.5, 0.5)]
@@ -77,7 +79,7 @@ class EarlyStopping:
         (True, True, False)
         """
         gain = math.inf if self.best is None else (value - self.best if self.mode == "max" else self.best - value)
-        improved = not math.isnan(value) and gain > self.delta
+        improved = not math.isnan(value) and (gain > self.delta or (gain == 0 and not self._has_begun()))
         if improved:
             self.best = float(value)
         self.waited = 0 if improved or not self._has_begun() else self.waited + 1
