@@ -88,7 +88,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     if finished:
         of = finished.get("checkpoint") or "earlier ones"
         context.log.info(f"evaluate: the scores in {folder} ({of}) are replaced by those of {scored}")
-    facts = {"split": split, "pictures": len(items), "checkpoint": scored}
+    facts: dict[str, Any] = {"split": split, "pictures": len(items), "checkpoint": scored}
     facts |= tell_what(task, checkpoint, split, items, context)
     pictures = Pictures(task, items, settings.pictures)
     batch_size = settings.batch_size
