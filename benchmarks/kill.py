@@ -55,6 +55,7 @@ WHOLE = ("prepare", "verify", "train", "evaluate")
 PHASES = {
     "segmentation": (*WHOLE, "inference"),
     "keypoints": (*WHOLE, "inference"),
+    "detection": (*WHOLE, "inference"),
     "distill": (*WHOLE, "export"),
 }
 SETTINGS = """
@@ -86,6 +87,16 @@ tasks:
     model: {{head: conv}}
     inference: {{enable: true, inputs: ["images/*.png", chase.mp4]}}
     keypoints: {{short_side: 224, formats: [csv, json, labelme, coco, video]}}
+""",
+    "detection": """
+tasks:
+  job:
+    kind: detection
+    paths: {{data_root: {folder}/foxes, label_path: annotations}}
+    dataset: {{augmentations: {{enable: true, stored_views: 2}}}}
+    model: {{head: dense}}
+    inference: {{enable: true, inputs: ["images/*.png", chase.mp4]}}
+    detection: {{shortest_edge: 224, longest_edge: 308, windows: 2, formats: [csv, coco, yolo, labelme, voc, video]}}
 """,
     "distill": """
 tasks:
@@ -186,7 +197,7 @@ class Job:
         self.folder, self.work, self.config = folder, folder / "work", folder / "config.yml"
         self.kind, self.phases, self.ranks = kind, PHASES[kind], ranks
         folder.mkdir()
-        if kind == "keypoints":
+        if kind in ("keypoints", "detection"):
             write_foxes(folder / "foxes", train=options.photos, val=options.photos // 3, frames=options.photos)
         else:
             write_scene(folder, options.side, options.side)
