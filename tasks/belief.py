@@ -15,7 +15,7 @@ LEAST_PIXELS_OF_CLASS = 100  # one pixel more or less then moves the score of th
 LEAST_POINTS = 50  # a share of 50 points is known to .07 (standard error at one half)
 LEAST_POINTS_OF_ONE = 10  # to .16 for one keypoint
 LEAST_BOXES, LEAST_BOXES_OF_ONE = 50, 10  # objects: a share of 50 is known to .07, of one class to .16
-LEAST_PICTURES = 10  # with boxes; objects of one picture show one place at one time, however many they are
+LEAST_PICTURES = 10  # objects and pixels of one picture show one place at one time, however many they are
 LEAST_CELLS = 500  # of a feature map: two crops of 16 x 16 cells
 NEAR_CHANCE = 0.1  # of the way from the confidence of a guess to 1
 LEAST_GAIN = 0.01  # over a score that needs no training; less is within the chance of one split
@@ -160,6 +160,18 @@ def few_steps(steps: int | None) -> Iterator[Doubt]:
     """
     if steps is not None and steps < LEAST_STEPS:
         yield Doubt("few_steps", f"only {steps} steps of training up to this checkpoint (fewer than {LEAST_STEPS})")
+
+
+def few_pictures(number: int) -> Iterator[Doubt]:
+    """Doubt a score of so few pictures that one more or less would change it.
+
+    Examples
+    --------
+    >>> list(few_pictures(3)), list(few_pictures(10))
+    ([Doubt(code='few_pictures', text='only 3 pictures were scored (fewer than 10)')], [])
+    """
+    if number < LEAST_PICTURES:
+        yield Doubt("few_pictures", f"only {number} pictures were scored (fewer than {LEAST_PICTURES})")
 
 
 class Place(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from tasks.belief import LEAST_BOXES, LEAST_BOXES_OF_ONE, LEAST_PICTURES, Doubt, Support
+from tasks.belief import LEAST_BOXES, LEAST_BOXES_OF_ONE, Doubt, Support, few_pictures
 from tasks.detection.items import DetectionItem
 from tasks.detection.labels import DetectionLabels
 from tasks.detection.metric import DetectionMetric, report_scores
@@ -132,10 +132,7 @@ def support_of(metrics: dict[str, Any]) -> Support:
     ['few_boxes', 'no_boxes_of_a_class', 'few_pictures', 'nothing_found']
     """
     counts = {name: scores["objects"] for name, scores in metrics["classes"].items()}
-    doubts = []
-    if metrics["pictures"] < LEAST_PICTURES:
-        what = f"only {metrics['pictures']} pictures were scored (fewer than {LEAST_PICTURES})"
-        doubts.append(Doubt("few_pictures", what))
+    doubts = list(few_pictures(metrics["pictures"]))
     if not metrics["detections"]:
         doubts.append(Doubt("nothing_found", "no box was predicted whose score reaches detection.min_score"))
     return Support("boxes", counts, LEAST_BOXES, LEAST_BOXES_OF_ONE, "class", doubts)

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from config import expand_path
 from tasks.baselines import ColourBaseline
-from tasks.belief import LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, Support, near_chance
+from tasks.belief import LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, Support, few_pictures, near_chance
 from tasks.item import Item, Piece
 from tasks.output import Metric, Output, Sink, name_scores
 from tasks.segmentation.baseline import ClassColours
@@ -82,7 +82,23 @@ class SegmentationOutput(Output):
     def support(self, metrics: dict[str, Any]) -> Support:
         counts = {name: metrics["per_class"][name]["Support"] for name in self.classes}
         doubts = list(near_chance(metrics["mean_confidence"], len(self.classes))) if metrics["support"] else []
+        if self._are_photos(metrics["per_scene"]):  # of a place on Earth, one scene may be all that there is
+            doubts += few_pictures(len(metrics["per_scene"]))
         return Support("pixels", counts, LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, doubts=doubts)
+
+    def _are_photos(self, scored: Iterable[str]) -> bool:
+        """Whether none of the scored scenes, by their ids, has a place on Earth; of no scene it is not known.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> output = scene_task().output
+        >>> output._are_photos(["scene_0"]), output._are_photos([])
+        (False, False)
+        """
+        files = self.scenes.labelled()
+        known = [files[scene].paths for scene in scored if scene in files]
+        return bool(known) and all(self.scenes.scene(paths).crs is None for paths in known)
 
     @override
     def score_grid(self) -> dict[str, Any]:

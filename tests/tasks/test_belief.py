@@ -201,6 +201,35 @@ def write_scene(path: Path, left: float, epsg: int = 32631) -> None:
         file.write(generator.integers(0, 255, (3, 32, 32), np.uint8))
 
 
+@pytest.mark.parametrize(
+    ("suffix", "number", "expected"), [("png", 3, ["few_pictures"]), ("png", 10, []), ("tif", 3, [])]
+)
+def test_few_photos_are_doubted_and_few_scenes_with_a_place_are_not(tmp_path, suffix, number, expected):
+    """The pixels of a photo are many, and show one place at one time; a scene may be all the ground that there is."""
+    names = [f"{index:02}" for index in range(number)]
+    for folder, bands in (("pictures", 3), ("labels", 1)):
+        (tmp_path / folder).mkdir()
+        place = {} if suffix == "png" else {"crs": "EPSG:32632", "transform": from_origin(0, 0, 1, 1)}
+        for name in names:
+            pixels = np.full((64, 64, bands), 0 if bands == 1 else 90, np.uint8)
+            path = tmp_path / folder / f"{name}.{suffix}"
+            if suffix == "png":
+                cv2.imwrite(str(path), pixels)
+                continue
+            with rasterio.open(path, "w", count=bands, height=64, width=64, dtype="uint8", **place) as raster:
+                raster.write(np.moveaxis(pixels, 2, 0))
+    task, _ = example_task(
+        tmp_path / "task", f"paths.raw_images_dir={tmp_path}/pictures", f"paths.label_path={tmp_path}/labels"
+    )
+    metric = task.output.metric()
+    for name in names:
+        item = SceneItem(name, (), name, Window(0, 0, 64, 64), 64, 64, (0, 64))
+        truth = np.repeat([[0, 1]], 64, axis=0).repeat(32, axis=1).astype(np.uint8)
+        sure = {"classes": truth, "foreground": truth.astype(float), "confidence": np.ones((64, 64))}
+        metric.update(Piece(item, sure), truth)
+    assert codes(task.output.support(metric.compute()).find()) == expected
+
+
 def test_files_that_show_the_same_ground_are_the_same_place(tmp_path):
     """Two dates of one scene, and tiles of one mosaic, are in different files."""
     for name, left in (("first", 0), ("later", 5), ("next", 320), ("far", 5_000)):
