@@ -35,7 +35,7 @@ from utils.runtime.setting_tasks import (
     settings_of_others,
     validate_task,
 )
-from utils.runtime.setting_types import BandNumber as BandNumber  # these six are for the kinds' own settings
+from utils.runtime.setting_types import BandNumber as BandNumber  # these seven are for the kinds' own settings
 from utils.runtime.setting_types import (
     Batch,
     BlockChoice,
@@ -53,6 +53,7 @@ from utils.runtime.setting_types import ClassName as ClassName
 from utils.runtime.setting_types import Interval as Interval
 from utils.runtime.setting_types import Multiple as Multiple
 from utils.runtime.setting_types import Percentiles as Percentiles
+from utils.runtime.setting_types import Pixels as Pixels
 from utils.runtime.setting_types import Side as Side
 from utils.runtime.strict_yaml import read_sections
 

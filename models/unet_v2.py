@@ -35,7 +35,9 @@ class UNetV2Options(HeadOptions):
     width: Width = Field(128, description="channels on the patch grid, halved with each doubling; 512: the widest")
     narrowest: Width = Field(16, description="no level has fewer channels; 64: the widest")
     prior_width: Width = Field(32, description="channels of the picture's prior on the fine grid; 64: the widest")
-    gate_reduction: Width = Field(4, description="the gate of a projection has this many times fewer hidden units")
+    gate_reduction: int = Field(
+        4, ge=1, le=4096, description="the gate of a projection has this many times fewer hidden units"
+    )
 
 
 class FidelityProjection(nn.Module):

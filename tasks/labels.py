@@ -334,8 +334,8 @@ def keep_inputs(
     named = {os.path.realpath(picture.path) for part in sets.values() for picture in part.pictures}
     if not named & found.keys():
         some, names = ", ".join(sorted(named)[:2]), {Path(path).name for path in named}
-        alike = sum(Path(path).name in names for path in found)
+        moved = sum(Path(path).name in names for path in found)
         cure = "set paths.data_root to the folder from which the names in the labels lead to the inputs"
-        copies = f"; {alike} inputs have the names of such pictures, but lie in another folder: {cure}" if alike else ""
+        copies = f"; {moved} inputs have the names of such pictures, but lie in another folder: {cure}" if moved else ""
         raise DataError(f"evaluate.inputs: the labels name none of {len(found)} inputs; they name {some}, ...{copies}")
     return kept, sorted(str(path) for resolved, path in found.items() if resolved not in named)

@@ -169,6 +169,8 @@ def advice_for_files(error: OSError) -> str | None:
     >>> link.symlink_to("/no/such")
     >>> advice_for_files(FileExistsError(errno.EEXIST, "File exists", str(link))).replace(str(link), "runs")
     'runs: runs is a link to /no/such, which is not there; remove it, or name another place'
+    >>> advice_for_files(OSError(errno.ENAMETOOLONG, "File name too long", 300 * "a"))[300:]
+    ': File name too long; check the path that the settings name'
     >>> advice_for_files(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
     True
     """
@@ -182,8 +184,9 @@ def advice_for_files(error: OSError) -> str | None:
     cure = next((cure for numbers, cure in cures.items() if error.errno in numbers), None)
     where = error.filename2 or error.filename
     named = next((part for part in (error.filename, error.filename2) if isinstance(part, str | Path)), "")
-    link = next((part for part in (Path(named), *Path(named).parents) if part.is_symlink() and not part.exists()), None)
-    if link is not None:
+    parts = (Path(named), *Path(named).parents)  # os.path asks about any path without an error, which Path does not
+    link = next((part for part in parts if os.path.islink(part) and not os.path.exists(part)), None)
+    if link is not None and error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTDIR):
         return f"{where}: {link} is a link to {os.readlink(link)}, which is not there; remove it, or name another place"
     return None if cure is None else f"{where or 'a file'}: {error.strerror}; {cure}"
 

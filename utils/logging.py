@@ -259,9 +259,6 @@ def listening(logger: VerbosityLogger, *names: str) -> Iterator[None]:
             source.propagate = propagate
 
 
-_LOG_LINE = re.compile(rb"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?\[(ERROR|WARNING|INFO|DEBUG)\] ", re.MULTILINE)
-
-
 def _open_log(path: Path) -> IO[str]:
     r"""Open a log file for appending, line by line.
 
@@ -310,7 +307,7 @@ def refuse_foreign_log(path: Path) -> None:
         ...
     utils.errors.SettingsError: logging.file: .../config.yml is a file of something else than log lines: ...
     """
-    if not path.is_file():  # absent, or a terminal, a pipe and the like
+    if not os.path.isfile(path):  # absent, out of reach, or a terminal, a pipe and the like
         return
     try:
         with open(path, "rb") as stream:

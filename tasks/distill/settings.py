@@ -19,6 +19,7 @@ from config import (
     NonNegative,
     PathsConfig,
     Percentiles,
+    Pixels,
     Positive,
     Section,
     Side,
@@ -44,7 +45,7 @@ class DistillDataset(DatasetConfig):
         description="value, or values, of pictures that mean 'nothing' besides what the files declare: where all bands "
         "hold it, in signed and real types where any does; null reports areas that look like it, [] does not look",
     )
-    max_pixels: Count = Field(
+    max_pixels: Pixels = Field(
         178_956_970, description="refuse pictures that must be decoded whole and hold more pixels than this"
     )
     allow_vrt: bool = Field(

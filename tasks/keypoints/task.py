@@ -167,7 +167,6 @@ class KeypointsTask(LabelledTask):
         target = self.settings.dataset.convert_to
         if target is not None and not self.num_outputs:
             return [f"{self.split_sizes()}, no keypoint in them; prepare only writes the labels as {target.format}"]
-        resolve_sigmas(self.settings.keypoints.oks_sigmas, self.labels.skeleton.num_keypoints)  # raises before training
         lines = [
             f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
             f"(patch {info.patch_size}, {self.features.precision}), {self.num_outputs} keypoints: "
@@ -204,6 +203,7 @@ class KeypointsTask(LabelledTask):
                 self.labels.warn_of_problems()
             self._check_views()
         if "train" in phases:
+            resolve_sigmas(self.settings.keypoints.oks_sigmas, self.num_outputs)  # raises for another number
             self.check_head()
         if "evaluate" in phases and not self.settings.evaluate.names_pictures:
             self.check_test_split()

@@ -86,8 +86,10 @@ def run(task: Task, context: Context) -> PhaseResult:
     context.begin(workload(task, items, len(views), stored=store is not None), task, items[0])
     scored = str(checkpoint.path) if checkpoint else None
     if finished:
-        of = finished.get("checkpoint") or "earlier ones"
-        context.log.info(f"evaluate: the scores in {folder} ({of}) are replaced by those of {scored}")
+        before = finished.get("checkpoint")
+        changed = f"of {before} are replaced by those of {scored}"
+        again = "are made anew, as the checkpoint, settings or pictures have changed since"
+        context.log.info(f"evaluate: the scores in {folder} {changed if before not in (None, scored) else again}")
     facts: dict[str, Any] = {"split": split, "pictures": len(items), "checkpoint": scored}
     facts |= tell_what(task, checkpoint, split, items, context)
     pictures = Pictures(task, items, settings.pictures)

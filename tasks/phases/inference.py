@@ -412,9 +412,10 @@ def finish(task: Task, items: Sequence[Item], folder: Path, prints: dict, done: 
             sink = task.output.sink(item, folder, prints[item.id])
             files = sink.close()
             done[item.id] = {"fingerprint": prints[item.id], "files": [file_stamp(path) for path in files]}
-            for fault in sink.faults():
+            shown = sink.faults()
+            for fault in shown:
                 context.log.warning(f"inference: {item.id}: {fault}")
-            faults = [*item.faults, *sink.faults()]
+            faults = [*item.faults, *shown]
             if faults:
                 done[item.id]["faults"] = faults
             state_path(folder, item).unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from config import (
     NonNegative,
     PathsConfig,
     Percentiles,
+    Pixels,
     Positive,
     PrepareConfig,
     SampleConfig,
@@ -68,7 +69,7 @@ class SegmentationDataset(DatasetConfig):
     )
     value_range: Interval | None = Field(None, description="values that become black and white; null takes percentiles")
     percentiles: Percentiles = Field([1.0, 99.0], description="of all pictures together, for data that is not 8 bits")
-    max_pixels: Count = Field(
+    max_pixels: Pixels = Field(
         178_956_970, description="refuse pictures that must be decoded whole and hold more pixels than this"
     )
     nodata: float | list[float] | None = Field(

@@ -174,13 +174,14 @@ class SegmentationTask(FeatureTask):
     def describe(self) -> dict[str, Any]:
         self.source.scenes.find_scaling()
         assert self.source.scenes.scaling is not None
+        names = self.settings.dataset.band_files
         return {
             **self.describe_model(),
             "classes": self.classes,
             "tile_size": self.settings.prepare.tile_size,
             "scale": self.settings.dataset.scale,
             "bands": self.settings.dataset.bands,
-            "band_files": self.settings.dataset.band_files,
+            **({"band_files": names} if names else {}),  # trainings of before it was kept are still found
             "nodata": self.settings.dataset.nodata,
             "scaling": self.source.scenes.scaling.to_json(),
             "label_colours": self.settings.dataset.label_colours,

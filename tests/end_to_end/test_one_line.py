@@ -53,7 +53,7 @@ def test_a_second_evaluation_says_what_it_replaces_and_whose_scores_lie_there(he
     changed = ["evaluate.checkpoint=other.safetensors", "evaluate.tta.horizontal_flip=true"]
     assert main(["kind=segmentation", "resources.device=cpu", *named, *changed]) == 0
     run = here / "runs" / "segmentation" / "latest"
-    replaced = "evaluate_inputs (best.safetensors) are replaced by those of other.safetensors"
+    replaced = "evaluate_inputs of best.safetensors are replaced by those of other.safetensors"
     assert replaced in capsys.readouterr().out
     assert read_json(run / "evaluate_inputs" / "metrics.json")["checkpoint"] == "other.safetensors"
     assert read_json(run / "config.json")["evaluate"]["checkpoint"] == "other.safetensors"

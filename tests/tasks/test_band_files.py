@@ -103,3 +103,10 @@ def test_a_checkpoint_alone_maps_and_scores_scenes_of_one_file_per_band(folder, 
     assert main.main(["evaluate.enable=true", f"evaluate.checkpoint={checkpoint}", *named]) == 0
     [scores] = Path("runs").rglob("evaluate_inputs/metrics.json")
     assert json.loads(scores.read_text())["pictures"] == 1
+
+
+def test_trainings_without_band_files_are_those_of_before_they_were_kept(tmp_path):
+    """What a training is known by has no key for what is not set: else each finished one would begin anew."""
+    task, _ = example_task(tmp_path)
+    task.source.prepare_data()
+    assert "band_files" not in task.describe()

@@ -618,7 +618,7 @@ def test_the_decoder_acts_where_points_are_grouped():
     assert abs(places["quadratic"][0][0] - 4 * mean) > 0.05
 
 
-def test_a_rehearsal_refuses_another_number_of_tolerances_than_keypoints(tmp_path):
+def test_another_number_of_tolerances_than_keypoints_is_refused_before_features_are_computed(tmp_path):
     task, _ = animals_example(tmp_path, "keypoints.oks_sigmas=[0.1]")
     with pytest.raises(SettingsError, match=r"keypoints\.oks_sigmas: expected one number, or one per keypoint"):
-        task.check()
+        task.preflight(("prepare", "train"))

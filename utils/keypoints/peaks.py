@@ -382,7 +382,7 @@ def all_peaks(
     padded[index, slots] = table
     chosen = _suppress(padded[..., :2], padded[..., 2], radius_cells, most)
     rows = [row[columns[columns >= 0]] for row, columns in zip(padded, chosen, strict=True)]
-    if decoder == "soft_argmax":
+    if decoder == "soft_argmax" and rows:
         places = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row) for row in rows], dtype=torch.int64))
         kept = torch.cat(rows)
         averages = _average_around(maps, places.to(maps.device), kept[:, 4:].long().to(maps.device), radius_cells)

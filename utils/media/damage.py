@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 _JPEG = b"\xff\xd8"
 _CUT_OFF = "Premature end"  # such a file is refused by every reader
@@ -35,6 +36,7 @@ os.dup2(log.fileno(), 1)
 os.dup2(log.fileno(), 2)
 capture = cv2.VideoCapture(sys.argv[1], int(sys.argv[2]), [cv2.CAP_PROP_N_THREADS, 1])
 count, frames, text, more = 0, [], "", True
+opened = capture.isOpened()
 while more and os.getppid() == parent:
     more = capture.grab()
     library.fflush(None)
@@ -45,14 +47,15 @@ while more and os.getppid() == parent:
         log.seek(0)
         log.truncate()
     count += more
-os.write(answer, json.dumps([frames[:10], len(frames), text]).encode())
+os.write(answer, json.dumps([opened, frames[:10], len(frames), text]).encode())
 """
 
 
 class VideoCheck:
     r"""Look for damage of a video that its decoder bridges, in a process of its own, while the caller does other work.
 
-    The file is decoded a second time there, by one thread; FFmpeg's complaints are read from what the process prints.
+    The file is decoded a second time there, by one thread, which takes longer than a pass of all threads does; FFmpeg's
+    complaints are read from what the process prints.
 
     Parameters
     ----------
@@ -84,14 +87,19 @@ class VideoCheck:
     def __init__(self, path: str | Path, backend: int):
         command = [sys.executable, "-P", "-c", _VIDEO_PROGRAM, os.path.abspath(path), str(backend)]
         told = {"OPENCV_FFMPEG_LOGLEVEL": "16", "OPENCV_LOG_LEVEL": "OFF"}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | told
-        )
+        quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": os.environ | told}
+        self._process, self._reason = None, ""
+        try:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, **quiet)
+        except OSError as error:  # no room for a further process: the frames matter more than this search
+            self._reason = str(error.strerror)
 
     def __enter__(self) -> VideoCheck:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._process is None:
+            return
         self._process.kill()  # has ended, unless the caller did not wait for the result
         with self._process:  # closes its pipe and waits for it
             pass
@@ -103,12 +111,16 @@ class VideoCheck:
         --------
         >>> with VideoCheck("no/such.mp4", 0) as check:
         ...     check.result()
-        ''
+        'damage inside is not searched for: the file cannot be opened a second time'
         """
+        if self._process is None:
+            return f"damage inside is not searched for: {self._reason}"
         out = self._process.communicate()[0]
         if self._process.returncode or not out:
             return f"the search for damage inside stopped, with code {self._process.returncode}; damage is not reported"
-        frames, count, text = json.loads(out)
+        opened, frames, count, text = json.loads(out)
+        if not opened:
+            return "damage inside is not searched for: the file cannot be opened a second time"
         if not frames:
             return ""
         lines = [line.strip() for line in re.sub(r"\[OPENCV:FFMPEG:\d+\]", "\n", text).splitlines() if line.strip()]

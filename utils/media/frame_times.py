@@ -73,7 +73,7 @@ def find_losses(times_ms: Sequence[float], promise: Promise) -> Iterator[str]:
         if late > 0 and count + sum(gaps.values()) + late <= promise.count:
             gaps = {0: late, **gaps}
     if gaps:
-        yield describe_gaps(gaps)
+        yield describe_gaps(gaps, sure=places)
     if promise.count is None:
         return
     if promise.by in ("places", "frames"):
@@ -127,16 +127,21 @@ def find_gaps(times_ms: Sequence[float], step_ms: float | None = None) -> dict[i
     return {int(known[place + 1]): int(missing[place]) for place in np.flatnonzero(missing > 0)}
 
 
-def describe_gaps(gaps: dict[int, int]) -> str:
-    """Say in a line which frames are missing.
+def describe_gaps(gaps: dict[int, int], sure: bool = True) -> str:
+    """Say in a line which frames are missing, or seem to be.
 
     Parameters
     ----------
     gaps : dict of int to int
         What `find_gaps` found.
+    sure : bool
+        Whether the file has a place for each frame. Else a program that wrote only the frames that differ, such as one
+        that records a screen, leaves the same leaps in time.
 
     Examples
     --------
+    >>> describe_gaps({5: 1}, sure=False)[:81]
+    'by the times of its frames, 1 frame is missing inside, or its rate varies: 1 befo'
     >>> describe_gaps({5: 3, 17: 1})[:104]
     'by the times of its frames, 4 frames are missing inside: 3 before frame 5, 1 before frame 17; frames are'
     """
@@ -144,7 +149,8 @@ def describe_gaps(gaps: dict[int, int]) -> str:
     places = [f"{missing} before frame {index}" for index, missing in list(gaps.items())[:_NAMED]]
     more = f" and at {len(gaps) - _NAMED} more places" if len(gaps) > _NAMED else ""
     are = "1 frame is" if count == 1 else f"{count} frames are"
+    doubt = "" if sure else ", or its rate varies"
     return (
-        f"by the times of its frames, {are} missing inside: {', '.join(places)}{more}; frames are numbered as they are "
-        "decoded, so from there on a frame has a lower number than in programs that count by time"
+        f"by the times of its frames, {are} missing inside{doubt}: {', '.join(places)}{more}; frames are numbered as "
+        "they are decoded, so from there on a frame has a lower number than in programs that count by time"
     )

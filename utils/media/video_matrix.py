@@ -75,7 +75,7 @@ def _movie_header(path: Path) -> bytes:
             rest = struct.unpack(">Q", stream.read(8))[0] - 16 if size == 1 else size - 8
             if kind == b"moov":
                 return stream.read(min(rest, MOST_BYTES)) if rest > 0 else b""
-            if rest < 0 or not kind.isalnum():  # to the end of the file, or no such file
+            if not 0 <= rest <= path.stat().st_size or not kind.isalnum():  # to the end of the file, or no such file
                 return b""
             stream.seek(rest, 1)
     return b""

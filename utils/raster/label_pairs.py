@@ -7,7 +7,7 @@ import glob
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import DataError, SettingsError
@@ -91,34 +91,56 @@ def pair_labels(
     pairs = {scene: label for scene, label in found.items() if label is not None}
     if len(pairs) < len(found):
         irregular = [path for path in listed if not os.path.isfile(path)]
-        find = _finder(irregular + [Path(top, name) for top, names, _ in os.walk(source) for name in names], pattern)
-        _refuse_irregular(path for scene in found.keys() - pairs.keys() for path in find(scene))
+        find = _finder(irregular + _folders_in(source), pattern)
+        _refuse_irregular({scene: find(scene) for scene in scenes if scene not in pairs})
     refuse_other_labels(pairs.values())
     tell_unread(files, [scene.stem for scene in scenes if scene not in pairs])
     return pairs, [scene for scene in scenes if scene not in pairs]
 
 
-def _refuse_irregular(paths: Iterable[Path]) -> None:
+def _folders_in(folder: Path) -> list[Path]:
+    """All folders below one but hidden ones, which `walk_files` leaves out too.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("a/b.tif", ".old/c.tif"):
+    ...     (folder / name).mkdir(parents=True)
+    >>> [path.relative_to(folder).as_posix() for path in _folders_in(folder)]
+    ['a', 'a/b.tif']
+    """
+    found = []
+    for top, names, _ in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))  # what is not in it is not walked
+        found += [Path(top, name) for name in names]
+    return found
+
+
+def _refuse_irregular(found: Mapping[Path, Iterable[Path]]) -> None:
     """Refuse folders, pipes and links to nothing that have the name of a label: their scene would count as unlabelled.
 
     Raises
     ------
     DataError
-        With the first of them.
+        With the first of them, and the scene.
 
     Examples
     --------
-    >>> _refuse_irregular([Path("/dev/zero")])
+    >>> _refuse_irregular({Path("a.tif"): [Path("/dev/zero")]})
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: /dev/zero: a device; expected a file on a disk; name another one
+    utils.errors.DataError: the label of a.tif: /dev/zero: a device; expected a file on a disk; name another one
     """
-    for path in sorted(paths):
-        try:
-            check_regular(path)
-        except OSError as error:
-            what = "a link that leads nowhere" if isinstance(error, FileNotFoundError) else error.strerror
-            raise DataError(f"{path}: has the name of a label and cannot be read ({what}); put it there") from None
+    for scene, paths in found.items():
+        for path in sorted(paths):
+            try:
+                check_regular(path)
+            except DataError as error:
+                raise DataError(f"the label of {scene.name}: {error}") from None
+            except OSError as error:
+                what = "a link that leads nowhere" if isinstance(error, FileNotFoundError) else error.strerror
+                raise DataError(f"the label of {scene.name}: {path} cannot be read ({what}); put it there") from None
 
 
 def tell_unread(files: Sequence[Path], stems: Collection[str]) -> None:

@@ -173,6 +173,7 @@ def refuse_faint(values: np.ndarray, name: str | Path) -> None:
     Examples
     --------
     >>> refuse_faint(np.uint16([0, 20000]), "a.tif")
+    >>> refuse_faint(np.uint16([0] * 999 + [60000]), "stars.tif")
     >>> refuse_faint(np.uint16([0, 900]), "a.tif")
     Traceback (most recent call last):
         ...
@@ -182,6 +183,8 @@ bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 1023 0 255)
     if values.dtype != np.uint16 or not values.any() or np.mean(values >= FAINT) >= BRIGHT:
         return
     top = int(values[values < FAINT].max())
+    if top == 0:  # a black sky with stars: no other scale would show more
+        return
     few = max(top.bit_length(), 8)
     raise DataError(
         f"{name}: 16-bit values up to {top} only, nearly black where 65535 is white; if they are of {few} "

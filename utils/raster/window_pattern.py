@@ -51,7 +51,7 @@ class ClassChanges:
         self.columns += (row[1:] != row[:-1]) & there[1:] & there[:-1]
         if self._above is not None:
             self.rows[y - 1] = ((row != self._above) & there & (self._above != self.nodata)).sum()
-        self._above = row
+        self._above = row.copy()  # readers of strips give each one in the memory of the last
 
 
 def strength_at(counts: np.ndarray, period: float) -> float:

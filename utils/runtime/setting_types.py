@@ -24,7 +24,7 @@ def _ascending(pair: list[float]) -> list[float]:
 
 
 def _not_empty(name: str) -> str:
-    """Refuse a name without a letter.
+    """Refuse an empty name.
 
     Examples
     --------
@@ -42,6 +42,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**9)]  # of what takes no memory by its number
+Pixels = Annotated[int, Field(ge=1, le=10**15)]  # a limit on memory that a person may raise as far as it goes
 Batch = Annotated[int, Field(ge=1, le=65536)]  # samples that pass a model together
 BandNumber = Annotated[int, Field(ge=1, le=65535)]  # as many as a TIFF can have
 Multiple = Annotated[float, Field(gt=0, le=100)]  # of the size of pictures

@@ -19,8 +19,8 @@ class EarlyStopping:
         then nothing was found yet, and the training has only started slowly.
     delta : float
         An improvement is more than this. Small gains add up, as they are measured from the last improvement. While no
-        score is above `chance`, one that equals the best is an improvement: of weights that find nothing yet, the later
-        ones have learnt more.
+        score is above `chance`, one that is not below the best is an improvement: of weights that find nothing yet, the
+        later ones have learnt more.
     mode : str
         "max" for scores, "min" for losses.
 
@@ -43,6 +43,10 @@ class EarlyStopping:
     (True, 0.75)
     >>> [stopping.update(value) for stopping in [EarlyStopping(patience=1)] for value in (0.0, 0.0, 0.0, 0.25, 0.25)]
     [True, True, True, True, False]
+    >>> stopping = EarlyStopping(delta=0.125)
+    >>> stopping.chance = 0.5
+    >>> [stopping.update(value) for value in (0.125, 0.1875, 0.125)]  # below chance no gain is too small
+    [True, True, False]
     >>> stopping = EarlyStopping(patience=1)
     >>> stopping.chance = 0.25
     >>> [(stopping.update(value), stopping.should_stop) for value in (0.25, 0.125, 0.5, 0.5)]
@@ -79,7 +83,7 @@ class EarlyStopping:
         (True, True, False)
         """
         gain = math.inf if self.best is None else (value - self.best if self.mode == "max" else self.best - value)
-        improved = not math.isnan(value) and (gain > self.delta or (gain == 0 and not self._has_begun()))
+        improved = not math.isnan(value) and (gain > self.delta or (gain >= 0 and not self._has_begun()))
         if improved:
             self.best = float(value)
         self.waited = 0 if improved or not self._has_begun() else self.waited + 1

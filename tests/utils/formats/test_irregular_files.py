@@ -178,7 +178,7 @@ def test_a_mask_in_capitals_is_found_and_one_that_is_no_file_refused(pattern, tm
     for kind, (make, words) in ODD.items():
         mask = tmp_path / "masks" / "a.png"
         make(mask)
-        with pytest.raises(DataError, match=rf"masks/a.png: .*{words}"):
+        with pytest.raises(DataError, match=rf"the label of a.png: .*masks/a.png.*{words}"):
             pair_labels([scene], tmp_path / "masks", pattern)
         mask.rmdir() if kind == "folder" else mask.unlink()
     draw_picture(tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "a.PNG")

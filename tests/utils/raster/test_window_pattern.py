@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from utils.raster.tiling import Window
 from utils.raster.window_pattern import ClassChanges, describe_pattern, repeats_with
+from utils.raster.writer import ClassRasterWriter
 
 SIZE, PERIOD = 600, 47.25
 NODATA = 255
@@ -64,3 +66,14 @@ def test_changes_are_those_of_the_whole_map():
     assert changes.rows.tolist() == ((classes[1:] != classes[:-1]) & there[1:] & there[:-1]).sum(axis=1).tolist()
     across = (classes[:, 1:] != classes[:, :-1]) & there[:, 1:] & there[:, :-1]
     assert changes.columns.tolist() == across.sum(axis=0).tolist()
+
+
+def test_changes_of_a_written_map_are_those_of_its_pixels(tmp_path):
+    """Strips are read back in blocks of 512 rows, one after the other in the same memory."""
+    classes = np.repeat(natural_map(1, 40), 30, axis=0)  # 1200 rows
+    options = {"class_names": ["a", "b", "c"], "palette": np.eye(3, dtype=int) * 200}
+    writer = ClassRasterWriter(tmp_path / "a.tif", height=1200, width=40, **options)
+    for y in range(0, 1200, 300):
+        writer.append(Window(y, 0, 300, 40), classes[y : y + 300])
+    writer.close()
+    assert writer.changes.rows.tolist() == (classes[1:] != classes[:-1]).sum(axis=1).tolist()
