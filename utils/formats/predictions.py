@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from utils.errors import DataError
 from utils.formats.types import MISSING, AnnotatedPicture, AnnotationSet, Instance, Problem
+from utils.formats.values import read_number
 
 SCORES = ("score", "scores", "confidence", "conf", "probability")  # names of what only predictions state
 CURE = "labels have none: remove it if a person has checked them"
-_DESCRIBED = re.compile(r"score (\d*\.?\d+(?:e-?\d+)?)")  # as inference writes it into LabelMe files
+_DESCRIBED = re.compile(r"score ((?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?)")  # as inference writes it into LabelMe files
 
 
 def score_name(names: Iterable[str]) -> str | None:
@@ -37,10 +40,56 @@ def _find_score(names: tuple[str, ...]) -> str | None:
     Examples
     --------
     >>> _find_score(("id", " Score ")), _find_score(("id",))
-    ('Score', None)
+    (' Score ', None)
     """
-    found = {name.strip().lower(): name.strip() for name in names}
+    found = {name.strip().lower(): name for name in names}
     return next((found[name] for name in SCORES if name in found), None)
+
+
+def score_key(keys: Mapping[str, Any]) -> str | None:
+    """The key by which an object of JSON is a prediction, or None; null and the empty list of PoseTrack state nothing.
+
+    Examples
+    --------
+    >>> score_key({"label": "cow", "score": 0.5}), score_key({"score": None, "scores": []})
+    ('score', None)
+    """
+    return score_name(key for key, value in keys.items() if value is not None and value != [])
+
+
+def read_score(name: str, value: Any) -> float | None:
+    """Read how sure a program was of an object: a number, also one in quotes.
+
+    Parameters
+    ----------
+    name : str
+        What the file calls it, for the error.
+    value : JSON value
+        As the file states it; None is no score.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else, or not finite: whether the object is a label is then not known.
+
+    Examples
+    --------
+    >>> read_score("score", 0.5), read_score("score", " .5"), read_score("score", None)
+    (0.5, 0.5, None)
+    >>> read_score("confidence", True)
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a finite number as confidence, got True
+    """
+    if value is None:
+        return None
+    try:
+        number = read_number(value) if isinstance(value, str) else float(value)
+    except (OverflowError, TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError(f"expected a finite number as {name.strip()}, got {repr(value)[:60]}")
+    return number
 
 
 def described_score(text: object) -> float | None:

@@ -48,7 +48,7 @@ def test_coco_with_a_score_on_every_annotation_is_refused(name, value, tmp_path,
     path = coco(tmp_path, {name: value}, {name: value})
     with pytest.raises(DataError, match=f"labels.json: {REFUSED}"):
         read_boxes(path)
-    coco(tmp_path, {name: None}, {})
+    coco(tmp_path, {name: None}, {"scores": []})  # an empty list as in PoseTrack
     assert read_boxes(path)["all"].num_instances == 2
     coco(tmp_path, {name: value}, {name: value}, keypoints=[3, 5, 2])
     with pytest.raises(DataError, match=REFUSED):
@@ -81,6 +81,35 @@ def test_labelme_shapes_with_scores_are_refused(kind, score, tmp_path, draw_pict
     assert given.num_instances == 2
     none = {"score": None, "description": "score of the judge", "dinolith": {"area": 3.0}}
     assert not read_annotations(labelme(tmp_path, none, none, kind=kind))["all"].problems
+
+
+@pytest.mark.parametrize("write", [coco, labelme])
+@pytest.mark.parametrize("score", [{" score": 0.5}, {"score": "0.5"}, {"Confidence": ".5"}])
+def test_a_score_means_the_same_in_every_format_whatever_its_spelling(score, write, tmp_path, draw_picture):
+    draw_picture(tmp_path / "a.png")
+    part = read_boxes(write(tmp_path, {}, score))["all"]
+    assert part.num_instances == 1
+    assert f"{PART} (object 2" in part.problems[0].what
+    assert ": 0.5)" in part.problems[0].what
+
+
+@pytest.mark.parametrize("write", [coco, labelme])
+@pytest.mark.parametrize("value", [True, "high", "", float("nan"), [0.5]])
+def test_an_object_whose_score_cannot_be_read_is_lost_and_told(value, write, tmp_path, draw_picture):
+    draw_picture(tmp_path / "a.png")
+    part = read_boxes(write(tmp_path, {}, {"score": value}))["all"]
+    assert part.num_instances == 1
+    [problem] = part.problems
+    assert f"expected a finite number as score, got {repr(value)[:20]}" in problem.what
+    assert problem.lost
+    assert part.pictures[0].extra["incomplete"]
+
+
+def test_a_score_among_the_facts_of_a_labelme_file_is_read_likewise(tmp_path, draw_picture):
+    draw_picture(tmp_path / "a.png")
+    part = read_boxes(labelme(tmp_path, {}, {"dinolith": {"score": "high"}}))["all"]
+    assert part.num_instances == 1
+    assert "expected a finite number as score, got 'high'" in part.problems[0].what
 
 
 @pytest.mark.parametrize("name", ["score", "Confidence"])

@@ -12,7 +12,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.formats.coco.ids import is_id
 from utils.formats.names import read_name
-from utils.formats.predictions import score_name
+from utils.formats.predictions import read_score, score_key
 from utils.formats.run_lengths import read_counts
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, build_skeleton, keypoints_array, missing_keypoints
@@ -214,7 +214,7 @@ def read_annotation(
     stated = keys.get(FACTS)
     facts: dict[str, Any] = stated if isinstance(stated, dict) else {}
     derived = facts["derived"] if isinstance(facts.get("derived"), list) else []
-    tags, scored = keys.get("attributes"), score_name([key for key, value in keys.items() if value is not None])
+    tags, scored = keys.get("attributes"), score_key(keys)
     extra = {key: value for key, value in keys.items() if key not in OWN_KEYS and key != scored}
     if not isinstance(tags, dict) and tags is not None:
         extra["attributes"] = tags
@@ -230,7 +230,7 @@ def read_annotation(
         area=None if "area" in derived else _read_number(keys, "area", parts),
         is_crowd=read_flag("iscrowd", keys.get("iscrowd")),
         group=facts["group"] if "group" in facts else _read_whole(keys.get("id")),
-        score=None if scored is None else _read_number(keys, scored, parts),
+        score=None if scored is None else read_score(scored, keys[scored]),
         keypoint_scores=_read_scores(keys.get("keypoint_scores"), skeleton, parts),
         track_id=_read_whole(keys.get("track_id")),
         tags=tags if isinstance(tags, dict) else {},
@@ -372,8 +372,8 @@ def _read_number(keys: Mapping[str, Any], name: str, parts: list[str]) -> float 
 
     Examples
     --------
-    >>> _read_number({"score": "0.5"}, "score", [])
-    0.5
+    >>> _read_number({"area": "7.5"}, "area", [])
+    7.5
     >>> parts = []
     >>> _read_number({"area": "big"}, "area", parts), parts
     (None, ["area is no finite number ('big'); it is left out"])

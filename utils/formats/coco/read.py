@@ -19,7 +19,7 @@ from utils.formats.coco.files import Sources, find_image, find_sources, image_fo
 from utils.formats.coco.ids import IdFinder, is_id
 from utils.formats.moved import parts_of
 from utils.formats.pictures import picture_ids
-from utils.formats.predictions import score_name
+from utils.formats.predictions import score_key
 from utils.formats.sets import find_unlabelled, finish_sets, size_problems, text_sizes
 from utils.formats.text_files import read_json_file
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
@@ -201,10 +201,7 @@ def _is_predicted(content: Any) -> bool:
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list) or not annotations:
         return False
-    return all(
-        isinstance(keys, dict) and score_name(key for key, value in keys.items() if value is not None)
-        for keys in annotations
-    )
+    return all(isinstance(keys, dict) and score_key(keys) for keys in annotations)
 
 
 def _refuse_lost_split(sources: Sources, read: Mapping[str, list[_File]], problems: Sequence[Problem]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.formats.labelme.shapes import Shape, decode_mask, parse_shape, polygon_of, score_of, tags_of, visibility_of
+from utils.formats.predictions import read_score
 from utils.formats.run_lengths import read_counts
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, encode_mask, keypoints_array, polygon_area
@@ -72,7 +73,7 @@ class ShapeReader:
         for index, keys in enumerate(entries, start=1):
             try:
                 shape = parse_shape(index, keys)
-                self._check_label(shape)
+                self._check(shape)
             except ValueError as error:
                 problems.append(Problem(f"shape {index}", str(error), "mend or remove the shape", lost=True))
                 continue
@@ -84,8 +85,8 @@ class ShapeReader:
         found = [self._build(group, size, problems) for group in groups]
         return [instance for instance in found if instance is not None], problems
 
-    def _check_label(self, shape: Shape) -> None:
-        """Refuse a point that is no keypoint, and a visibility that is none.
+    def _check(self, shape: Shape) -> None:
+        """Refuse a point that is no keypoint, and a visibility or a score that is none.
 
         Raises
         ------
@@ -95,11 +96,14 @@ class ShapeReader:
         Examples
         --------
         >>> reader = ShapeReader({"mouse": Skeleton(("nose",))}, any_category=False)
-        >>> reader._check_label(Shape(1, "x", "point", np.zeros((1, 2)), None, {}))
+        >>> reader._check(Shape(1, "x", "point", np.zeros((1, 2)), None, {}))
         Traceback (most recent call last):
             ...
         ValueError: 'x' is no keypoint; known: nose
         """
+        score_of(shape)
+        facts = shape.keys.get(FACTS)
+        read_score("score", facts.get("score") if isinstance(facts, Mapping) else None)
         if not shape.is_point:
             return
         visibility_of(shape.keys)
@@ -352,7 +356,7 @@ def _apply_facts(instance: Instance, facts: Mapping[str, Any], size: tuple[int, 
     changes = {key: facts[key] for key in ("is_crowd", "extra", "group", "mask") if key in facts}
     if facts.get("mask") is not None:
         read_counts(facts["mask"], size)
-    changes |= {"score": float(facts["score"])} if facts.get("score") is not None else {}
+    changes |= {"score": read_score("score", facts["score"])} if facts.get("score") is not None else {}
     changes |= {"track_id": facts["track"]} if "track" in facts else {}
     if facts.get("keypoint_scores") is not None:
         scores = np.array(facts["keypoint_scores"], np.float64)  # None, for NaN, becomes NaN

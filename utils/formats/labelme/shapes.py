@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from utils.formats.predictions import described_score, score_name
+from utils.formats.predictions import described_score, read_score, score_key
 from utils.formats.types import MISSING, OCCLUDED, VISIBLE
 from utils.formats.values import read_flag, read_number
 from utils.media.decoding import decode
@@ -197,14 +197,19 @@ def decode_mask(shape: Shape) -> np.ndarray:
 def score_of(shape: Shape) -> float | None:
     """How sure a program was of a shape: a key such as `score`, or the description that inference writes; else None.
 
+    Raises
+    ------
+    ValueError
+        If the key holds something else than a score.
+
     Examples
     --------
     >>> shapes = {"score": 0.75}, {"score": None}, {"description": "score 0.500"}, {"description": "lame"}
     >>> [score_of(Shape(1, "cow", "rectangle", np.zeros((2, 2)), None, keys)) for keys in shapes]
     [0.75, None, 0.5, None]
     """
-    name = score_name(key for key, value in shape.keys.items() if isinstance(value, int | float))
-    return described_score(shape.keys.get("description")) if name is None else float(shape.keys[name])
+    name = score_key(shape.keys)
+    return described_score(shape.keys.get("description")) if name is None else read_score(name, shape.keys[name])
 
 
 def tags_of(shapes: Sequence[Shape]) -> dict[str, Any]:

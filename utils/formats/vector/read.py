@@ -245,7 +245,8 @@ def _read_file(
     attribute = class_attribute(file, info, choice, problems)
     features = read_features(file, choice.layer, attribute)
     categories = [DEFAULT_CATEGORY if attribute is None else as_category(value) for value in features.values.tolist()]
-    picture = next((name for name in info.fields if name.lower() in PICTURE and name != attribute), None)
+    lower = {name.lower(): name for name in reversed(info.fields)}
+    picture = next((lower[name] for name in PICTURE if name in lower and lower[name] != attribute), None)
     named = None
     if picture is not None:
         names = read_features(file, choice.layer, picture, geometry=False).values.tolist()

@@ -22,7 +22,7 @@ from utils.formats import specs
 from utils.formats.box_rules import cut_to_picture, name_categories
 from utils.formats.labelme.files import PictureFolders
 from utils.formats.pictures import picture_ids
-from utils.formats.predictions import score_name
+from utils.formats.predictions import read_score, score_name
 from utils.formats.sets import find_unlabelled, finish_sets, size_problems
 from utils.formats.text_files import read_data
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
@@ -363,7 +363,7 @@ def _read_object(target: Element, size: tuple[int, int], from_zero: bool, names:
     pose = target.text_of("pose")
     extra = {} if pose in (None, "Unspecified") else {"pose": pose}
     name = score_name(child.name for child in target.children)
-    score = None if name is None else read_number(target.text_of(name) or f"{name} without a value")
+    score = None if name is None else read_score(name, target.text_of(name) or "")
     return Instance(category, box_xyxy=corners, is_crowd="difficult" in tags, score=score, tags=tags, extra=extra)
 
 

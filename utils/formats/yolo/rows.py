@@ -11,7 +11,7 @@ import numpy as np
 from utils.formats.types import Instance, Skeleton, keypoints_array
 from utils.formats.values import read_number
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # fits digits in one way only, as a row repeats it
 TOLERANCE = 0.01  # how far beyond the picture, as a share of its side, a value may lie: rounding, not another unit
 
 
@@ -107,8 +107,10 @@ class RowReader:
         found: list[Instance | None] = [None] * len(rows)
         values = np.fromstring(" ".join([rows[place] for place in places]), sep=" ").reshape(len(places), count)
         scale = np.array(size[::-1], np.float64)
-        points, seen, right = self._plain_keypoints(values[:, 5:])
-        right &= np.isfinite(values).all(axis=1) & (values[:, 3:5] > 0).all(axis=1)
+        right = np.isfinite(values).all(axis=1)  # 1e400 is infinity, with which nothing is to be computed
+        values = np.where(right[:, None], values, 0)
+        points, seen, right_points = self._plain_keypoints(values[:, 5:])
+        right &= right_points & (values[:, 3:5] > 0).all(axis=1)
         right &= ((values[:, 1:5] >= -TOLERANCE) & (values[:, 1:5] <= 1 + TOLERANCE)).all(axis=1)
         right &= (values[:, 0] == np.floor(values[:, 0])) & (values[:, 0] >= 0) & (values[:, 0] < len(self.skeletons))
         centres, halves = values[:, 1:3] * scale, values[:, 3:5] * scale / 2

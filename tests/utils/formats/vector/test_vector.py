@@ -314,3 +314,12 @@ def test_a_feature_that_reaches_a_sliver_into_a_raster_is_no_object_there(tmp_pa
         "right": [("y", [10, 10, 15, 20])],
     }
     assert not part.problems
+
+
+def test_of_several_attributes_that_may_name_the_picture_the_usual_one_does(tmp_path):
+    """Not the first in the file: `image` may hold a number, as the tables of boxes have it."""
+    shape = on_map(write_scene(tmp_path / "a.tif"), rectangle(10, 8, 30, 20))
+    write_features(tmp_path / "t.gpkg", [shape], crs=UTM, image=["7"], label=["x"], image_path=["a.tif"])
+    part = read_boxes(tmp_path / "t.gpkg")["all"]
+    assert [picture.id for picture in part.pictures] == ["a"]
+    assert not part.problems

@@ -105,7 +105,8 @@ BAD = {
     "reversed": (thing(box(40, 5, 30, 20)), "a box with a width and a height, got -9 x 16"),
     "outside": (thing(box(70, 5, 90, 20)), "lies outside of the picture of 60 x 40 pixels"),
     "flag": (thing(f"<difficult>2</difficult>{box()}"), "expected 0 or 1 as difficult, got '2'"),
-    "score": (thing(f"<score>high</score>{box()}"), "expected a number, got 'high'"),
+    "empty score": (thing(f"<Score/>{box()}"), "expected a finite number as Score, got ''"),
+    "score": (thing(f"<score>high</score>{box()}"), "expected a finite number as score, got 'high'"),
 }
 
 

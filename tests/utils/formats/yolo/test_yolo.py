@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from pathlib import Path
 
@@ -518,3 +519,26 @@ def test_only_rows_that_need_it_are_read_one_by_one(tmp_path, draw_picture, monk
     assert bad.where.endswith("a.txt:1235")
     assert beyond.where.endswith("a.png: object 2345")  # of those that are read
     assert part.pictures[0].instances[2344].box_xyxy.tolist() == pytest.approx([42, 15, 60, 25])
+
+
+def test_a_long_row_of_pixels_with_a_value_too_many_is_told_at_once():
+    """17 keypoints; a number that can be split in several ways takes a time that doubles with each of them."""
+    reader = RowReader({"man": Skeleton(tuple(map(str, range(17))))}, 17, 3)
+    row = "0 320 240 100 120 " + " ".join(["320 240 2"] * 17) + " 0.9"
+    done = multiprocessing.get_context("fork").Process(target=reader.read_plain, args=([row], (480, 640)))
+    done.start()
+    done.join(5)
+    ended = done.exitcode
+    done.kill()
+    assert ended == 0
+    with pytest.raises(ValueError, match="got 57, as a prediction"):
+        reader.read(row, (480, 640))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_number_that_no_float_holds_is_told_without_a_warning():
+    reader = RowReader({"mouse": Skeleton(("nose",))}, 1, 3)
+    rows = ["0 .5 .5 1e400 .5 .5 .5 2", "0 1e400 .5 .5 .5 .5 .5 2", "0 .5 .5 .5 .5 1e400 .5 2", "0 .5 .5 .5 .5 .5 .5 2"]
+    assert [found is None for found in reader.read_plain(rows, (48, 64))] == [True, True, True, False]
+    with pytest.raises(ValueError, match="expected finite numbers"):
+        reader.read(rows[0], (48, 64))
