@@ -253,13 +253,17 @@ class LabelledSource(ListedSource[PictureT]):
 
     @override
     def left_out(self, split: str) -> str:
+        whole = split != "inputs" and self.uses_list(split)  # lists divide what can be used
         reasons = {
             "without a label that can be read": self.labels.unlabelled if split == "inputs" else [],
-            "whose labels cannot be read or used whole": self.labels.incomplete(None if split == "inputs" else split),
+            "whose labels cannot be read or used whole": self.labels.incomplete(
+                None if whole or split == "inputs" else split
+            ),
         }
         parts = [f"{len(names)} {why}, such as {', '.join(names[:3])}" for why, names in reasons.items() if names]
         total = sum(map(len, reasons.values()))
-        return f"{total} pictures are left out: {'; '.join(parts)}" if parts else ""
+        of_all = " of the whole label set" if whole else ""
+        return f"{total} pictures{of_all} are left out: {'; '.join(parts)}" if parts else ""
 
     @override
     def names(self) -> list[str]:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from tasks.model import lower_what
-from utils.errors import SettingsError
+from utils.errors import DataError, SettingsError
 from utils.runtime import distributed
 
 if TYPE_CHECKING:
     from tasks.feature_task import FeatureTask
 
-FLOAT = 4  # bytes
-COPIES = 4  # of a weight in training: itself, its gradient, and at least two where Adam keeps moments
+FLOAT = 4  # bytes of a weight
+HALF = 2  # bytes of a value of a map at least: bfloat16 or float16
+COPIES = 3  # of a weight in training at least: itself, its gradient, and the moment of Muon (Adam keeps two)
 GB = 1e9
 
 
@@ -34,26 +35,67 @@ def memory_of(device: torch.device) -> int:
 
 
 def sample_bytes(task: FeatureTask, size: Sequence[int]) -> int:
-    """Bytes of a picture (height, width) and of its maps as a model takes them; what is computed from them is not in.
+    """Bytes at least of a picture (height, width) and of its maps; what is computed from them is not in.
+
+    The picture counts as 8-bit, and its maps as of 16 bits, on the grid of the picture that the backbone sees: that of
+    distillation, which has one size, may be smaller than the crop.
+
+    Examples
+    --------
+    >>> from tasks.distill.example import student_task
+    >>> from tasks.example import scene_task
+    >>> sample_bytes(scene_task(), (32, 40))  # 3 channels, and two maps of 8 channels with a stride of 4
+    6400
+    >>> sample_bytes(student_task(), (32, 32))  # the teacher sees 16 x 16 pixels
+    3584
+    """
+    height, width = size
+    source = task.source
+    seen = (height, width) if tuple(size) != source.sample_size() else source.backbone_size()
+    grids = task.features.info.feature_grid(seen)
+    maps = sum(
+        channels * rows * columns for channels, (rows, columns) in zip(task.features.info.channels, grids, strict=True)
+    )
+    return height * width * source.image_channels() + HALF * maps
+
+
+def number_of_samples(task: FeatureTask, phase: str) -> int:
+    """At most how many samples a phase has to put into batches; 1 before prepare has written the lists.
 
     Examples
     --------
     >>> from tasks.example import scene_task
-    >>> sample_bytes(scene_task(), (32, 40))  # 3 channels, and two maps of 8 channels with a stride of 4
-    20480
+    >>> task = scene_task()
+    >>> number_of_samples(task, "train"), number_of_samples(task, "inference")
+    (1, 9)
+    >>> task.source.prepare_data()
+    >>> number_of_samples(task, "train"), number_of_samples(task, "prepare")
+    (6, 15)
     """
-    height, width = size
-    grids = task.features.info.feature_grid((height, width))
-    maps = sum(
-        channels * rows * columns for channels, (rows, columns) in zip(task.features.info.channels, grids, strict=True)
-    )
-    return FLOAT * (height * width * task.source.image_channels() + maps)
+    evaluate, source = task.settings.evaluate, task.source
+    views = len(task.prediction_views(phase)) if phase in ("evaluate", "inference") else 1
+    splits = {
+        "prepare": ("train", "val"),
+        "train": ("train",),
+        "evaluate": ("inputs" if evaluate.names_pictures else evaluate.split,),
+        "inference": ("inference",),
+    }[phase]
+    try:
+        items = {split: source.items(split) for split in splits}
+    except DataError:  # the phase itself raises it, unless prepare writes the lists before
+        return 1
+    number = 0
+    for split, chosen in items.items():
+        each = len(source.views(split)) if phase == "prepare" else views
+        number += each * sum(map(source.count_samples, chosen))
+    return max(number, 1)
 
 
 def refuse_too_large(task: FeatureTask, phase: str, size: Sequence[int], device: torch.device) -> None:
     """Refuse sizes of samples, batches and heads that no memory of this machine holds.
 
-    What is counted is less than what full batches take, so that none is refused that could run.
+    What is counted is less than what the batches take, so that none is refused that could run: a batch has no more
+    samples than the phase, which are counted where the settings alone ask for too much.
 
     Parameters
     ----------
@@ -78,15 +120,17 @@ def refuse_too_large(task: FeatureTask, phase: str, size: Sequence[int], device:
     >>> refuse_too_large(scene_task(), "train", (10**7, 10**7), torch.device("cpu"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.SettingsError: train: a batch of 4 samples of 10000000 x 10000000 pixels takes at least ...
+    utils.errors.SettingsError: train: a batch of 1 samples of 10000000 x 10000000 pixels takes at least ...
     """
-    batch = getattr(task.settings, phase).batch_size
-    if phase == "train":
-        batch = -(-batch // distributed.world_size())  # of all ranks together
     weights = 0  # prepare has no head; labels without a keypoint have none either
     if phase != "prepare":
         weights = task.head_shapes().num_parameters * FLOAT * (COPIES if phase == "train" else 1)
-    samples, there = batch * sample_bytes(task, size), memory_of(device)
+    batch, one, there = getattr(task.settings, phase).batch_size, sample_bytes(task, size), memory_of(device)
+    ranks = distributed.world_size() if phase == "train" else 1  # a batch is of all ranks together
+    if -(-batch // ranks) * one + weights <= there:
+        return
+    batch = -(-min(batch, number_of_samples(task, phase)) // ranks)
+    samples = batch * one
     if samples + weights <= there:
         return
     head = f", and the head {weights / GB:.2f} GB" if weights else ""

@@ -102,6 +102,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     if not context.preview:
         distributed.run_on_main(task.source.prepare_data)
     task.setup()
+    task.check_memory(["prepare"])  # the number of samples is known only now
     store = open_store(task.settings, "prepare")
     jobs = missing_jobs(task, store)
     distributed.barrier()  # before any rank writes, so that all ranks found the same jobs

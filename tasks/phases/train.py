@@ -95,6 +95,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     (['mIoU'], 'up to date')
     """
     task.setup()
+    task.check_memory(["train"])  # the number of samples is known only after prepare
     store = open_store(task.settings, "train")
     train_items = prepared_items(task, store, "train", "train")
     val_items = prepared_items(task, store, "val", "train")

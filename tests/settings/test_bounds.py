@@ -102,12 +102,12 @@ def test_a_setting_beyond_its_limit_is_named_with_it(kind, setting, limit):
     ("make", "phase", "settings", "named"),
     [
         (fox_task, "train", ["detection.pad_size=[32768, 32768]"], r"detection.pad_size \(now \[32768, 32768\]\)"),
-        (fox_task, "prepare", ["prepare.batch_size=65536"], r"prepare.batch_size \(now 65536\)"),
+        (fox_task, "prepare", ["detection.pad_size=[32768, 32768]"], r"prepare: a batch of \d+ samples of 32768 x"),
         (fox_task, "inference", ["detection.pad_size=[32768, 32768]"], r"lower inference.batch_size \(now 4\)"),
         (pose_task, "train", ["keypoints.short_side=32768"], r"keypoints.short_side \(now 32768"),
         (scene_task, "train", ["prepare.tile_size=32768"], r"prepare.tile_size \(now 32768\)"),
-        (scene_task, "evaluate", ["evaluate.batch_size=65536", "prepare.tile_size=4096"], r"evaluate.batch_size"),
-        (scene_task, "inference", ["inference.tile_size=32768"], r"inference: a batch of 4 samples of 32768 x 32768"),
+        (scene_task, "evaluate", ["evaluate.batch_size=65536", "prepare.tile_size=32768"], r"evaluate.batch_size"),
+        (scene_task, "inference", ["inference.tile_size=32768"], r"inference: a batch of 1 samples of 32768 x 32768"),
         (scene_task, "train", ["model.head=unet", "model.head_options={width: 4096, narrowest: 4096}"], "and the head"),
         (student_task, "train", ["distill.crop=32768"], r"distill.crop \(now 32768\)"),
     ],
@@ -127,12 +127,45 @@ def test_what_is_too_large_together_is_refused_with_its_settings_and_without_mem
 
 
 def test_ranks_share_the_batches_of_a_training(monkeypatch):
-    monkeypatch.setattr(memory, "memory_of", lambda device: 4 * 10**9)
-    task = scene_task("prepare.tile_size=4096", "train.batch_size=16")
-    with pytest.raises(SettingsError, match="train: a batch of 16 samples of 4096 x 4096 pixels takes at least "):
+    task = scene_task("train.batch_size=16")
+    task.source.prepare_data()
+    task.features.setup()
+    weights, one = 3 * 4 * task.head_shapes().num_parameters, memory.sample_bytes(task, (32, 32))
+    monkeypatch.setattr(memory, "memory_of", lambda device: weights + 2 * one)
+    with pytest.raises(SettingsError, match="train: a batch of 6 samples of 32 x 32 pixels takes at least "):
         task.check_memory(["train"])
-    monkeypatch.setattr(memory.distributed, "world_size", lambda: 8)
+    monkeypatch.setattr(memory.distributed, "world_size", lambda: 3)
     task.check_memory(["train"])  # two samples each
+
+
+@pytest.mark.parametrize("make", [fox_task, pose_task, scene_task, student_task])
+@pytest.mark.parametrize("phase", ["prepare", "train", "evaluate"])
+def test_a_batch_is_no_larger_than_the_data(make, phase, monkeypatch):
+    monkeypatch.setattr(memory, "memory_of", lambda device: 10**8)
+    task = make(f"{phase}.batch_size=65536")
+    task.check_memory([phase])  # also before the lists are there
+    task.source.prepare_data()
+    task.check_memory([phase])
+
+
+def test_what_is_counted_is_held_by_every_optimizer_and_precision(monkeypatch):
+    task = scene_task("train.batch_size=1", "model.head=unet", "model.head_options={width: 64}")
+    task.features.setup()
+    weights = 4 * task.head_shapes().num_parameters
+    # three copies with Muon, 8-bit pixels, and maps of 16 bits
+    least = 3 * weights + 32 * 32 * 3 + 2 * (2 * 8 * 8 * 8)
+    monkeypatch.setattr(memory, "memory_of", lambda device: least)
+    task.check_memory(["train"])
+    monkeypatch.setattr(memory, "memory_of", lambda device: least - 1)
+    with pytest.raises(SettingsError, match="a batch of 1 samples of 32 x 32 pixels"):
+        task.check_memory(["train"])
+
+
+def test_maps_of_distillation_are_those_of_the_picture_for_the_teacher():
+    task = student_task("distill.crop=320")  # the teacher, with half the patch of the student, sees half of it
+    channels = 2 * 8
+    assert task.source.backbone_size() == (160, 160)
+    assert memory.sample_bytes(task, (320, 320)) == 320 * 320 * 3 + 2 * channels * 40 * 40
 
 
 def test_small_tasks_are_not_refused(monkeypatch):

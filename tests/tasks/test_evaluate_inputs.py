@@ -15,13 +15,14 @@ import rasterio
 
 import main
 from tasks.example import drawn_animals, example_task, write_pictures
-from tasks.keypoints.example import animals_example
+from tasks.keypoints.example import animals_example, pose_task
 from tasks.keypoints.sinks import pose_array
 from tasks.phases import load_phase
 from tasks.runs import BEST, checkpoint_path
 from tests.tasks.example_runs import SMALL, rewrite
 from utils.formats.convert import convert_labels
 from utils.formats.read import read_poses
+from utils.formats.types import AnnotationSet
 from utils.keypoints.metrics import PoseScores
 from utils.runtime.checkpoints import load_checkpoint
 from utils.runtime.files import read_json
@@ -206,6 +207,19 @@ def test_pictures_whose_labels_cannot_be_read_whole_are_named_with_the_score(fox
         )
         told = f"{found['metrics']['weighted_PCK']:.4f} does not count all pictures: {found['left_out']}"
         assert Path("log.txt").read_text().count(told) == times
+
+
+@pytest.mark.parametrize("labels", ["all", "train"])
+def test_lost_labels_of_a_source_without_splits_are_told_of_every_split_that_is_drawn(labels):
+    source = pose_task().source
+    (train, val), skeletons = source.labels.sets.values(), source.categories()
+    val.pictures[1].extra["incomplete"] = True
+    lost = "left out: 1 whose labels cannot be read or used whole, such as images/val_001"
+    assert (source.left_out("train"), source.left_out("val")) == ("", f"1 pictures are {lost}")
+    source.labels.sets = {labels: AnnotationSet([*train.pictures, *val.pictures], skeletons)}
+    for split in ("train", "val"):
+        assert source.left_out(split) == f"1 pictures of the whole label set are {lost}"
+    assert source.left_out("test") == ""  # no test list, no picture of it
 
 
 @pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut"])
