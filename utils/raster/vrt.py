@@ -106,7 +106,7 @@ def check_vrt(path: str | Path, above: tuple[Path, ...] = ()) -> None:
     if path.suffix.lower() != SUFFIX and not _TRUSTED.get(str(path), (None, False))[1]:
         raise DataError(
             f"{path}: its content is a virtual raster (VRT), which takes its pixels from other files; give it the "
-            f"suffix {SUFFIX}, or set dataset.allow_vrt: true"
+            f"suffix {SUFFIX}{_lift(path)}"
         )
     if real in above:
         raise DataError(f"{path}: a virtual raster that is made of itself; name the files that hold the pixels")
@@ -118,14 +118,25 @@ def check_vrt(path: str | Path, above: tuple[Path, ...] = ()) -> None:
         if source is None:
             raise DataError(f"{path}: takes pixels from {name[:200]}, which is no file here; copy it here, and name it")
         if not allows(path, source):
-            raise DataError(
-                f"{path}: takes pixels from {source}, outside of its folder and of paths.data_root; move it there, "
-                "or set dataset.allow_vrt: true"
-            )
+            trusted = "its folder and of paths.data_root" if str(path) in _TRUSTED else "its folder"
+            raise DataError(f"{path}: takes pixels from {source}, outside of {trusted}; move it there{_lift(path)}")
         check_regular(source)
         if is_virtual(source):
             trust_vrts([source], *_TRUSTED.get(str(path), (None, False)))
             check_vrt(source, (*above, real))
+
+
+def _lift(path: Path) -> str:
+    """How to lift the limits of a VRT: kinds of task that have a setting for it have said what they trust.
+
+    Examples
+    --------
+    >>> _lift(Path("of_keypoints.vrt"))
+    ', or write its pixels to a GeoTIFF with gdal_translate'
+    """
+    if str(path) in _TRUSTED:
+        return ", or set dataset.allow_vrt: true"
+    return ", or write its pixels to a GeoTIFF with gdal_translate"
 
 
 def _parse(path: Path) -> ElementTree.Element:
