@@ -13,6 +13,7 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.formats.pictures import is_picture, place_picture
+from utils.formats.specs import SUFFIXES
 from utils.formats.types import SPLITS, AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
 from utils.formats.values import read_whole
 from utils.media.orientation import describe_ignored, picture_orientation
@@ -117,8 +118,10 @@ def refuse_source_inside(folder: Path, sets: Mapping[str, AnnotationSet]) -> Non
     utils.errors.DataError: photos: the source lies in it (photos/in/a.png), and would be overwritten; write elsewhere
     """
     top = folder.resolve()
-    sources = (picture.path for part in sets.values() for picture in part.pictures)
-    inside = next((path for path in sources if path.parent.resolve().is_relative_to(top)), None)
+    folders: dict[Path, Path] = {}  # each with its first picture
+    for path in (picture.path for part in sets.values() for picture in part.pictures):
+        folders.setdefault(path.parent, path)
+    inside = next((path for folder, path in folders.items() if folder.resolve().is_relative_to(top)), None)
     if inside is not None:
         raise DataError(f"{folder}: the source lies in it ({inside}), and would be overwritten; write elsewhere")
 
@@ -175,14 +178,14 @@ def text_sizes(where: str, names: str, sizes: Iterable[tuple]) -> list[Problem]:
 
 
 def find_unlabelled(
-    where: object, labelled: Iterable[Path], lack: str, cure: str, named: Collection[str] = ()
+    where: str | Path, labelled: Iterable[Path], lack: str, cure: str, named: Collection[str] = ()
 ) -> list[Problem]:
     """Tell of pictures that lie beside labelled ones and are left out, as the labels do not name them.
 
     Parameters
     ----------
-    where : Path
-        The labels.
+    where : str or Path
+        The labels. Where they are one file, another one may label the pictures, and the advice says so.
     labelled : iterable of Path
         The pictures that have labels. One of their name in another format, as a PNG beside a GeoTIFF, is their copy.
     lack : str
@@ -207,12 +210,17 @@ def find_unlabelled(
     >>> print(problem)
     x.csv: pictures without a row, left out: 3, such as b.png, c.png, d.png; add an empty row
     """
-    known = {(picture.parent.resolve(), picture.stem) for picture in labelled}  # readers spell a folder in several ways
+    stems: dict[Path, set[str]] = {}
+    for picture in labelled:
+        stems.setdefault(picture.parent, set()).add(picture.stem)
+    known: dict[Path, set[str]] = {}  # readers spell a folder in several ways
+    for folder, names in stems.items():
+        known.setdefault(folder.resolve(), set()).update(names)
     lacking = [
         file
-        for folder in sorted({folder for folder, _ in known})
+        for folder in sorted(known)
         for file in sorted(folder.iterdir())
-        if is_picture(file) and not file.name.startswith(".") and (folder, file.stem) not in known
+        if is_picture(file) and not file.name.startswith(".") and file.stem not in known[folder]
         if file.name not in named
         and file.stem not in named
         and not file.is_dir()  # a link to nowhere is a picture that is missed
@@ -221,7 +229,8 @@ def find_unlabelled(
         return []
     some = ", ".join(file.name for file in lacking[:3])
     what = f"pictures without {lack}, left out: {len(lacking)}, such as {some}"
-    return [Problem(str(where), what, cure, blocks=False)]
+    is_one = Path(where).is_file() and Path(where).suffix.lower() not in SUFFIXES
+    return [Problem(str(where), what, f"if no other file labels them, {cure}" if is_one else cure, blocks=False)]
 
 
 def size_problems(where: str, names: str, stated: tuple, picture: AnnotatedPicture) -> list[Problem]:

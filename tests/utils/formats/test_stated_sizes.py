@@ -24,6 +24,9 @@ def label(folder: Path, format: str, height: object, width: object) -> list[str]
             "categories": [{"id": 1, "name": "cow"}],
         }
         (folder / "l.json").write_text(json.dumps(content))
+    elif format == "csv":
+        rows = f"filename,width,height,class,xmin,ymin,xmax,ymax\na.png,{width},{height},cow,1,2,5,6\n"
+        (folder / "l.csv").write_text(rows)
     else:
         shape = {"label": "cow", "points": [[1, 2], [30, 20]], "shape_type": "rectangle"}
         keys = {"shapes": [shape], "imagePath": "a.png", "imageHeight": height, "imageWidth": width}
@@ -33,18 +36,19 @@ def label(folder: Path, format: str, height: object, width: object) -> list[str]
     return [problem.what + ("" if problem.blocks else " (note)") for problem in part.problems]
 
 
-@pytest.mark.parametrize("format", ["coco", "labelme", "voc"])
+@pytest.mark.parametrize("format", ["coco", "csv", "labelme", "voc"])
 def test_a_size_as_text_is_read_as_numbers(format, tmp_path, draw_picture):
     draw_picture(tmp_path / "a.png")
     note = label(tmp_path, format, "40", "60")
-    if format == "voc":  # of which all is text
+    if format in ("csv", "voc"):  # of which all is text
         assert not note
     else:
         [text] = note
         assert text.endswith("is text for 1 pictures, such as '40' x '60', and read as numbers (note)")
     assert not label(tmp_path, format, 40.0, 60)
-    [wrong] = [text for text in label(tmp_path, format, "41", "60") if "note" not in text]
-    assert wrong.endswith(" is 41 x 60, the picture is 40 x 60")
+    for height in ("41", 41.0):
+        [wrong] = [text for text in label(tmp_path, format, height, "60") if "note" not in text]
+        assert wrong.endswith(" is 41 x 60, the picture is 40 x 60")
     for height in ("high", "40.5", "4_0"):
         [wrong] = [text for text in label(tmp_path, format, height, 60) if "note" not in text]
         assert wrong.startswith("expected whole numbers as ")

@@ -146,7 +146,7 @@ class _Picture:
     crowds: list[bool] = field(default_factory=list)
     bad: list[Problem] = field(default_factory=list)
     empty: int = 0  # the line that says that there is no object
-    stated: tuple[int, int, int] | None = None  # a line, and the height and width on it
+    stated: tuple[int, str, str] | None = None  # a line, and the height and width on it
 
 
 def _read_file(
@@ -274,8 +274,8 @@ def _read_row(picture: _Picture, line: int, row: Sequence[str], columns: Columns
         return
     if columns.size is not None and picture.stated is None:
         height, width = (row[place].strip() for place in columns.size)
-        if height.isdecimal() and width.isdecimal() and max(len(height), len(width)) < 9:
-            picture.stated = line, int(height), int(width)
+        if height and width:
+            picture.stated = line, height, width
     if parsed is None:
         picture.empty = picture.empty or line
         return

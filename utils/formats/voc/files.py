@@ -85,9 +85,12 @@ def _expand(source: Path, root: Path, problems: list[Problem]) -> Iterator[Path]
     'a.xml'
     """
     if source.is_dir():
-        folders = PictureFolders()
-        for file in list_files(source, (".xml",)):
-            if format_of_file(file) == "voc" or _is_of_picture(file, root, folders):
+        folders, labels = PictureFolders(), dict[str, list[Path]]()
+        files = {file: format_of_file(file) == "voc" for file in list_files(source, (".xml",))}
+        for file in (file for file, is_label in files.items() if is_label):
+            labels.setdefault(file.stem, []).append(file)
+        for file, is_label in files.items():
+            if is_label or _is_of_picture(file, labels.get(file.stem, ()), root, folders):
                 yield file
     elif source.suffix.lower() == ".xml":
         yield source
@@ -110,19 +113,24 @@ def _expand(source: Path, root: Path, problems: list[Problem]) -> Iterator[Path]
         raise DataError(f"{source}: expected a folder, an XML file or a list (.txt)")
 
 
-def _is_of_picture(file: Path, root: Path, folders: PictureFolders) -> bool:
+def _is_of_picture(file: Path, labels: Sequence[Path], root: Path, folders: PictureFolders) -> bool:
     """Whether an XML file that is no VOC label has a picture of its name: it is meant as one, and reading it tells.
+
+    Not where one of the `labels` of its name is of the same picture: then it is the camera's or the vendor's metadata.
 
     Examples
     --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> (folder / "a.tif").touch()
-    >>> [_is_of_picture(folder / name, folder, PictureFolders()) for name in ("a.xml", "b.xml", "a.tif.aux.xml")]
+    >>> [_is_of_picture(folder / name, [], folder, PictureFolders()) for name in ("a.xml", "b.xml", "a.tif.aux.xml")]
     [True, False, False]
+    >>> _is_of_picture(folder / "a.xml", [folder / "Annotations" / "a.xml"], folder, PictureFolders())
+    False
     """
     try:
-        return find_picture(file, None, root, folders) is not None
+        picture = find_picture(file, None, root, folders)
+        return picture is not None and all(find_picture(label, None, root, folders) != picture for label in labels)
     except DataError:  # several pictures have its name
         return True
 

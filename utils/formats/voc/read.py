@@ -9,6 +9,7 @@ pixel further right and down than the files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from utils.formats.voc.files import LISTS, find_picture, list_labels
 from utils.media.picture_sizes import picture_size
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_DECLARED = re.compile(rb"""(?:\xef\xbb\xbf)?<\?xml[^>]*?\sencoding\s*=\s*["']([\w.-]+)""")
 FLAGS = ("difficult", "truncated", "occluded")  # 0 or 1; a difficult object is no example and no false alarm
 OBJECT_LIKE = frozenset({"object", "obj", "bndbox", "bbox", "box", "robndbox", "polygon", "xmin"})  # where VOC has none
 BESIDE = "put the picture beside it or in a folder JPEGImages or images, or set paths.data_root to a folder of both"
@@ -159,7 +161,7 @@ def _read_annotation(path: Path) -> Element:
     Raises
     ------
     DataError
-        If it is not XML, or another kind of it.
+        If it is not XML, or another kind of it, or its text is not in the encoding that it declares.
 
     Examples
     --------
@@ -176,7 +178,11 @@ def _read_annotation(path: Path) -> Element:
         raise DataError(f"{path}: an empty file; write an element annotation, without an object where there is none")
     try:
         text: str | bytes = data.decode("utf-8-sig")  # whatever another encoding a declaration may have kept
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        declared = _DECLARED.match(data)
+        if b"\0" not in data and (declared is None or declared[1].upper() == b"UTF-8"):
+            line = data.count(b"\n", 0, error.start) + 1
+            raise DataError(f"{path}:{line}: not UTF-8, and no other encoding is declared; save it as UTF-8") from None
         text = data
     try:
         content = parse_xml(data if b"\0" in data else text)

@@ -275,7 +275,14 @@ UNREAD = {
     "text": (b"hello", "not XML (syntax error)"),
     "root": (b"<Annotation></Annotation>", "expected an element annotation as VOC has, got Annotation"),
     "other": (b"<dataset/>", "expected an element annotation as VOC has, got dataset"),
-    "latin": ("<annotation><a>\u00fc</a></annotation>".encode("latin-1"), "not XML (not well-formed (invalid token))"),
+    "latin": (
+        "<annotation>\n<a>\u00fc</a></annotation>".encode("latin-1"),
+        "a.xml:2: not UTF-8, and no other encoding is declared; save it as UTF-8",
+    ),
+    "gbk": (
+        '<?xml version="1.0" encoding="utf-8"?>\n<annotation>\n<a>\u6811</a></annotation>'.encode("gbk"),
+        "a.xml:3: not UTF-8, and no other encoding is declared; save it as UTF-8",
+    ),
     "coding": ('<?xml version="1.0" encoding="gbk"?><annotation>\u9f8d</annotation>'.encode("gbk"), "save it as UTF-8"),
 }
 
@@ -308,3 +315,17 @@ def test_a_folder_of_other_xml_is_called_what_it_is(write, tmp_path):
     write("").write_text("<annotations><image><box/></image></annotations>")
     with pytest.raises(DataError, match=r"a\.xml is XML of 'annotations', as CVAT for images writes; export it as"):
         read_annotations(tmp_path)
+
+
+def test_metadata_of_a_picture_that_has_its_voc_file_elsewhere_is_no_label(write, tmp_path):
+    """As vendors of satellite images deliver it; without a VOC file of that very picture it is told."""
+    for name in ("train/a", "val/a"):
+        write(thing(box()), "a", f"Annotations/{name[:-2]}", f"JPEGImages/{name[:-2]}")
+        (tmp_path / "JPEGImages" / f"{name}.xml").write_text("<isd><TIL/></isd>")
+    part = read_annotations(tmp_path, "voc")["all"]
+    assert part.num_instances == 2
+    assert not part.problems
+    (tmp_path / "Annotations" / "val" / "a.xml").unlink()
+    [problem] = read_annotations(tmp_path, "voc")["all"].problems
+    assert problem.where == str(tmp_path / "JPEGImages" / "val" / "a.xml")
+    assert "expected an element annotation as VOC has, got isd" in problem.what
