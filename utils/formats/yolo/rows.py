@@ -107,7 +107,7 @@ class RowReader:
         found: list[Instance | None] = [None] * len(rows)
         values = np.fromstring(" ".join([rows[place] for place in places]), sep=" ").reshape(len(places), count)
         scale = np.array(size[::-1], np.float64)
-        right = np.isfinite(values).all(axis=1)  # 1e400 is infinity, with which nothing is to be computed
+        right = np.asarray(np.isfinite(values).all(axis=1))  # 1e400 is infinity, not to be computed with
         values = np.where(right[:, None], values, 0)
         points, seen, right_points = self._plain_keypoints(values[:, 5:])
         right &= right_points & (values[:, 3:5] > 0).all(axis=1)

@@ -319,13 +319,13 @@ def test_a_folder_of_other_xml_is_called_what_it_is(write, tmp_path):
 
 def test_metadata_of_a_picture_that_has_its_voc_file_elsewhere_is_no_label(write, tmp_path):
     """As vendors of satellite images deliver it; without a VOC file of that very picture it is told."""
-    for name in ("train/a", "val/a"):
-        write(thing(box()), "a", f"Annotations/{name[:-2]}", f"JPEGImages/{name[:-2]}")
+    for name in ("spring/a", "summer/a"):
+        write(thing(box()), "a", f"Annotations/{Path(name).parent}", f"JPEGImages/{Path(name).parent}")
         (tmp_path / "JPEGImages" / f"{name}.xml").write_text("<isd><TIL/></isd>")
     part = read_annotations(tmp_path, "voc")["all"]
     assert part.num_instances == 2
     assert not part.problems
-    (tmp_path / "Annotations" / "val" / "a.xml").unlink()
+    (tmp_path / "Annotations" / "summer" / "a.xml").unlink()
     [problem] = read_annotations(tmp_path, "voc")["all"].problems
-    assert problem.where == str(tmp_path / "JPEGImages" / "val" / "a.xml")
+    assert problem.where == str(tmp_path / "JPEGImages" / "summer" / "a.xml")
     assert "expected an element annotation as VOC has, got isd" in problem.what
