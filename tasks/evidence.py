@@ -21,10 +21,12 @@ from tasks.baselines import (
 )
 from tasks.belief import MOST_DOUBLES, Doubt, few_steps, judge, same_place
 from tasks.item import Item
+from tasks.neighbours import MOST_ALIKE, pairs_beside, share_alike
 from tasks.prepared import PreparedItem, PreparedReader
 from tasks.sample import Sample
 from tasks.task import Task
 from utils.errors import DataError, SettingsError
+from utils.media.thumbnails import thumbnail
 from utils.runtime.files import digest_json
 from utils.store.feature_store import FeatureStore
 
@@ -66,8 +68,9 @@ def study_training(
     near = [scored.entries[place] for place in positions]
     for _ in watched(training.samples(neighbouring_entries(training.entries, near)), learnt_looks):
         pass
-    places = same_place(*(map(task.source.place, items_of(part)) for part in (val_items, train_items)))
-    doubts = [*places, *same_pictures(scored_looks, learnt_looks)]
+    doubts = list(same_place(*(map(task.source.place, items_of(part)) for part in (val_items, train_items))))
+    doubts += same_pictures(scored_looks, learnt_looks)
+    doubts += () if doubts else same_video(scored, training)
     return {
         "colours": fitted,
         "colours_score": value,
@@ -106,6 +109,36 @@ def same_pictures(scored: Sequence[np.ndarray], training: Sequence[np.ndarray]) 
     if share >= MOST_DOUBLES:
         compared = f"{len(scored)} scored pictures that were compared"
         yield Doubt("same_pictures", f"{100 * share:.0f} % of {compared} have a near double in training")
+
+
+def same_video(scored: PreparedReader, training: PreparedReader) -> Iterator[Doubt]:
+    """Doubt a score of pictures that look like the training pictures beside them by name, as frames of one video do.
+
+    Pictures are compared by the first sample of each.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> reader = PreparedReader(*prepared_example(tempfile.mkdtemp()))
+    >>> list(same_video(reader, reader))  # no picture is beside itself
+    []
+    """
+    if "image" not in training.task.source.fields:
+        return
+    readers = scored, training
+    firsts = [{owner.id: place for place, owner in reversed(list(enumerate(part.owners)))} for part in readers]
+    pairs = pairs_beside(*firsts)
+
+    def look(name: str) -> np.ndarray:
+        part = int(name not in firsts[0])
+        [sample] = readers[part].samples([firsts[part][name]])
+        return thumbnail(np.asarray(sample.arrays["image"]))
+
+    share = share_alike(pairs, look, {}) * len({name for name, _ in pairs}) / max(len(firsts[0]), 1)
+    if share >= MOST_ALIKE:
+        text = f"{100 * share:.0f} % of the scored pictures look like the training pictures beside them by name, as "
+        yield Doubt("same_video", text + "frames of one video do")
 
 
 def items_of(prepared: Sequence[PreparedItem]) -> list[Any]:

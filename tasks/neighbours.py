@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
@@ -137,6 +138,30 @@ def grouped(names: Iterable[str], by: str) -> dict[str, list[str]]:
     for name in names:
         groups.setdefault(group_of(name, by), []).append(name)
     return groups
+
+
+def pairs_beside(names: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
+    """Each name with the others just before and after it in natural order, of those with its stem.
+
+    Where no two names have one stem, those of one folder count.
+
+    Examples
+    --------
+    >>> pairs_beside(["a_10", "b_1", "c_9"], ["a_1", "a_9", "a_11", "b_7"])
+    [('a_10', 'a_9'), ('a_10', 'a_11'), ('b_1', 'b_7')]
+    >>> pairs_beside(["d/x", "e/x"], ["d/v", "d/w", "f/x"])
+    [('d/x', 'd/w')]
+    """
+    known, scored = set(others), sorted(set(names), key=natural)
+    total = {*known, *scored}
+    by = "stem" if len(grouped(total, "stem")) < len(total) else "folder"
+    groups = {group: sorted(members, key=natural) for group, members in grouped(known - {*scored}, by).items()}
+    found = []
+    for name in scored:
+        order = groups.get(group_of(name, by), [])
+        place = bisect(order, natural(name), key=natural)
+        found += [(name, other) for other in order[max(place - 1, 0) : place + 1]]
+    return found
 
 
 def share_alike(

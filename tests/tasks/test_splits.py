@@ -14,11 +14,15 @@ from affine import Affine
 from config import load_settings, parse_settings
 from tasks import kinds
 from tasks.distill.example import student_example
+from tasks.evidence import study_training
 from tasks.example import SETTINGS, example_task, scene_task, tiny_backbone, write_pictures
 from tasks.keypoints.example import animals_example
 from tasks.neighbours import choose_groups
+from tasks.phases import prepare
+from tasks.prepared import prepared_items
 from tasks.segmentation.task import SegmentationTask
 from tasks.splits import nearest_choice, read_list, stratified_choice
+from tasks.stores import open_store
 from utils.errors import DataError, SettingsError
 from utils.logging import VerbosityLogger, listening
 from utils.media.thumbnails import thumbnail
@@ -196,9 +200,9 @@ def test_frames_of_a_single_video_are_announced(tmp_path, capsys):
     assert "[WARNING] splits: 100 % of neighbouring pictures look alike" in "".join(capsys.readouterr())
 
 
-def test_keypoints_keep_the_frames_of_a_video_together(tmp_path):
-    names, videos = frames("vid{video}_{frame:03}", 4, 5)
-    write_frames(tmp_path / "animals" / "images", names, videos)
+def write_labelled_frames(folder: Path, names: list[str], videos: list[int]) -> None:
+    """Frames and a COCO file that labels the disc in each."""
+    write_frames(folder / "animals" / "images", names, videos)
     pictures = [
         {"id": index, "file_name": f"{name}.png", "height": 96, "width": 128} for index, name in enumerate(names)
     ]
@@ -211,8 +215,12 @@ def test_keypoints_keep_the_frames_of_a_video_together(tmp_path):
         "annotations": animals,
         "categories": [{"id": 1, "name": "disc", "keypoints": ["centre"]}],
     }
-    (tmp_path / "animals" / "annotations").mkdir()
-    (tmp_path / "animals" / "annotations" / "all.json").write_text(json.dumps(tree))
+    (folder / "animals" / "annotations").mkdir()
+    (folder / "animals" / "annotations" / "all.json").write_text(json.dumps(tree))
+
+
+def test_keypoints_keep_the_frames_of_a_video_together(tmp_path):
+    write_labelled_frames(tmp_path, *frames("vid{video}_{frame:03}", 4, 5))
     for seed in range(4):
         task, _ = animals_example(
             tmp_path, "paths.label_path=annotations/all.json", f"resources.seed={seed}", "train.val_fraction=0.25"
@@ -220,6 +228,18 @@ def test_keypoints_keep_the_frames_of_a_video_together(tmp_path):
         train, val = task.source.draw_split()
         assert len(train) == 15
         assert {name.split("_")[0] for name in train}.isdisjoint({name.split("_")[0] for name in val})
+
+
+@pytest.mark.parametrize(("is_video", "doubts"), [(True, ["same_video"]), (False, [])])
+def test_a_score_on_frames_between_those_of_training_is_doubted(is_video, doubts, tmp_path):
+    names, videos = frames("cam_{frame:03}", 1, 10)
+    write_labelled_frames(tmp_path, names, videos if is_video else list(range(10)))
+    task, context = animals_example(tmp_path, "paths.label_path=annotations/all.json", "train.val_fraction=0.3")
+    prepare.run(task, context)
+    store = open_store(task.settings, "train")
+    train, val = (prepared_items(task, store, split, split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (7, 3)
+    assert [code for code, _ in study_training(task, store, train, val)["doubts"]] == doubts
 
 
 def test_segmentation_keeps_the_frames_of_a_video_together(tmp_path):
