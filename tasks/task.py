@@ -191,6 +191,10 @@ class Task(ABC):
         """Give settings, not in the description or the records, that trained weights or the best of them depend on."""
         return {}
 
+    def validating_key(self) -> dict[str, Any]:
+        """Give settings, in no fingerprint of a training, by which its validations choose the best weights."""
+        return {}
+
     def predicting_key(self, phase: str) -> dict[str, Any]:
         """Give settings of no phase that the results of evaluate or inference depend on, besides the checkpoint."""
         return {}

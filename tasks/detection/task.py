@@ -236,6 +236,10 @@ class DetectionTask(LabelledTask):
         return {"predicting": self.settings.detection.model_dump(mode="json", include=set(PREDICTING))}
 
     @override
+    def validating_key(self) -> dict[str, Any]:
+        return {"detection": self.settings.detection.model_dump(mode="json", include=set(PREDICTING))}
+
+    @override
     def predicting_key(self, phase: str) -> dict[str, Any]:
         more = {"formats"} if phase == "inference" else set()
         return self.settings.detection.model_dump(mode="json", include=set(PREDICTING) | more)

@@ -295,6 +295,12 @@ class KeypointsTask(LabelledTask):
         return self.settings.keypoints.model_dump(mode="json", exclude=set(UNLEARNT), exclude_defaults=True)
 
     @override
+    def validating_key(self) -> dict[str, Any]:
+        scored = {"oks_sigmas"} if self.settings.keypoints.best_metric == "AP" else set()
+        keys = {"decoder", "min_score", "nms_radius"} | scored
+        return {"keypoints": self.settings.keypoints.model_dump(mode="json", include=keys)}
+
+    @override
     def predicting_key(self, phase: str) -> dict[str, Any]:
         more = {"best_metric"} if phase == "evaluate" else {"formats"}
         return self.settings.keypoints.model_dump(mode="json", include=set(PREDICTING) | more)

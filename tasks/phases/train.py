@@ -28,7 +28,7 @@ from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
 from tasks.phases.training_report import TrainingReport
-from tasks.phases.training_state import TrainingState, training_fingerprint
+from tasks.phases.training_state import TrainingState, epochs_done, training_fingerprint, validated_otherwise
 from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.runs import (
     BEST,
@@ -51,7 +51,7 @@ from utils.errors import DataError, DinolithError, Interrupted
 from utils.logging import format_duration, progress
 from utils.optim import EarlyStopping
 from utils.runtime import distributed
-from utils.runtime.checkpoints import init_from, load_checkpoint, load_training_state
+from utils.runtime.checkpoints import init_from, load_checkpoint
 from utils.runtime.files import read_json, write_json
 from utils.runtime.threads import map_in_threads
 from utils.store.feature_store import FeatureStore
@@ -115,6 +115,12 @@ def run(task: Task, context: Context) -> PhaseResult:
     finished = read_json(context.folder / "train.json", {}, checksum=True)
     if finished.get("fingerprint") == fingerprint and checkpoint_path(context.folder, BEST).exists():
         context.log.info(f"train: {context.folder} holds this training, finished; nothing to do")
+        if changed := validated_otherwise(task, finished.get("validation")):
+            context.log.warning(
+                f"train: the best checkpoint was chosen by validations with other settings ({changed}); its weights do "
+                "not depend on them, and evaluate and inference follow them; to choose again, train under another "
+                "paths.run_name"
+            )
         return close(task, finished, "up to date", context)
     if context.preview:
         done = epochs_done(task, context.folder, fingerprint)
@@ -125,7 +131,9 @@ def run(task: Task, context: Context) -> PhaseResult:
     task.objective.fit_statistics([entry for item in train_items for entry in item.entries])
     training = Training(task, context, store, train_items, val_items, fingerprint)
     metrics = training.run()
-    finished = {"fingerprint": fingerprint, "metrics": metrics, "belief": training.state.best.get("belief")}
+    best = training.state.best
+    finished = {"fingerprint": fingerprint, "metrics": metrics, "belief": best.get("belief")}
+    finished["validation"] = best.get("validation")
     distributed.run_on_main(lambda: write_json(context.folder / "train.json", finished, checksum=True))
     return close(task, finished, "done", context)
 
@@ -163,23 +171,6 @@ def workload(task: Task, train: int, val: int, done: int = 0) -> Workload:
     text = f"{left} of {settings.epochs} epochs of {train} windows" if done else f"{left} epochs of {train} windows"
     online = settings.features == "online"
     return Workload(text, left * (train + val) if online else 0, left * (3 * train + val), saved=left)
-
-
-def epochs_done(task: Task, folder: Path, fingerprint: str) -> int:
-    """How many epochs of a training are done in a folder, where it would go on from them.
-
-    Examples
-    --------
-    >>> from tasks.example import scene_task
-    >>> epochs_done(scene_task(), Path("/no/such/run"), "a")
-    0
-    """
-    path = checkpoint_path(folder, STATE)
-    if task.settings.train.resume != "auto" or not path.exists():
-        return 0
-    saved = load_training_state(path)
-    usable = saved["fingerprint"] == fingerprint and (not saved["best"] or checkpoint_path(folder, BEST).exists())
-    return int(saved["epoch"]) if usable else 0
 
 
 class Training:
@@ -258,6 +249,8 @@ class Training:
         self.found = distributed.run_on_main(
             lambda: study_training(self.task, self.store, self.train_items, self.val_items)
         )
+        if changed := validated_otherwise(self.task, state.best.get("validation")):
+            self._score_best_anew(changed)
         try:
             distributed.run_on_main(self.report.begin, state.epoch)
             while state.epoch < self.settings.epochs and not state.early.should_stop:
@@ -331,6 +324,35 @@ class Training:
         self.context.log.info(
             f"train: starting from {source}" + (f"; re-initialised: {', '.join(fresh)}" if fresh else "")
         )
+
+    def _score_best_anew(self, changed: str) -> None:
+        """Score the best weights with the settings of now: scores under others do not compare with those to come.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> training = training_example(tempfile.mkdtemp())
+        >>> training._decide(training.validate())
+        >>> known, training.state.early.best = training.state.best["mIoU"], 7.0
+        >>> training._score_best_anew("min_score is 0.1, was 0.2")
+        >>> training.state.early.best == training.state.best["mIoU"] == known
+        True
+        """
+        state, primary = self.state, self.task.primary
+        best = load_checkpoint(checkpoint_path(self.context.folder, BEST)).tensors
+        with state.swapped_weights(best):
+            scores = self._score()
+        constant = scores.pop("constant", {}).get(primary)
+        value, state.early.chance = distributed.broadcast_object((float(scores[primary]), constant))
+        self.context.log.warning(
+            f"train: the settings of validation changed ({changed}): the best weights until now, of epoch "
+            f"{state.best['epoch']}, score {primary} {value:.4f} with them, and {state.best[primary]:.4f} before"
+        )
+        state.early.best = None if math.isnan(value) else value
+        steps = state.best["epoch"] * self.steps_per_epoch
+        belief = judge_training(self.task, scores, steps, state.early.chance, self.found)
+        state.best |= {primary: value, "belief": belief, "validation": self.task.validating_key()}
 
     def train_one_epoch(self) -> None:
         """One pass over the training windows, from the step where it was interrupted.
@@ -519,19 +541,31 @@ class Training:
         >>> 0 <= training_example(tempfile.mkdtemp()).validate()["mIoU"] <= 1
         True
         """
-        self.model.eval()
-        cached = self.settings.features == "cached"
         with self.state.shipped_weights():
-            return score(
-                self.task,
-                self.model,
-                self.val_items,
-                self.store if cached else None,
-                self.device,
-                self.settings.val_batch_size,
-                Context(self.context.log, self.context.folder),  # a validation is not cut short
-                constant=self.state.early.chance is None,
-            )
+            return self._score(constant=self.state.early.chance is None)
+
+    def _score(self, constant: bool = True) -> dict[str, Any]:
+        """Score the validation split with the weights that the model holds, and a constant prediction if asked to.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> training = training_example(tempfile.mkdtemp())
+        >>> ["constant" in training._score(constant) for constant in (True, False)]
+        [True, False]
+        """
+        self.model.eval()
+        return score(
+            self.task,
+            self.model,
+            self.val_items,
+            self.store if self.settings.features == "cached" else None,
+            self.device,
+            self.settings.val_batch_size,
+            Context(self.context.log, self.context.folder),  # a validation is not cut short
+            constant=constant,
+        )
 
     def _decide(self, scores: dict[str, Any]) -> None:
         """Let rank 0 decide whether these are the best weights; all ranks follow.
@@ -543,7 +577,7 @@ class Training:
         >>> training = training_example(tempfile.mkdtemp())
         >>> training._decide(training.validate())
         >>> sorted(training.state.best), training.state.early.chance > 0
-        (['belief', 'epoch', 'mIoU'], True)
+        (['belief', 'epoch', 'mIoU', 'validation'], True)
         """
         primary, state = self.task.primary, self.state
         constant = scores.pop("constant", {}).get(primary)
@@ -558,7 +592,8 @@ class Training:
         self.context.log.info(f"epoch {state.epoch}: {primary} {value:.4f} ({'best' if improved else best})")
         if improved or not state.best:
             belief = judge_training(self.task, scores, self._steps(), state.early.chance, self.found)
-            state.best = {primary: value, "epoch": state.epoch, "belief": belief}
+            chosen = self.task.validating_key()
+            state.best = {primary: value, "epoch": state.epoch, "belief": belief, "validation": chosen}
             self._save_checkpoint(BEST)
 
     def _steps(self) -> int:

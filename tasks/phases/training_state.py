@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from tasks.model import load_trained_state, trained_state
 from tasks.phases.step import Optimisation
 from tasks.prepared import PreparedItem
+from tasks.runs import BEST, STATE, checkpoint_path, what_differs
 from tasks.task import Task
 from utils.metrics import RunningMean
 from utils.optim import EarlyStopping
@@ -97,6 +99,29 @@ class TrainingState:
         inside
         """
         return nullcontext() if self.optimisation.ema is None else self.optimisation.ema.swap()
+
+    @contextmanager
+    def swapped_weights(self, tensors: dict[str, Tensor]) -> Iterator[None]:
+        """Put the weights of a checkpoint into the model; its own are back at the end, also after an error.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tasks.example import training_example
+        >>> state = training_example(tempfile.mkdtemp()).state
+        >>> own = {key: value.clone() for key, value in trained_state(state.model).items()}
+        >>> with state.swapped_weights({key: torch.zeros_like(value) for key, value in own.items()}):
+        ...     sum(value.count_nonzero().item() for value in trained_state(state.model).values())
+        0
+        >>> all(torch.equal(value, own[key]) for key, value in trained_state(state.model).items())
+        True
+        """
+        own = {key: value.detach().clone() for key, value in trained_state(self.model).items()}
+        try:
+            load_trained_state(self.model, tensors)
+            yield
+        finally:
+            load_trained_state(self.model, own)
 
     def save_checkpoint(self, paths: Sequence[Path], description: dict[str, Any]) -> None:
         """Write the weights that are validated as checkpoints that describe themselves; rank 0 does it for all.
@@ -218,6 +243,23 @@ class TrainingState:
         return True
 
 
+def epochs_done(task: Task, folder: Path, fingerprint: str) -> int:
+    """How many epochs of a training are done in a folder, where it would go on from them.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> epochs_done(scene_task(), Path("/no/such/run"), "a")
+    0
+    """
+    path = checkpoint_path(folder, STATE)
+    if task.settings.train.resume != "auto" or not path.exists():
+        return 0
+    saved = load_training_state(path)
+    usable = saved["fingerprint"] == fingerprint and (not saved["best"] or checkpoint_path(folder, BEST).exists())
+    return int(saved["epoch"]) if usable else 0
+
+
 def generator_states(device: torch.device) -> list[Tensor]:
     """States of the generators that a training draws from: the CPU's, and that of the device it runs on.
 
@@ -261,6 +303,24 @@ def plain_numbers(metrics: dict[str, Any]) -> dict[str, int | float]:
     {'mIoU': 0.5}
     """
     return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+
+
+def validated_otherwise(task: Task, known: dict[str, Any] | None) -> str:
+    """What differs from the settings by which validations chose the best weights; none known: of an earlier version.
+
+    They are not in the fingerprint: the weights do not depend on them, and a threshold of predictions that is changed
+    must not cost a training.
+
+    Examples
+    --------
+    >>> from tasks.detection.example import fox_task
+    >>> validated_otherwise(fox_task("detection.iou=0.7"), fox_task().validating_key())
+    'detection.iou is 0.7, was 0.5'
+    >>> validated_otherwise(fox_task(), None)
+    ''
+    """
+    now = json.loads(json.dumps(task.validating_key()))
+    return "" if known is None or known == now else what_differs(known, now)
 
 
 def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
