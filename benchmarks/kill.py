@@ -94,9 +94,9 @@ tasks:
     kind: detection
     paths: {{data_root: {folder}/foxes, label_path: annotations}}
     dataset: {{augmentations: {{enable: true, stored_views: 2}}}}
-    model: {{head: dense}}
+    model: {{head: dense, head_options: {{width: 32, refine_width: 32, refine_samples: 8}}}}
     inference: {{enable: true, inputs: ["images/*.png", chase.mp4]}}
-    detection: {{shortest_edge: 224, longest_edge: 308, windows: 2, formats: [csv, coco, yolo, labelme, voc, video]}}
+    detection: {{shortest_edge: 126, longest_edge: 168, windows: 2, formats: [csv, coco, yolo, labelme, voc, video]}}
 """,
     "distill": """
 tasks:
@@ -198,7 +198,8 @@ class Job:
         self.kind, self.phases, self.ranks = kind, PHASES[kind], ranks
         folder.mkdir()
         if kind in ("keypoints", "detection"):
-            write_foxes(folder / "foxes", train=options.photos, val=options.photos // 3, frames=options.photos)
+            photos = options.photos // (3 if kind == "detection" else 1)  # each is five samples there
+            write_foxes(folder / "foxes", train=photos, val=max(1, photos // 3), frames=photos)
         else:
             write_scene(folder, options.side, options.side)
             write_scene(folder / "new", options.map_side, options.map_side, seed=9)
