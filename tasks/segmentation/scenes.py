@@ -22,7 +22,7 @@ from utils.raster.dependencies import input_stamps
 from utils.raster.files import check_scene
 from utils.raster.fill import Fill, find_fill, nodata_values, values_to_leave_out
 from utils.raster.inputs import refuse_videos
-from utils.raster.label_pairs import is_vector, pair_labels
+from utils.raster.label_pairs import is_vector, pair_labels, unpaired_hint
 from utils.raster.labels import LabelSource, UnknownValuesError, refuse_shared, refuse_unknown_values
 from utils.raster.raster_labels import RasterLabels
 from utils.raster.scaling import ValueScaling, value_kind
@@ -91,8 +91,9 @@ class SceneReader:
             self.unlabelled = sorted(set(files) - set(self._files))
             if not self._files:
                 where, pattern = self.settings.paths.resolve("label_path"), self.settings.dataset.label_pattern
-                by_stem = "labels are paired by stem; for other names set dataset.label_pattern"
-                hint = f"no file matches {pattern!r}" if pattern else by_stem
+                pictures = [paths[0] for paths in groups.values()]
+                by_stem = unpaired_hint(pictures, Path(str(where)))
+                hint = f"no file matches {pattern!r}; {by_stem}" if pattern else by_stem
                 raise DataError(f"paths.label_path: no label in {where} for any of {len(files)} pictures; {hint}")
         return self._files
 

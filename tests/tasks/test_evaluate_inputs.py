@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,22 @@ def test_pictures_without_a_label_are_told_and_the_names_of_settings_are_those_o
         assert re.search(message, capsys.readouterr().err)
     assert main.main(enabled) == 2
     assert "evaluate.inputs and evaluate.labels: only one is set" in capsys.readouterr().err
+
+
+def test_labels_of_other_names_are_told_with_words_that_work(land, scenes, capsys):
+    """The advice is taken as a shell takes it, which strips a pair of quotes."""
+    for path in sorted((scenes / "labels").iterdir()):
+        path.rename(path.with_name(f"{path.stem}_gt.tif"))
+    named = [f"evaluate.checkpoint={land}", f"evaluate.inputs={scenes}/pictures", f"evaluate.labels={scenes}/labels"]
+    assert main.main(["evaluate.enable=true", *named]) == 3
+    said = capsys.readouterr().err
+    assert "labels such as scene_0_gt.tif are named after pictures" in said
+    [advised] = shlex.split(re.search(r"on a command line: (\".*?\")", said)[1])
+    assert evaluate(*named, advised)["pictures"] == 2
+    unquoted = advised.replace("'", "")
+    assert main.main(["evaluate.enable=true", *named, unquoted]) == 2
+    [quoted] = shlex.split(re.search(r"on a command line: (\".*\")", capsys.readouterr().err)[1])
+    assert quoted == advised
 
 
 def test_evaluate_after_training_scores_what_its_settings_name(tmp_path):

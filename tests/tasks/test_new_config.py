@@ -87,6 +87,24 @@ def test_a_folder_of_masks_alone_finds_the_pictures_beside_it(tmp_path):
     run(tmp_path)
 
 
+def test_a_single_label_leaves_its_pattern_in_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "new/b", "new/c"):
+        picture(tmp_path / f"{name}.tif")
+        write_raster(tmp_path / f"{name}_gt.tif", np.uint8(np.eye(96, 128) * 255))
+    (tmp_path / "set").mkdir()
+    for name in ("a.tif", "a_gt.tif"):
+        (tmp_path / name).rename(tmp_path / "set" / name)
+    tree = draft(tmp_path, tmp_path / "set")
+    assert (tree["paths"]["label_path"], tree["dataset"]["label_pattern"]) == ("a_gt.tif", "{stem}_gt.tif")
+    run(tmp_path)
+    [best] = tmp_path.glob("runs_root/*/*[0-9]/checkpoints/best.safetensors")
+    named = [f"evaluate.checkpoint={best}", "evaluate.inputs=new", "evaluate.labels=new"]
+    assert main.main(["evaluate.enable=true", "paths.runs_root=scores", *named]) == 0
+    [path] = tmp_path.glob("scores/*/*[0-9]/evaluate_inputs/metrics.json")
+    assert json.loads(path.read_text())["pictures"] == 2
+
+
 def test_an_attribute_of_polygons_over_bands_in_single_files(tmp_path, capsys):
     folder = tmp_path / "coast"
     for band in ("B02", "B03", "B04", "B08"):

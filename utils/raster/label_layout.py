@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import DataError
 from utils.raster.header import read_header
-from utils.raster.label_pairs import is_vector
+from utils.raster.label_pairs import is_vector, name_pattern
 from utils.raster.other_labels import refuse_other_labels
 from utils.raster.scene_paths import has_raster_suffix
 from utils.runtime.files import walk_files
@@ -147,11 +146,15 @@ def pair(pictures: Sequence[Path], labels: Sequence[Path], source: Path, others:
     >>> layout = pair([Path("i/a.jpg"), Path("i/b.jpg")], [Path("m/a_roads.shp"), Path("m/b_roads.shp")], Path("m"))
     >>> layout.pattern, layout.label_source.as_posix()
     ('{stem}_roads.shp', 'm')
+    >>> [pair([Path("a.tif")], [Path(name)], Path("a_gt.png")).pattern for name in ("a_gt.png", "areas.shp", "a.shp")]
+    ['{stem}_gt.png', None, None]
     """
     bands = _order_bands(pictures)
     if len(labels) == 1:
-        return Layout(tuple(pictures), tuple(labels), labels[0], None, bands, tuple(others))
-    pattern = _name_pattern(pictures, labels)
+        pattern = name_pattern(pictures, labels)  # labels of other pictures will be named so
+        told = pattern if pattern and not pattern.removeprefix("{stem}")[:1].isalnum() and pattern != "{stem}" else None
+        return Layout(tuple(pictures), tuple(labels), labels[0], told, bands, tuple(others))
+    pattern = name_pattern(pictures, labels)
     if pattern is None and all(map(is_vector, labels)):
         listed = ", ".join(path.name for path in labels[:8])
         raise DataError(f"{source}: {len(labels)} vector files, none named as a picture: {listed}; name one of them")
@@ -164,26 +167,6 @@ def pair(pictures: Sequence[Path], labels: Sequence[Path], source: Path, others:
     ending = pattern.removeprefix("{stem}")
     chosen = tuple(labels) if same else tuple(path for path in labels if path.name.endswith(ending))
     return Layout(tuple(pictures), chosen, common_folder(chosen), None if same else pattern, (), tuple(others))
-
-
-def _name_pattern(pictures: Sequence[Path], labels: Sequence[Path]) -> str | None:
-    """How most labels are named after a picture: "{stem}" for its stem and any suffix; None if none is.
-
-    Examples
-    --------
-    >>> _name_pattern([Path("a.jpg"), Path("a_b.jpg")], [Path("m/a.png"), Path("m/a_b.png")])
-    '{stem}'
-    >>> _name_pattern([Path("a.jpg")], [Path("a_mask.png")]), _name_pattern([Path("a.jpg")], [Path("x.png")])
-    ('{stem}_mask.png', None)
-    """
-    stems = {path.stem for path in pictures}
-    endings: Counter[str] = Counter()
-    for label in labels:
-        lengths = (length for length in range(len(label.stem), 0, -1) if label.name[:length] in stems)
-        length = next(lengths, 0)
-        if length:
-            endings["" if length == len(label.stem) else label.name[length:]] += 1
-    return "{stem}" + endings.most_common(1)[0][0] if endings else None
 
 
 def _rasters_and_vectors(root: Path) -> tuple[list[Path], list[Path]]:

@@ -6,7 +6,7 @@ import fnmatch
 import glob
 import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -96,6 +96,59 @@ def pair_labels(
     refuse_other_labels(pairs.values())
     tell_unread(files, [scene.stem for scene in scenes if scene not in pairs])
     return pairs, [scene for scene in scenes if scene not in pairs]
+
+
+def pattern_hint(pattern: str) -> str:
+    """How a pattern is written in a settings file and on a command line, where the shell takes a pair of quotes away.
+
+    Examples
+    --------
+    >>> print(pattern_hint("{stem}_mask.png"))
+    dataset.label_pattern: '{stem}_mask.png' (on a command line: "dataset.label_pattern='{stem}_mask.png'")
+    """
+    quoted = "'" + pattern.replace("'", "''") + "'"
+    return f'dataset.label_pattern: {quoted} (on a command line: "dataset.label_pattern={quoted}")'
+
+
+def unpaired_hint(pictures: Sequence[Path], source: Path) -> str:
+    """What to do where no label of a folder has a picture's name: the pattern of their names, if they have one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "a_mask.tif").touch()
+    >>> print(unpaired_hint([Path("a.tif")], folder))  # doctest: +ELLIPSIS
+    labels such as a_mask.tif are named after pictures: set dataset.label_pattern: '{stem}_mask.tif' (on ...
+    >>> print(unpaired_hint([Path("b.tif")], folder))  # doctest: +ELLIPSIS
+    labels are paired by stem; for other names set dataset.label_pattern: '{stem}_mask.png' (on a command line: ...
+    """
+    labels = [path for path in walk_files(source) if is_vector(path) or has_raster_suffix(path)]
+    pattern = name_pattern(pictures, labels)
+    if pattern is None or pattern == "{stem}":
+        return f"labels are paired by stem; for other names set {pattern_hint('{stem}_mask.png')}"
+    example = next(path.name for path in labels if path.name.endswith(pattern.removeprefix("{stem}")))
+    return f"labels such as {example} are named after pictures: set {pattern_hint(pattern)}"
+
+
+def name_pattern(pictures: Sequence[Path], labels: Sequence[Path]) -> str | None:
+    """How most labels are named after a picture: "{stem}" for its stem and any suffix; None if none is.
+
+    Examples
+    --------
+    >>> name_pattern([Path("a.jpg"), Path("a_b.jpg")], [Path("m/a.png"), Path("m/a_b.png")])
+    '{stem}'
+    >>> name_pattern([Path("a.jpg")], [Path("a_mask.png")]), name_pattern([Path("a.jpg")], [Path("x.png")])
+    ('{stem}_mask.png', None)
+    """
+    stems = {path.stem for path in pictures}
+    endings: Counter[str] = Counter()
+    for label in labels:
+        lengths = (length for length in range(len(label.stem), 0, -1) if label.name[:length] in stems)
+        length = next(lengths, 0)
+        if length:
+            endings["" if length == len(label.stem) else label.name[length:]] += 1
+    return "{stem}" + endings.most_common(1)[0][0] if endings else None
 
 
 def _folders_in(folder: Path) -> list[Path]:
@@ -213,6 +266,6 @@ def _choose_label(scene: Path, candidates: Sequence[Path]) -> Path | None:
     if len(best) > 1:
         names = ", ".join(str(candidate) for candidate in best[:4])
         raise DataError(
-            f"{scene}: {len(best)} labels fit: {names}; choose by dataset.label_pattern, such as '{{stem}}.tif'"
+            f"{scene}: {len(best)} labels fit: {names}; choose by {pattern_hint('{stem}' + best[0].suffix)}"
         )
     return best[0]

@@ -224,6 +224,10 @@ def set_value(tree: dict, override: str) -> None:
     >>> set_value(tree, "dataset.scale=2.0")
     >>> tree
     {'train': {'epochs': 5, 'loss': {'ce_weight': 0.5}}, 'dataset': {'scale': 2.0}}
+    >>> set_value(tree, "dataset.label_pattern={stem}_a.png")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: ...in quotes; on a command line: "dataset.label_pattern='{stem}_a.png'"
     """
     path, equals, value = override.partition("=")
     if not equals or not path:
@@ -241,7 +245,9 @@ def set_value(tree: dict, override: str) -> None:
     try:
         read = read_value(value)
     except SettingsError as error:
-        raise SettingsError(f"{override[:MAX_SHOWN]}: the value cannot be used: {error}") from None
+        quoted = path + "='" + value.replace("'", "''") + "'"  # the shell takes the outer quotes away
+        cure = f'; on a command line: "{quoted}"' if "quotes" in str(error) and len(quoted) < MAX_SHOWN else ""
+        raise SettingsError(f"{override[:MAX_SHOWN]}: the value cannot be used: {error}{cure}") from None
     tree[_key_of(tree, key, override)] = read
 
 
