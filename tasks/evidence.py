@@ -19,12 +19,13 @@ from tasks.baselines import (
     share_of_doubles,
     spread,
 )
-from tasks.belief import MOST_DOUBLES, Doubt, few_steps, judge, same_place
+from tasks.belief import MOST_DOUBLES, Doubt, few_steps, judge, listed, same_place
 from tasks.item import Item
 from tasks.neighbours import MOST_ALIKE, pairs_beside, share_alike
 from tasks.prepared import PreparedItem, PreparedReader
 from tasks.sample import Sample
 from tasks.task import Task
+from utils.data import Entry
 from utils.errors import DataError, SettingsError
 from utils.media.thumbnails import thumbnail
 from utils.runtime.files import digest_json
@@ -40,7 +41,7 @@ def study_training(
     -------
     dict
         `colours`: what was learnt of colours, as JSON, or None; `colours_score`: what it scores on validation;
-        `doubts`: lists of code and text; `val`: digest of the validation items.
+        `doubts`: lists of code and text; `val`: digest of the validation items; `untrained`: doubts of any split.
 
     Examples
     --------
@@ -75,8 +76,33 @@ def study_training(
         "colours": fitted,
         "colours_score": value,
         "doubts": [list(doubt) for doubt in doubts],
+        "untrained": [list(doubt) for doubt in untrained(task, training.entries)],
         "val": digest_ids(items_of(val_items)),
     }
+
+
+def untrained(task: Task, entries: Iterable[Entry]) -> Iterator[Doubt]:
+    """Doubt a model of classes or keypoints of which the training split has none.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> entries = [Entry(name, "00", {}, None, {"counts": {"dark": 9, "light": 0}}) for name in "ab"]
+    >>> [doubt.text for doubt in untrained(scene_task(), entries)]  # doctest: +ELLIPSIS
+    ['the training split has no pixels of light, which cannot be learnt; label some there, or divide the ...']
+    >>> list(untrained(scene_task(), []))
+    []
+    """
+    if task.counted is None:
+        return
+    unit, each = task.counted
+    counts: dict[str, int] = {}
+    for entry in entries:
+        for name, count in entry.facts["counts"].items():
+            counts[name] = counts.get(name, 0) + count
+    if missing := [name for name, count in counts.items() if not count]:
+        text = f"the training split has no {unit} of {listed(missing)}, which cannot be learnt; label some there, or "
+        yield Doubt(f"no_training_{unit}_of_a_{each}", text + "divide the pictures otherwise (dataset.splits)")
 
 
 def watched(samples: Iterable[Sample], looks: list[np.ndarray]) -> Iterator[Sample]:
@@ -189,7 +215,8 @@ def judge_training(task: Task, scores: Mapping[str, Any], steps: int, chance: fl
     ['few_steps', 'few_pixels', 'no_pixels_of_a_class', 'no_better_than_constant', 'no_better_than_colours']
     """
     support = task.output.support(dict(scores))
-    doubts = [*few_steps(steps), *(support.find() if support else ()), *(Doubt(*doubt) for doubt in found["doubts"])]
+    studied = [*found.get("untrained", ()), *found["doubts"]]
+    doubts = [*few_steps(steps), *(support.find() if support else ()), *(Doubt(*doubt) for doubt in studied)]
     baselines = {"constant": math.nan if chance is None else chance, "colours": found["colours_score"]}
     return judge(task.primary, float(scores[task.primary]), finite(baselines), doubts)
 
@@ -235,6 +262,7 @@ def judge_evaluation(
     known, items = training or {}, items_of(prepared)
     support = task.output.support(dict(metrics))
     doubts = [*few_steps(known.get("steps")), *(support.find() if support else ())]
+    doubts += [Doubt(*doubt) for doubt in known.get("untrained", ())]  # not in old checkpoints
     if split == "train":
         doubts.append(Doubt("training_pictures", "these are the pictures of training"))
     elif split == "inputs":  # the data of the training need not be those of the settings

@@ -18,7 +18,7 @@ from models import build_head
 from models.backbones.info import resolve_precision
 from models.base import FeatureSpec, Head
 from tasks.features import FeatureService
-from tasks.memory import refuse_too_large
+from tasks.memory import refuse_too_large, sample_bytes
 from tasks.model import FeatureModel
 from tasks.named_files import check_there, sample_writes
 from tasks.runs import choose_device
@@ -157,6 +157,10 @@ class FeatureTask(Task):
         for phase in phases:
             device = choose_device(self.settings.device(phase))
             refuse_too_large(self, phase, self.largest_sample(phase), device)
+
+    @override
+    def sample_memory(self) -> int:
+        return sample_bytes(self, self.largest_sample("train"))
 
     def largest_sample(self, phase: str) -> tuple[int, int]:
         """Height and width of the largest sample of a phase, in pixels.

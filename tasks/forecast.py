@@ -13,12 +13,11 @@ from typing import Any
 
 from config import TaskConfig
 from tasks.context import Context, Workload, WouldRun
-from tasks.feature_task import FeatureTask
 from tasks.item import Item
-from tasks.memory import sample_bytes
-from tasks.phases import evaluate, load_phase, train
+from tasks.phases import evaluate, load_phase
 from tasks.phases.prediction import apply_model
 from tasks.phases.samples import Job, LiveSamples
+from tasks.phases.training_state import workload
 from tasks.references import references_of, resolve_references
 from tasks.runs import choose_device, latest_run, new_folder, task_folder
 from tasks.task import Task
@@ -188,7 +187,7 @@ class Outlook:
         if (phase in ("verify", "train") and "prepare" in self.due) or (phase == "train" and self.waits):
             counts = {split: sum(map(source.count_samples, source.items(split))) for split in ("train", "val")}
             if phase == "train":
-                return train.workload(self.task, counts["train"], counts["val"])
+                return workload(self.task, counts["train"], counts["val"])
             size = source.sample_bytes() + source.record_bytes() * len(source.views("train"))
             return Workload(f"{sum(counts.values())} windows", read=float(size * sum(counts.values())))
         if phase not in ("evaluate", "inference", "export") or "train" not in self.due:
@@ -239,7 +238,7 @@ class Outlook:
         task, item = self.timed
         if item is None:
             return 0.0, 0.0
-        if isinstance(task, FeatureTask) and SAMPLES * sample_bytes(task, task.largest_sample("train")) > MOST_TRIED:
+        if SAMPLES * task.sample_memory() > MOST_TRIED:
             return math.nan, math.nan
         device, source = choose_device(task.settings.device("prepare")), LiveSamples(task, [IDENTITY])
         model = task.build_model().to(device).eval()

@@ -84,6 +84,7 @@ class Task(ABC):
     absent: ClassVar[Mapping[str, str]] = {}  # phase that the kind does not have -> advice
     primary: ClassVar[str]  # the metric that chooses the best checkpoint; larger is better
     plotted: ClassVar[tuple[str, ...]] = ()  # scores that training.png shows; none: all
+    counted: ClassVar[tuple[str, str] | None] = None  # what entries count of each name, such as ("pixels", "class")
     sample_files: ClassVar[tuple[str, ...]] = ()  # that prepare writes below dataset.sample.folder; none: not known
 
     trained_as: dict[str, Any] | None = None
@@ -148,6 +149,10 @@ class Task(ABC):
 
     def check_memory(self, phases: Sequence[str]) -> None:  # noqa: B027 - only some tasks can tell
         """Raise for sizes of samples, batches and models that cannot fit into memory, before any is allocated."""
+
+    def sample_memory(self) -> int:
+        """Bytes at least of a training sample with its feature maps; 0: not known."""
+        return 0
 
     @classmethod
     def settings_for_named(cls, settings: Any) -> Any:

@@ -62,6 +62,7 @@ class DetectionTask(LabelledTask):
     kind = "detection"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "AP"
+    counted: ClassVar[tuple[str, str] | None] = ("boxes", "class")
     sample_files = FOX_FILES
     plotted: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75")
 

@@ -75,6 +75,7 @@ class KeypointsTask(LabelledTask):
     kind = "keypoints"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "weighted_PCK"
+    counted: ClassVar[tuple[str, str] | None] = ("points", "keypoint")
     sample_files = FOX_FILES
     plotted: ClassVar[tuple[str, ...]] = (
         "weighted_PCK",

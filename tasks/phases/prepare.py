@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from tasks.context import Context, PhaseResult, Workload
+from tasks.evidence import untrained
 from tasks.item import Item
 from tasks.prepared import is_complete, manifest_key, read_entries, write_entries
 from tasks.sample import Producer, Request, Sample
@@ -113,6 +114,7 @@ def run(task: Task, context: Context) -> PhaseResult:
         context.begin(workload(task, jobs, drawn), task, jobs[0].item if jobs else None)
     if not jobs:
         context.log.info(f"prepare: all items are in {store.folder}; nothing to do")
+        distributed.run_on_main(tell_untrained, task, store, context)
         return PhaseResult("up to date")
     context.begin(workload(task, jobs), task, jobs[0].item)
     producers = task.source.producers()
@@ -120,6 +122,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     made = Preparation(task, store, producers, context).run(distributed.share(jobs))
     total = int(distributed.sum_over_ranks(torch.tensor(made)))
     context.log.info(f"prepare: {total} records written to {store.folder}")
+    distributed.run_on_main(tell_untrained, task, store, context)
     return PhaseResult("done")
 
 
@@ -145,6 +148,26 @@ def missing_jobs(task: Task, store: FeatureStore) -> list[Job]:
                 if not is_complete(store, read_entries(store, key)):
                     jobs.append(Job(split, item, views, key))
     return jobs
+
+
+def tell_untrained(task: Task, store: FeatureStore, context: Context) -> None:
+    """Warn of classes or keypoints of which the training split has none, while the split can still be changed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> from utils.logging import VerbosityLogger
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp(), "dataset.classes=[dark, light, grey]")
+    >>> tell_untrained(task, store, Context(VerbosityLogger(), "run"))  # doctest: +ELLIPSIS
+    [WARNING] prepare: the training split has no pixels of grey, which cannot be learnt; label some there, or ...
+    """
+    if task.counted is None:
+        return
+    recipe, views = task.source.cache_key(), task.source.views("train")
+    keys = (manifest_key(recipe, item, views) for item in task.source.items("train"))
+    for doubt in untrained(task, (entry for key in keys for entry in read_entries(store, key) or ())):
+        context.log.warning(f"prepare: {doubt.text}")
 
 
 def workload(task: Task, jobs: Sequence[Job], first: str = "") -> Workload:

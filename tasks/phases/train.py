@@ -22,13 +22,13 @@ import torch
 
 from config import expand_path
 from tasks.belief import sentence
-from tasks.context import Context, PhaseResult, Workload
-from tasks.evidence import judge_training, study_training
+from tasks.context import Context, PhaseResult
+from tasks.evidence import judge_training, study_training, untrained
 from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
 from tasks.phases.training_report import TrainingReport
-from tasks.phases.training_state import TrainingState, epochs_done, training_fingerprint, validated_otherwise
+from tasks.phases.training_state import TrainingState, epochs_done, training_fingerprint, validated_otherwise, workload
 from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.runs import (
     BEST,
@@ -128,7 +128,10 @@ def run(task: Task, context: Context) -> PhaseResult:
         context.begin(workload(task, train, val, done), task, train_items[0].item)
     distributed.run_on_main(lambda: try_weights_dir(task.settings.train.weights_dir))
     seed_everything(task.settings.resources)
-    task.objective.fit_statistics([entry for item in train_items for entry in item.entries])
+    entries = [entry for item in train_items for entry in item.entries]
+    task.objective.fit_statistics(entries)
+    for doubt in untrained(task, entries):
+        context.log.warning(f"train: {doubt.text}")
     training = Training(task, context, store, train_items, val_items, fingerprint)
     metrics = training.run()
     best = training.state.best
@@ -153,24 +156,6 @@ def close(task: Task, finished: dict[str, Any], status: str, context: Context) -
     if doubt:
         context.log.warning(f"train: {doubt}")
     return PhaseResult(status, finished["metrics"], doubt)
-
-
-def workload(task: Task, train: int, val: int, done: int = 0) -> Workload:
-    """What it takes to train on so many windows, and to validate on so many, when some epochs are done.
-
-    Examples
-    --------
-    >>> from tasks.example import scene_task
-    >>> workload(scene_task("train.epochs=10"), train=20, val=5, done=4)
-    Workload(text='6 of 10 epochs of 20 windows', backbone=0, head=390, read=0.0, saved=6)
-    >>> workload(scene_task("train.epochs=10", "train.features=online"), train=20, val=5).backbone
-    250
-    """
-    settings = task.settings.train
-    left = settings.epochs - done
-    text = f"{left} of {settings.epochs} epochs of {train} windows" if done else f"{left} epochs of {train} windows"
-    online = settings.features == "online"
-    return Workload(text, left * (train + val) if online else 0, left * (3 * train + val), saved=left)
 
 
 class Training:
@@ -210,7 +195,13 @@ class Training:
         settings = task.settings.train
         self.task, self.context, self.store, self.settings = task, context, store, settings
         self.train_items, self.val_items, self.fingerprint = train_items, val_items, fingerprint
-        self.found: dict[str, Any] = {"colours": None, "colours_score": float("nan"), "doubts": [], "val": ""}
+        self.found: dict[str, Any] = {
+            "colours": None,
+            "colours_score": float("nan"),
+            "doubts": [],
+            "val": "",
+            "untrained": [],
+        }
         self.device = choose_device(task.settings.device("train"))
         self.reader = PreparedReader(task, store, train_items)
         self.weights = task.objective.sampling_weights(self.reader.entries)
@@ -640,7 +631,7 @@ class Training:
         if self.settings.weights_dir and name in (BEST, LAST):
             head = self.task.settings.model.head
             paths.append(Path(expand_path(self.settings.weights_dir)) / f"{head}_{name}.safetensors")
-        kept = {key: self.found[key] for key in ("colours", "doubts", "val")}
+        kept = {key: self.found[key] for key in ("colours", "doubts", "val", "untrained")}
         description = {**self.task.describe(), **self.task.describe_data(), "seen": self._seen}
         training = {"steps": self._steps(), **kept}
         if name == BEST:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.context import Workload
 from tasks.model import load_trained_state, trained_state
 from tasks.phases.step import Optimisation
 from tasks.prepared import PreparedItem
@@ -241,6 +242,24 @@ class TrainingState:
         if distributed.rank() < len(generators):
             restore_generators(self.device, generators[distributed.rank()])
         return True
+
+
+def workload(task: Task, train: int, val: int, done: int = 0) -> Workload:
+    """What it takes to train on so many windows, and to validate on so many, when some epochs are done.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> workload(scene_task("train.epochs=10"), train=20, val=5, done=4)
+    Workload(text='6 of 10 epochs of 20 windows', backbone=0, head=390, read=0.0, saved=6)
+    >>> workload(scene_task("train.epochs=10", "train.features=online"), train=20, val=5).backbone
+    250
+    """
+    settings = task.settings.train
+    left = settings.epochs - done
+    text = f"{left} of {settings.epochs} epochs of {train} windows" if done else f"{left} epochs of {train} windows"
+    online = settings.features == "online"
+    return Workload(text, left * (train + val) if online else 0, left * (3 * train + val), saved=left)
 
 
 def epochs_done(task: Task, folder: Path, fingerprint: str) -> int:

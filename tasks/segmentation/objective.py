@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -23,8 +22,6 @@ from utils.data import Entry
 from utils.errors import DataError, SettingsError
 from utils.losses import class_weights_from_counts, segmentation_counts, segmentation_sums
 from utils.masks.losses import mask_classification_counts, mask_classification_sums
-
-logger = logging.getLogger(__name__)
 
 
 class SegmentationObjective(Objective):
@@ -83,7 +80,7 @@ class SegmentationObjective(Objective):
             self.class_weights = listed_weights(self.settings, len(self.classes))
 
     def _refuse_single_class(self, entries: Sequence[Entry]) -> None:
-        """Refuse to train on one class alone; warn of classes that have no pixel.
+        """Refuse to train on one class alone.
 
         Raises
         ------
@@ -110,8 +107,6 @@ class SegmentationObjective(Objective):
                 f"train: all labelled pixels of the training windows are {only}; 255 counts as unlabelled; if the "
                 f"labels hold other classes, {cure}"
             )
-        if missing:
-            logger.warning("train: no pixel of %s in the training windows, so it cannot be learnt", ", ".join(missing))
 
     @override
     def collate(self, batch: Batch, targets: Sequence[Any]) -> Batch:

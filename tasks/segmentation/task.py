@@ -46,6 +46,7 @@ class SegmentationTask(FeatureTask):
     kind = "segmentation"
     phases: ClassVar[tuple[str, ...]] = ("prepare", "verify", "train", "evaluate", "inference")
     primary = "mIoU"
+    counted: ClassVar[tuple[str, str] | None] = ("pixels", "class")
     sample_files = LAND_FILES
 
     source: SceneSource
