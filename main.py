@@ -44,6 +44,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from tasks.task import Task
 
+FAULTS_SHOWN = 5  # below the closing table
 HELP = """settings on the command line:
   key.path=value             for every task of the file whose kind has the key, also where the task sets it itself
   tasks.NAME.key.path=value  for one task; counts before an entry for all
@@ -67,6 +68,7 @@ class Outcome:
     results: dict[str, dict[str, str]] = field(default_factory=dict)  # task -> what was made -> where it is
     at_work: str = ""  # the phase that runs; after a failure the one that failed
     began: float | None = None  # when the phase that runs did, by the monotonic clock
+    faults: list[str] = field(default_factory=list)  # what is wrong with results that were made
     failures: list[str] = field(default_factory=list)  # what could not be done while the rest was
 
     def add(
@@ -378,6 +380,7 @@ def run_task(
             outcome.began = None
             status = "partly done" if result.failures else result.status
             outcome.add(name, phase, status, block.seconds, result.metrics, result.doubt)
+            outcome.faults += [f"{name}: {fault}" for fault in result.faults]
             outcome.failures += [f"{name}.{phase}: {failure}" for failure in result.failures]
             outcome.at_work = ""
             if result.metrics.get("bad records") and "prepare" in phases:
@@ -385,14 +388,16 @@ def run_task(
 
 
 def close(outcome: Outcome, log: VerbosityLogger) -> None:
-    """Print the closing tables, of phases and scores, why not to believe these, and where the results are.
+    """Print the closing tables, of phases and scores, why not to believe these, faults of results, and where they are.
 
     Examples
     --------
     >>> outcome = Outcome(results={"coral": {"run": "/runs/coral/1", "predictions": "/maps"}})
     >>> outcome.add("coral", "train", "done", 2.5, {"mIoU": 0.5})
+    >>> outcome.faults = ["coral: a: the map repeats"]
     >>> close(outcome, VerbosityLogger("info"))  # doctest: +ELLIPSIS
     [INFO] Phase ...
+    [INFO] coral: a: the map repeats
     [INFO] coral: results: /runs/coral/1
     [INFO] coral: predictions: /maps
     """
@@ -409,6 +414,10 @@ def close(outcome: Outcome, log: VerbosityLogger) -> None:
     for task, doubt in outcome.doubts.items():
         if doubt:
             log.info(f"{task}: {doubt}")
+    for fault in outcome.faults[:FAULTS_SHOWN]:
+        log.info(fault)
+    if len(outcome.faults) > FAULTS_SHOWN:
+        log.info(f"and {len(outcome.faults) - FAULTS_SHOWN} more such lines in inference.json of the runs")
     for task, results in outcome.results.items():
         run = results.get("run", "")
         inside = [path.removeprefix(f"{run}/") for path in results.values() if run and path.startswith(f"{run}/")]

@@ -128,6 +128,8 @@ class PhaseResult:
         Main figures, for the closing table.
     doubt : str
         Why they cannot be believed; empty where they can.
+    faults : tuple of str
+        What is wrong with results that were made, a line each.
     failures : tuple of str
         What could not be done while the rest was, a line each; the command ends with code 3.
 
@@ -140,4 +142,5 @@ class PhaseResult:
     status: str
     metrics: dict[str, float] = field(default_factory=dict)
     doubt: str = ""
+    faults: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()

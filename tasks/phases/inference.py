@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +84,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     for error in unreadable.values():
         context.log.warning(f"inference: {error}")
     if not todo:
-        return PhaseResult("up to date", doubt=doubt, failures=tuple(map(str, unreadable.values())))
+        failures = tuple(map(str, unreadable.values()))
+        return PhaseResult("up to date", doubt=doubt, faults=faults_in(done, items), failures=failures)
     context.begin(workload(task, todo, len(task.prediction_views())), task, todo[0])
     device = choose_device(task.settings.device("inference"))
     if model is not None:
@@ -108,7 +109,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     failures = (*map(str, unreadable.values()), *failed.values())
     if len(failed) == len(items):
         raise DataError(*"\n".join(failures).splitlines())
-    return PhaseResult("done", {"outputs": float(len(predicted))}, doubt, failures=failures)
+    return PhaseResult("done", {"outputs": float(len(predicted))}, doubt, faults_in(done, items), failures)
 
 
 def readable_inputs(task: Task) -> tuple[list[Item], dict[str, DataError]]:
@@ -161,6 +162,17 @@ def faults_of(groups: Sequence[Sequence[Item]]) -> dict[str, list[str]]:
     {'b': ['4 frames are missing']}
     """
     return {item.id: item.faults for group in groups for item in group if item.faults}
+
+
+def faults_in(done: Mapping[str, Any], items: Sequence[Item]) -> tuple[str, ...]:
+    """What the record says is wrong with the results of some items, a line each.
+
+    Examples
+    --------
+    >>> faults_in({"a": {"faults": ["the map repeats"]}, "b": {"faults": ["old"]}}, [Item("a", ()), Item("c", ())])
+    ('a: the map repeats',)
+    """
+    return tuple(f"{item.id}: {fault}" for item in items for fault in done.get(item.id, {}).get("faults", ()))
 
 
 def output_folder(task: Task, context: Context) -> Path:

@@ -191,6 +191,10 @@ class SegmentationOutput(Output):
             confidence=settings.confidence,
             format=settings.format,
             fingerprint=fingerprint,
+            window_steps=(
+                item.stride * item.map_size[0] / item.area.height,
+                item.stride * item.map_size[1] / item.area.width,
+            ),
         )
         return RasterSink(
             writer,

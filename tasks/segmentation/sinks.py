@@ -18,7 +18,6 @@ from utils.media.overlays import is_overlay_picture, write_overlay_picture
 from utils.raster.attribute_table import is_attribute_table, sidecar_path
 from utils.raster.polygons import is_polygons, write_polygons
 from utils.raster.qgis import is_style
-from utils.raster.window_pattern import describe_pattern
 from utils.raster.writer import NODATA, ClassRasterWriter, is_prediction
 
 
@@ -154,9 +153,4 @@ class RasterSink(Sink):
 
     @override
     def faults(self) -> list[str]:
-        periods = (
-            self.item.stride * size / pixels
-            for size, pixels in zip(self.item.map_size, (self.item.area.height, self.item.area.width), strict=True)
-        )
-        pattern = describe_pattern(self.writer.changes, *periods)
-        return [pattern] if pattern else []
+        return [self.writer.pattern] if self.writer.pattern else []

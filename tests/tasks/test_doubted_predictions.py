@@ -12,6 +12,7 @@ import rasterio
 
 import main
 from tasks.belief import doubts_of_checkpoint
+from tasks.context import PhaseResult
 from tasks.phases import load_phase
 from tests.settings.stage import model_of, task_of
 from utils.logging import VerbosityLogger
@@ -30,14 +31,14 @@ def photo(path: Path) -> Path:
     return path
 
 
-def predict(kind: str, folder: Path, source: Path, *overrides: str) -> tuple[str, str]:
-    """What the log and the caption have to say of the checkpoint, after inference from it."""
+def predict(kind: str, folder: Path, source: Path, *overrides: str) -> tuple[str, str, PhaseResult]:
+    """What the log and the caption have to say of the checkpoint, after inference from it, and its result."""
     model = model_of(kind)
     checkpoint = load_checkpoint(model)
     where = (f"inference.checkpoint={model}", f"inference.inputs={source}", f"inference.output_dir={folder}/out")
     task, context = task_of(kind, folder, ("inference.enable=true", *where, *overrides))
-    load_phase("inference")(task, context)
-    return doubts_of_checkpoint(task.primary, checkpoint.description)
+    result = load_phase("inference")(task, context)
+    return *doubts_of_checkpoint(task.primary, checkpoint.description), result
 
 
 def caption_below(text: str, width: int) -> np.ndarray:
@@ -48,7 +49,7 @@ def caption_below(text: str, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_overlay_says_below_the_picture_that_its_model_cannot_be_believed(kind, tmp_path):
-    _, text = predict(kind, tmp_path, photo(tmp_path / "new.png"))
+    _, text, _ = predict(kind, tmp_path, photo(tmp_path / "new.png"))
     assert "cannot be believed: " in text, "a few steps of training"
     assert " nan " not in text, "a score of 0 is one"
     [overlay] = (tmp_path / "out").glob("*_overlay.png")
@@ -63,13 +64,13 @@ def test_an_overlay_says_below_the_picture_that_its_model_cannot_be_believed(kin
 def test_the_log_of_inference_says_it_once(kind, tmp_path, monkeypatch):
     told: list[str] = []
     monkeypatch.setattr(VerbosityLogger, "warning", lambda self, line: told.append(line))
-    doubt, _ = predict(kind, tmp_path, photo(tmp_path / "new.png"))
+    doubt, _, _ = predict(kind, tmp_path, photo(tmp_path / "new.png"))
     assert [line for line in told if "believed" in line] == [f"inference: of the checkpoint: {doubt}"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_results_themselves_say_it(kind, tmp_path):
-    _, text = predict(kind, tmp_path, photo(tmp_path / "new.png"))
+    _, text, _ = predict(kind, tmp_path, photo(tmp_path / "new.png"))
     if kind == "segmentation":
         with rasterio.open(tmp_path / "out" / "new_classes.tif") as raster:
             assert raster.tags()["SCORE_DOUBT"] == text
@@ -104,7 +105,7 @@ def test_an_overlay_video_says_it_below_every_frame(tmp_path):
     with VideoWriter(tmp_path / "new.avi", (96, 240), 10.0) as video:
         for shade in (40, 80):
             video.write(np.full((96, 240, 3), shade, np.uint8))
-    _, text = predict("keypoints", tmp_path, tmp_path / "new.avi", "keypoints.formats=[video]")
+    _, text, _ = predict("keypoints", tmp_path, tmp_path / "new.avi", "keypoints.formats=[video]")
     [overlay] = [path for path in (tmp_path / "out").iterdir() if path.suffix in (".mp4", ".avi", ".webm")]
     expected = caption_below(text, 240)
     frames = list(VideoReader(overlay).frames())
@@ -131,7 +132,8 @@ def test_frames_missing_inside_a_video_are_told_once_in_each_run_and_in_its_resu
     for run in ("first", "second"):
         caplog.clear()
         told.clear()
-        predict(kind, tmp_path, path, f"{kind}.formats=[csv, video]")
+        result = predict(kind, tmp_path, path, f"{kind}.formats=[csv, video]")[2]
+        assert [line.startswith(f"new: {fault}") for line in result.faults] == [True], "for the closing lines"
         lines = [line for line in caplog.messages + told if "missing inside" in line]
         assert len(lines) == 1, run
         assert fault in lines[0]

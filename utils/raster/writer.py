@@ -25,12 +25,13 @@ from utils.raster.gdal import bounded_gdal, local_path
 from utils.raster.qgis import qgis_style
 from utils.raster.strips import OpenStrip, StripStore
 from utils.raster.tiling import Window
-from utils.raster.window_pattern import ClassChanges
+from utils.raster.window_pattern import ClassChanges, describe_pattern
 from utils.report.caption import current_caption
 from utils.runtime.files import digest_json, sync, write_bytes, write_json
 
 NODATA = 255
 OUTPUT_TAG = "DINOLITH_OUTPUT"  # marks a file as a prediction and says what it was made from
+PATTERN_TAG = "WINDOW_PATTERN"  # says that the map repeats with its windows
 DOUBT_TAG = "SCORE_DOUBT"  # says that the score of the model cannot be believed, and why
 COMPRESS = "DEFLATE"  # every reader has it
 CONFIDENCE_STEPS = 254  # confidence 1.0 is stored as 254; 255 stays free for nodata
@@ -148,6 +149,14 @@ class ClassRasterWriter:
     fingerprint : dict, optional
         Everything else that the pixels depend on: raster, checkpoint, settings. Strips of another fingerprint are
         dropped.
+    window_steps : tuple of float, optional
+        From one window to the next, in rows and columns of the map: where class boundaries repeat with them, the tag
+        `WINDOW_PATTERN` and the attribute `pattern` say so.
+
+    Attributes
+    ----------
+    pattern : str
+        How the map repeats with its windows, once it is written; empty where it does not.
 
     Raises
     ------
@@ -185,10 +194,13 @@ class ClassRasterWriter:
         confidence: bool = False,
         format: str = "cog",
         fingerprint: dict | None = None,
+        window_steps: tuple[float, float] | None = None,
     ):
         self.destination = Path(destination)
         self.height, self.width = height, width
         self.crs, self.transform, self.control_points = crs, transform, control_points
+        self.window_steps, self.pattern = window_steps, ""
+        self._counts, self.changes = np.zeros(256, np.int64), ClassChanges(height, width, NODATA)
         self.class_names = list(class_names)
         self.palette = np.asarray(palette)
         self.targets = self._plan_targets(confidence, format)
@@ -402,6 +414,7 @@ class ClassRasterWriter:
         if missing:
             ranges = ", ".join(f"{first}..{last}" for first, last in missing)
             raise ValueError(f"{self.destination}: rows {ranges} have not been written")
+        self._counts, self.changes = np.zeros(256, np.int64), ClassChanges(self.height, self.width, NODATA)
         try:
             with bounded_gdal(GDAL_PAM_ENABLED="NO"), disk_full_as_data_error(self.destination, self.work):
                 made = [self._assemble(plane) for plane in range(len(self.targets))]
@@ -489,6 +502,13 @@ class ClassRasterWriter:
             self._describe(raster, plane)
             for y, band in self.store.read_bands(plane, BLOCK):
                 raster.write(band, 1, window=RasterioWindow(0, y, self.width, len(band)))
+                for offset, row in enumerate(band if plane == 0 else ()):
+                    self._counts += np.bincount(row, minlength=256)  # makes eight bytes of each pixel: of a row only
+                    self.changes.add(y + offset, row)
+            if plane == 0 and self.window_steps is not None:
+                self.pattern = describe_pattern(self.changes, *self.window_steps)
+            if self.pattern:
+                raster.update_tags(**{PATTERN_TAG: self.pattern})
 
     def _describe(self, raster: Any, plane: int) -> None:
         """Write names, colours and tags into an open file.
@@ -532,18 +552,12 @@ class ClassRasterWriter:
             ...
         OSError: [Errno 28] row 0 reads back differently
         """
-        counts, changes = np.zeros(256, np.int64), ClassChanges(self.height, self.width, NODATA)
         with rasterio.open(local_path(path)) as raster:
             for y, band in self.store.read_bands(plane, BLOCK):
-                for offset, row in enumerate(band if plane == 0 else ()):
-                    counts += np.bincount(row, minlength=256)  # makes eight bytes of each pixel: of one row at a time
-                    changes.add(y + offset, row)
                 if not np.array_equal(raster.read(1, window=RasterioWindow(0, y, self.width, len(band))), band):
                     raise OSError(errno.ENOSPC, f"row {y} reads back differently")
             if raster.driver == "GTiff":
                 _check_overviews(raster, path.stat().st_size)
-        if plane == 0:
-            self._counts, self.changes = counts, changes
 
 
 def _check_overviews(raster: Any, file_size: int) -> None:
