@@ -72,6 +72,19 @@ class PictureItem(Item):
         """
         return ""
 
+    @property
+    def file_name(self) -> str:
+        """Its id with the suffix of its file: text in any table, where an id such as 000000000009 is read as a number.
+
+        Examples
+        --------
+        >>> picture = AnnotatedPicture("09", Path("x/09.jpg"), None, ())
+        >>> [PictureItem(name, (), picture, "val").file_name for name in ("09", "x/09")]
+        ['09.jpg', 'x/09.jpg']
+        """
+        suffix = self.picture.path.suffix
+        return self.id if self.id.endswith(suffix) else self.id + suffix
+
     def stamp(self) -> list:
         """Values that change with the picture or its labels.
 

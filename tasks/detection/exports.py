@@ -141,12 +141,12 @@ def csv_rows(
     >>> from utils.formats.types import AnnotatedPicture
     >>> item = DetectionItem("a", (), AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "inference")
     >>> list(csv_rows([item], [(item, 0, Detected("cow", 0.5, (1.0, 2.0, 3.0, 4.25)))]))[1]
-    ['a', 0, 'cow', 0.5, '1', '2', '3', '4.25']
+    ['a.png', 0, 'cow', 0.5, '1', '2', '3', '4.25']
     """
     has_map = any(isinstance(item, RasterItem) and item.is_placed for item in items)
     yield [*CSV_COLUMNS, *(MAP_COLUMNS if has_map else ())]
     for item, frame, each in found:
-        row = [item.id, frame, each.name, each.score, *map(plain_number, each.box_xyxy)]
+        row = [item.file_name, frame, each.name, each.score, *map(plain_number, each.box_xyxy)]
         if has_map:
             row += map_cells(item, each.box_xyxy)
         yield row

@@ -316,7 +316,9 @@ def gather_predictions(
             len(items),
         )
     if "csv" in formats:
-        write_bytes(folder / PREDICTIONS_CSV, "".join(csv_lines(rows, skeleton)).encode())
+        names = {item.id: item.file_name for item in items}
+        named = [(names[name], frame, number, animal) for name, frame, number, animal in rows]
+        write_bytes(folder / PREDICTIONS_CSV, "".join(csv_lines(named, skeleton)).encode())
     if "coco" in formats:
         poses, ids = poses_of(iter(rows), pose_array), find()
         content = whole_file(poses, items, skeleton, category) if ids is None else results_of_labels(poses, items, ids)
@@ -355,9 +357,9 @@ def csv_lines(rows: Sequence[tuple[str, int, int, dict[str, Any]]], skeleton: Sk
     Examples
     --------
     >>> animal = {"score": 0.5, "keypoints_xy": [[1.0, 2.0], None], "keypoint_scores": [0.9, 0.01]}
-    >>> print(*csv_lines([("a", 0, 0, animal)], Skeleton(("nose", "tail"))), sep="", end="")
+    >>> print(*csv_lines([("a.png", 0, 0, animal)], Skeleton(("nose", "tail"))), sep="", end="")
     picture,frame,animal,score,nose_x,nose_y,nose_score,tail_x,tail_y,tail_score
-    a,0,0,0.5,1.0,2.0,0.9,,,0.01
+    a.png,0,0,0.5,1.0,2.0,0.9,,,0.01
     """
     columns = [f"{name}_{part}" for name in skeleton.names for part in ("x", "y", "score")]
     lines: list[list] = [[*CSV_COLUMNS, *columns]]

@@ -128,10 +128,21 @@ def test_poses_of_oddly_named_pictures_are_written_in_every_format(animals, tmp_
     (failure,) = result.failures
     assert failure.endswith("\\udcffb.png: its name is not UTF-8, which is expected; rename the file")
     table = pd.read_csv(tmp_path / "out" / "predictions.csv", lineterminator=None)
-    assert sorted(set(table["picture"])) == sorted(ODD)
+    assert sorted(set(table["picture"])) == sorted(f"{name}.png" for name in ODD)
     coco = COCO(str(tmp_path / "out" / "predictions_coco.json"))
     assert sorted(image["file_name"] for image in coco.imgs.values()) == sorted(f"{name}.png" for name in ODD)
     assert {f"{name}.labelme.json" for name in ODD} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_pictures_that_are_named_by_numbers_keep_their_names_in_pandas(animals, tmp_path):
+    source = animals.parent / "animals" / "images" / "val_001.png"
+    (tmp_path / "new").mkdir()
+    for name in ("000000000009", "12"):
+        shutil.copy(source, tmp_path / "new" / f"{name}.png")
+    where = (f"inference.inputs={tmp_path}/new", f"inference.output_dir={tmp_path}/out")
+    task, _ = animals_example(animals.parent, *ASKED, "keypoints.formats=[csv]", *where)
+    load_phase("inference")(task, example_context(animals))
+    assert set(pd.read_csv(tmp_path / "out" / "predictions.csv")["picture"]) == {"000000000009.png", "12.png"}
 
 
 def test_maps_and_polygons_of_oddly_named_pictures_are_written(tmp_path):
