@@ -280,12 +280,15 @@ def build_task(name: str, settings: Settings, phases: Sequence[str]) -> Task:
     ...     build_task("segmentation", parse_settings("model: {num_classes: 2}", (), kinds()), ()).name
     'segmentation'
     """
+    from tasks.named_files import starts_from_file
     from tasks.references import resolve_references
 
     with task_in_errors(name, settings):
         config = resolve_references(settings.tasks[name], settings.tasks, "export")
         task = load_task(config.kind)(name, config)
         task.preflight(phases)
+        if starts_from_file(name, settings.tasks, phases):
+            task.check_init_from()
         if not task.awaits_sample():  # its pictures would say how large samples are
             task.check_memory([phase for phase in phases if phase in ("prepare", "train")])
     return task

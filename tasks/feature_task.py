@@ -19,7 +19,7 @@ from models.backbones.info import resolve_precision
 from models.base import FeatureSpec, Head
 from tasks.features import FeatureService
 from tasks.memory import refuse_too_large, sample_bytes
-from tasks.model import FeatureModel
+from tasks.model import FeatureModel, may_start_from
 from tasks.named_files import check_there, sample_writes
 from tasks.runs import choose_device
 from tasks.source import FeatureSource, ListedSource
@@ -29,7 +29,7 @@ from tasks.task import Task
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View, views_of
 from utils.runtime import distributed
-from utils.runtime.checkpoints import Checkpoint
+from utils.runtime.checkpoints import Checkpoint, load_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +150,38 @@ class FeatureTask(Task):
             self.source.inference_sources()
         sample = getattr(self.settings.dataset, "sample", None)  # kinds that draw one have it
         return [f"the sample is not in {sample.folder} yet; prepare writes it"] if sample else []
+
+    @override
+    def check_init_from(self) -> None:
+        named, model = self.settings.train.init_from, self.settings.model
+        try:
+            checkpoint = load_checkpoint(expand_path(named or ""))
+        except DataError as error:
+            raise DataError(f"train.init_from: {error}") from None
+        kind, other = checkpoint.description.get("kind"), checkpoint.description.get("head")
+        finetunes = model.freeze is not True and any(name.startswith("backbone.") for name in checkpoint.tensors)
+        if not finetunes and not may_start_from(self.start_shapes(), checkpoint.tensors, same_kind=kind == self.kind):
+            raise DataError(
+                f"train.init_from: {checkpoint.path}: a checkpoint of kind {kind}, head {other}; this task is of kind "
+                f"{self.kind}, head {model.head}, and no tensor fits; name another checkpoint, or remove the setting"
+            )
+
+    def start_shapes(self) -> nn.Module:
+        """What a training can start from another model's weights, without memory for its weights.
+
+        How many classes there are shows only when labels are read: here two.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> [name for name in scene_task().start_shapes().state_dict() if "classifier.weight" in name]
+        ['head.classifier.weight']
+        """
+        self.features.setup()
+        spec = self.spec()  # may load the backbone, whose weights must be real
+        with torch.device("meta"):
+            head = build_head(self.kind, self.settings.model.head, spec, 2, self.settings.model.head_options)
+        return nn.ModuleDict({"head": head})
 
     @override
     def check_memory(self, phases: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import attrgetter
 
 import torch
@@ -13,6 +14,7 @@ from tasks.features import FeatureService
 from tasks.sample import Batch
 from utils.errors import DataError, DinolithError
 from utils.geometry.fields import padded_maps
+from utils.runtime.checkpoints import output_tensors
 
 
 class FeatureModel(nn.Module):
@@ -128,6 +130,36 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
             buffers = module.named_buffers(recurse=False)
             state.update({dot + key: value for key, value in buffers if key in persistent})
     return state
+
+
+def may_start_from(model: nn.Module, tensors: Mapping[str, Tensor], same_kind: bool) -> bool:
+    """Whether a model can take any tensor of a checkpoint, as far as shows before its classes are known.
+
+    Parameters
+    ----------
+    model : Module
+        With any number of classes; needs no weights. Layers that give classes are those it declares as `output_layers`.
+    tensors : mapping of str to Tensor
+        Of the checkpoint.
+    same_kind : bool
+        Whether rows of classes can be of equal classes.
+
+    Examples
+    --------
+    >>> model = nn.ModuleDict({"head": nn.Linear(4, 2)})
+    >>> model["head"].output_layers = ("weight",)
+    >>> tensors = {"head.weight": torch.zeros(7, 4)}
+    >>> may_start_from(model, tensors, same_kind=True), may_start_from(model, tensors, same_kind=False)
+    (True, False)
+    """
+    outputs = output_tensors(model)
+    for name, tensor in model.state_dict().items():
+        other = tensors.get(name)
+        if other is None or other.shape[1:] != tensor.shape[1:]:
+            continue
+        if same_kind if name in outputs else other.shape == tensor.shape:
+            return True
+    return False
 
 
 def load_trained_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:

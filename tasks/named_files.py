@@ -266,18 +266,48 @@ def _check_checkpoints(name: str, tasks: Mapping[str, TaskConfig], phases: Seque
     named = {reference.setting: reference.value(settings) for reference in references}
     for phase in (phase for phase in ("evaluate", "inference", "export") if phase in phases):
         named[f"{phase}.checkpoint"] = getattr(settings, phase).checkpoint
-    training = {other for other, task in tasks.items() if "train" in task.enabled_phases and other != name}
     for setting, value in named.items():
         phase = setting.partition(".")[0]
         if phase not in phases or value is None:
             continue
         path = Path(expand_path(value))
-        writers = training | ({name} if "train" in phases and phase != "train" else set())
-        if not any(task_writes(other, tasks[other], path) for other in writers):
+        if not run_writes(name, tasks, phases, setting, path):
             try:
                 find_file(path, "checkpoint")
             except DataError as error:
                 raise DataError(f"{setting}: {error}") from None
+
+
+def starts_from_file(name: str, tasks: Mapping[str, TaskConfig], phases: Sequence[str]) -> bool:
+    """Whether a training starts from a checkpoint that is there already: `train.init_from` names no task of this call.
+
+    Examples
+    --------
+    >>> tasks = {"a": TaskConfig(train={"init_from": "b"}), "b": TaskConfig(train={"init_from": "/c.safetensors"})}
+    >>> [starts_from_file(name, tasks, ["train"]) for name in tasks]
+    [False, True]
+    """
+    references = {reference.setting: reference for reference in references_of(tasks[name])}
+    start = references.get("train.init_from")
+    value = start.value(tasks[name]) if start is not None and "train" in phases else None
+    if value is None or (start is not None and start.task(tasks[name], tasks)):
+        return False
+    return not run_writes(name, tasks, phases, "train.init_from", Path(expand_path(value)))
+
+
+def run_writes(name: str, tasks: Mapping[str, TaskConfig], phases: Sequence[str], setting: str, path: Path) -> bool:
+    """Whether a training of this call may write the checkpoint that a setting of a task names.
+
+    Examples
+    --------
+    >>> tasks = {"coral": TaskConfig(paths={"runs_root": "/r"}, train={"enable": True})}
+    >>> path = Path("/r/coral/latest/checkpoints/best.safetensors")
+    >>> [run_writes("coral", tasks, ["train"], setting, path) for setting in ("train.init_from", "evaluate.checkpoint")]
+    [False, True]
+    """
+    writers = {other for other, task in tasks.items() if "train" in task.enabled_phases and other != name}
+    writers |= {name} if "train" in phases and not setting.startswith("train.") else set()
+    return any(task_writes(other, tasks[other], path) for other in writers)
 
 
 def task_writes(name: str, settings: TaskConfig, path: Path) -> bool:

@@ -147,6 +147,9 @@ class Task(ABC):
         for phase in (name for name in ("inference", "export") if name in phases):
             check_folder(f"{phase}.output_dir", getattr(self.settings, phase).output_dir)
 
+    def check_init_from(self) -> None:  # noqa: B027 - only some tasks train something
+        """Raise for `train.init_from` of a model that shares nothing with this one; the checkpoint is there."""
+
     def check_memory(self, phases: Sequence[str]) -> None:  # noqa: B027 - only some tasks can tell
         """Raise for sizes of samples, batches and models that cannot fit into memory, before any is allocated."""
 

@@ -307,7 +307,14 @@ def refuse_foreign_log(path: Path) -> None:
         ...
     utils.errors.SettingsError: logging.file: .../config.yml is a file of something else than log lines: ...
     """
-    if not os.path.isfile(path):  # absent, out of reach, or a terminal, a pipe and the like
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # such as a name that is too long, below a file, or with a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SettingsError(f"logging.file: cannot write {path}: {reason}; choose another file") from None
+    if not path.is_file():  # absent, or a terminal, a pipe and the like
         return
     try:
         with open(path, "rb") as stream:

@@ -16,7 +16,7 @@ from config import expand_path
 from models import HEADS, find_head, read_head_options
 from models.backbones.weights import digest_weights
 from models.detection import DetectionHead
-from models.pretrained import find_pretrained, start_from
+from models.pretrained import check_kind, find_pretrained, start_from
 from models.set_prediction import SetHead
 from tasks.detection.labels import DetectionLabels
 from tasks.detection.objective import DetectionObjective
@@ -154,7 +154,7 @@ class DetectionTask(LabelledTask):
         SettingsError
             If the head starts from no other detector, or `train.init_from` names other weights.
         DataError
-            If there is no such folder, and the hub does not give the files.
+            If there is no such folder, the hub does not give the files, or they are of another kind of detector.
 
         Examples
         --------
@@ -167,7 +167,8 @@ class DetectionTask(LabelledTask):
         model = self.settings.model
         if model.init is None:
             return
-        if not issubclass(find_head(self.kind, model.head), SetHead):
+        head = find_head(self.kind, model.head)
+        if not issubclass(head, SetHead):
             others = [name for name in HEADS[self.kind] if issubclass(find_head(self.kind, name), SetHead)]
             raise SettingsError(
                 f"model.init: the head {model.head!r} starts from no other detector; drop it, or take model.head "
@@ -175,7 +176,7 @@ class DetectionTask(LabelledTask):
             )
         if self.settings.train.init_from is not None:
             raise SettingsError("model.init: train.init_from names the head's first weights, too; drop one of them")
-        find_pretrained(model.init)
+        check_kind(head, find_pretrained(model.init))
 
     @override
     def start_weights(self, model: nn.Module) -> list[str]:

@@ -155,6 +155,11 @@ class DistillTask(FeatureTask):
         return student
 
     @override
+    def start_shapes(self) -> nn.Module:
+        self.features.setup()
+        return nn.ModuleDict({"student": self.head_shapes()})
+
+    @override
     def build_model(self) -> nn.Module:
         student = self.make_seeded_head()
         assert isinstance(student, Student)

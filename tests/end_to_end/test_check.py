@@ -7,12 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from main import main
 from tasks import example
+from tasks.detection import example as boxes
 from tasks.distill import example as students
 from tasks.example import tiny_backbone
 from tasks.keypoints import example as animals
+from tests.settings.stage import SMALL, model_of
 from utils.runtime.files import FileLock, read_json
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +172,67 @@ def test_check_refuses_what_is_absent_also_before_the_sample_is_written(tmp_path
     said = capsys.readouterr()
     assert message in said.out + said.err
     assert [path.name for path in tmp_path.iterdir()] == ["pipe.png"]
+
+
+SETTINGS = {
+    "segmentation": example.SETTINGS,
+    "keypoints": animals.SETTINGS,
+    "detection": boxes.SETTINGS,
+    "distill": students.SETTINGS,
+}
+
+
+@pytest.mark.parametrize("start", sorted(SETTINGS))
+@pytest.mark.parametrize("kind", ["segmentation", "keypoints", "detection"])
+def test_check_refuses_to_start_from_another_kind_before_the_sample_is_written(kind, start, tmp_path, capsys):
+    (tmp_path / "config.yml").write_text(SETTINGS[kind].format(folder=tmp_path, backbone=tiny_backbone()))
+    sample = ["dataset.sample.enable=true", f"dataset.sample.folder={tmp_path}/animals", *SMALL.get(kind, ())]
+    if kind == "segmentation":
+        files = {"raw_images_dir": "scenes", "label_path": "labels.gpkg"}
+        sample += [f"paths.{name}={tmp_path}/animals/{file}" for name, file in files.items()]
+    sample += ["train.enable=true", "resources.device=cpu", "inference.enable=false"]
+    code = main([str(tmp_path / "config.yml"), "--check", f"train.init_from={model_of(start)}", *sample])
+    said = capsys.readouterr().err
+    if start == kind:
+        assert code == 0, said
+    else:
+        assert code == 3, said
+        assert f"train.init_from: {model_of(start)}: a checkpoint of kind {start}, head " in said
+        assert f"this task is of kind {kind}, head " in said
+
+
+def test_check_refuses_to_distil_from_a_head(tmp_path, capsys):
+    students.student_example(tmp_path)
+    (tmp_path / "config.yml").write_text(students.SETTINGS.format(folder=tmp_path, backbone=tiny_backbone()))
+    starts = {start: f"train.init_from={model_of(start)}" for start in ("segmentation", "distill")}
+    codes = {start: main([str(tmp_path / "config.yml"), "--check", entry]) for start, entry in starts.items()}
+    assert codes == {"segmentation": 3, "distill": 0}
+    assert "a checkpoint of kind segmentation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (f"logging.file={'a' * 300}.log", "a.log: File name too long; choose another file"),
+        ("logging.file=config.yml/run.log", "config.yml/run.log: Not a directory; choose another file"),
+        (
+            "model={head: detr, init: deim}",
+            "model.init: deim: is of the kind 'deim_v2', but the head starts from 'detr",
+        ),
+    ],
+)
+def test_check_refuses_logs_and_detectors_that_cannot_be_used(change, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("deim").mkdir()
+    Path("deim/config.json").write_text('{"model_type": "deim_v2"}')
+    save_file({"a": torch.zeros(1)}, "deim/model.safetensors")
+    Path("config.yml").write_text(boxes.SETTINGS.format(folder=tmp_path, backbone=tiny_backbone()))
+    sample = ["dataset.sample.enable=true", f"dataset.sample.folder={tmp_path}/sample"]
+    assert main(["config.yml", "--check", change.replace("init", f"backbone: {tiny_backbone()}, init"), *sample]) in (
+        2,
+        3,
+    )
+    assert message in capsys.readouterr().err
 
 
 def test_a_task_that_waits_for_a_backbone_has_its_files_checked_before(tmp_path, capsys, monkeypatch):

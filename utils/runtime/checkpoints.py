@@ -500,7 +500,7 @@ def init_from(
     """
     state = module.state_dict()
     classes = None if classes_from is None or classes_to is None else (classes_from, classes_to)
-    outputs = _output_tensors(module)
+    outputs = output_tensors(module)
     fresh = [
         _copy_matching(name, tensor, tensors.get(name), classes if name in outputs else None)
         for name, tensor in state.items()
@@ -534,14 +534,14 @@ def _pair_rows(
     return pairs + [(len(classes_from), len(classes_to))] * extra
 
 
-def _output_tensors(module: nn.Module) -> set[str]:
+def output_tensors(module: nn.Module) -> set[str]:
     """Names of the tensors in declared output layers; of all tensors when nothing is declared.
 
     Examples
     --------
     >>> head = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     >>> head.output_layers = ("1",)
-    >>> sorted(_output_tensors(head))
+    >>> sorted(output_tensors(head))
     ['1.bias', '1.weight']
     """
     prefixes = [
