@@ -149,7 +149,7 @@ class SegmentationOutput(Output):
         """
         if item.id not in self._parts:
             read = functools.partial(self.scenes.read_labels, item)
-            self._parts[item.id] = choose_part(item.area.height, item.area.width, read)
+            self._parts[item.id] = choose_part(item.area.height, item.area.width, len(self.classes), read)
         return self._parts[item.id]
 
     @override

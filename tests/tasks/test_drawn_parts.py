@@ -21,7 +21,7 @@ PLACE = {"crs": "EPSG:32631", "transform": Affine(2, 0, 500_000, 0, -2, 5_000_00
 def test_the_part_holds_what_is_labelled_wherever_it_is(y, x):
     labels = np.full((2100, 1500), 255, np.uint8)
     labels[y : y + 40, x : x + 40] = 1
-    part = choose_part(2100, 1500, lambda window: labels[window.rows, window.columns])
+    part = choose_part(2100, 1500, 2, lambda window: labels[window.rows, window.columns])
     assert (part.height, part.width) == (1024, 1024)
     assert part.intersection(Window(0, 0, 2100, 1500)) == part, "inside"
     assert (labels[part.rows, part.columns] == 1).sum() == (labels == 1).sum()
@@ -30,12 +30,34 @@ def test_the_part_holds_what_is_labelled_wherever_it_is(y, x):
 def test_two_classes_weigh_more_than_a_larger_area_of_one():
     labels = np.full((1024, 4096), 255, np.uint8)
     labels[:500, :600], labels[:400, 3000:3300], labels[400:800, 3000:3300] = 0, 1, 2
-    part = choose_part(1024, 4096, lambda window: labels[window.rows, window.columns])
+    part = choose_part(1024, 4096, 3, lambda window: labels[window.rows, window.columns])
     assert set(np.unique(labels[part.rows, part.columns])) == {1, 2, 255}
 
 
+def test_a_large_scene_is_looked_at_in_a_sixteenth_of_its_rows():
+    asked: list[Window] = []
+
+    def read(window: Window) -> np.ndarray:
+        asked.append(window)
+        labels = np.full((window.height, window.width), 255, np.uint8)
+        labels[:, 30_000:30_100] = 0 if 20_000 <= window.y < 20_400 else 255
+        return labels
+
+    part = choose_part(50_000, 40_000, 2, read)
+    assert part.intersection(Window(20_000, 30_000, 400, 100)) == Window(20_000, 30_000, 400, 100)
+    assert sum(window.height * window.width for window in asked) == 50_000 * 40_000 // 16
+
+
+@pytest.mark.parametrize("y", [0, 1, 1400, 2099])
+def test_a_label_that_is_thinner_than_the_rows_looked_at_is_found_too(y):
+    labels = np.full((2100, 1500), 255, np.uint8)
+    labels[y, 1200:1400] = 0
+    part = choose_part(2100, 1500, 1, lambda window: labels[window.rows, window.columns])
+    assert (labels[part.rows, part.columns] == 0).sum() == 200
+
+
 def test_a_picture_that_is_shown_whole_is_not_read():
-    assert choose_part(1024, 7, lambda window: pytest.fail("read")) == Window(0, 0, 1024, 7)
+    assert choose_part(1024, 7, 1, lambda window: pytest.fail("read")) == Window(0, 0, 1024, 7)
 
 
 def test_the_picture_of_a_scene_shows_its_labelled_corner_and_names_the_part(tmp_path):
