@@ -345,6 +345,13 @@ class TaskConfig(Section):
     sample_sizes: ClassVar[
         dict[str, int | None]
     ] = {}  # settings to lower where memory is short, to what value if known
+    rooted: ClassVar[Mapping[str, frozenset[str]]] = {  # paths that start in paths.data_root, and what reads them
+        "paths.raw_images_dir": frozenset(["data"]),  # the data of splits, or a phase
+        "paths.label_path": frozenset(["data"]),
+        "evaluate.inputs": frozenset(["evaluate"]),
+        "evaluate.labels": frozenset(["evaluate"]),
+        "inference.inputs": frozenset(["inference"]),
+    }
     labels_may_split: ClassVar[bool] = False  # whether labels can name a test split, so that it needs no list
 
     kind: str = Field(FIRST_KIND, description="what the task makes of pictures")

@@ -30,6 +30,8 @@ class Draft:
         Settings of the task's own section, besides its kind.
     read_as : str
         The format in which the labels were read.
+    profiles : dict of str to str
+        Profiles that are made for such data, each with a line of advice.
 
     Examples
     --------
@@ -43,6 +45,7 @@ class Draft:
     advice: list[str] = field(default_factory=list)
     task: dict[str, Any] = field(default_factory=dict)
     read_as: str = ""
+    profiles: dict[str, str] = field(default_factory=dict)
 
 
 class NoLabelsError(DataError):

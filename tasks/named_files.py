@@ -18,17 +18,6 @@ from utils.raster.inputs import find_inputs
 from utils.runtime.checkpoints import find_file
 from utils.runtime.reading import check_regular
 
-ROOTED = {  # settings whose relative paths start in paths.data_root, and what reads them: a phase, or a split's data
-    "paths.raw_images_dir": {"data"},
-    "paths.label_path": {"data"},
-    "keypoints.names_file": {"data"},
-    "keypoints.prompts": {"data", "inference"},
-    "distill.stacks": {"data"},
-    "evaluate.inputs": {"evaluate"},
-    "evaluate.labels": {"evaluate"},
-    "inference.inputs": {"inference"},
-}
-
 
 def check_named_files(name: str, tasks: Mapping[str, TaskConfig], phases: Sequence[str]) -> None:
     """Refuse files that phases of a task read and that are not there, or are no files, before any work starts.
@@ -89,10 +78,10 @@ def _check_roots(settings: TaskConfig, phases: Sequence[str], evaluates_split: b
     """
     root, reads = settings.paths.data_root, set(phases)
     reads |= {"data"} if {"prepare", "verify", "train"} & reads or evaluates_split else set()
-    for setting in ROOTED if root is not None else ():
+    for setting, readers in settings.rooted.items() if root is not None else ():
         section, _, key = setting.partition(".")
         value = getattr(getattr(settings, section, None), key, None)
-        for entry in flat(value) if ROOTED[setting] & reads else ():
+        for entry in flat(value) if readers & reads else ():
             place, here = settings.paths.locate(entry), expand_path(entry)
             if os.path.isabs(here) or matches(place) or sample_writes(settings, place, sample) or not matches(here):
                 continue

@@ -94,9 +94,8 @@ def write_new_config(
     if profile is not None and profile != NO_PROFILE:
         defaults_below(kinds()[draft.kind], {"profile": profile})
         draft.task["profile"] = profile
-    if profile is not None:  # chosen: no need to suggest it, nor any where a person wants none
-        told = "the profile " if profile == NO_PROFILE else f"the profile {profile} "
-        draft.advice = [line for line in draft.advice if told not in line]
+    if profile != NO_PROFILE:
+        draft.advice[:0] = [line for name, line in draft.profiles.items() if name != profile]
     draft.figures.insert(0, f"labels for {draft.kind}, read as {draft.read_as}")
     for line in draft.figures:
         log.info(f"data: {line}")

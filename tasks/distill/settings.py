@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -158,6 +158,7 @@ class DistillSettings(TaskConfig):
     """
 
     sample_sizes: ClassVar[dict[str, int | None]] = {"distill.crop": None}
+    rooted: ClassVar[Mapping[str, frozenset[str]]] = {**TaskConfig.rooted, "distill.stacks": frozenset(["data"])}
 
     kind: Literal["distill"] = Field("distill", description="what the task makes of pictures")
     paths: DistillPaths = DistillPaths()

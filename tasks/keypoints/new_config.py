@@ -14,7 +14,7 @@ from tasks.draft import PHASES_ON, Draft, NoLabelsError, paths_of, place_of
 from tasks.keypoints.audit import audit_pictures
 from tasks.keypoints.items import PoseItem, usable
 from tasks.keypoints.labels import PoseLabels
-from tasks.keypoints.survey import suggestions, survey
+from tasks.keypoints.survey import fitting_profiles, suggestions, survey
 from utils.errors import DataError
 from utils.formats.read import read_annotations
 from utils.formats.recognise import find_source, other_formats
@@ -79,7 +79,7 @@ def draft_keypoints(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
     if others:
         figures.append(f"{others}; to read those, write keypoints.format=NAME after the command, or name their file")
     keypoints = chosen | {"short_side": labels.keypoints.short_side, "formats": ["csv", "json", "video"]}
-    return Draft("keypoints", tree, figures, advice, {"keypoints": keypoints}, taken)
+    return Draft("keypoints", tree, figures, advice, {"keypoints": keypoints}, taken, fitting_profiles(pictures))
 
 
 def _have_keypoints(source: Path, format: str, root: str) -> bool:

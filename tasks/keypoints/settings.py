@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -164,6 +164,11 @@ class KeypointsSettings(TaskConfig):
 
     safe_mode: ClassVar[dict[str, Any]] = {"keypoints": {"short_side": 378}}
     sample_sizes: ClassVar[dict[str, int | None]] = {"keypoints.short_side": 378}
+    rooted: ClassVar[Mapping[str, frozenset[str]]] = {
+        **TaskConfig.rooted,
+        "keypoints.names_file": frozenset(["data"]),
+        "keypoints.prompts": frozenset(["data", "inference"]),
+    }
     labels_may_split: ClassVar[bool] = True
 
     kind: Literal["keypoints"] = Field("keypoints", description="what the task makes of pictures")

@@ -11,6 +11,7 @@ from tasks.keypoints.items import box_of, usable
 from utils.formats.types import AnnotatedPicture, Skeleton
 from utils.keypoints.left_right import body_axis, left_right_pairs
 
+FEW_PICTURES = 64  # up to so many, a profile of few data fits
 SMALL_ANIMAL = 0.2  # of a picture's short side; a smaller animal covers few cells
 RARE_POINT = 0.2  # share of the animals below which a keypoint is hardly learnt
 
@@ -118,6 +119,20 @@ def _sides(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> str:
     return f"left and right: pairs {listed}; {100 * doubt:.0f} % of them cannot be told apart across the body"
 
 
+def fitting_profiles(pictures: Sequence[AnnotatedPicture]) -> dict[str, str]:
+    """Profiles that are made for such data, with the advice to take them.
+
+    Examples
+    --------
+    >>> from tasks.keypoints.example import pose_task
+    >>> fitting_profiles([item.picture for item in pose_task().source.items("val")])
+    {'small_data': 'few pictures (4): the profile small_data is made for them'}
+    """
+    if len(pictures) > FEW_PICTURES:
+        return {}
+    return {"small_data": f"few pictures ({len(pictures)}): the profile small_data is made for them"}
+
+
 def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> list[str]:
     """Suggest settings from the statistics.
 
@@ -125,12 +140,11 @@ def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> lis
     --------
     >>> from tasks.keypoints.example import pose_task
     >>> source = pose_task().source
-    >>> suggestions(source.labels.skeleton, [item.picture for item in source.items("val")])[0]
-    'few pictures (4): the profile small_data is made for them'
+    >>> bare = Skeleton(source.labels.skeleton.names)
+    >>> suggestions(bare, [item.picture for item in source.items("val")])[-1]
+    'name flip_idx in the labels, and mirrored pictures double the training data'
     """
     advice, shares = [], [share for share, _ in animal_sizes(pictures)]
-    if len(pictures) <= 64:
-        advice.append(f"few pictures ({len(pictures)}): the profile small_data is made for them")
     if shares and np.median(shares) < SMALL_ANIMAL:
         advice.append(
             "animals are small in their pictures: raise keypoints.short_side, or, if inference has boxes of "
