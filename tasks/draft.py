@@ -80,6 +80,6 @@ def paths_of(place: Path) -> dict[str, str]:
     >>> paths_of(Path("/data/mice/annotations/train.json"))
     {'data_root': '/data/mice', 'label_path': 'annotations/train.json'}
     """
-    beside = place.suffix.lower() == ".json" and place.parent.name == "annotations"
+    beside = place.suffix.lower() == ".json" and place.parent.name.lower() == "annotations"
     root = place.parent.parent if beside else place.parent
     return {"data_root": str(root), "label_path": place.relative_to(root).as_posix()}

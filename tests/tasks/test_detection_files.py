@@ -341,7 +341,7 @@ def test_names_with_odd_letters_pass_through_every_format(tmp_path):
     tree = ElementTree.parse(tmp_path / "s, 1.xml").getroot()
     assert [node.text for node in tree.iter("name")] == list(names)
     assert (tmp_path / "classes.txt").read_text() == 'oak, "red"\na<b>&c\n'
-    shapes = read_boxes(tmp_path / "s, 1.labelme.json", predictions=True)["all"].pictures[0].instances
+    shapes = read_annotations(tmp_path / "s, 1.labelme.json", predictions=True)["all"].pictures[0].instances
     assert [(each.category, each.box_xyxy.tolist()) for each in shapes] == list(zip(names, boxes.tolist(), strict=True))
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from utils.errors import DataError
 from utils.formats.coco import write as coco
@@ -176,17 +177,34 @@ def refuse_other_content(folder: Path, format: str) -> None:
     >>> refuse_other_content(folder, "yolo")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: /...: holds data.yaml and no copy made earlier, whose files are replaced; name an empty ...
+    utils.errors.DataError: /...: holds data.yaml; labels are written into an empty folder, or over an earlier copy ...
     """
-    stamp = read_json(folder / STAMP) if (folder / STAMP).exists() else None
-    if stamp is None:
-        held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    stamp = read_stamp(folder)
+    if not stamp:
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        held = [name for name in names if name == STAMP or not name.startswith(".")]  # .DS_Store is in nobody's way
         if held:
             raise DataError(
-                f"{folder}: holds {held[0]} and no copy made earlier, whose files are replaced; name an empty folder"
+                f"{folder}: holds {held[0]}; labels are written into an empty folder, or over an earlier copy of this "
+                "program; name another folder"
             )
     elif stamp.get("format") != format:
         raise DataError(f"{folder}: holds a copy as {stamp.get('format')}, not as {format}; name another folder")
+
+
+def read_stamp(folder: Path) -> dict[str, Any]:
+    """What a copy says of itself; empty where there is none, or the file is another program's.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / STAMP).write_text("[1, 2]")
+    >>> read_stamp(folder), read_stamp(folder / "gone")
+    ({}, {})
+    """
+    found = read_json(folder / STAMP) if (folder / STAMP).exists() else None
+    return found if isinstance(found, dict) else {}
 
 
 def recipe_of(sets: Mapping[str, AnnotationSet], format: str, layout: str, mode: str) -> dict[str, str]:
@@ -214,11 +232,10 @@ def is_converted(
     >>> is_converted({"train": AnnotationSet([], {})}, "/no/such/folder", "coco")
     False
     """
-    stamp = Path(folder) / STAMP
-    found = read_json(stamp) if stamp.exists() else {}
+    found = read_stamp(Path(folder))
     files = found.pop("files", [])
     wanted = recipe_of(sets, format, layout, mode)
-    return found == wanted and all((Path(folder) / name).is_file() for name in files)
+    return found == wanted and isinstance(files, list) and all((Path(folder) / str(name)).is_file() for name in files)
 
 
 def digest_sets(sets: Mapping[str, AnnotationSet]) -> str:

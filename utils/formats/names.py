@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from utils.errors import DataError
+
 
 def alike(names: Sequence[str]) -> list[list[str]]:
     """Groups of names that differ only by case, spaces or underscores.
@@ -40,3 +42,31 @@ def read_name(value: Any) -> str:
     if not isinstance(value, str | int | float) or not str(value).strip():
         raise ValueError(f"expected a name, got {repr(value)[:60]}")
     return str(value).strip()
+
+
+def read_names(values: Sequence[Any], where: str) -> list[str]:
+    """The names in a list, each without blanks at its ends.
+
+    Raises
+    ------
+    DataError
+        With `where` and the number of the first value that is none.
+
+    Examples
+    --------
+    >>> read_names(["cat ", 7], "data.yaml: names")
+    ['cat', '7']
+    >>> read_names(["cat", " "], "data.yaml: names")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: names: entry 1: expected a name, got ' '; give it one, or take it out and count \
+the others anew
+    """
+    names = []
+    for index, value in enumerate(values):
+        try:
+            names.append(read_name(value))
+        except ValueError as error:
+            cure = "give it one, or take it out and count the others anew"
+            raise DataError(f"{where}: entry {index}: {error}; {cure}") from None
+    return names

@@ -141,7 +141,6 @@ def read_boxes(
     path: str | Path,
     format: str = "auto",
     root: str | Path | None = None,
-    predictions: bool = False,
     choice: VectorChoice | None = None,
 ) -> dict[str, AnnotationSet]:
     r"""Read labelled pictures whose instances have boxes: see `read_annotations`.
@@ -165,4 +164,4 @@ def read_boxes(
     >>> read_boxes(folder)["all"].pictures[0].instances[0].box_xyxy.tolist()
     [0.0, 10.0, 30.0, 20.0]
     """
-    return keep_boxes(read_annotations(path, format, root, predictions=predictions, choice=choice))
+    return keep_boxes(read_annotations(path, format, root, choice=choice))

@@ -135,12 +135,12 @@ def _is_usual_coco(file: Path) -> bool:
 
     Examples
     --------
-    >>> names = ("labels.json", "annotations/a/b.json", "train/_annotations.coco.json", "images/labels.json")
+    >>> names = ("labels.json", "Annotations/a/b.json", "train/_annotations.coco.json", "images/labels.json")
     >>> [_is_usual_coco(Path(name)) for name in names]
     [True, True, True, False]
     """
-    folders = file.parts[:-1]
-    return not folders or folders[0] == "annotations" or (len(folders) == 1 and "annotations" in file.name)
+    *folders, name = map(str.lower, file.parts)
+    return not folders or folders[0] == "annotations" or (len(folders) == 1 and "annotations" in name)
 
 
 def formats_in(folder: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from utils.errors import DataError, SettingsError
 from utils.formats.moved import NO_FOLDER, find_here, find_moved
-from utils.formats.names import read_name
+from utils.formats.names import read_names
 from utils.formats.pictures import is_absolute, plain_path
 from utils.formats.text_files import read_text
 from utils.formats.types import SPLITS, Problem, Skeleton, build_skeleton
@@ -360,10 +360,10 @@ def _as_list(value: Any, where: str) -> list[str]:
     Traceback (most recent call last):
         ...
     utils.errors.DataError: data.yaml: names: expected a list of names or a mapping from 0 to 1, got {0: 'a', 2: 'b'}
-    >>> _as_list(["a", ""], "data.yaml: names")
+    >>> _as_list(["a", ""], "data.yaml: names")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: data.yaml: names: entry 1 is empty; give it a name, or take it out and count the others anew
+    utils.errors.DataError: data.yaml: names: entry 1: expected a name, got ''; give it one, or take it out and ...
     """
     if isinstance(value, Mapping):
         by_index = {int(key): entry for key, entry in value.items() if str(key).isdecimal()}
@@ -372,10 +372,7 @@ def _as_list(value: Any, where: str) -> list[str]:
         entries = list(value) if isinstance(value, list) else [None]
     if any(not isinstance(entry, str | int | float) for entry in entries):
         raise DataError(f"{where}: expected a list of names or a mapping from 0 to {len(entries) - 1}, got {value!r}")
-    empty = next((index for index, entry in enumerate(entries) if not str(entry).strip()), None)
-    if empty is not None:
-        raise DataError(f"{where}: entry {empty} is empty; give it a name, or take it out and count the others anew")
-    return [read_name(entry) for entry in entries]
+    return read_names(entries, where)
 
 
 def keypoint_names(spec: Spec, categories: Sequence[str]) -> dict[str, list[str]] | None:

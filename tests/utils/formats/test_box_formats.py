@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
 from utils.formats.box_rules import keep_boxes
-from utils.formats.convert import convert_labels, what_is_lost
+from utils.formats.convert import STAMP, convert_labels, what_is_lost
 from utils.formats.read import read_annotations, read_boxes
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array
 
@@ -86,9 +86,17 @@ def test_a_copy_replaces_nothing_but_an_earlier_copy_of_its_format(format, boxes
     folder, mine = tmp_path / "mine", tmp_path / "mine" / "images" / "train" / "a.png"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(DataError, match="holds images and no copy made earlier"):
+    with pytest.raises(DataError, match="mine: holds images; labels are written into an empty"):
         convert_labels(boxes, folder, format)
     assert mine.read_text() == "mine"
+    for folder, held in (("files", "[1, 2]"), ("hidden", None)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / ".DS_Store").touch()
+        if held:  # a file of the stamp's name that another program wrote
+            (tmp_path / folder / STAMP).write_text(held)
+    with pytest.raises(DataError, match=f"files: holds {STAMP}; labels are written into an empty folder"):
+        convert_labels(boxes, tmp_path / "files", format)
+    assert convert_labels(boxes, tmp_path / "hidden", format)
     written = convert_labels(boxes, tmp_path / "new", format)
     other = next(name for name in FORMATS if name != format)
     with pytest.raises(DataError, match=f"holds a copy as {format}, not as {other}"):

@@ -28,7 +28,7 @@ def test_labelme_files_without_a_shape_name_no_class(tmp_path, draw_picture):
         "a.json: shape 1",
         "a.json: shape 4",
     ]
-    assert "expected the name of a class or keypoint as label, got an empty one" in part.problems[0].what
+    assert "label of a class or keypoint: expected a name, got ''" in part.problems[0].what
     point = {"label": " ", "points": [[3, 4]], "shape_type": "point"}
     (tmp_path / "a.json").write_text(json.dumps({"shapes": [point], "imagePath": "a.png"}))
     part = read_annotations(tmp_path)["all"]
@@ -43,7 +43,7 @@ def test_an_empty_name_in_a_specification_is_refused_with_its_place(key, name, t
     (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .5 .5 .5 .5 2 .25 .25 2\n")
     rest = "names: [cat], kpt_names" if key == "kpt_names" else "names"
     (tmp_path / "data.yaml").write_text(f"{{train: images, kpt_shape: [2, 3], {rest}: [dog, {name}]}}")
-    with pytest.raises(DataError, match=rf"data.yaml: {key}: entry 1 is empty; give it a name"):
+    with pytest.raises(DataError, match=rf"data.yaml: {key}: entry 1: expected a name, got ' *'; give it one"):
         read_annotations(tmp_path)
 
 
@@ -60,7 +60,7 @@ def test_a_coco_category_without_a_name_is_refused_with_its_id(name, got, tmp_pa
         read_annotations(tmp_path / "l.json")
     content["categories"][1] = {"id": 7, "name": "eagle", "keypoints": ["beak", ""]}
     (tmp_path / "l.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"l.json: category 'eagle': a keypoint without a name"):
+    with pytest.raises(DataError, match=r"category 'eagle': keypoints: entry 1: expected a name, got ''"):
         read_annotations(tmp_path / "l.json")
     content["categories"].pop()
     (tmp_path / "l.json").write_text(json.dumps(content))

@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.formats.coco.ids import is_id
-from utils.formats.names import read_name
+from utils.formats.names import read_name, read_names
 from utils.formats.predictions import read_score, score_key
 from utils.formats.run_lengths import read_counts
 from utils.formats.sets import FACTS
@@ -106,11 +106,9 @@ def read_categories(
         if entry["id"] in found or name in (other for other, _ in found.values()):
             raise DataError(f"{place}: its id {entry['id']} or its name is a duplicate; give each category its own")
         labels = entry.get("keypoints") or []
-        if not isinstance(labels, list) or not all(isinstance(label, str | int) for label in labels):
+        if not isinstance(labels, list):
             raise DataError(f"{place}: expected keypoints as a list of names, got {str(labels)[:60]}")
-        if not all(str(label).strip() for label in labels):
-            raise DataError(f"{place}: a keypoint without a name in {str(labels)[:60]}; give it one")
-        names = [str(label).strip() for label in labels]
+        names = read_names(labels, f"{place}: keypoints")
         edges = _read_edges(place, entry.get("skeleton"), len(names), problems)
         found[entry["id"]] = name, build_skeleton(place, names, _read_flips(place, entry, len(names)), edges)
     return found

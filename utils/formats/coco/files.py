@@ -71,17 +71,18 @@ def find_sources(path: Path, root: Path | None) -> Sources:
     if path.suffix.lower() in specs.SUFFIXES:
         return _sources_of_spec(specs.read_spec(path, root))
     if path.is_dir():
+        usual = [folder for folder in sorted(path.iterdir()) if folder.name.lower() == "annotations"]
         groups = (
-            list_files(path / "annotations", (".json",)),
+            [file for folder in usual for file in list_files(folder, (".json",))],
             sorted(path.glob("[!.]*.json")),
-            sorted(file for file in path.glob("[!.]*/[!.]*.json") if "annotations" in file.name),
+            sorted(file for file in path.glob("[!.]*/[!.]*.json") if "annotations" in file.name.lower()),
         )
         found = next((files for files in map(_coco_files, groups) if files), [])
         found = found or [file for file in list_files(path, (".json",)) if format_of_file(file, certain=True) == "coco"]
         if not found:
             raise DataError(f"{path}: no COCO file (JSON) in it or in the folders inside")
         return Sources(_by_split(found, path), root or path, named=False)
-    above = next((folder.parent for folder in path.parents if folder.name == "annotations"), path.parent)
+    above = next((folder.parent for folder in path.parents if folder.name.lower() == "annotations"), path.parent)
     return Sources(_by_split([path], path.parent), root or above)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from utils.formats.names import read_name
 from utils.formats.predictions import described_score, read_score, score_key
 from utils.formats.types import MISSING, OCCLUDED, VISIBLE
 from utils.formats.values import read_flag, read_number
@@ -77,11 +78,12 @@ def parse_shape(index: int, keys: Any) -> Shape:
         ...
     ValueError: expected points as pairs of finite numbers, got [[1, nan]]
     """
-    if not isinstance(keys, Mapping) or not isinstance(keys.get("label"), str | int):
+    if not isinstance(keys, Mapping) or "label" not in keys:
         raise ValueError("expected a shape with a label and points")
-    label = str(keys["label"])
-    if not label.strip():
-        raise ValueError("expected the name of a class or keypoint as label, got an empty one")
+    try:
+        label = read_name(keys.get("label"))
+    except ValueError as error:
+        raise ValueError(f"label of a class or keypoint: {error}") from None
     kind, group = str(keys.get("shape_type") or "polygon"), keys.get("group_id")
     if kind != "point" and kind not in OUTLINES:
         known = ", ".join(("point", *OUTLINES))
@@ -92,7 +94,7 @@ def parse_shape(index: int, keys: Any) -> Shape:
     least = OUTLINES.get(kind, 1)
     if len(points) < least:
         raise ValueError(f"a {kind} needs {least} points, got {len(points)}")
-    label = label if kind == "point" else label.strip()  # a point's is doubted beside the others, if it has blanks
+    label = str(keys["label"]) if kind == "point" else label  # a point's is doubted beside the others, if it has blanks
     return Shape(index, label, kind, points, None if group is None else int(group), keys)
 
 

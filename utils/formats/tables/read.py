@@ -18,6 +18,7 @@ from utils.formats import specs
 from utils.formats.box_rules import cut_to_picture, name_categories
 from utils.formats.coco.files import Sources, find_image, image_folders
 from utils.formats.moved import parts_of
+from utils.formats.names import read_name
 from utils.formats.other_files import describe_other
 from utils.formats.pictures import list_files, picture_ids
 from utils.formats.recognise import format_of_file
@@ -303,7 +304,7 @@ def _parse_row(row: Sequence[str], columns: Columns) -> tuple[np.ndarray, str, b
     >>> _parse_row(["a.png", "1", "2", "3", "4", " ", "1"], columns)
     Traceback (most recent call last):
         ...
-    ValueError: expected a class, got an empty cell
+    ValueError: expected a name, got ' '
     """
     texts = [row[place].strip() for place in columns.corners]
     stated = ", ".join(repr(text[:20]) for text in texts)
@@ -316,9 +317,7 @@ def _parse_row(row: Sequence[str], columns: Columns) -> tuple[np.ndarray, str, b
         return None
     if not all(texts) or not np.isfinite(corners).all():
         raise wrong
-    label = row[columns.label].strip()
-    if not label:
-        raise ValueError("expected a class, got an empty cell")
+    label = read_name(row[columns.label])
     crowd = "0" if columns.crowd is None else row[columns.crowd].strip().lower()
     if crowd not in ("", "0", "1", "false", "true"):
         raise ValueError(f"expected 0 or 1 as crowd, got {crowd[:20]!r}")

@@ -247,6 +247,8 @@ def test_missing_broken_and_doubled_pictures_are_problems(coco, tmp_path, draw_p
     [
         ("annotations/train.json", "a.png", "images/a.png", "train"),
         ("annotations/instances_val2017.json", "a.png", "val2017/a.png", "val"),
+        ("Annotations/instances_val2017.json", "a.png", "val2017/a.png", "val"),
+        ("ANNOTATIONS/train.json", "images/a.png", "images/a.png", "train"),
         ("annotations/instances_val2017.json", "a.png", "images/val2017/a.png", "val"),
         ("annotations/person_valid.json", "a.png", "images/valid/a.png", "val"),
         ("valid/annotations.json", "JPEGImages/a.png", "valid/JPEGImages/a.png", "val"),

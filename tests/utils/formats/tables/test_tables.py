@@ -72,7 +72,7 @@ def test_a_row_of_zeros_or_nothing_says_that_there_is_no_object(read):
         ("a.png,1_0,10,30,20,Tree", "expected finite numbers as xmin, ymin, xmax, ymax, got '1_0'"),
         ("a.png,inf,10,30,20,Tree", "expected finite numbers"),
         ("a.png,,10,30,20,Tree", "expected finite numbers"),
-        ("a.png,3,10,30,20,", "expected a class, got an empty cell"),
+        ("a.png,3,10,30,20,", "expected a name, got ''"),
         ("a.png,30,10,30,20,Tree", "expected a box with a width and a height, got 0 x 10"),
         ("a.png,30,10,3,20,Tree", "expected a box with a width and a height, got -27 x 10"),
         ("a.png,70,10,90,20,Tree", "lies outside of the picture of 60 x 40 pixels"),
