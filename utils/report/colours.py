@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -38,17 +38,19 @@ _EXPECTED: dict[tuple[int, int, int], str] = {
     (245, 205, 65): "field crop cropland farmland agriculture agricultural farm wheat maize",
     (180, 130, 85): "soil bare barren earth ground mud dirt",
     (245, 220, 160): "sand beach desert dune",
-    (225, 240, 250): "snow ice glacier",
-    (180, 185, 205): "cloud fog",
+    (225, 243, 255): "snow ice glacier",
+    (160, 150, 210): "cloud fog",
     (65, 65, 75): "shadow shade",
     (85, 160, 170): "wetland marsh swamp bog",
-    (110, 95, 85): "rock stone cliff mountain",
+    (115, 75, 70): "rock stone cliff mountain",
     (130, 205, 240): "sky",
     (245, 185, 165): "coral reef",
-    (205, 205, 205): "background other unknown clutter nothing none rest void",
+    (190, 190, 185): "background other unknown clutter nothing none rest void",
 }
 _COLOUR_OF_WORD = {word: colour for colour, words in _EXPECTED.items() for word in words.split()}
-_LEAST_DIFFERENCE = 10.0  # between two colours of a map, in CIELAB; 2.3 is just noticeable
+# Between two colours of a map, in CIELAB, where 2.3 is just noticeable side by side: as most people see it, and as
+# anybody does. Two shades of sand that are 16 apart are taken for one another in a map. What cannot be had is halved.
+_LEAST_DIFFERENCES = ((20.0, 10.0), (10.0, 10.0))
 _MANY_COLOURS = 40  # more are not told apart anyway
 # What stands out on grey: for marks such as those of errors, which must not look like a class.
 _MARKS: dict[tuple[int, ...], str] = {
@@ -61,7 +63,8 @@ _MARKS: dict[tuple[int, ...], str] = {
 # Of a mark from all classes, in CIELAB: as most people see it, and as anybody does. Pure red and crimson are 32 apart,
 # and who does not see them side by side takes one for the other.
 _MARK_DIFFERENCE = (40.0, 15.0)
-_TINTS = ((255, 0.45), (0, 0.35))  # towards white or black, and by which share: further classes of one kind
+# Towards white or black, and by which share: further classes of one kind.
+_TINTS = ((255, 0.45), (0, 0.35), (0, 0.55), (255, 0.7))
 
 
 def _appearance(colours: np.ndarray) -> np.ndarray:
@@ -157,15 +160,23 @@ def class_palette(num_classes: int) -> np.ndarray:
     return _palette()[:num_classes].copy()
 
 
+_CASE_CHANGE = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
 def expected_colour(name: str) -> tuple[int, int, int] | None:
     """The colour that people expect of a class, or None; the last word that is known decides.
+
+    Words end at anything that is no letter, and where capitals begin.
 
     Examples
     --------
     >>> expected_colour("Open Water"), expected_colour("forest_roads"), expected_colour("fox")
     ((33, 113, 181), (125, 125, 130), None)
+    >>> expected_colour("WetSand") == expected_colour("OSMSand") == expected_colour("SAND") == expected_colour("sand")
+    True
     """
-    for word in reversed(re.findall(r"[^\W\d_]+", name.lower())):
+    words = _CASE_CHANGE.sub(" ", name).lower()
+    for word in reversed(re.findall(r"[^\W\d_]+", words)):
         for form in (word, word.removesuffix("s"), word.removesuffix("es")):
             if form in _COLOUR_OF_WORD:
                 return _COLOUR_OF_WORD[form]
@@ -196,32 +207,66 @@ def colours_of_classes(names: Sequence[str], chosen: Mapping[str, Sequence[int]]
     [[230, 159, 0], [33, 113, 181], [133, 177, 214], [9, 8, 7]]
     """
     colours = {name: tuple(colour) for name, colour in (chosen or {}).items() if name in names}
-    for name in names:
-        colour = expected_colour(name)
-        if name not in colours and colour is not None:
-            tints = [tuple(round(part + (end - part) * share) for part in colour) for end, share in _TINTS]
-            free = next((tint for tint in (colour, *tints) if _differs(tint, list(colours.values()))), None)
-            if free is not None:
+    expected = {name: colour for name in names if name not in colours and (colour := expected_colour(name)) is not None}
+    palette = [tuple(colour) for colour in class_palette(256).tolist()]
+    for tints in (0, len(_TINTS)):  # the colour itself before tints of others, which could be like it
+        for name, colour in expected.items():
+            wanted = [colour, *(_tint(colour, *tint) for tint in _TINTS[:tints])]
+            free = _first_free(wanted, colours.values(), _LEAST_DIFFERENCES[:1])
+            if name not in colours and free is not None:
                 colours[name] = free
-    others = iter(class_palette(256).tolist())
     for name in names:
         if name not in colours:
-            colours[name] = next(tuple(colour) for colour in others if _differs(colour, list(colours.values())))
+            free = _first_free(palette, colours.values(), (*_LEAST_DIFFERENCES, (0.0, 0.0)))
+            assert free is not None, "there are more colours than classes"
+            colours[name] = free
     return np.array([colours[name] for name in names], np.uint8).reshape(-1, 3)
 
 
-def _differs(colour: Sequence[int], others: Sequence[Sequence[int]]) -> bool:
-    """Whether a colour is told apart from others; with very many of them, whether it is another at all.
+def _tint(colour: Sequence[int], end: int, share: float) -> tuple[int, ...]:
+    """A colour that is mixed with white or black.
 
     Examples
     --------
-    >>> _differs((0, 114, 178), [(0, 112, 180)]), _differs((0, 114, 178), [(230, 159, 0)]), _differs((9, 9, 9), [])
-    (False, True, True)
+    >>> _tint((33, 113, 181), 255, 0.45), _tint((33, 113, 181), 0, 0.35)
+    ((133, 177, 214), (21, 73, 118))
     """
-    if len(others) > _MANY_COLOURS:
-        return tuple(colour) not in {tuple(other) for other in others}
-    looks = _appearance(np.array([colour, *others], np.uint8))
-    return bool((np.linalg.norm(looks[1:] - looks[0], axis=-1).min(axis=-1) >= _LEAST_DIFFERENCE).all())
+    return tuple(round(part + (end - part) * share) for part in colour)
+
+
+def _first_free(
+    colours: Sequence[tuple[int, ...]], others: Collection[Sequence[int]], limits: Sequence[tuple[float, float]]
+) -> tuple[int, ...] | None:
+    """The first colour that is told apart from others; None where there is none.
+
+    Parameters
+    ----------
+    colours : sequence of (red, green, blue)
+        To choose from.
+    others : collection of (red, green, blue)
+        Those that are taken.
+    limits : sequence of (float, float)
+        Least differences as most people see it, and as anybody does; each is tried where the one before leaves nothing.
+        With very many others a colour only has to be another one.
+
+    Examples
+    --------
+    >>> _first_free([(0, 112, 180), (230, 159, 0)], [(0, 114, 178)], [(20.0, 10.0)])
+    (230, 159, 0)
+    >>> _first_free([(0, 112, 180)], [(0, 114, 178)], [(20.0, 10.0)]) is None
+    True
+    """
+    taken = {tuple(map(int, other)) for other in others}
+    new = [colour for colour in colours if colour not in taken]
+    if not new or not taken or len(taken) > _MANY_COLOURS:
+        return new[0] if new else None
+    looks, known = _appearance(np.array(new, np.uint8)), _appearance(np.array(list(taken), np.uint8))
+    distances = np.linalg.norm(looks[:, None] - known[None], axis=-1)  # (colours, others, visions)
+    for usual, least in limits:
+        free = ((distances[..., 0] >= usual) & (distances >= least).all(axis=-1)).all(axis=1)
+        if free.any():
+            return new[int(free.argmax())]
+    return None
 
 
 def mark_colours(wanted: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.report.colours import _EXPECTED, _appearance, class_palette, colours_of_classes, mark_colours, mark_name
+from utils.report.colours import (
+    _EXPECTED,
+    _appearance,
+    class_palette,
+    colours_of_classes,
+    expected_colour,
+    mark_colours,
+    mark_name,
+)
 
 
 def smallest_difference(colours: np.ndarray) -> float:
@@ -33,8 +41,47 @@ def test_palette_is_stable_distinct_and_never_like_missing_data() -> None:
         class_palette(300)
 
 
+def usual_difference(colours: np.ndarray) -> float:
+    """Distance in CIELAB of the two colours most alike, as most people see them."""
+    looks = _appearance(colours)[:, 0]
+    distances = np.linalg.norm(looks[:, None] - looks[None], axis=-1)
+    return float(distances[~np.eye(len(colours), dtype=bool)].min())
+
+
 def test_expected_colours_differ_for_every_colour_vision() -> None:
-    assert smallest_difference(np.array(list(_EXPECTED), np.uint8)) > 8
+    expected = np.array(list(_EXPECTED), np.uint8)
+    assert smallest_difference(expected) > 10
+    assert usual_difference(expected) > 20
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["sand", "wet sand"],
+        ["WetSand", "wet sand", "soil"],
+        ["Emergent Wetland", "Forested Wetland", "Scrub Wetland"],
+        ["road", "street", "path", "sidewalk", "rock", "shadow", "cloud", "background"],
+        ["grass", "shrub", "meadow", "park", "forest", "tree"],
+        ["water", "river", "lake", "sea", "snow", "ice", "sky"],
+        [words.split()[0] for words in _EXPECTED.values()],
+        [words.split()[-1] for words in _EXPECTED.values()] + ["fox", "hen"],
+    ],
+)
+def test_colours_of_one_map_are_told_apart(names) -> None:
+    for order in (names, names[::-1]):
+        colours = colours_of_classes(order)
+        assert usual_difference(colours) >= 20, "two shades that are 16 apart are taken for one another"
+        assert smallest_difference(colours) >= 10
+
+
+@pytest.mark.parametrize("name", ["WetSand", "wet_sand", "WET SAND", "OSMSand", "wetSand2"])
+def test_words_of_a_name_end_where_capitals_begin(name) -> None:
+    assert expected_colour(name) == expected_colour("sand")
+
+
+def test_a_tint_leaves_the_colour_of_a_later_class_alone() -> None:
+    alone = colours_of_classes(["soil"])[0].tolist()
+    assert colours_of_classes(["sand", "wet sand", "dry sand", "soil"])[3].tolist() == alone
 
 
 def test_colours_follow_names_and_never_repeat() -> None:
