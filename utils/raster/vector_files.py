@@ -122,7 +122,7 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
     Raises
     ------
     DataError
-        When the file is missing or damaged, its CRS is not understood, or the layer has no features.
+        When the file is missing or damaged, its CRS is not understood, or the layer has no features or infinite ones.
 
     Examples
     --------
@@ -152,7 +152,7 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
         crs = CRS.from_user_input(info["crs"]) if info["crs"] else None
     extent = info["total_bounds"] if info["features"] else None  # None also where no feature has a geometry
     bounds = tuple(float(value) for value in (extent if extent is not None else (math.nan,) * 4))
-    if layers[chosen] is None or not np.isfinite(bounds).all():
+    if layers[chosen] is None or np.isnan(bounds).any():
         raise DataError(
             f"{path}: layer {chosen!r} holds no features with finite coordinates ({info['features']} features)"
         )
@@ -161,7 +161,10 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
     texts = tuple(name for name, dtype in zip(fields, info["dtypes"], strict=True) if dtype == "object")
     truncated = info["driver"] in _FROM_SERVERS and _says_truncated(path)
     features, driver = int(info["features"]), info["driver"]
-    return LayerInfo(crs, fields, features, bounds, driver, chosen, resorted, texts, truncated)  # type: ignore[arg-type]
+    found = LayerInfo(crs, fields, features, bounds, driver, chosen, resorted, texts, truncated)  # type: ignore[arg-type]
+    if not np.isfinite(bounds).all():  # an infinite corner; of one that is not a number they say nothing
+        _list_empty(path, found)
+    return found
 
 
 def missing_parts(path: str | Path) -> list[str]:
@@ -302,7 +305,7 @@ def read_areas(path: str | Path, layer: str | None) -> np.ndarray | None:
     """
     info = read_layer_info(path, layer)
     degrees = info.crs is not None and info.crs.is_geographic
-    areas = [_areas(shapes, degrees) for shapes in _geometries(path, info)]
+    areas = [_areas(shapes, degrees) for shapes, _ in _geometries(path, info)]
     known = [part for part in areas if part is not None]
     return np.concatenate(known) if known and len(known) == len(areas) else None
 
@@ -411,7 +414,7 @@ def read_features(
     Raises
     ------
     DataError
-        If the attribute is not there or the file is damaged.
+        If the attribute is not there, the file is damaged, or a geometry has a corner that is not finite.
 
     Examples
     --------
@@ -430,7 +433,9 @@ def read_features(
     options = {"columns": columns, "read_geometry": geometry, "force_2d": True, "bbox": bounds, "return_fids": True}
     with _in_file_order(path, info) as (source, place):
         _, numbers, encoded, attributes = vector_library().raw.read(source, place, **options)
-        shapes = shapely.from_wkb(encoded) if geometry else np.full(len(numbers), None)
+        shapes, broken = _decode(encoded) if geometry else (np.full(len(numbers), None), np.zeros(0, bool))
+        if broken.any():
+            _list_empty(path, info)
     values = attributes[0] if columns else np.full(len(numbers), None)
     by_index = bounds is not None and info.driver in _INDEXED
     order = np.argsort(numbers, kind="stable") if by_index else np.arange(len(numbers))
@@ -491,8 +496,38 @@ def _renumber_esri(path: str | Path) -> bytes:
     return json.dumps(document).encode()
 
 
-def _geometries(path: str | Path, info: LayerInfo) -> Iterator[np.ndarray]:
-    """Geometries of a layer (N,) in the order of the file, a bounded number of them at a time.
+def _decode(encoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Geometries of their WKB.
+
+    Parameters
+    ----------
+    encoded : array of bytes, shape (N,)
+        None where a feature has none.
+
+    Returns
+    -------
+    geometries : array of shapely geometries, shape (N,)
+        None also where the WKB cannot be understood.
+    broken : bool array, shape (N,)
+        Which have a corner that is not finite, or cannot be understood, such as a ring that is not closed. GEOS would
+        make a polygon valid by leaving out most of it.
+
+    Examples
+    --------
+    >>> shapes = [shapely.box(0, 0, 1, 1), shapely.Point(3, np.nan), shapely.Point()]
+    >>> _decode(np.array([*map(shapely.to_wkb, shapes), None]))[1].tolist()
+    [False, True, False, False]
+    """
+    with np.errstate(invalid="ignore"):
+        geometries = shapely.from_wkb(encoded, on_invalid="ignore")
+    broken = shapely.is_missing(geometries) & np.array([wkb is not None for wkb in encoded], bool)
+    corners, owners = shapely.get_coordinates(geometries, return_index=True)
+    broken[owners[~np.isfinite(corners).all(axis=1)]] = True
+    return geometries, broken
+
+
+def _geometries(path: str | Path, info: LayerInfo) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `_decode` gives of a layer, in the order of the file, a bounded number of features at a time.
 
     Raises
     ------
@@ -504,23 +539,64 @@ def _geometries(path: str | Path, info: LayerInfo) -> Iterator[np.ndarray]:
     >>> import tempfile
     >>> path = tempfile.mkdtemp() + "/a.geojson"
     >>> write_features(path, [shapely.Point(1, 2), shapely.Point(3, 4)], crs="EPSG:4326")
-    >>> [part.tolist() for part in _geometries(path, read_layer_info(path, None))]
+    >>> [part.tolist() for part, _ in _geometries(path, read_layer_info(path, None))]
     [[<POINT (1 2)>, <POINT (3 4)>]]
     """
     with _in_file_order(path, info) as (source, place):
         for start in range(0, info.features, _COUNTED_AT_ONCE):
             part = {"skip_features": start, "max_features": _COUNTED_AT_ONCE, "columns": []}
-            yield shapely.from_wkb(vector_library().raw.read(source, place, **part)[2], on_invalid="ignore")
+            yield _decode(vector_library().raw.read(source, place, **part)[2])
 
 
-@functools.lru_cache(maxsize=256)
-def _rows_without_place(key: FileKey, layer: str | None) -> tuple[int, ...]:
-    """Rows, counted from 1, of the features of one version of a file whose geometry is missing, empty or not finite.
+def _list_empty(path: str | Path, info: LayerInfo) -> tuple[int, ...]:
+    """Rows, counted from 1, of the features of a layer whose geometry is missing or empty.
 
     Raises
     ------
     DataError
-        If the file is damaged.
+        If the file is damaged, or a geometry has a corner that is not finite, or cannot be understood.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/a.gpkg"
+    >>> write_features(path, [shapely.Point(1, 2), shapely.Point(3, np.nan)], crs="EPSG:4326")
+    >>> _list_empty(path, read_layer_info(path, None))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: ...a.gpkg: 1 of 2 features have a corner that is no finite number, or a ring that is ...
+    """
+    flags = [(shapely.is_empty(shapes) | shapely.is_missing(shapes), bad) for shapes, bad in _geometries(path, info)]
+    empty, broken = (np.concatenate(part) for part in zip(*flags, strict=True))
+    if broken.any():
+        what = "have a corner that is no finite number, or a ring that is not closed"
+        rows = name_rows((np.flatnonzero(broken) + 1).tolist())
+        raise DataError(
+            f"{path}: {broken.sum()} of {info.features} features {what} ({rows}), so that their place is not known; "
+            "correct or remove them"
+        )
+    return tuple((np.flatnonzero(empty) + 1).tolist())
+
+
+def name_rows(rows: Sequence[int]) -> str:
+    """The first rows of a file, for a message.
+
+    Examples
+    --------
+    >>> name_rows([3]), name_rows(range(1, 8))
+    ('row 3', 'rows 1, 2, 3, 4, 5, ...')
+    """
+    return f"row{'s'[: len(rows) > 1]} {', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''}"
+
+
+@functools.lru_cache(maxsize=256)
+def _rows_without_place(key: FileKey, layer: str | None) -> tuple[int, ...]:
+    """Rows, counted from 1, of the features of one version of a file whose geometry is missing or empty.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, or a geometry has a corner that is not finite.
 
     Examples
     --------
@@ -530,13 +606,11 @@ def _rows_without_place(key: FileKey, layer: str | None) -> tuple[int, ...]:
     >>> _rows_without_place(file_key(path), None)
     (2,)
     """
-    info = read_layer_info(key[0], layer)
-    placed = [np.isfinite(shapely.bounds(shapes)).all(axis=1) for shapes in _geometries(key[0], info)]
-    return tuple((np.flatnonzero(~np.concatenate(placed)) + 1).tolist())
+    return _list_empty(key[0], read_layer_info(key[0], layer))
 
 
 def rows_without_place(path: str | Path, layer: str | None) -> tuple[int, ...]:
-    """Find the features whose geometry is missing, empty or not finite, by their rows in the file, counted from 1.
+    """Find the features whose geometry is missing or empty, by their rows in the file, counted from 1.
 
     Parameters
     ----------
@@ -548,7 +622,7 @@ def rows_without_place(path: str | Path, layer: str | None) -> tuple[int, ...]:
     Raises
     ------
     DataError
-        If the file is damaged.
+        If the file is damaged, or a geometry has a corner that is not finite.
 
     Examples
     --------

@@ -29,6 +29,7 @@ from utils.raster.vector_files import (
     Features,
     LayerInfo,
     describe_truncated,
+    name_rows,
     read_features,
     read_layer_info,
     rows_without_place,
@@ -175,10 +176,9 @@ class VectorLabels(LabelSource):
         rows = rows_without_place(self.path, self.layer)
         if not rows:
             return []
-        shown = f"row{'s'[: len(rows) > 1]} {', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''}"
         return [
-            f"{self.path}: {len(rows)} of {info.features} features have no geometry ({shown}), so that they label "
-            "nothing; draw or remove them"
+            f"{self.path}: {len(rows)} of {info.features} features have no geometry ({name_rows(rows)}), so that they "
+            "label nothing; draw or remove them"
         ]
 
     def _doubt_order(self, info: LayerInfo) -> list[str]:
