@@ -1,10 +1,16 @@
-"""What holds for every test: none of them, nor an example in a docstring, writes into the checkout."""
+"""What holds for every test: none of them, nor an example in a docstring, writes into the checkout.
+
+Tests that start programs share a process that has imported the libraries.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.processes import Forks
 
 ROOT = Path(__file__).parents[1]
 CACHES = ("__pycache__",)  # of Python; those of tools begin with a dot
@@ -39,3 +45,11 @@ def pytest_terminal_summary(terminalreporter) -> None:
     for name, test in sorted(gained.items()):
         text = f"{ROOT / name}: appeared during the tests, seen first after {test}; tests write to temporary folders"
         terminalreporter.write_line(f"ERROR: {text}", red=True)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Starts programs as processes of their own, without the seconds that imports take."""
+    forks = Forks()
+    yield forks
+    forks.close()

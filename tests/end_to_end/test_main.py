@@ -1,4 +1,8 @@
-"""main.py as people and schedulers run it: as a process, with signals, locks, ranks and sudden death."""
+"""main.py as people and schedulers run it: as a process, with signals, locks, ranks and sudden death.
+
+Most are forked from a process that has imported the libraries (`tests/processes.py`). `fresh` ones are a new Python: a
+run from the pictures to the map, the exit codes 2 and 3, and all under torchrun.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ from torch import Tensor
 
 from models.backbones.random_backbone import write_random_backbone
 from tasks.example import SETTINGS, write_pictures
+from tests.processes import Forked
 from utils.runtime.checkpoints import load_checkpoint
 from utils.runtime.files import FileLock, read_json
 from utils.store.feature_store import FeatureStore
@@ -64,8 +69,19 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | more
 
 
-def start(*arguments: object, ranks: int = 0, cwd: Path = ROOT, **more: str) -> subprocess.Popen:
-    """Start main.py, under torchrun when ranks are asked for, as the leader of a group of processes."""
+@pytest.fixture
+def start(forks) -> Callable[..., Forked]:
+    """Start main.py as the leader of a group of processes."""
+    return lambda *words, cwd=ROOT, **more: forks.start(ROOT / "main.py", *words, cwd=cwd, env=environment(**more))
+
+
+@pytest.fixture
+def run(start) -> Callable[..., tuple[int, str]]:
+    return lambda *arguments, **options: finish(start(*arguments, **options))
+
+
+def start_fresh(*arguments: object, ranks: int = 0, cwd: Path = ROOT, **more: str) -> subprocess.Popen:
+    """Start Python with main.py, under torchrun when ranks are asked for, as the leader of a group of processes."""
     launcher = [sys.executable]
     if ranks:
         launcher += ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc_per_node={ranks}"]
@@ -87,7 +103,13 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str]:
+def start_ranks(start: Callable[..., Forked], number: int, *arguments: object) -> list[Forked]:
+    """Start main.py as ranks, as a launcher other than torchrun does it."""
+    launcher = {"WORLD_SIZE": str(number), "MASTER_PORT": str(free_port()), "MASTER_ADDR": "127.0.0.1"}
+    return [start(*arguments, **launcher, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(number)]
+
+
+def finish(process: subprocess.Popen | Forked) -> tuple[int, str]:
     try:
         said, _ = process.communicate(timeout=PATIENCE_S)
     finally:
@@ -95,18 +117,18 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
     return process.returncode, said
 
 
-def kill(process: subprocess.Popen) -> None:
+def kill(process: subprocess.Popen | Forked) -> None:
     """End a process and what it has started, at once."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def run(*arguments: object, **options) -> tuple[int, str]:
-    return finish(start(*arguments, **options))
+def run_fresh(*arguments: object, **options) -> tuple[int, str]:
+    return finish(start_fresh(*arguments, **options))
 
 
-def wait_for(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+def wait_for(process: subprocess.Popen | Forked, ready: Callable[[], bool]) -> None:
     """Wait until the process has come to a point; it must not end before."""
     deadline = time.monotonic() + PATIENCE_S
     while not ready():
@@ -143,7 +165,7 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
 def unbroken(tmp_path_factory, backbone) -> tuple[Path, str]:
     """One process, from the pictures to the map, without any trouble; and what it said."""
     folder = tmp_path_factory.mktemp("unbroken")
-    code, said = run(write_config(folder, backbone))
+    code, said = run_fresh(write_config(folder, backbone))
     assert code == 0, said
     return folder, said
 
@@ -171,7 +193,7 @@ def test_one_command_runs_all_phases_and_says_how_long_each_took(unbroken):
     assert (run_folder.parent / "verify.json").exists()
 
 
-def test_a_second_run_does_nothing_and_says_so(unbroken):
+def test_a_second_run_does_nothing_and_says_so(unbroken, run):
     folder, _ = unbroken
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix in (".safetensors", ".tif")}
     assert len(before) > 3
@@ -188,14 +210,14 @@ def test_a_second_run_does_nothing_and_says_so(unbroken):
 
 
 def test_mistakes_in_settings_end_with_2_and_name_every_one(config):
-    code, said = run(config, "train.epochz=3", "model.head=liner", "prepare.tile_size=big")
+    code, said = run_fresh(config, "train.epochz=3", "model.head=liner", "prepare.tile_size=big")
     assert code == 2
     assert "train.epochz: unknown key, did you mean 'epochs'?" in said
     assert "prepare.tile_size: expected int, got str 'big'" in said
     assert "Traceback" not in said
 
 
-def test_a_failure_is_told_in_the_status_with_its_phase_and_what_is_there(config):
+def test_a_failure_is_told_in_the_status_with_its_phase_and_what_is_there(config, run):
     code, said = run(config, "--only", "segmentation.prepare")
     assert code == 0, said
     for shard in config.parent.glob("store/shards/*"):
@@ -209,7 +231,7 @@ def test_a_failure_is_told_in_the_status_with_its_phase_and_what_is_there(config
     assert Path(status["results"]["segmentation"]["run"]).is_dir()
 
 
-def test_a_broken_input_ends_with_3_when_the_rest_is_predicted(config):
+def test_a_broken_input_ends_with_3_when_the_rest_is_predicted(config, run):
     folder = config.parent
     (folder / "broken.tif").write_bytes((folder / "pictures" / "scene_0.tif").read_bytes()[:300])
     code, said = run(config, f"inference.inputs=[{folder}/broken.tif, {folder}/pictures/scene_0.tif]")
@@ -221,7 +243,7 @@ def test_a_broken_input_ends_with_3_when_the_rest_is_predicted(config):
     assert classes(folder).shape == (1, 64, 64)
 
 
-def test_nothing_that_is_enabled_ends_with_2(config):
+def test_nothing_that_is_enabled_ends_with_2(config, run):
     off = [f"{phase}.enable=false" for phase in ("prepare", "verify", "train", "evaluate", "inference")]
     code, said = run(config, *off)
     assert code == 2
@@ -229,7 +251,7 @@ def test_nothing_that_is_enabled_ends_with_2(config):
     assert read_json(config.parent / "runs" / "status.json")["exit_code"] == 2
 
 
-def test_a_variable_that_is_not_set_makes_no_folder(config):
+def test_a_variable_that_is_not_set_makes_no_folder(config, run):
     for override in ("paths.runs_root=$NO_SUCH/runs", "train.weights_dir=${NO_SUCH}/w", "paths.splits_dir=~nobody1/s"):
         code, said = run(config, override, cwd=config.parent)
         assert code == 2
@@ -238,7 +260,7 @@ def test_a_variable_that_is_not_set_makes_no_folder(config):
     assert not [path for path in config.parent.iterdir() if path.name.startswith(("$", "~"))]
 
 
-def test_a_folder_for_weights_that_cannot_be_is_refused_before_any_work(config):
+def test_a_folder_for_weights_that_cannot_be_is_refused_before_any_work(config, run):
     (config.parent / "taken").write_text("")
     code, said = run(config, f"train.weights_dir={config.parent}/taken/weights")
     assert code == 2
@@ -246,7 +268,7 @@ def test_a_folder_for_weights_that_cannot_be_is_refused_before_any_work(config):
     assert not list((config.parent / "store").glob("shards/*"))
 
 
-def test_check_prints_the_plan_and_runs_nothing(config):
+def test_check_prints_the_plan_and_runs_nothing(config, run):
     code, said = run("--check", config.name, DINOV3SEG_CONFIG="/no/such/file.yml", cwd=config.parent)
     assert code == 0
     assert "segmentation: prepare, verify, train, evaluate, inference" in said
@@ -257,20 +279,20 @@ def test_check_prints_the_plan_and_runs_nothing(config):
 
 def test_missing_data_end_with_3_in_the_outcome_too(config):
     shutil.rmtree(config.parent / "labels")
-    code, said = run(config)
+    code, said = run_fresh(config)
     assert (code, outcome(config.parent)) == (3, (3, {"prepare": "failed"}))
     assert "labels" in said
     assert "Traceback" not in said
 
 
-def test_the_variable_names_the_settings_and_only_chooses_a_phase(config):
+def test_the_variable_names_the_settings_and_only_chooses_a_phase(config, run):
     code, said = run("--only", "segmentation.verify,segmentation.prepare", DINOV3SEG_CONFIG=str(config))
     assert code == 0
     assert outcome(config.parent)[1] == {"prepare": "done", "verify": "done"}
     assert said.index("segmentation.prepare") < said.index("segmentation.verify")
 
 
-def test_schema_is_json():
+def test_schema_is_json(run):
     code, said = run("--schema")
     assert code == 0
     assert "train" in json.loads(said)["properties"]
@@ -280,7 +302,7 @@ def test_schema_is_json():
 # Locks, signals and sudden death
 
 
-def test_beside_a_running_one_a_run_ends_with_75_and_leaves_its_outcome_alone(config):
+def test_beside_a_running_one_a_run_ends_with_75_and_leaves_its_outcome_alone(config, run):
     with FileLock(config.parent / "runs" / "segmentation" / ".lock"):
         code, said = run(config)
     assert code == 75
@@ -292,14 +314,15 @@ LONG = ("train.epochs=12", "train.patience=99")  # epochs take some 0.3 s each
 
 
 @pytest.fixture(scope="session")
-def long_unbroken(tmp_path_factory, backbone) -> Path:
+def long_unbroken(tmp_path_factory, backbone, forks) -> Path:
     folder = tmp_path_factory.mktemp("long")
-    code, said = run(write_config(folder, backbone), *LONG, "verify.enable=false")
+    words = (write_config(folder, backbone), *LONG, "verify.enable=false")
+    code, said = finish(forks.start(ROOT / "main.py", *words, env=environment()))
     assert code == 0, said
     return folder
 
 
-def test_signals_save_the_state_and_the_last_run_ends_as_an_unbroken_one(config, long_unbroken):
+def test_signals_save_the_state_and_the_last_run_ends_as_an_unbroken_one(config, long_unbroken, run, start):
     folder = config.parent
     for signum, rows in ((signal.SIGINT, 3), (signal.SIGTERM, 6)):
         process = start(config, *LONG, "verify.enable=false")
@@ -342,7 +365,7 @@ KILLED = {  # things that stay once they are there, so that no poll can miss the
 }
 
 
-def test_kill_9_anywhere_and_a_rerun_give_the_results_of_an_unbroken_run(config, long_unbroken):
+def test_kill_9_anywhere_and_a_rerun_give_the_results_of_an_unbroken_run(config, long_unbroken, run, start):
     """One run, killed again and again, each time a phase further."""
     folder = config.parent
     for moment, reached in KILLED.items():
@@ -361,11 +384,17 @@ def test_kill_9_anywhere_and_a_rerun_give_the_results_of_an_unbroken_run(config,
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_give_the_metrics_and_weights_of_one_process(ranks, tmp_path, backbone, unbroken):
+def test_ranks_give_the_metrics_and_weights_of_one_process(ranks, tmp_path, backbone, unbroken, start):
     """With four ranks there are three items to validate and one picture to map: some ranks have nothing to do."""
     reference, _ = unbroken
-    code, said = run(write_config(tmp_path, backbone, resources={"distributed": True}), ranks=ranks)
-    assert code == 0, said
+    config = write_config(tmp_path, backbone, resources={"distributed": True})
+    if ranks == 2:
+        code, said = run_fresh(config, ranks=2)
+        assert code == 0, said
+    else:
+        ended = [finish(process) for process in start_ranks(start, ranks, config)]
+        said = "".join(text for _, text in ended)
+        assert [code for code, _ in ended] == [0] * ranks, said
     assert outcome(tmp_path)[0] == 0
     assert largest_difference(weights(tmp_path), weights(reference)) < 1e-4
     ours, theirs = metrics(tmp_path), metrics(reference)
@@ -376,11 +405,12 @@ def test_ranks_give_the_metrics_and_weights_of_one_process(ranks, tmp_path, back
     assert said.count("train: 0.") == 1, "one rank speaks"
 
 
-def test_a_phase_alone_on_ranks_waits_for_nobody(unbroken):
+def test_a_phase_alone_on_ranks_waits_for_nobody(unbroken, start):
     """What the first use of the backbone asks all ranks must not be asked by rank 0 alone."""
     folder, _ = unbroken
-    code, said = run(folder / "config.yml", "--only", "segmentation.verify,segmentation.evaluate", ranks=2)
-    assert code == 0, said
+    for process in start_ranks(start, 2, folder / "config.yml", "--only", "segmentation.verify,segmentation.evaluate"):
+        code, said = finish(process)
+        assert code == 0, said
     assert outcome(folder)[1] == {"verify": "done", "evaluate": "up to date"}
 
 
@@ -388,7 +418,7 @@ def test_an_error_on_ranks_reaches_everybody_and_the_outcome(tmp_path, backbone)
     config = write_config(tmp_path, backbone)
     shutil.rmtree(tmp_path / "labels")
     began = time.monotonic()
-    code, said = run(config, ranks=2)
+    code, said = run_fresh(config, ranks=2)
     assert code != 0
     assert outcome(tmp_path) == (3, {"prepare": "failed"})
     assert time.monotonic() - began < PATIENCE_S / 2, "no rank waits for the other"
@@ -402,16 +432,17 @@ def pid_of_rank(launcher: subprocess.Popen, rank: int) -> int:
     return next(pid for pid in children if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes())
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_lost_rank_ends_the_other_within_a_minute_with_one_line(number, tmp_path, backbone):
+@pytest.mark.parametrize("way", ["killed under torchrun", "stopped"])
+def test_a_lost_rank_ends_the_other_within_a_minute_with_one_line(way, tmp_path, backbone, start):
     config = write_config(tmp_path, backbone, train={"epochs": 100000, "patience": 100000})
-    process = start(config, ranks=2)
-    wait_for(process, lambda: list(tmp_path.glob("runs/segmentation/*/results.csv")))
-    other, lost = (pid_of_rank(process, rank) for rank in (0, 1))
-    os.kill(lost, number)
+    ranks = start_ranks(start, 2, config) if way == "stopped" else []
+    launcher = ranks[0] if ranks else start_fresh(config, ranks=2)
+    wait_for(launcher, lambda: list(tmp_path.glob("runs/segmentation/*/results.csv")))
+    other, lost = [rank.pid for rank in ranks] or [pid_of_rank(launcher, rank) for rank in (0, 1)]
+    os.kill(lost, signal.SIGSTOP if ranks else signal.SIGKILL)
     try:
         began = time.monotonic()
-        wait_for(process, lambda: not running(other))
+        wait_for(launcher, lambda: not running(other))
         assert time.monotonic() - began < 60
         status = read_json(tmp_path / "runs" / "status.json")
         assert status["exit_code"] == 4
@@ -420,7 +451,10 @@ def test_a_lost_rank_ends_the_other_within_a_minute_with_one_line(number, tmp_pa
     finally:
         with suppress(ProcessLookupError):  # the launcher's ranks are no part of its group, and hold its output open
             os.kill(lost, signal.SIGKILL)
-        said = finish(process)[1]
+        code, said = finish(launcher)
+        for rank in ranks[1:]:
+            finish(rank)
+    assert not ranks or code == 4
     [line] = [line for line in said.splitlines() if line.startswith("[ERROR]")]
     assert f"rank 1 (process {lost} on " in line
     assert "run the same command again" in line
@@ -439,7 +473,7 @@ def test_a_package_that_is_missing_gives_one_line_whatever_the_number_of_ranks(p
     (tmp_path / "absent").mkdir()
     text = f'raise ModuleNotFoundError("No module named {package!r}", name={package!r})'
     (tmp_path / "absent" / f"{package}.py").write_text(text)
-    code, said = run(config, ranks=2, PYTHONPATH=str(tmp_path / "absent"))
+    code, said = run_fresh(config, ranks=2, PYTHONPATH=str(tmp_path / "absent"))
     assert code != 0
     [line] = [line for line in said.splitlines() if package in line]
     assert line.startswith(f"[ERROR] the Python package {package!r} is missing; install it: ")
@@ -454,7 +488,7 @@ def test_a_reader_that_goes_away_does_not_end_the_run(config, tmp_path):
     assert read_json(tmp_path / "runs" / "status.json")["exit_code"] == 0
 
 
-def test_classes_come_from_the_checkpoint_where_nothing_else_is_asked(config, tmp_path):
+def test_classes_come_from_the_checkpoint_where_nothing_else_is_asked(config, tmp_path, run):
     assert run(config)[0] == 0
     tree = yaml.safe_load(config.read_text())
     checkpoint = tmp_path / "runs" / "segmentation" / "latest" / "checkpoints" / "best.safetensors"
@@ -471,7 +505,7 @@ def test_classes_come_from_the_checkpoint_where_nothing_else_is_asked(config, tm
     assert np.array_equal(*maps)
 
 
-def test_flipped_bytes_that_verify_sets_aside_are_made_again_in_the_same_call(config, tmp_path):
+def test_flipped_bytes_that_verify_sets_aside_are_made_again_in_the_same_call(config, tmp_path, run):
     assert run(config, "--only", "segmentation.prepare")[0] == 0
     shard = max((tmp_path / "store" / "shards").iterdir(), key=lambda path: path.stat().st_size)
     data = bytearray(shard.read_bytes())
@@ -482,7 +516,7 @@ def test_flipped_bytes_that_verify_sets_aside_are_made_again_in_the_same_call(co
     assert "does not match" in printed
 
 
-def test_a_log_file_never_goes_into_a_picture(config, tmp_path):
+def test_a_log_file_never_goes_into_a_picture(config, tmp_path, run):
     picture = tmp_path / "pictures" / "scene_0.tif"
     before = picture.read_bytes()
     code, printed = run(config, f"logging.file={picture}")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,7 @@ from tasks.sample import Progress
 from tasks.segmentation.task import SegmentationTask
 from tasks.stores import open_store
 from tasks.task import Task
+from tests.processes import Forks
 from utils.errors import Interrupted
 from utils.runtime import distributed
 from utils.runtime.checkpoints import load_checkpoint
@@ -169,7 +170,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory, forks) -> Path:
     """Where everything is prepared, and the ranks have done their work."""
     folder = tmp_path_factory.mktemp("ranks")
     for kind, (draw, text) in EXAMPLES.items():
@@ -180,24 +181,18 @@ def folder(tmp_path_factory) -> Path:
     for kind, *changes in RESUMED.values():
         prepare.run(*make_task(folder, kind, *PARTS, *changes))
     for number in (2, 4):
-        start_ranks(folder, number)
+        start_ranks(forks, folder, number)
     return folder
 
 
-def start_ranks(folder: Path, number: int) -> None:
+def start_ranks(forks: Forks, folder: Path, number: int) -> None:
     launcher = {"WORLD_SIZE": str(number), "MASTER_PORT": str(free_port()), "MASTER_ADDR": "127.0.0.1"}
-    launcher |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env=os.environ | launcher | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        forks.start(Path(__file__), folder, env=os.environ | launcher | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(number)
     ]
     try:
-        errors = [process.communicate(timeout=400)[1] for process in processes]
+        errors = [process.communicate(timeout=400)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -205,10 +200,15 @@ def start_ranks(folder: Path, number: int) -> None:
     assert not any("Warning" in error for error in errors), "\n".join(errors)
 
 
+@cache
+def step_of_one_process(folder: Path, name: str) -> dict:
+    return first_step(folder, name)
+
+
 @pytest.mark.parametrize("number", [2, 4])
 @pytest.mark.parametrize("name", sorted(STEPS))
-def test_a_step_of_several_ranks_is_that_of_one_process(name, number, folder, monkeypatch):
-    one = first_step(folder, name)
+def test_a_step_of_several_ranks_is_that_of_one_process(name, number, folder):
+    one = step_of_one_process(folder, name)
     ranks = [torch.load(folder / f"{name} {number} {rank}.pt") for rank in range(number)]
     assert [sum(samples) for samples in zip(*(found["samples"] for found in ranks), strict=True)] == one["samples"]
     assert number == 2 or 0 in ranks[-1]["samples"], "this data would not show an empty share"

@@ -9,7 +9,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,11 +21,11 @@ from tasks.example import example_task
 from tasks.phases import prepare, train
 from tasks.runs import BEST, LAST
 from tasks.segmentation.task import SegmentationTask
+from tests.processes import Forks
 from tests.tasks.example_runs import SMALL, equal, in_folder, rows_of, spoken, stopping_after, weights_of
 from utils.errors import Interrupted, SettingsError
 from utils.report import tracking
 
-ROOT = Path(__file__).parent.parent.parent
 needs_trackio = pytest.mark.skipif(find_spec("trackio") is None, reason="needs trackio: pip install trackio")
 needs_tensorboard = pytest.mark.skipif(find_spec("tensorboard") is None, reason="needs TensorBoard")
 
@@ -68,13 +70,20 @@ print("imported", sorted({"trackio", "tensorboard", "torch.utils.tensorboard", "
 """
 
 
-def trained(folder: Path, *overrides: str, stop: int = 0, lose: int = 0) -> list[str]:
-    """Train the example in a process of its own, in which every connection is refused; the lines that it prints."""
+@pytest.fixture
+def trained(forks) -> Callable[..., list[str]]:
+    """Trains the example in a process of its own, in which every connection is refused; gives the lines it prints."""
+    return partial(train_in_a_process, forks)
+
+
+def train_in_a_process(forks: Forks, folder: Path, *overrides: str, stop: int = 0, lose: int = 0) -> list[str]:
     environment = {"TRACKIO_DIR": f"{folder}/trackio", "HF_TOKEN": "hf_of_nobody", "TRACKIO_SPACE_ID": "me/elsewhere"}
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(stop), str(lose), *overrides]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
-    assert done.returncode == (9 if lose else 0), done.stderr
-    return done.stdout.splitlines()
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    process = forks.start(script, folder, stop, lose, *overrides, env=os.environ | environment)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == (9 if lose else 0), said
+    return said.splitlines()
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -110,7 +119,7 @@ def check_shown(folder: Path, name: str, epochs: int) -> None:
         assert numbers == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_is_not_asked_for_is_not_imported(tmp_path):
+def test_what_is_not_asked_for_is_not_imported(tmp_path, trained):
     assert trained(tmp_path) == ["asked []", "imported []"]
 
 
@@ -190,7 +199,7 @@ def test_a_tracker_that_fails_does_not_end_the_training(part, tmp_path, monkeypa
 
 
 @needs_trackio
-def test_trackio_shows_every_number_of_the_table_and_nothing_leaves_the_machine(tmp_path):
+def test_trackio_shows_every_number_of_the_table_and_nothing_leaves_the_machine(tmp_path, trained):
     said = trained(tmp_path, "train={epochs: 3}", "train.tracking={project: reef, name: first}")
     assert "asked []" in said
     assert "imported ['gradio_client', 'trackio']" in said
@@ -205,7 +214,7 @@ def test_trackio_shows_every_number_of_the_table_and_nothing_leaves_the_machine(
 
 
 @needs_trackio
-def test_an_interrupted_training_goes_on_in_its_run_of_trackio(tmp_path):
+def test_an_interrupted_training_goes_on_in_its_run_of_trackio(tmp_path, trained):
     settings = ("train={epochs: 4}", "train.tracking.project=reef")
     assert "interrupted" in trained(tmp_path, *settings, stop=3)
     trained(tmp_path, *settings, lose=3)  # killed when the row of epoch 3 is written, and its state is not
@@ -214,14 +223,14 @@ def test_an_interrupted_training_goes_on_in_its_run_of_trackio(tmp_path):
 
 
 @needs_trackio
-def test_a_run_that_is_tracked_late_has_the_epochs_before_too(tmp_path):
+def test_a_run_that_is_tracked_late_has_the_epochs_before_too(tmp_path, trained):
     assert "interrupted" in trained(tmp_path, "train={epochs: 3}", stop=5)
     trained(tmp_path, "train={epochs: 3}", "train.tracking={project: reef, name: late}")
     check_shown(tmp_path, "late", epochs=3)
 
 
 @needs_trackio
-def test_another_training_of_the_same_name_gets_a_run_of_its_own(tmp_path):
+def test_another_training_of_the_same_name_gets_a_run_of_its_own(tmp_path, trained):
     named = ("train={epochs: 2}", "train.tracking={project: reef, name: first}")
     trained(tmp_path, *named)
     shutil.move(tmp_path / "run", tmp_path / "before")
@@ -232,7 +241,7 @@ def test_another_training_of_the_same_name_gets_a_run_of_its_own(tmp_path):
 
 
 @needs_tensorboard
-def test_tensorboard_has_each_epoch_once_after_a_resumption(tmp_path):
+def test_tensorboard_has_each_epoch_once_after_a_resumption(tmp_path, trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     settings = ("train={epochs: 4}", "train.tensorboard=true")
