@@ -12,11 +12,12 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ class Forks:
         os.close(number)
         pid = self.ask("start", str(script), [str(word) for word in arguments], str(cwd), dict(env), output)
         return Forked(self, pid, Path(output))
+
+    def start_ranks(self, number: int, script: Path, *arguments: object, env: Mapping[str, str]) -> list[Forked]:
+        """Run a script as several ranks, as launchers other than torchrun do."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        shared = {"WORLD_SIZE": str(number), "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+        places = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
+        return [self.start(script, *arguments, env={**env, **place}) for place in places]
 
     def close(self) -> None:
         self.process.communicate()
@@ -83,6 +93,16 @@ class Forked:
         self.wait(timeout)
         with self.stdout:
             return self.stdout.read(), None
+
+
+def ends_of(processes: Sequence[Forked], timeout: float = 120) -> tuple[list[int], list[str]]:
+    """Exit codes and outputs of programs; none of them outlives the call."""
+    try:
+        outputs = [process.communicate(timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.wait() for process in processes], outputs
 
 
 def answer(value: Any) -> None:

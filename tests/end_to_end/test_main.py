@@ -27,7 +27,7 @@ from torch import Tensor
 
 from models.backbones.random_backbone import write_random_backbone
 from tasks.example import SETTINGS, write_pictures
-from tests.processes import Forked
+from tests.processes import Forked, ends_of
 from utils.runtime.checkpoints import load_checkpoint
 from utils.runtime.files import FileLock, read_json
 from utils.store.feature_store import FeatureStore
@@ -101,12 +101,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def start_ranks(start: Callable[..., Forked], number: int, *arguments: object) -> list[Forked]:
-    """Start main.py as ranks, as a launcher other than torchrun does it."""
-    launcher = {"WORLD_SIZE": str(number), "MASTER_PORT": str(free_port()), "MASTER_ADDR": "127.0.0.1"}
-    return [start(*arguments, **launcher, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(number)]
 
 
 def finish(process: subprocess.Popen | Forked) -> tuple[int, str]:
@@ -384,7 +378,7 @@ def test_kill_9_anywhere_and_a_rerun_give_the_results_of_an_unbroken_run(config,
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_give_the_metrics_and_weights_of_one_process(ranks, tmp_path, backbone, unbroken, start):
+def test_ranks_give_the_metrics_and_weights_of_one_process(ranks, tmp_path, backbone, unbroken, forks):
     """With four ranks there are three items to validate and one picture to map: some ranks have nothing to do."""
     reference, _ = unbroken
     config = write_config(tmp_path, backbone, resources={"distributed": True})
@@ -392,9 +386,9 @@ def test_ranks_give_the_metrics_and_weights_of_one_process(ranks, tmp_path, back
         code, said = run_fresh(config, ranks=2)
         assert code == 0, said
     else:
-        ended = [finish(process) for process in start_ranks(start, ranks, config)]
-        said = "".join(text for _, text in ended)
-        assert [code for code, _ in ended] == [0] * ranks, said
+        codes, outputs = ends_of(forks.start_ranks(ranks, ROOT / "main.py", config, env=environment()))
+        said = "".join(outputs)
+        assert codes == [0] * ranks, said
     assert outcome(tmp_path)[0] == 0
     assert largest_difference(weights(tmp_path), weights(reference)) < 1e-4
     ours, theirs = metrics(tmp_path), metrics(reference)
@@ -405,21 +399,22 @@ def test_ranks_give_the_metrics_and_weights_of_one_process(ranks, tmp_path, back
     assert said.count("train: 0.") == 1, "one rank speaks"
 
 
-def test_a_phase_alone_on_ranks_waits_for_nobody(unbroken, start):
+def test_a_phase_alone_on_ranks_waits_for_nobody(unbroken, forks):
     """What the first use of the backbone asks all ranks must not be asked by rank 0 alone."""
     folder, _ = unbroken
-    for process in start_ranks(start, 2, folder / "config.yml", "--only", "segmentation.verify,segmentation.evaluate"):
-        code, said = finish(process)
-        assert code == 0, said
+    words = (folder / "config.yml", "--only", "segmentation.verify,segmentation.evaluate")
+    codes, outputs = ends_of(forks.start_ranks(2, ROOT / "main.py", *words, env=environment()))
+    assert codes == [0, 0], outputs
     assert outcome(folder)[1] == {"verify": "done", "evaluate": "up to date"}
 
 
-def test_an_error_on_ranks_reaches_everybody_and_the_outcome(tmp_path, backbone):
+def test_an_error_on_ranks_reaches_everybody_and_the_outcome(tmp_path, backbone, forks):
     config = write_config(tmp_path, backbone)
     shutil.rmtree(tmp_path / "labels")
     began = time.monotonic()
-    code, said = run_fresh(config, ranks=2)
-    assert code != 0
+    codes, outputs = ends_of(forks.start_ranks(2, ROOT / "main.py", config, env=environment()))
+    said = "".join(outputs)
+    assert codes == [3, 3], said
     assert outcome(tmp_path) == (3, {"prepare": "failed"})
     assert time.monotonic() - began < PATIENCE_S / 2, "no rank waits for the other"
     assert len([line for line in said.splitlines() if line.startswith("[ERROR]")]) == 1, "one rank says it for all"
@@ -433,9 +428,9 @@ def pid_of_rank(launcher: subprocess.Popen, rank: int) -> int:
 
 
 @pytest.mark.parametrize("way", ["killed under torchrun", "stopped"])
-def test_a_lost_rank_ends_the_other_within_a_minute_with_one_line(way, tmp_path, backbone, start):
+def test_a_lost_rank_ends_the_other_within_a_minute_with_one_line(way, tmp_path, backbone, forks):
     config = write_config(tmp_path, backbone, train={"epochs": 100000, "patience": 100000})
-    ranks = start_ranks(start, 2, config) if way == "stopped" else []
+    ranks = forks.start_ranks(2, ROOT / "main.py", config, env=environment()) if way == "stopped" else []
     launcher = ranks[0] if ranks else start_fresh(config, ranks=2)
     wait_for(launcher, lambda: list(tmp_path.glob("runs/segmentation/*/results.csv")))
     other, lost = [rank.pid for rank in ranks] or [pid_of_rank(launcher, rank) for rank in (0, 1)]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.sample import Progress
 from tasks.stores import open_store
 from tests.kinds.boxes.task import BoxesTask
+from tests.processes import ends_of
 from utils.data import SampleRef
 from utils.geometry.augment import IDENTITY
 from utils.runtime.checkpoints import load_checkpoint
@@ -99,24 +98,10 @@ def one_process(registry, folder) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(folder, one_process) -> Path:
+def two_ranks(folder, one_process, forks) -> Path:
     config = write_config(folder, "two_ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    processes = []
-    for rank in range(2):
-        launcher = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port}
-        launcher |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        command = [sys.executable, "-m", "tests.kinds.test_boxes_kind", str(config)]
-        environment = os.environ | launcher
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
-    try:
-        errors = [process.communicate(timeout=200)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    codes, outputs = ends_of(forks.start_ranks(2, Path(__file__), config, env=os.environ))
+    assert codes == [0, 0], outputs
     return config.parent
 
 

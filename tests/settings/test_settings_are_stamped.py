@@ -29,8 +29,7 @@ def results(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
     """What scores and predictions are known by."""
     task, _ = task_of(kind, folder, overrides)
     task.setup()
-    split = task.settings.evaluate.split
-    scores = evaluation_fingerprint(task, None, split) if kind == "distill" or split == "val" else split
+    scores = evaluation_fingerprint(task, None, task.settings.evaluate.split)
     if kind == "distill":
         return scores
     return scores, [fingerprint(task, item, None) for item in task.source.items("inference")]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +30,7 @@ from tasks.runs import BEST, LAST
 from tasks.sample import Progress
 from tasks.splits import read_list
 from tasks.stores import open_store
+from tests.processes import ends_of
 from tests.utils.raster.test_photos import UPRIGHT, save
 from utils.data import SampleRef
 from utils.errors import DataError, Interrupted, SettingsError
@@ -64,19 +63,12 @@ def write_settings(folder: Path, **changes: dict) -> Path:
     return path
 
 
-def run(*arguments: str | Path, ranks: int = 0) -> subprocess.CompletedProcess:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks else []
-    command = [sys.executable, *launcher, str(ROOT / "main.py"), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory, forks) -> Path:
     """A folder in which all phases have run, in a process of their own."""
     folder = tmp_path_factory.mktemp("student")
-    done = run(write_settings(folder))
-    assert done.returncode == 0, done.stdout + done.stderr
+    codes, outputs = ends_of([forks.start(ROOT / "main.py", write_settings(folder), env=os.environ)])
+    assert codes == [0], outputs
     return folder
 
 
@@ -148,9 +140,10 @@ def test_a_second_run_does_nothing_and_another_probe_scores_again(finished):
     assert changed != evaluate.evaluation_fingerprint(task_of(finished), None, "val")
 
 
-def test_two_ranks_give_the_weights_and_scores_of_one(finished, tmp_path):
-    done = run(write_settings(tmp_path, resources={"distributed": True, "dist_backend": "gloo"}), ranks=2)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+def test_two_ranks_give_the_weights_and_scores_of_one(finished, tmp_path, forks):
+    config = write_settings(tmp_path, resources={"distributed": True, "dist_backend": "gloo"})
+    codes, outputs = ends_of(forks.start_ranks(2, ROOT / "main.py", config, env=os.environ))
+    assert codes == [0, 0], outputs
     one, two = (load_checkpoint(latest(folder) / "checkpoints" / "last.safetensors") for folder in (finished, tmp_path))
     assert set(one.tensors) == set(two.tensors)
     for name, tensor in one.tensors.items():
@@ -448,7 +441,7 @@ def test_a_student_that_begins_as_its_teacher_is_ahead_from_the_first_step(tmp_p
     assert scores["inherited"] > scores["random"] + 0.2
 
 
-def test_two_ranks_and_a_resumed_training_begin_as_the_teacher_too(tmp_path):
+def test_two_ranks_and_a_resumed_training_begin_as_the_teacher_too(tmp_path, forks):
     model = {"head": "dinov2", "head_options": INHERITING}
     changes = {"model": model, "train": {"epochs": 2, "adamw_lr": 0.001}, "export": {"enable": False}}
     quick = {"verify": {"enable": False}, "evaluate": {"enable": False}}
@@ -460,10 +453,9 @@ def test_two_ranks_and_a_resumed_training_begin_as_the_teacher_too(tmp_path):
     with pytest.raises(Interrupted):
         train.run(task_of(cut), stopping_after(context_of(cut / "run"), 5))
     train.run(task_of(cut), context_of(cut / "run"))
-    done = run(
-        write_settings(two, **changes, **quick, resources={"distributed": True, "dist_backend": "gloo"}), ranks=2
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    config = write_settings(two, **changes, **quick, resources={"distributed": True, "dist_backend": "gloo"})
+    codes, outputs = ends_of(forks.start_ranks(2, ROOT / "main.py", config, env=os.environ))
+    assert codes == [0, 0], outputs
     whole, resumed = (load_checkpoint(folder / "run/checkpoints/last.safetensors").tensors for folder in (one, cut))
     shared = load_checkpoint(latest(two) / "checkpoints" / "last.safetensors").tensors
     for name, tensor in whole.items():

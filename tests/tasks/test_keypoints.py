@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from tasks.keypoints.predictor import Decoder
 from tasks.keypoints.settings import KeypointsConfig
 from tasks.keypoints.sinks import pose_array
 from tasks.prepared import collate_samples
+from tests.processes import ends_of
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_poses
 from utils.geometry.augment import View, views_of
@@ -47,13 +46,6 @@ def write_settings(folder: Path, **changes: dict) -> Path:
     path = folder / "config.yml"
     path.write_text(yaml.safe_dump(tree))
     return path
-
-
-def run(*arguments: str | Path, ranks: int = 0) -> subprocess.CompletedProcess:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks else []
-    command = [sys.executable, *launcher, str(ROOT / "main.py"), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +91,10 @@ def test_a_second_run_does_nothing(finished):
     assert {phases[f"animals.{name}"] for name in ("prepare", "train", "evaluate", "inference")} == {"up to date"}
 
 
-def test_two_ranks_give_the_weights_and_scores_of_one(finished, tmp_path):
+def test_two_ranks_give_the_weights_and_scores_of_one(finished, tmp_path, forks):
     config = write_settings(tmp_path, resources={"distributed": True, "dist_backend": "gloo"})
-    done = run(config, ranks=2)
-    assert done.returncode == 0, done.stderr[-3000:]
+    codes, outputs = ends_of(forks.start_ranks(2, ROOT / "main.py", config, env=os.environ))
+    assert codes == [0, 0], outputs
     one, two = (load_checkpoint(latest(folder) / "checkpoints" / "last.safetensors") for folder in (finished, tmp_path))
     for name, tensor in one.tensors.items():
         torch.testing.assert_close(two.tensors[name], tensor, atol=1e-4, rtol=1e-3)
@@ -259,11 +251,10 @@ def test_labels_that_cannot_be_read_end_with_one_line_and_3(tmp_path, capfd, nam
     assert message in errors[0]
 
 
-def test_settings_without_use_are_refused(tmp_path):
+def test_settings_without_use_are_refused(tmp_path, capsys):
     config = write_settings(tmp_path, tasks={"animals": {"kind": "keypoints", "train": {"crop_size": 64}}})
-    done = run(config)
-    assert done.returncode == 2
-    assert "tasks.animals.train.crop_size: unknown key" in done.stdout + done.stderr
+    assert main.main([str(config)]) == 2
+    assert "tasks.animals.train.crop_size: unknown key" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut"])
@@ -301,7 +292,7 @@ def test_coco_with_a_folder_per_split_has_what_other_programs_look_for(tmp_path)
     assert (tmp_path / "copy" / "data.yaml").exists()
 
 
-def test_outlines_without_points_are_written_in_another_format_and_not_learnt(tmp_path):
+def test_outlines_without_points_are_written_in_another_format_and_not_learnt(tmp_path, capfd):
     import cv2
 
     shape = {"label": "cup", "shape_type": "polygon", "points": [[2, 3], [20, 3], [20, 15]], "group_id": None}
@@ -320,14 +311,14 @@ def test_outlines_without_points_are_written_in_another_format_and_not_learnt(tm
     }
     path = tmp_path / "cups.yml"
     path.write_text(yaml.safe_dump(tree))
-    done = run(path)
-    assert done.returncode == 0, done.stderr
+    assert main.main([str(path)]) == 0
     [cup] = read_json(tmp_path / "out" / "coco" / "annotations" / "val.json")["annotations"]
     assert cup["segmentation"] == [[2, 3, 20, 3, 20, 15]]
-    refused = run(path, "train.enable=true")
-    assert refused.returncode == 3
-    assert refused.stderr.count("\n") == 1
-    assert "no keypoint is labelled, only boxes and outlines" in refused.stderr
+    capfd.readouterr()
+    assert main.main([str(path), "train.enable=true"]) == 3
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert "no keypoint is labelled, only boxes and outlines" in said
 
 
 def test_a_picture_with_an_unreadable_row_teaches_nothing_until_it_is_mended(tmp_path, caplog):

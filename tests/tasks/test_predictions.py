@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import socket
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +38,7 @@ from tasks.segmentation.task import SegmentationTask
 from tasks.source import Source
 from tasks.stores import open_store
 from tasks.task import Task
+from tests.processes import ends_of
 from utils.errors import DataError, Interrupted
 from utils.geometry.augment import IDENTITY
 from utils.logging import VerbosityLogger
@@ -450,13 +449,13 @@ def results(folder: Path) -> dict[str, list[dict]]:
 
 
 @pytest.mark.parametrize("save_s", [0.0, 1000.0], ids=["states are saved", "no state was saved yet"])
-def test_a_killed_prediction_goes_on_with_what_its_predictor_remembered(save_s, tmp_path, monkeypatch):
+def test_a_killed_prediction_goes_on_with_what_its_predictor_remembered(save_s, tmp_path, monkeypatch, forks):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
     inference.run(*walk_task(whole))
-    code = run_script("inference", killed, KILL_AT="3", SAVE_S=str(save_s)).wait(timeout=100)
-    assert code == 9
+    environment = os.environ | {"KILL_AT": "3", "SAVE_S": str(save_s)}
+    assert forks.start(Path(__file__), "inference", killed, env=environment).wait(timeout=100) == 9
     assert results(killed) == {}, "complete or absent"
     monkeypatch.setattr(Walker, "began", [])
     inference.run(*walk_task(killed))
@@ -537,17 +536,6 @@ def test_a_done_picture_whose_files_are_not_written_yet_is_not_predicted_twice(t
 # Ranks
 
 
-def run_script(phase: str, folder: Path, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, __file__, phase, str(folder)]
-    return subprocess.Popen(
-        command,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 FAILURES = {  # what fails, on one rank -> the phase, and the error of all ranks
     "report": ("evaluate", "DataError: no font"),
     "share 1": ("evaluate", "DataError: frame 0 cannot be read"),
@@ -556,18 +544,9 @@ FAILURES = {  # what fails, on one rank -> the phase, and the error of all ranks
 }
 
 
-def test_all_ranks_end_with_the_error_of_one(tmp_path):
+def test_all_ranks_end_with_the_error_of_one(tmp_path, forks):
     walk_task(tmp_path)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    launcher = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [run_script("ranks", tmp_path, RANK=str(rank), LOCAL_RANK=str(rank), **launcher) for rank in range(2)]
-    try:
-        outputs = [process.communicate(timeout=100)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
+    _, outputs = ends_of(forks.start_ranks(2, Path(__file__), "ranks", tmp_path, env=os.environ))
     expected = [message for _, message in FAILURES.values()]
     assert [[line for line in output.splitlines() if "Error" in line] for output in outputs] == [expected, expected]
 

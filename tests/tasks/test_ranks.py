@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from dataclasses import replace
 from functools import cache
@@ -36,7 +35,7 @@ from tasks.sample import Progress
 from tasks.segmentation.task import SegmentationTask
 from tasks.stores import open_store
 from tasks.task import Task
-from tests.processes import Forks
+from tests.processes import Forks, ends_of
 from utils.errors import Interrupted
 from utils.runtime import distributed
 from utils.runtime.checkpoints import load_checkpoint
@@ -163,12 +162,6 @@ def work_of_a_rank(folder: Path) -> None:
     distributed.stop_ranks()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, forks) -> Path:
     """Where everything is prepared, and the ranks have done their work."""
@@ -186,18 +179,9 @@ def folder(tmp_path_factory, forks) -> Path:
 
 
 def start_ranks(forks: Forks, folder: Path, number: int) -> None:
-    launcher = {"WORLD_SIZE": str(number), "MASTER_PORT": str(free_port()), "MASTER_ADDR": "127.0.0.1"}
-    processes = [
-        forks.start(Path(__file__), folder, env=os.environ | launcher | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(number)
-    ]
-    try:
-        errors = [process.communicate(timeout=400)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * number, "\n".join(errors)
-    assert not any("Warning" in error for error in errors), "\n".join(errors)
+    codes, outputs = ends_of(forks.start_ranks(number, Path(__file__), folder, env=os.environ), timeout=400)
+    assert codes == [0] * number, "\n".join(outputs)
+    assert not any("Warning" in output for output in outputs), "\n".join(outputs)
 
 
 @cache

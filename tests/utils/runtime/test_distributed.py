@@ -4,8 +4,6 @@ import json
 import math
 import os
 import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.processes import ends_of
 from utils.errors import DataError, DinolithError, Interrupted, LockedError, SettingsError
 from utils.runtime import distributed
 
@@ -152,28 +151,11 @@ def work_of_a_rank(folder: str) -> None:
     Path(folder, f"{rank}.json").write_text(json.dumps(results))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[dict]:
+def ranks(tmp_path_factory, forks) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
-    port = str(free_port())
-    processes = []
-    for rank in range(2):
-        launcher = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port}
-        launcher |= {"MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, str(folder)]
-        processes.append(subprocess.Popen(command, env=os.environ | launcher, stderr=subprocess.PIPE, text=True))
-    try:
-        errors = [process.communicate(timeout=100)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    codes, outputs = ends_of(forks.start_ranks(2, Path(__file__), folder, env=os.environ))
+    assert codes == [0, 0], outputs
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
