@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import shutil
+import signal
 import struct
 import zlib
 from collections.abc import Callable
@@ -18,6 +20,7 @@ import yaml
 import main
 from models.backbones.random_backbone import write_random_backbone
 from tasks.example import SETTINGS, tiny_backbone, write_pictures
+from tasks.phases.train import Training
 from utils.media.videos import VideoWriter
 from utils.raster.files import write_raster
 from utils.raster.vector_files import write_features
@@ -596,7 +599,9 @@ def test_files_of_a_person_are_never_written_over(name: str, key: str, value: st
         assert str(mine) in capsys.readouterr().err
 
 
-def test_logs_and_weights_of_earlier_runs_are_continued(tmp_path, capsys) -> None:
+def test_an_interrupted_run_goes_on_in_its_log_and_replaces_the_weights_of_an_earlier_one(
+    tmp_path, capsys, monkeypatch
+) -> None:
     tree = make_settings(tmp_path)
     tree["paths"]["runs_root"] = f"{tmp_path}/runs"
     tree["logging"] = {"file": f"{tmp_path}/run.log", "timestamps": True}
@@ -604,11 +609,31 @@ def test_logs_and_weights_of_earlier_runs_are_continued(tmp_path, capsys) -> Non
     for phase in ("verify", "evaluate", "inference"):
         tree[phase]["enable"] = False
     assert call(tmp_path, tree, capsys)[0] == 0
-    lines = (tmp_path / "run.log").read_text().splitlines()
+    earlier = (tmp_path / "run.log").read_text()
     tree["train"]["epochs"] = 2
+    whole = Training.end_epoch
+
+    def end_epoch(training: Training) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        whole(training)
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Training, "end_epoch", end_epoch)
+        assert call(tmp_path, tree, capsys)[0] == 143
+    interrupted = (tmp_path / "run.log").read_text()
+    assert interrupted.startswith(earlier)
+    assert "interrupted by SIGTERM; the next run continues from here" in interrupted
+    assert weights_steps(tmp_path) == 7
     assert call(tmp_path, tree, capsys)[0] == 0
-    assert (tmp_path / "run.log").read_text().splitlines()[: len(lines)] == lines
-    assert load_checkpoint(tmp_path / "weights" / "linear_last.safetensors").description["training"]["steps"] > 0
+    whole_log = (tmp_path / "run.log").read_text()
+    assert whole_log.startswith(interrupted)
+    assert "train: resuming at epoch 2" in whole_log.removeprefix(interrupted)
+    assert weights_steps(tmp_path) == 14
+
+
+def weights_steps(folder: Path) -> int:
+    """How many steps made the weights that lie beside the runs."""
+    return load_checkpoint(folder / "weights" / "linear_last.safetensors").description["training"]["steps"]
 
 
 @pytest.mark.parametrize("empty", ["train", "val"])
