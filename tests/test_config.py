@@ -377,7 +377,7 @@ def test_a_shared_setting_counts_for_the_kinds_that_have_it_and_is_left_out_for_
         ("distill: {crop: 64}\n" + MIXED, ["distill: unknown key"]),
         (
             "train: {crop_sise: 64}\n" + MIXED,
-            ["train.crop_sise: unknown key, did you mean 'crop_size'? all 37 keys are in docs"],
+            ["train.crop_sise: unknown key, did you mean 'crop_size'? all "],
         ),
         (
             "distil: {a: 6}\ntasks: {a: {kind: distill, paths: {label_path: x}, model: {head: v}}, b: {kind: nope}}",
@@ -636,6 +636,6 @@ def test_a_near_key_is_named_in_place_of_all():
     with pytest.raises(SettingsError) as refused:
         parse_settings("train: {val_bach_size: 4, zzz: 1}", (), kinds())
     near, far = str(refused.value).splitlines()
-    text = "train.val_bach_size: unknown key, did you mean 'val_batch_size'? all 37 keys are in docs/settings.md"
-    assert near == text
+    advice = r"did you mean 'val_batch_size'\? all (\d+) keys are in docs/settings\.md"
+    assert int(re.fullmatch(rf"train\.val_bach_size: unknown key, {advice}", near)[1]) == far.count(",") + 1
     assert far.startswith("train.zzz: unknown key; known keys: adamw_lr, batch_size, ")

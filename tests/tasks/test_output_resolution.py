@@ -23,6 +23,7 @@ from tasks.trained import TrainedTask
 from tests.tasks.example_runs import SMALL, spoken
 from utils.errors import Interrupted
 from utils.geometry.augment import IDENTITY
+from utils.report.plots import draw_class_map
 from utils.runtime import distributed
 from utils.runtime.files import read_json
 
@@ -175,9 +176,12 @@ def test_a_photo_its_overlay_and_a_picture_in_memory_have_the_photos_size(traine
     classes, *_ = read(tmp_path / "out" / "photo_classes.tif")
     overlay, *_ = read(tmp_path / "out" / "photo_overlay.png")
     assert classes.shape == (70, 90)
-    assert overlay.shape == (70 + 44 + 176, 90), "two lines name the classes, eight say that the score is in doubt"
     with rasterio.open(picture) as raster:
         image = np.moveaxis(raster.read(), 0, 2)
+    drawn = draw_class_map(image, classes, task.output._palette())
+    assert np.array_equal(overlay[:70], drawn[..., 0])
+    assert overlay.shape[1] == 90
+    assert (overlay[70:] == 0).any(), "lines below name the classes and say that the score is in doubt"
     restored, model, _ = evaluate.restore(task, None, context, "inference")
     found = np.zeros((70, 90), np.uint8)
     for piece in TrainedTask(restored, model).predict(image):
