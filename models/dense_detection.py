@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +35,7 @@ POOL = 400  # best cells of a sample among which proposals are chosen, at least
 PROPOSAL_IOU = 0.7  # no two proposals overlap more
 MATCHED, HIT, MISSED = 0.3, 0.5, 0.4  # IoU from which edges are learnt, a class is right, and up to which it is wrong
 CROWDED = 0.5  # share of a proposal in a crowd from which it is no false alarm
+OTHER = -1  # class of objects that are not predicted
 LEVELS = (2.0, 1.0, 0.5, 0.25)  # cells per patch side
 
 
@@ -53,6 +54,12 @@ class DenseOptions(HeadOptions):
         [1.0], min_length=1, description="cells per patch side of each level, fine ones first: of 2.0, 1.0, 0.5, 0.25"
     )
     dropout: float = Field(0.4, ge=0, lt=1, description="of the features from which classes are told")
+    input_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of the backbone's channels left out of each sample"
+    )
+    other_classes: bool = Field(
+        True, description="learn where objects end also from labelled objects of classes that are not predicted"
+    )
     candidates: int = Field(500, ge=1, le=50_000, description="most boxes of a sample")
     refine: bool = Field(True, description="look a second time at each candidate, closer")
     refine_width: int = Field(64, ge=8, le=1024, multiple_of=8, description="channels of the second look")
@@ -162,6 +169,7 @@ class DenseHead(DetectionHead):
         target: Mapping[str, Any] | None = None,
     ) -> dict[str, Tensor]:
         maps, grid = self.receive(feature_maps, image)
+        maps = [F.dropout2d(feature_map, self.options.input_dropout, self.training) for feature_map in maps]
         inside = self._inside(maps[0], grid, valid)
         cells = self._cells(maps, inside)
         limits = self._limits(inside, valid)
@@ -332,7 +340,8 @@ class DenseHead(DetectionHead):
         >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
         >>> head = DenseHead(spec, 1, DenseOptions(refine_width=8, refine_samples=6))
         >>> found = {"boxes_xyxy": torch.ones(1, 9, 4), "scores": torch.ones(1, 9, 1)}
-        >>> target = {"boxes_xyxy": [torch.tensor([[0.0, 0, 20, 30]])], "is_crowd": [torch.zeros(1, dtype=torch.bool)]}
+        >>> target = {"boxes_xyxy": [torch.tensor([[0.0, 0, 20, 30]])], "labels": [torch.tensor([0])]}
+        >>> target["is_crowd"] = [torch.tensor([False])]
         >>> limits = torch.tensor([[[56.0, 42.0, 56.0, 42.0]]])
         >>> looks = head._learn_to_refine(torch.zeros(1, 4, 3, 4), found, target, limits)
         >>> looks["roi_inputs"].shape, looks["roi_present"].tolist()
@@ -369,15 +378,15 @@ class DenseHead(DetectionHead):
         >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
         >>> head = DenseHead(spec, 1, DenseOptions(refine_samples=4))
         >>> found = {"boxes_xyxy": torch.full((2, 3, 4), 9.0), "scores": torch.tensor([[[0.5], [0], [0]]] * 2)}
-        >>> target = {"boxes_xyxy": [torch.zeros(0, 4)] * 2, "is_crowd": [torch.zeros(0, dtype=torch.bool)] * 2}
+        >>> empty = {"boxes_xyxy": torch.zeros(0, 4), "labels": torch.zeros(0), "is_crowd": torch.zeros(0).bool()}
+        >>> target = {name: [value] * 2 for name, value in empty.items()}
         >>> boxes, present = head._draw(found, target, torch.full((2, 1, 4), 14.0))
         >>> boxes[:, 0].tolist(), present[0].tolist()
         ([[9.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]], [1.0, 0.0, 0.0, 0.0])
         """
         number, boxes = self.options.refine_samples, found["boxes_xyxy"]
         drawn, present = boxes.new_zeros(len(boxes), number, 4), boxes.new_zeros(len(boxes), number)
-        for row, (objects, is_crowd) in enumerate(zip(target["boxes_xyxy"], target["is_crowd"], strict=True)):
-            objects = objects[~is_crowd].float()
+        for row, (objects, _, _) in enumerate(self._objects(target)):
             content = int((objects.double().sum() * 16).round())
             generator = torch.Generator().manual_seed((int(self.draws) * 1_000_003 + content) % 2**63)
             proposals = boxes[row][found["scores"][row].amax(dim=1) > 0]
@@ -400,11 +409,34 @@ class DenseHead(DetectionHead):
         edges = [0.0, *(LEVEL_SIDE * stride for stride in strides[1:]), math.inf]
         return list(zip(strides, edges, edges[1:], strict=False))
 
+    def _objects(self, target: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Objects (N, 4) of each sample with their classes (N,), -1 for those of other classes, and crowds (M, 4).
+
+        Examples
+        --------
+        >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> boxes, none = torch.tensor([[0.0, 0, 20, 30], [5, 5, 9, 9]]), torch.zeros(0, 4)
+        >>> target = {"boxes_xyxy": [boxes], "labels": [torch.tensor([1, 0])], "others_xyxy": [boxes[1:]]}
+        >>> target["is_crowd"] = [torch.tensor([False, True])]
+        >>> [[objects, classes, crowds]] = DenseHead(spec, 2, DenseOptions())._objects(target)
+        >>> objects.tolist(), classes.tolist(), crowds.tolist()
+        ([[0.0, 0.0, 20.0, 30.0], [5.0, 5.0, 9.0, 9.0]], [1, -1], [[5.0, 5.0, 9.0, 9.0]])
+        """
+        others = target.get("others_xyxy") if self.options.other_classes else None
+        for row, (boxes, labels, is_crowd) in enumerate(
+            zip(target["boxes_xyxy"], target["labels"], target["is_crowd"], strict=True)
+        ):
+            objects, classes = boxes[~is_crowd].float(), labels[~is_crowd]
+            if others is not None:
+                objects = torch.cat([objects, others[row].float()])
+                classes = torch.cat([classes, classes.new_full((len(others[row]),), OTHER)])
+            yield objects, classes, boxes[is_crowd].float()
+
     @override
     def counts_of(self, target: Mapping[str, Any]) -> dict[str, Tensor | None]:
         counts = torch.zeros((), dtype=torch.float64)
-        for boxes, is_crowd in zip(target["boxes_xyxy"], target["is_crowd"], strict=True):
-            objects = boxes[~is_crowd].double()
+        for boxes, _, _ in self._objects(target):
+            objects = boxes.double()
             sizes = areas(objects).sqrt()
             strides = torch.zeros_like(sizes)
             for stride, low, high in self.level_ranges():
@@ -424,10 +456,7 @@ class DenseHead(DetectionHead):
         self, outputs: Mapping[str, Tensor], target: Mapping[str, Any], progress_fraction: float
     ) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
         samples = []
-        for row, (boxes, labels, is_crowd) in enumerate(
-            zip(target["boxes_xyxy"], target["labels"], target["is_crowd"], strict=True)
-        ):
-            objects = (boxes[~is_crowd].float(), labels[~is_crowd], boxes[is_crowd].float())
+        for row, objects in enumerate(self._objects(target)):
             looks = self._look_losses(outputs, row, *objects) if self.options.refine else {}
             samples.append({**self._cell_losses(outputs, row, *objects), **looks})
         sums = {name: torch.stack([torch.stack(sample[name]) for sample in samples]).sum(dim=0) for name in samples[0]}
@@ -456,7 +485,10 @@ class DenseHead(DetectionHead):
         positive = answers >= 0
         boxes, matched = outputs["cell_boxes"][row][positive], objects[answers[positive]]
         quality = torch.zeros_like(outputs["cell_logits"][row])
-        quality[positive, labels[answers[positive]]] = ious(boxes.detach(), matched)
+        classes_of = labels[answers[positive]]
+        own = classes_of != OTHER
+        cells = positive.nonzero()[own, 0]
+        quality[cells, classes_of[own]] = ious(boxes.detach(), matched)[own]
         counted = inside & (positive | ~inside_any(points, crowds))
         classes = quality_focal_loss(outputs["cell_logits"][row], quality)[counted]
         return {"classes": (classes.sum(),), "boxes": ((1 - generalised_ious(boxes, matched)).sum(),)}
@@ -492,11 +524,13 @@ class DenseHead(DetectionHead):
         qualities = F.binary_cross_entropy_with_logits(
             outputs["roi_qualities"][:, row].flatten()[judged], quality[judged], reduction="none"
         )
+        own = labels != OTHER
+        best, index = match_proposals(inputs, objects[own])
         told = judged & ((best >= HIT) | (best <= MISSED))
         logits = outputs["roi_classes"][:, row].reshape(passes * number, -1)
         classes = torch.zeros_like(logits)
         hits = best >= HIT
-        classes[hits, labels[index[hits]]] = 1
+        classes[hits, labels[own][index[hits]]] = 1
         entropies = F.binary_cross_entropy_with_logits(logits[told], classes[told], reduction="none")
         stride, count = float(self.spec.patch_size), learnt.sum().to(qualities.dtype)
         return {

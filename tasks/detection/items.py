@@ -56,6 +56,8 @@ class DetectionItem(PictureItem):
     ----------
     objects : Objects
         Those of the task's classes.
+    others_xyxy : ndarray of float64, shape (M, 4)
+        Boxes of labelled objects of other classes, from which a head may learn where objects end.
 
     Examples
     --------
@@ -70,11 +72,12 @@ class DetectionItem(PictureItem):
     """
 
     objects: Objects = field(default_factory=no_objects, compare=False, kw_only=True)
+    others_xyxy: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)), compare=False, kw_only=True)
 
     @property
     @override
     def labels_digest(self) -> str:
-        return digest_json([part.tolist() for part in self.objects])
+        return digest_json([part.tolist() for part in (*self.objects, self.others_xyxy)])
 
 
 def box_of(instance: Instance) -> np.ndarray | None:

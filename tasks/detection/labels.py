@@ -13,7 +13,7 @@ from typing_extensions import override
 from tasks.detection.items import Objects, box_of, no_objects
 from tasks.detection.settings import DetectionSettings
 from tasks.item import Finding
-from tasks.labels import NO_CLASS, PictureLabels, doubt_classes
+from tasks.labels import NO_CLASS, PictureLabels, box_fault, doubt_classes
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_boxes
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
@@ -217,6 +217,37 @@ class DetectionLabels(PictureLabels):
         if picture.id not in self._found:
             self._found[picture.id] = self.objects(picture.instances)
         return self._found[picture.id]
+
+    def others_of(self, picture: AnnotatedPicture) -> np.ndarray:
+        """Boxes (M, 4) of a labelled picture's objects of other classes.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> labels = fox_task().labels
+        >>> _, picture = labels.pictures["images/val_000"]
+        >>> labels.others_of(picture).shape
+        (0, 4)
+        """
+        return np.array(self._others.get(picture.id, []), float).reshape(-1, 4)
+
+    @cached_property
+    def _others(self) -> dict[str, list[np.ndarray]]:
+        """Boxes of objects of other classes by picture; crowds and boxes that cannot be used are left out.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> fox_task().labels._others
+        {}
+        """
+        found: dict[str, list[np.ndarray]] = {}
+        for picture in (picture for part in self.sets.values() for picture in part.pictures):
+            for instance in picture.instances:
+                box = box_of(instance)
+                if not (box is None or instance.is_crowd or self.counts(instance) or box_fault(box, picture.size)):
+                    found.setdefault(picture.id, []).append(box)
+        return found
 
     def numbers(self) -> dict[str, int]:
         """How many objects each picture has to learn, by the picture's path.

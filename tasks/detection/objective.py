@@ -71,7 +71,7 @@ see dataset.classes and the split lists
 
     @override
     def collate(self, batch: Batch, targets: Sequence[Any]) -> Batch:
-        batch.target = {name: batch.arrays[name] for name in Objects._fields}
+        batch.target = {name: batch.arrays[name] for name in (*Objects._fields, "others_xyxy")}
         return batch
 
     @override

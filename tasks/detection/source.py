@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from tasks.baselines import spread
 from tasks.belief import Place
-from tasks.detection.items import DetectionItem, Objects, no_objects
+from tasks.detection.items import DetectionItem, Objects
 from tasks.detection.labels import DetectionLabels
 from tasks.detection.rasters import RasterItem, grid_if_raster, moved_to
 from tasks.detection.settings import DetectionSettings
@@ -61,7 +61,9 @@ class DetectionSource(LabelledSource[DetectionItem]):
 
     @override
     def make_item(self, picture: AnnotatedPicture, split: str) -> DetectionItem:
-        return DetectionItem(picture.id, (picture.path,), picture, split, objects=self.labels.objects_of(picture))
+        objects = self.labels.objects_of(picture)
+        others = self.labels.others_of(picture) if split == "train" else np.zeros((0, 4))
+        return DetectionItem(picture.id, (picture.path,), picture, split, objects=objects, others_xyxy=others)
 
     @override
     def items(self, split: str) -> list[DetectionItem]:
@@ -140,7 +142,7 @@ class DetectionSource(LabelledSource[DetectionItem]):
             scaled = resized_size(size, self.detection.shortest_edge, self.detection.longest_edge)
             matrices = part_matrices(size, scaled, self.detection.windows, self.detection.window_overlap)
             for part, matrix in enumerate(matrices):
-                arrays = self._arrays(image, matrix, scaled, item.objects)
+                arrays = self._arrays(image, matrix, scaled, item.objects, item.others_xyxy)
                 arrays |= {"part": np.array(part), "picture": np.array([frame, *size])}
                 yield Sample(f"{item.id}#{frame}.{part}", item, arrays)
 
@@ -164,11 +166,13 @@ class DetectionSource(LabelledSource[DetectionItem]):
             scaled = max(round(size[0] * zoom), 1), max(round(size[1] * zoom), 1)
             own = list(part_matrices(size, scaled, self.detection.windows, self.detection.window_overlap))
             for part, (matrix, placed) in enumerate(zip(own, moved_to(window, own), strict=True)):
-                arrays = self._arrays(image, matrix, scaled, no_objects())
+                arrays = self._arrays(image, matrix, scaled, item.objects, item.others_xyxy)
                 arrays |= {"matrix": placed, "part": np.array(part), "picture": whole}
                 yield Sample(f"{item.id}@{window.y},{window.x}.{part}", item, arrays, window)
 
-    def _arrays(self, image: np.ndarray, matrix: np.ndarray, size: Size, objects: Objects) -> dict[str, np.ndarray]:
+    def _arrays(
+        self, image: np.ndarray, matrix: np.ndarray, size: Size, objects: Objects, others_xyxy: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """Lay a picture (H, W, 3) and its objects on a sample, by a matrix (3, 3) and its size before padding.
 
         Examples
@@ -176,7 +180,8 @@ class DetectionSource(LabelledSource[DetectionItem]):
         >>> from tasks.detection.example import fox_task
         >>> source = fox_task("detection.pad_size=[100, 160]", "detection.longest_edge=160").source
         >>> one = Objects(np.array([[0.0, 0, 90, 20]]), np.array([0]), np.array([False]))
-        >>> arrays = source._arrays(np.zeros((48, 64, 3), np.uint8), np.diag([2.0, 2.0, 1.0]), (96, 128), one)
+        >>> image, doubled = np.zeros((48, 64, 3), np.uint8), np.diag([2.0, 2.0, 1.0])
+        >>> arrays = source._arrays(image, doubled, (96, 128), one, one.boxes_xyxy[:0])
         >>> arrays["image"].shape, int(arrays["valid"].sum()) == 96 * 128, arrays["boxes_xyxy"].tolist()
         ((100, 160, 3), True, [[0.0, 0.0, 128.0, 40.0]])
         """
@@ -188,6 +193,7 @@ class DetectionSource(LabelledSource[DetectionItem]):
         if self.detection.pad_size is not None:
             arrays["valid"] = np.zeros(padded, bool)
             arrays["valid"][: size[0], : size[1]] = True
+        arrays["others_xyxy"] = visible_others(move_boxes(others_xyxy, matrix), size, self.detection.min_visible)
         return {**arrays, **Objects(*kept)._asdict()}
 
     @override
@@ -229,6 +235,7 @@ class DetectionSource(LabelledSource[DetectionItem]):
         return {
             **{key: getattr(self.detection, key) for key in keys},
             "classes": self.labels.classes,
+            "others": 1,  # boxes of other classes are stored beside those of the task
             "features": self.features_key(),
         }
 
@@ -241,6 +248,7 @@ class DetectionSource(LabelledSource[DetectionItem]):
             "boxes_xyxy": Boxes(),
             "labels": Values(ragged=True),
             "is_crowd": Values(ragged=True),
+            "others_xyxy": Boxes(),
             "matrix": Transform(),
             "part": Values(),
             "picture": Values(),
@@ -267,7 +275,21 @@ class DetectionSource(LabelledSource[DetectionItem]):
             arrays = warp(self.fields, arrays, matrix, size)
             objects = Objects(*(arrays[name] for name in Objects._fields))
             arrays |= Objects(*keep_visible(*objects, size, self.detection.min_visible))._asdict()
+            arrays["others_xyxy"] = visible_others(arrays["others_xyxy"], size, self.detection.min_visible)
         return sample.with_arrays({**arrays, "image": colour(arrays["image"], generator)})
+
+
+def visible_others(boxes_xyxy: np.ndarray, size: Size, min_visible: float) -> np.ndarray:
+    """Boxes (M, 4) of other classes, cut at the edges of a sample; those that are hardly in it are left out.
+
+    Examples
+    --------
+    >>> visible_others(np.array([[-2.0, 0, 8, 4], [-8, 0, 2, 4]]), (10, 10), min_visible=0.5).tolist()
+    [[0.0, 0.0, 8.0, 4.0]]
+    """
+    boxes, number = boxes_xyxy.astype(np.float32), len(boxes_xyxy)
+    kept, _, is_sliver = keep_visible(boxes, np.zeros(number, np.int64), np.zeros(number, bool), size, min_visible)
+    return kept[~is_sliver]
 
 
 def audit_picture(item: DetectionItem) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import torch
 from models.base import FeatureSpec
 from models.dense_detection import DenseHead, DenseOptions
 
-SMALL = {"width": 16, "refine_width": 8, "refine_samples": 8, "refine_from": 0.0}
+SMALL = {"width": 16, "refine_width": 8, "refine_samples": 8, "refine_from": 0.0, "input_dropout": 0.0}
 
 
 def make_head(patch: int = 14, channels: tuple[int, ...] = (8,), classes: int = 2, **options) -> DenseHead:
@@ -144,6 +144,40 @@ def test_draws_change_with_the_step_and_not_with_the_rest_of_the_batch():
     alone = head([maps[1:]], target=second)["roi_inputs"]
     assert not torch.equal(together, later)
     torch.testing.assert_close(alone[0, 0], together[0, 1])
+
+
+def test_objects_of_other_classes_teach_edges_and_no_class():
+    maps, own = torch.randn(1, 8, 5, 5), [20.0, 10, 60, 50]
+    target = make_target([])
+    without = target | {"others_xyxy": [torch.zeros(0, 4)]}
+    target["others_xyxy"] = [torch.tensor([own])]
+    head = make_head(dropout=0.0, refine_samples=4).train()
+    assert head.counts_of(target)["boxes"] == make_head().counts_of(make_target([own]))["boxes"] > 0
+    assert head.counts_of(without)["boxes"] == make_head(other_classes=False).counts_of(target)["boxes"] == 0
+    outputs = head([maps], target=target)
+    losses = head.losses(outputs, target, 0.0)
+    assert losses["boxes"] > 0
+    assert losses["refine_edges"][1] == losses["refine_boxes"][1] > 0
+    background = head.losses(outputs, without, 0.0)
+    torch.testing.assert_close(losses["classes"], background["classes"])  # the class sees background
+    told = torch.nn.functional.binary_cross_entropy_with_logits(
+        outputs["roi_classes"], torch.zeros_like(outputs["roi_classes"]), reduction="none"
+    )
+    torch.testing.assert_close(losses["refine_classes"][0], (told * outputs["roi_present"][None, ..., None]).sum())
+    taught = head.losses(outputs, make_target([own]), 0.0)
+    assert taught["refine_classes"][0] != losses["refine_classes"][0]
+
+
+def test_whole_channels_are_left_out_in_training_only():
+    head, maps = make_head(dropout=0.0, input_dropout=0.5, refine=False), torch.rand(2, 8, 3, 4) + 1
+    seen = []
+    head.projections.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+    head.train()([maps], target=make_target([], []))
+    head.eval()([maps])
+    share = (seen[0] == 0).float().mean(dim=(2, 3))
+    assert set(share.flatten().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(seen[0][share == 0], 2 * maps[share == 0])
+    assert torch.equal(seen[1], maps)
 
 
 def test_it_learns_where_boxes_are():

@@ -171,6 +171,30 @@ def test_rows_of_a_sample_correspond_whatever_is_dropped(view, folder):
     assert ignored > 0
 
 
+@pytest.mark.parametrize("view", [*views_of(True, True, True), "varied"], ids=str)
+def test_objects_of_other_classes_move_as_those_of_the_task(view, folder):
+    changes = ("detection.windows=2", "detection.min_visible=0.5", *MOVED)
+    every, reds = make_task(folder, *changes), make_task(folder, "dataset.classes=[red]", *changes)
+    blue, compared = every.source.labels.classes.index("blue"), 0
+    for items in zip(every.source.items("train"), reds.source.items("train"), strict=True):
+        for pair in zip(
+            *(task.source.samples(item) for task, item in zip((every, reds), items, strict=True)), strict=True
+        ):
+            moved = [
+                task.source.augment(sample, np.random.default_rng(0))
+                if view == "varied"
+                else task.source.apply_view(sample, view)
+                for task, sample in zip((every, reds), pair, strict=True)
+            ]
+            boxes, labels, is_crowd = (moved[0].arrays[name] for name in ("boxes_xyxy", "labels", "is_crowd"))
+            expected = boxes[(labels == blue) & ~is_crowd]
+            np.testing.assert_array_equal(moved[1].arrays["others_xyxy"], expected)
+            assert len(moved[0].arrays["others_xyxy"]) == 0
+            compared += len(expected)
+    assert compared > 10
+    assert all(len(item.others_xyxy) == 0 for item in reds.source.items("val"))
+
+
 def test_padding_has_the_mean_colour_and_is_not_valid(folder):
     task = make_task(folder, "detection.pad_size=[100, 160]", "detection.longest_edge=150")
     shapes = {}
