@@ -218,7 +218,7 @@ def _keep_of_picture(picture: AnnotatedPicture, problems: list[Problem], edges: 
     for number, (instance, box) in enumerate(zip(picture.instances, _plain_boxes(picture), strict=True), start=1):
         where = ""
         if box is None:
-            where = _name_object(picture, number)
+            where = name_object(picture, number)
             try:
                 whole = box_of_instance(instance)
                 box = cut_to_picture(whole, picture.size)
@@ -234,7 +234,7 @@ def _keep_of_picture(picture: AnnotatedPicture, problems: list[Problem], edges: 
         if first != number:
             corners = ", ".join(f"{value:g}" for value in box)
             what = f"is object {first} once more ({instance.category} at {corners}); it is read once"
-            problems.append(Problem(_name_object(picture, number), what, "remove one", picture.id, blocks=False))
+            problems.append(Problem(name_object(picture, number), what, "remove one", picture.id, blocks=False))
             continue
         kept.append(replace(instance, box_xyxy=box) if where else instance)
         if where and not np.array_equal(whole, box):
@@ -271,13 +271,13 @@ def _plain_boxes(picture: AnnotatedPicture) -> list[np.ndarray | None]:
     return found
 
 
-def _name_object(picture: AnnotatedPicture, number: int) -> str:
+def name_object(picture: AnnotatedPicture, number: int) -> str:
     """What problems call an object of a picture, by its place from 1 and the id that its file gives it.
 
     Examples
     --------
     >>> from pathlib import Path
-    >>> _name_object(AnnotatedPicture("a", Path("a.png"), (4, 6), (Instance("car", group=7),)), 1)
+    >>> name_object(AnnotatedPicture("a", Path("a.png"), (4, 6), (Instance("car", group=7),)), 1)
     'a.png: object 1 (id 7)'
     """
     group = picture.instances[number - 1].group

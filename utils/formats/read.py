@@ -12,6 +12,7 @@ from utils.formats.box_rules import keep_boxes
 from utils.formats.coco.read import read_coco
 from utils.formats.deeplabcut.read import read_deeplabcut
 from utils.formats.labelme.read import read_labelme
+from utils.formats.pose_rules import keep_poses
 from utils.formats.predictions import refuse_predictions
 from utils.formats.tables.read import read_tables
 from utils.formats.types import BOX_FORMATS, FORMATS, AnnotationSet
@@ -118,7 +119,8 @@ def read_poses(
 ) -> dict[str, AnnotationSet]:
     """Read labelled pictures whose instances have keypoints: see `read_annotations`.
 
-    An instance has as many keypoints as its category, all missing where its label is a box or an outline only.
+    An instance has as many keypoints as its category, all missing where its label is a box or an outline only. Of two
+    labels with equal class, points and box one is read; predictions are all read.
 
     Raises
     ------
@@ -134,7 +136,8 @@ def read_poses(
         ...
     utils.errors.DataError: /no/such/folder: no such file or folder; give a data set file or a folder
     """
-    return read_annotations(path, format, root, keypoint_names, need_keypoints=True, predictions=predictions)
+    sets = read_annotations(path, format, root, keypoint_names, need_keypoints=True, predictions=predictions)
+    return sets if predictions else keep_poses(sets)
 
 
 def read_boxes(

@@ -400,12 +400,12 @@ def test_other_tools_find_box_and_area_in_every_annotation(tmp_path, draw_pictur
     animals = (
         Instance("mouse", points, polygons=(square,)),
         Instance("mouse", points),
-        Instance("mouse", points, area=5.0),
+        Instance("mouse", points + [[1, 1, 0]] * 2, area=5.0),
     )
     poses = AnnotationSet([AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), animals)], skeletons)
     path = write_coco({"all": poses}, tmp_path / "new")[1]
     annotations = json.loads(path.read_text())["annotations"]
-    assert [a["bbox"] for a in annotations] == [[2, 3, 6, 6], [1, 2, 3, 4], [1, 2, 3, 4]]
+    assert [a["bbox"] for a in annotations] == [[2, 3, 6, 6], [1, 2, 3, 4], [2, 3, 3, 4]]
     assert [a["area"] for a in annotations] == [36, 12, 5]
     assert [a["num_keypoints"] for a in annotations] == [2, 2, 2]
     assert find_differences({"all": poses}, read_poses(tmp_path / "new")) == []
