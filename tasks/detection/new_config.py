@@ -55,7 +55,7 @@ def draft_detection(path: Path, changes: dict[str, Any], log: VerbosityLogger, c
     place, given = place_of(path), dict(changes.get("detection") or {})
     try:
         _, found = find_source(place, given.get("format", "auto"))
-        others = other_formats(place, found)
+        others = other_formats(place, found, "detection.format=NAME after the command")
     except DataError as error:
         raise NoLabelsError(f"no boxes: {error}") from None
     if found == "deeplabcut" or (found == "vector" and not chosen):
@@ -81,7 +81,7 @@ def draft_detection(path: Path, changes: dict[str, Any], log: VerbosityLogger, c
     }
     advice.append("model.backbone: facebook/dinov2-small, or the folder of its weights, is better and slower")
     if others:
-        figures.append(f"{others}; to read those, write detection.format=NAME after the command, or name their file")
+        figures.append(others)
     edges = stated | {"shortest_edge": labels.settings.detection.shortest_edge}
     edges["longest_edge"] = labels.settings.detection.longest_edge
     return Draft("detection", tree, figures, advice, {"detection": edges}, found)

@@ -53,7 +53,7 @@ def draft_keypoints(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
         source, taken = find_source(place_of(path), given.get("format", "auto"))
         if taken in BOX_FORMATS or (taken == "yolo" and source.is_dir()):  # rows alone do not tell what they hold
             raise DataError(f"{path}: labels of format {taken} without keypoints")
-        others = other_formats(path, taken)
+        others = other_formats(path, taken, "keypoints.format=NAME after the command")
     except DataError as error:
         raise NoLabelsError(f"no keypoints: {error}") from None
     chosen = {"format": taken} if others else {}  # so that the file says it
@@ -77,7 +77,7 @@ def draft_keypoints(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
     }
     advice.append("model.backbone: facebook/dinov2-small, or the folder of its weights, is better and slower")
     if others:
-        figures.append(f"{others}; to read those, write keypoints.format=NAME after the command, or name their file")
+        figures.append(others)
     keypoints = chosen | {"short_side": labels.keypoints.short_side, "formats": ["csv", "json", "video"]}
     return Draft("keypoints", tree, figures, advice, {"keypoints": keypoints}, taken, fitting_profiles(pictures))
 

@@ -86,7 +86,7 @@ def read_annotations(
     with file_errors(path, "cannot be read as labels"):
         source, found = recognise.find_source(path, format)
         if format == "auto" and (others := recognise.other_formats(path, found)):
-            logger.warning("%s; to read those, set the format of the labels, or name their file", others)
+            logger.warning("%s", others)
     if keypoint_names is not None and found != "labelme":
         raise DataError(f"{path}: a file of {found} names its keypoints itself; drop keypoints.names_file")
     if choice is not None and not choice.is_default and found != "vector":

@@ -154,7 +154,8 @@ def formats_in(folder: Path) -> dict[str, Path]:
     Returns
     -------
     dict of str to Path
-        Rows of YOLO without their specification count too, although they cannot be read without it.
+        Rows of YOLO without their specification count too, although they cannot be read without it: beside a picture
+        or another label of their name, or in a folder `labels`.
 
     Raises
     ------
@@ -173,19 +174,23 @@ def formats_in(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     specs = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
-    for file in (*specs, *list_files(folder, (".json", ".csv"))):
+    for file in (*specs, *list_files(folder, (".json", ".csv", ".xml"))):
         if file.is_file() and (kind := format_of_file(file, certain=file.suffix.lower() not in SUFFIXES)):
             found.setdefault(kind, file)
-    pictures = {path.with_suffix("") for path in list_files(folder, PICTURE_SUFFIXES)}
-    rows = (file for file in list_files(folder, (".txt",)) if file.with_suffix("") in pictures and file.is_file())
-    labelled = next((file for file in rows if holds_rows(file)), None)
+    named = {path.with_suffix("") for path in list_files(folder, (*PICTURE_SUFFIXES, ".json", ".xml"))}
+    rows = (
+        file
+        for file in list_files(folder, (".txt",))
+        if file.with_suffix("") in named or "labels" in (folder.name, *file.relative_to(folder).parts[:-1])
+    )
+    labelled = next((file for file in rows if file.is_file() and holds_rows(file)), None)
     if labelled is not None:
         found.setdefault("yolo", labelled)
     return found
 
 
-def other_formats(folder: Path, taken: str) -> str:
-    """Say which labels of a folder are not read, as they are of another format; empty if there are none.
+def other_formats(folder: Path, taken: str, setting: str = "the format of the labels") -> str:
+    """Say which labels of a folder are not read, as they are of another format, and how to read them; empty if none.
 
     Parameters
     ----------
@@ -193,22 +198,38 @@ def other_formats(folder: Path, taken: str) -> str:
         What is no folder is the label file itself.
     taken : str
         The format that is read.
+    setting : str
+        What chooses the format.
 
     Examples
     --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "a.json").write_text('{"shapes": [], "imagePath": "a.png"}')
-    >>> other_formats(folder, "coco").removeprefix(str(folder))
-    ': holds labels of several formats; coco is read, labelme (such as a.json) is not'
+    >>> print(other_formats(folder, "coco").removeprefix(str(folder)))
+    : holds labels of several formats; coco is read, labelme (such as a.json) is not; to read those, set the format \
+of the labels, or name their file
     >>> other_formats(folder, "labelme")
     ''
+    >>> _ = (folder / "a.txt").write_text("0 .5 .5 .25 .25")
+    >>> other_formats(folder, "labelme").partition("yolo")[2]  # doctest: +ELLIPSIS
+    ' (such as a.txt) is not; to read those, write a data.yaml with names, train (the folder of their pictures) ...'
     """
     found = formats_in(folder) if folder.is_dir() else {}
-    others = [f"{name} (such as {file.relative_to(folder)})" for name, file in found.items() if name != taken]
+    others = {name: file for name, file in found.items() if name != taken}
+    if not others:
+        return ""
+    listed = " and ".join(f"{name} (such as {file.relative_to(folder)})" for name, file in others.items())
+    bare = "yolo" in others and others["yolo"].suffix.lower() == ".txt"  # without what names classes and points
+    ways = [f"set {setting}, or name their file"] if set(others) - ({"yolo"} if bare else set()) else []
+    if bare:
+        spec = "a data.yaml with names, train (the folder of their pictures) and, for keypoints, kpt_shape"
+        ways.append(
+            f"{'for yolo, ' if ways else ''}write {spec}, beside the folders of pictures and labels, and name it"
+        )
     verb = "is" if len(others) == 1 else "are"
-    listed = " and ".join(others)
-    return f"{folder}: holds labels of several formats; {taken} is read, {listed} {verb} not" if others else ""
+    read = f"{folder}: holds labels of several formats; {taken} is read, {listed} {verb} not"
+    return f"{read}; to read those, {'; '.join(ways)}"
 
 
 def _spec_of_folder(folder: Path, format: str, certain: bool) -> tuple[Path, str] | None:
