@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ class Draft:
         The format in which the labels were read.
     profiles : dict of str to str
         Profiles that are made for such data, each with a line of advice.
+    refine : callable, optional
+        Looks at the data with the task that the settings make, and betters what nobody has chosen: takes this draft,
+        the task, and the settings that a person gives, for all tasks and for this one.
 
     Examples
     --------
@@ -46,6 +50,7 @@ class Draft:
     task: dict[str, Any] = field(default_factory=dict)
     read_as: str = ""
     profiles: dict[str, str] = field(default_factory=dict)
+    refine: Callable[[Draft, Any, Sequence[Mapping[str, Any]]], None] | None = None
 
 
 class NoLabelsError(DataError):

@@ -90,6 +90,8 @@ def write_new_config(
     if kind is not None and kind not in DRAFTED:
         raise SettingsError(f"kind: settings are drafted for {', '.join(DRAFTED)}, got {kind!r}")
     overrides = [override for override in overrides if override.partition("=")[0].strip() != "kind"]
+    own = [name for name in DRAFTED if name in changes]  # a setting that one kind has chooses it
+    kind = own[0] if kind is None and len(own) == 1 else kind
     draft = draft_settings(path, changes, log, kind)
     if profile is not None and profile != NO_PROFILE:
         defaults_below(kinds()[draft.kind], {"profile": profile})
@@ -97,23 +99,43 @@ def write_new_config(
     if profile != NO_PROFILE:
         draft.advice[:0] = [line for name, line in draft.profiles.items() if name != profile]
     draft.figures.insert(0, f"labels for {draft.kind}, read as {draft.read_as}")
-    for line in draft.figures:
-        log.info(f"data: {line}")
-    for line in draft.advice:
-        log.info(f"data: suggestion: {line}")
+    said = say_draft(draft, log)
     name = name_of(path if target.stem in _PLAIN_NAMES else Path(target.name))
     draft.tree["tasks"] = {name: {"kind": draft.kind, **draft.task}}
     apply_overrides(draft.tree, overrides)
     with preview_stores():  # what would stop a run is said before the file is there, and no store is begun
         text, task = load_draft(draft, name, path, target)
         chosen = [changes, (changes.get("tasks") or {}).get(name) or {}]
-        if fit_sides(draft, chosen, task.features.info.patch_size):
+        lines = task.check()
+        if draft.refine is not None:
+            draft.refine(draft, task, chosen)
+            say_draft(draft, log, said)
+        if fit_sides(draft, chosen, task.features.info.patch_size) or draft.refine is not None:
             text, task = load_draft(draft, name, path, target)
-        for line in task.check():
+            lines = task.check()
+        for line in lines:
             log.info(f"check: {line}")
     write_bytes(target, text.encode())
     log.info(f"wrote {target}; look at it, then: python main.py {target}")
     return target
+
+
+def say_draft(draft: Draft, log: VerbosityLogger, said: Sequence[str] = ()) -> list[str]:
+    """Log what the data hold and what a draft suggests, without what is said already; give all that is said.
+
+    Examples
+    --------
+    >>> draft = Draft("keypoints", {}, ["2 pictures", "3 animals"], ["label more"])
+    >>> say_draft(draft, VerbosityLogger("info"), ["2 pictures"])
+    [INFO] data: 3 animals
+    [INFO] data: suggestion: label more
+    ['2 pictures', '3 animals', 'suggestion: label more']
+    """
+    lines = [*draft.figures, *(f"suggestion: {line}" for line in draft.advice)]
+    for line in lines:
+        if line not in said:
+            log.info(f"data: {line}")
+    return lines
 
 
 def load_draft(draft: Draft, name: str, path: Path, target: Path) -> tuple[str, FeatureTask]:
@@ -145,10 +167,12 @@ def load_draft(draft: Draft, name: str, path: Path, target: Path) -> tuple[str, 
 def fit_sides(draft: Draft, chosen: Sequence[Mapping[str, Any]], patch: int) -> bool:
     """Round the sides of samples that nobody has chosen to whole patches of the backbone; True if one was changed.
 
+    Windows of scenes get smaller, as they must fit in.
+
     Parameters
     ----------
     draft : Draft
-        Its task's sides are changed in place.
+        Its sides are changed in place.
     chosen : sequence of mapping
         Settings that a person gives, for all tasks and for this one, which stay.
     patch : int
@@ -159,11 +183,18 @@ def fit_sides(draft: Draft, chosen: Sequence[Mapping[str, Any]], patch: int) -> 
     >>> draft = Draft("keypoints", {}, [], task={"keypoints": {"short_side": 518, "formats": ["csv"]}})
     >>> fit_sides(draft, [{"keypoints": {"short_side": 518}}], 16), fit_sides(draft, [], 16), draft.task
     (False, True, {'keypoints': {'short_side': 512, 'formats': ['csv']}})
+    >>> draft = Draft("segmentation", {"prepare": {"tile_size": 128}}, [])
+    >>> fit_sides(draft, [], 14), draft.tree
+    (True, {'prepare': {'tile_size': 126}})
     """
     section, given = draft.task.get(draft.kind, {}), {key for tree in chosen for key in tree.get(draft.kind) or {}}
     fitted = {key: max(round(section[key] / patch), 1) * patch for key in _SIDES if key in section and key not in given}
     changed = any(section[key] != side for key, side in fitted.items())
     section.update(fitted)
+    tile = draft.tree.get("prepare", {}).get("tile_size")
+    if tile is not None and not any("tile_size" in (tree.get("prepare") or {}) for tree in chosen):
+        draft.tree["prepare"]["tile_size"] = max(tile // patch, 1) * patch
+        changed |= tile % patch > 0
     return changed
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.draft import PHASES_ON, Draft, NoLabelsError
+from tasks.segmentation.label_places import LabelPlaces, find_places
+from tasks.segmentation.source import ENOUGH_UNITS, MANY_PICTURES
+from tasks.segmentation.task import SegmentationTask
 from utils.errors import DataError
 from utils.logging import VerbosityLogger
 from utils.raster.class_table import class_key
+from utils.raster.fill import Fill, describe_fill, find_fill, values_to_leave_out
 from utils.raster.header import read_header
 from utils.raster.label_layout import Layout, find_layout
 from utils.raster.label_pairs import is_vector
@@ -22,10 +27,13 @@ from utils.raster.label_survey import (
     survey_vectors,
 )
 from utils.raster.scene_paths import find_scenes
+from utils.raster.scenes import RasterScene
 
 BACKGROUND, OBJECT = "background", "object"
 TILES = (512, 384, 256, 192, 128, 96, 64)  # sides to choose from, in pixels
 ENOUGH_TILES = 12  # to draw a validation split from
+MOST_LOOKED_AT = 64  # pictures whose labels and fill are looked for
+FEW_IN_FILL = 0.01  # share of the labelled pixels; with more in fill, it is a class to who labelled it
 RARE = 0.05  # share of a class below which classes are weighted
 _COLOUR_NAMES = {
     (0, 0, 0): "black",
@@ -106,7 +114,7 @@ def draft_segmentation(path: Path, changes: dict[str, Any], log: VerbosityLogger
         tree["train"]["loss"] = {"class_weights": "auto"}
     advice.append("model.backbone: facebook/dinov2-small, or the folder of its weights, is better and slower")
     read_as += f" ({', '.join(sorted({label.suffix.lower() for label in layout.labels}))})"
-    return Draft("segmentation", tree, [_count_line(layout), *figures], advice, read_as=read_as)
+    return Draft("segmentation", tree, [_count_line(layout), *figures], advice, read_as=read_as, refine=refine)
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -131,6 +139,122 @@ def _count_line(layout: Layout) -> str:
     bands = layout.band_files
     pictures = f"1 picture of {len(bands)} files, one per band: {', '.join(bands)}" if bands else ""
     return f"{pictures or f'{len(layout.pictures)} pictures'}; {len(layout.labels)} label files"
+
+
+def refine(draft: Draft, task: SegmentationTask, chosen: Sequence[Mapping[str, Any]]) -> None:
+    """Look for undeclared fill and for the places of labels, and choose `dataset.nodata` and windows accordingly.
+
+    Parameters
+    ----------
+    draft : Draft
+        Changed in place, where a person has chosen nothing.
+    task : SegmentationTask
+        Made of the draft.
+    chosen : sequence of mapping
+        Settings that a person gives.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> draft = Draft("segmentation", {"dataset": {}, "prepare": {"tile_size": 64}}, [])
+    >>> refine(draft, scene_task(), [])
+    >>> draft.figures
+    ['10112 of 10240 pixels are labelled (99 %): dark 5056, light 5056; 3 windows of 64 pixels hold some']
+    """
+    given = {(section, key) for tree in chosen for section in ("dataset", "prepare") for key in tree.get(section) or {}}
+    scenes, dataset = task.source.scenes, task.settings.dataset
+    names = sorted(scenes.labelled())
+    some = {name: scenes.labelled()[name] for name in names[:: math.ceil(len(names) / MOST_LOOKED_AT)]}
+    opened = {name: scenes.scene(files.paths) for name, files in some.items()}
+    fills = {} if ("dataset", "nodata") in given else {name: find_fill(scene) for name, scene in opened.items()}
+    nodata = sorted({value for found in fills.values() for value in values_to_leave_out(found)})
+    labels = {name: scenes.labels(files.label) for name, files in some.items() if files.label is not None}
+    is_full = dataset.unlabelled != "ignore" and any(is_vector(source.path) for source in labels.values())
+    places = None if is_full else find_places(opened, labels, nodata)
+    if nodata:
+        _propose_nodata(draft, fills, nodata, places, all(scene.crs is not None for scene in opened.values()))
+    if places is not None and len(some) == len(names):
+        _fit_windows(draft, task.classes, list(opened.values()), places, given)
+
+
+def _propose_nodata(
+    draft: Draft,
+    fills: Mapping[str, Sequence[Fill]],
+    nodata: Sequence[float],
+    places: LabelPlaces | None,
+    is_placed: bool,
+) -> None:
+    """Set `dataset.nodata` to undeclared fill that no label calls a class, or suggest it where it may be data.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fills = {"a": [Fill(255.0, 0.25, True, (0.0, 254.0))]}
+    >>> places = LabelPlaces(np.array([[0, 0, 0, 0]]), np.array([9]), 4096, 0)
+    >>> draft = Draft("segmentation", {"dataset": {}}, [])
+    >>> _propose_nodata(draft, fills, [255.0], places, True)
+    >>> draft.tree, draft.figures[0].partition("; ")[2]
+    ({'dataset': {'nodata': 255}}, 'dataset.nodata leaves them out of training and of maps; if they are data, set ...')
+    >>> draft = Draft("segmentation", {"dataset": {}}, [])
+    >>> _propose_nodata(draft, fills, [255.0], places, False)
+    >>> draft.tree, draft.advice[0].partition("; ")[2]
+    ({'dataset': {}}, 'they are read as data; if they hold nothing, set dataset.nodata: 255, and if they are data, ...')
+    """
+    if places is None or not is_placed or places.in_fill > FEW_IN_FILL * places.counts.sum():
+        draft.advice.append(describe_fill(fills, "they are read as data"))
+        return
+    values = [int(value) if value.is_integer() else value for value in nodata]
+    draft.tree["dataset"]["nodata"] = values[0] if len(values) == 1 else values
+    what = describe_fill(fills, "dataset.nodata leaves them out of training and of maps")
+    draft.figures.append(f"{what.partition('; if they hold nothing')[0]}; if they are data, set dataset.nodata: []")
+
+
+def _fit_windows(
+    draft: Draft,
+    classes: Sequence[str],
+    scenes: Sequence[RasterScene],
+    places: LabelPlaces,
+    given: Container[tuple[str, str]],
+) -> None:
+    r"""Say how many pixels are labelled, and choose windows so small that enough of them hold labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from utils.raster.example import raster_file
+    >>> scene = RasterScene(raster_file("a.tif", np.zeros((2048, 2048), np.uint8)))
+    >>> cells = [[0, 4 * place, 7, 0] for place in range(12)] + [[0, 0, 7, 1]]
+    >>> draft = Draft("segmentation", {"dataset": {}, "prepare": {"tile_size": 512}}, [])
+    >>> _fit_windows(draft, ["sand", "reed"], [scene], LabelPlaces(np.array(cells), np.full(13, 5), 2048**2, 0), ())
+    >>> draft.tree
+    {'dataset': {'splits': {'block_tiles': 1}}, 'prepare': {'tile_size': 128}}
+    >>> print(*draft.figures, *draft.advice, sep="\n")
+    65 of 4194304 pixels are labelled (0.0015 %): sand 60, reed 5; 12 windows of 128 pixels hold some
+    reed: labelled in 1 of these windows, so it cannot be both learnt and scored; label it in other places too
+    """
+    if places.counts.sum() == places.pixels:
+        return
+    usable = [side for side in TILES if side <= draft.tree["prepare"]["tile_size"]]
+    numbers = {side: places.windows(side)[0] for side in usable}
+    if ("prepare", "tile_size") not in given and numbers:
+        enough = min(ENOUGH_TILES, max(numbers.values()))
+        draft.tree["prepare"]["tile_size"] = next(side for side, number in numbers.items() if number >= enough)
+    side = draft.tree["prepare"]["tile_size"]
+    number, per_class = places.windows(side)
+    placed = all(scene.crs is not None for scene in scenes)
+    if number < ENOUGH_UNITS and (len(scenes) == 1 or (placed and len(scenes) < MANY_PICTURES)):
+        draft.tree["dataset"].setdefault("splits", {}).setdefault("block_tiles", 1)  # larger blocks would be too few
+    counts = places.per_class(len(classes)).tolist()
+    listed = ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True))
+    share = f"{100 * sum(counts) / places.pixels:.2g}"
+    draft.figures.append(
+        f"{sum(counts)} of {places.pixels} pixels are labelled ({share} %): {listed}; {number} windows of {side} "
+        "pixels hold some"
+    )
+    lone = [classes[index] for index, held in per_class.items() if held == 1]
+    if lone:
+        what = "labelled in 1 of these windows, so it cannot be both learnt and scored; label it in other places too"
+        draft.advice.append(f"{', '.join(lone)}: {what}")
 
 
 def _tile_size(layout: Layout) -> int:

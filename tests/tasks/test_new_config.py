@@ -20,6 +20,7 @@ from tasks import kinds
 from tasks.example import tiny_backbone
 from tasks.keypoints.example import drawn_animals
 from utils.formats.read import read_poses
+from utils.formats.yolo.write import write_yolo
 from utils.raster.files import write_raster
 from utils.raster.vector_files import write_features
 
@@ -234,6 +235,55 @@ def test_shares_of_polygons_are_of_their_area_and_of_lines_of_their_number(tmp_p
     assert "kind: path 75 %, road 25 %" in said
 
 
+def collared(folder: Path) -> Path:
+    """A placed scene of 600 x 600 pixels, its right third white, with twelve small polygons of two classes."""
+    values = np.random.default_rng(0).integers(5, 250, (600, 600, 3)).astype(np.uint8)
+    values[:, 400:] = 255
+    folder.mkdir()
+    write_raster(folder / "a.tif", values, **PLACE)
+    corners = [(500_000 + 200 * x + 20, 5_000_000 - 300 * y - 20) for x in range(4) for y in range(3)]
+    spots = [shapely.box(x, y - 8, x + 8, y) for x, y in corners]
+    write_features(folder / "l.gpkg", spots, crs="EPSG:32631", kind=["reed", "sand"] * 6)
+    return folder
+
+
+@pytest.mark.parametrize(("patch", "side"), [(16, 96), (14, 84)])
+def test_few_labels_in_a_scene_with_a_collar_get_small_windows_and_nodata(tmp_path, capsys, patch, side):
+    write_random_backbone(tmp_path / "backbone", "dinov2", width=8, depth=2, heads=2, patch_size=patch, seed=0)
+    tree = draft(tmp_path, collared(tmp_path / "set"), f"model.backbone={tmp_path / 'backbone'}")
+    said = capsys.readouterr().out
+    assert "192 of 360000 pixels are labelled (0.053 %): reed 96, sand 96; 12 windows of" in said
+    assert "33 % of the pixels are exactly 255 in all bands and reach the border" in said
+    assert said.count("pixels are labelled") == 1
+    assert (tree["dataset"]["nodata"], tree["dataset"]["splits"]) == (255, {"block_tiles": 1})
+    assert tree["prepare"]["tile_size"] == side
+    run(tmp_path)
+    lists = {path.stem: path.read_text().split() for path in (tmp_path / "splits_dir").rglob("*.txt")}
+    assert sum(len([name for name in names if "#" not in name]) for names in lists.values()) >= 12
+
+
+def test_what_a_person_chooses_of_windows_and_nodata_stays(tmp_path):
+    tree = draft(tmp_path, collared(tmp_path / "set"), "prepare.tile_size=200", "dataset.nodata=[]")
+    assert (tree["prepare"]["tile_size"], tree["dataset"]["nodata"]) == (200, [])
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_white_that_masks_call_a_class_or_photos_hold_is_no_nodata_but_told(tmp_path, capsys, placed):
+    values = np.random.default_rng(0).integers(5, 250, (96, 128, 3)).astype(np.uint8)
+    values[:, 90:] = 255
+    mask = np.full((96, 128), 2 if placed else 255, np.uint8)
+    mask[:, :40], mask[:, 40:60] = 0, 1
+    for folder, array in (("images", values), ("masks", mask)):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        for name in "ab":
+            write_raster(tmp_path / "set" / folder / f"{name}.tif", array, **(PLACE if placed else {}))
+    tree = draft(tmp_path, tmp_path / "set")
+    assert "nodata" not in tree["dataset"]
+    said = capsys.readouterr().out
+    assert "30 % of the pixels are exactly 255 in all bands" in said
+    assert "they are read as data; if they hold nothing, set dataset.nodata: 255" in said
+
+
 def test_a_run_that_finds_the_format_itself_says_what_it_leaves_out(tmp_path, caplog):
     sets = read_poses(posed(tmp_path / "set"))
     assert "coco is read, labelme (such as images/val_000.json) is not; to read those, set the format" in caplog.text
@@ -241,6 +291,29 @@ def test_a_run_that_finds_the_format_itself_says_what_it_leaves_out(tmp_path, ca
     caplog.clear()
     read_poses(tmp_path / "set", "coco")
     assert not caplog.text
+
+
+def test_rows_of_yolo_beside_labelme_files_are_named_and_can_be_taken(tmp_path, capsys):
+    folder = tmp_path / "set"
+    write_yolo(read_poses(drawn_animals()), folder)
+    spec = (folder / "data.yaml").rename(tmp_path / "data.yaml")
+    point = {"label": "nose", "points": [[5, 6]], "shape_type": "point"}
+    for path in sorted((folder / "images").rglob("*.png")):
+        shape = {"imagePath": str(path), "shapes": [point]}
+        (folder / "labels" / path.relative_to(folder / "images")).with_suffix(".json").write_text(json.dumps(shape))
+    tree = draft(tmp_path, folder / "labels")
+    text, said = (tmp_path / "new.yml").read_text(), capsys.readouterr().out
+    rows = min((folder / "labels").rglob("*.txt")).relative_to(folder / "labels")
+    what = f"labelme is read, yolo (such as {rows}) is not; to read those, write a data.yaml with names, train"
+    assert what in said
+    assert what in text
+    assert tree["tasks"]["set"]["keypoints"]["format"] == "labelme"
+    (tmp_path / "new.yml").unlink()
+    said = refused(tmp_path, capsys, folder / "labels", "keypoints.format=yolo")
+    assert "name the folder that holds images and labels, or its data.yaml" in said, "not a draft of another kind"
+    spec.rename(folder / "data.yaml")
+    draft(tmp_path, folder / "data.yaml")
+    assert "12 pictures, 0 of them without an animal; 22 animals" in capsys.readouterr().out
 
 
 def test_masks_beside_keypoints_are_named(tmp_path, capsys):
