@@ -20,6 +20,7 @@ from tasks.baselines import (
     spread,
 )
 from tasks.belief import MOST_DOUBLES, Doubt, few_steps, judge, listed, same_place
+from tasks.grey_inputs import shows_colours
 from tasks.item import Item
 from tasks.neighbours import MOST_ALIKE, pairs_beside, share_alike
 from tasks.prepared import PreparedItem, PreparedReader
@@ -41,7 +42,8 @@ def study_training(
     -------
     dict
         `colours`: what was learnt of colours, as JSON, or None; `colours_score`: what it scores on validation;
-        `doubts`: lists of code and text; `val`: digest of the validation items; `untrained`: doubts of any split.
+        `doubts`: lists of code and text; `val`: digest of the validation items; `untrained`: doubts of any split;
+        `in_colours`: share of training samples that show colours, None where they hold no picture.
 
     Examples
     --------
@@ -56,7 +58,8 @@ def study_training(
     learnt_looks: list[np.ndarray] = []
     scored_looks: list[np.ndarray] = []
     baseline = task.output.baseline()
-    learnt = watched(training.samples(choose_entries(training.entries)), learnt_looks)
+    coloured: list[bool] = []
+    learnt = watched(training.samples(choose_entries(training.entries)), learnt_looks, coloured)
     fitted = None if baseline is None else baseline.fit(learnt)
     positions = spread(len(scored.entries), LOOKED_AT)
     shown = watched(scored.samples(positions), scored_looks)
@@ -78,6 +81,7 @@ def study_training(
         "doubts": [list(doubt) for doubt in doubts],
         "untrained": [list(doubt) for doubt in untrained(task, training.entries)],
         "val": digest_ids(items_of(val_items)),
+        "in_colours": sum(coloured) / len(coloured) if coloured else None,
     }
 
 
@@ -105,8 +109,8 @@ def untrained(task: Task, entries: Iterable[Entry]) -> Iterator[Doubt]:
         yield Doubt(f"no_training_{unit}_of_a_{each}", text + "divide the pictures otherwise (dataset.splits)")
 
 
-def watched(samples: Iterable[Sample], looks: list[np.ndarray]) -> Iterator[Sample]:
-    """Pass samples on and keep what they look like.
+def watched(samples: Iterable[Sample], looks: list[np.ndarray], coloured: list[bool] | None = None) -> Iterator[Sample]:
+    """Pass samples on and keep what they look like, and whether they show colours.
 
     Examples
     --------
@@ -117,6 +121,8 @@ def watched(samples: Iterable[Sample], looks: list[np.ndarray]) -> Iterator[Samp
     """
     for sample in samples:
         looks.append(direction(sample))
+        if coloured is not None and "image" in sample.arrays:
+            coloured.append(shows_colours(np.asarray(sample.arrays["image"])))
         yield sample
 
 

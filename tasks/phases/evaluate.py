@@ -12,6 +12,7 @@ from torch import nn
 from tasks.belief import caption, sentence
 from tasks.context import Context, PhaseResult, Workload
 from tasks.evidence import judge_evaluation
+from tasks.grey_inputs import tell_grey
 from tasks.item import Item, Piece
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
@@ -222,6 +223,8 @@ def tell_what(
         facts["seen"] = distributed.run_on_main(find)
         say = context.log.warning if facts["seen"] is None or any(facts["seen"].values()) else context.log.info
         say(f"evaluate: {len(items)} pictures; {tell_seen(facts['seen'], len(items))}")
+        if grey := tell_grey(checkpoint.description, items):
+            context.log.warning(f"evaluate: {grey}")
     return facts
 
 

@@ -14,6 +14,7 @@ import torch
 from config import expand_path
 from tasks.belief import doubts_of_checkpoint
 from tasks.context import Context, PhaseResult
+from tasks.grey_inputs import tell_grey
 from tasks.item import Item, Piece
 from tasks.phases.evaluate import restore, safe_name, workload
 from tasks.phases.prediction import predict
@@ -72,6 +73,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     if doubt:
         context.log.warning(f"inference: of the checkpoint: {doubt}")
     items, unreadable = readable_inputs(task)
+    if checkpoint and (grey := tell_grey(checkpoint.description, items)):
+        context.log.warning(f"inference: {grey}")
     folder = output_folder(task, context)
     prints = {item.id: fingerprint(task, item, checkpoint) for item in items}
     done = read_json(context.folder / RECORD, {}, checksum=True)

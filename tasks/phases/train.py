@@ -201,6 +201,7 @@ class Training:
             "doubts": [],
             "val": "",
             "untrained": [],
+            "in_colours": None,
         }
         self.device = choose_device(task.settings.device("train"))
         self.reader = PreparedReader(task, store, train_items)
@@ -631,7 +632,7 @@ class Training:
         if self.settings.weights_dir and name in (BEST, LAST):
             head = self.task.settings.model.head
             paths.append(Path(expand_path(self.settings.weights_dir)) / f"{head}_{name}.safetensors")
-        kept = {key: self.found[key] for key in ("colours", "doubts", "val", "untrained")}
+        kept = {key: self.found[key] for key in ("colours", "doubts", "val", "untrained", "in_colours")}
         description = {**self.task.describe(), **self.task.describe_data(), "seen": self._seen}
         training = {"steps": self._steps(), **kept}
         if name == BEST:
