@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +25,7 @@ from utils.raster.inputs import find_inputs
 logger = logging.getLogger(__name__)
 
 NO_CLASS = "the labels name no class, as no object is labelled; label some, or list names in a data.yaml"
+PROBLEMS_NAMED = 3  # in the log of runs without verify
 REACH = 3.0  # largest width or height of a box, relative to its picture
 
 
@@ -120,8 +123,41 @@ class PictureLabels(ABC):
                 raise
             sets = self.read(source, inputs[0])  # the labels name pictures that lie in this folder
         if inputs:
-            sets, self.unlabelled = keep_inputs(sets, inputs, self.is_result)
+            sets, self.unlabelled = keep_inputs(
+                sets, inputs, self.is_result, lambda copies: self._lead(source, inputs, copies)
+            )
         return self.align(sets) if self.fixed else sets
+
+    def _lead(self, source: str, inputs: Sequence[str], copies: Sequence[Path]) -> str:
+        """Words that lead labels to copies of their pictures in another folder, which are tried before they are said.
+
+        Examples
+        --------
+        >>> import shutil, tempfile
+        >>> from tasks.keypoints.example import pose_task
+        >>> labels, folder = pose_task().labels, tempfile.mkdtemp()
+        >>> copy = Path(shutil.copy(labels.sets["val"].pictures[1].path, folder))
+        >>> source = labels.settings.paths.locate("annotations/val.json")
+        >>> told = labels._lead(source, [folder], [copy])
+        >>> told.replace(folder, "F").replace(source, "L")
+        'write paths.data_root=F evaluate.inputs=F evaluate.labels=L after the command'
+        """
+        shared = Path(os.path.commonpath([path.absolute().parent for path in copies]))
+        resolved, why = set(map(os.path.realpath, copies)), ""
+        for root in (shared, *shared.parents)[:4]:
+            try:
+                sets = self.read(source, str(root))
+            except DataError as error:
+                why = why or f": {error}"
+                continue
+            if any(os.path.realpath(picture.path) in resolved for part in sets.values() for picture in part.pictures):
+                entries = [os.path.abspath(entry) for entry in inputs]  # relative ones start in the data root
+                named = entries[0] if len(entries) == 1 else f"[{', '.join(entries)}]"
+                words = {"paths.data_root": root, "evaluate.inputs": named, "evaluate.labels": os.path.abspath(source)}
+                listed = " ".join(shlex.quote(f"{key}={value}") for key, value in words.items())
+                return f"write {listed} after the command"
+        cure = "correct those names, or name the originals"
+        return f"no paths.data_root leads from the names in the labels to them; {cure}{why}"
 
     @cached_property
     def faults(self) -> dict[str, Finding]:
@@ -225,7 +261,7 @@ correct or remove it
         yield from self.faults.values()
 
     def warn_of_problems(self) -> None:
-        """Log the number of problems once, for runs without verify.
+        """Name the first problems, once in a command, for runs without verify.
 
         Examples
         --------
@@ -235,8 +271,25 @@ correct or remove it
         (None, 0)
         """
         problems = list(self.problems())
-        if problems:
-            logger.warning("%d problems in the labels, which verify lists; the first: %s", len(problems), problems[0])
+        if not problems:
+            return
+        some = "; ".join(map(str, problems[:PROBLEMS_NAMED]))
+        more = len(problems) - PROBLEMS_NAMED
+        rest = f"; and {more} more, all of which verify lists (verify.enable=true)" if more > 0 else ""
+        number = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        _warn_once(f"{number} in the labels: {some}{rest}")
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """Log a warning, once in a process, as each phase reads the labels anew.
+
+    Examples
+    --------
+    >>> _warn_once("a label"), _warn_once("a label"), _warn_once.cache_info().hits > 0
+    (None, None, True)
+    """
+    logger.warning("%s", text)
 
 
 def doubt_classes(names: Sequence[str]) -> Iterator[Finding]:
@@ -292,7 +345,10 @@ def named_inputs(settings: Any) -> list[str]:
 
 
 def keep_inputs(
-    sets: Mapping[str, AnnotationSet], inputs: Sequence[str], is_result: Callable[[Path], bool] = lambda path: False
+    sets: Mapping[str, AnnotationSet],
+    inputs: Sequence[str],
+    is_result: Callable[[Path], bool],
+    lead: Callable[[Sequence[Path]], str],
 ) -> tuple[dict[str, AnnotationSet], list[str]]:
     """Keep the labelled pictures that are among the inputs.
 
@@ -304,6 +360,8 @@ def keep_inputs(
         Files, folders and globs.
     is_result : callable
         Tells files that inference wrote, which are an input only where they are named.
+    lead : callable
+        Says how labels get to inputs that only have the names of their pictures.
 
     Returns
     -------
@@ -322,7 +380,7 @@ def keep_inputs(
     >>> from tasks.keypoints.example import pose_task
     >>> sets = pose_task().labels.sets
     >>> path = sets["val"].pictures[1].path
-    >>> kept, unlabelled = keep_inputs(sets, [str(path)])
+    >>> kept, unlabelled = keep_inputs(sets, [str(path)], lambda path: False, str)
     >>> [len(part.pictures) for part in kept.values()], unlabelled
     ([0, 1], [])
     """
@@ -334,8 +392,8 @@ def keep_inputs(
     named = {os.path.realpath(picture.path) for part in sets.values() for picture in part.pictures}
     if not named & found.keys():
         some, names = ", ".join(sorted(named)[:2]), {Path(path).name for path in named}
-        moved = sum(Path(path).name in names for path in found)
-        cure = "set paths.data_root to the folder from which the names in the labels lead to the inputs"
-        copies = f"; {moved} inputs have the names of such pictures, but lie in another folder: {cure}" if moved else ""
+        moved = [Path(path) for path in found.values() if Path(path).name in names]
+        what = f"{len(moved)} inputs have the names of such pictures, but lie in another folder"
+        copies = f"; {what}: {lead(moved)}" if moved else ""
         raise DataError(f"evaluate.inputs: the labels name none of {len(found)} inputs; they name {some}, ...{copies}")
     return kept, sorted(str(path) for resolved, path in found.items() if resolved not in named)

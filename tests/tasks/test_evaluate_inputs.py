@@ -226,6 +226,19 @@ def test_pictures_whose_labels_cannot_be_read_whole_are_named_with_the_score(fox
         assert Path("log.txt").read_text().count(told) == times
 
 
+def test_a_problem_of_the_labels_is_named_once_in_a_run_without_verify(foxes, animals, capsys):
+    content = json.loads(Path("labels.json").read_text())
+    content["annotations"][0]["keypoints"][0] = "x"
+    Path("labels.json").write_text(json.dumps(content))
+    evaluate(f"evaluate.checkpoint={foxes}", "evaluate.inputs=pictures", f"evaluate.labels={animals}/labels.json")
+    captured = capsys.readouterr()
+    told = [line for line in (captured.out + captured.err).splitlines() if " in the labels: " in line]
+    assert len(told) == 1
+    assert "1 problem in the labels: " in told[0]
+    assert "labels.json" in told[0]
+    assert "verify" not in told[0]
+
+
 @pytest.mark.parametrize("labels", ["all", "train"])
 def test_lost_labels_of_a_source_without_splits_are_told_of_every_split_that_is_drawn(labels):
     source = pose_task().source
@@ -254,13 +267,16 @@ def test_labels_of_every_format_give_the_same_score(format, foxes, animals):
         assert found["metrics"][name] == pytest.approx(expected[name], rel=1e-4), name
 
 
-def test_copies_of_pictures_are_scored_where_the_labels_are_led_to_them(foxes, animals, capsys):
-    copies, labels = (Path(path).resolve() for path in ("pictures", "drawn/annotations/val.json"))
-    named = [f"evaluate.checkpoint={foxes}", f"evaluate.inputs={copies}", f"evaluate.labels={labels}"]
+@pytest.mark.parametrize("inputs", ["copies/day 1", "copies", "[copies/day 1]"])
+def test_copies_of_pictures_are_scored_with_the_words_that_the_refusal_tells(inputs, foxes, animals, capsys):
+    shutil.copytree("pictures", "copies/day 1")
+    named = [f"evaluate.checkpoint={foxes}", f"evaluate.inputs={inputs}", "evaluate.labels=drawn/annotations/val.json"]
     assert main.main(["evaluate.enable=true", *named]) == 3
     told = " ".join(capsys.readouterr().err.split())
-    assert "have the names of such pictures, but lie in another folder: set paths.data_root" in told
-    assert evaluate(*named, f"paths.data_root={copies}")["pictures"] == len(list(copies.iterdir()))
+    assert "4 inputs have the names of such pictures, but lie in another folder: write " in told
+    words = shlex.split(told.partition("another folder: write ")[2].partition(" after the command")[0])
+    assert words[0] == f"paths.data_root={animals.resolve()}/copies/day 1"
+    assert evaluate(named[0], *words)["pictures"] == 4
 
 
 def reorder_keypoints(content: dict[str, Any], first: str, point: list[float] | None = None) -> None:
