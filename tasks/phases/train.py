@@ -580,8 +580,7 @@ class Training:
         if constant is not None and math.isfinite(constant):
             state.early.chance = float(constant)
         improved = state.early.update(value)
-        best = "none yet" if state.early.best is None else f"best {state.early.best:.4f}"  # a NaN is no score
-        self.context.log.info(f"epoch {state.epoch}: {primary} {value:.4f} ({'best' if improved else best})")
+        self.context.log.info(f"epoch {state.epoch}: {primary} {value:.4f} ({state.early.describe(improved)})")
         if improved or not state.best:
             belief = judge_training(self.task, scores, self._steps(), state.early.chance, self.found)
             chosen = self.task.validating_key()

@@ -89,6 +89,28 @@ class EarlyStopping:
         self.waited = 0 if improved or not self._has_begun() else self.waited + 1
         return improved
 
+    def describe(self, improved: bool) -> str:
+        r"""How the last score stands among those until now; none is called the best before one is above chance.
+
+        Examples
+        --------
+        >>> stopping = EarlyStopping()
+        >>> stopping.describe(False)
+        'none yet'
+        >>> stopping.chance = 0.25
+        >>> print(*(stopping.describe(stopping.update(value)) for value in (0.25, 0.125)), sep="\n")
+        kept until a score is above 0.2500, that of a constant prediction
+        0.2500 is kept until a score is above 0.2500, that of a constant prediction
+        >>> [stopping.describe(stopping.update(value)) for value in (0.5, 0.25)]
+        ['best', 'best 0.5000']
+        """
+        if self.best is None:  # a NaN is no score
+            return "none yet"
+        if self._has_begun():
+            return "best" if improved else f"best {self.best:.4f}"
+        chance = "0" if self.chance is None else f"{self.chance:.4f}, that of a constant prediction"
+        return f"{'kept' if improved else f'{self.best:.4f} is kept'} until a score is above {chance}"
+
     def _has_begun(self) -> bool:
         """Whether the best score is above chance; a loss always is.
 
