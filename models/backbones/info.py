@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from models.backbones.weights import (
+    EMBEDDED,
     FAMILIES,
     STATED_DIGEST,
     Triple,
@@ -83,6 +84,18 @@ class BackboneInfo:
     num_blocks: int
     precision_in_use: str = "fp32"
     attention: str = "sdpa"
+
+    def describe_blocks(self, precision: str) -> str:
+        """Name the chosen blocks, and the backbone by its source and architecture, for the log.
+
+        Examples
+        --------
+        >>> describe_backbone("embedded", [0, 2]).describe_blocks("bf16")
+        'blocks 0, 2 of the embedded backbone (dinov2 of 3 blocks, patch 16, bf16)'
+        """
+        name = "the embedded backbone" if self.id == EMBEDDED else self.id
+        blocks, what = ", ".join(map(str, self.layers)), f"{self.family} of {self.num_blocks} blocks"
+        return f"blocks {blocks} of {name} ({what}, patch {self.patch_size}, {precision})"
 
     def padded(self, image_size: Sequence[int]) -> tuple[int, int]:
         """Height and width after continuation to the patch grid.

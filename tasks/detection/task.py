@@ -114,9 +114,8 @@ class DetectionTask(LabelledTask):
         info, numbers = self.features.info, list(data.numbers().values())
         height, width = self.source.sample_size()
         lines = [
-            f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
-            f"(patch {info.patch_size}, {self.features.precision}), {self.num_outputs} classes: "
-            f"{', '.join(data.classes)}",
+            f"head {self.settings.model.head} on {info.describe_blocks(self.features.precision)}, "
+            f"{self.num_outputs} classes: {', '.join(data.classes)}",
             f"{self.split_sizes()}, samples of at most {height} x {width} pixels",
             f"{sum(numbers)} objects: at most {max(numbers, default=0)} in a picture, 99 % of the pictures have "
             f"{np.percentile(numbers or [0], 99):.0f} or fewer; the head gives at most {self._head.max_objects} boxes",

@@ -111,9 +111,8 @@ class DistillTask(FeatureTask):
         if lists_stay(self.name, self.settings):
             split = f"{len(self.source.items('train'))} to train on, {len(self.source.items('val'))} to validate"
         return [
-            f"student {self.settings.model.head} with {size / 1e6:.2f} M parameters for blocks "
-            f"{', '.join(map(str, info.layers))} of {info.family} (patch {info.patch_size}, "
-            f"{self.features.precision}), crops of {self.settings.distill.crop} pixels",
+            f"student {self.settings.model.head} with {size / 1e6:.2f} M parameters for "
+            f"{info.describe_blocks(self.features.precision)}, crops of {self.settings.distill.crop} pixels",
             f"{len(self.source.files.pictures)} pictures and videos, {len(units)} items, {split}",
         ]
 

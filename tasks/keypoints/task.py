@@ -169,9 +169,8 @@ class KeypointsTask(LabelledTask):
         if target is not None and not self.num_outputs:
             return [f"{self.split_sizes()}, no keypoint in them; prepare only writes the labels as {target.format}"]
         lines = [
-            f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
-            f"(patch {info.patch_size}, {self.features.precision}), {self.num_outputs} keypoints: "
-            f"{', '.join(data.skeleton.names)}",
+            f"head {self.settings.model.head} on {info.describe_blocks(self.features.precision)}, "
+            f"{self.num_outputs} keypoints: {', '.join(data.skeleton.names)}",
             f"{self.split_sizes()}, canvas {data.canvas[0]} x {data.canvas[1]} pixels, "
             f"at most {data.max_instances} animals each",
         ]

@@ -81,8 +81,7 @@ class SegmentationTask(FeatureTask):
             info = self.features.info
             self.spec()
             lines = [
-                f"head {self.settings.model.head} on blocks {', '.join(map(str, info.layers))} of {info.family} "
-                f"(patch {info.patch_size}, {self.features.precision}), {classes}",
+                f"head {self.settings.model.head} on {info.describe_blocks(self.features.precision)}, {classes}",
                 *self.odd_sides(),
             ]
         if self.awaits_sample():
