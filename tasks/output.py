@@ -79,6 +79,10 @@ class Sink(ABC):
     def flush(self) -> None:  # noqa: B027 - most sinks write at once
         """Make what was appended durable."""
 
+    def names(self) -> list[str]:
+        """Give the names of all files that the output is made with, temporary ones too: a disk may not take them."""
+        return []
+
     @abstractmethod
     def close(self) -> list[Path]:
         """Finish the output and give its files; called once, after all ranks have flushed."""

@@ -44,6 +44,7 @@ from utils.media.overlays import ENDING as OVERLAY_ENDING
 from utils.media.overlays import write_overlay_picture
 from utils.media.videos import VideoReader, VideoWriter, is_video
 from utils.raster.box_layer import write_boxes
+from utils.raster.writer import BESIDE
 from utils.report.caption import current_caption
 from utils.report.colours import class_palette
 from utils.report.plots import overlay_legend
@@ -160,6 +161,12 @@ class DetectionSink(FrameSink):
         for line in self.lines():
             last = line
         return None if last is None else int(last["restart"])
+
+    @override
+    def names(self) -> list[str]:
+        others = other_results(self.item, self.folder, self.looks.formats)
+        layers = [f"{path.name}{BESIDE}" for path in others if path.suffix == ".gpkg"]
+        return [path.name for path in (self.partial, result_path(self.item.id, self.folder), *others)] + layers
 
     @override
     def close(self) -> list[Path]:

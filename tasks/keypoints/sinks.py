@@ -84,6 +84,11 @@ class PoseSink(FrameSink):
         return frame_to_json(piece)
 
     @override
+    def names(self) -> list[str]:
+        others = other_results(self.item.id, self.item.picture.path, self.folder, self.formats)
+        return [path.name for path in (self.partial, result_path(self.item.id, self.folder), *others)]
+
+    @override
     def close(self) -> list[Path]:
         frames = list(self.lines())
         path, picture = result_path(self.item.id, self.folder), self.item.picture.path

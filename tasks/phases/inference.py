@@ -27,7 +27,7 @@ from utils.logging import Progress
 from utils.report.caption import captioned
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint, load_training_state, save_training_state
-from utils.runtime.files import digest_array, digest_json, file_stamp, read_json, write_json
+from utils.runtime.files import cut_name, digest_array, digest_json, file_stamp, read_json, refuse_long, write_json
 from utils.runtime.streams import Stream
 
 RECORD = "inference.json"  # in the run's folder: what was predicted from what
@@ -279,6 +279,11 @@ class Share:
     def open_job(self, item: Item, predictor: Predictor) -> Job:
         """Open the sink of an item, and see where an earlier run has stopped.
 
+        Raises
+        ------
+        DataError
+            If the item's name is so long that the disk takes no file of its result.
+
         Examples
         --------
         >>> import tempfile
@@ -289,6 +294,8 @@ class Share:
         0
         """
         sink = self.task.output.sink(item, self.folder, self.prints[item.id])
+        source = item.sources[0] if item.sources else item.id
+        refuse_long(source, [*sink.names(), state_path(self.folder, item).name], self.folder)
         resume, state = sink.resume_point(), None
         if resume and remembers(predictor):
             resume, state = read_state(state_path(self.folder, item), self.prints[item.id], resume)
@@ -380,14 +387,14 @@ def remembers(predictor: Predictor) -> bool:
 
 
 def state_path(folder: Path, item: Item) -> Path:
-    """Where the state of an item's predictor is kept until the item is complete.
+    """Where the state of an item's predictor is kept until the item is complete; its name is no longer than others'.
 
     Examples
     --------
     >>> state_path(Path("maps"), Item("a/b", ())).name
     '.a_b-f5effa31.state.safetensors'
     """
-    return folder / f".{safe_name(item.id)}-{digest_json(item.id)[:8]}.state.safetensors"
+    return folder / f".{cut_name(safe_name(item.id))}-{digest_json(item.id)[:8]}.state.safetensors"
 
 
 def read_state(path: Path, made_from: dict[str, Any], reached: int) -> tuple[int | None, dict[str, Any] | None]:

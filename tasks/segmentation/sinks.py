@@ -18,7 +18,7 @@ from utils.media.overlays import is_overlay_picture, write_overlay_picture
 from utils.raster.attribute_table import is_attribute_table, sidecar_path
 from utils.raster.polygons import is_polygons, write_polygons
 from utils.raster.qgis import is_style
-from utils.raster.writer import NODATA, ClassRasterWriter, is_prediction
+from utils.raster.writer import BESIDE, NODATA, ClassRasterWriter, is_prediction
 
 
 def overlay_path(path: Path) -> Path:
@@ -138,6 +138,13 @@ class RasterSink(Sink):
     @override
     def resume_point(self) -> int | None:
         return self.writer.resume_row(self.item.rows)
+
+    @override
+    def names(self) -> list[str]:
+        files = self.writer.outputs
+        files += [files[0].with_suffix(".gpkg")] if self.polygons is not None else []
+        overlay = [overlay_path(files[0]).name] if self.draw_overlay is not None else []
+        return [self.writer.work.name, *(f"{path.name}{BESIDE}" for path in files), *overlay]
 
     @override
     def close(self) -> list[Path]:

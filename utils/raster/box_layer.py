@@ -13,7 +13,7 @@ import shapely
 from utils.errors import SettingsError
 from utils.raster.gdal import bounded_gdal
 from utils.raster.grids import PixelGrid
-from utils.raster.polygons import LAYER, Polygons, PolygonSink
+from utils.raster.polygons import LAYER, WORK_NAME, Polygons, PolygonSink
 from utils.raster.qgis import add_style, qgis_polygon_style
 from utils.raster.writer import disk_full_as_data_error
 from utils.runtime.files import sync
@@ -76,7 +76,7 @@ def write_boxes(
     shutil.rmtree(work, ignore_errors=True)
     with bounded_gdal(GDAL_PAM_ENABLED="NO"), disk_full_as_data_error(destination, work):
         work.mkdir(parents=True)
-        sink = PolygonSink(work / destination.name, grid, list(class_names), 0.0, 0.0, has_scores=True)
+        sink = PolygonSink(work / WORK_NAME, grid, list(class_names), 0.0, 0.0, has_scores=True)
         for boxes, scores, labels in parts:
             shapes = shapely.box(*np.asarray(boxes, np.float64).reshape(-1, 4).T)
             sink.add(Polygons(shapes, np.asarray(labels, np.int64), np.asarray(scores, np.float64)))

@@ -28,6 +28,7 @@ from utils.raster.writer import BLOCK, NODATA, disk_full_as_data_error
 from utils.runtime.files import sync
 
 LAYER = "classes"
+WORK_NAME = "layer.gpkg"  # in the work folder, whose name is that of the result: SQLite takes paths of 512 bytes
 GPKG_VERSION = "1.2"  # GDAL before 3.7, as in QGIS 3.22, warns of 1.4
 
 
@@ -138,7 +139,7 @@ def write_polygons(
         disk_full_as_data_error(destination, work),
     ):
         work.mkdir(parents=True)
-        sink = PolygonSink(work / destination.name, raster, list(class_names), simplify_tolerance, min_area)
+        sink = PolygonSink(work / WORK_NAME, raster, list(class_names), simplify_tolerance, min_area)
         for polygons in polygonize(raster, skip_classes, band_pixels):
             sink.add(polygons)
         sink.close()

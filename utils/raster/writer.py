@@ -31,6 +31,7 @@ from utils.runtime.files import digest_json, sync, write_bytes, write_json
 
 NODATA = 255
 OUTPUT_TAG = "DINOLITH_OUTPUT"  # marks a file as a prediction and says what it was made from
+BESIDE = ".msk.ovr.tmp"  # the longest ending of a file that GDAL writes beside a raster or layer that it makes
 PATTERN_TAG = "WINDOW_PATTERN"  # says that the map repeats with its windows
 DOUBT_TAG = "SCORE_DOUBT"  # says that the score of the model cannot be believed, and why
 COMPRESS = "DEFLATE"  # every reader has it

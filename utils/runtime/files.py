@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,41 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             sync(path.parent)
 
 
+def cut_name(name: str, most: int = 200) -> str:
+    """The start of a name that has at most so many bytes, as the limits of disks count.
+
+    Examples
+    --------
+    >>> cut_name("fox", 2), cut_name("\N{GREEK SMALL LETTER PI}" * 3, 3) == "\N{GREEK SMALL LETTER PI}"
+    ('fo', True)
+    """
+    return os.fsencode(name)[:most].decode(errors="ignore")
+
+
+def refuse_long(source: str | Path, names: Sequence[str], folder: Path) -> None:
+    """Refuse an input for whose results, by their names, a folder's disk has no room in a name.
+
+    Raises
+    ------
+    DataError
+        With the input, the longest name's length, and the limit, both in bytes.
+
+    Examples
+    --------
+    >>> refuse_long("a.png", ["a.json"], Path("/tmp"))
+    >>> refuse_long("a.png", ["a" * 256], Path("/tmp"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.png: a file of its result would have a name of 256 bytes, and the disk takes 255; ...
+    """
+    there = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path("/"))
+    most = os.pathconf(there, "PC_NAME_MAX")
+    longest = max((len(os.fsencode(name)) for name in names), default=0)
+    if longest > most:
+        what = f"a file of its result would have a name of {longest} bytes, and the disk takes {most}"
+        raise DataError(f"{source}: {what}; give it a shorter name")
+
+
 @contextmanager
 def named_in_errors(path: str | Path) -> Iterator[None]:
     """Name a file in errors of the system that name none: a write to a full disk does not say where.
@@ -110,7 +145,7 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        folder = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.partial")
+        folder = path.with_name(f".{cut_name(path.name)}.{secrets.token_hex(6)}.partial")
         folder.mkdir()
         handle = os.open(folder, os.O_RDONLY)
         with suppress(OSError):  # a file system without locks: then nobody can take the folder for a leftover either
