@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from config import TaskConfig, expand_path
+from config import PHASES, TaskConfig, expand_path
 from tasks import load_task
 from tasks.references import references_of
-from tasks.runs import task_folder
+from tasks.runs import leaves, task_folder
 from tasks.splits import LIST_SPLITS, MADE, read_list, refuse_absent_test, refuse_empty_lists
-from utils.errors import DataError
+from utils.errors import DataError, SettingsError
 from utils.raster.inputs import find_inputs
 from utils.runtime.checkpoints import find_file
 from utils.runtime.reading import check_regular
+
+FOLDERS = re.compile(r"(runs_root|data_root|processed_dir|splits_dir|weights_dir|output_dir|\.folder)$")
 
 
 def check_named_files(name: str, tasks: Mapping[str, TaskConfig], phases: Sequence[str]) -> None:
@@ -46,6 +49,7 @@ def check_named_files(name: str, tasks: Mapping[str, TaskConfig], phases: Sequen
     utils.errors.DataError: evaluate.inputs: /dev/zero: a device; expected a file on a disk; name another one
     """
     settings, sample = tasks[name], load_task(tasks[name].kind).sample_files
+    refuse_files_for_folders(settings, phases)
     evaluates_split = "evaluate" in phases and not settings.evaluate.names_pictures
     if {"prepare", "verify", "train"} & set(phases) or evaluates_split:
         _check_lists(name, settings, phases, evaluates_split)
@@ -62,6 +66,40 @@ def check_named_files(name: str, tasks: Mapping[str, TaskConfig], phases: Sequen
             if setting == "evaluate.inputs":
                 _check_pictures(setting, source)
     _check_checkpoints(name, tasks, phases)
+
+
+def refuse_files_for_folders(settings: TaskConfig, phases: Sequence[str]) -> None:
+    """Refuse settings of a folder that name a file, or something inside of one, before any work starts.
+
+    Left out are the settings of phases that do not run, and those of a sample that is not written.
+
+    Raises
+    ------
+    SettingsError
+        All of them, a line each.
+
+    Examples
+    --------
+    >>> refuse_files_for_folders(TaskConfig(paths={"runs_root": f"{__file__}/runs"}), ["train"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: paths.runs_root: .../named_files.py: a file, expected a folder; name another one
+    """
+    found = []
+    for key, value in leaves(settings.model_dump(mode="json")):
+        section = key.partition(".")[0]
+        idle = section in PHASES and section not in phases
+        sample = getattr(settings.dataset, "sample", None)
+        idle |= key == "dataset.sample.folder" and not (sample is not None and sample.enable)
+        if idle or not isinstance(value, str) or not FOLDERS.search(key):
+            continue
+        path = Path(expand_path(value)).absolute()
+        there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+        if not there.is_dir():
+            what = "a file" if there.exists() else "a link to nowhere"
+            found.append(f"{key}: {there}: {what}, expected a folder; name another one")
+    if found:
+        raise SettingsError(*found)
 
 
 def _check_roots(settings: TaskConfig, phases: Sequence[str], evaluates_split: bool, sample: Sequence[str]) -> None:

@@ -177,7 +177,7 @@ def what_differs(old: dict, new: dict) -> str:
     'the pictures, labels or weights are others'
     """
     harmless = {"resources", "logging", "paths", "verify", "evaluate", "inference", "export"}
-    before, after = (dict(_leaves({key: tree[key] for key in tree if key not in harmless})) for tree in (old, new))
+    before, after = (dict(leaves({key: tree[key] for key in tree if key not in harmless})) for tree in (old, new))
     changed = [key for key in after if after[key] != before.get(key) and not key.endswith(".enable")]
     if not changed:
         return "the pictures, labels or weights are others"
@@ -185,17 +185,17 @@ def what_differs(old: dict, new: dict) -> str:
     return "; ".join(parts) + (f"; and {len(changed) - MOST_SHOWN} more" if len(changed) > MOST_SHOWN else "")
 
 
-def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Settings with their paths.
 
     Examples
     --------
-    >>> list(_leaves({"train": {"loss": {"ce_weight": 1.0}}}))
+    >>> list(leaves({"train": {"loss": {"ce_weight": 1.0}}}))
     [('train.loss.ce_weight', 1.0)]
     """
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -294,7 +294,7 @@ def sweep_results(name: str, settings: TaskConfig) -> None:
     >>> sweep_results("coral", settings), list(folder.rglob("*.partial"))
     (None, [])
     """
-    for key, value in _leaves(settings.model_dump(mode="json")):
+    for key, value in leaves(settings.model_dump(mode="json")):
         if isinstance(value, str) and WRITTEN.search(key):
             path = Path(expand_path(value))
             deep = key.endswith(("processed_dir", ".folder"))  # another may be the root of a disk

@@ -10,8 +10,8 @@ import pytest
 
 from config import TaskConfig, parse_settings
 from tasks import kinds
-from tasks.named_files import check_named_files
-from utils.errors import DataError
+from tasks.named_files import check_named_files, refuse_files_for_folders
+from utils.errors import DataError, SettingsError
 
 NAMED = [  # kind, setting, its value, the phase that reads it
     ("segmentation", "paths.raw_images_dir", "new", "train"),
@@ -82,3 +82,38 @@ def test_every_setting_that_starts_in_the_data_root_is_tried():
 
 def test_an_absolute_path_is_not_looked_for_elsewhere():
     check_named_files("a", {"a": TaskConfig(evaluate={"inputs": os.path.abspath("new/a.png")})}, ["prepare"])
+
+
+FOLDERS = [  # kind, setting, the phase that it is of
+    ("segmentation", "paths.runs_root", "train"),
+    ("keypoints", "paths.processed_dir", "prepare"),
+    ("detection", "paths.splits_dir", "prepare"),
+    ("detection", "paths.data_root", "train"),
+    ("segmentation", "train.weights_dir", "train"),
+    ("distill", "train.processed_dir", "train"),
+    ("keypoints", "inference.output_dir", "inference"),
+    ("distill", "export.output_dir", "export"),
+    ("keypoints", "dataset.convert_to.folder", "prepare"),
+    ("segmentation", "dataset.sample.folder", "prepare"),
+]
+
+
+@pytest.mark.parametrize(("kind", "setting", "phase"), FOLDERS)
+@pytest.mark.parametrize("inside", ["", "/runs"])
+def test_a_file_in_the_place_of_a_folder_is_refused_before_work(kind, setting, phase, inside, folders):
+    more = {
+        "dataset.convert_to.folder": "dataset.convert_to.format=coco",
+        "dataset.sample.folder": "sample.enable=true",
+    }
+    section = [more[setting].replace("sample.", "dataset.sample.")] if setting in more else []
+    overrides = [f"{setting}=new/a.png{inside}", *section]
+    settings = parse_settings(f"kind: {kind}", overrides, kinds())
+    with pytest.raises(SettingsError, match=f"^{setting}: {folders}/here/new/a.png: a file, expected a folder; name"):
+        check_named_files(kind, settings.tasks, [phase])
+    settings = parse_settings(f"kind: {kind}", [f"{setting}=new", *section], kinds())
+    refuse_files_for_folders(settings.tasks[kind], [phase])
+
+
+def test_a_file_in_the_folder_of_a_phase_that_does_not_run_is_no_fault(folders):
+    settings = parse_settings("kind: keypoints", ["inference.output_dir=new/a.png"], kinds())
+    refuse_files_for_folders(settings.tasks["keypoints"], ["train"])
