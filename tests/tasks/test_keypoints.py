@@ -474,8 +474,8 @@ def claimed_png(height: int, width: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a picture that can be read"),
-        (b"no picture", "not a picture that can be read"),
+        (b"", r"not a (picture|video) that can be read: it is an empty file"),
+        (b"no picture", r"not a (picture|video) that can be read: it is a text file"),
         (claimed_png(60000, 60000), "60000 x 60000 pixels, expected at most 178956970"),
         (claimed_png(4000, 6000)[:60], "cannot be decoded"),
     ],

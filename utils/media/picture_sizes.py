@@ -14,6 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from utils.errors import DataError
 from utils.media.decoding import decode
 from utils.media.orientation import HEADERS, orientation_in, tags_of, tags_of_png
+from utils.media.other_kinds import VIDEO_SUFFIXES, name_kind
 from utils.runtime.reading import MAX_PICTURE_BYTES, check_regular, read_bounded
 
 MAX_PIXELS = 178_956_970  # a header may claim any size: a larger picture would fill the memory when it is decoded
@@ -61,7 +62,9 @@ def picture_size(source: str | Path | bytes, name: str | Path | None = None) -> 
     except Exception:  # the header ends early or contradicts itself, or it is another kind
         size = _size_by_decoding(source)
     if size is None or min(size) < 1:
-        raise DataError(f"{name}: not a picture that can be read; take another copy, or remove it and its label")
+        noun = "video" if Path(name).suffix.lower() in VIDEO_SUFFIXES else "picture"
+        what, cure = name_kind(source) or ("", "take another copy, or remove it and its label")
+        raise DataError(f"{name}: not a {noun} that can be read{f': it is {what}' if what else ''}; {cure}")
     check_pixels(size, name)
     return size
 

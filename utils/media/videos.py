@@ -22,6 +22,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.media.damage import VideoCheck
 from utils.media.frame_times import Counted, Promise, find_losses
+from utils.media.other_kinds import VIDEO_SUFFIXES as SUFFIXES
 from utils.media.picture_sizes import MAX_PIXELS
 from utils.media.video_matrix import mirror_fault
 from utils.runtime.files import atomic_path
@@ -34,9 +35,6 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 BACKEND = cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends() else cv2.CAP_ANY
 # Codecs that every build of OpenCV writes, by the suffixes they go with.
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
-SUFFIXES = frozenset(
-    {*CODECS, ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
-)
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # with which MP4 and QuickTime files begin
 _MATROSKA = b"\x1aE\xdf\xa3"
 _SMALLEST_FRAME = 16  # bytes, with its entry in an index; a header that promises more frames than that is not believed

@@ -17,6 +17,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from utils.errors import DataError, DinolithError
+from utils.media.other_kinds import name_kind
 from utils.media.videos import is_video
 from utils.raster.drivers import RASTER_DRIVERS
 from utils.raster.vrt import check_vrt, is_virtual
@@ -101,6 +102,8 @@ def gdal_errors(
         reason = " ".join(str(getattr(cause, "errmsg", cause)).split()) or type(cause).__name__
         if is_video(path):
             reason, cure = "it is a video", "segmentation and labels have none: write its frames as pictures"
+        elif (kind := name_kind(path)) is not None:
+            reason, cure = f"it is {kind[0]}", kind[1]
         raise DataError(f"{path}: cannot be {action} ({reason[:500]}); {cure}") from error
 
 
