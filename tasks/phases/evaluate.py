@@ -14,6 +14,7 @@ from tasks.context import Context, PhaseResult, Workload
 from tasks.evidence import judge_evaluation
 from tasks.grey_inputs import tell_grey
 from tasks.item import Item, Piece
+from tasks.named_files import located
 from tasks.phases.prediction import score
 from tasks.prepared import PreparedItem, is_complete, manifest_key, read_entries
 from tasks.runs import choose_device, find_checkpoint
@@ -24,6 +25,7 @@ from tasks.trained import build_trained, description_in_errors
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import IDENTITY
 from utils.metrics import nan_to_none
+from utils.raster.inputs import tell_passed_over
 from utils.report.caption import captioned
 from utils.report.plots import save_picture
 from utils.runtime import distributed
@@ -223,6 +225,8 @@ def tell_what(
         facts["seen"] = distributed.run_on_main(find)
         say = context.log.warning if facts["seen"] is None or any(facts["seen"].values()) else context.log.info
         say(f"evaluate: {len(items)} pictures; {tell_seen(facts['seen'], len(items))}")
+        for line in tell_passed_over(located(task.settings, task.settings.evaluate.inputs)):
+            context.log.warning(f"evaluate: {line}")
         if grey := tell_grey(checkpoint.description, items):
             context.log.warning(f"evaluate: {grey}")
     return facts

@@ -16,6 +16,7 @@ from tasks.belief import doubts_of_checkpoint
 from tasks.context import Context, PhaseResult
 from tasks.grey_inputs import tell_grey
 from tasks.item import Item, Piece
+from tasks.named_files import located
 from tasks.phases.evaluate import restore, safe_name, workload
 from tasks.phases.prediction import predict
 from tasks.phases.samples import Job, LiveSamples
@@ -24,6 +25,7 @@ from tasks.runs import choose_device
 from tasks.task import Task
 from utils.errors import DataError, Interrupted
 from utils.logging import Progress
+from utils.raster.inputs import tell_passed_over
 from utils.report.caption import captioned
 from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint, load_training_state, save_training_state
@@ -75,6 +77,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     items, unreadable = readable_inputs(task)
     if checkpoint and (grey := tell_grey(checkpoint.description, items)):
         context.log.warning(f"inference: {grey}")
+    for line in tell_passed_over(located(task.settings, settings.inputs)):
+        context.log.warning(f"inference: {line}")
     folder = output_folder(task, context)
     prints = {item.id: fingerprint(task, item, checkpoint) for item in items}
     done = read_json(context.folder / RECORD, {}, checksum=True)

@@ -11,6 +11,7 @@ import pytest
 from tasks.detection.example import foxes_example
 from tasks.keypoints.example import animals_example
 from tasks.phases import inference, prepare, train
+from tests.tasks.example_runs import spoken
 from tests.tasks.test_predictions import photos
 from utils.runtime.files import atomic_path
 
@@ -35,12 +36,15 @@ def test_one_name_that_is_too_long_is_reported_and_the_rest_is_predicted(make, t
     inputs.mkdir()
     most = os.pathconf(tmp_path, "PC_NAME_MAX") - longer
     names = {length: "é" + "a" * (length - 2) for length in (most, most + 1, 244)}  # bytes count, not letters
-    for stem in ("short", *names.values()):
+    for stem in ("short", ".hidden", "._short", *names.values()):
         shutil.copy(picture, inputs / f"{stem}.png")
+    context, log = spoken(tmp_path)
     task, _ = make(tmp_path, "train.epochs=1", f"inference.inputs={inputs}", *options)
     result = inference.run(task, context)
     assert result.metrics["outputs"] == 2
     assert len(result.failures) == 2
+    (line,) = [line for line in log.read_text().splitlines() if "begin with a dot" in line]
+    assert "2 pictures or videos whose names begin with a dot are left out" in line
     for length in (most + 1, 244):
         (failure,) = [text for text in result.failures if f"/{names[length]}.png: " in text]
         assert "and the disk takes 255; give it a shorter name" in failure

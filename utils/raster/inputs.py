@@ -9,7 +9,7 @@ from pathlib import Path
 from utils.errors import DataError
 from utils.media.videos import SUFFIXES as VIDEO_SUFFIXES
 from utils.media.videos import is_video
-from utils.raster.scene_paths import find_scenes, is_excluded
+from utils.raster.scene_paths import RASTER_SUFFIXES, find_scenes, is_excluded
 from utils.runtime.files import walk_files
 
 
@@ -55,6 +55,46 @@ def find_inputs(
     """
     found = (path for source in sources for path in _inputs_of(source, exclude, is_result))
     return list(dict.fromkeys(found))
+
+
+def tell_passed_over(sources: Sequence[str]) -> list[str]:
+    """Say of folders which files look like an input and are none: hidden pictures and videos, and empty videos.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        As for `find_inputs`.
+
+    Returns
+    -------
+    list of str
+        A line each.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in (".a.png", "._b.jpg", "c.png", "d.mp4"):
+    ...     (folder / name).touch()
+    >>> for line in tell_passed_over([str(folder)]):
+    ...     print(line.replace(str(folder), ""))
+    2 pictures or videos whose names begin with a dot are left out, such as /._b.jpg: rename those that are to be read
+    1 files named as videos are left out, as their content is none, such as /d.mp4: copy them again, or take them away
+    """
+    folders = [folder for folder in (Path(source).expanduser() for source in sources) if folder.is_dir()]
+    files = {file for folder in folders for file in walk_files(folder, hidden=True) if file.is_file()}
+    known = sorted(file for file in files if file.suffix.lower() in (*RASTER_SUFFIXES, *VIDEO_SUFFIXES))
+    dotted = [file for file in known if file.name.startswith(".")]
+    named = [file for file in known if file not in dotted and file.suffix.lower() in VIDEO_SUFFIXES - {".ts", ".mts"}]
+    empty = [file for file in named if not is_video(file)]  # .ts is also TypeScript
+    told = []
+    if dotted:
+        what = f"{len(dotted)} pictures or videos whose names begin with a dot are left out, such as {dotted[0]}"
+        told.append(f"{what}: rename those that are to be read")
+    if empty:
+        what = f"{len(empty)} files named as videos are left out, as their content is none, such as {empty[0]}"
+        told.append(f"{what}: copy them again, or take them away")
+    return told
 
 
 def refuse_videos(pictures: Sequence[Path]) -> None:

@@ -68,6 +68,10 @@ bits, convert it to 8 bits (gdal_translate -ot Byte -scale 0 4095 0 255)
     if decoded is None:
         raise DataError(f"{name}: cannot be decoded as a picture; is it cut off? take another copy")
     refuse_faint(decoded, name)
+    if has_opacity(data) and not _TRANSPARENT:
+        whole = decode(data, cv2.IMREAD_UNCHANGED)
+        if whole is not None and whole.ndim == 3 and whole.shape[2] == 4 and not whole[..., 3].any():
+            _tell_of_transparency(str(name))
     return show_values(np.ascontiguousarray(decoded[..., ::-1]), name)
 
 
@@ -103,6 +107,8 @@ def decode_raster(path: str | Path, name: str | Path | None = None) -> np.ndarra
     values, valid = scene.read_values(Window(0, 0, scene.height, scene.width))
     if bits is None:
         refuse_faint(values[valid], name)
+    if read_header(path).alpha is not None and not valid.any():
+        _tell_of_transparency(str(name))
     return show_values(values, name, bits)
 
 
@@ -158,6 +164,38 @@ def _tell_of_fourth(name: str) -> None:
             "%s: 4 bands, and none is opacity: the first three are read as red, green and blue, and the fourth is left "
             "out, here and in others like it; if the colours are other bands, write them to a file of their own "
             "(gdal_translate -b 3 -b 2 -b 1)",
+            name,
+        )
+
+
+def has_opacity(data: bytes) -> bool:
+    """Whether a PNG or WebP says that it holds opacity beside its colours.
+
+    Examples
+    --------
+    >>> [has_opacity(cv2.imencode(".png", np.zeros((2, 3, bands), np.uint8))[1].tobytes()) for bands in (3, 4)]
+    [False, True]
+    """
+    png = data[:8] == b"\x89PNG\r\n\x1a\n" and data[25:26] in (b"\x04", b"\x06")
+    flags = {b"VP8X": data[20:21], b"VP8L": data[24:25]}.get(data[12:16], b"") if data[:4] == b"RIFF" else b""
+    return png or bool(flags and flags[0] & 0x10)
+
+
+_TRANSPARENT: list[str] = []  # the first such picture: one line is enough for a set of them
+
+
+def _tell_of_transparency(name: str) -> None:
+    """Log, once, that a picture is transparent everywhere, and is read as if it were not.
+
+    Examples
+    --------
+    >>> _tell_of_transparency("a.png")
+    """
+    if not _TRANSPARENT:
+        _TRANSPARENT.append(name)
+        logger.warning(
+            "%s: transparent everywhere: the colours beneath are read as if it were not, here and in others like it; "
+            "look whether it is the picture that is meant (magick IN -alpha off OUT.png)",
             name,
         )
 

@@ -219,8 +219,10 @@ def sync(path: str | Path) -> None:
         os.close(handle)
 
 
-def walk_files(folder: Path) -> list[Path]:
-    """Files in a folder and the folders inside, also linked ones, sorted; hidden ones left out, broken links not.
+def walk_files(folder: Path, hidden: bool = False) -> list[Path]:
+    """Files in a folder and the folders inside, also linked ones, sorted; broken links too, hidden ones if asked for.
+
+    What is in hidden folders is left out.
 
     Examples
     --------
@@ -242,7 +244,7 @@ def walk_files(folder: Path) -> list[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in names if not name.startswith(".")]
+        found += [Path(root, name) for name in names if hidden or not name.startswith(".")]
     return sorted(found)
 
 
