@@ -160,4 +160,5 @@ class RasterSink(Sink):
 
     @override
     def faults(self) -> list[str]:
-        return [self.writer.pattern] if self.writer.pattern else []
+        empty = "nothing is predicted: the picture is transparent or nodata everywhere; see its opacity, dataset.nodata"
+        return [text for text in (self.writer.pattern, empty if self.writer.is_empty else "") if text]

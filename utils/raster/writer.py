@@ -281,6 +281,21 @@ class ClassRasterWriter:
         """
         return [target.path for target in self.targets]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the map, once it is written, holds nodata only.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> options = {"class_names": ["a"], "palette": [[0, 0, 0]]}
+        >>> writer = ClassRasterWriter(tempfile.mkdtemp() + "/a.tif", height=1, width=2, **options)
+        >>> writer.append(Window(0, 0, 1, 2), np.array([[255, 255]], np.uint8))
+        >>> writer.is_empty, len(writer.close()), writer.is_empty
+        (False, 1, True)
+        """
+        return bool(self._counts.sum()) and not self._counts[:NODATA].any()
+
     def resume_row(self, rows: tuple[int, int] | None = None) -> int:
         """First row that is still to be made; the end of the range when there is none.
 
