@@ -45,7 +45,7 @@ def write_new_config(
     source : str
         A folder of pictures and labels, or the labels: masks, vectors, or keypoints in any format that is read.
     profile : str, optional
-        Name or file of a profile.
+        Name or file of a profile, or none; where it is left out, one that is made for such data is taken.
     target : str or Path
         The settings file; must not exist.
     overrides : sequence of str
@@ -93,6 +93,9 @@ def write_new_config(
     own = [name for name in DRAFTED if name in changes]  # a setting that one kind has chooses it
     kind = own[0] if kind is None and len(own) == 1 else kind
     draft = draft_settings(path, changes, log, kind)
+    if profile is None and draft.profiles:
+        profile, reason = next(iter(draft.profiles.items()))
+        draft.figures.append(f"{reason}, and taken; to leave it out, write {NO_PROFILE} after the data")
     if profile is not None and profile != NO_PROFILE:
         defaults_below(kinds()[draft.kind], {"profile": profile})
         draft.task["profile"] = profile

@@ -8,11 +8,13 @@ import numpy as np
 
 from tasks.keypoints.audit import ambiguity
 from tasks.keypoints.items import box_of, usable
+from tasks.keypoints.settings import KeypointsConfig
 from utils.formats.types import AnnotatedPicture, Skeleton
 from utils.keypoints.left_right import body_axis, left_right_pairs
 
 FEW_PICTURES = 64  # up to so many, a profile of few data fits
 SMALL_ANIMAL = 0.2  # of a picture's short side; a smaller animal covers few cells
+MOST_ENLARGED = 2.0  # times the default size, at four times its cost
 RARE_POINT = 0.2  # share of the animals below which a keypoint is hardly learnt
 
 
@@ -146,9 +148,13 @@ def suggestions(skeleton: Skeleton, pictures: Sequence[AnnotatedPicture]) -> lis
     """
     advice, shares = [], [share for share, _ in animal_sizes(pictures)]
     if shares and np.median(shares) < SMALL_ANIMAL:
+        larger = min(SMALL_ANIMAL / float(np.median(shares)), MOST_ENLARGED)
+        side = round(KeypointsConfig().short_side * larger / 16) * 16
+        few = ", which with so few pictures is seldom enough by itself" if len(pictures) <= FEW_PICTURES else ""
         advice.append(
-            "animals are small in their pictures: raise keypoints.short_side, or, if inference has boxes of "
-            "animals, set keypoints.instance_mode: per_instance"
+            "animals are small in their pictures: if inference will have their boxes (keypoints.prompts), write "
+            "keypoints.instance_mode=per_instance after the command; without boxes keypoints.short_side="
+            f"{side}, at {larger**2:.2g} times the cost{few}"
         )
     animals = [animal for picture in pictures for animal in usable(picture)]
     if animals:

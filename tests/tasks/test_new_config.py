@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyogrio
 import pytest
@@ -200,6 +202,37 @@ def test_two_label_formats_in_one_folder_are_both_named_with_the_one_that_is_rea
     assert (keypoints.format, keypoints.short_side) == ("labelme", 96)
 
 
+@pytest.mark.parametrize(("words", "profile"), [([], "small_data"), (["none"], None), (["baseline"], "baseline")])
+def test_the_profile_for_few_pictures_is_taken_unless_another_or_none_is_named(tmp_path, capsys, words, profile):
+    [task] = draft(tmp_path, drawn_animals() / "annotations", *words)["tasks"].values()
+    assert task.get("profile") == profile
+    taken = "the profile small_data is made for them, and taken; to leave it out, write none after the data"
+    assert (taken in capsys.readouterr().out) == (not words)
+
+
+def test_small_animals_get_words_that_are_taken(tmp_path, capsys):
+    folder = tmp_path / "set"
+    shutil.copytree(drawn_animals(), folder)
+    for path in (folder / "images").iterdir():
+        cv2.imwrite(str(path), np.pad(cv2.imread(str(path)), ((0, 384), (0, 512), (0, 0))))
+    for path in (folder / "annotations").iterdir():
+        tree = json.loads(path.read_text())
+        for image in tree["images"]:
+            image |= {"height": 480, "width": 640}
+        path.write_text(json.dumps(tree))
+    draft(tmp_path, folder / "annotations")
+    said = capsys.readouterr().out
+    pattern = r"write (keypoints.instance_mode=\S+) after the command; without boxes (keypoints.short_side=\d+),"
+    words = re.search(pattern, said)
+    assert words is not None, said
+    (tmp_path / "new.yml").unlink()
+    draft(tmp_path, folder / "annotations", *words.groups())
+    [settings] = parse_settings((tmp_path / "new.yml").read_text(), (), kinds()).tasks.values()
+    assert settings.keypoints.instance_mode == "per_instance"
+    assert 518 < settings.keypoints.short_side <= 2 * 518
+    assert "with so few pictures is seldom enough" in said
+
+
 @pytest.mark.parametrize(("patch", "side"), [(14, 518), (16, 512), (8, 520)])
 def test_the_short_side_is_whole_patches_of_the_backbone(tmp_path, patch, side):
     write_random_backbone(tmp_path / "backbone", "dinov2", width=8, depth=2, heads=2, patch_size=patch, seed=0)
@@ -351,10 +384,11 @@ def test_the_format_of_the_labels_is_named_in_log_and_file(tmp_path, capsys):
         assert f"\n# {line}\n" in target.read_text()
 
 
-@pytest.mark.parametrize(("words", "suggested"), [((), True), (("small_data",), False), (("none",), False)])
+@pytest.mark.parametrize(("words", "suggested"), [((), False), (("baseline",), True), (("none",), False)])
 def test_a_profile_that_is_chosen_is_not_suggested(tmp_path, capsys, words, suggested):
     draft(tmp_path, drawn_animals() / "annotations", *words)
-    assert ("the profile small_data is made for them" in capsys.readouterr().out) == suggested
+    said = capsys.readouterr().out
+    assert ("suggestion: few pictures (12): the profile small_data is made for them" in said) == suggested
 
 
 def test_keypoints_without_names_are_told(tmp_path, capsys):
