@@ -45,7 +45,7 @@ def write_new_config(
     source : str
         A folder of pictures and labels, or the labels: masks, vectors, or keypoints in any format that is read.
     profile : str, optional
-        Name or file of a profile, or none; where it is left out, one that is made for such data is taken.
+        Name or file of a profile, or none; where it is left out, none is taken, and one that fits is suggested.
     target : str or Path
         The settings file; must not exist.
     overrides : sequence of str
@@ -93,14 +93,12 @@ def write_new_config(
     own = [name for name in DRAFTED if name in changes]  # a setting that one kind has chooses it
     kind = own[0] if kind is None and len(own) == 1 else kind
     draft = draft_settings(path, changes, log, kind)
-    if profile is None and draft.profiles:
-        profile, reason = next(iter(draft.profiles.items()))
-        draft.figures.append(f"{reason}, and taken; to leave it out, write {NO_PROFILE} after the data")
     if profile is not None and profile != NO_PROFILE:
         defaults_below(kinds()[draft.kind], {"profile": profile})
         draft.task["profile"] = profile
     if profile != NO_PROFILE:
-        draft.advice[:0] = [line for name, line in draft.profiles.items() if name != profile]
+        fitting = {name: line for name, line in draft.profiles.items() if name != profile}
+        draft.advice[:0] = [f"{line}; to take it, write {name} after the data" for name, line in fitting.items()]
     draft.figures.insert(0, f"labels for {draft.kind}, read as {draft.read_as}")
     said = say_draft(draft, log)
     name = name_of(path if target.stem in _PLAIN_NAMES else Path(target.name))

@@ -202,12 +202,12 @@ def test_two_label_formats_in_one_folder_are_both_named_with_the_one_that_is_rea
     assert (keypoints.format, keypoints.short_side) == ("labelme", 96)
 
 
-@pytest.mark.parametrize(("words", "profile"), [([], "small_data"), (["none"], None), (["baseline"], "baseline")])
-def test_the_profile_for_few_pictures_is_taken_unless_another_or_none_is_named(tmp_path, capsys, words, profile):
+@pytest.mark.parametrize(("words", "profile"), [([], None), (["none"], None), (["baseline"], "baseline")])
+def test_no_profile_is_taken_that_was_not_named(tmp_path, capsys, words, profile):
     [task] = draft(tmp_path, drawn_animals() / "annotations", *words)["tasks"].values()
     assert task.get("profile") == profile
-    taken = "the profile small_data is made for them, and taken; to leave it out, write none after the data"
-    assert (taken in capsys.readouterr().out) == (not words)
+    suggested = "the profile small_data is made for them; to take it, write small_data after the data"
+    assert (suggested in capsys.readouterr().out) == (words != ["none"])
 
 
 def test_small_animals_get_words_that_are_taken(tmp_path, capsys):
@@ -384,7 +384,7 @@ def test_the_format_of_the_labels_is_named_in_log_and_file(tmp_path, capsys):
         assert f"\n# {line}\n" in target.read_text()
 
 
-@pytest.mark.parametrize(("words", "suggested"), [((), False), (("baseline",), True), (("none",), False)])
+@pytest.mark.parametrize(("words", "suggested"), [((), True), (("small_data",), False), (("none",), False)])
 def test_a_profile_that_is_chosen_is_not_suggested(tmp_path, capsys, words, suggested):
     draft(tmp_path, drawn_animals() / "annotations", *words)
     said = capsys.readouterr().out
