@@ -277,17 +277,20 @@ correct or remove it
         more = len(problems) - PROBLEMS_NAMED
         rest = f"; and {more} more, all of which verify lists (verify.enable=true)" if more > 0 else ""
         number = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        _warn_once(f"{number} in the labels: {some}{rest}")
+        _warn_once(str(self.settings.paths.resolve("label_path")), f"{number} in the labels: {some}{rest}")
 
 
 @functools.cache
-def _warn_once(text: str) -> None:
-    """Log a warning, once in a process, as each phase reads the labels anew.
+def _warn_once(source: str, text: str) -> None:
+    """Log a warning about labels, once in a process, as each phase reads them anew.
 
     Examples
     --------
-    >>> _warn_once("a label"), _warn_once("a label"), _warn_once.cache_info().hits > 0
-    (None, None, True)
+    >>> known = _warn_once.cache_info().currsize
+    >>> for source in ("a.json", "a.json", "b.json"):
+    ...     _warn_once(source, "a label")
+    >>> _warn_once.cache_info().currsize - known
+    2
     """
     logger.warning("%s", text)
 

@@ -15,7 +15,8 @@ import pytest
 def test_a_test_that_writes_into_the_checkout_fails_the_session(tmp_path, processes, name, code):
     for folder in ("tests", "splits"):
         (tmp_path / folder).mkdir()
-    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path / "tests")
+    for module in ("__init__.py", "conftest.py", "processes.py"):
+        shutil.copy(Path(__file__).with_name(module), tmp_path / "tests")
     body = f"from pathlib import Path\n\n\ndef test_it():\n    Path({str(tmp_path / name)!r}).write_text('')\n"
     (tmp_path / "tests" / "test_it.py").write_text(body)
     command = [sys.executable, "-m", "pytest", "-q", "-n", processes, "-p", "no:cacheprovider", "tests"]

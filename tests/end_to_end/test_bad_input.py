@@ -406,8 +406,8 @@ MISTAKES: list[tuple[Callable[[Path, Tree, Path], None], int, str]] = [
     # lists, folders, disks
     (list_without_validation, 3, "val.txt: the list of the val split names no picture"),
     (list_of_bytes, 3, "val.txt: not a text file in UTF-8"),
-    (store_in_place_of_a_file, 3, "store: File exists; a file stands where a folder is needed"),
-    (runs_in_place_of_a_file, 3, "a file stands where a folder is needed"),
+    (store_in_place_of_a_file, 2, "store: a file, expected a folder; name another one"),
+    (runs_in_place_of_a_file, 2, "runs: a file, expected a folder; name another one"),
     (disk_too_small, 3, "store: 110 records need"),
     # weights
     (pickled_backbone, 3, "only pickled weights (pytorch_model.bin)"),

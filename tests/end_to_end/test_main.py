@@ -258,7 +258,7 @@ def test_a_folder_for_weights_that_cannot_be_is_refused_before_any_work(config, 
     (config.parent / "taken").write_text("")
     code, said = run(config, f"train.weights_dir={config.parent}/taken/weights")
     assert code == 2
-    assert f"train.weights_dir: {config.parent}/taken is a file" in said
+    assert f"train.weights_dir: {config.parent}/taken: a file, expected a folder; name another one" in said
     assert not list((config.parent / "store").glob("shards/*"))
 
 

@@ -507,7 +507,7 @@ def test_boxes_without_area_or_end_are_findings_and_teach_nothing(tmp_path, capl
     task, context = animals_example(tmp_path, f"keypoints.instance_mode={mode}")
     change_labels(tmp_path, "train", lambda tree: tree["annotations"][0].update(change))
     task.preflight(["prepare", "train"])
-    assert "1 problems in the labels" in caplog.text
+    assert "1 problem in the labels" in caplog.text
     assert len(task.source.items("train")) == 7
     load_phase("prepare")(task, context)
     with pytest.raises(DataError, match="1 findings"):
