@@ -183,6 +183,9 @@ class PrepareConfig(Section):
     workers: Readers = Field(1, description="threads that read ahead; 0 is as 1")
     device: Device | None = Field(None, description="null: resources.device")
     store_dtype: Literal["fp16", "bf16", "int8"] = Field("fp16", description="of stored features; int8 per channel")
+    project: Count | None = Field(
+        None, description="store one map of so many channels in place of those of all blocks, projected by PCA"
+    )
     processed_dir: str | None = Field(None, description="null: paths.processed_dir")
     reserve_gb: NonNegative = Field(1.0, description="disk that must stay free, in GB")
 
@@ -431,6 +434,8 @@ class TaskConfig(Section):
             yield from self.train.tracking.clashes()
         if cached and getattr(self.model, "freeze", True) is not True:
             yield "model.freeze: fine-tuned blocks have no stored features; set train.features: online or freeze: true"
+        if self.prepare.project is not None and getattr(self.model, "freeze", True) is not True:
+            yield "prepare.project: fits the maps of frozen blocks only; drop it, or set model.freeze: true"
         if not cached and varied.stored_variations:
             yield f"{where}.stored_variations: nothing is stored with train.features: online; set 0"
         if cached and not varied.stored_variations:

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from config import TaskConfig, expand_path
 from models import build_head
 from models.backbones.info import resolve_precision
 from models.base import FeatureSpec, Head
+from tasks.context import Context
 from tasks.features import FeatureService
 from tasks.memory import refuse_too_large, sample_bytes
 from tasks.model import FeatureModel, may_start_from
 from tasks.named_files import check_there, sample_writes
+from tasks.projection import count_chosen, learn_projection
 from tasks.runs import choose_device
 from tasks.source import FeatureSource, ListedSource
 from tasks.splits import warn_of_absent
@@ -32,6 +34,8 @@ from utils.runtime import distributed
 from utils.runtime.checkpoints import Checkpoint, load_checkpoint
 
 logger = logging.getLogger(__name__)
+
+PROJECTION = "projection"  # starts the names of its tensors in a checkpoint
 
 Config = TypeVar("Config", bound=TaskConfig)
 DESCRIBED = frozenset(  # what `describe_model` writes and `restored_settings` needs
@@ -80,9 +84,13 @@ class FeatureTask(Task):
         >>> scene_task().features.store_dtype
         'fp16'
         """
-        device = choose_device(self.settings.device("prepare"))
-        store = open_store(self.settings, "prepare")
-        return FeatureService(self.settings.model, store, self.settings.prepare.store_dtype, device)
+        settings, prepare = self.settings, self.settings.prepare
+        device, store = choose_device(settings.device("prepare")), open_store(settings, "prepare")
+        features = FeatureService(settings.model, store, prepare.store_dtype, device, prepare.project)
+        copy = settings.processed_dir("train")
+        if prepare.project is not None and copy != settings.processed_dir("prepare") and copy.exists():
+            features.more_stores = [open_store(settings, "train")]
+        return features
 
     @override
     def setup(self) -> None:
@@ -309,6 +317,11 @@ class FeatureTask(Task):
     def describe_model(self) -> dict[str, Any]:
         """The description of backbone and head in a checkpoint.
 
+        Raises
+        ------
+        DataError
+            If a projection of the blocks was not learnt yet.
+
         Examples
         --------
         >>> from tasks.example import scene_task
@@ -317,6 +330,10 @@ class FeatureTask(Task):
         True
         """
         settings, info = self.settings, self.features.info
+        projected: dict[str, Any] = {}  # trainings without a projection are described as before there were any
+        if self.features.project is not None:
+            digest = self.features.known_projection().digest
+            projected = {"project": self.features.project, "projection": digest}
         return {
             "kind": self.kind,
             "head": settings.model.head,
@@ -330,6 +347,7 @@ class FeatureTask(Task):
             "train_precision": self.train_precision,
             "store_dtype": settings.prepare.store_dtype,
             "normalization": {"mean": list(info.mean), "std": list(info.std)},
+            **projected,
         }
 
     @classmethod
@@ -385,7 +403,9 @@ class FeatureTask(Task):
         keys = ("head", "head_options", "layers", "precision", "attention", "freeze")
         given = {key: description[key] for key in keys if key in type(settings.model).model_fields}
         model = settings.model.model_copy(update=given | {"backbone": source})
-        prepare = settings.prepare.model_copy(update={"store_dtype": description["store_dtype"]})
+        stored = {"project": description.get("project")} if "project" in type(settings.prepare).model_fields else {}
+        warn_of_unused(settings.prepare, "prepare", stored, path)
+        prepare = settings.prepare.model_copy(update={**stored, "store_dtype": description["store_dtype"]})
         # checkpoints of older versions name no precision: their heads were trained in fp32
         computed = {"features": description["features"], "precision": description.get("train_precision", "fp32")}
         train = settings.train.model_copy(update=computed)
@@ -417,6 +437,63 @@ class FeatureTask(Task):
                 f"{path}: was trained on the backbone {backbone['id']} with digest {backbone['digest']}, but {source} "
                 f"has {self.features.info.digest}; give that backbone in model.backbone"
             )
+
+    def take_features(self, checkpoint: Checkpoint) -> None:
+        """See that the backbone is that of a checkpoint, and take the projection of its blocks from it.
+
+        Raises
+        ------
+        DataError
+            If the backbone is another one, or the checkpoint lacks its projection.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task, tensors = scene_task("prepare.project=3"), {"weight": torch.eye(3, 16), "bias": torch.zeros(3)}
+        >>> task.features.use_projection(tensors, "a")
+        >>> kept, described = task.kept_tensors(), task.describe_model()
+        >>> other = scene_task("prepare.project=3")
+        >>> other.take_features(Checkpoint({}, described, Path("a"), kept))
+        >>> other.describe_model() == described
+        True
+        >>> other.take_features(Checkpoint({}, described, Path("a")))
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: a: expected a projection of 16 to 3 channels, found none; take another copy
+        """
+        self.refuse_other_backbone(checkpoint.description, checkpoint.path)
+        if self.features.project is not None:
+            start = f"{PROJECTION}."
+            found = {key: value for key, value in checkpoint.kept.items() if key.startswith(start)}
+            tensors = {key.removeprefix(start): value for key, value in found.items()}
+            self.features.use_projection(tensors, str(checkpoint.path))
+
+    @override
+    def kept_tensors(self) -> dict[str, Tensor]:
+        if self.features.project is None:
+            return {}
+        return {f"{PROJECTION}.{name}": value for name, value in self.features.known_projection().tensors().items()}
+
+    # -- what prepare learns
+
+    @override
+    def unlearnt(self) -> int:
+        if self.features.projection is not None or self.features.project is None:
+            return 0
+        return count_chosen(self.source)
+
+    @override
+    def learn(self, context: Context) -> None:
+        distributed.run_on_main(learn_projection, self.source, self.features, context)
+        self.features.store.refresh()  # what rank 0 has written
+
+    @override
+    def assume_learnt(self) -> None:
+        self.features.assume_projection()
+
+    @override
+    def shared_records(self) -> list[str]:
+        return [] if self.features.project is None else [self.features.projection_key]
 
     # -- predictions
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from config import ModelConfig
 from models.backbone import Backbone, load_backbone
 from models.backbones.info import BackboneInfo, choose_blocks, resolve_precision
+from models.backbones.projection import BlockProjection
 from models.backbones.weights import find_backbone_folder
 from utils.errors import DataError, SettingsError
 from utils.runtime import distributed
@@ -36,6 +37,13 @@ class FeatureService:
         How features are stored; computed maps are rounded the same way, so that a head cannot tell the difference.
     device : torch.device
         Where the backbone computes.
+    project : int, optional
+        Channels of the one map to which the maps of all blocks are projected; None gives the maps as they are.
+
+    Attributes
+    ----------
+    more_stores : sequence of FeatureStore
+        Where a projection is looked for that `store` does not hold, such as a copy that is trained from.
 
     Examples
     --------
@@ -43,16 +51,30 @@ class FeatureService:
     >>> task = scene_task()
     >>> task.features.info.layers, task.features.info.channels
     ((0, 1), (8, 8))
+    >>> scene_task("prepare.project=3").features.info.channels
+    (3,)
     """
 
-    def __init__(self, model: ModelConfig, store: FeatureStore, store_dtype: str, device: torch.device):
+    def __init__(
+        self,
+        model: ModelConfig,
+        store: FeatureStore,
+        store_dtype: str,
+        device: torch.device,
+        project: int | None = None,
+    ):
         self.settings = model
         self.store = store
         self.store_dtype = store_dtype
         self.device = device
+        self.project = project
         self.precision = resolve_precision(model.precision, device)
+        self.more_stores: Sequence[FeatureStore] = ()
         self._backbone: Backbone | None = None
         self._info: BackboneInfo | None = None
+        self._plain: BackboneInfo | None = None  # without a projection
+        self._projection: BlockProjection | None = None
+        self._assumed: BlockProjection | None = None
 
     def setup(self) -> None:
         """Find out what the backbone is, once for all ranks: rank 0 alone asks the hub; a collective.
@@ -62,7 +84,7 @@ class FeatureService:
         Raises
         ------
         SettingsError
-            If `model.dino_channels` is not the backbone's width.
+            If `model.dino_channels` is not the backbone's width, or its blocks cannot be projected.
 
         Examples
         --------
@@ -71,6 +93,10 @@ class FeatureService:
         >>> features.setup()
         >>> features.info.strides
         (4, 4)
+        >>> scene_task("prepare.project=17").features.setup()
+        Traceback (most recent call last):
+            ...
+        utils.errors.SettingsError: prepare.project: 17, but blocks 0, 1 have 16 channels together; lower it
         """
         if self._info is not None:
             return
@@ -81,12 +107,15 @@ class FeatureService:
             distributed.barrier()
             if distributed.is_main():
                 self.store.manifests.write(key, values)
-        self._info = _from_json(values)
-        self._check_width()
+        self._plain = info = _from_json(values)
+        self._check_width(info)
+        self._info = info if self.project is None else projected_info(info, self.project)
 
     @property
     def info(self) -> BackboneInfo:
-        """What the backbone is, without loading it where its files are known.
+        """What the backbone is and which maps it gives, without loading it where its files are known.
+
+        With a projection, there is one map of its channels; `layers` are still all blocks.
 
         Raises
         ------
@@ -131,7 +160,7 @@ class FeatureService:
         """
         return choose_blocks(self.settings.layers, count_blocks(self.settings.backbone))
 
-    def _check_width(self) -> None:
+    def _check_width(self, info: BackboneInfo) -> None:
         """Compare `model.dino_channels` with the backbone.
 
         Examples
@@ -144,9 +173,8 @@ class FeatureService:
         utils.errors.SettingsError: model.dino_channels: 9, but the backbone's maps have 8 channels; drop the key
         """
         asked = self.settings.dino_channels
-        if asked is not None and self._info is not None and asked not in self._info.channels:
-            real = ", ".join(str(width) for width in dict.fromkeys(self._info.channels))
-            self._info = None
+        if asked is not None and asked not in info.channels:
+            real = ", ".join(str(width) for width in dict.fromkeys(info.channels))
             raise SettingsError(
                 f"model.dino_channels: {asked}, but the backbone's maps have {real} channels; drop the key"
             )
@@ -243,6 +271,33 @@ class FeatureService:
         >>> task.features.recipe()["layers"]
         [0, 1]
         """
+        recipe = {**self._map_recipe(), "store_dtype": self.store_dtype}
+        if self.project is None:
+            return recipe
+        return {**recipe, "projection": self.projection and self.projection.digest}
+
+    def describe(self) -> str:
+        """The blocks whose maps a head gets, for people.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> changes = "model.backbone=embedded", "model.precision=fp32", "prepare.project=3"
+        >>> scene_task(*changes).features.describe()
+        'blocks 0, 1 of the embedded backbone (dinov2 of 3 blocks, patch 16, fp32), projected to 3 channels'
+        """
+        projected = "" if self.project is None else f", projected to {self.project} channels"
+        return self.info.describe_blocks(self.precision) + projected
+
+    def _map_recipe(self) -> dict[str, Any]:
+        """Everything that the maps of the blocks depend on beside the pixels.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().features._map_recipe()["padding"]
+        'reflect-to-patch-grid-1'
+        """
         info = self.info
         return {
             "backbone": info.digest,
@@ -251,7 +306,6 @@ class FeatureService:
             "std": list(info.std),
             "precision": self.precision,
             "attention": self.settings.attention,
-            "store_dtype": self.store_dtype,
             "padding": PADDING,
         }
 
@@ -294,8 +348,30 @@ class FeatureService:
         >>> [tuple(m.shape) for m in task.features.maps(torch.zeros(1, 3, 8, 12, dtype=torch.uint8))]
         [(1, 8, 2, 3), (1, 8, 2, 3)]
         """
+        return [round_like_store(feature_map, self.store_dtype) for feature_map in self._compute(images)]
+
+    def _compute(self, images: Tensor) -> list[Tensor]:
+        """Compute the maps of pictures (B, 3, H, W), projected where the settings ask for it.
+
+        Raises
+        ------
+        DataError
+            If the projection was not learnt yet.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task("prepare.project=3").features._compute(torch.zeros(1, 3, 8, 12))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: ...: holds no projection of blocks 0, 1 to 3 channels; run prepare, which learns it
+        """
         maps = self.backbone(images.to(self.device))
-        return [round_like_store(feature_map, self.store_dtype) for feature_map in maps]
+        if self.project is None:
+            return maps
+        if self._projection is None and self._assumed is not None:
+            return [self._assumed(maps)]
+        return [self.known_projection()(maps)]
 
     @torch.no_grad()
     def produce(self, inputs: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
@@ -309,11 +385,156 @@ class FeatureService:
         [['map_0', 'map_1']]
         """
         stacked = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
-        maps = self.backbone(stacked.to(self.device))
+        maps = self._compute(stacked)
         return (
             {f"map_{i}": encode_features(feature_map[b], self.store_dtype) for i, feature_map in enumerate(maps)}
             for b in range(len(inputs))
         )
+
+    # -- projection
+
+    @property
+    def projection_key(self) -> str:
+        """Name of the record of the projection: one for the same maps and number of channels, whatever was learnt from.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> three, int8, four = (["prepare.project=3"], ["prepare.project=3", "prepare.store_dtype=int8"],
+        ...     ["prepare.project=4"])
+        >>> len({scene_task(*settings).features.projection_key for settings in (three, int8, four)})
+        2
+        """
+        return record_key(kind="projection", channels=self.project, **self._map_recipe())
+
+    @property
+    def projection(self) -> BlockProjection | None:
+        """The projection that was taken from a checkpoint, or lies in a store; None before it is learnt.
+
+        Raises
+        ------
+        DataError
+            If its record is damaged.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task("prepare.project=3").features.projection is None
+        True
+        """
+        if self._projection is None and self.project is not None:
+            for store in (self.store, *self.more_stores):
+                if store.has(self.projection_key):
+                    self.use_projection(store.read(self.projection_key), f"{store.folder}, {self.projection_key}")
+                    break
+        return self._projection
+
+    def known_projection(self) -> BlockProjection:
+        """The projection.
+
+        Raises
+        ------
+        DataError
+            If it was not learnt yet.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task("prepare.project=3").features.known_projection()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: ...: holds no projection of blocks 0, 1 to 3 channels; run prepare, which learns it
+        """
+        projection = self.projection
+        if projection is None:
+            blocks = ", ".join(map(str, self.info.layers))
+            raise DataError(
+                f"{self.store.folder}: holds no projection of blocks {blocks} to {self.project} channels; run prepare, "
+                "which learns it"
+            )
+        return projection
+
+    def use_projection(self, tensors: dict[str, Tensor], where: str) -> None:
+        """Project with given tensors, which were read from `where`.
+
+        Raises
+        ------
+        DataError
+            If they are no projection of these blocks to so many channels.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> features = scene_task("prepare.project=3").features
+        >>> features.use_projection({"weight": torch.eye(3, 16), "bias": torch.zeros(3)}, "best.safetensors")
+        >>> [tuple(feature_map.shape) for feature_map in features.maps(torch.zeros(2, 3, 8, 12))]
+        [(2, 3, 2, 3)]
+        """
+        assert self.project is not None
+        self._projection = BlockProjection.read(tensors, (self.project, self._block_channels()), where).to(self.device)
+
+    def assume_projection(self) -> None:
+        """Compute with a projection of zeros until one is learnt: for the time that it takes, not for its values.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> features = scene_task("prepare.project=3").features
+        >>> features.assume_projection()
+        >>> features.maps(torch.zeros(1, 3, 4, 4))[0].flatten().tolist(), features.projection is None
+        ([0.0, 0.0, 0.0], True)
+        """
+        if self.project is not None and self.projection is None:
+            weight = torch.zeros(self.project, self._block_channels())
+            self._assumed = BlockProjection(weight, torch.zeros(self.project)).to(self.device)
+
+    def _block_channels(self) -> int:
+        """Channels of the maps of all blocks together.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scene_task().features._block_channels()
+        16
+        """
+        assert self.info
+        assert self._plain is not None
+        return sum(self._plain.channels)
+
+    @torch.no_grad()
+    def tokens(self, image: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
+        """Compute the vectors that are projected, of the cells of one picture that show anything valid.
+
+        Parameters
+        ----------
+        image : ndarray, shape (H, W, 3)
+            8-bit colours.
+        valid : ndarray of bool, shape (H, W), optional
+            Pixels that are no padding and no nodata; None for all.
+
+        Returns
+        -------
+        Tensor, shape (cells, C)
+            float32, row by row; C channels are those of all blocks.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> features, valid = scene_task("prepare.project=3").features, np.zeros((8, 12), bool)
+        >>> valid[:, 7:] = True
+        >>> image = np.zeros((8, 12, 3), np.uint8)
+        >>> tuple(features.tokens(image).shape), tuple(features.tokens(image, valid).shape)
+        ((6, 16), (4, 16))
+        """
+        maps = self.backbone(torch.from_numpy(image).permute(2, 0, 1)[None].to(self.device))
+        tokens = torch.cat([feature_map[0].flatten(1) for feature_map in maps]).T
+        if valid is None:
+            return tokens
+        stride = self.info.strides[0]
+        padded = np.zeros(self.info.padded(valid.shape), bool)
+        padded[: valid.shape[0], : valid.shape[1]] = valid
+        shown = padded.reshape(padded.shape[0] // stride, stride, -1, stride).any(axis=(1, 3))
+        return tokens[torch.from_numpy(shown.ravel()).to(tokens.device)]
 
     def record_bytes(self, image_size: tuple[int, int]) -> int:
         """Size of a stored record of a picture.
@@ -328,6 +549,39 @@ class FeatureService:
         grid = self.info.feature_grid(image_size)
         shapes = [(width, *cells) for width, cells in zip(self.info.channels, grid, strict=True)]
         return sum(encoded_bytes(shape, self.store_dtype) for shape in shapes)
+
+
+def projected_info(info: BackboneInfo, channels: int) -> BackboneInfo:
+    """What a backbone is whose maps are projected to one of so many channels.
+
+    Raises
+    ------
+    SettingsError
+        If the blocks have several strides, or fewer channels together.
+
+    Examples
+    --------
+    >>> from models.backbones.weights import IMAGENET
+    >>> info = BackboneInfo("a", "dinov3_convnext", "0f", "x", 32, (0, 3), (8, 64), (4, 32), *IMAGENET, 4)
+    >>> projected_info(replace(info, strides=(4, 4)), 16).channels
+    (16,)
+    >>> projected_info(info, 16)
+    Traceback (most recent call last):
+        ...
+    utils.errors.SettingsError: prepare.project: blocks 0, 3 have strides of 4, 32 pixels, and one map has one; ...
+    """
+    blocks = ", ".join(map(str, info.layers))
+    if len(set(info.strides)) > 1:
+        strides = ", ".join(map(str, info.strides))
+        raise SettingsError(
+            f"prepare.project: blocks {blocks} have strides of {strides} pixels, and one map has one; choose one of "
+            f"them, such as model.layers: [{info.layers[-1]}], or drop prepare.project"
+        )
+    if channels > sum(info.channels):
+        raise SettingsError(
+            f"prepare.project: {channels}, but blocks {blocks} have {sum(info.channels)} channels together; lower it"
+        )
+    return replace(info, channels=(channels,), strides=info.strides[:1])
 
 
 def even_layers(source: str) -> list[int]:

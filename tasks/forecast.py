@@ -241,6 +241,7 @@ class Outlook:
         if SAMPLES * task.sample_memory() > MOST_TRIED:
             return math.nan, math.nan
         device, source = choose_device(task.settings.device("prepare")), LiveSamples(task, [IDENTITY])
+        task.assume_learnt()
         model = task.build_model().to(device).eval()
         reading = time.perf_counter()
         with closing(source.read(Job(item, task.predictor()))) as read:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from config import TaskConfig, expand_path
 from tasks.objective import Objective
@@ -28,6 +28,7 @@ from utils.geometry.augment import IDENTITY, View
 from utils.report.tracking import require_trackers
 
 if TYPE_CHECKING:
+    from tasks.context import Context
     from utils.runtime.checkpoints import Checkpoint
 
 
@@ -170,6 +171,26 @@ class Task(ABC):
 
     def setup(self) -> None:  # noqa: B027 - only some tasks have something to decide
         """Decide what all ranks must agree on; every phase calls it first, on all ranks."""
+
+    # -- what prepare learns before it stores anything
+
+    def unlearnt(self) -> int:
+        """Give how many training samples prepare has yet to learn from what records depend on; 0 for nothing."""
+        return 0
+
+    def learn(self, context: Context) -> None:  # noqa: B027 - only some tasks have something to learn
+        """Learn it and keep it in the store; called on all ranks, of which the first does the work."""
+
+    def assume_learnt(self) -> None:  # noqa: B027 - only some tasks have something to learn
+        """Take values of the right shape in place of what is not learnt yet, to find out how long the model takes."""
+
+    def shared_records(self) -> list[str]:
+        """Give the keys of records in the store that belong to no item, such as what was learnt."""
+        return []
+
+    def kept_tensors(self) -> dict[str, Tensor]:
+        """Give the tensors that a checkpoint holds beside the trained ones, as predictions need them."""
+        return {}
 
     # -- model
 

@@ -111,11 +111,11 @@ class DetectionTask(LabelledTask):
         predicted = [f"inference: {item.id}" for item in inputs]
         if self.settings.paths.label_path is None and self.works_from_checkpoint():
             return ["head and classes are those of the checkpoint", *predicted]
-        info, numbers = self.features.info, list(data.numbers().values())
+        numbers = list(data.numbers().values())
         height, width = self.source.sample_size()
         lines = [
-            f"head {self.settings.model.head} on {info.describe_blocks(self.features.precision)}, "
-            f"{self.num_outputs} classes: {', '.join(data.classes)}",
+            f"head {self.settings.model.head} on {self.features.describe()}, {self.num_outputs} classes: "
+            f"{', '.join(data.classes)}",
             f"{self.split_sizes()}, samples of at most {height} x {width} pixels",
             f"{sum(numbers)} objects: at most {max(numbers, default=0)} in a picture, 99 % of the pictures have "
             f"{np.percentile(numbers or [0], 99):.0f} or fewer; the head gives at most {self._head.max_objects} boxes",
@@ -272,7 +272,7 @@ class DetectionTask(LabelledTask):
             dataset = dataset.model_copy(update={"label_mapping": {name: value for name, value in mapping}})
         settings = settings.model_copy(update={"detection": detection, "dataset": dataset})
         task = cls(name, settings, {"classes": list(description["classes"]), "zoom": float(description["zoom"])})
-        task.refuse_other_backbone(description, checkpoint.path)
+        task.take_features(checkpoint)
         task.take_checkpoint(checkpoint)
         return task
 

@@ -21,6 +21,7 @@ from config import (
     Percentiles,
     Pixels,
     Positive,
+    PrepareConfig,
     Section,
     Side,
     TaskConfig,
@@ -60,6 +61,16 @@ class DistillModel(ModelConfig):
 
     head: Annotated[str, HeadName("distill")] = Field("vit", description="name of the student in the registry of heads")
     freeze: ClassVar[bool] = True  # type: ignore[misc]  # no setting: the teacher is never trained
+
+
+class DistillPrepare(PrepareConfig):
+    """Cut the pictures, compute their features once, store them."""
+
+    left_out: ClassVar[dict[str, str]] = {
+        "project": "a student learns the maps of the teacher as they are, so that tasks of kind distill project none; "
+        "set it in the tasks that use the student"
+    }
+    project: ClassVar[None] = None  # type: ignore[misc]
 
 
 class DistillTrain(TrainConfig):
@@ -164,6 +175,7 @@ class DistillSettings(TaskConfig):
     paths: DistillPaths = DistillPaths()
     dataset: DistillDataset = DistillDataset()
     model: DistillModel = DistillModel()
+    prepare: DistillPrepare = DistillPrepare()
     train: DistillTrain = DistillTrain()
     evaluate: DistillEvaluate = DistillEvaluate()
     export: ExportConfig = ExportConfig()

@@ -218,7 +218,7 @@ class DistillTask(FeatureTask):
         settings = cls.restored_settings(settings, description, checkpoint.path)
         distill = settings.distill.model_copy(update={"crop": description["crop"]})
         task = cls(name, settings.model_copy(update={"distill": distill}))
-        task.refuse_other_backbone(description, checkpoint.path)
+        task.take_features(checkpoint)
         return task
 
     @override

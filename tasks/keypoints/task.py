@@ -164,13 +164,13 @@ class KeypointsTask(LabelledTask):
         predicted = [f"inference: {item.id}" for item in inputs]
         if self.settings.paths.label_path is None and self.works_from_checkpoint():
             return ["head and keypoints are those of the checkpoint", *predicted]
-        info = self.features.info
+        self.features.setup()
         target = self.settings.dataset.convert_to
         if target is not None and not self.num_outputs:
             return [f"{self.split_sizes()}, no keypoint in them; prepare only writes the labels as {target.format}"]
         lines = [
-            f"head {self.settings.model.head} on {info.describe_blocks(self.features.precision)}, "
-            f"{self.num_outputs} keypoints: {', '.join(data.skeleton.names)}",
+            f"head {self.settings.model.head} on {self.features.describe()}, {self.num_outputs} keypoints: "
+            f"{', '.join(data.skeleton.names)}",
             f"{self.split_sizes()}, canvas {data.canvas[0]} x {data.canvas[1]} pixels, "
             f"at most {data.max_instances} animals each",
         ]
@@ -344,7 +344,7 @@ class KeypointsTask(LabelledTask):
             "category": kept.get("category"),
         }
         task = cls(name, settings, fixed)
-        task.refuse_other_backbone(description, checkpoint.path)
+        task.take_features(checkpoint)
         task._check_views()
         return task
 

@@ -105,20 +105,24 @@ def run(task: Task, context: Context) -> PhaseResult:
     task.setup()
     task.check_memory(["prepare"])  # the number of samples is known only now
     store = open_store(task.settings, "prepare")
-    jobs = missing_jobs(task, store)
+    jobs, unlearnt = missing_jobs(task, store), distributed.run_on_main(task.unlearnt)
     distributed.barrier()  # before any rank writes, so that all ranks found the same jobs
     if context.preview and (needed := size_of(task, jobs)[1]) >= LARGE_BYTES:
         unmeasured = f"writes {format_bytes(needed)}, at a speed that is not measured, as nothing is written here"
         drawn = f"{unmeasured}; {drawn}" if drawn else unmeasured
     if drawn:
         context.begin(workload(task, jobs, drawn), task, jobs[0].item if jobs else None)
-    if not jobs:
+    if not jobs and not unlearnt:
         context.log.info(f"prepare: all items are in {store.folder}; nothing to do")
         distributed.run_on_main(tell_untrained, task, store, context)
         return PhaseResult("up to date")
-    context.begin(workload(task, jobs), task, jobs[0].item)
+    context.begin(workload(task, jobs), task, jobs[0].item if jobs else task.source.items("train")[0])
     producers = task.source.producers()
     distributed.run_on_main(announce_plan, task, store, jobs, context)
+    if unlearnt:
+        task.learn(context)
+        jobs = missing_jobs(task, store)  # records of what was learnt before and lost may be there
+        distributed.barrier()
     made = Preparation(task, store, producers, context).run(distributed.share(jobs))
     total = int(distributed.sum_over_ranks(torch.tensor(made)))
     context.log.info(f"prepare: {total} records written to {store.folder}")
@@ -186,8 +190,10 @@ def workload(task: Task, jobs: Sequence[Job], first: str = "") -> Workload:
     """
     samples = sum(task.source.count_samples(job.item) for job in jobs)
     records = sum(task.source.count_samples(job.item) * len(job.views) for job in jobs)
+    unlearnt = task.unlearnt()
     text = f"{len(jobs)} items, at most {samples} windows in {records} views" + (f"; {first}" if first else "")
-    return Workload(text, backbone=records if task.source.record_bytes() else 0)
+    text += f"; learns a projection from {unlearnt} windows first" if unlearnt else ""
+    return Workload(text, backbone=(records if task.source.record_bytes() else 0) + unlearnt)
 
 
 def announce_plan(task: Task, store: FeatureStore, jobs: Sequence[Job], context: Context) -> None:
@@ -207,7 +213,8 @@ def announce_plan(task: Task, store: FeatureStore, jobs: Sequence[Job], context:
     if needed >= LARGE_BYTES and needed <= plan.free_bytes:
         plan = replace(plan, bytes_per_s=measure_writing(store.folder))
     context.log.info(f"prepare: plan: {workload(task, jobs).text}; {plan}")
-    plan.refuse_if_full(int(task.settings.prepare.reserve_gb * 1e9))
+    prepare = task.settings.prepare
+    plan.refuse_if_full(int(prepare.reserve_gb * 1e9), "project" in type(prepare).model_fields)
 
 
 def size_of(task: Task, jobs: Sequence[Job]) -> tuple[int, int]:

@@ -313,6 +313,9 @@ class Training:
                 f"train.init_from: {source}: a checkpoint of {theirs}; this task is of {ours}: {error}; name another "
                 "checkpoint, or remove the setting"
             ) from None
+        if other.get("projection") != described.get("projection"):
+            text = f"train: {source}: its head learnt on maps with another projection (prepare.project)"
+            self.context.log.warning(f"{text}; its first layers do not fit these maps, and learn anew")
         self.context.log.info(
             f"train: starting from {source}" + (f"; re-initialised: {', '.join(fresh)}" if fresh else "")
         )
@@ -637,7 +640,7 @@ class Training:
         if name == BEST:
             training["belief"] = self.state.best["belief"]
         description |= {"fingerprint": self.fingerprint, "training": training}
-        self.state.save_checkpoint(paths, description)
+        self.state.save_checkpoint(paths, description, self.task.kept_tensors())
 
     def _remove_old_checkpoints(self) -> None:
         """Keep the checkpoints of the latest epochs, as many as the settings say; rank 0 does it.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -124,8 +125,12 @@ class TrainingState:
         finally:
             load_trained_state(self.model, own)
 
-    def save_checkpoint(self, paths: Sequence[Path], description: dict[str, Any]) -> None:
+    def save_checkpoint(
+        self, paths: Sequence[Path], description: dict[str, Any], kept: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> None:
         """Write the weights that are validated as checkpoints that describe themselves; rank 0 does it for all.
+
+        `kept` are the tensors that predictions need beside them.
 
         Examples
         --------
@@ -145,7 +150,7 @@ class TrainingState:
                 trained = trained_state(self.model)
                 tensors = {key: value.detach().cpu().contiguous().clone() for key, value in trained.items()}
             for path in paths:
-                save_checkpoint(path, tensors, described)
+                save_checkpoint(path, tensors, described, kept)
 
         distributed.run_on_main(write)
 

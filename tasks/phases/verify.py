@@ -106,12 +106,16 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     """
     store = open_store(task.settings, "verify")
     broken = list(set_aside_broken_files(store))
+    shared = [key for key in task.shared_records() if store.has(key)]
+    if shared:  # first: other records are named by what these hold
+        broken += set_aside_bad_records(task, store, shared, context)
     prepared = {split: known_items(task, store, split) for split in SPLITS}
     listed = {split: task.source.items(split) for split in SPLITS}
     keys = sorted(
         {key for items in prepared.values() for item in items for entry in item.entries for key in entry.record_keys()}
     )
     bad = broken + list(set_aside_bad_records(task, store, keys, context))
+    keys += shared
     number = len(store.missing(keys))
     found = list(dict.fromkeys(finding for split in SPLITS for finding in task.source.audit(listed[split])))
     found += doubtful_pictures([item for split in SPLITS for item in listed[split]], context)

@@ -78,10 +78,9 @@ class SegmentationTask(FeatureTask):
         if self.works_from_checkpoint():
             lines = [f"head and classes are those of the checkpoint; {classes}"]
         else:
-            info = self.features.info
             self.spec()
             lines = [
-                f"head {self.settings.model.head} on {info.describe_blocks(self.features.precision)}, {classes}",
+                f"head {self.settings.model.head} on {self.features.describe()}, {classes}",
                 *self.odd_sides(),
             ]
         if self.awaits_sample():
@@ -205,7 +204,7 @@ class SegmentationTask(FeatureTask):
         dataset = settings.dataset.model_copy(update=known)
         prepare = settings.prepare.model_copy(update={"tile_size": description["tile_size"]})
         task = cls(name, settings.model_copy(update={"dataset": dataset, "prepare": prepare}))
-        task.refuse_other_backbone(description, checkpoint.path)
+        task.take_features(checkpoint)
         number = task.features.info.num_blocks  # -1 is the last block
         layers = resolve_layers(choose_blocks(model.layers or description["layers"], number), number)
         if list(layers) != list(description["layers"]):

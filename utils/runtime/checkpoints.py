@@ -11,8 +11,9 @@ import difflib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from utils.runtime.reading import file_errors
 FORMAT_VERSION = 3
 TENSORS_ONLY = 2  # the version whose digest covers the tensors, not the description
 METADATA_KEY = "dinolith"
+KEPT = "kept."  # starts the names of tensors that are no weights; no head has a part of that name
 # what torch.save and pickle.dump write: a zip archive, or a pickle of protocol 2 to 5
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 NAMES_SHOWN = 5
@@ -47,6 +49,8 @@ class Checkpoint:
         Task, head, options, backbone, classes, metrics: all that a use of the weights needs to know.
     path : Path
         The file that was read; another than asked for, where a `.pth` stood for its `.safetensors`.
+    kept : dict of Tensor
+        What predictions need beside the weights, and no training changes.
 
     Examples
     --------
@@ -57,9 +61,15 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     description: dict[str, Any]
     path: Path
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
-def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    kept: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Path:
     """Write weights with their description; a readable copy of the description goes to a `.json` beside them.
 
     Parameters
@@ -70,6 +80,8 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], description
         The weights by name.
     description : mapping
         JSON values. The copy inside the safetensors file is the one that counts.
+    kept : mapping of Tensor
+        What predictions need beside the weights.
 
     Returns
     -------
@@ -87,7 +99,7 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], description
     """
     path = _safetensors_path(Path(path))
     description = dict(description)
-    _write(path, tensors, "checkpoint", description)
+    _write(path, {**tensors, **{KEPT + name: tensor for name, tensor in kept.items()}}, "checkpoint", description)
     write_json(path.with_suffix(".json"), description)
     return path
 
@@ -161,7 +173,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     utils.errors.DataError: /no/such/best.safetensors: no such checkpoint, and none near it; train first or name another
     """
     tensors, description, path = _read(Path(path), "checkpoint")
-    return Checkpoint(tensors, description, path)
+    kept = {name.removeprefix(KEPT): tensors.pop(name) for name in list(tensors) if name.startswith(KEPT)}
+    return Checkpoint(tensors, description, path, kept)
 
 
 def save_training_state(path: str | Path, tree: Any) -> Path:

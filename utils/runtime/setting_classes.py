@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union
 from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import models_json_schema
 
-from utils.runtime.setting_errors import section_of, unknown_key
+from utils.runtime.setting_errors import section_of, unknown_key, why_left_out
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -69,7 +69,7 @@ def unknown_keys(tree: dict, section: type[BaseModel], prefix: str = "") -> Iter
         field = section.model_fields.get(key)
         nested = field and section_of(field.annotation)
         if field is None and isinstance(key, str):
-            yield unknown_key(f"{prefix}{key}", list(section.model_fields))
+            yield unknown_key(f"{prefix}{key}", list(section.model_fields), why_left_out(section, (key,)))
         elif nested and isinstance(value, dict):
             yield from unknown_keys(value, nested, f"{prefix}{key}.")
 

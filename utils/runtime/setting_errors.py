@@ -99,7 +99,7 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:
     keys = _keys_of_model(model, detail["loc"])
     path = ".".join(str(key) for key in detail["loc"][: len(keys)])
     if detail["type"] == "extra_forbidden":
-        return unknown_key(path, keys[-1])
+        return unknown_key(path, keys[-1], why_left_out(model, detail["loc"][: len(keys)]))
     if detail["type"] == "unknown_name":
         return f"{path}: {detail['msg']}"
     value = detail["input"]
@@ -138,11 +138,34 @@ def list_mistakes(lines: Iterable[str]) -> SettingsError:
     return SettingsError(*listed[:MAX_MISTAKES], *more)
 
 
-def unknown_key(path: str, known: Iterable[str]) -> str:
-    """Say that a key is unknown, which are near, and which are known, unless these are many and one is near.
+def why_left_out(model: type[BaseModel], location: Sequence[Any]) -> str:
+    """Why a section has no setting of that name, where its class says so in `left_out`; empty where it does not.
 
     Examples
     --------
+    >>> from pydantic import create_model
+    >>> train = create_model("Train", epochs=(int, 3))
+    >>> train.left_out = {"lr": "nothing is trained here"}
+    >>> task = create_model("Task", train=(train, train()))
+    >>> why_left_out(task, ("train", "lr")), why_left_out(task, ("train", "epoch")), why_left_out(task, ("trian",))
+    ('nothing is trained here', '', '')
+    """
+    current: type[BaseModel] | None = model
+    for key in location[:-1]:
+        field = current.model_fields.get(key) if current else None
+        current = section_of(field.annotation) if field else None
+    return getattr(current, "left_out", {}).get(location[-1], "")
+
+
+def unknown_key(path: str, known: Iterable[str], why: str = "") -> str:
+    """Say that a key is unknown, which are near, and which are known, unless these are many and one is near.
+
+    A reason `why` there is no such key is said in their place.
+
+    Examples
+    --------
+    >>> unknown_key("train.lr", ["epochs"], "nothing is trained here; drop it")
+    'train.lr: nothing is trained here; drop it'
     >>> unknown_key("train.epoch", ["epochs", "enable"])
     "train.epoch: unknown key, did you mean 'epochs'? known keys: enable, epochs"
     >>> unknown_key("train.epoch", ["epochs", *(f"key_{letter}" for letter in "abcdefghijklmno")])
@@ -150,6 +173,8 @@ def unknown_key(path: str, known: Iterable[str]) -> str:
     >>> unknown_key("model.head_options.lr", [])
     'model.head_options.lr: unknown key; this section has none'
     """
+    if why:
+        return f"{path}: {why}"
     if not known:
         return f"{path}: unknown key; this section has none"
     names, name = sorted(known), path.rpartition(".")[2]

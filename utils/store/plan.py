@@ -57,13 +57,15 @@ class Plan:
         seconds = format_duration(round(self.bytes / self.bytes_per_s))
         return f"{text}; the disk takes {format_bytes(int(self.bytes_per_s))} a second, so {seconds} at least"
 
-    def refuse_if_full(self, keep_free_bytes: int = 256 << 20) -> None:
+    def refuse_if_full(self, keep_free_bytes: int = 256 << 20, projectable: bool = False) -> None:
         """Raise when the records would not fit.
 
         Parameters
         ----------
         keep_free_bytes : int
             What must be left for everything else on the disk.
+        projectable : bool
+            Whether features can be projected to fewer channels.
 
         Raises
         ------
@@ -79,11 +81,12 @@ class Plan:
         """
         if not self.records or self.bytes + keep_free_bytes <= self.free_bytes:
             return
+        fewer = ", project them to fewer channels (prepare.project)" if projectable else ""
         raise DataError(
             f"{self.folder}: {self.records:,} records need {format_bytes(self.bytes)}, free are "
             f"{format_bytes(self.free_bytes)} ({format_bytes(keep_free_bytes)} of them kept free); name another disk "
             "(paths.processed_dir), store fewer views (dataset.augmentations.stored_views), fewer blocks "
-            "(model.layers) or int8 (prepare.store_dtype), or compute features online (train.features)"
+            f"(model.layers) or int8 (prepare.store_dtype){fewer}, or compute features online (train.features)"
         )
 
 

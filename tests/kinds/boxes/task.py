@@ -57,7 +57,7 @@ class BoxesTask(FeatureTask):
     def from_checkpoint(cls, name: str, settings: BoxesSettings, checkpoint: Checkpoint) -> Self:
         description = cls.check_description(checkpoint, frozenset())
         task = cls(name, cls.restored_settings(settings, description, checkpoint.path))
-        task.refuse_other_backbone(description, checkpoint.path)
+        task.take_features(checkpoint)
         return task
 
     @override
