@@ -62,6 +62,7 @@ SHARED: dict[str, Probe] = {
     "prepare.workers": Probe(looks.threads_of_prepare, "3"),
     "prepare.device": Probe(looks.stored, "mps", refuses=NO_GPU),
     "prepare.store_dtype": Probe(looks.stored, "bf16"),
+    "prepare.project": Probe(looks.stored, "3"),
     "prepare.processed_dir": Probe(looks.stored, "{folder}/other"),
     "prepare.reserve_gb": Probe(looks.stored, "1e9", refuses="GB"),  # a limit: all it can do is refuse
     "verify.enable": Probe(looks.commanded, "true"),
