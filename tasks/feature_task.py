@@ -22,7 +22,7 @@ from tasks.features import FeatureService
 from tasks.memory import refuse_too_large, sample_bytes
 from tasks.model import FeatureModel, may_start_from
 from tasks.named_files import check_there, sample_writes
-from tasks.projection import count_chosen, learn_projection
+from tasks.projection import count_chosen, learn_once
 from tasks.runs import choose_device
 from tasks.source import FeatureSource, ListedSource
 from tasks.splits import warn_of_absent
@@ -484,8 +484,9 @@ class FeatureTask(Task):
 
     @override
     def learn(self, context: Context) -> None:
-        distributed.run_on_main(learn_projection, self.source, self.features, context)
-        self.features.store.refresh()  # what rank 0 has written
+        if self.features.project is not None:
+            distributed.run_on_main(learn_once, self.source, self.features, context)
+            self.features.store.refresh()  # what rank 0 has written
 
     @override
     def assume_learnt(self) -> None:

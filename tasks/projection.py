@@ -121,6 +121,30 @@ def thin_out(tokens: Tensor, most: int, seed: int) -> Tensor:
     return tokens[torch.from_numpy(np.sort(kept)).to(tokens.device)]
 
 
+def learn_once(source: FeatureSource, features: FeatureService, context: Context) -> None:
+    """Learn the projection, unless the store holds it; then say from what it was learnt, perhaps by another task.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> from utils.logging import VerbosityLogger
+    >>> task, context = example_task(tempfile.mkdtemp(), "prepare.project=3")
+    >>> task.source.prepare_data()
+    >>> learn_once(task.source, task.features, context)
+    >>> learn_once(task.source, task.features, Context(VerbosityLogger(), context.folder))  # doctest: +ELLIPSIS
+    [INFO] prepare: projection to 3 channels from the store; it was learnt from 384 tokens of 6 windows and kept ... %
+    """
+    if features.projection is None:
+        learn_projection(source, features, context)
+    elif features.store.has(features.projection_key):
+        facts = features.store.metadata(features.projection_key)
+        context.log.info(
+            f"prepare: projection to {features.project} channels from the store; it was learnt from "
+            f"{facts['tokens']:,} tokens of {facts['windows']} windows and kept {100 * facts['explained']:.2f} %"
+        )
+
+
 def learn_projection(source: FeatureSource, features: FeatureService, context: Context) -> None:
     """Learn the projection and write it to the store; one process does it, and the result depends on nothing else.
 

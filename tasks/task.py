@@ -179,7 +179,7 @@ class Task(ABC):
         return 0
 
     def learn(self, context: Context) -> None:  # noqa: B027 - only some tasks have something to learn
-        """Learn it and keep it in the store; called on all ranks, of which the first does the work."""
+        """Learn it and keep it in the store, or say what is there; called on all ranks, the first does the work."""
 
     def assume_learnt(self) -> None:  # noqa: B027 - only some tasks have something to learn
         """Take values of the right shape in place of what is not learnt yet, to find out how long the model takes."""

@@ -208,13 +208,21 @@ def test_the_table_of_a_published_plan_is_that_of_its_settings_file_and_of_the_c
 
 def test_the_arithmetic_of_a_plan_is_that_of_the_store():
     text = (ROOT / "docs" / "detection.md").read_text()
-    cells, pictures = (960 // 16, 1536 // 16), 55_442 + 12_065
+    cells, train, pictures = (960 // 16, 1536 // 16), 55_442, 55_442 + 12_065
+    pixels, block = 960 * 1536 * 4, encoded_bytes((1024, *cells), "int8")
+    projected = encoded_bytes((256, *cells), "int8")
     sizes = {
-        "pixels and mask of the padding": 960 * 1536 * 4,
+        "pixels and mask of the padding": pixels,
         "one block, `store_dtype: fp16`": encoded_bytes((1024, *cells), "fp16"),
-        "one block, `store_dtype: int8`": encoded_bytes((1024, *cells), "int8"),
+        "one block, `store_dtype: int8`": block,
         "four blocks, `store_dtype: fp16`": 4 * encoded_bytes((1024, *cells), "fp16"),
-        "one block projected to 256 channels, int8": encoded_bytes((256, *cells), "int8"),
+        "four blocks, `store_dtype: int8`": 4 * block,
+        "four blocks, `project: 256` and `store_dtype: int8`": projected,
     }
-    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d.]+ MB \| [\d,]+ GB) \|$", text, re.MULTILINE))
-    assert rows == {name: f"{size / 1e6:.2f} MB | {pictures * size / 1e9:,.0f} GB" for name, size in sizes.items()}
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d.]+ MB \| [\d,]+ GB \| [\d,]+ GB) \|$", text, re.MULTILINE))
+    each = {name: f"{size / 1e6:.2f} MB | {train * size / 1e9:,.0f} GB" for name, size in sizes.items()}
+    assert rows == {name: f"{row} | {pictures * sizes[name] / 1e9:,.0f} GB" for name, row in each.items()}
+    at_half = {"one block in int8": pixels + block, "four blocks with `project: 256`": pixels + projected}
+    for name, size in at_half.items():
+        assert f"{pictures * size / 4e9:.0f} GB for {name}" in text
+    assert f"mirrored views ({(pictures * (pixels + projected) + train * projected) / 4e9:.0f} GB)" in text

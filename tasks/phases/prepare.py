@@ -119,8 +119,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     context.begin(workload(task, jobs), task, jobs[0].item if jobs else task.source.items("train")[0])
     producers = task.source.producers()
     distributed.run_on_main(announce_plan, task, store, jobs, context)
+    task.learn(context)
     if unlearnt:
-        task.learn(context)
         jobs = missing_jobs(task, store)  # records of what was learnt before and lost may be there
         distributed.barrier()
     made = Preparation(task, store, producers, context).run(distributed.share(jobs))

@@ -9,7 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +170,7 @@ def test_two_ranks_learn_the_bits_of_one_process(tmp_path):
     with __import__("socket").socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    launcher = {"WORLD_SIZE": "2", "MASTER_PORT": str(port), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "2"}
+    launcher = {"WORLD_SIZE": "2", "MASTER_PORT": str(port), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
     launcher |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     ranks = [
         subprocess.Popen(
@@ -245,11 +247,18 @@ def test_training_without_a_projection_asks_for_prepare(tmp_path):
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def trained(kind: str, folder: Path, *overrides: str) -> tuple[Task, Context, Path]:
-    task, context = EXAMPLES[kind](folder, *PROJECTED, *overrides)
-    for phase in ("prepare", "train"):
-        load_phase(phase)(task, context)
-    return task, context, checkpoint_path(context.folder, BEST)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Callable[[str], tuple[Task, Context, Path]]:
+    """Prepares and trains the example of a kind, once; gives its task, context and best checkpoint."""
+
+    @cache
+    def train_example(kind: str) -> tuple[Task, Context, Path]:
+        task, context = EXAMPLES[kind](tmp_path_factory.mktemp(kind), *PROJECTED)
+        for phase in ("prepare", "train"):
+            load_phase(phase)(task, context)
+        return task, context, checkpoint_path(context.folder, BEST)
+
+    return train_example
 
 
 def elsewhere(kind: str, checkpoint: Path, folder: Path) -> TrainedTask:
@@ -267,12 +276,11 @@ def picture_of(kind: str, task: Task) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", sorted(EXAMPLES))
-def test_a_checkpoint_alone_predicts_the_bits_of_the_task_with_its_store(kind, tmp_path):
-    task, _, checkpoint = trained(kind, tmp_path)
+def test_a_checkpoint_alone_predicts_the_bits_of_the_task_with_its_store(kind, trained, tmp_path):
+    task, _, checkpoint = trained(kind)
     there = TrainedTask(task, build_trained(task, load_checkpoint(checkpoint)))
     here = elsewhere(kind, checkpoint, tmp_path)
     assert not (tmp_path / "none").exists()
-    assert here.task.features.settings.backbone == task.features.settings.backbone
     assert digest_of(here.task) == digest_of(task)
     image = picture_of(kind, task)
     expected, found = there.predict(image), here.predict(image)
@@ -281,38 +289,30 @@ def test_a_checkpoint_alone_predicts_the_bits_of_the_task_with_its_store(kind, t
         assert one.arrays.keys() == other.arrays.keys()
         for name, value in other.arrays.items():
             np.testing.assert_array_equal(one.arrays[name], value)
-
-
-@pytest.mark.parametrize("kind", sorted(EXAMPLES))
-def test_outputs_from_stored_maps_are_those_of_the_checkpoint_alone(kind, tmp_path):
-    task, _, checkpoint = trained(kind, tmp_path)
-    store = open_store(task.settings, "train")
-    reader = PreparedReader(task, store, prepared_items(task, store, "val", "train"))
+    reader = PreparedReader(task, store := open_store(task.settings, "train"), prepared_items(task, store, "val", "x"))
     batch = reader.read([SampleRef(0)])
-    assert batch.feature_maps is not None
-    model = build_trained(task, load_checkpoint(checkpoint)).eval()
-    alone = elsewhere(kind, checkpoint, tmp_path).model.eval()
+    assert [feature_map.shape[1] for feature_map in batch.feature_maps] == [5]
     with torch.no_grad():
-        stored = model(batch)
+        stored = there.model.eval()(batch)
         batch.feature_maps = None
-        live = alone(batch)
+        live = here.model.eval()(batch)
     assert stored.keys() == live.keys()
     assert all(torch.equal(value, live[name]) for name, value in stored.items())
 
 
-def test_a_checkpoint_keeps_its_projection_where_the_store_has_another(tmp_path):
-    task, context, checkpoint = trained("segmentation", tmp_path)
+def test_a_checkpoint_keeps_its_projection_where_the_store_has_another(trained, tmp_path):
+    task, context, checkpoint = trained("segmentation")
     scores = evaluate.run(task, context).metrics
     one = f"paths.processed_dir={tmp_path}/other"
     other, other_context = foxes_example(tmp_path / "foxes", "prepare.project=5", one)
     prepare.run(other, other_context)
     assert digest_of(other) != digest_of(task)
-    again, context = example_task(tmp_path, *PROJECTED, one, f"evaluate.checkpoint={checkpoint}")
+    again, _ = example_task(context.folder.parent, *PROJECTED, one, f"evaluate.checkpoint={checkpoint}")
     assert evaluate.run(again, Context(context.log, tmp_path / "again" / "run")).metrics == pytest.approx(scores)
 
 
-def test_settings_that_ask_for_another_projection_than_the_checkpoint_are_told(tmp_path, caplog):
-    _, _, checkpoint = trained("segmentation", tmp_path)
+def test_settings_that_ask_for_another_projection_than_the_checkpoint_are_told(trained, tmp_path, caplog):
+    _, _, checkpoint = trained("segmentation")
     text = f"{{paths: {{processed_dir: {tmp_path}/none}}, model: {{backbone: {tiny_backbone()}}}}}"
     settings = parse_settings(text, ("prepare.project=4",), kinds()).tasks["segmentation"]
     found = TrainedTask.load(checkpoint, settings)
@@ -320,26 +320,24 @@ def test_settings_that_ask_for_another_projection_than_the_checkpoint_are_told(t
     assert "prepare.project: 4 has no effect on" in caplog.text
 
 
-def test_a_training_goes_on_bitwise_and_one_on_another_projection_is_another(tmp_path):
-    task, context, _ = trained("segmentation", tmp_path, "train.epochs=2")
-    cut, cut_context = example_task(tmp_path, *PROJECTED, "train.epochs=2", f"paths.runs_root={tmp_path}/cut")
-    cut_context = Context(cut_context.log, tmp_path / "cut" / "run")
+def test_a_training_goes_on_bitwise_with_the_projection(trained, tmp_path):
+    task, context, checkpoint = trained("segmentation")
+    cut = type(task)(task.name, task.settings)
+    cut_context = Context(context.log, tmp_path / "run")
     with pytest.raises(Interrupted):
-        train.run(cut, stopping_after(cut_context, 3))
+        train.run(cut, stopping_after(cut_context, 2))
     train.run(cut, cut_context)
-    one, other = (load_checkpoint(checkpoint_path(of.folder, BEST)) for of in (context, cut_context))
+    one, other = load_checkpoint(checkpoint), load_checkpoint(checkpoint_path(cut_context.folder, BEST))
     assert equal(one.tensors, other.tensors)
     assert equal(one.kept, other.kept)
     assert sorted(one.kept) == ["projection.bias", "projection.weight"]
     assert one.description["projection"] == digest_of(task)
 
 
-def test_a_head_from_another_projection_is_told(tmp_path):
-    _, _, source = trained("segmentation", tmp_path / "first", "model.head=linear")
+def test_a_head_from_another_projection_is_told(trained, tmp_path):
+    _, _, source = trained("segmentation")
     lines, log = spoken(tmp_path)
-    task, _ = example_task(
-        tmp_path, "prepare.project=5", "model.head=linear", "dataset.scale=0.5", f"train.init_from={source}"
-    )
+    task, _ = example_task(tmp_path, "prepare.project=5", "dataset.scale=0.5", f"train.init_from={source}")
     for phase in ("prepare", "train"):
         load_phase(phase)(task, lines)
     assert "its head learnt on maps with another projection (prepare.project)" in log.read_text()
