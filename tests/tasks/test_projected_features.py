@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,6 +36,7 @@ from tasks.segmentation.task import SegmentationTask
 from tasks.stores import make_no_stores, open_store, preview_stores
 from tasks.task import Task
 from tasks.trained import TrainedTask, build_trained
+from tests.processes import ends_of
 from tests.tasks.example_runs import equal, producers_of, spoken, stopping_after
 from utils.data import SampleRef
 from utils.errors import DataError, Interrupted, SettingsError
@@ -44,7 +44,6 @@ from utils.runtime import distributed
 from utils.runtime.checkpoints import load_checkpoint
 from utils.store.feature_store import FeatureStore
 
-ROOT = Path(__file__).resolve().parents[2]
 PROJECTED = ("prepare.project=5", "prepare.store_dtype=int8")
 EXAMPLES = {"segmentation": example_task, "keypoints": animals_example, "detection": foxes_example}
 
@@ -162,34 +161,15 @@ def tiny_or(folder: Path) -> Path:
     return folder
 
 
-def test_two_ranks_learn_the_bits_of_one_process(tmp_path):
+def test_two_ranks_learn_the_bits_of_one_process(forks, tmp_path):
     for name in ("one", "two"):
         write_pictures(tmp_path / name)
         tiny_or(tmp_path / name / "backbone")
     prepare.run(*ranked_task(tmp_path / "one"))
-    with __import__("socket").socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = {"WORLD_SIZE": "2", "MASTER_PORT": str(port), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    launcher |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / "two")],
-            env=os.environ | launcher | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=200) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], said
-    digests = {out.strip().splitlines()[-1] for out, _ in said}
-    assert digests == {digest_of(ranked_task(tmp_path / "one")[0])}
+    codes, outputs = ends_of(forks.start_ranks(2, Path(__file__), tmp_path / "two", env=os.environ), timeout=200)
+    assert codes == [0, 0], "\n".join(outputs)
+    digest = digest_of(ranked_task(tmp_path / "one")[0])
+    assert [(tmp_path / "two" / f"{rank}.txt").read_text() for rank in range(2)] == [digest] * 2
     assert len(keys_by_producer(tmp_path / "two", "projection")) == 1
     assert keys_by_producer(tmp_path / "two", "backbone") == keys_by_producer(tmp_path / "one", "backbone")
 
@@ -386,6 +366,6 @@ if __name__ == "__main__":
     distributed.start_ranks("auto", timeout_s=100)
     its_task, its_context = ranked_task(Path(sys.argv[1]))
     prepare.run(its_task, its_context)
+    (Path(sys.argv[1]) / f"{distributed.rank()}.txt").write_text(digest_of(its_task))
     distributed.barrier()
     distributed.stop_ranks()
-    print(digest_of(its_task))
