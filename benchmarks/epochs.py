@@ -2,6 +2,7 @@
 
     python -m benchmarks.epochs --backbone /models/dinov2-small
     python -m benchmarks.epochs --compare precision --heads dpt unet_v2     # bf16 against fp32, both on stored features
+    python -m benchmarks.epochs --compare project --heads dpt   # maps projected to 256 channels against all of them
     python -m benchmarks.epochs --quick --heads linear dpt      # a small backbone: does it run?
 
 Both sides are the project's own training loop on the same windows of 518 pixels with the same batch size, two classes
@@ -48,6 +49,7 @@ OTHER_GOAL = 2.0
 SIDES = {  # the slower one last: the ratio is its seconds over those of the other
     "features": {"cached": ["train.features=cached"], "online": ["train.features=online"]},
     "precision": {name: ["train.features=cached", f"train.precision={name}"] for name in ("bf16", "fp32")},
+    "project": {"256": ["prepare.project=256", "prepare.store_dtype=int8"], "whole": []},
 }
 
 
