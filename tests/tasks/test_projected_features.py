@@ -6,6 +6,7 @@ This file, run as a script, is the work of a rank.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -182,6 +183,16 @@ def test_the_sample_is_spread_over_all_training_windows(tmp_path):
     assert [sample.id for sample in chosen_samples(task.source, 2)] == [ids[0], ids[3]]
 
 
+def test_items_with_fewer_windows_than_are_counted_are_learnt_from(tmp_path, monkeypatch):
+    task, _ = example_task(tmp_path)
+    task.source.prepare_data()
+    items, count = task.source.items("train"), task.source.count_samples
+    assert [count(item) for item in items] == [4, 2]
+    monkeypatch.setattr(task.source, "count_samples", lambda item: 10 * count(item))  # as if most held no label
+    found = [sample.item.id for sample in chosen_samples(task.source, 5)]
+    assert found == [items[0].id, items[1].id]  # positions 0, 12, 24, 36 of the first, and 8 of the second
+
+
 def test_padding_is_not_learnt_from(tmp_path):
     padded = ("detection.pad_size=[160, 192]", "detection.longest_edge=160", "detection.shortest_edge=96")
     task = fox_task("prepare.project=3", *padded)
@@ -222,6 +233,15 @@ def test_training_without_a_projection_asks_for_prepare(tmp_path):
         train.run(task, context)
     assert prepare.run(*example_task(tmp_path, "train.features=online", *PROJECTED)).status == "done"
     assert train.run(*example_task(tmp_path, "train.features=online", *PROJECTED)).status == "done"
+
+
+def test_a_copy_of_the_store_is_enough_to_train_from(tmp_path):
+    task, context = foxes_example(tmp_path, *PROJECTED)
+    prepare.run(task, context)
+    shutil.move(tmp_path / "store", tmp_path / "copy")
+    other, context = foxes_example(tmp_path, *PROJECTED, f"train.processed_dir={tmp_path}/copy")
+    assert train.run(other, context).status == "done"
+    assert digest_of(other) == digest_of(task)
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
