@@ -356,7 +356,8 @@ def test_a_checkpoint_whose_description_was_changed_ends_in_one_line(tmp_path):
     task, context = example_task(tmp_path, *SMALL)
     prepare.run(task, context)
     train.run(task, context)
-    tensors, described, _ = vars(load_checkpoint(checkpoint_path(context.folder, BEST))).values()
+    loaded = load_checkpoint(checkpoint_path(context.folder, BEST))
+    tensors, described = loaded.tensors, loaded.description
     save_checkpoint(tmp_path / "odd.safetensors", tensors, {**described, "layers": "x", "tile_size": -5})
     task.settings = task.settings.model_copy(
         update={"evaluate": task.settings.evaluate.model_copy(update={"checkpoint": str(tmp_path / "odd.safetensors")})}
