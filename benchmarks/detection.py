@@ -162,15 +162,17 @@ def lay_photos(work: Path, options: argparse.Namespace) -> tuple[Path, list[str]
     data = Path(options.data)
     folder = work / "photos"
     for part in ("images", "labels"):
-        (folder / part).mkdir(parents=True)
+        (folder / part).mkdir(parents=True, exist_ok=True)  # of an earlier run in --work
     photos = sorted(path for path in (data / "images").rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if options.quick:
         photos = photos[:12]
     rows = {path.stem: path for path in (data / options.labels).rglob("*.txt")}
     for photo in photos:
-        (folder / "images" / photo.name).symlink_to(photo.resolve())
+        link = folder / "images" / photo.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(photo.resolve())
         if photo.stem in rows:
-            shutil.copy(rows[photo.stem], folder / "labels" / f"{photo.stem}.txt")
+            shutil.copy2(rows[photo.stem], folder / "labels" / f"{photo.stem}.txt")
     names = yaml.safe_load((data / options.names).read_text())["names"]
     (folder / "data.yaml").write_text(yaml.safe_dump({"path": ".", "train": "images", "names": names}))
     return folder, [photo.stem for photo in photos]
