@@ -107,7 +107,7 @@ class Bench:
             split="train" if self.options.memorise else "val",
         )
         settings = parse_settings(text, [*fold.changes, *self.options.set, *changes], kinds()).tasks[fold.name]
-        run = f"{head}_{seed}_{epochs}_{crc32(';'.join(changes).encode()):08x}"
+        run = f"{head}_{seed}_{epochs}_{crc32(';'.join([*self.options.set, *changes]).encode()):08x}"
         return load_task(settings.kind)(fold.name, settings), Context(self.log, self.work / "runs" / fold.name / run)
 
     def make_training(self, fold: Fold, head: str, changes: list[str]) -> Training:

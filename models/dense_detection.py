@@ -55,10 +55,10 @@ class DenseOptions(HeadOptions):
     )
     dropout: float = Field(0.4, ge=0, lt=1, description="of the features from which classes are told")
     input_dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of the backbone's channels left out of each sample"
+        0.0, ge=0, lt=1, description="share of the backbone's channels left out of each sample"
     )
     other_classes: bool = Field(
-        True, description="learn where objects end also from labelled objects of classes that are not predicted"
+        False, description="learn where objects end also from labelled objects of classes that are not predicted"
     )
     candidates: int = Field(500, ge=1, le=50_000, description="most boxes of a sample")
     refine: bool = Field(True, description="look a second time at each candidate, closer")
@@ -418,7 +418,7 @@ class DenseHead(DetectionHead):
         >>> boxes, none = torch.tensor([[0.0, 0, 20, 30], [5, 5, 9, 9]]), torch.zeros(0, 4)
         >>> target = {"boxes_xyxy": [boxes], "labels": [torch.tensor([1, 0])], "others_xyxy": [boxes[1:]]}
         >>> target["is_crowd"] = [torch.tensor([False, True])]
-        >>> [[objects, classes, crowds]] = DenseHead(spec, 2, DenseOptions())._objects(target)
+        >>> [[objects, classes, crowds]] = DenseHead(spec, 2, DenseOptions(other_classes=True))._objects(target)
         >>> objects.tolist(), classes.tolist(), crowds.tolist()
         ([[0.0, 0.0, 20.0, 30.0], [5.0, 5.0, 9.0, 9.0]], [1, -1], [[5.0, 5.0, 9.0, 9.0]])
         """
@@ -434,16 +434,17 @@ class DenseHead(DetectionHead):
 
     @override
     def counts_of(self, target: Mapping[str, Any]) -> dict[str, Tensor | None]:
-        counts = torch.zeros((), dtype=torch.float64)
-        for boxes, _, _ in self._objects(target):
+        counts, own = torch.zeros(2, dtype=torch.float64)  # of all objects, and of those whose class is told
+        for boxes, labels, _ in self._objects(target):
             objects = boxes.double()
             sizes = areas(objects).sqrt()
             strides = torch.zeros_like(sizes)
             for stride, low, high in self.level_ranges():
                 strides[(sizes >= low) & (sizes < high)] = stride
             counts = counts.to(objects.device) + expected_cells(objects, strides)
+            own = own.to(objects.device) + expected_cells(objects[labels != OTHER], strides[labels != OTHER])
         looks = ("refine_boxes", "refine_edges", "refine_qualities", "refine_classes") if self.options.refine else ()
-        return {"classes": counts, "boxes": counts, **dict.fromkeys(looks)}
+        return {"classes": own, "boxes": counts, **dict.fromkeys(looks)}
 
     @override
     def loss_weights(self) -> dict[str, float]:

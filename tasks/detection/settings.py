@@ -72,8 +72,7 @@ class DetectionDataset(DatasetConfig):
     classes: list[ClassName] | None = Field(
         None,
         min_length=1,
-        description="class names, in order; null takes all of the labels; objects of others are background, from whose "
-        "boxes the head dense still learns where objects end",
+        description="class names, in order; null takes all of the labels; objects of others are background",
     )
     label_mapping: dict[str | int, ClassName] | None = Field(
         None,

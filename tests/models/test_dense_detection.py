@@ -151,9 +151,10 @@ def test_objects_of_other_classes_teach_edges_and_no_class():
     target = make_target([])
     without = target | {"others_xyxy": [torch.zeros(0, 4)]}
     target["others_xyxy"] = [torch.tensor([own])]
-    head = make_head(dropout=0.0, refine_samples=4).train()
+    head = make_head(dropout=0.0, refine_samples=4, other_classes=True).train()
     assert head.counts_of(target)["boxes"] == make_head().counts_of(make_target([own]))["boxes"] > 0
-    assert head.counts_of(without)["boxes"] == make_head(other_classes=False).counts_of(target)["boxes"] == 0
+    assert head.counts_of(without)["boxes"] == make_head().counts_of(target)["boxes"] == 0
+    assert head.counts_of(target)["classes"] == 0
     outputs = head([maps], target=target)
     losses = head.losses(outputs, target, 0.0)
     assert losses["boxes"] > 0

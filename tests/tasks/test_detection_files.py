@@ -63,7 +63,7 @@ def mosaic(folder: Path, rows: int = 5, columns: int = 2) -> np.ndarray:
 def trained(tmp_path_factory) -> Path:
     """A folder with a trained task, whose checkpoint the tests use."""
     folder = tmp_path_factory.mktemp("foxes")
-    task, context = make(folder, "train.epochs=12", "model.head_options={input_dropout: 0.0}", *MANY)
+    task, context = make(folder, "train.epochs=12", *MANY)
     prepare.run(task, context)
     train.run(task, context)
     write_raster(folder / "animals" / "images" / "scene.tif", mosaic(folder), crs="EPSG:32631", transform=TURNED)

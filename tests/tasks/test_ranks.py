@@ -72,7 +72,7 @@ STEPS["bf16"] = ("segmentation", ("model.head=dpt", "train.precision=bf16"))
 STEPS["counted in the forward"] = ("segmentation", ("model.head=linear",))
 SMALL_TRANSFORMER = "width: 32, decoder_layers: 1, attention_heads: 2, feedforward: 32, num_queries: 12, dropout: 0.0"
 SMALL_DETECTORS = {  # a dropout draws other cells where a batch is shared
-    "dense": "{width: 16, refine_width: 16, dropout: 0.0, input_dropout: 0.0}",
+    "dense": "{width: 16, refine_width: 16, dropout: 0.0}",
     "detr": f"{{{SMALL_TRANSFORMER}, encoder_layers: 1}}",
     "deim": f"{{{SMALL_TRANSFORMER}, denoising: 10}}",
 }
