@@ -62,7 +62,9 @@ class DetectionSource(LabelledSource[DetectionItem]):
     @override
     def make_item(self, picture: AnnotatedPicture, split: str) -> DetectionItem:
         objects = self.labels.objects_of(picture)
-        others = self.labels.others_of(picture) if split == "train" else np.zeros((0, 4))
+        # nothing of the others is stored for a head that does not learn from them, nor trained anew after they change
+        wanted = split == "train" and self.settings.model.head_options.get("other_classes", False)
+        others = self.labels.others_of(picture) if wanted else np.zeros((0, 4))
         return DetectionItem(picture.id, (picture.path,), picture, split, objects=objects, others_xyxy=others)
 
     @override
@@ -235,7 +237,7 @@ class DetectionSource(LabelledSource[DetectionItem]):
         return {
             **{key: getattr(self.detection, key) for key in keys},
             "classes": self.labels.classes,
-            "others": 1,  # boxes of other classes are stored beside those of the task
+            "others": 1,  # there is a field for boxes of other classes
             "features": self.features_key(),
         }
 

@@ -174,7 +174,8 @@ def test_rows_of_a_sample_correspond_whatever_is_dropped(view, folder):
 @pytest.mark.parametrize("view", [*views_of(True, True, True), "varied"], ids=str)
 def test_objects_of_other_classes_move_as_those_of_the_task(view, folder):
     changes = ("detection.windows=2", "detection.min_visible=0.5", *MOVED)
-    every, reds = make_task(folder, *changes), make_task(folder, "dataset.classes=[red]", *changes)
+    learns = "model.head_options={other_classes: true}"
+    every, reds = make_task(folder, *changes), make_task(folder, "dataset.classes=[red]", learns, *changes)
     blue, compared = every.source.labels.classes.index("blue"), 0
     for items in zip(every.source.items("train"), reds.source.items("train"), strict=True):
         for pair in zip(
@@ -192,7 +193,8 @@ def test_objects_of_other_classes_move_as_those_of_the_task(view, folder):
             assert len(moved[0].arrays["others_xyxy"]) == 0
             compared += len(expected)
     assert compared > 10
-    assert all(len(item.others_xyxy) == 0 for item in reds.source.items("val"))
+    without = make_task(folder, "dataset.classes=[red]", *changes).source.items("train")
+    assert all(len(item.others_xyxy) == 0 for item in [*reds.source.items("val"), *without])
 
 
 def test_padding_has_the_mean_colour_and_is_not_valid(folder):
