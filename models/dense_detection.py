@@ -526,7 +526,8 @@ class DenseHead(DetectionHead):
             outputs["roi_qualities"][:, row].flatten()[judged], quality[judged], reduction="none"
         )
         own = labels != OTHER
-        best, index = match_proposals(inputs, objects[own])
+        if not own.all():
+            best, index = match_proposals(inputs, objects[own])
         told = judged & ((best >= HIT) | (best <= MISSED))
         logits = outputs["roi_classes"][:, row].reshape(passes * number, -1)
         classes = torch.zeros_like(logits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,11 @@ from utils.errors import DataError, SettingsError
 from utils.media.thumbnails import thumbnail
 from utils.runtime.files import digest_json
 from utils.store.feature_store import FeatureStore
+
+# what `study_training` finds, before it was asked
+UNSTUDIED: Mapping[str, Any] = MappingProxyType(
+    {"colours": None, "colours_score": math.nan, "doubts": (), "val": "", "untrained": (), "in_colours": None}
+)
 
 
 def study_training(

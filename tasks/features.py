@@ -369,7 +369,7 @@ class FeatureService:
         maps = self.backbone(images.to(self.device))
         if self.project is None:
             return maps
-        if self._projection is None and self._assumed is not None:
+        if self._assumed is not None and self.projection is None:
             return [self._assumed(maps)]
         return [self.known_projection()(maps)]
 

@@ -29,7 +29,7 @@ from utils.runtime.files import lock_holder
 SAMPLES = 4  # that are timed
 SAVE_S = 0.2  # of an epoch, beside its steps
 READ_BYTES_PER_S = 1e9  # of a store on a local disk, with its checksums
-MOST_TRIED = 1e9  # bytes of the samples that are timed
+MOST_TRIED = 2.5e8  # bytes of the samples that are timed, as they are stored; in memory they are four times that
 SHORT_S = 1.0  # what takes less is not worth a number
 
 

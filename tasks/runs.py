@@ -238,6 +238,23 @@ def checkpoint_path(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.safetensors"
 
 
+def checkpoint_paths(folder: Path, settings: TaskConfig, name: str) -> list[Path]:
+    """Where a training writes a checkpoint: in its run, and `best` and `last` also in `train.weights_dir`.
+
+    Examples
+    --------
+    >>> settings = TaskConfig(kind="segmentation", train={"weights_dir": "/w"}, model={"head": "linear"})
+    >>> [path.name for path in checkpoint_paths(Path("run"), settings, BEST)]
+    ['best.safetensors', 'linear_best.safetensors']
+    >>> [path.name for path in checkpoint_paths(Path("run"), settings, "epoch_001")]
+    ['epoch_001.safetensors']
+    """
+    paths = [checkpoint_path(folder, name)]
+    if settings.train.weights_dir and name in (BEST, LAST):
+        paths.append(Path(expand_path(settings.train.weights_dir)) / f"{settings.model.head}_{name}.safetensors")
+    return paths
+
+
 def epoch_name(epoch: int) -> str:
     """Name of the checkpoint of an epoch, from 1 on.
 

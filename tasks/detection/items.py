@@ -77,7 +77,9 @@ class DetectionItem(PictureItem):
     @property
     @override
     def labels_digest(self) -> str:
-        return digest_json([part.tolist() for part in (*self.objects, self.others_xyxy)])
+        # none of the others: as before they were known, so that no training of that time is another one now
+        others = (self.others_xyxy,) if len(self.others_xyxy) else ()
+        return digest_json([part.tolist() for part in (*self.objects, *others)])
 
 
 def box_of(instance: Instance) -> np.ndarray | None:

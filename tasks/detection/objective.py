@@ -71,7 +71,8 @@ see dataset.classes and the split lists
 
     @override
     def collate(self, batch: Batch, targets: Sequence[Any]) -> Batch:
-        batch.target = {name: batch.arrays[name] for name in (*Objects._fields, "others_xyxy")}
+        names = (*Objects._fields, "others_xyxy")  # the last one only for a head that takes it
+        batch.target = {name: batch.arrays[name] for name in names if name in batch.arrays}
         return batch
 
     @override

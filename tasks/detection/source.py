@@ -62,9 +62,7 @@ class DetectionSource(LabelledSource[DetectionItem]):
     @override
     def make_item(self, picture: AnnotatedPicture, split: str) -> DetectionItem:
         objects = self.labels.objects_of(picture)
-        # nothing of the others is stored for a head that does not learn from them, nor trained anew after they change
-        wanted = split == "train" and self.settings.model.head_options.get("other_classes", False)
-        others = self.labels.others_of(picture) if wanted else np.zeros((0, 4))
+        others = self.labels.others_of(picture) if split == "train" and self._takes_others else np.zeros((0, 4))
         return DetectionItem(picture.id, (picture.path,), picture, split, objects=objects, others_xyxy=others)
 
     @override
@@ -195,7 +193,8 @@ class DetectionSource(LabelledSource[DetectionItem]):
         if self.detection.pad_size is not None:
             arrays["valid"] = np.zeros(padded, bool)
             arrays["valid"][: size[0], : size[1]] = True
-        arrays["others_xyxy"] = visible_others(move_boxes(others_xyxy, matrix), size, self.detection.min_visible)
+        if self._takes_others:
+            arrays["others_xyxy"] = visible_others(move_boxes(others_xyxy, matrix), size, self.detection.min_visible)
         return {**arrays, **Objects(*kept)._asdict()}
 
     @override
@@ -237,9 +236,21 @@ class DetectionSource(LabelledSource[DetectionItem]):
         return {
             **{key: getattr(self.detection, key) for key in keys},
             "classes": self.labels.classes,
-            "others": 1,  # there is a field for boxes of other classes
             "features": self.features_key(),
+            **({"others": True} if self._takes_others else {}),
         }
+
+    @property
+    def _takes_others(self) -> bool:
+        """Whether the head learns from boxes of other classes; else a change of these must not cost a training.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> fox_task().source._takes_others, fox_task("model.head_options={other_classes: true}").source._takes_others
+        (False, True)
+        """
+        return bool(self.settings.model.head_options.get("other_classes", False))
 
     @property
     @override
@@ -277,7 +288,8 @@ class DetectionSource(LabelledSource[DetectionItem]):
             arrays = warp(self.fields, arrays, matrix, size)
             objects = Objects(*(arrays[name] for name in Objects._fields))
             arrays |= Objects(*keep_visible(*objects, size, self.detection.min_visible))._asdict()
-            arrays["others_xyxy"] = visible_others(arrays["others_xyxy"], size, self.detection.min_visible)
+            if self._takes_others:
+                arrays["others_xyxy"] = visible_others(arrays["others_xyxy"], size, self.detection.min_visible)
         return sample.with_arrays({**arrays, "image": colour(arrays["image"], generator)})
 
 

@@ -75,10 +75,6 @@ def run(task: Task, context: Context) -> PhaseResult:
     if doubt:
         context.log.warning(f"inference: of the checkpoint: {doubt}")
     items, unreadable = readable_inputs(task)
-    if checkpoint and (grey := tell_grey(checkpoint.description, items)):
-        context.log.warning(f"inference: {grey}")
-    for line in tell_passed_over(located(task.settings, settings.inputs)):
-        context.log.warning(f"inference: {line}")
     folder = output_folder(task, context)
     prints = {item.id: fingerprint(task, item, checkpoint) for item in items}
     done = read_json(context.folder / RECORD, {}, checksum=True)
@@ -93,6 +89,7 @@ def run(task: Task, context: Context) -> PhaseResult:
     if not todo:
         failures = tuple(map(str, unreadable.values()))
         return PhaseResult("up to date", doubt=doubt, faults=faults_in(done, items), failures=failures)
+    distributed.run_on_main(tell_of_inputs, task, checkpoint, todo, context)
     context.begin(workload(task, todo, len(task.prediction_views())), task, todo[0])
     device = choose_device(task.settings.device("inference"))
     if model is not None:
@@ -117,6 +114,25 @@ def run(task: Task, context: Context) -> PhaseResult:
     if len(failed) == len(items):
         raise DataError(*"\n".join(failures).splitlines())
     return PhaseResult("done", {"outputs": float(len(predicted))}, doubt, faults_in(done, items), failures)
+
+
+def tell_of_inputs(task: Task, checkpoint: Checkpoint | None, todo: Sequence[Item], context: Context) -> None:
+    """Warn of pictures without colours, and of files in folders of inputs that are passed over.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> from utils.logging import VerbosityLogger
+    >>> task, context = example_task(folder := tempfile.mkdtemp(), f"inference.inputs={(folder := tempfile.mkdtemp())}")
+    >>> (Path(folder) / ".a.png").touch()
+    >>> tell_of_inputs(task, None, [], Context(VerbosityLogger(), context.folder))  # doctest: +ELLIPSIS
+    [WARNING] inference: 1 pictures or videos whose names begin with a dot are left out, such as ...
+    """
+    if checkpoint and (grey := tell_grey(checkpoint.description, todo)):
+        context.log.warning(f"inference: {grey}")
+    for line in tell_passed_over(located(task.settings, task.settings.inference.inputs)):
+        context.log.warning(f"inference: {line}")
 
 
 def readable_inputs(task: Task) -> tuple[list[Item], dict[str, DataError]]:

@@ -20,21 +20,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from config import expand_path
 from tasks.belief import sentence
 from tasks.context import Context, PhaseResult
-from tasks.evidence import judge_training, study_training, untrained
+from tasks.evidence import UNSTUDIED, judge_training, study_training
 from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
 from tasks.phases.training_report import TrainingReport
-from tasks.phases.training_state import TrainingState, epochs_done, training_fingerprint, validated_otherwise, workload
+from tasks.phases.training_state import (
+    TrainingState,
+    describe_scores,
+    epochs_done,
+    training_fingerprint,
+    validated_otherwise,
+    workload,
+)
 from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.runs import (
     BEST,
     LAST,
     STATE,
     checkpoint_path,
+    checkpoint_paths,
     choose_device,
     choose_run,
     epoch_name,
@@ -51,7 +58,7 @@ from utils.errors import DataError, DinolithError, Interrupted
 from utils.logging import format_duration, progress
 from utils.optim import EarlyStopping
 from utils.runtime import distributed
-from utils.runtime.checkpoints import init_from, load_checkpoint
+from utils.runtime.checkpoints import init_from, load_checkpoint, save_checkpoint
 from utils.runtime.files import read_json, write_json
 from utils.runtime.threads import map_in_threads
 from utils.store.feature_store import FeatureStore
@@ -130,8 +137,6 @@ def run(task: Task, context: Context) -> PhaseResult:
     seed_everything(task.settings.resources)
     entries = [entry for item in train_items for entry in item.entries]
     task.objective.fit_statistics(entries)
-    for doubt in untrained(task, entries):
-        context.log.warning(f"train: {doubt.text}")
     training = Training(task, context, store, train_items, val_items, fingerprint)
     metrics = training.run()
     best = training.state.best
@@ -195,14 +200,7 @@ class Training:
         settings = task.settings.train
         self.task, self.context, self.store, self.settings = task, context, store, settings
         self.train_items, self.val_items, self.fingerprint = train_items, val_items, fingerprint
-        self.found: dict[str, Any] = {
-            "colours": None,
-            "colours_score": float("nan"),
-            "doubts": [],
-            "val": "",
-            "untrained": [],
-            "in_colours": None,
-        }
+        self.found: dict[str, Any] = dict(UNSTUDIED)
         self.device = choose_device(task.settings.device("train"))
         self.reader = PreparedReader(task, store, train_items)
         self.weights = task.objective.sampling_weights(self.reader.entries)
@@ -314,8 +312,8 @@ class Training:
                 "checkpoint, or remove the setting"
             ) from None
         if other.get("projection") != described.get("projection"):
-            text = f"train: {source}: its head learnt on maps with another projection (prepare.project)"
-            self.context.log.warning(f"{text}; its first layers do not fit these maps, and learn anew")
+            text = f"train: {source}: its head learnt on other maps (another prepare.project, or of other data)"
+            self.context.log.warning(f"{text}: those of its first layers that are taken over begin far from these maps")
         self.context.log.info(
             f"train: starting from {source}" + (f"; re-initialised: {', '.join(fresh)}" if fresh else "")
         )
@@ -335,11 +333,13 @@ class Training:
         True
         """
         state, primary = self.state, self.task.primary
-        best = load_checkpoint(checkpoint_path(self.context.folder, BEST)).tensors
-        with state.swapped_weights(best):
+        best = load_checkpoint(checkpoint_path(self.context.folder, BEST))
+        with state.swapped_weights(best.tensors):
             scores = self._score()
         constant = scores.pop("constant", {}).get(primary)
-        value, state.early.chance = distributed.broadcast_object((float(scores[primary]), constant))
+        value, constant = distributed.broadcast_object((float(scores[primary]), constant))
+        if constant is not None and math.isfinite(constant):
+            state.early.chance = float(constant)
         self.context.log.warning(
             f"train: the settings of validation changed ({changed}): the best weights until now, of epoch "
             f"{state.best['epoch']}, score {primary} {value:.4f} with them, and {state.best[primary]:.4f} before"
@@ -348,6 +348,11 @@ class Training:
         steps = state.best["epoch"] * self.steps_per_epoch
         belief = judge_training(self.task, scores, steps, state.early.chance, self.found)
         state.best |= {primary: value, "belief": belief, "validation": self.task.validating_key()}
+        described = best.description | self.task.describe() | describe_scores(self.task, scores)
+        described["training"] |= {"belief": belief}
+        paths = checkpoint_paths(self.context.folder, self.task.settings, BEST)
+        for path in paths:
+            distributed.run_on_main(lambda to=path: str(save_checkpoint(to, best.tensors, described, best.kept)))
 
     def train_one_epoch(self) -> None:
         """One pass over the training windows, from the step where it was interrupted.
@@ -578,8 +583,7 @@ class Training:
         constant = scores.pop("constant", {}).get(primary)
         value, constant = distributed.broadcast_object((float(scores[primary]), constant))
         state.metrics = scores
-        by_class = self.task.output.scores_by_class(scores)
-        state.by_class = {name: value for name, value in by_class.items() if math.isfinite(value)}
+        state.by_class = describe_scores(self.task, scores)["by_class"]
         if constant is not None and math.isfinite(constant):
             state.early.chance = float(constant)
         improved = state.early.update(value)
@@ -630,16 +634,13 @@ class Training:
         >>> load_checkpoint(checkpoint_path(training.context.folder, LAST)).description["kind"]
         'segmentation'
         """
-        paths = [checkpoint_path(self.context.folder, name)]
-        if self.settings.weights_dir and name in (BEST, LAST):
-            head = self.task.settings.model.head
-            paths.append(Path(expand_path(self.settings.weights_dir)) / f"{head}_{name}.safetensors")
         kept = {key: self.found[key] for key in ("colours", "doubts", "val", "untrained", "in_colours")}
         description = {**self.task.describe(), **self.task.describe_data(), "seen": self._seen}
         training = {"steps": self._steps(), **kept}
         if name == BEST:
             training["belief"] = self.state.best["belief"]
         description |= {"fingerprint": self.fingerprint, "training": training}
+        paths = checkpoint_paths(self.context.folder, self.task.settings, name)
         self.state.save_checkpoint(paths, description, self.task.kept_tensors())
 
     def _remove_old_checkpoints(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -327,6 +328,21 @@ def plain_numbers(metrics: dict[str, Any]) -> dict[str, int | float]:
     {'mIoU': 0.5}
     """
     return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+
+
+def describe_scores(task: Task, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of the validation of its weights.
+
+    Examples
+    --------
+    >>> from tasks.example import scene_task
+    >>> per_class = {"dark": {"IoU": 0.5}, "light": {"IoU": float("nan")}}
+    >>> describe_scores(scene_task(), {"mIoU": 0.5, "per_class": per_class})["by_class"]
+    {'IoU/dark': 0.5}
+    """
+    by_class = task.output.scores_by_class(dict(scores))
+    finite = {name: value for name, value in by_class.items() if math.isfinite(value)}
+    return {"metrics": plain_numbers(dict(scores)), "by_class": finite}
 
 
 def validated_otherwise(task: Task, known: dict[str, Any] | None) -> str:

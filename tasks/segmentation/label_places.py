@@ -56,7 +56,8 @@ class LabelPlaces:
     def windows(self, side: int) -> tuple[int, dict[int, int]]:
         """Count the windows of a side in pixels that hold labels, and for each labelled class those that hold it.
 
-        Windows lie edge to edge from the upper left corner of each scene.
+        Windows lie edge to edge from the upper left corner of each scene. A cell counts where its corner lies, so that
+        numbers are not exact where the side is no multiple of `CELL`; a smaller side has at least as many windows.
 
         Examples
         --------
@@ -64,7 +65,7 @@ class LabelPlaces:
         >>> [places.windows(side)[0] for side in (32, 64, 192)], places.windows(64)[1]
         ([3, 2, 1], {0: 1, 1: 2})
         """
-        windows = np.unique(self.cells // np.array([1, side // CELL, side // CELL, 1]), axis=0)
+        windows = np.unique(self.cells * np.array([1, CELL, CELL, 1]) // np.array([1, side, side, 1]), axis=0)
         held, numbers = np.unique(windows[:, 3], return_counts=True)
         return len(np.unique(windows[:, :3], axis=0)), dict(zip(held.tolist(), numbers.tolist(), strict=True))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.draft import PHASES_ON, Draft, NoLabelsError
-from tasks.segmentation.label_places import LabelPlaces, find_places
+from tasks.segmentation.label_places import CELL, LabelPlaces, find_places
 from tasks.segmentation.source import ENOUGH_UNITS, MANY_PICTURES
 from tasks.segmentation.task import SegmentationTask
 from utils.errors import DataError
@@ -174,7 +174,8 @@ def refine(draft: Draft, task: SegmentationTask, chosen: Sequence[Mapping[str, A
     if nodata:
         _propose_nodata(draft, fills, nodata, places, all(scene.crs is not None for scene in opened.values()))
     if places is not None and len(some) == len(names):
-        _fit_windows(draft, task.classes, list(opened.values()), places, given)
+        side = task.settings.prepare.tile_size if ("prepare", "tile_size") in given else None
+        _fit_windows(draft, task.classes, list(opened.values()), places, side)
 
 
 def _propose_nodata(
@@ -214,9 +215,11 @@ def _fit_windows(
     classes: Sequence[str],
     scenes: Sequence[RasterScene],
     places: LabelPlaces,
-    given: Container[tuple[str, str]],
+    side: int | None,
 ) -> None:
     r"""Say how many pixels are labelled, and choose windows so small that enough of them hold labels.
+
+    A `side` that a person chose stays. Of windows below the cells in which labels are counted nothing is said.
 
     Examples
     --------
@@ -225,7 +228,7 @@ def _fit_windows(
     >>> scene = RasterScene(raster_file("a.tif", np.zeros((2048, 2048), np.uint8)))
     >>> cells = [[0, 4 * place, 7, 0] for place in range(12)] + [[0, 0, 7, 1]]
     >>> draft = Draft("segmentation", {"dataset": {}, "prepare": {"tile_size": 512}}, [])
-    >>> _fit_windows(draft, ["sand", "reed"], [scene], LabelPlaces(np.array(cells), np.full(13, 5), 2048**2, 0), ())
+    >>> _fit_windows(draft, ["sand", "reed"], [scene], LabelPlaces(np.array(cells), np.full(13, 5), 2048**2, 0), None)
     >>> draft.tree
     {'dataset': {'splits': {'block_tiles': 1}}, 'prepare': {'tile_size': 128}}
     >>> print(*draft.figures, *draft.advice, sep="\n")
@@ -236,23 +239,21 @@ def _fit_windows(
         return
     usable = [side for side in TILES if side <= draft.tree["prepare"]["tile_size"]]
     numbers = {side: places.windows(side)[0] for side in usable}
-    if ("prepare", "tile_size") not in given and numbers:
+    if side is None and numbers:
         enough = min(ENOUGH_TILES, max(numbers.values()))
         draft.tree["prepare"]["tile_size"] = next(side for side, number in numbers.items() if number >= enough)
-    side = draft.tree["prepare"]["tile_size"]
-    number, per_class = places.windows(side)
+    side = side or draft.tree["prepare"]["tile_size"]
+    number, per_class = places.windows(max(side, CELL))
     placed = all(scene.crs is not None for scene in scenes)
     if number < ENOUGH_UNITS and (len(scenes) == 1 or (placed and len(scenes) < MANY_PICTURES)):
         draft.tree["dataset"].setdefault("splits", {}).setdefault("block_tiles", 1)  # larger blocks would be too few
     counts = places.per_class(len(classes)).tolist()
     listed = ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True))
     share = f"{100 * sum(counts) / places.pixels:.2g}"
-    draft.figures.append(
-        f"{sum(counts)} of {places.pixels} pixels are labelled ({share} %): {listed}; {number} windows of {side} "
-        "pixels hold some"
-    )
+    windows = f"; {'about ' if side % CELL else ''}{number} windows of {side} pixels hold some" if side >= CELL else ""
+    draft.figures.append(f"{sum(counts)} of {places.pixels} pixels are labelled ({share} %): {listed}{windows}")
     lone = [classes[index] for index, held in per_class.items() if held == 1]
-    if lone:
+    if lone and side >= CELL:
         what = "labelled in 1 of these windows, so it cannot be both learnt and scored; label it in other places too"
         draft.advice.append(f"{', '.join(lone)}: {what}")
 

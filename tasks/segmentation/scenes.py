@@ -92,8 +92,7 @@ class SceneReader:
             if not self._files:
                 where, pattern = self.settings.paths.resolve("label_path"), self.settings.dataset.label_pattern
                 pictures = [paths[0] for paths in groups.values()]
-                by_stem = unpaired_hint(pictures, Path(str(where)))
-                hint = f"no file matches {pattern!r}; {by_stem}" if pattern else by_stem
+                hint = unpaired_hint(pictures, Path(str(where)), pattern)
                 raise DataError(f"paths.label_path: no label in {where} for any of {len(files)} pictures; {hint}")
         return self._files
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tasks.phases import load_phase
 from tests.settings.stage import own_task
@@ -101,3 +102,24 @@ def test_a_resumed_training_compares_scores_of_one_kind_of_validation(kind, tmp_
     assert f"of epoch 1, score {task.primary} 0.0000 with them, and {was} before" in said
     assert result.metrics[task.primary] == 0  # not the score of the other settings
     assert load_checkpoint(best).description["epoch"] == 2  # of equal scores at chance the later one
+
+
+@pytest.mark.parametrize("kind", sorted(VALIDATED))
+def test_the_best_checkpoint_says_the_score_that_it_has_with_changed_settings(kind, tmp_path):
+    first, then = VALIDATED[kind]
+    best = tmp_path / "run" / "checkpoints" / "best.safetensors"
+    task, context = own_task(kind, tmp_path, ("train.epochs=3", first, f"train.weights_dir={tmp_path / 'weights'}"))
+    load_phase("prepare")(task, context)
+    after_one = replace(context, stop_requested=lambda: signal.SIGTERM if best.exists() else None)
+    with pytest.raises(Interrupted):
+        load_phase("train")(task, after_one)
+    before = load_checkpoint(best)
+    task, context = own_task(kind, tmp_path, ("train.epochs=3", then, f"train.weights_dir={tmp_path / 'weights'}"))
+    with pytest.raises(Interrupted):
+        load_phase("train")(task, replace(context, stop_requested=lambda: signal.SIGTERM))
+    (copy,) = (tmp_path / "weights").glob("*_best.safetensors")
+    for after in map(load_checkpoint, (best, copy)):
+        assert after.description["metrics"][task.primary] == 0 < before.description["metrics"][task.primary]
+        assert after.description["epoch"] == before.description["epoch"] == 1
+        assert after.tensors.keys() == before.tensors.keys()
+        assert all(torch.equal(after.tensors[name], before.tensors[name]) for name in before.tensors)

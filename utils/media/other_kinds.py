@@ -69,7 +69,7 @@ def _name_text(head: bytes) -> tuple[str, str] | None:
 
     Examples
     --------
-    >>> _name_text(b"<!DOCTYPE html><html>")[0], _name_text(b"a\0b")
+    >>> _name_text(b"<!DOCTYPE html><html><svg>")[0], _name_text(b"a\0b")
     ('a web page (HTML)', None)
     """
     try:
@@ -81,10 +81,10 @@ def _name_text(head: bytes) -> tuple[str, str] | None:
     if not text.isprintable() and any(not (letter.isprintable() or letter in "\n\r\t\f") for letter in text):
         return None
     lower = text.lower()
+    if "<html" in lower or "<!doctype html" in lower:  # before SVG, which pages hold
+        return "a web page (HTML)", "download the file itself again"
     if "<svg" in lower:
         return "an SVG drawing", "export it as PNG or TIFF"
     if "<vrtdataset" in lower:
         return None
-    if "<html" in lower or "<!doctype html" in lower:
-        return "a web page (HTML)", "download the file itself again"
     return "a text file", "name the file itself, or fetch it again"

@@ -102,7 +102,7 @@ def gdal_errors(
         reason = " ".join(str(getattr(cause, "errmsg", cause)).split()) or type(cause).__name__
         if is_video(path):
             reason, cure = "it is a video", "segmentation and labels have none: write its frames as pictures"
-        elif (kind := name_kind(path)) is not None:
+        elif action == "opened" and (kind := name_kind(path)) is not None:
             reason, cure = f"it is {kind[0]}", kind[1]
         raise DataError(f"{path}: cannot be {action} ({reason[:500]}); {cure}") from error
 

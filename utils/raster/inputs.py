@@ -74,19 +74,21 @@ def tell_passed_over(sources: Sequence[str]) -> list[str]:
     --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
-    >>> for name in (".a.png", "._b.jpg", "c.png", "d.mp4"):
+    >>> for name in (".a.png", "._c.png", "c.png", "d.mp4"):  # macOS writes ._c.png beside c.png on foreign disks
     ...     (folder / name).touch()
     >>> for line in tell_passed_over([str(folder)]):
     ...     print(line.replace(str(folder), ""))
-    2 pictures or videos whose names begin with a dot are left out, such as /._b.jpg: rename those that are to be read
+    1 pictures or videos whose names begin with a dot are left out, such as /.a.png: rename those that are to be read
     1 files named as videos are left out, as their content is none, such as /d.mp4: copy them again, or take them away
     """
     folders = [folder for folder in (Path(source).expanduser() for source in sources) if folder.is_dir()]
-    files = {file for folder in folders for file in walk_files(folder, hidden=True) if file.is_file()}
+    files = {file for folder in folders for file in walk_files(folder, hidden=True)}
     known = sorted(file for file in files if file.suffix.lower() in (*RASTER_SUFFIXES, *VIDEO_SUFFIXES))
+    known = [file for file in known if not file.name.startswith("._") and file.is_file()]
     dotted = [file for file in known if file.name.startswith(".")]
-    named = [file for file in known if file not in dotted and file.suffix.lower() in VIDEO_SUFFIXES - {".ts", ".mts"}]
-    empty = [file for file in named if not is_video(file)]  # .ts is also TypeScript
+    videos = VIDEO_SUFFIXES - {".ts", ".mts"}  # .ts is also TypeScript
+    named = [file for file in known if not file.name.startswith(".") and file.suffix.lower() in videos]
+    empty = [file for file in named if not is_video(file)]
     told = []
     if dotted:
         what = f"{len(dotted)} pictures or videos whose names begin with a dot are left out, such as {dotted[0]}"

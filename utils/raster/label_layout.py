@@ -152,7 +152,8 @@ def pair(pictures: Sequence[Path], labels: Sequence[Path], source: Path, others:
     bands = _order_bands(pictures)
     if len(labels) == 1:
         pattern = name_pattern(pictures, labels)  # labels of other pictures will be named so
-        told = pattern if pattern and not pattern.removeprefix("{stem}")[:1].isalnum() and pattern != "{stem}" else None
+        of_one = len(pictures) == 1 and pattern and not pattern.removeprefix("{stem}")[:1].isalnum()
+        told = pattern if of_one and pattern != "{stem}" else None  # one label of several pictures is of them all
         return Layout(tuple(pictures), tuple(labels), labels[0], told, bands, tuple(others))
     pattern = name_pattern(pictures, labels)
     if pattern is None and all(map(is_vector, labels)):

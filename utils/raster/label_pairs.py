@@ -110,29 +110,41 @@ def pattern_hint(pattern: str) -> str:
     return f'dataset.label_pattern: {quoted} (on a command line: "dataset.label_pattern={quoted}")'
 
 
-def unpaired_hint(pictures: Sequence[Path], source: Path) -> str:
-    """What to do where no label of a folder has a picture's name: the pattern of their names, if they have one.
+def unpaired_hint(pictures: Sequence[Path], source: Path, setting: str | None) -> str:
+    """What to do where no label of a folder goes with a picture by `dataset.label_pattern`, or by the stem without it.
 
     Examples
     --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> (folder / "a_mask.tif").touch()
-    >>> print(unpaired_hint([Path("a.tif")], folder))  # doctest: +ELLIPSIS
+    >>> print(unpaired_hint([Path("a.tif")], folder, None))  # doctest: +ELLIPSIS
     labels such as a_mask.tif are named after pictures: set dataset.label_pattern: '{stem}_mask.tif' (on ...
-    >>> print(unpaired_hint([Path("b.tif")], folder))  # doctest: +ELLIPSIS
+    >>> print(unpaired_hint([Path("b.tif")], folder, None))  # doctest: +ELLIPSIS
     labels are paired by stem; for other names set dataset.label_pattern: '{stem}_mask.png' (on a command line: ...
+    >>> print(unpaired_hint([Path("a_mask.jpg")], folder, "{stem}_gt.tif"))
+    no file matches '{stem}_gt.tif'; labels such as a_mask.tif have the pictures' names: remove dataset.label_pattern
     """
+    own = {os.path.realpath(path) for path in pictures}
     labels = [path for path in walk_files(source) if is_vector(path) or has_raster_suffix(path)]
-    pattern = name_pattern(pictures, labels)
+    labels = [path for path in labels if os.path.realpath(path) not in own]
+    pattern, unmatched = name_pattern(pictures, labels), f"no file matches {setting!r}; " if setting else ""
+    if pattern == "{stem}" and setting:
+        stems = {path.stem for path in pictures}
+        example = next(path.name for path in labels if path.stem in stems)
+        return f"{unmatched}labels such as {example} have the pictures' names: remove dataset.label_pattern"
+    if unmatched and pattern is None:
+        return f"{unmatched}no label in {source} is named after a picture"
     if pattern is None or pattern == "{stem}":
         return f"labels are paired by stem; for other names set {pattern_hint('{stem}_mask.png')}"
     example = next(path.name for path in labels if path.name.endswith(pattern.removeprefix("{stem}")))
-    return f"labels such as {example} are named after pictures: set {pattern_hint(pattern)}"
+    return f"{unmatched}labels such as {example} are named after pictures: set {pattern_hint(pattern)}"
 
 
 def name_pattern(pictures: Sequence[Path], labels: Sequence[Path]) -> str | None:
     """How most labels are named after a picture: "{stem}" for its stem and any suffix; None if none is.
+
+    A number goes on where digits follow: `img10.tif` is not the label of `img1.tif`.
 
     Examples
     --------
@@ -140,12 +152,14 @@ def name_pattern(pictures: Sequence[Path], labels: Sequence[Path]) -> str | None
     '{stem}'
     >>> name_pattern([Path("a.jpg")], [Path("a_mask.png")]), name_pattern([Path("a.jpg")], [Path("x.png")])
     ('{stem}_mask.png', None)
+    >>> name_pattern([Path("img1.tif"), Path("img2.tif")], [Path("m/img10.tif"), Path("m/img20.tif")]) is None
+    True
     """
     stems = {path.stem for path in pictures}
     endings: Counter[str] = Counter()
     for label in labels:
         lengths = (length for length in range(len(label.stem), 0, -1) if label.name[:length] in stems)
-        length = next(lengths, 0)
+        length = next((length for length in lengths if not label.name[length].isdigit()), 0)
         if length:
             endings["" if length == len(label.stem) else label.name[length:]] += 1
     return "{stem}" + endings.most_common(1)[0][0] if endings else None
@@ -265,7 +279,8 @@ def _choose_label(scene: Path, candidates: Sequence[Path]) -> Path | None:
     best = [candidate for candidate, score in zip(candidates, likeness, strict=True) if score == max(likeness)]
     if len(best) > 1:
         names = ", ".join(str(candidate) for candidate in best[:4])
-        raise DataError(
-            f"{scene}: {len(best)} labels fit: {names}; choose by {pattern_hint('{stem}' + best[0].suffix)}"
-        )
+        cure = "take the others away, or name the labels' folders as the pictures' folders"
+        if len({label.suffix for label in best}) == len(best):
+            cure = f"choose by {pattern_hint('{stem}' + best[0].suffix)}"
+        raise DataError(f"{scene}: {len(best)} labels fit: {names}; {cure}")
     return best[0]

@@ -19,7 +19,6 @@ from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.raster.grids import Bounds, PixelGrid, carry_bounds, crs_name, fits_degrees, overlap, turns_between
 from utils.raster.header import read_header
-from utils.raster.label_pairs import pattern_hint
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 from utils.raster.vector_files import LayerInfo
@@ -399,7 +398,7 @@ def refuse_shared(pairs: Mapping[Path, Path]) -> None:
             names = " and ".join(str(scene) for scene in sharing[:3])
             raise DataError(
                 f"{label}: fits {names} by its name, and can be right for one of them only; give each picture its own "
-                f"name and label, take one away, or choose by {pattern_hint('{stem}_a.png')}"
+                "name and label, or take one away"
             )
 
 

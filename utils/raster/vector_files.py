@@ -162,8 +162,9 @@ def _read_layer_info(key: FileKey, layer: str | None) -> LayerInfo:
     truncated = info["driver"] in _FROM_SERVERS and _says_truncated(path)
     features, driver = int(info["features"]), info["driver"]
     found = LayerInfo(crs, fields, features, bounds, driver, chosen, resorted, texts, truncated)  # type: ignore[arg-type]
-    if not np.isfinite(bounds).all():  # an infinite corner; of one that is not a number they say nothing
+    if not np.isfinite(bounds).all():  # an infinite corner, or no corner at all
         _list_empty(path, found)
+        raise DataError(f"{path}: layer {chosen!r} holds no features with finite coordinates ({features} features)")
     return found
 
 
@@ -564,15 +565,15 @@ def _list_empty(path: str | Path, info: LayerInfo) -> tuple[int, ...]:
     >>> _list_empty(path, read_layer_info(path, None))
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: ...a.gpkg: 1 of 2 features have a corner that is no finite number, or a ring that is ...
+    utils.errors.DataError: ...a.gpkg: 1 of 2 features have a geometry that cannot be used (a corner that is ...
     """
     flags = [(shapely.is_empty(shapes) | shapely.is_missing(shapes), bad) for shapes, bad in _geometries(path, info)]
     empty, broken = (np.concatenate(part) for part in zip(*flags, strict=True))
     if broken.any():
-        what = "have a corner that is no finite number, or a ring that is not closed"
+        what = "a corner that is no finite number, a ring that is not closed, too few points, or a surface in 3D"
         rows = name_rows((np.flatnonzero(broken) + 1).tolist())
         raise DataError(
-            f"{path}: {broken.sum()} of {info.features} features {what} ({rows}), so that their place is not known; "
+            f"{path}: {broken.sum()} of {info.features} features have a geometry that cannot be used ({what}): {rows}; "
             "correct or remove them"
         )
     return tuple((np.flatnonzero(empty) + 1).tolist())

@@ -17,6 +17,7 @@ CONTENTS = {
     "HEIC": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "a picture of kind HEIC"),
     "text": ("Größe: 4 Äcker\n".encode() * 200, "a text file"),
     "page": (b"<!DOCTYPE html>\n<html><body>404</body></html>", "a web page"),
+    "page with a drawing": (b"<html><body><svg viewBox='0 0 1 1'/></body></html>", "a web page"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
 }
 

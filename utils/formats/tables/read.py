@@ -304,7 +304,7 @@ def _parse_row(row: Sequence[str], columns: Columns) -> tuple[np.ndarray, str, b
     >>> _parse_row(["a.png", "1", "2", "3", "4", " ", "1"], columns)
     Traceback (most recent call last):
         ...
-    ValueError: expected a name, got ' '
+    ValueError: class: expected a name, got ' '
     """
     texts = [row[place].strip() for place in columns.corners]
     stated = ", ".join(repr(text[:20]) for text in texts)
@@ -317,7 +317,10 @@ def _parse_row(row: Sequence[str], columns: Columns) -> tuple[np.ndarray, str, b
         return None
     if not all(texts) or not np.isfinite(corners).all():
         raise wrong
-    label = read_name(row[columns.label])
+    try:
+        label = read_name(row[columns.label])
+    except ValueError as error:
+        raise ValueError(f"class: {error}") from None
     crowd = "0" if columns.crowd is None else row[columns.crowd].strip().lower()
     if crowd not in ("", "0", "1", "false", "true"):
         raise ValueError(f"expected 0 or 1 as crowd, got {crowd[:20]!r}")

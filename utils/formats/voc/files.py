@@ -85,13 +85,19 @@ def _expand(source: Path, root: Path, problems: list[Problem]) -> Iterator[Path]
     'a.xml'
     """
     if source.is_dir():
-        folders, labels = PictureFolders(), dict[str, list[Path]]()
+        folders, labels, passed = PictureFolders(), dict[str, list[Path]](), list[Path]()
         files = {file: format_of_file(file) == "voc" for file in list_files(source, (".xml",))}
         for file in (file for file, is_label in files.items() if is_label):
             labels.setdefault(file.stem, []).append(file)
         for file, is_label in files.items():
             if is_label or _is_of_picture(file, labels.get(file.stem, ()), root, folders):
                 yield file
+            elif file.stem in labels:
+                passed.append(file)
+        if passed:
+            what = f"{len(passed)} XML files that are no VOC labels are passed over, such as {passed[0]}"
+            cure = "correct those that were meant as labels: their pictures have labels elsewhere, which are read"
+            problems.append(Problem(str(source), what, cure, blocks=False))
     elif source.suffix.lower() == ".xml":
         yield source
     elif source.suffix.lower() in LIST_SUFFIXES:
@@ -116,13 +122,15 @@ def _expand(source: Path, root: Path, problems: list[Problem]) -> Iterator[Path]
 def _is_of_picture(file: Path, labels: Sequence[Path], root: Path, folders: PictureFolders) -> bool:
     """Whether an XML file that is no VOC label has a picture of its name: it is meant as one, and reading it tells.
 
-    Not where one of the `labels` of its name is of the same picture: then it is the camera's or the vendor's metadata.
+    Not where it lies beside that picture and one of the `labels` of its name is of it: then it is the metadata of a
+    camera or a vendor of satellite pictures.
 
     Examples
     --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> (folder / "a.tif").touch()
+    >>> _ = (folder / "a.xml").write_text("<isd/>")
     >>> [_is_of_picture(folder / name, [], folder, PictureFolders()) for name in ("a.xml", "b.xml", "a.tif.aux.xml")]
     [True, False, False]
     >>> _is_of_picture(folder / "a.xml", [folder / "Annotations" / "a.xml"], folder, PictureFolders())
@@ -130,7 +138,9 @@ def _is_of_picture(file: Path, labels: Sequence[Path], root: Path, folders: Pict
     """
     try:
         picture = find_picture(file, None, root, folders)
-        return picture is not None and all(find_picture(label, None, root, folders) != picture for label in labels)
+        if picture is None or file.parent != picture.parent or not file.stat().st_size:
+            return picture is not None
+        return all(find_picture(label, None, root, folders) != picture for label in labels)
     except DataError:  # several pictures have its name
         return True
 

@@ -324,8 +324,20 @@ def test_metadata_of_a_picture_that_has_its_voc_file_elsewhere_is_no_label(write
         (tmp_path / "JPEGImages" / f"{name}.xml").write_text("<isd><TIL/></isd>")
     part = read_annotations(tmp_path, "voc")["all"]
     assert part.num_instances == 2
-    assert not part.problems
+    [note] = part.problems
+    assert not note.blocks
+    assert note.what.startswith("2 XML files that are no VOC labels are passed over, such as ")
     (tmp_path / "Annotations" / "summer" / "a.xml").unlink()
-    [problem] = read_annotations(tmp_path, "voc")["all"].problems
+    note, problem = read_annotations(tmp_path, "voc")["all"].problems
+    assert note.what.startswith("1 XML files")
     assert problem.where == str(tmp_path / "JPEGImages" / "summer" / "a.xml")
     assert "expected an element annotation as VOC has, got isd" in problem.what
+
+
+@pytest.mark.parametrize("text", ["", "<html><body/></html>", "<annotations/>"])
+def test_a_broken_label_is_told_though_an_older_copy_is_elsewhere(text, write, tmp_path):
+    write(thing(box()), "a", "backup")
+    (tmp_path / "Annotations").mkdir(exist_ok=True)
+    (tmp_path / "Annotations" / "a.xml").write_text(text)
+    told = [problem for problem in read_annotations(tmp_path, "voc")["all"].problems if problem.blocks]
+    assert any(problem.where == str(tmp_path / "Annotations" / "a.xml") for problem in told)
