@@ -22,7 +22,7 @@ import torch
 
 from tasks.belief import sentence
 from tasks.context import Context, PhaseResult
-from tasks.evidence import UNSTUDIED, judge_training, study_training
+from tasks.evidence import UNSTUDIED, judge_training, study_training, untrained
 from tasks.model import compile_trained, trained_state
 from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
@@ -137,6 +137,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     seed_everything(task.settings.resources)
     entries = [entry for item in train_items for entry in item.entries]
     task.objective.fit_statistics(entries)
+    for doubt in untrained(task, entries):
+        context.log.warning(f"train: {doubt.text}")
     training = Training(task, context, store, train_items, val_items, fingerprint)
     metrics = training.run()
     best = training.state.best

@@ -44,7 +44,7 @@ def test_one_name_that_is_too_long_is_reported_and_the_rest_is_predicted(make, t
     assert result.metrics["outputs"] == 2
     assert len(result.failures) == 2
     (line,) = [line for line in log.read_text().splitlines() if "begin with a dot" in line]
-    assert "2 pictures or videos whose names begin with a dot are left out" in line
+    assert "1 pictures or videos whose names begin with a dot are left out" in line
     for length in (most + 1, 244):
         (failure,) = [text for text in result.failures if f"/{names[length]}.png: " in text]
         assert "and the disk takes 255; give it a shorter name" in failure
