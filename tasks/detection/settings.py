@@ -22,6 +22,7 @@ from config import (
     Section,
     Side,
     TaskConfig,
+    TrainConfig,
 )
 from models import HeadName
 
@@ -127,6 +128,13 @@ class DetectionConfig(Section):
         0, description="n x n windows of a picture are seen beside the whole, each enlarged to the whole's size"
     )
     window_overlap: float = Field(0.2, ge=0, lt=0.5, description="share of a window that its neighbour repeats")
+    window_largest: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="size of an object (root of its area) in that of a window up to which the window tells it; larger "
+        "ones are left to the whole picture, and are neither learnt in the window nor false alarms",
+    )
     min_visible: Fraction = Field(
         0.3, description="share of a box that a window or variation must show; less is neither object nor false alarm"
     )
@@ -144,6 +152,14 @@ class DetectionConfig(Section):
         ["csv", "gpkg"],
         min_length=1,
         description="what inference writes beside JSON and overlay; gpkg: of rasters with a place; video: an overlay",
+    )
+
+
+class DetectionTrain(TrainConfig):
+    """Train a head."""
+
+    sampling: Literal["uniform", "objects"] = Field(
+        "objects", description="objects: samples without an object come a quarter as often as others"
     )
 
 
@@ -170,6 +186,7 @@ class DetectionSettings(TaskConfig):
     paths: DetectionPaths = DetectionPaths()
     dataset: DetectionDataset = DetectionDataset()
     model: DetectionModel = DetectionModel()
+    train: DetectionTrain = DetectionTrain()
     evaluate: LabelledEvaluateConfig = LabelledEvaluateConfig()
     inference: InferenceConfig = InferenceConfig()
     detection: DetectionConfig = DetectionConfig()

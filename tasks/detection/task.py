@@ -36,7 +36,10 @@ from utils.runtime.checkpoints import Checkpoint, load_checkpoint
 from utils.samples.files import FOX_FILES
 
 SCALING = ("shortest_edge", "longest_edge", "pad_size")  # of samples: a head knows no other
-PREDICTING = ("windows", "window_overlap", "min_score", "suppression", "iou", "max_detections")  # kept in checkpoints
+PREDICTING = (  # kept in checkpoints
+    *("windows", "window_overlap", "window_largest", "min_score"),
+    *("suppression", "iou", "max_detections"),
+)
 DESCRIBED = frozenset(["classes", "label_mapping", "detection", "zoom"])
 
 
@@ -78,7 +81,7 @@ class DetectionTask(LabelledTask):
     @cached_property
     @override
     def objective(self) -> DetectionObjective:
-        return DetectionObjective(self._head, self.labels.classes, self.settings.paths.label_path)
+        return DetectionObjective(self._head, self.labels.classes, self.settings)
 
     @cached_property
     def _head(self) -> DetectionHead:
@@ -235,6 +238,11 @@ class DetectionTask(LabelledTask):
     @override
     def describe_data(self) -> dict[str, Any]:
         return {"predicting": self.settings.detection.model_dump(mode="json", include=set(PREDICTING))}
+
+    @override
+    def learning_key(self) -> dict[str, Any]:
+        detection = self.settings.detection
+        return {"window_largest": detection.window_largest} if detection.windows else {}
 
     @override
     def validating_key(self) -> dict[str, Any]:
