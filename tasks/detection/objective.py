@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from tasks.detection.items import Objects
 from tasks.detection.settings import DetectionSettings
 from tasks.objective import Objective
 from tasks.sample import Batch, Progress
-from utils.boxes.geometry import areas
 from utils.data import Entry
 from utils.errors import DataError
 
@@ -31,7 +30,7 @@ class DetectionObjective(Objective):
     classes : list of str
         Names of the classes.
     settings : DetectionSettings
-        Which samples are drawn, where labels are, and what windows are not asked for.
+        Which samples are drawn, and where labels are.
 
     Examples
     --------
@@ -45,23 +44,10 @@ class DetectionObjective(Objective):
 
     @override
     def sampling_weights(self, entries: Sequence[Entry]) -> np.ndarray | None:
-        teaches = [self._teaches(entry) for entry in entries]
-        if self.settings.train.sampling == "uniform" or all(teaches):
+        shown = [sum(entry.facts["counts"].values()) > 0 for entry in entries]
+        if self.settings.train.sampling == "uniform" or all(shown):
             return None
-        return np.where(teaches, 1.0, EMPTY)
-
-    def _teaches(self, entry: Entry) -> bool:
-        """Whether a sample shows an object that is not left to the whole picture.
-
-        Examples
-        --------
-        >>> from tasks.detection.example import fox_task
-        >>> facts = [{"counts": {"fox": 1}, "part": part, "sizes": [0.75]} for part in (0, 3)]
-        >>> [fox_task().objective._teaches(Entry("a", "0", {}, None, each)) for each in facts]
-        [True, False]
-        """
-        sizes = entry.facts["sizes"]
-        return min(sizes) <= self.settings.detection.window_largest if sizes and entry.facts["part"] else bool(sizes)
+        return np.where(shown, 1.0, EMPTY)
 
     @override
     def fit_statistics(self, entries: Sequence[Entry]) -> None:
@@ -98,28 +84,7 @@ see dataset.classes and the split lists
     def collate(self, batch: Batch, targets: Sequence[Any]) -> Batch:
         names = (*Objects._fields, "others_xyxy")  # the last one only for a head that takes it
         batch.target = {name: batch.arrays[name] for name in names if name in batch.arrays}
-        batch.target["is_crowd"] = [
-            crowd | large for crowd, large in zip(batch.target["is_crowd"], self._too_large(batch), strict=True)
-        ]
         return batch
-
-    def _too_large(self, batch: Batch) -> Iterator[Tensor]:
-        """Which objects of each sample are so large in a window that they are left to the whole picture.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from tasks.detection.example import fox_task
-        >>> boxes = [torch.tensor([[0.0, 0, 30, 30], [0, 0, 70, 90]])] * 2
-        >>> arrays = {"image": torch.zeros(2, 3, 96, 128), "boxes_xyxy": boxes, "part": torch.tensor([0, 3])}
-        >>> [each.tolist() for each in fox_task().objective._too_large(Batch([], arrays))]
-        [[False, False], [False, True]]
-        """
-        boxes, parts = batch.arrays["boxes_xyxy"], batch.arrays["part"].tolist()
-        height, width = batch.arrays["image"].shape[-2:]
-        for row, (objects, part) in enumerate(zip(boxes, parts, strict=True)):
-            shown = batch.arrays["valid"][row].sum() if "valid" in batch.arrays else height * width
-            yield (areas(objects) > self.settings.detection.window_largest**2 * shown) & (part > 0)
 
     @override
     def weights(self) -> dict[str, float]:

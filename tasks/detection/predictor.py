@@ -11,7 +11,6 @@ from typing_extensions import override
 
 from tasks.detection.rasters import RasterItem, RasterPieces
 from tasks.detection.settings import DetectionConfig
-from tasks.detection.views import content_of
 from tasks.item import Item, Piece
 from tasks.predictor import Predictor
 from tasks.sample import Sample
@@ -67,6 +66,22 @@ def best_candidates(boxes_xyxy: Tensor, scores: Tensor, min_score: float) -> tup
     rows, labels = chosen // scores.shape[1], chosen % scores.shape[1]
     boxes = boxes_xyxy.float().cpu()[rows].double()
     return boxes.numpy(), flat[chosen].double().numpy(), labels.numpy()
+
+
+def content_of(sample: Sample) -> np.ndarray:
+    """Box (4,) of the part of a sample that shows its picture, without padding.
+
+    Examples
+    --------
+    >>> content_of(Sample("a", Item("a", ()), {"image": np.zeros((4, 6, 3)), "valid": np.eye(4, 6) > 0})).tolist()
+    [0.0, 0.0, 4.0, 4.0]
+    """
+    valid = sample.arrays.get("valid")
+    if valid is None:
+        height, width = sample.arrays["image"].shape[:2]
+        return np.array([0.0, 0, width, height])
+    rows, columns = (np.flatnonzero(valid.any(axis=axis)) for axis in (1, 0))
+    return np.array([columns[0], rows[0], columns[-1] + 1.0, rows[-1] + 1.0])
 
 
 def cut_off(boxes_xyxy: np.ndarray, window: np.ndarray) -> np.ndarray:

@@ -132,8 +132,8 @@ class DetectionConfig(Section):
         0.5,
         gt=0,
         le=1,
-        description="size of an object (root of its area) in that of a window up to which the window tells it; larger "
-        "ones are left to the whole picture, and are neither learnt in the window nor false alarms",
+        description="size of a box (root of its area) in that of a window up to which the window tells it; larger ones "
+        "are left to the whole picture",
     )
     min_visible: Fraction = Field(
         0.3, description="share of a box that a window or variation must show; less is neither object nor false alarm"

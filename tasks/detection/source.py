@@ -16,13 +16,13 @@ from tasks.detection.items import DetectionItem, Objects
 from tasks.detection.labels import DetectionLabels
 from tasks.detection.rasters import RasterItem, grid_if_raster, moved_to
 from tasks.detection.settings import DetectionSettings
-from tasks.detection.views import Size, content_of, lay_picture, padded_size, part_matrices, resized_size
+from tasks.detection.views import Size, lay_picture, padded_size, part_matrices, resized_size
 from tasks.features import FeatureService
 from tasks.item import Finding, Piece
 from tasks.labelled import LabelledSource, decode_picture
 from tasks.places import place_on_ground
 from tasks.sample import Sample
-from utils.boxes.geometry import areas, keep_visible
+from utils.boxes.geometry import keep_visible
 from utils.errors import DataError
 from utils.formats.types import AnnotatedPicture
 from utils.geometry.augment import RandomColour
@@ -201,10 +201,7 @@ class DetectionSource(LabelledSource[DetectionItem]):
     def sample_stats(self, sample: Sample) -> dict[str, Any]:
         learnt = sample.arrays["labels"][~sample.arrays["is_crowd"]]
         counts = np.bincount(learnt, minlength=len(self.labels.classes)).tolist()
-        shown = areas(content_of(sample))
-        sizes = np.sqrt(areas(sample.arrays["boxes_xyxy"][~sample.arrays["is_crowd"]]) / shown).round(4).tolist()
-        facts = {"part": int(sample.arrays["part"]), "sizes": sizes}
-        return {"counts": dict(zip(self.labels.classes, counts, strict=True)), **facts}
+        return {"counts": dict(zip(self.labels.classes, counts, strict=True))}
 
     @override
     def sample_size(self) -> Size:
@@ -240,7 +237,6 @@ class DetectionSource(LabelledSource[DetectionItem]):
             **{key: getattr(self.detection, key) for key in keys},
             "classes": self.labels.classes,
             "features": self.features_key(),
-            "facts": ["part", "sizes"],  # beside the counts, for each sample
             **({"others": True} if self._takes_others else {}),
         }
 

@@ -240,11 +240,6 @@ class DetectionTask(LabelledTask):
         return {"predicting": self.settings.detection.model_dump(mode="json", include=set(PREDICTING))}
 
     @override
-    def learning_key(self) -> dict[str, Any]:
-        detection = self.settings.detection
-        return {"window_largest": detection.window_largest} if detection.windows else {}
-
-    @override
     def validating_key(self) -> dict[str, Any]:
         return {"detection": self.settings.detection.model_dump(mode="json", include=set(PREDICTING))}
 

@@ -7,7 +7,6 @@ from math import ceil
 
 import numpy as np
 
-from tasks.sample import Sample
 from utils.geometry.crops import warp_picture
 
 Size = tuple[int, int]  # height and width
@@ -124,20 +123,3 @@ def lay_picture(image: np.ndarray, matrix: np.ndarray, size: Size, padded: Size,
     sample[:] = fill
     sample[: size[0], : size[1]] = laid
     return sample
-
-
-def content_of(sample: Sample) -> np.ndarray:
-    """Box (4,) of the part of a sample that shows its picture, without padding.
-
-    Examples
-    --------
-    >>> from tasks.item import Item
-    >>> content_of(Sample("a", Item("a", ()), {"image": np.zeros((4, 6, 3)), "valid": np.eye(4, 6) > 0})).tolist()
-    [0.0, 0.0, 4.0, 4.0]
-    """
-    valid = sample.arrays.get("valid")
-    if valid is None:
-        height, width = sample.arrays["image"].shape[:2]
-        return np.array([0.0, 0, width, height])
-    rows, columns = (np.flatnonzero(valid.any(axis=axis)) for axis in (1, 0))
-    return np.array([columns[0], rows[0], columns[-1] + 1.0, rows[-1] + 1.0])
