@@ -129,7 +129,7 @@ class DetectionConfig(Section):
     )
     window_overlap: float = Field(0.2, ge=0, lt=0.5, description="share of a window that its neighbour repeats")
     window_largest: float = Field(
-        0.5,
+        0.4,
         gt=0,
         le=1,
         description="size of a box (root of its area) in that of a window up to which the window tells it; larger ones "
