@@ -60,7 +60,7 @@ paths: {{data_root: {data}, label_path: {labels}, processed_dir: {work}/store, r
 dataset: {{splits: {{train_list: {work}/splits/{fold}_train.txt, val_list: {work}/splits/{fold}_val.txt}},
   augmentations: {{enable: true, vflip: false, rotate90: false, stored_views: 2}}}}
 model: {{backbone: {backbone}, layers: [5, 8, 11], head: {head}}}
-detection: {{shortest_edge: 476, longest_edge: 840, windows: 2, suppression: vote, min_score: 0.01}}
+detection: {{shortest_edge: 476, longest_edge: 840, windows: 2, suppression: soft, min_score: 0.01}}
 prepare: {{enable: true}}
 train: {{enable: true, epochs: {epochs}, val_every: {epochs}, batch_size: 8, optimizer: adamw, adamw_lr: 1.0e-3,
   weight_decay: 0.05, ema_decay: 0.995, schedule: cosine, precision: auto}}
