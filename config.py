@@ -45,6 +45,7 @@ from utils.runtime.setting_types import (
     NonNegative,
     OneOrMore,
     Positive,
+    Precision,
     Readers,
     Section,
     Threads,
@@ -167,9 +168,7 @@ class ModelConfig(Section):
     head: str = Field("linear", description="name in the registry of heads")
     head_options: dict[str, Any] = Field({}, description="options of the head; see its file")
     dino_channels: Count | None = Field(None, description="width of the backbone; checked, not needed")
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="of the backbone; auto: bf16 where it is fast"
-    )
+    precision: Precision = Field("auto", description="of the backbone; auto: bf16 where it is fast")
     attention: Literal["sdpa", "eager"] = Field("sdpa", description="implementation of the attention")
     compile: bool = Field(False, description="torch.compile the backbone")
     freeze: bool | Count = Field(True, description="false: all blocks learn; n: the last n; with features: online")
@@ -224,7 +223,7 @@ class TrainConfig(Section):
     warmup: Fraction = Field(0.1, description="share of all steps in which the rates rise")
     milestones: list[Fraction] = Field([0.8, 0.95], description="schedule step: rates fall to a tenth at these shares")
     clip_norm: NonNegative | None = Field(1.0, description="largest norm of the gradient; 0 or null does not clip")
-    precision: Literal["auto", "bf16", "fp32"] = Field(
+    precision: Precision = Field(
         "fp32",
         description="arithmetic of the head (bf16 by autocast; losses in fp32); auto: bf16 where the hardware has it; "
         "the checkpoint keeps it for evaluate and inference",

@@ -199,7 +199,7 @@ def photo_folds(work: Path, options: argparse.Namespace) -> list[Fold]:
 def tree_folds(work: Path, options: argparse.Namespace) -> list[Fold]:
     """Each of the pictures of trees that have boxes enough is left out once; all names of classes are one."""
     folder = work / "trees"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # of an earlier run in --work
     names = []
     for path in sorted(Path(options.trees).glob("*.xml")):
         names.append(path.stem)

@@ -218,7 +218,7 @@ class DeimHead(SetHead):
     @property
     @override
     def max_objects(self) -> int:
-        return self.num_queries
+        return min(self.num_queries, self.eval_queries)
 
     @override
     def predict(self, maps: list[Tensor], image: Tensor | None, valid: Tensor | None, target: Any) -> dict[str, Tensor]:

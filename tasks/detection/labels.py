@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from tasks.detection.items import Objects, box_of, no_objects
 from tasks.detection.settings import DetectionSettings
 from tasks.item import Finding
 from tasks.labels import NO_CLASS, PictureLabels, box_fault, doubt_classes
+from utils.boxes.geometry import areas
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_boxes
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
@@ -163,9 +165,39 @@ class DetectionLabels(PictureLabels):
         """
         if "zoom" in self.fixed:
             return self.fixed["zoom"]
+        sizes = (picture.size for _, picture in self.pictures.values() if picture.size is not None)
+        return float(np.median([self.zoom_of(size) for size in sizes]))
+
+    def zoom_of(self, size: tuple[int, int]) -> float:
+        """How much a picture of a height and width is enlarged for the sample of the whole of it.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> fox_task().labels.zoom_of((192, 320))
+        0.4
+        """
         edges = self.settings.detection.shortest_edge, self.settings.detection.longest_edge
-        sizes = (picture.size for split, picture in self.pictures.values() if picture.size is not None)
-        return float(np.median([min(edges[0] / min(size), edges[1] / max(size)) for size in sizes]))
+        return min(edges[0] / min(size), edges[1] / max(size))
+
+    def median_size(self) -> float:
+        """Median size (root of the area) of the objects in their closest samples, in pixels; NaN without any.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> round(fox_task().labels.median_size(), 1), round(fox_task("detection.windows=2").labels.median_size(), 1)
+        (37.8, 68.0)
+        """
+        settings, sizes = self.settings.detection, [np.zeros(0)]
+        closer = settings.windows - (settings.windows - 1) * settings.window_overlap if settings.windows else 1.0
+        for _, picture in self.pictures.values():
+            if picture.size is not None:
+                objects = self.objects_of(picture)
+                boxes = objects.boxes_xyxy[~objects.is_crowd]
+                sizes.append(closer * self.zoom_of(picture.size) * np.sqrt(areas(boxes)))
+        joined = np.concatenate(sizes)
+        return float(np.median(joined)) if len(joined) else math.nan
 
     @override
     def problems(self) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from tasks.detection.rasters import RasterItem, RasterPieces
 from tasks.detection.settings import DetectionConfig
+from tasks.detection.views import content_of
 from tasks.item import Item, Piece
 from tasks.predictor import Predictor
 from tasks.sample import Sample
@@ -19,7 +20,7 @@ from utils.boxes.suppression import merge_candidates
 from utils.geometry.crops import move_boxes
 from utils.raster.tiling import Window
 
-MOST = 1000  # candidates of a sample that are looked at, the best ones
+LOOKED_AT = 1000  # best candidates of a sample, at least: boxes of one object become one of them
 AT_EDGE = 2.0  # pixels of a sample from an inner edge of a window up to which a box may have been cut off there
 COVERED = 0.7  # share of such a box inside another one of its class from which it is a part of that
 
@@ -50,38 +51,24 @@ class Candidates(NamedTuple):
     is_cut: np.ndarray
 
 
-def best_candidates(boxes_xyxy: Tensor, scores: Tensor, min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (M, 4), scores (M,) and classes (M,) of the best pairs of a box (N, 4) and a class, by scores (N, K).
+def best_candidates(
+    boxes_xyxy: Tensor, scores: Tensor, min_score: float, most: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes (M, 4), scores (M,) and classes (M,) of the `most` best pairs of a box (N, 4) and a class; scores (N, K).
 
     Examples
     --------
     >>> import torch
     >>> boxes, scores = torch.eye(2, 4), torch.tensor([[0.25, 0.5], [0.0, 0.75]])
-    >>> [part.tolist() for part in best_candidates(boxes, scores, min_score=0.25)]
+    >>> [part.tolist() for part in best_candidates(boxes, scores, min_score=0.25, most=9)]
     [[[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], [0.75, 0.5, 0.25], [1, 1, 0]]
     """
     flat = scores.float().cpu().flatten()
-    best = flat.topk(min(MOST, len(flat)))
+    best = flat.topk(min(most, len(flat)))
     chosen = best.indices[best.values >= min_score]
     rows, labels = chosen // scores.shape[1], chosen % scores.shape[1]
     boxes = boxes_xyxy.float().cpu()[rows].double()
     return boxes.numpy(), flat[chosen].double().numpy(), labels.numpy()
-
-
-def content_of(sample: Sample) -> np.ndarray:
-    """Box (4,) of the part of a sample that shows its picture, without padding.
-
-    Examples
-    --------
-    >>> content_of(Sample("a", Item("a", ()), {"image": np.zeros((4, 6, 3)), "valid": np.eye(4, 6) > 0})).tolist()
-    [0.0, 0.0, 4.0, 4.0]
-    """
-    valid = sample.arrays.get("valid")
-    if valid is None:
-        height, width = sample.arrays["image"].shape[:2]
-        return np.array([0.0, 0, width, height])
-    rows, columns = (np.flatnonzero(valid.any(axis=axis)) for axis in (1, 0))
-    return np.array([columns[0], rows[0], columns[-1] + 1.0, rows[-1] + 1.0])
 
 
 def cut_off(boxes_xyxy: np.ndarray, window: np.ndarray) -> np.ndarray:
@@ -142,6 +129,7 @@ class DetectionPredictor(Predictor):
 
     def __init__(self, settings: DetectionConfig, merges: bool, samples: int):
         self.settings = settings
+        self.most = max(LOOKED_AT, settings.max_detections)  # of a sample
         self.method = settings.suppression if merges or samples > 1 else "none"
 
     @override
@@ -176,12 +164,12 @@ class DetectionPredictor(Predictor):
         >>> arrays = {"matrix": matrix, "part": np.array(2), "picture": np.array([0, 8, 8])}
         >>> arrays["image"] = np.zeros((8, 8, 3), np.uint8)
         >>> import torch
-        >>> boxes = torch.tensor([[-3.0, 2, 4, 4], [4, -2, 8, 4]])
+        >>> boxes = torch.tensor([[-3.0, 2, 4, 4], [5, -2, 8, 2]])
         >>> found = predictor._candidates(Sample("a", Item("a", ()), arrays), boxes, torch.tensor([[0.75], [0.5]]))
         >>> found.boxes_xyxy.tolist(), found.is_cut.tolist()
-        ([[4.0, 1.0, 6.0, 2.0], [6.0, 0.0, 8.0, 2.0]], [True, False])
+        ([[4.0, 1.0, 6.0, 2.0], [6.5, 0.0, 8.0, 1.0]], [True, False])
         """
-        found, marks, labels = best_candidates(boxes, scores, self.settings.min_score)
+        found, marks, labels = best_candidates(boxes, scores, self.settings.min_score, self.most)
         _, height, width = (int(value) for value in sample.arrays["picture"])
         back = np.linalg.inv(sample.arrays["matrix"])
         window = clip_boxes(move_boxes(content_of(sample), back), (height, width))

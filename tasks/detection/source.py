@@ -16,7 +16,7 @@ from tasks.detection.items import DetectionItem, Objects
 from tasks.detection.labels import DetectionLabels
 from tasks.detection.rasters import RasterItem, grid_if_raster, moved_to
 from tasks.detection.settings import DetectionSettings
-from tasks.detection.views import Size, lay_picture, padded_size, part_matrices, resized_size
+from tasks.detection.views import Size, cut_to_content, pad_picture, padded_size, part_matrices, resized_size
 from tasks.features import FeatureService
 from tasks.item import Finding, Piece
 from tasks.labelled import LabelledSource, decode_picture
@@ -25,8 +25,8 @@ from tasks.sample import Sample
 from utils.boxes.geometry import keep_visible
 from utils.errors import DataError
 from utils.formats.types import AnnotatedPicture
-from utils.geometry.augment import RandomColour
-from utils.geometry.crops import move_boxes, random_affine
+from utils.geometry.augment import RandomColour, Variation, View
+from utils.geometry.crops import move_boxes, random_affine, warp_picture
 from utils.geometry.fields import Boxes, Fields, Image, Mask, Transform, Values, warp
 from utils.media.videos import is_video
 
@@ -185,17 +185,38 @@ class DetectionSource(LabelledSource[DetectionItem]):
         >>> arrays["image"].shape, int(arrays["valid"].sum()) == 96 * 128, arrays["boxes_xyxy"].tolist()
         ((100, 160, 3), True, [[0.0, 0.0, 128.0, 40.0]])
         """
-        padded = padded_size(size, self.detection.pad_size, self.features.info.patch_size)
-        fill = np.rint(255 * np.array(self.features.info.mean)).astype(np.uint8)  # 0 once it is normalised
         moved = move_boxes(objects.boxes_xyxy, matrix).astype(np.float32)
         kept = keep_visible(moved, objects.labels, objects.is_crowd, size, self.detection.min_visible)
-        arrays = {"image": lay_picture(image, matrix, size, padded, fill), "matrix": matrix}
+        arrays = {"image": warp_picture(image, matrix, size)[0], "matrix": matrix}
         if self.detection.pad_size is not None:
-            arrays["valid"] = np.zeros(padded, bool)
-            arrays["valid"][: size[0], : size[1]] = True
+            padded = padded_size(size, self.detection.pad_size, self.features.info.patch_size)
+            arrays |= pad_picture(arrays["image"], padded, self._fill)
         if self._takes_others:
             arrays["others_xyxy"] = visible_others(move_boxes(others_xyxy, matrix), size, self.detection.min_visible)
         return {**arrays, **Objects(*kept)._asdict()}
+
+    @property
+    def _fill(self) -> np.ndarray:
+        """Colour (3,) of what is padded: 0 once it is normalised.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> fox_task().source._fill.tolist()
+        [124, 116, 104]
+        """
+        return np.rint(255 * np.array(self.features.info.mean)).astype(np.uint8)
+
+    @override
+    def apply_view(self, sample: Sample, view: View | Variation) -> Sample:
+        if "valid" not in sample.arrays:
+            return super().apply_view(sample, view)
+        # what is padded lies below and to the right of the turned picture, too: heads rely on it
+        turned = super().apply_view(cut_to_content(sample), view)
+        height, width = sample.arrays["image"].shape[:2]
+        is_turned = (turned.view.quarter_turns - sample.view.quarter_turns) % 2
+        padded = (width, height) if is_turned else (height, width)
+        return turned.with_arrays(turned.arrays | pad_picture(turned.arrays["image"], padded, self._fill))
 
     @override
     def sample_stats(self, sample: Sample) -> dict[str, Any]:
@@ -237,6 +258,7 @@ class DetectionSource(LabelledSource[DetectionItem]):
             **{key: getattr(self.detection, key) for key in keys},
             "classes": self.labels.classes,
             "features": self.features_key(),
+            **({} if self.detection.pad_size is None else {"padded": "after views"}),
             **({"others": True} if self._takes_others else {}),
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -122,10 +122,37 @@ class DetectionTask(LabelledTask):
             f"{self.split_sizes()}, samples of at most {height} x {width} pixels",
             f"{sum(numbers)} objects: at most {max(numbers, default=0)} in a picture, 99 % of the pictures have "
             f"{np.percentile(numbers or [0], 99):.0f} or fewer; the head gives at most {self._head.max_objects} boxes",
+            *self.doubts_of_sizes(),
         ]
         self.check_numbers()
         self.check_init()
         return [*lines, *predicted]
+
+    def doubts_of_sizes(self) -> Iterator[str]:
+        r"""Say which settings do not fit the numbers and the sizes of the labelled objects.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> list(fox_task().doubts_of_sizes())
+        []
+        >>> settings = ("detection.max_detections=1", "detection.shortest_edge=8", "detection.longest_edge=28")
+        >>> print(*fox_task(*settings).doubts_of_sizes(), sep="\n")  # doctest: +ELLIPSIS
+        detection.max_detections: at most 1 boxes of a picture are kept, and ... holds 3 objects; raise it
+        detection.shortest_edge: half of the objects are below ... pixels in samples, which is less than a cell of ...
+        """
+        numbers, settings = self.labels.numbers(), self.settings.detection
+        fullest, kept = max(numbers, key=lambda path: numbers[path], default=""), settings.max_detections
+        if fullest and numbers[fullest] > kept:
+            holds = f"{fullest} holds {numbers[fullest]} objects"
+            yield f"detection.max_detections: at most {kept} boxes of a picture are kept, and {holds}; raise it"
+        size, cell = self.labels.median_size(), self.source.cell_size()
+        if size < cell:
+            yield (
+                f"detection.shortest_edge: half of the objects are below {size:.1f} pixels in samples, which is less "
+                f"than a cell of {cell} pixels; raise it with detection.longest_edge, set detection.windows, or cut "
+                "large pictures and rasters into pieces"
+            )
 
     def check_numbers(self) -> None:
         """Refuse pictures with more objects than the head can give boxes.
@@ -267,7 +294,7 @@ class DetectionTask(LabelledTask):
         scaling = {key: description["detection"][key] for key in SCALING}
         refuse_other(settings.detection, "detection", scaling, checkpoint.path)
         settings = cls.restored_settings(settings, description, checkpoint.path)
-        kept = description["predicting"]
+        kept = {"window_largest": 1.0, **description["predicting"]}  # versions before it had no such limit
         known = {key: kept[key] for key in PREDICTING if key in kept and key not in settings.detection.model_fields_set}
         detection = settings.detection.model_copy(update=known | scaling)
         dataset, mapping = settings.dataset, description["label_mapping"]

@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 
-from utils.geometry.crops import warp_picture
+from tasks.sample import Sample
 
 Size = tuple[int, int]  # height and width
 
@@ -107,19 +107,53 @@ def part_matrices(size: Size, sample: Size, windows: int, overlap: float) -> Ite
             yield enlarged @ shift
 
 
-def lay_picture(image: np.ndarray, matrix: np.ndarray, size: Size, padded: Size, fill: np.ndarray) -> np.ndarray:
-    """Lay a picture (H, W, 3) on a sample, and fill what is padded below and to the right with a colour (3,).
+def content_of(sample: Sample) -> np.ndarray:
+    """Box (4,) of the part of a sample that shows its picture, without padding.
 
     Examples
     --------
-    >>> image = np.full((2, 2, 3), 9, np.uint8)
-    >>> lay_picture(image, np.eye(3), (2, 2), (2, 4), np.array([1, 2, 3], np.uint8))[0].tolist()
-    [[9, 9, 9], [9, 9, 9], [1, 2, 3], [1, 2, 3]]
+    >>> from tasks.item import Item
+    >>> content_of(Sample("a", Item("a", ()), {"image": np.zeros((4, 6, 3)), "valid": np.eye(4, 6) > 0})).tolist()
+    [0.0, 0.0, 4.0, 4.0]
     """
-    laid = warp_picture(image, matrix, size)[0]
-    if size == padded:
-        return laid
-    sample = np.empty((*padded, 3), np.uint8)
-    sample[:] = fill
-    sample[: size[0], : size[1]] = laid
-    return sample
+    valid = sample.arrays.get("valid")
+    if valid is None:
+        height, width = sample.arrays["image"].shape[:2]
+        return np.array([0.0, 0, width, height])
+    rows, columns = (np.flatnonzero(valid.any(axis=axis)) for axis in (1, 0))
+    return np.array([columns[0], rows[0], columns[-1] + 1.0, rows[-1] + 1.0])
+
+
+def cut_to_content(sample: Sample) -> Sample:
+    """Take the padding, which is below and to the right, off a sample.
+
+    Examples
+    --------
+    >>> from tasks.item import Item
+    >>> valid = np.zeros((4, 6), bool)
+    >>> valid[:3, :5] = True
+    >>> arrays = cut_to_content(Sample("a", Item("a", ()), {"image": np.zeros((4, 6, 3)), "valid": valid})).arrays
+    >>> arrays["image"].shape, "valid" in arrays
+    ((3, 5, 3), False)
+    """
+    if "valid" not in sample.arrays:
+        return sample
+    width, height = content_of(sample)[2:].astype(int)
+    arrays = {name: array for name, array in sample.arrays.items() if name != "valid"}
+    return sample.with_arrays({**arrays, "image": arrays["image"][:height, :width]})
+
+
+def pad_picture(image: np.ndarray, padded: Size, fill: np.ndarray) -> dict[str, np.ndarray]:
+    """Pad a picture (H, W, 3) below and to the right with a colour (3,); gives it as `image`, and where it is `valid`.
+
+    Examples
+    --------
+    >>> arrays = pad_picture(np.full((2, 2, 3), 9, np.uint8), (2, 4), np.array([1, 2, 3], np.uint8))
+    >>> arrays["image"][0].tolist(), arrays["valid"][0].tolist()
+    ([[9, 9, 9], [9, 9, 9], [1, 2, 3], [1, 2, 3]], [True, True, False, False])
+    """
+    height, width = image.shape[:2]
+    arrays = {"image": np.empty((*padded, 3), np.uint8), "valid": np.zeros(padded, bool)}
+    arrays["image"][:] = fill
+    arrays["image"][:height, :width], arrays["valid"][:height, :width] = image, True
+    return arrays

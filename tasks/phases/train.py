@@ -60,8 +60,10 @@ from utils.optim import EarlyStopping
 from utils.runtime import distributed
 from utils.runtime.checkpoints import init_from, load_checkpoint, save_checkpoint
 from utils.runtime.files import read_json, write_json
+from utils.runtime.memory import describe_peak
 from utils.runtime.threads import map_in_threads
 from utils.store.feature_store import FeatureStore
+from utils.training.sampling import draw_shares
 
 LOG_EVERY = 10  # batches
 LARGEST_WEIGHT = 1e15  # what is larger has diverged: products of it overflow, and scores of it mean nothing
@@ -255,6 +257,8 @@ class Training:
                 f"train: no gain in {self.settings.patience} validations; stopped at epoch {state.epoch}"
             )
         distributed.run_on_main(self.report.plot, state.best)
+        if peak := describe_peak(self.device):
+            self.context.log.info(f"train: the process held {peak}")
         return {self.task.primary: float(state.best.get(self.task.primary, float("nan")))}
 
     def start(self) -> None:
@@ -408,10 +412,7 @@ class Training:
         """
         entries, epoch = self.reader.entries, self.state.epoch
         generator = np.random.default_rng([self.task.settings.resources.seed, epoch])
-        if self.weights is None:
-            order = generator.permutation(len(entries))
-        else:
-            order = generator.choice(len(entries), len(entries), p=self.weights / self.weights.sum())
+        order = generator.permutation(len(entries)) if self.weights is None else draw_shares(self.weights, generator)
         curriculum = self.task.objective.curriculum(epoch, self.settings.epochs)
         online = [view.name for view in self.task.source.views("train")] if self.settings.features == "online" else None
         refs = []

@@ -31,7 +31,7 @@ from tests.tasks.detection_data import scattered, write_split
 from tests.tasks.example_runs import equal, in_folder, rows_of, stopping_after, weights_of
 from utils.data import SampleRef
 from utils.errors import DataError, Interrupted, SettingsError
-from utils.geometry.augment import View, views_of
+from utils.geometry.augment import Variation, View, views_of
 from utils.geometry.crops import move_boxes
 from utils.runtime.files import read_json
 
@@ -209,6 +209,31 @@ def test_padding_has_the_mean_colour_and_is_not_valid(folder):
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("view", [*views_of(True, True, True), Variation(0, "a"), Variation(1, "a")], ids=str)
+def test_what_is_padded_lies_below_and_to_the_right_of_every_view(view, folder):
+    """Heads take the picture to begin in the upper left corner, so a padded sample is turned without its padding."""
+    changes = ("detection.longest_edge=160", "dataset.augmentations.stored_variations=2", *MOVED)
+    padded, plain = make_task(folder, "detection.pad_size=[120, 160]", *changes), make_task(folder, *changes)
+    shapes = set()
+    for items in zip(padded.source.items("train"), plain.source.items("train"), strict=True):
+        for pair in zip(
+            *(task.source.samples(item) for task, item in zip((padded, plain), items, strict=True)), strict=True
+        ):
+            first, then = (
+                task.source.apply_view(sample, view) for task, sample in zip((padded, plain), pair, strict=True)
+            )
+            height, width = then.arrays["image"].shape[:2]
+            valid = np.zeros(first.arrays["valid"].shape, bool)
+            valid[:height, :width] = True
+            np.testing.assert_array_equal(first.arrays["valid"], valid)
+            np.testing.assert_array_equal(first.arrays["image"][:height, :width], then.arrays["image"])
+            for name in ("boxes_xyxy", "labels", "is_crowd", "matrix"):
+                np.testing.assert_array_equal(first.arrays[name], then.arrays[name])
+            size = pair[0].arrays["image"].shape[:2]
+            shapes.add(first.arrays["image"].shape[:2] in (size, size[::-1]))
+    assert shapes == {True}
 
 
 def test_classes_may_be_chosen_merged_and_ignored(folder):

@@ -161,6 +161,8 @@ class _Edges:
         Of which the picture's edge leaves less than a pixel in one direction.
     thin : list of str
         Less than a pixel wide or high as they are labelled.
+    tiny : list of str
+        Less than a pixel wide and high, in pictures with larger boxes: no shares of the picture by mistake.
 
     Examples
     --------
@@ -173,6 +175,7 @@ less than a pixel lies in the picture: they are left out; label what can be seen
     beyond: dict[str, float] = field(default_factory=dict)
     slivers: list[str] = field(default_factory=list)
     thin: list[str] = field(default_factory=list)
+    tiny: list[str] = field(default_factory=list)
 
     def tell(self) -> list[Problem]:
         """One note for each kind that there is.
@@ -188,6 +191,7 @@ that are no objects
         told = (
             (far, f"reach beyond their picture by more than {BEYOND:g} pixels", f"they are cut at its edge; {corners}"),
             (self.slivers, "less than a pixel lies in the picture: they are left out", "label what can be seen"),
+            (self.tiny, "are smaller than a pixel: they are left out", "remove them"),
             (self.thin, "are less than a pixel wide or high", "look at them, and remove strokes that are no objects"),
         )
         problems = []
@@ -214,13 +218,17 @@ def _keep_of_picture(picture: AnnotatedPicture, problems: list[Problem], edges: 
     """
     kept: list[Instance] = []
     seen: dict[tuple, int] = {}
-    lost = 0
-    for number, (instance, box) in enumerate(zip(picture.instances, _plain_boxes(picture), strict=True), start=1):
+    lost, plain = 0, _plain_boxes(picture)
+    has_larger = any(box is not None for box in plain)  # of a pixel or more: boxes are no shares of the picture
+    for number, (instance, box) in enumerate(zip(picture.instances, plain, strict=True), start=1):
         where = ""
         if box is None:
             where = name_object(picture, number)
             try:
                 whole = box_of_instance(instance)
+                if min(sides := whole[2:] - whole[:2]) > 0 and max(sides) < 1 and has_larger:
+                    edges.tiny.append(where)
+                    continue
                 box = cut_to_picture(whole, picture.size)
             except ValueError as error:
                 problems.append(Problem(where, str(error), "correct or remove it", picture.id, lost=True))

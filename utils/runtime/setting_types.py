@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 
 
 def _ascending(pair: list[float]) -> list[float]:
@@ -38,6 +38,21 @@ def _not_empty(name: str) -> str:
     return name
 
 
+def _not_float16(word: Any) -> Any:
+    """Refuse arithmetic whose numbers are too small for the features.
+
+    Examples
+    --------
+    >>> _not_float16("fp16")
+    Traceback (most recent call last):
+        ...
+    ValueError: auto, bf16 or fp32, as float16 overflows in DINOv3
+    """
+    if word in ("fp16", "float16", "half"):
+        raise ValueError("auto, bf16 or fp32, as float16 overflows in DINOv3")
+    return word
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -55,6 +70,7 @@ Percentiles = Annotated[
     list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2), AfterValidator(_ascending)
 ]
 ClassName = Annotated[str, StringConstraints(strip_whitespace=True), AfterValidator(_not_empty)]
+Precision = Annotated[Literal["auto", "bf16", "fp32"], BeforeValidator(_not_float16)]
 OneOrMore = str | Annotated[list[str], Field(min_length=1)]  # a file, folder or glob, or a list of them
 BlockChoice = (  # of a backbone: indices, a word, or shares of its depth
     Annotated[list[int], Field(min_length=1)]

@@ -251,3 +251,19 @@ def test_a_stroke_in_rows_of_yolo_is_told(tmp_path, draw_picture):
     assert part.num_instances == 2
     assert "smaller than a pixel" in part.problems[0].what
     assert part.problems[1].what == "this box, and 0 others, are less than a pixel wide or high"
+
+
+@pytest.mark.parametrize("has_larger", [True, False])
+def test_a_box_below_a_pixel_costs_its_picture_only_where_all_boxes_may_be_shares(has_larger):
+    boxes = [[3.0, 4, 3.9, 4.9], [0, 0, 20, 30.0]][: 1 + has_larger]
+    found = tuple(Instance("head", box_xyxy=np.array(box)) for box in boxes)
+    part = keep_boxes({"all": AnnotationSet([
+        AnnotatedPicture("a", Path("a.png"), (40, 60), found),
+        AnnotatedPicture("b", Path("b.png"), (40, 60), (Instance("head", box_xyxy=np.array([0.0, 0, 9, 9])),)),
+    ], {})})["all"]  # fmt: skip
+    (problem,) = part.problems
+    assert part.pictures[0].extra.get("incomplete", False) is not has_larger
+    assert len(part.pictures[0].instances) == has_larger
+    told = "are smaller than a pixel: they are left out" if has_larger else "pixels are expected, no shares"
+    assert told in problem.what
+    assert problem.blocks is not has_larger
