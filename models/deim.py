@@ -221,6 +221,12 @@ class DeimHead(SetHead):
         return min(self.num_queries, self.eval_queries)
 
     @override
+    def max_objects_in(self, grid: tuple[int, int]) -> int:
+        rows, columns = self.pyramid.padded_grid(grid)
+        cells = sum(round(rows * each) * round(columns * each) for each in self.pyramid.cells)
+        return min(self.max_objects, cells)  # a query starts from a cell
+
+    @override
     def predict(self, maps: list[Tensor], image: Tensor | None, valid: Tensor | None, target: Any) -> dict[str, Tensor]:
         spec, sizes = self.spec, self._sizes(maps, image, valid)
         grids = [self.pyramid.padded_grid(spec.patch_grid(size)) for size in sizes]

@@ -61,6 +61,19 @@ class DetectionHead(Head):
     def max_objects(self) -> int:
         """Give how many boxes a sample can have at most."""
 
+    def max_objects_in(self, grid: tuple[int, int]) -> int:
+        """Give how many boxes a sample of so many rows and columns of patches can have at most.
+
+        Examples
+        --------
+        >>> from models import build_head
+        >>> spec = FeatureSpec((8,), (14,), 14, 3, (0.5,) * 3, (0.5,) * 3)
+        >>> small = {"width": 16, "num_queries": 100}
+        >>> [build_head("detection", name, spec, 1, small).max_objects_in((3, 4)) for name in ("detr", "deim")]
+        [100, 84]
+        """
+        return self.max_objects
+
     @abstractmethod
     def forward(
         self,

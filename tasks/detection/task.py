@@ -25,6 +25,7 @@ from tasks.detection.predictor import DetectionPredictor
 from tasks.detection.results import result_files
 from tasks.detection.settings import DetectionSettings
 from tasks.detection.source import DetectionSource
+from tasks.detection.views import resized_size
 from tasks.feature_task import refuse_other, refuse_unused_sample
 from tasks.labelled import LabelledTask
 from tasks.predictor import Predictor
@@ -167,13 +168,19 @@ class DetectionTask(LabelledTask):
         >>> from tasks.detection.example import fox_task
         >>> fox_task().check_numbers()
         """
-        numbers, most = self.labels.numbers(), self._head.max_objects
-        fullest = max(numbers, key=lambda path: numbers[path], default="")
-        if fullest and numbers[fullest] > most:
-            raise DataError(
-                f"{fullest}: {numbers[fullest]} objects, but the head gives at most {most} boxes; raise the number of "
-                "its candidates or queries in model.head_options"
-            )
+        numbers, head, settings = self.labels.numbers(), self._head, self.settings.detection
+        pictures = (picture for _, picture in self.labels.pictures.values())
+        for picture in sorted(pictures, key=lambda picture: -numbers[str(picture.path)]):
+            number, most, more = numbers[str(picture.path)], head.max_objects, ""
+            if picture.size is not None:
+                size = resized_size(picture.size, settings.shortest_edge, settings.longest_edge)
+                most = head.max_objects_in(head.spec.patch_grid(size))
+                more = ", or detection.shortest_edge" if most < head.max_objects else ""
+            if number > most:
+                raise DataError(
+                    f"{picture.path}: {number} objects, but the head gives at most {most} boxes; raise the number of "
+                    f"its candidates or queries in model.head_options{more}"
+                )
 
     def check_init(self) -> None:
         """Refuse `model.init` where it cannot act, and weights that are not there.

@@ -374,7 +374,7 @@ def write_config(folder: Path, **changes: dict) -> Path:
 
 
 ODD = {
-    "many": ((96, 128), scattered(300, (96, 128), 0, sides=(1, 6))),
+    "many": ((96, 128), scattered(400, (96, 128), 0, sides=(1, 6))),
     "pixel": ((96, 128), [("red", (5, 7, 6, 8))]),
     "empty_1": ((96, 128), []),
     "empty_2": ((60, 128), []),
@@ -383,13 +383,20 @@ ODD = {
 }
 
 
+SMALL = {"width": 16, "decoder_layers": 1, "attention_heads": 2, "feedforward": 16, "num_queries": 400}
+OPTIONS = {"dense": {"width": 16}, "detr": {**SMALL, "encoder_layers": 0}, "deim": {**SMALL, "detail_width": 0}}
+
+
+@pytest.mark.parametrize("head", OPTIONS)
 @pytest.mark.parametrize("features", ["cached", "online"])
-def test_odd_pictures_pass_all_phases(features, tmp_path):
-    """300 objects, one pixel, none in a whole batch; pictures of several shapes, windows and padding."""
+def test_odd_pictures_pass_all_phases(features, head, tmp_path):
+    """400 objects, one pixel, none in a whole batch; pictures of several shapes, windows and padding."""
     for split in ("train", "val"):
         write_split(tmp_path / "animals", split, {f"{split}_{name}.png": value for name, value in ODD.items()})
     windows = 2 if features == "cached" else 0
-    changes = {"detection": {"windows": windows}, "inference": {"tta": {"horizontal_flip": True}}}
+    closer = {"shortest_edge": 144, "longest_edge": 192}  # with cells for 400 queries
+    changes = {"detection": {"windows": windows, **closer}, "inference": {"tta": {"horizontal_flip": True}}}
+    changes["model"] = {"head": head, "head_options": OPTIONS[head]}
     config = write_config(tmp_path, train={"features": features}, **changes)
     assert main.main([str(config)]) == 0
     run = tmp_path / "runs" / "foxes" / "latest"
