@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from tasks.detection.items import DetectionItem, Objects
 from tasks.detection.labels import DetectionLabels
 from tasks.detection.rasters import RasterItem, grid_if_raster, moved_to
 from tasks.detection.settings import DetectionSettings
-from tasks.detection.views import Size, cut_to_content, pad_picture, padded_size, part_matrices, resized_size
+from tasks.detection.views import Size, cut_to_content, pad_sample, padded_size, part_matrices, resized_size
 from tasks.features import FeatureService
 from tasks.item import Finding, Piece
 from tasks.labelled import LabelledSource, decode_picture
@@ -190,7 +190,7 @@ class DetectionSource(LabelledSource[DetectionItem]):
         arrays = {"image": warp_picture(image, matrix, size)[0], "matrix": matrix}
         if self.detection.pad_size is not None:
             padded = padded_size(size, self.detection.pad_size, self.features.info.patch_size)
-            arrays |= pad_picture(arrays["image"], padded, self._fill)
+            arrays |= pad_sample(arrays["image"], padded, self._fill)
         if self._takes_others:
             arrays["others_xyxy"] = visible_others(move_boxes(others_xyxy, matrix), size, self.detection.min_visible)
         return {**arrays, **Objects(*kept)._asdict()}
@@ -209,14 +209,28 @@ class DetectionSource(LabelledSource[DetectionItem]):
 
     @override
     def apply_view(self, sample: Sample, view: View | Variation) -> Sample:
+        apply = super().apply_view
+        return self._change_content(sample, lambda content: apply(content, view))
+
+    def _change_content(self, sample: Sample, change: Callable[[Sample], Sample]) -> Sample:
+        """Change a sample without its padding, and pad it again below and to the right: heads rely on that.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> source = fox_task("detection.pad_size=[96, 160]", "detection.longest_edge=160").source
+        >>> sample = next(iter(source.samples(source.items("val")[0])))
+        >>> turned = source._change_content(sample, lambda content: source.apply_view(content, View(True, 1)))
+        >>> sample.arrays["image"].shape, turned.arrays["image"].shape, int(turned.arrays["valid"].sum()) == 96 * 128
+        ((96, 160, 3), (160, 96, 3), True)
+        """
         if "valid" not in sample.arrays:
-            return super().apply_view(sample, view)
-        # what is padded lies below and to the right of the turned picture, too: heads rely on it
-        turned = super().apply_view(cut_to_content(sample), view)
+            return change(sample)
+        changed = change(cut_to_content(sample))
         height, width = sample.arrays["image"].shape[:2]
-        is_turned = (turned.view.quarter_turns - sample.view.quarter_turns) % 2
+        is_turned = (changed.view.quarter_turns - sample.view.quarter_turns) % 2
         padded = (width, height) if is_turned else (height, width)
-        return turned.with_arrays(turned.arrays | pad_picture(turned.arrays["image"], padded, self._fill))
+        return changed.with_arrays(changed.arrays | pad_sample(changed.arrays["image"], padded, self._fill))
 
     @override
     def sample_stats(self, sample: Sample) -> dict[str, Any]:
@@ -291,9 +305,23 @@ class DetectionSource(LabelledSource[DetectionItem]):
 
     @override
     def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
-        varied = self.settings.dataset.augmentations
-        if not varied.enable:
+        if not self.settings.dataset.augmentations.enable:
             return sample
+        return self._change_content(sample, lambda content: self._vary(content, generator))
+
+    def _vary(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        """Turn, shear, shift and enlarge a sample without padding at random, and change its colours.
+
+        Examples
+        --------
+        >>> from tasks.detection.example import fox_task
+        >>> source = fox_task("dataset.augmentations={translate: 0.2, brightness: 0.0, contrast: 0.0}").source
+        >>> sample = next(iter(source.samples(source.items("val")[0])))
+        >>> moved = source._vary(sample, np.random.default_rng(0)).arrays["matrix"] - sample.arrays["matrix"]
+        >>> moved[:2, :2].tolist(), bool(moved[:2, 2].any())
+        ([[0.0, 0.0], [0.0, 0.0]], True)
+        """
+        varied = self.settings.dataset.augmentations
         size = sample.arrays["image"].shape[:2]
         matrix = random_affine(
             generator,

@@ -143,12 +143,12 @@ def cut_to_content(sample: Sample) -> Sample:
     return sample.with_arrays({**arrays, "image": arrays["image"][:height, :width]})
 
 
-def pad_picture(image: np.ndarray, padded: Size, fill: np.ndarray) -> dict[str, np.ndarray]:
+def pad_sample(image: np.ndarray, padded: Size, fill: np.ndarray) -> dict[str, np.ndarray]:
     """Pad a picture (H, W, 3) below and to the right with a colour (3,); gives it as `image`, and where it is `valid`.
 
     Examples
     --------
-    >>> arrays = pad_picture(np.full((2, 2, 3), 9, np.uint8), (2, 4), np.array([1, 2, 3], np.uint8))
+    >>> arrays = pad_sample(np.full((2, 2, 3), 9, np.uint8), (2, 4), np.array([1, 2, 3], np.uint8))
     >>> arrays["image"][0].tolist(), arrays["valid"][0].tolist()
     ([[9, 9, 9], [9, 9, 9], [1, 2, 3], [1, 2, 3]], [True, True, False, False])
     """

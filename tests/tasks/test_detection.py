@@ -211,7 +211,7 @@ def test_padding_has_the_mean_colour_and_is_not_valid(folder):
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("view", [*views_of(True, True, True), Variation(0, "a"), Variation(1, "a")], ids=str)
+@pytest.mark.parametrize("view", [*views_of(True, True, True), Variation(0, "a"), Variation(1, "a"), "online"], ids=str)
 def test_what_is_padded_lies_below_and_to_the_right_of_every_view(view, folder):
     """Heads take the picture to begin in the upper left corner, so a padded sample is turned without its padding."""
     changes = ("detection.longest_edge=160", "dataset.augmentations.stored_variations=2", *MOVED)
@@ -222,7 +222,10 @@ def test_what_is_padded_lies_below_and_to_the_right_of_every_view(view, folder):
             *(task.source.samples(item) for task, item in zip((padded, plain), items, strict=True)), strict=True
         ):
             first, then = (
-                task.source.apply_view(sample, view) for task, sample in zip((padded, plain), pair, strict=True)
+                task.source.augment(sample, np.random.default_rng(1))
+                if view == "online"
+                else task.source.apply_view(sample, view)
+                for task, sample in zip((padded, plain), pair, strict=True)
             )
             height, width = then.arrays["image"].shape[:2]
             valid = np.zeros(first.arrays["valid"].shape, bool)
