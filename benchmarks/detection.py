@@ -236,7 +236,7 @@ def print_forward(work: Path, options: argparse.Namespace) -> None:
 
         def look(head: Any = head) -> None:
             with torch.no_grad():
-                head.eval()(maps)
+                head.eval()(maps, image)
 
         def learn(head: Any = head) -> None:
             outputs = head.train()(maps, image, None, target)
@@ -254,7 +254,7 @@ def print_forward(work: Path, options: argparse.Namespace) -> None:
         seconds = take_turns({"backbone": see, "forward": look, "both": learn}, options.repeats)
         medians = {key: statistics.median(cpu for _, cpu in pairs) for key, pairs in seconds.items()}
         with torch.no_grad():
-            boxes = head.eval()(maps)["boxes_xyxy"].shape[1]
+            boxes = head.eval()(maps, image)["boxes_xyxy"].shape[1]
         parts = (1000 * medians[key] for key in ("forward", "both", "backbone"))
         rows.append([name, head.num_parameters, boxes, *parts])
     print(
