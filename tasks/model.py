@@ -14,7 +14,7 @@ from tasks.features import FeatureService
 from tasks.sample import Batch
 from utils.errors import DataError, DinolithError
 from utils.geometry.fields import padded_maps
-from utils.runtime.checkpoints import output_tensors
+from utils.runtime.starts import output_tensors
 
 
 class FeatureModel(nn.Module):

@@ -58,9 +58,10 @@ from utils.errors import DataError, DinolithError, Interrupted
 from utils.logging import format_duration, progress
 from utils.optim import EarlyStopping
 from utils.runtime import distributed
-from utils.runtime.checkpoints import init_from, load_checkpoint, save_checkpoint
+from utils.runtime.checkpoints import load_checkpoint, save_checkpoint
 from utils.runtime.files import read_json, write_json
 from utils.runtime.memory import describe_peak
+from utils.runtime.starts import init_from
 from utils.runtime.threads import map_in_threads
 from utils.store.feature_store import FeatureStore
 from utils.training.sampling import draw_shares
