@@ -401,6 +401,7 @@ class SegmentationHead(Head):
     """
 
     counts: ClassVar[str] = "num_classes"
+    num_queries: int | None = None  # of a head that classifies masks: each gives one
 
     def __init__(self, spec: FeatureSpec, num_classes: int, options: HeadOptions):
         super().__init__(spec, num_classes, options)

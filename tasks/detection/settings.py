@@ -25,6 +25,7 @@ from config import (
     TrainConfig,
 )
 from models import HeadName
+from utils.formats.convert_settings import ConvertConfig
 
 
 class DetectionPaths(PathsConfig):
@@ -47,24 +48,10 @@ class SubsetConfig(Section):
     val: Count | None = Field(None, description="pictures to validate on; null takes all")
 
 
-class ConvertConfig(Section):
+class DetectionConvertConfig(ConvertConfig):
     """A copy of the labels in another format."""
 
     format: Literal["yolo", "coco", "voc", "labelme", "csv"] = Field(description="what other programs read")
-    folder: str = Field(description="where to write; empty, or a copy made earlier")
-    layout: Literal["annotations", "folders"] = Field(
-        "annotations", description="coco: annotations/ and images/, or train/ and valid/ with JPEGImages each"
-    )
-
-    def how(self) -> dict[str, str]:
-        """How the copy is laid out.
-
-        Examples
-        --------
-        >>> ConvertConfig(format="coco", folder="copy").how()
-        {'layout': 'annotations'}
-        """
-        return {"layout": self.layout}
 
 
 class DetectionDataset(DatasetConfig):
@@ -87,7 +74,7 @@ class DetectionDataset(DatasetConfig):
         "category_name or name",
     )
     subset: SubsetConfig = SubsetConfig()
-    convert_to: ConvertConfig | None = Field(
+    convert_to: DetectionConvertConfig | None = Field(
         None, description="prepare also writes the labels in another format, divided as the splits are"
     )
     augmentations: DetectionAugmentationsConfig = DetectionAugmentationsConfig()

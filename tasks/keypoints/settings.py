@@ -24,6 +24,7 @@ from config import (
     TaskConfig,
 )
 from models import HeadName
+from utils.formats.convert_settings import ConvertConfig
 
 Cells = Annotated[float, Field(gt=0, le=1024)]  # of a heatmap, which has a few hundred along a side
 
@@ -34,27 +35,13 @@ class KeypointsPaths(PathsConfig):
     label_path: str | None = Field(None, description="labels: one file, or a folder of them; they name the pictures")
 
 
-class ConvertConfig(Section):
+class KeypointsConvertConfig(ConvertConfig):
     """A copy of the labels in another format."""
 
     format: Literal["yolo", "labelme", "coco", "deeplabcut"] = Field(description="what other programs read")
-    folder: str = Field(description="where to write; empty, or a copy made earlier")
-    layout: Literal["annotations", "folders"] = Field(
-        "annotations", description="coco: annotations/ and images/, or train/ and valid/ with JPEGImages each"
-    )
     mode: Literal["keypoints", "segmentation"] = Field(
         "keypoints", description="coco: points, or only outlines (boxes where there is none)"
     )
-
-    def how(self) -> dict[str, str]:
-        """How the copy is laid out.
-
-        Examples
-        --------
-        >>> ConvertConfig(format="coco", folder="copy").how()
-        {'layout': 'annotations', 'mode': 'keypoints'}
-        """
-        return {"layout": self.layout, "mode": self.mode}
 
 
 class KeypointsDataset(DatasetConfig):
@@ -62,7 +49,7 @@ class KeypointsDataset(DatasetConfig):
 
     augmentations: AffineAugmentationsConfig = AffineAugmentationsConfig()
     sample: SampleConfig = SampleConfig()
-    convert_to: ConvertConfig | None = Field(
+    convert_to: KeypointsConvertConfig | None = Field(
         None, description="prepare also writes the labels in another format, divided as the splits are"
     )
 

@@ -13,7 +13,6 @@ from typing_extensions import override
 
 from models.backbones.info import BackboneInfo
 from models.base import SegmentationHead, fit_to_image
-from models.maskformer import MaskFormerHead
 from tasks.objective import Objective
 from tasks.sample import Batch, Progress
 from tasks.segmentation.settings import SegmentationSettings
@@ -122,12 +121,12 @@ class SegmentationObjective(Objective):
 
     @override
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        if isinstance(self.head, MaskFormerHead):
+        if (num_queries := self.head.num_queries) is not None:
             covered = self.info.padded(batch.target.shape[-2:])
             counts = mask_classification_counts(
                 batch.target,
                 len(self.classes),
-                self.head.num_queries,
+                num_queries,
                 (round(covered[0] / self.head.stride), round(covered[1] / self.head.stride)),
                 no_object_weight=self.settings.train.loss.no_object_weight,
                 covered_size=covered,

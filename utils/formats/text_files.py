@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.errors import DataError
 from utils.formats.moved import find_here
 from utils.formats.pictures import is_absolute, plain_path
+from utils.formats.types import MOST_POINTS
 from utils.runtime.reading import DuplicateKeyError, decode_text, file_errors, read_bounded, unique_keys
 
 LIST_SUFFIXES = (".txt", ".list")
+_MOST_NUMBERS = 2 * MOST_POINTS
+_BLOCK = 2**24
 
 
 def read_data(path: Path) -> bytes:
@@ -68,7 +73,7 @@ def read_json_file(path: Path) -> Any:
     Raises
     ------
     DataError
-        If it is none, or a key occurs twice in one object.
+        If it is none, a key occurs twice in one object, or a list of numbers is too long.
 
     Examples
     --------
@@ -80,7 +85,9 @@ def read_json_file(path: Path) -> Any:
         ...
     utils.errors.DataError: .../a.json: not JSON (...)
     """
-    text = read_text(path)
+    data = read_data(path)
+    refuse_long_lists(path, data)
+    text = decode_text(path, data)
     try:
         return json.loads(text, parse_int=_read_whole_number, object_pairs_hook=unique_keys)
     except DuplicateKeyError as error:
@@ -89,6 +96,62 @@ def read_json_file(path: Path) -> Any:
         raise DataError(f"{path}: not JSON that can be read: nested too deeply") from None
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
+
+
+def refuse_long_lists(path: Path, data: bytes, ends: bytes = b'{}"', between: bytes = b",") -> None:
+    r"""Refuse a file with a list of more numbers than an outline may have, before parsing it fills the memory.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for the message.
+    data : bytes
+        Its content.
+    ends : bytes
+        Characters that no list of numbers holds.
+    between : bytes
+        The character that divides its numbers.
+
+    Raises
+    ------
+    DataError
+        With the line on which the list begins.
+
+    Examples
+    --------
+    >>> refuse_long_lists(Path("a.json"), b'{"points": [' + b"1,2," * 9 + b"3]}")
+    >>> refuse_long_lists(Path("a.json"), b'{\n"points": [' + b"1,2," * 1_000_001 + b"3]}")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.json: line 2: a list of 2000003 numbers, and an outline has 1000000 points at most; ...
+    """
+    for begin, end in _long_stretches(data, ends):
+        if (numbers := data.count(between, begin, end) + 1) > _MOST_NUMBERS:
+            line = data.count(b"\n", 0, begin) + 1
+            raise DataError(
+                f"{path}: line {line}: a list of {numbers} numbers, and an outline has {MOST_POINTS} points at most; "
+                "simplify it"
+            )
+
+
+def _long_stretches(data: bytes, ends: bytes) -> Iterator[tuple[int, int]]:
+    """Begin and end of what stands between any of some characters, where it is as long as a list that is refused.
+
+    Examples
+    --------
+    >>> list(_long_stretches(b"{ab}" + b"a" * 2_000_001 + b"}" + b"b" * 9, b"{}"))
+    [(4, 2000005)]
+    """
+    characters, last = np.frombuffer(data, np.uint8), -1
+    for start in range(0, len(data), _BLOCK):
+        block = characters[start : start + _BLOCK]
+        found = start + np.flatnonzero(np.logical_or.reduce([block == end for end in ends]))
+        edges = np.concatenate([[last], found])
+        for place in np.flatnonzero(np.diff(edges) > _MOST_NUMBERS):
+            yield int(edges[place]) + 1, int(edges[place + 1])
+        last = int(edges[-1])
+    if len(data) - last > _MOST_NUMBERS:
+        yield last + 1, len(data)
 
 
 def _read_whole_number(digits: str) -> int | float:
@@ -108,7 +171,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises
     ------
     DataError
-        If it is no text.
+        If it is no text, or a line holds too many numbers.
 
     Examples
     --------
@@ -118,7 +181,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     >>> list(read_lines(path))
     [(1, 'a.png'), (3, 'b.png')]
     """
-    lines = enumerate(read_text(path).splitlines(), start=1)
+    data = read_data(path)
+    refuse_long_lists(path, data, b"\n", b" ")
+    lines = enumerate(decode_text(path, data).splitlines(), start=1)
     return ((number, line.strip()) for number, line in lines if line.strip())
 
 

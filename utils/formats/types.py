@@ -16,6 +16,7 @@ BOX_FORMATS = ("voc", "csv", "vector")  # hold boxes or outlines, and no keypoin
 FORMATS = (*POSE_FORMATS, *BOX_FORMATS)
 SPLITS = ("train", "val", "test", "all")  # "all": a source without splits
 MISSING, OCCLUDED, VISIBLE = 0, 1, 2
+MOST_POINTS = 1_000_000  # of one outline or line
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,10 @@ class Instance:
         In pixels.
     polygons : tuple of ndarray, shape (N, 2)
         Outline in pixels; several parts make one instance.
+    holes : tuple of ndarray, shape (N, 2)
+        Rings that are cut out of the union of `polygons`.
+    lines : tuple of ndarray, shape (N, 2)
+        Open lines in pixels; their width is not the object's.
     mask : dict, optional
         COCO's run lengths: `size` as [height, width], and `counts` as numbers or text.
     area : float, optional
@@ -208,6 +213,8 @@ class Instance:
         Of a prediction.
     track_id : int, optional
         Identity over frames.
+    z_order : int
+        Where objects overlap, those of a higher order lie on those of a lower one; of equal ones, later on earlier.
     tags : dict
         Attributes: LabelMe's flags of a shape, COCO's `attributes`.
     extra : dict
@@ -224,12 +231,18 @@ class Instance:
     [[3.0, 4.0, 2.0], [nan, nan, 0.0]]
     >>> Instance("car", box_xyxy=np.array([1.0, 2, 5, 8])).keypoints.shape
     (0, 3)
+    >>> Instance("road", lines=(np.zeros((4, 3)),))
+    Traceback (most recent call last):
+        ...
+    ValueError: lines must have shape (N, 2), got [(4, 3)]
     """
 
     category: str
     keypoints: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     box_xyxy: np.ndarray | None = None
     polygons: tuple[np.ndarray, ...] = ()
+    holes: tuple[np.ndarray, ...] = ()
+    lines: tuple[np.ndarray, ...] = ()
     mask: dict | None = None
     area: float | None = None
     is_crowd: bool = False
@@ -237,6 +250,7 @@ class Instance:
     score: float | None = None
     keypoint_scores: np.ndarray | None = None
     track_id: int | None = None
+    z_order: int = 0
     tags: dict = field(default_factory=dict)
     extra: dict = field(default_factory=dict)
 
@@ -245,8 +259,10 @@ class Instance:
             raise ValueError(f"keypoints must have shape (K, 3), got {self.keypoints.shape}")
         if self.box_xyxy is not None and self.box_xyxy.shape != (4,):
             raise ValueError(f"box_xyxy must have shape (4,), got {self.box_xyxy.shape}")
-        if any(polygon.ndim != 2 or polygon.shape[1] != 2 for polygon in self.polygons):
-            raise ValueError(f"polygons must have shape (N, 2), got {[polygon.shape for polygon in self.polygons]}")
+        for name in ("polygons", "holes", "lines"):
+            shapes = [points.shape for points in getattr(self, name)]
+            if any(len(shape) != 2 or shape[1] != 2 for shape in shapes):
+                raise ValueError(f"{name} must have shape (N, 2), got {shapes}")
         if self.keypoint_scores is not None and self.keypoint_scores.shape != self.keypoints.shape[:1]:
             raise ValueError(f"keypoint_scores must have shape (K,), got {self.keypoint_scores.shape}")
 

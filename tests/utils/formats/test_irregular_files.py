@@ -183,3 +183,18 @@ def test_a_mask_in_capitals_is_found_and_one_that_is_no_file_refused(pattern, tm
         mask.rmdir() if kind == "folder" else mask.unlink()
     draw_picture(tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "a.PNG")
     assert pair_labels([scene], tmp_path / "masks", pattern)[0] == {scene: tmp_path / "masks" / "a.PNG"}
+
+
+@pytest.mark.parametrize("format", ["labelme", "yolo"])
+def test_an_outline_of_ten_million_points_is_refused_before_it_is_parsed(tmp_path, format, draw_picture):
+    numbers = ["1", "2"] * 10_000_000
+    if format == "labelme":
+        name, text = "a.json", f'{{"imagePath": "a.png", "shapes": [\n{{"points": [{",".join(numbers)}]}}]}}'
+    else:
+        name, text = "a.txt", f"{ROW}0 {' '.join(numbers)}"
+        (tmp_path / "data.yaml").write_text("names: [cow]\ntrain: .\n")
+    draw_picture(tmp_path / "a.png")
+    (tmp_path / name).write_text(text)
+    told = rf"{name}: line 2: a list of 2000000\d numbers, and an outline has 1000000 points"
+    with pytest.raises(DataError, match=told):
+        read_annotations(tmp_path)

@@ -282,6 +282,6 @@ def unsupported(annotations: AnnotationSet, mode: str = "keypoints") -> list[str
         "extra facts that have the name of a field of COCO": lambda i: bool(i.extra.keys() & OWN_KEYS),
         "masks beside polygons": lambda i: bool(i.mask and i.polygons),
     }
-    kept = HAS_FIELD.keys() - ({"keypoints"} if mode == "segmentation" else set())
+    kept = HAS_FIELD.keys() - {"holes", "lines", "z_order"} - ({"keypoints"} if mode == "segmentation" else set())
     facts = {key for picture in annotations.pictures for key in picture.extra} - {"id", "file_name", "width", "height"}
     return list_lost(annotations, kept, tests, facts | {"tags"})

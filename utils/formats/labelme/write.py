@@ -228,4 +228,4 @@ def unsupported(annotations: AnnotationSet) -> list[str]:
         )
     }
     kept = {key for picture in annotations.pictures for key in picture.extra} - {"incomplete"}
-    return list_lost(annotations, HAS_FIELD, tests, kept | {"tags"})
+    return list_lost(annotations, HAS_FIELD.keys() - {"holes", "lines", "z_order"}, tests, kept | {"tags"})

@@ -21,6 +21,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.formats import specs
 from utils.formats.box_rules import cut_to_picture, name_categories
+from utils.formats.elements import Element, XmlError, parse_xml
 from utils.formats.labelme.files import PictureFolders
 from utils.formats.pictures import picture_ids
 from utils.formats.predictions import read_score, score_name
@@ -28,7 +29,6 @@ from utils.formats.sets import find_unlabelled, finish_sets, size_problems
 from utils.formats.text_files import read_data
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
 from utils.formats.values import read_number
-from utils.formats.voc.elements import Element, XmlError, parse_xml
 from utils.formats.voc.files import LISTS, find_picture, list_labels
 from utils.media.picture_sizes import picture_size
 

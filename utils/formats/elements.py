@@ -1,4 +1,4 @@
-"""Elements of an XML file with the lines on which they begin, read without entities."""
+"""Elements of an XML file with their attributes and the lines on which they begin, read without entities."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ class XmlError(ValueError):
 
 @dataclass
 class Element:
-    r"""An element: its name, the line on which it begins, its text and what is inside it.
+    r"""An element: its name, the line on which it begins, its text, its attributes and what is inside it.
 
     Examples
     --------
-    >>> [size] = parse_xml("<a>\n<size><width> 6 </width></size></a>").find_all("size")
-    >>> size.line, size.text_of("width"), size.text_of("height")
-    (2, '6', None)
+    >>> [size] = parse_xml("<a>\n<size unit='px'><width> 6 </width></size></a>").find_all("size")
+    >>> size.line, size.text_of("width"), size.text_of("height"), size.attributes
+    (2, '6', None, {'unit': 'px'})
     """
 
     name: str
     line: int
     text: str = ""
     children: list[Element] = field(default_factory=list)
+    attributes: dict[str, str] = field(default_factory=dict)
 
     def find_all(self, name: str) -> Iterator[Element]:
         r"""The elements of a name directly inside this one.
@@ -71,7 +72,7 @@ class Element:
 
 
 def parse_xml(text: str | bytes) -> Element:
-    r"""Read the elements of an XML file; attributes, comments and names of namespaces are left out.
+    r"""Read the elements of an XML file; comments and names of namespaces are left out.
 
     Parameters
     ----------
@@ -98,11 +99,11 @@ def parse_xml(text: str | bytes) -> Element:
     >>> parse_xml("<a>\n<b></a>")
     Traceback (most recent call last):
         ...
-    utils.formats.voc.elements.XmlError: 2: not XML (mismatched tag)
+    utils.formats.elements.XmlError: 2: not XML (mismatched tag)
     >>> parse_xml('<!DOCTYPE a [<!ENTITY b "boom">]><a>&b;</a>')
     Traceback (most recent call last):
         ...
-    utils.formats.voc.elements.XmlError: 1: declares an entity, which labels do not need; remove the declaration
+    utils.formats.elements.XmlError: 1: declares an entity, which labels do not need; remove the declaration
     """
     top, open_elements = Element("", 0), list[Element]()
     is_utf16 = isinstance(text, bytes) and text.startswith(UTF16)
@@ -112,7 +113,7 @@ def parse_xml(text: str | bytes) -> Element:
     def start(name: str, attributes: dict[str, str]) -> None:
         if len(open_elements) >= MAX_DEPTH:
             raise XmlError(f"{parser.CurrentLineNumber}: more than {MAX_DEPTH} elements inside each other")
-        element = Element(name, parser.CurrentLineNumber)
+        element = Element(name, parser.CurrentLineNumber, attributes=attributes)
         (open_elements[-1] if open_elements else top).children.append(element)
         open_elements.append(element)
 
