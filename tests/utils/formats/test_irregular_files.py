@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,8 @@ def test_an_outline_of_ten_million_points_is_refused_before_it_is_parsed(tmp_pat
         (tmp_path / "data.yaml").write_text("names: [cow]\ntrain: .\n")
     draw_picture(tmp_path / "a.png")
     (tmp_path / name).write_text(text)
-    told = rf"{name}: line 2: a list of 2000000\d numbers, and an outline has 1000000 points"
-    with pytest.raises(DataError, match=told):
-        read_annotations(tmp_path)
+    try:
+        told = [str(problem) for problem in read_annotations(tmp_path)["train"].problems]  # the other rows may do
+    except DataError as error:
+        told = [str(error)]  # there is no other file
+    assert re.search(rf"{name}: line 2: a list of 2000000\d numbers, and an outline has 1000000 points", "".join(told))
