@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,10 @@ import torch
 from tasks.belief import sentence
 from tasks.context import Context, PhaseResult
 from tasks.evidence import UNSTUDIED, judge_training, study_training, untrained
-from tasks.model import compile_trained, trained_state
+from tasks.model import compile_trained
 from tasks.phases.prediction import score
 from tasks.phases.step import Optimisation, StepResult, count_targets
+from tasks.phases.training_files import TrainingFiles, refuse_broken_weights
 from tasks.phases.training_report import TrainingReport
 from tasks.phases.training_state import (
     TrainingState,
@@ -39,26 +39,22 @@ from tasks.prepared import PreparedItem, PreparedReader, prepared_items
 from tasks.runs import (
     BEST,
     LAST,
-    STATE,
     checkpoint_path,
-    checkpoint_paths,
     choose_device,
     choose_run,
     epoch_name,
-    keep_latest_epochs,
     seed_everything,
     try_weights_dir,
 )
 from tasks.sample import Batch, Progress
-from tasks.seen import digest_items
 from tasks.stores import open_store
 from tasks.task import Task
 from utils.data import SampleRef
-from utils.errors import DataError, DinolithError, Interrupted
+from utils.errors import DataError, Interrupted
 from utils.logging import format_duration, progress
 from utils.optim import EarlyStopping
 from utils.runtime import distributed
-from utils.runtime.checkpoints import load_checkpoint, save_checkpoint
+from utils.runtime.checkpoints import load_checkpoint
 from utils.runtime.files import read_json, write_json
 from utils.runtime.memory import describe_peak
 from utils.runtime.starts import init_from
@@ -67,7 +63,6 @@ from utils.store.feature_store import FeatureStore
 from utils.training.sampling import draw_shares
 
 LOG_EVERY = 10  # batches
-LARGEST_WEIGHT = 1e15  # what is larger has diverged: products of it overflow, and scores of it mean nothing
 
 Step = Sequence[Sequence[SampleRef]]  # the micro-batches of one step of the optimiser, for all ranks
 
@@ -218,7 +213,7 @@ class Training:
         early = EarlyStopping(settings.patience, settings.min_delta, mode="max")
         self.state = TrainingState(self.model, self.optimisation, early, self.device)
         self.report = TrainingReport(task, context, fingerprint)
-        self.saved_at = time.perf_counter()
+        self.files = TrainingFiles(task, context.folder, self.state, fingerprint, train_items, val_items)
         if distributed.rank():  # rank 0 goes on with the seed of one process; dropout of the others is drawn apart
             torch.manual_seed(task.settings.resources.seed + distributed.rank())
 
@@ -274,11 +269,9 @@ class Training:
         >>> training.state.epoch
         0
         """
-        folder, state, log = self.context.folder, self.state, self.context.log
-        resumed = self.settings.resume == "auto" and state.load(
-            checkpoint_path(folder, STATE), self.fingerprint, checkpoint_path(folder, BEST)
-        )
-        self._remove_old_checkpoints()  # a run that begins anew has those of its first attempt
+        state, log = self.state, self.context.log
+        resumed = self.files.load_state()
+        self.files.remove_old_checkpoints()  # a run that begins anew has those of its first attempt
         if resumed:
             log.info(f"train: resuming at epoch {state.epoch + 1}, step {state.step_in_epoch}")
             return
@@ -355,11 +348,7 @@ class Training:
         steps = state.best["epoch"] * self.steps_per_epoch
         belief = judge_training(self.task, scores, steps, state.early.chance, self.found)
         state.best |= {primary: value, "belief": belief, "validation": self.task.validating_key()}
-        described = best.description | self.task.describe() | describe_scores(self.task, scores)
-        described["training"] |= {"belief": belief}
-        paths = checkpoint_paths(self.context.folder, self.task.settings, BEST)
-        for path in paths:
-            distributed.run_on_main(lambda to=path: str(save_checkpoint(to, best.tensors, described, best.kept)))
+        self.files.describe_best_anew(best, scores, belief)
 
     def train_one_epoch(self) -> None:
         """One pass over the training windows, from the step where it was interrupted.
@@ -386,7 +375,7 @@ class Training:
             mark = time.perf_counter()
             for batches in bar:
                 waited += time.perf_counter() - mark
-                flags = [self.context.stop_requested() is not None, self._is_save_due()]
+                flags = [self.context.stop_requested() is not None, self.files.is_save_due()]
                 divisors, (stop, save) = count_targets(self.task, batches, self.device, flags)
                 result = self.optimisation.step(self._steps(), batches, curriculum, divisors)
                 state.step_in_epoch += 1
@@ -395,7 +384,7 @@ class Training:
                 taken = state.step_in_epoch - first  # since the training was resumed
                 self._log_step(result, batches[-1], waited / taken, (time.perf_counter() - began) / taken)
                 if stop or save:
-                    self._save_state()
+                    self.files.save_state()
                 if stop:
                     raise Interrupted(self.context.stop_requested() or signal.SIGTERM)
                 mark = time.perf_counter()
@@ -492,7 +481,7 @@ class Training:
         (1, True)
         """
         state = self.state
-        self._refuse_broken_weights()
+        refuse_broken_weights(self.model, state.epoch + 1)
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
         rates = self.optimisation.optimizer.rates
         row = {"epoch": state.epoch, **state.take_means(), "lr": next(iter(rates.values()))}
@@ -503,37 +492,11 @@ class Training:
             row.update(self.task.output.scores_by_class(scores))
             self._decide(scores)
         distributed.run_on_main(self.report.add, row, state.epoch)
-        self._save_checkpoint(LAST)
+        self.files.save_checkpoint(LAST, self._steps(), self.found)
         if self.settings.save_total_limit is not None:
-            self._save_checkpoint(epoch_name(state.epoch))
-        self._remove_old_checkpoints()
-        self._save_state()
-
-    def _refuse_broken_weights(self) -> None:
-        """Stop before weights that are no numbers any more take the place of good ones in a checkpoint.
-
-        Raises
-        ------
-        DinolithError
-            If a weight is NaN or has diverged.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training = training_example(tempfile.mkdtemp())
-        >>> _ = next(training.model.head.parameters()).data.fill_(float("nan"))
-        >>> training._refuse_broken_weights()  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-            ...
-        utils.errors.DinolithError: train: epoch 1 left weights that are NaN or beyond all bounds (head...); ...
-        """
-        for name, value in trained_state(self.model).items():
-            if not (value.abs() < LARGEST_WEIGHT).all():  # so written, NaN is found too
-                raise DinolithError(
-                    f"train: epoch {self.state.epoch + 1} left weights that are NaN or beyond all bounds ({name}); "
-                    "lower train.muon_lr and train.adamw_lr, or set train.clip_norm; earlier checkpoints stay"
-                )
+            self.files.save_checkpoint(epoch_name(state.epoch), self._steps(), self.found)
+        self.files.remove_old_checkpoints()
+        self.files.save_state()
 
     def validate(self) -> dict[str, Any]:
         """Score the validation split with the weights that would be shipped.
@@ -596,7 +559,7 @@ class Training:
             belief = judge_training(self.task, scores, self._steps(), state.early.chance, self.found)
             chosen = self.task.validating_key()
             state.best = {primary: value, "epoch": state.epoch, "belief": belief, "validation": chosen}
-            self._save_checkpoint(BEST)
+            self.files.save_checkpoint(BEST, self._steps(), self.found)
 
     def _steps(self) -> int:
         """Steps of the optimiser until now.
@@ -611,86 +574,3 @@ class Training:
         2
         """
         return self.state.epoch * self.steps_per_epoch + self.state.step_in_epoch
-
-    # -- saving
-
-    def _is_save_due(self) -> bool:
-        """Whether the last state was saved so long ago that much would be lost.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training_example(tempfile.mkdtemp())._is_save_due()
-        False
-        """
-        return time.perf_counter() - self.saved_at > 60 * self.settings.save_minutes
-
-    def _save_checkpoint(self, name: str) -> None:
-        """Write the checkpoint `best` or `last`, also to `train.weights_dir`, or that of an epoch.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training = training_example(tempfile.mkdtemp())
-        >>> training._save_checkpoint(LAST)
-        >>> load_checkpoint(checkpoint_path(training.context.folder, LAST)).description["kind"]
-        'segmentation'
-        """
-        kept = {key: self.found[key] for key in ("colours", "doubts", "val", "untrained", "in_colours")}
-        description = {**self.task.describe(), **self.task.describe_data(), "seen": self._seen}
-        training = {"steps": self._steps(), **kept}
-        if name == BEST:
-            training["belief"] = self.state.best["belief"]
-        description |= {"fingerprint": self.fingerprint, "training": training}
-        paths = checkpoint_paths(self.context.folder, self.task.settings, name)
-        self.state.save_checkpoint(paths, description, self.task.kept_tensors())
-
-    def _remove_old_checkpoints(self) -> None:
-        """Keep the checkpoints of the latest epochs, as many as the settings say; rank 0 does it.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training = training_example(tempfile.mkdtemp(), "train.save_total_limit=2")
-        >>> for training.state.epoch in (9, 10, 11):
-        ...     training._save_checkpoint(epoch_name(training.state.epoch))
-        >>> training._remove_old_checkpoints()
-        >>> sorted(path.name for path in (training.context.folder / "checkpoints").glob("*.safetensors"))
-        ['epoch_010.safetensors', 'epoch_011.safetensors']
-        """
-        limit = self.settings.save_total_limit
-        if limit is not None:
-            distributed.run_on_main(keep_latest_epochs, self.context.folder, self.state.epoch, limit)
-
-    @cached_property
-    def _seen(self) -> dict[str, list[str]]:
-        """Digests of the pictures of both splits, by which evaluate knows them again.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training = training_example(tempfile.mkdtemp())
-        >>> {split: len(digests) for split, digests in training._seen.items()}
-        {'train': 1, 'val': 1}
-        """
-        splits = {"train": self.train_items, "val": self.val_items}
-        return {split: digest_items(self.task.source, [item.item for item in items]) for split, items in splits.items()}
-
-    def _save_state(self) -> None:
-        """Write all that an exact continuation needs.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from tasks.example import training_example
-        >>> training = training_example(tempfile.mkdtemp())
-        >>> training._save_state()
-        >>> checkpoint_path(training.context.folder, STATE).exists()
-        True
-        """
-        self.saved_at = time.perf_counter()
-        self.state.save(checkpoint_path(self.context.folder, STATE), self.fingerprint)

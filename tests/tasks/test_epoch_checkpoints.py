@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.example import example_task
-from tasks.phases import prepare, train
+from tasks.phases import prepare, train, training_files
 from tasks.runs import BEST, LAST, checkpoint_path
 from tasks.segmentation.task import SegmentationTask
 from tests.tasks.example_runs import SMALL, equal, in_folder, weights_of
@@ -41,7 +41,7 @@ def test_a_kill_around_the_removal_of_an_old_checkpoint_leaves_nothing_strange(m
     prepare.run(task, context)
     whole, cut = in_folder(context, "whole"), in_folder(context, "cut")
     train.run(task, whole)
-    real = train.keep_latest_epochs
+    real = training_files.keep_latest_epochs
 
     def remove(folder, epoch, limit):
         if epoch != 3:
@@ -53,7 +53,7 @@ def test_a_kill_around_the_removal_of_an_old_checkpoint_leaves_nothing_strange(m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "keep_latest_epochs", remove)
+        patch.setattr(training_files, "keep_latest_epochs", remove)
         with pytest.raises(KeyboardInterrupt):
             train.run(SegmentationTask(task.name, task.settings), cut)
     train.run(SegmentationTask(task.name, task.settings), cut)

@@ -43,6 +43,7 @@ socket.getaddrinfo = lambda *address, **named: refuse(None, address)
 from models.backbones.random_backbone import write_random_backbone
 from tasks.example import example_task
 from tasks.phases import prepare, train
+from tasks.phases.training_files import TrainingFiles
 from utils.errors import Interrupted
 folder, stop, lose, *overrides = sys.argv[1:]
 backbone = Path(folder) / "backbone"  # in one place: a training on another one is another training
@@ -54,13 +55,13 @@ prepare.run(task, context)
 steps = iter(range(1, 10**6))
 if int(stop):
     context = replace(context, stop_requested=lambda: 15 if next(steps) > int(stop) else None)
-real = train.Training._save_state
-def save(training):
-    if training.state.epoch == int(lose):
+real = TrainingFiles.save_state
+def save(files):
+    if files.state.epoch == int(lose):
         os._exit(9)
-    real(training)
+    real(files)
 if int(lose):
-    train.Training._save_state = save
+    TrainingFiles.save_state = save
 try:
     train.run(task, context)
 except Interrupted:
