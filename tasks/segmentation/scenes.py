@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,12 @@ import numpy as np
 from config import expand_path
 from tasks.segmentation.items import SceneFiles, SceneItem
 from tasks.segmentation.settings import SegmentationSettings
+from tasks.segmentation.value_checks import (
+    refuse_mixed_bands,
+    refuse_mixed_values,
+    refuse_other_bands,
+    refuse_other_values,
+)
 from tasks.splits import refuse_unlistable
 from tasks.stores import advice_to_prepare, open_store
 from utils import IGNORE_INDEX as IGNORE
@@ -26,17 +31,13 @@ from utils.raster.label_pairs import is_vector, pair_labels, unpaired_hint
 from utils.raster.labels import LabelSource, UnknownValuesError, refuse_shared, refuse_unknown_values
 from utils.raster.raster_labels import RasterLabels
 from utils.raster.scaling import ValueScaling, value_kind
-from utils.raster.scaling_estimate import estimate_scaling, share_outside
+from utils.raster.scaling_estimate import estimate_scaling
 from utils.raster.scene_paths import broken_links, find_scenes, scene_ids
 from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 from utils.raster.vector_labels import VectorLabels
 from utils.raster.vrt import trust_vrts
 from utils.runtime.files import digest_json
-
-logger = logging.getLogger(__name__)
-
-MOST_OUTSIDE = 0.5  # share of values outside those of training above which a picture is of another kind
 
 
 class SceneReader:
@@ -196,8 +197,10 @@ class SceneReader:
                 scaling=self.scaling,
                 nodata=nodata_values(dataset.nodata),
             )
-            self._refuse_other_bands(self._scenes[paths])
-            self._refuse_other_values(self._scenes[paths])
+            if self.scaling is not None:
+                refuse_other_bands(self._scenes[paths], self.scaling)
+                if self.trained_by is not None:
+                    refuse_other_values(self._scenes[paths], self.scaling, self.trained_by)
         return self._scenes[paths]
 
     def trust(self, paths: Iterable[Path]) -> None:
@@ -225,69 +228,6 @@ class SceneReader:
         False
         """
         self._scenes.pop(paths, None)
-
-    def _refuse_other_bands(self, scene: RasterScene) -> None:
-        """Refuse a scene whose number of bands is not that of the scaling of values and of the model.
-
-        Raises
-        ------
-        DataError
-            If the numbers differ.
-
-        Examples
-        --------
-        >>> from tasks.example import scene_task
-        >>> scenes = scene_task().source.scenes
-        >>> scenes.use_scaling(ValueScaling((0,) * 5, (255,) * 5))
-        >>> scenes.scene(scenes.labelled()["scene_0"].paths)  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: ...scene_0.tif: 3 bands to read, but the other pictures have 5; ...
-        """
-        if self.scaling is not None and scene.num_bands != len(self.scaling.low):
-            raise DataError(
-                f"{scene.paths[0]}: {scene.num_bands} bands to read, but the other pictures have "
-                f"{len(self.scaling.low)}; choose bands that all of them have in dataset.bands, or name another picture"
-            )
-
-    def _refuse_other_values(self, scene: RasterScene) -> None:
-        """Refuse a scene with another kind of values than in training, for which the map would be useless.
-
-        If training used 8-bit values as they are, every other type is refused. Otherwise, if most values of a scene
-        are outside those of training, it is refused if its kind of values is another one; else a warning is logged.
-
-        Raises
-        ------
-        DataError
-            If the values are of another kind.
-
-        Examples
-        --------
-        >>> from tasks.example import scene_task
-        >>> scenes = scene_task().source.scenes
-        >>> scenes.use_scaling(ValueScaling((0,) * 3, (1,) * 3, "float"), Path("best.safetensors"))
-        >>> scenes.scene(scenes.labelled()["scene_0"].paths)  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-            ...
-        utils.errors.DataError: ...scene_0.tif: holds uint8, and ... lie outside 0 to 1, but the model was ...
-        """
-        scaling, kind = self.scaling, value_kind(scene.dtype)
-        if scaling is None or self.trained_by is None:
-            return
-        trained_kind = "8-bit values as they are" if scaling.kind == "8-bit" else f"{scaling.kind or 'other'} values"
-        trained = f"but the model was trained on {trained_kind} ({self.trained_by})"
-        cure = "convert it as the training pictures were, or train on pictures of its kind"
-        if scaling.kind == "8-bit" and kind != "8-bit":
-            raise DataError(f"{scene.paths[0]}: holds {scene.dtype}, {trained}; {cure}")
-        share = 0.0 if scaling.is_identity and kind == "8-bit" else share_outside(scene, scaling)
-        if share <= MOST_OUTSIDE:
-            return
-        span = f"{min(scaling.low):g} to {max(scaling.high):g}"
-        far = f"{share:.0%} of its values lie outside {span}"
-        text = f"{scene.paths[0]}: holds {scene.dtype}, and {far}, {trained}; {cure}"
-        if scaling.kind is not None and kind != scaling.kind:
-            raise DataError(text)
-        logger.warning(text)
 
     # -- the scaling of values
 
@@ -468,9 +408,7 @@ class SceneReader:
         refuse_unknown_values(unknown)
         if self.settings.dataset.value_range is None and self.trained_by is None:  # else each is compared with training
             refuse_mixed_values(kinds)
-        if len(numbers) > 1:
-            text = ", ".join(f"{path} has {number}" for number, path in sorted(numbers.items()))
-            raise DataError(f"pictures differ in their bands: {text}; choose bands that all have in dataset.bands")
+        refuse_mixed_bands(numbers)
         without = f", {len(self.unlabelled)} without a label are left out" if self.unlabelled else ""
         return [f"{len(scenes)} labelled pictures{without}"]
 
@@ -583,51 +521,6 @@ class SceneReader:
         if labelled is not None and item.sources == labelled.sources:
             return labelled
         return SceneFiles(item.sources, None)
-
-
-def refuse_mixed_values(kinds: Mapping[str, Path]) -> None:
-    """Refuse pictures of several kinds of values: with one scaling for all, those with small values become black.
-
-    Raises
-    ------
-    DataError
-        If there is more than one kind.
-
-    Examples
-    --------
-    >>> refuse_mixed_values({"8-bit": Path("a.tif")})
-    >>> refuse_mixed_values({"8-bit": Path("a.tif"), "integer": Path("b.tif")})
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: pictures differ in their values: a.tif has 8-bit, b.tif has integer; one scaling ...
-    """
-    if len(kinds) > 1:
-        text = ", ".join(f"{path} has {kind}" for kind, path in sorted(kinds.items()))
-        raise DataError(
-            f"pictures differ in their values: {text}; one scaling for all would make the smaller ones black: convert "
-            "them to one type, or set dataset.value_range if their values mean the same"
-        )
-
-
-def read_scaling(value: Any, path: Path) -> ValueScaling:
-    """Read the scaling of values in a checkpoint.
-
-    Raises
-    ------
-    DataError
-        If it is damaged.
-
-    Examples
-    --------
-    >>> read_scaling({"low": 3}, Path("best.safetensors"))
-    Traceback (most recent call last):
-        ...
-    utils.errors.DataError: best.safetensors: its scaling of values is damaged ({'low': 3}); take another copy
-    """
-    try:
-        return ValueScaling.from_json(value)
-    except (KeyError, TypeError, ValueError):
-        raise DataError(f"{path}: its scaling of values is damaged ({value}); take another copy") from None
 
 
 def raise_first(problems: Iterable[Iterable[Any]]) -> None:

@@ -19,9 +19,9 @@ from tasks.segmentation.label_settings import describe_labels, kept_band_files, 
 from tasks.segmentation.objective import SegmentationObjective, listed_weights
 from tasks.segmentation.output import SegmentationOutput
 from tasks.segmentation.predictor import DensePredictor
-from tasks.segmentation.scenes import read_scaling
 from tasks.segmentation.settings import SegmentationSettings
 from tasks.segmentation.source import SceneSource
+from tasks.segmentation.value_checks import read_scaling
 from utils.errors import DataError, SettingsError
 from utils.geometry.augment import View
 from utils.runtime import distributed
