@@ -77,7 +77,19 @@ class PixelGrid:
         """
         if scale == 1:
             return self
-        height, width = (max(1, math.floor(size * scale + 0.5)) for size in (self.height, self.width))
+        return self.resized(*(max(1, math.floor(size * scale + 0.5)) for size in (self.height, self.width)))
+
+    def resized(self, height: int, width: int) -> PixelGrid:
+        """The same extent on a height and width in pixels, which may become longer or wider than they were.
+
+        Examples
+        --------
+        >>> grid = PixelGrid(4, 8, None, Affine.scale(2, -2)).resized(2, 16)
+        >>> grid.height, grid.width, grid.transform.a, grid.transform.e, grid.bounds
+        (2, 16, 1.0, -4.0, (0.0, -8.0, 16.0, 0.0))
+        """
+        if (height, width) == (self.height, self.width):
+            return self
         stretch = Affine.scale(self.width / width, self.height / height)
         return replace(self, height=height, width=width, transform=self.transform @ stretch)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from utils.raster.scenes import RasterScene
 from utils.raster.tiling import Window
 from utils.raster.vector_files import LayerInfo
 
+BLOCK = 1024  # side of the blocks in which class maps are drawn, at fixed places of the scene
 MOST_VALUES, MANY_VALUES = 20, 100  # values that are no class: shown in a message, and too many for a clean mask
 
 
@@ -141,6 +142,40 @@ class LabelSource(ABC):
         >>> "_read_inside" in LabelSource.__abstractmethods__
         True
         """
+
+
+def join_blocks(size: tuple[int, int], window: Window, draw: Callable[[Window], np.ndarray]) -> np.ndarray:
+    """Put a window together from blocks of a class map, so that a pixel has one class whatever window asks for it.
+
+    Parameters
+    ----------
+    size : (int, int)
+        Height and width of the scene.
+    window : Window
+        Inside the scene.
+    draw : callable
+        Gives the classes (height, width) of a block, uint8.
+
+    Returns
+    -------
+    uint8 array, shape (height, width)
+
+    Examples
+    --------
+    >>> def draw(block):
+    ...     return np.full((block.height, block.width), block.x // BLOCK, np.uint8)
+    >>> join_blocks((2, 1030), Window(0, 1022, 1, 4), draw).tolist()
+    [[0, 0, 1, 1]]
+    """
+    label = np.empty((window.height, window.width), dtype=np.uint8)
+    for y in range(window.y // BLOCK * BLOCK, window.rows.stop, BLOCK):
+        for x in range(window.x // BLOCK * BLOCK, window.columns.stop, BLOCK):
+            whole = Window(y, x, min(BLOCK, size[0] - y), min(BLOCK, size[1] - x))
+            part = whole.intersection(window)
+            assert part is not None, "blocks are taken from the window's span"
+            place, local = part.shifted(-window.y, -window.x), part.shifted(-y, -x)
+            label[place.rows, place.columns] = draw(whole)[local.rows, local.columns]
+    return label
 
 
 class UnknownValuesError(DataError):

@@ -50,6 +50,8 @@ class RasterScene:
         infrared band must be asked for here, and then hides nothing.
     scale : float
         Pixels per pixel of the file: 0.5 halves height and width. The outer corners stay exactly where they are.
+    size : (int, int), optional
+        Height and width in place of `scale`, whatever the shape of the file.
     max_pixels : int
         Largest picture that is decoded at once (PNG, JPEG and the like); rasters in tiles or strips may be any size.
     scaling : ValueScaling, optional
@@ -93,6 +95,7 @@ class RasterScene:
         *,
         bands: Sequence[int] | None = None,
         scale: float = 1.0,
+        size: tuple[int, int] | None = None,
         max_pixels: int = MAX_PIXELS,
         scaling: ValueScaling | None = None,
         nodata: Sequence[float] = (),
@@ -102,12 +105,14 @@ class RasterScene:
             raise SettingsError("a scene needs at least one file, got an empty list")
         if not 1 / 256 <= scale <= 16:
             raise SettingsError(f"dataset.scale: expected 1/256 to 16, got {scale}")
+        if size is not None and (scale != 1 or min(size) < 1):
+            raise SettingsError(f"dataset.image_size: expected a height and a width and no scale, got {size}, {scale}")
         self.paths = tuple(Path(path) for path in listed)
         self.bands = None if bands is None else tuple(bands)
         self.scale = scale
+        self.size = size
         self.scaling = scaling
         self.nodata = tuple(nodata)
-        self.resampling = "area" if scale < 1 else "bilinear"
         self._files = tuple(RasterFile(path, max_pixels) for path in self.paths)
 
     def with_nodata(self, values: Sequence[float]) -> RasterScene:
@@ -120,7 +125,7 @@ class RasterScene:
         >>> scene.read(Window(0, 0, 1, 3))[1].tolist()
         [[False, True, False]]
         """
-        return self._copy(self.scale, (*self.nodata, *values))
+        return self._copy(self.scale, self.size, (*self.nodata, *values))
 
     @functools.cached_property
     def unscaled(self) -> RasterScene:
@@ -133,24 +138,25 @@ class RasterScene:
         >>> scene.width, scene.unscaled.width
         (2, 4)
         """
-        return self._copy(1.0, self.nodata)
+        return self._copy(1.0, None, self.nodata)
 
-    def _copy(self, scale: float, nodata: Sequence[float]) -> RasterScene:
+    def _copy(self, scale: float, size: tuple[int, int] | None, nodata: Sequence[float]) -> RasterScene:
         """The same scene on another scale, or with other values that stand for nothing.
 
         Examples
         --------
         >>> from utils.raster.example import raster_file
-        >>> RasterScene(raster_file("a.tif", np.zeros((2, 4), np.uint8)), bands=[1])._copy(2.0, [7]).bands
+        >>> RasterScene(raster_file("a.tif", np.zeros((2, 4), np.uint8)), bands=[1])._copy(2.0, None, [7]).bands
         (1,)
         """
         limit = self._files[0].max_pixels
         return RasterScene(
-            self.paths, bands=self.bands, scale=scale, max_pixels=limit, scaling=self.scaling, nodata=nodata
+            self.paths, bands=self.bands, scale=scale, size=size, max_pixels=limit, scaling=self.scaling, nodata=nodata
         )
 
     def __repr__(self) -> str:
-        return f"RasterScene({', '.join(map(str, self.paths))!r}, scale={self.scale})"
+        size = f"scale={self.scale}" if self.size is None else f"size={self.size}"
+        return f"RasterScene({', '.join(map(str, self.paths))!r}, {size})"
 
     @functools.cached_property
     def file_grid(self) -> PixelGrid:
@@ -192,8 +198,10 @@ class RasterScene:
         >>> path = raster_file("a.tif", np.zeros((4, 6), np.uint8))
         >>> RasterScene(path, scale=2).grid.bounds
         (0.0, 0.0, 6.0, 4.0)
+        >>> RasterScene(path, size=(8, 3)).grid.transform @ (3, 8)
+        (6.0, 4.0)
         """
-        return self.file_grid.scaled(self.scale)
+        return self.file_grid.scaled(self.scale) if self.size is None else self.file_grid.resized(*self.size)
 
     @property
     def height(self) -> int:
@@ -502,9 +510,13 @@ class RasterScene:
         >>> RasterScene(path, scale=2)._resample(Window(0, 0, 1, 4))[0][0, 0].tolist()
         [0.0, 2.0, 6.0, 8.0]
         """
-        source = self.file_grid
-        rows, row_weight = resampling_weights(window.y, window.height, source.height, self.height, self.resampling)
-        columns, column_weight = resampling_weights(window.x, window.width, source.width, self.width, self.resampling)
+        (rows, row_weight), (columns, column_weight) = (
+            resampling_weights(start, count, source, target, "area" if target < source else "bilinear")
+            for start, count, source, target in (
+                (window.y, window.height, self.file_grid.height, self.height),
+                (window.x, window.width, self.file_grid.width, self.width),
+            )
+        )
         top, left = int(rows.min()), int(columns.min())
         values, valid = self.read_file_values(
             Window(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)

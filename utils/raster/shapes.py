@@ -60,9 +60,23 @@ class Shapes:
         >>> shapes.draw(Window(0, 0, 1, 4), unlabelled=255).tolist()
         [[1, 2, 2, 255]]
         """
+        drawn = np.full((window.height, window.width), unlabelled, dtype=np.uint8)
+        self.draw_on(drawn, window)
+        return drawn
+
+    def draw_on(self, drawn: np.ndarray, window: Window) -> None:
+        """Draw what meets a window over what was drawn of it before, uint8 (height, width).
+
+        Examples
+        --------
+        >>> boxes = np.array([shapely.box(1, 0, 3, 2)])
+        >>> drawn = np.uint8([[7, 7, 7, 7]])
+        >>> Shapes(boxes, np.uint8([2]), shapely.STRtree(boxes)).draw_on(drawn, Window(0, 0, 1, 4))
+        >>> drawn.tolist()
+        [[7, 2, 2, 7]]
+        """
         from rasterio.features import rasterize
 
-        drawn = np.full((window.height, window.width), unlabelled, dtype=np.uint8)
         frame = shapely.box(window.x - 1, window.y - 1, window.columns.stop + 1, window.rows.stop + 1)
         met = np.sort(self.tree.query(frame)).tolist()
         shapes = [(_trim(self.geometries[index], window), int(self.classes[index])) for index in met]
@@ -70,7 +84,6 @@ class Shapes:
         if kept:
             with bounded_gdal():
                 rasterize(kept, out=drawn, transform=Affine.translation(window.x, window.y))
-        return drawn
 
 
 def _trim(geometry: Any, window: Window) -> Any:

@@ -21,7 +21,14 @@ from utils.errors import DataError, SettingsError
 from utils.raster.class_table import build_table, class_index, class_key
 from utils.raster.gdal import file_key
 from utils.raster.grids import Bounds, PixelGrid, crs_name, turns_between
-from utils.raster.labels import LabelSource, UnknownValuesError, check_overlap, check_same_kind, refuse_impossible
+from utils.raster.labels import (
+    LabelSource,
+    UnknownValuesError,
+    check_overlap,
+    check_same_kind,
+    join_blocks,
+    refuse_impossible,
+)
 from utils.raster.scenes import RasterScene
 from utils.raster.shapes import MARGIN, Shapes, bounds_around, move_along_x, place_on_pixels, refuse_crossing
 from utils.raster.tiling import Window
@@ -38,7 +45,6 @@ from utils.runtime.recent import Recent
 
 LOGGER = logging.getLogger(__name__)
 
-_BLOCK = 1024  # side of the pieces in which vectors are rasterised, in pixels
 _BLOCKS_KEPT = 128  # of 1 MB: a row of windows of a scene 100,000 pixels wide
 _FETCH = 4096  # side, in pixels, of the area whose features are held at a time, when the file has many
 _FETCHES_KEPT = 4
@@ -322,17 +328,14 @@ class VectorLabels(LabelSource):
         [[1, 1, 1, 1, 1, 1, 0, 0]]
         """
         info = self._check_placement(scene)
-        label = np.empty((window.height, window.width), dtype=np.uint8)
-        for y in range(window.y // _BLOCK * _BLOCK, window.rows.stop, _BLOCK):
-            for x in range(window.x // _BLOCK * _BLOCK, window.columns.stop, _BLOCK):
-                whole = Window(y, x, min(_BLOCK, scene.height - y), min(_BLOCK, scene.width - x))
-                key = (scene.grid, y, x, file_key(str(self.path)))
-                block = self._blocks.get(key, functools.partial(self._draw_block, scene, info, whole))
-                part = whole.intersection(window)
-                assert part is not None, "blocks are taken from the window's span"
-                place, local = part.shifted(-window.y, -window.x), part.shifted(-y, -x)
-                label[place.rows, place.columns] = block[local.rows, local.columns]
-        return label
+        path = file_key(str(self.path))
+
+        def draw(block: Window) -> np.ndarray:
+            return self._blocks.get(
+                (scene.grid, block.y, block.x, path), functools.partial(self._draw_block, scene, info, block)
+            )
+
+        return join_blocks((scene.height, scene.width), window, draw)
 
     def _draw_block(self, scene: RasterScene, info: LayerInfo, block: Window) -> np.ndarray:
         """Draw one block of the class map.

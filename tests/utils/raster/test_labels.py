@@ -358,8 +358,9 @@ def test_blocks_and_pieces_do_not_show(tmp_path, scene, generator, monkeypatch):
     options = {"attribute": "kind", "unlabelled": 50}
     mapping = {value: value for value in range(41)}
     label = VectorLabels(tmp_path / "l.gpkg", 51, mapping, **options).read(scene, whole(scene))
-    for name, value in (("_BLOCK", 32), ("_FETCH", 64), ("_MANY_FEATURES", 0), ("_BLOCKS_KEPT", 2)):
+    for name, value in (("_FETCH", 64), ("_MANY_FEATURES", 0), ("_BLOCKS_KEPT", 2)):
         monkeypatch.setattr(vector_labels, name, value)
+    monkeypatch.setattr("utils.raster.labels.BLOCK", 32)
     monkeypatch.setattr("utils.raster.shapes._MANY_VERTICES", 4)
     pieces = VectorLabels(tmp_path / "l.gpkg", 51, mapping, **options)
     np.testing.assert_array_equal(assert_windows_agree(pieces, scene, generator), label)
