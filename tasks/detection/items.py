@@ -9,8 +9,6 @@ import numpy as np
 from typing_extensions import override
 
 from tasks.labelled import PictureItem
-from utils.formats.types import Instance
-from utils.geometry.crops import tight_box
 from utils.runtime.files import digest_json
 
 
@@ -80,18 +78,3 @@ class DetectionItem(PictureItem):
         # none of the others: as before they were known, so that no training of that time is another one now
         others = (self.others_xyxy,) if len(self.others_xyxy) else ()
         return digest_json([part.tolist() for part in (*self.objects, *others)])
-
-
-def box_of(instance: Instance) -> np.ndarray | None:
-    """Box (4,) of an object: its own, or around its outline; None if it has neither.
-
-    Examples
-    --------
-    >>> box_of(Instance("fox", polygons=(np.array([[10.0, 20], [30, 20], [15, 40]]),))).tolist()
-    [10.0, 20.0, 30.0, 40.0]
-    >>> box_of(Instance("fox")) is None
-    True
-    """
-    if instance.box_xyxy is not None:
-        return instance.box_xyxy
-    return tight_box(np.concatenate(instance.polygons)) if instance.polygons else None

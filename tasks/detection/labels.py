@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from tasks.detection.items import Objects, box_of, no_objects
+from tasks.detection.items import Objects, no_objects
 from tasks.detection.settings import DetectionSettings
 from tasks.item import Finding
 from tasks.labels import NO_CLASS, PictureLabels, box_fault, doubt_classes
 from utils.boxes.geometry import areas
 from utils.errors import DataError, SettingsError
+from utils.formats.extents import extent_of
 from utils.formats.read import read_boxes
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.formats.vector.classes import VectorChoice
@@ -224,7 +225,7 @@ class DetectionLabels(PictureLabels):
         """
         rows: list[tuple[np.ndarray, int, bool]] = []
         for instance in instances:
-            box, name = box_of(instance), self.mapped(instance.category)
+            box, name = extent_of(instance), self.mapped(instance.category)
             if box is not None:
                 of_classes = self.classes if name == IGNORE else [name]
                 crowd = instance.is_crowd or name == IGNORE
@@ -276,7 +277,7 @@ class DetectionLabels(PictureLabels):
         found: dict[str, list[np.ndarray]] = {}
         for picture in (picture for part in self.sets.values() for picture in part.pictures):
             for instance in picture.instances:
-                box = box_of(instance)
+                box = extent_of(instance)
                 if not (box is None or instance.is_crowd or self.counts(instance) or box_fault(box, picture.size)):
                     found.setdefault(picture.id, []).append(box)
         return found

@@ -10,8 +10,9 @@ import numpy as np
 
 from tasks.labelled import PictureItem
 from tasks.labels import box_fault
+from utils.formats.extents import extent_of
 from utils.formats.types import AnnotatedPicture, Instance
-from utils.geometry.crops import box_of_points, move_boxes, tight_box
+from utils.geometry.crops import box_of_points, move_boxes
 from utils.runtime.files import digest_json
 
 
@@ -40,7 +41,7 @@ class PoseItem(PictureItem):
 
 
 def labels_digest(instances: Iterable[Instance]) -> str:
-    """Digest the labels that a sample uses: points, boxes and outlines.
+    """Digest the labels that a sample uses: points, boxes and outlines, and the box around what is drawn else.
 
     Examples
     --------
@@ -61,6 +62,7 @@ def labels_digest(instances: Iterable[Instance]) -> str:
                 listed(animal.box_xyxy),
                 [listed(part) for part in animal.polygons],
                 animal.is_crowd,
+                *([listed(extent_of(animal))] if animal.box_xyxy is None and (animal.mask or animal.lines) else ()),
             ]
             for animal in instances
         ]
@@ -98,11 +100,8 @@ def box_of(animal: Instance) -> np.ndarray | None:
     >>> box_of(Instance("fly", np.array([[10.0, 20.0, 2.0], [30.0, 20.0, 2.0]]))).tolist()
     [2.0, 12.0, 38.0, 28.0]
     """
-    if animal.box_xyxy is not None:
-        return animal.box_xyxy
-    if animal.polygons:
-        return tight_box(np.concatenate(animal.polygons))
-    return box_of_points(animal.keypoints)
+    extent = extent_of(animal)
+    return box_of_points(animal.keypoints) if extent is None else extent
 
 
 def box_faults(animals: Iterable[Instance], size: tuple[int, int] | None) -> Iterator[str]:
@@ -121,8 +120,9 @@ def box_faults(animals: Iterable[Instance], size: tuple[int, int] | None) -> Ite
     []
     """
     for index, animal in enumerate(animals, start=1):
-        is_drawn = animal.box_xyxy is not None or bool(animal.polygons)
-        box = box_of(animal) if is_drawn else box_of_points(animal.keypoints, margin=0, least=0)
+        extent = extent_of(animal)
+        is_drawn = extent is not None
+        box = extent if is_drawn else box_of_points(animal.keypoints, margin=0, least=0)
         if box is None:
             continue
         fault = box_fault(box, size, needs_area=is_drawn)

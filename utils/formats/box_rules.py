@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from utils.errors import DataError
-from utils.formats.run_lengths import box_of_mask
+from utils.formats.extents import extent_of
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton
-from utils.geometry.crops import tight_box
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ def cut_to_picture(box_xyxy: np.ndarray, size: tuple[int, int] | None) -> np.nda
 
 
 def box_of_instance(instance: Instance) -> np.ndarray:
-    """The box (4,) that a label states, else the smallest one around its outline or mask.
+    """The box (4,) that a label states, else the smallest one around its outlines, lines and mask.
 
     Raises
     ------
@@ -93,11 +92,7 @@ def box_of_instance(instance: Instance) -> np.ndarray:
         ...
     ValueError: neither box nor outline; draw a box around the object
     """
-    box = instance.box_xyxy
-    if box is None and instance.polygons:
-        box = tight_box(np.concatenate(instance.polygons))
-    if box is None and instance.mask is not None:
-        box = box_of_mask(instance.mask)
+    box = extent_of(instance)
     if box is None:
         raise ValueError("neither box nor outline; draw a box around the object")
     return box

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from utils.formats.box_rules import name_object
+from utils.formats.extents import extent_of
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
-from utils.geometry.crops import tight_box
 
 
 def keep_poses(sets: Mapping[str, AnnotationSet]) -> dict[str, AnnotationSet]:
@@ -72,9 +72,7 @@ def _what_is_labelled(instance: Instance) -> tuple | None:
     >>> _what_is_labelled(Instance("fox", np.array([[np.nan, np.nan, 0.0]]))) is None
     True
     """
-    seen, box = instance.keypoints[:, 2] > 0, instance.box_xyxy
-    if box is None and instance.polygons:
-        box = tight_box(np.concatenate(instance.polygons))
+    seen, box = instance.keypoints[:, 2] > 0, extent_of(instance)
     if not seen.any() and box is None:
         return None
     points = np.where(seen[:, None], instance.keypoints, 0.0)

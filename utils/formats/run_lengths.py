@@ -1,13 +1,15 @@
-"""Masks as run lengths of COCO: column by column, first of what the mask does not cover; checked, never unfolded."""
+"""Masks as run lengths of COCO, column by column, first of what the mask does not cover: checked, then decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-_MOST_DIGITS = 10  # of five bits: longer numbers are beyond every picture
+from utils.media.picture_sizes import MAX_PIXELS
+
+_MOST_DIGITS = 7  # of five bits: longer numbers are beyond every picture
 
 
 def read_counts(mask: Any, size: tuple[int, int] | None = None) -> list[int]:
@@ -68,21 +70,80 @@ def _read_text(text: str) -> list[int] | None:
     >>> _read_text("52203"), _read_text("5 2"), _read_text("o")
     ([5, 2, 2, 2, 5], None, None)
     """
-    counts: list[int] = []
-    value = digits = 0
-    for byte in text.encode():
-        part = byte - 48
-        if not 0 <= part < 64 or digits == _MOST_DIGITS:
-            return None
-        value |= (part & 31) << 5 * digits
-        digits += 1
-        if part & 32:  # more digits follow
-            continue
-        if part & 16:  # the highest bit is the sign
-            value -= 1 << 5 * digits
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = digits = 0
-    return counts if digits == 0 else None
+    digits = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(digits & 32 == 0)  # else more digits follow
+    lengths = np.diff(ends, prepend=-1)
+    whole = bool(len(digits)) and len(ends) > 0 and ends[-1] == len(digits) - 1
+    if not whole or digits.min() < 0 or digits.max() > 63 or lengths.max() > _MOST_DIGITS:
+        return None if len(digits) else []
+    starts = ends - lengths + 1
+    places = np.arange(len(digits)) - np.repeat(starts, lengths)
+    counts = np.add.reduceat((digits & 31) << 5 * places, starts)
+    counts -= np.where(digits[ends] & 16, 1 << 5 * lengths, 0)  # the highest bit is the sign
+    counts[1::2] = np.cumsum(counts[1::2])
+    counts[2::2] = np.cumsum(counts[2::2])
+    return counts.tolist()
+
+
+def refuse_large(size: Sequence[int]) -> None:
+    """Refuse to draw a mask of more pixels than a picture may have.
+
+    Raises
+    ------
+    ValueError
+        If the height times the width of `size` is more.
+
+    Examples
+    --------
+    >>> refuse_large((100_000, 100_000))
+    Traceback (most recent call last):
+        ...
+    ValueError: a mask of 100000 x 100000 pixels, and a picture has 178956970 at most
+    """
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"a mask of {size[0]} x {size[1]} pixels, and a picture has {MAX_PIXELS} at most")
+
+
+def decode_runs(mask: Mapping, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The pixels, bool of shape (H, W), that a mask covers: what `types.encode_mask` takes.
+
+    Parameters
+    ----------
+    mask : dict
+        `size` as [height, width], and `counts` as numbers or text.
+    size : (int, int), optional
+        Height and width of its picture.
+
+    Raises
+    ------
+    ValueError
+        If it is none, is not of the picture's size (see `read_counts`), or has more pixels than a picture may have.
+
+    Examples
+    --------
+    >>> decode_runs({"size": [2, 3], "counts": [0, 2, 3, 1]}).astype(int).tolist()
+    [[1, 0, 0], [1, 0, 1]]
+    """
+    counts = read_counts(mask, size)
+    height, width = mask["size"]
+    refuse_large((height, width))
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+
+
+def area_of_mask(mask: Mapping) -> float:
+    """How many pixels a mask covers.
+
+    Raises
+    ------
+    ValueError
+        If it is none: see `read_counts`.
+
+    Examples
+    --------
+    >>> area_of_mask({"size": [2, 3], "counts": [0, 2, 3, 1]})
+    3.0
+    """
+    return float(sum(read_counts(mask)[1::2]))
 
 
 def box_of_mask(mask: Mapping) -> np.ndarray | None:
