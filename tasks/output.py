@@ -99,6 +99,10 @@ class Output(ABC):
     def metric(self) -> Metric:
         """Give an empty metric."""
 
+    def evaluation_metric(self) -> Metric:
+        """Give an empty metric for `evaluate`, which may score more than validation does."""
+        return self.metric()
+
     def baseline(self) -> ColourBaseline | None:
         """Give what predicts from colours alone, to compare scores with; None where that says nothing."""
         return None

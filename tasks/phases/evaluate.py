@@ -97,7 +97,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     facts |= tell_what(task, checkpoint, split, items, context)
     pictures = Pictures(task, items, settings.pictures)
     batch_size = settings.batch_size
-    metrics = score(task, model, prepared, store, device, batch_size, context, views, pictures.take, constant=True)
+    make_metric = task.output.evaluation_metric
+    metrics = score(task, model, prepared, store, device, batch_size, context, views, pictures.take, True, make_metric)
     metrics.update(task.output.extra_metrics(model, context))
     task.output.take_scores(metrics)
     training = checkpoint.description.get("training") if checkpoint else None

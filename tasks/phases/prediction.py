@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tasks.context import Context
 from tasks.item import Item, Piece
+from tasks.output import Metric
 from tasks.phases.samples import Job, LiveSamples, Slot, Source, StoredSamples
 from tasks.predictor import Predictor
 from tasks.prepared import PreparedItem
@@ -423,6 +424,7 @@ def score(
     views: Sequence[View] = (IDENTITY,),
     watch: Callable[[Piece], None] | None = None,
     constant: bool = False,
+    make_metric: Callable[[], Metric] | None = None,
 ) -> dict[str, Any]:
     """Predict items and compare them with their truth; every rank takes its share and all get the scores.
 
@@ -448,6 +450,8 @@ def score(
         Gets each piece of this rank's share, too.
     constant : bool
         Also score the best constant prediction.
+    make_metric : callable, optional
+        Gives an empty metric; that of the task's validation by default.
 
     Returns
     -------
@@ -468,7 +472,8 @@ def score(
     >>> stored["mIoU"] == live["mIoU"], stored["support"]
     (True, 6144)
     """
-    metric = task.output.metric()
+    make_metric = make_metric or task.output.metric
+    metric = make_metric()
     source: Source = LiveSamples(task, views) if store is None else StoredSamples(task, store, prepared)
     groups = distributed.share(task.source.partition([entry.item for entry in prepared]))
     given = predict(task, model, source, groups, device, batch_size, context)
@@ -491,7 +496,7 @@ def score(
                         watch(piece)
         return metric.state()
 
-    merged = task.output.metric()
+    merged = make_metric()
     for state in distributed.run_on_all(count):
         merged.merge(state)
     return merged.compute() | ({"constant": merged.constant()} if constant else {})

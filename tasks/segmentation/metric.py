@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from tasks.item import Piece
 from tasks.output import Metric
+from tasks.segmentation.boundary_scores import BoundaryScores
 from tasks.segmentation.items import SceneItem
 from utils.logging import VerbosityLogger
 from utils.metrics import IGNORE_INDEX, ConfusionMatrix, ScoreHistogram
@@ -29,6 +30,8 @@ class SegmentationMetric(Metric):
     ----------
     classes : sequence of str
         Class names.
+    boundary_width : float, optional
+        Also score edges, as `BoundaryScores` does.
 
     Examples
     --------
@@ -45,8 +48,9 @@ class SegmentationMetric(Metric):
     0.3333333333333333
     """
 
-    def __init__(self, classes: Sequence[str]):
+    def __init__(self, classes: Sequence[str], boundary_width: float | None = None):
         self.classes = list(classes)
+        self.boundaries = BoundaryScores(len(self.classes), boundary_width) if boundary_width is not None else None
         self.scenes: dict[str, ConfusionMatrix] = {}
         self.histogram = ScoreHistogram() if len(self.classes) == 2 else None
         self.confidence = np.zeros(
@@ -60,6 +64,8 @@ class SegmentationMetric(Metric):
         scene = piece.item.scene_id if isinstance(piece.item, SceneItem) else piece.item.id
         matrix = self.scenes.setdefault(scene, ConfusionMatrix(len(self.classes)))
         matrix.update(piece.arrays["classes"], truth)
+        if self.boundaries is not None:
+            self.boundaries.update(piece, truth)
         if self.histogram is not None:
             self.histogram.update(piece.arrays["foreground"], truth)
         if "confidence" in piece.arrays:
@@ -70,7 +76,8 @@ class SegmentationMetric(Metric):
     def state(self) -> dict[str, Any]:
         scenes = {scene: matrix.state for scene, matrix in self.scenes.items()}
         histogram = None if self.histogram is None else self.histogram.state
-        return {"scenes": scenes, "histogram": histogram, "confidence": self.confidence}
+        boundaries = None if self.boundaries is None else self.boundaries.counts
+        return {"scenes": scenes, "histogram": histogram, "confidence": self.confidence, "boundaries": boundaries}
 
     @override
     def merge(self, state: dict[str, Any]) -> None:
@@ -79,6 +86,8 @@ class SegmentationMetric(Metric):
         if self.histogram is not None and state["histogram"] is not None:
             self.histogram.state += torch.as_tensor(state["histogram"])
         self.confidence += np.asarray(state["confidence"])
+        if self.boundaries is not None:
+            self.boundaries.merge(state["boundaries"])
 
     def _total(self) -> ConfusionMatrix:
         """The counts of all scenes.
@@ -107,6 +116,11 @@ class SegmentationMetric(Metric):
         total = self._total()
         scores = named_scores(total, self.classes)
         scores["mean_confidence"] = float(self.confidence[0] * CONFIDENCE_STEP / max(self.confidence[1], 1))
+        if self.boundaries is not None:
+            values = self.boundaries.compute()
+            scores["mbIoU"] = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+            for name, value in zip(self.classes, values.tolist(), strict=True):
+                scores["per_class"][name]["bIoU"] = value
         scores["confusion"] = total.state.tolist()
         scores["per_scene"] = {scene: named_scores(self.scenes[scene], self.classes) for scene in sorted(self.scenes)}
         if self.histogram is not None:
@@ -151,6 +165,11 @@ def report_scores(metrics: dict[str, Any], classes: Sequence[str], folder: Path,
     }
     for line in class_table(metrics | columns, list(classes)).splitlines():
         log.info(line)
+    if "mbIoU" in metrics:
+        edges = [metrics["per_class"][name]["bIoU"] for name in classes]
+        rows = [*zip(classes, edges, strict=True), ("mean", metrics["mbIoU"])]
+        for line in format_table(["Class", "Boundary IoU"], rows, "<>").splitlines():
+            log.info(line)
     scenes = metrics["per_scene"]
     if 1 < len(scenes) <= SCENES_SHOWN:
         for line in scene_table(scenes, classes).splitlines():

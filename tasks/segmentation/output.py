@@ -71,6 +71,15 @@ class SegmentationOutput(Output):
         return SegmentationMetric(self.classes)
 
     @override
+    def evaluation_metric(self) -> Metric:
+        return SegmentationMetric(self.classes, self.settings.evaluate.boundary_width)
+
+    @override
+    def extra_metrics_key(self) -> dict[str, Any]:
+        width = self.settings.evaluate.boundary_width
+        return {} if width is None else {"boundary_width": width}
+
+    @override
     def baseline(self) -> ColourBaseline:
         return ClassColours(len(self.classes))
 

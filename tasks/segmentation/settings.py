@@ -16,7 +16,6 @@ from config import (
     GeometricAugmentationsConfig,
     InferenceConfig,
     Interval,
-    LabelledEvaluateConfig,
     ModelConfig,
     Multiple,
     NonNegative,
@@ -33,6 +32,7 @@ from config import (
     TrainConfig,
 )
 from models import HeadName
+from tasks.segmentation.evaluate_settings import SegmentationEvaluate
 
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 
@@ -195,7 +195,7 @@ class SegmentationSettings(TaskConfig):
     model: SegmentationModel = SegmentationModel()
     prepare: SegmentationPrepare = SegmentationPrepare()
     train: SegmentationTrain = SegmentationTrain()
-    evaluate: LabelledEvaluateConfig = LabelledEvaluateConfig()
+    evaluate: SegmentationEvaluate = SegmentationEvaluate()
     inference: SegmentationInference = SegmentationInference()
 
     @override

@@ -174,6 +174,7 @@ SEGMENTATION: dict[str, Probe] = {
     "train.crop_size": Probe(looks.learnt_anew, "16", ("train.features=online",)),
     "train.val_overlap": Probe(looks.scored, "0.75"),
     "evaluate.inputs": Probe(looks.scored, OTHER_PICTURE, ("evaluate.labels={data}/labels",)),
+    "evaluate.boundary_width": Probe(looks.scored, "0.02"),
     "evaluate.labels": Probe(looks.scored, "{data}/labels", (f"evaluate.inputs={OTHER_PICTURE}",)),
     "inference.input_tif": Probe(looks.predicted, OTHER_PICTURE, ("inference={checkpoint: '{model}'}",)),
     "inference.inputs": Probe(looks.predicted, OTHER_PICTURE),
