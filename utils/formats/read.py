@@ -98,7 +98,7 @@ def read_annotations(
         raise DataError(f"{path}: labels of format {found} are boxes without keypoints; name labels of keypoints")
     with file_errors(source, f"cannot be read as labels of format {found}"):
         if found == "labelme":
-            sets = read_labelme(source, root, keypoint_names)
+            sets = read_labelme(source, root, keypoint_names, need_keypoints)
         elif found == "deeplabcut":
             sets = read_deeplabcut(source, root)
         elif found == "vector":

@@ -328,6 +328,21 @@ def _shown(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
+def in_drawing_order(picture: AnnotatedPicture) -> tuple[Instance, ...]:
+    """The instances of a picture in the order in which they lie on each other, for formats that know no other order.
+
+    Examples
+    --------
+    >>> under, over = Instance("road", z_order=-1), Instance("car", z_order=2)
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (over, Instance("tree"), under))
+    >>> [instance.category for instance in in_drawing_order(picture)]
+    ['road', 'tree', 'car']
+    """
+    return tuple(sorted(picture.instances, key=lambda instance: instance.z_order))
+
+
+Z_ORDER_LOST = "z_order (written as the order of the objects)"
+
 HAS_FIELD: dict[str, Callable[[Instance], bool]] = {
     "boxes": lambda i: i.box_xyxy is not None,
     "polygons": lambda i: bool(i.polygons),

@@ -10,13 +10,26 @@ import numpy as np
 
 from utils.formats import specs
 from utils.formats.coco.annotations import OWN_KEYS, PICTURE_KEYS
+from utils.formats.extents import extent_of
+from utils.formats.mask_outlines import mask_of_instance
 from utils.formats.pictures import new_names
-from utils.formats.sets import FACTS, HAS_FIELD, list_lost, place_pictures, shared_skeletons, to_json
+from utils.formats.run_lengths import area_of_mask
+from utils.formats.sets import (
+    FACTS,
+    HAS_FIELD,
+    Z_ORDER_LOST,
+    in_drawing_order,
+    list_lost,
+    place_pictures,
+    shared_skeletons,
+    to_json,
+)
 from utils.formats.types import (
     AnnotatedPicture,
     AnnotationSet,
     Instance,
     Skeleton,
+    encode_mask,
     polygon_area,
 )
 from utils.geometry.crops import tight_box
@@ -32,9 +45,11 @@ def write_coco(
 ) -> list[Path]:
     """Write a COCO data set.
 
-    Where an instance lacks a box or an area, which other programs need, they are derived from its outline or its
-    keypoints; the key "dinolith" of the annotation says so, and reading it drops them again. Pictures are given a
-    second name (a hard link) where the system allows it, else copied; none is encoded anew.
+    Where an instance lacks a box or an area, which other programs need, they are derived from its outline, mask or
+    keypoints; the key "dinolith" of the annotation says so, and reading it drops them again. An outline with holes, or
+    beside a mask, is written as a mask. Of lines the box around them is written; objects stand in the order of their
+    `z_order`. Pictures are given a second name (a hard link) where the system allows it, else copied; none is encoded
+    anew.
 
     Parameters
     ----------
@@ -124,15 +139,17 @@ def coco_content(
     category_ids = {name: index for index, name in enumerate(skeletons, start=1)}
     image_ids = _choose_ids([picture.extra.get("image_id") for picture in annotations.pictures])
     instances = [
-        (id, i) for id, picture in zip(image_ids, annotations.pictures, strict=True) for i in picture.instances
+        (id, picture, i)
+        for id, picture in zip(image_ids, annotations.pictures, strict=True)
+        for i in in_drawing_order(picture)
     ]
-    annotation_ids = _choose_ids([instance.group for _, instance in instances])
+    annotation_ids = _choose_ids([instance.group for *_, instance in instances])
     annotation = _annotation if mode == "keypoints" else _outline_annotation
     return {
         "images": [_image(p, id, file) for p, id, file in zip(annotations.pictures, image_ids, files, strict=True)],
         "annotations": [
-            {"id": id, "image_id": image, "category_id": category_ids[i.category], **annotation(i, id)}
-            for id, (image, i) in zip(annotation_ids, instances, strict=True)
+            {"id": id, "image_id": image, "category_id": category_ids[i.category], **annotation(i, id, picture)}
+            for id, (image, picture, i) in zip(annotation_ids, instances, strict=True)
         ],
         "categories": [_category(id, name, skeletons[name], mode) for name, id in category_ids.items()],
     }
@@ -180,16 +197,17 @@ def _category(id: int, name: str, skeleton: Skeleton, mode: str) -> dict[str, An
     return entry
 
 
-def _annotation(instance: Instance, id: int) -> dict[str, Any]:
-    """Fields of an annotation with keypoints.
+def _annotation(instance: Instance, id: int, picture: AnnotatedPicture) -> dict[str, Any]:
+    """Fields of an annotation with keypoints, of an instance of a picture.
 
     Examples
     --------
     >>> from utils.formats.types import keypoints_array
-    >>> _annotation(Instance("mouse", keypoints_array([[1, 2], [0, 0]], [2, 0]), group=3), 3)["keypoints"]
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), ())
+    >>> _annotation(Instance("mouse", keypoints_array([[1, 2], [0, 0]], [2, 0]), group=3), 3, picture)["keypoints"]
     [1.0, 2.0, 2, 0, 0, 0]
     """
-    fields = _shared_fields(instance)
+    fields = _shared_fields(instance, picture)
     if len(instance.keypoints):
         rows = [[x, y, int(v)] if v > 0 else [0, 0, 0] for x, y, v in instance.keypoints.tolist()]
         seen = int((instance.keypoints[:, 2] > 0).sum())
@@ -203,16 +221,16 @@ def _annotation(instance: Instance, id: int) -> dict[str, Any]:
     return fields | ({FACTS: facts} if facts["derived"] or "group" in facts else {})
 
 
-def _outline_annotation(instance: Instance, id: int) -> dict[str, Any]:
-    """Fields of an annotation without keypoints, with a box as outline where there is none.
+def _outline_annotation(instance: Instance, id: int, picture: AnnotatedPicture) -> dict[str, Any]:
+    """Fields of an annotation without keypoints, of an instance of a picture; a box is its outline if it has no other.
 
     Examples
     --------
-    >>> from utils.formats.types import missing_keypoints
-    >>> _outline_annotation(Instance("mouse", missing_keypoints(1), np.array([0.0, 1, 4, 6])), 1)["segmentation"]
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), ())
+    >>> _outline_annotation(Instance("mouse", box_xyxy=np.array([0.0, 1, 4, 6])), 1, picture)["segmentation"]
     [[0.0, 1.0, 4.0, 1.0, 4.0, 6.0, 0.0, 6.0]]
     """
-    fields = _shared_fields(instance)
+    fields = _shared_fields(instance, picture)
     del fields["derived"]
     if not fields["segmentation"] and instance.box_xyxy is not None:
         x1, y1, x2, y2 = instance.box_xyxy.tolist()
@@ -220,27 +238,29 @@ def _outline_annotation(instance: Instance, id: int) -> dict[str, Any]:
     return fields
 
 
-def _shared_fields(instance: Instance) -> dict[str, Any]:
+def _shared_fields(instance: Instance, picture: AnnotatedPicture) -> dict[str, Any]:
     """Fields of an annotation in both modes, and under `derived` which of them the instance does not state.
 
     Examples
     --------
     >>> from utils.formats.types import keypoints_array
-    >>> fields = _shared_fields(Instance("mouse", keypoints_array([[1, 2], [4, 3]], [2, 2])))
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), ())
+    >>> fields = _shared_fields(Instance("mouse", keypoints_array([[1, 2], [4, 3]], [2, 2])), picture)
     >>> fields["bbox"], fields["area"], fields["derived"]
     ([1.0, 2.0, 3.0, 1.0], 3.0, ['bbox', 'area'])
     """
-    derived = []
-    box = instance.box_xyxy
+    mask = _written_mask(instance, picture)
+    box = extent_of(instance)
+    derived = ["bbox"] if instance.box_xyxy is None and not instance.lines else []  # of lines it is all that is left
     if box is None:
-        derived.append("bbox")
-        points = np.concatenate(instance.polygons) if instance.polygons else instance.keypoints
-        box = tight_box(points)
+        box = tight_box(instance.keypoints)
     x1, y1, x2, y2 = (0.0, 0.0, 0.0, 0.0) if box is None else box.tolist()
     area = instance.area
     if area is None:
         derived.append("area")
-        area = polygon_area(instance.polygons) if instance.polygons else (x2 - x1) * (y2 - y1)
+        area = (x2 - x1) * (y2 - y1)
+        if mask is not None or instance.polygons:
+            area = polygon_area(instance.polygons) if mask is None else area_of_mask(mask)
     polygons = [polygon.ravel().tolist() for polygon in instance.polygons]
     stated = {"track_id": instance.track_id, "score": instance.score, "attributes": instance.tags or None}
     return {
@@ -248,10 +268,25 @@ def _shared_fields(instance: Instance) -> dict[str, Any]:
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": area,
         "iscrowd": int(instance.is_crowd),
-        "segmentation": polygons or instance.mask or [],
+        "segmentation": polygons if mask is None else mask,
         **{key: value for key, value in stated.items() if value is not None},
         "derived": derived,
     }
+
+
+def _written_mask(instance: Instance, picture: AnnotatedPicture) -> dict | None:
+    """The mask in place of outlines, where an instance has one or its outlines have holes; else None.
+
+    Examples
+    --------
+    >>> square, hole = (np.array([[a, a], [b, a], [b, b], [a, b]], float) for a, b in ((0, 3), (1, 2)))
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (3, 4), ())
+    >>> _written_mask(Instance("ring", polygons=(square,), holes=(hole,)), picture)
+    {'size': [3, 4], 'counts': [0, 4, 1, 4, 3]}
+    """
+    if not instance.holes and not (instance.mask and instance.polygons):
+        return instance.mask
+    return encode_mask(mask_of_instance(instance, picture.size or picture_size(picture.path)))
 
 
 def unsupported(annotations: AnnotationSet, mode: str = "keypoints") -> list[str]:
@@ -280,8 +315,10 @@ def unsupported(annotations: AnnotationSet, mode: str = "keypoints") -> list[str
     """
     tests: dict[str, Callable[[Instance], bool]] = {
         "extra facts that have the name of a field of COCO": lambda i: bool(i.extra.keys() & OWN_KEYS),
-        "masks beside polygons": lambda i: bool(i.mask and i.polygons),
+        "outlines with holes or beside a mask (written as masks)": lambda i: bool(i.holes or (i.mask and i.polygons)),
+        "lines (the box around them is written)": lambda i: bool(i.lines),
+        Z_ORDER_LOST: lambda i: i.z_order != 0,
     }
-    kept = HAS_FIELD.keys() - {"holes", "lines", "z_order"} - ({"keypoints"} if mode == "segmentation" else set())
+    kept = HAS_FIELD.keys() - ({"keypoints"} if mode == "segmentation" else set())
     facts = {key for picture in annotations.pictures for key in picture.extra} - {"id", "file_name", "width", "height"}
     return list_lost(annotations, kept, tests, facts | {"tags"})

@@ -10,9 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from utils.formats.labelme.shapes import Shape, decode_mask, parse_shape, polygon_of, score_of, tags_of, visibility_of
+from utils.formats.labelme.shapes import (
+    RINGS,
+    Shape,
+    decode_mask,
+    parse_shape,
+    polygon_of,
+    score_of,
+    tags_of,
+    visibility_of,
+)
 from utils.formats.predictions import read_score
-from utils.formats.run_lengths import read_counts
+from utils.formats.run_lengths import area_of_mask, box_of_mask, read_counts
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, encode_mask, keypoints_array, polygon_area
 from utils.geometry.crops import tight_box
@@ -30,6 +39,10 @@ class ShapeReader:
     any_category : bool
         Whether the labels of boxes and outlines name the categories; else only those of `skeletons` exist. All
         categories have the one skeleton then, which stands under `ANY_CATEGORY`.
+    need_keypoints : bool
+        Whether the shapes are animals with keypoints: an outline with a keypoint's name is then a mark around it, lines
+        are left out with a note, and a rectangle beside an outline is the animal's box. Else all of these are areas and
+        lines of the object.
 
     Examples
     --------
@@ -40,9 +53,10 @@ class ShapeReader:
     ([[3.0, 4.0, 2.0], [nan, nan, 0.0]], 7, [])
     """
 
-    def __init__(self, skeletons: Mapping[str, Skeleton], any_category: bool):
+    def __init__(self, skeletons: Mapping[str, Skeleton], any_category: bool, need_keypoints: bool = True):
         self.skeletons = skeletons
         self.any_category = any_category
+        self.need_keypoints = need_keypoints
         self.names = {name for skeleton in skeletons.values() for name in skeleton.names}
 
     def read(self, entries: Sequence[Any], size: tuple[int, int]) -> tuple[list[Instance], list[Problem]]:
@@ -58,7 +72,7 @@ class ShapeReader:
         Returns
         -------
         list of Instance
-            Those with a group_id by its first appearance, then those without.
+            In the order of their first shapes.
         list of Problem
             What was skipped or doubtful; the place is within the file.
 
@@ -77,13 +91,27 @@ class ShapeReader:
             except ValueError as error:
                 problems.append(Problem(f"shape {index}", str(error), "mend or remove the shape", lost=True))
                 continue
-            # An outline with a keypoint's name is only drawn around it, as some tools show predictions.
-            is_drawn = shape.kind in ("polygon", "circle") and shape.label not in self.skeletons
-            if not (is_drawn and {shape.label, str(keys["label"])} & self.names):
+            if self.need_keypoints and shape.is_line:
+                what = f"the {shape.kind} {shape.label!r} is neither keypoint, box nor outline; it is left out"
+                problems.append(Problem(f"shape {index}", what, blocks=False))
+            elif not self._is_mark(shape):
                 shapes.append(shape)
-        groups = self._group(shapes, problems)
+        groups = sorted(self._group(shapes, problems), key=lambda group: group[0].index)
         found = [self._build(group, size, problems) for group in groups]
         return [instance for instance in found if instance is not None], problems
+
+    def _is_mark(self, shape: Shape) -> bool:
+        """Whether an outline is only drawn around the keypoint whose name it has, as some tools show predictions.
+
+        Examples
+        --------
+        >>> circle = Shape(1, "nose", "circle", np.zeros((2, 2)), None, {"label": "nose"})
+        >>> [ShapeReader({"mouse": Skeleton(("nose",))}, True, needs)._is_mark(circle) for needs in (True, False)]
+        [True, False]
+        """
+        if not self.need_keypoints or shape.kind not in RINGS or shape.label in self.skeletons:
+            return False
+        return bool({shape.label, str(shape.keys["label"])} & self.names)
 
     def _check(self, shape: Shape) -> None:
         """Refuse a point that is no keypoint, and a visibility or a score that is none.
@@ -131,12 +159,15 @@ class ShapeReader:
         points = [shape for shape in loose if shape.is_point]
         if not points:
             return [*groups, *([shape] for shape in loose)]
-        labels = [(shape.is_point, shape.label) for shape in loose if shape.kind in ("point", "polygon", "circle")]
+        groups += [[shape] for shape in loose if shape.is_line]
+        loose = [shape for shape in loose if not shape.is_line]
+        labels = [(shape.is_point, shape.label) for shape in loose if shape.is_point or shape.kind in RINGS]
         if len(set(labels)) == len(labels) and sum(shape.kind in ("rectangle", "mask") for shape in loose) <= 1:
             return [*groups, loose]  # no duplicate keypoint or outline, and there is one box at most
         where = f"shapes {', '.join(str(shape.index) for shape in points)}"
         what = "points of several objects without group_id; which belong together is not known"
-        problems.append(Problem(where, what, "give the shapes of each object a group_id of their own", lost=True))
+        cure, needed = "give the shapes of each object a group_id of their own", self.need_keypoints
+        problems.append(Problem(where, what, cure, lost=needed, blocks=needed))
         return [*groups, *([shape] for shape in loose if not shape.is_point)]
 
     def _build(self, shapes: Sequence[Shape], size: tuple[int, int], problems: list[Problem]) -> Instance | None:
@@ -162,13 +193,18 @@ class ShapeReader:
             return None
         skeleton = self.skeletons[ANY_CATEGORY if self.any_category else category]
         keypoints, scores = _place_keypoints(shapes, skeleton, problems)
-        polygons = tuple(polygon_of(shape) for shape in outlines if shape.kind in ("polygon", "circle"))
+        mask, unread = _mask_of(outlines, size, problems)
+        areas = [shape for shape in outlines if not shape.is_line]
+        is_one = self.need_keypoints or len(outlines) < len(shapes)  # an animal with its box, not parts of an object
+        kinds = RINGS if is_one or len(areas) == 1 else (*RINGS, "rectangle")
+        boxes = [shape for shape in areas if shape.kind == "rectangle" and "rectangle" not in kinds]
         instance = Instance(
             category=category,
             keypoints=keypoints,
-            box_xyxy=_box_of(outlines, problems),
-            polygons=polygons,
-            mask=_mask_of(outlines, size, problems),
+            box_xyxy=_box_of([*boxes, *unread], problems),
+            polygons=tuple(polygon_of(shape) for shape in areas if shape.kind in kinds),
+            lines=tuple(shape.points for shape in outlines if shape.is_line),
+            mask=mask,
             group=shapes[0].group,
             score=next((score for shape in outlines if (score := score_of(shape)) is not None), None),
             keypoint_scores=scores,
@@ -193,7 +229,8 @@ class ShapeReader:
         ('mouse', None)
         """
         outlines = sorted(
-            (shape for shape in shapes if not shape.is_point), key=lambda shape: shape.kind != "rectangle"
+            (shape for shape in shapes if not shape.is_point),
+            key=lambda shape: (shape.is_line, shape.kind != "rectangle"),
         )
         labels = [str(facts["category"])] if "category" in facts else [shape.label for shape in outlines]
         if self.any_category:
@@ -261,26 +298,28 @@ def _place_keypoints(
     return keypoints_array(points, seen), None if np.isnan(scores).all() else scores
 
 
-def _box_of(outlines: Sequence[Shape], problems: list[Problem]) -> np.ndarray | None:
-    """Box (4,), as x1, y1, x2, y2, that rectangles state, or a mask's.
+def _box_of(boxes: Sequence[Shape], problems: list[Problem]) -> np.ndarray | None:
+    """Box (4,), as x1, y1, x2, y2, that rectangles state, or mask shapes, whose last pixel is inside.
 
     Examples
     --------
     >>> corners = np.array([[8.0, 2], [3, 7]])
-    >>> _box_of([Shape(1, "mouse", "rectangle", corners, None, {})], []).tolist()
-    [3.0, 2.0, 8.0, 7.0]
+    >>> [_box_of([Shape(1, "mouse", kind, corners, None, {})], []).tolist() for kind in ("rectangle", "mask")]
+    [[3.0, 2.0, 8.0, 7.0], [3.0, 2.0, 9.0, 8.0]]
     """
-    boxes = [shape for shape in outlines if shape.kind in ("rectangle", "mask")]
     if not boxes:
         return None
     if len(boxes) > 1:
         where = f"shapes {', '.join(str(shape.index) for shape in boxes)}"
         problems.append(Problem(where, "several boxes of one instance; the box around all is taken", "keep one"))
-    return tight_box(np.concatenate([shape.points for shape in boxes]))
+    ends = [shape.points.max(axis=0) + (shape.kind == "mask") for shape in boxes]
+    return tight_box(np.concatenate([*(shape.points for shape in boxes), np.array(ends)]))
 
 
-def _mask_of(outlines: Sequence[Shape], size: tuple[int, int], problems: list[Problem]) -> dict[str, Any] | None:
-    """Run lengths, as COCO has them, of all that mask shapes cover; None without a mask that can be read.
+def _mask_of(
+    outlines: Sequence[Shape], size: tuple[int, int], problems: list[Problem]
+) -> tuple[dict[str, Any] | None, list[Shape]]:
+    """Run lengths, as COCO has them, of all that mask shapes cover, or None; and the mask shapes that cannot be read.
 
     Examples
     --------
@@ -288,19 +327,30 @@ def _mask_of(outlines: Sequence[Shape], size: tuple[int, int], problems: list[Pr
     >>> png = base64.b64encode(cv2.imencode(".png", np.ones((2, 3), np.uint8))[1]).decode()
     >>> mask = Shape(1, "mouse", "mask", np.array([[1.0, 2], [3, 3]]), None, {"mask": png})
     >>> _mask_of([mask], (4, 6), [])
-    {'size': [4, 6], 'counts': [6, 2, 2, 2, 2, 2, 8]}
+    ({'size': [4, 6], 'counts': [6, 2, 2, 2, 2, 2, 8]}, [])
     """
-    covered = np.zeros(size, bool)
-    for shape in (shape for shape in outlines if shape.kind == "mask"):
+    shapes = [shape for shape in outlines if shape.kind == "mask"]
+    if not shapes:
+        return None, []
+    covered, unread = np.zeros(size, bool), []
+    for shape in shapes:
         try:
-            (x, y), pixels = np.round(shape.points.min(axis=0)).astype(int), decode_mask(shape)
-            place = covered[max(y, 0) : y + pixels.shape[0], max(x, 0) : x + pixels.shape[1]]
-            if place.shape != pixels.shape:
-                raise ValueError("its mask reaches beyond the picture")
-            place |= pixels
+            pixels = decode_mask(shape, size)
         except ValueError as error:
-            problems.append(Problem(f"shape {shape.index}", f"{error}; only the box is read", "draw it again"))
-    return encode_mask(covered) if covered.any() else None
+            what = f"{error}; only the box is read"
+            problems.append(Problem(f"shape {shape.index}", what, "draw it again", lost=True))
+            unread.append(shape)
+            continue
+        x, y = (int(start) for start in np.round(np.clip(shape.points.min(axis=0), -(2**30), 2**30)))
+        rows, columns = slice(max(y, 0), max(y + pixels.shape[0], 0)), slice(max(x, 0), max(x + pixels.shape[1], 0))
+        place = covered[rows, columns]
+        top, left = rows.start - y, columns.start - x
+        shown = pixels[top : top + place.shape[0], left : left + place.shape[1]]
+        if shown.shape != pixels.shape:
+            what = "its mask reaches beyond the picture; it is cut at the edge"
+            problems.append(Problem(f"shape {shape.index}", what, "look at it, and draw it again", blocks=False))
+        place |= shown
+    return encode_mask(covered) if covered.any() else None, unread
 
 
 def outline_print(instance: Instance) -> list[float] | None:
@@ -312,13 +362,17 @@ def outline_print(instance: Instance) -> list[float] | None:
     >>> outline_print(Instance("mouse", keypoints_array([[1, 1]], [2]), polygons=(triangle,)))
     [0.0, 0.0, 4.0, 3.0, 6.0]
     """
-    if instance.polygons:
-        corners = np.concatenate(instance.polygons)
-    elif instance.box_xyxy is not None:
-        corners = instance.box_xyxy.reshape(2, 2)
-    else:
+    corners, area = [*instance.polygons, *instance.lines], polygon_area(instance.polygons)
+    box = None if instance.mask is None else box_of_mask(instance.mask)
+    if instance.mask is not None and box is not None:
+        corners.append(box.reshape(2, 2))
+        area += area_of_mask(instance.mask)
+    if not corners and instance.box_xyxy is not None:
+        corners = [instance.box_xyxy.reshape(2, 2)]
+    if not corners:
         return None
-    return [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist(), polygon_area(instance.polygons)]
+    drawn = np.concatenate(corners)
+    return [*drawn.min(axis=0).tolist(), *drawn.max(axis=0).tolist(), area]
 
 
 def _facts_of(shapes: Sequence[Shape], problems: list[Problem]) -> Mapping[str, Any]:

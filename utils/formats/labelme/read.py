@@ -27,7 +27,10 @@ BESIDE = "put the picture beside it, or set paths.data_root to a folder that hol
 
 
 def read_labelme(
-    path: str | Path, root: str | Path | None = None, keypoint_names: Sequence[str] | None = None
+    path: str | Path,
+    root: str | Path | None = None,
+    keypoint_names: Sequence[str] | None = None,
+    need_keypoints: bool = True,
 ) -> dict[str, AnnotationSet]:
     r"""Read a LabelMe data set.
 
@@ -49,6 +52,9 @@ def read_labelme(
         Data root, which no imagePath may leave: by default the specification's, the folder, or the file's folder.
     keypoint_names : sequence of str, optional
         In place of collected ones.
+    need_keypoints : bool
+        Whether the shapes are animals with keypoints, or objects with boxes, outlines, lines and masks: see
+        `ShapeReader`.
 
     Returns
     -------
@@ -86,7 +92,7 @@ def read_labelme(
         raise DataError(
             f"{path}: none of the {sum(map(len, files.values()))} files has a picture; first: {problems[0]}"
         )
-    reader = _build_reader(path, spec, files, keypoint_names)
+    reader = _build_reader(path, spec, files, keypoint_names, need_keypoints)
     ids = picture_ids((file.picture for part in files.values() for file in part if file.picture), base)
     sets = {split: AnnotationSet([], {}, []) for split in files}
     for split, part in files.items():
@@ -182,7 +188,11 @@ or set paths.data_root to a folder that holds both"
 
 
 def _build_reader(
-    path: Path, spec: specs.Spec | None, files: Mapping[str, Sequence[_File]], keypoint_names: Sequence[str] | None
+    path: Path,
+    spec: specs.Spec | None,
+    files: Mapping[str, Sequence[_File]],
+    keypoint_names: Sequence[str] | None,
+    need_keypoints: bool = True,
 ) -> ShapeReader:
     """The reader for the categories and keypoints of the specification, or else of the files in order of appearance.
 
@@ -213,8 +223,9 @@ def _build_reader(
             raise DataError(f"{path}: {what}; name them in keypoint_names")
         names = {category: collected for category in categories}
     if spec:
-        return ShapeReader(specs.build_skeletons(spec, names), declared is None)
-    return ShapeReader({category: build_skeleton(str(path), labels) for category, labels in names.items()}, True)
+        return ShapeReader(specs.build_skeletons(spec, names), declared is None, need_keypoints)
+    skeletons = {category: build_skeleton(str(path), labels) for category, labels in names.items()}
+    return ShapeReader(skeletons, True, need_keypoints)
 
 
 def _fill(annotations: AnnotationSet, files: Sequence[_File], ids: Mapping[Path, str], reader: ShapeReader) -> None:

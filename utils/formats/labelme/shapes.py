@@ -10,13 +10,17 @@ from typing import Any
 import cv2
 import numpy as np
 
+from utils.errors import DataError
 from utils.formats.names import read_name
 from utils.formats.predictions import described_score, read_score, score_key
 from utils.formats.types import MISSING, OCCLUDED, VISIBLE
 from utils.formats.values import read_flag, read_number
 from utils.media.decoding import decode
+from utils.media.picture_sizes import picture_size
 
-OUTLINES = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}  # with the least number of points
+RINGS = {"polygon": 3, "circle": 2, "oriented_rectangle": 4}  # with the least number of points
+OUTLINES = {**RINGS, "rectangle": 2, "mask": 2}
+LINES = {"line": 2, "linestrip": 2}
 VISIBILITY_FLAGS = ("kp_visibility", "visibility", "kp_visible")
 _CIRCLE_CORNERS = 64
 
@@ -62,6 +66,17 @@ class Shape:
         """
         return self.kind == "point"
 
+    @property
+    def is_line(self) -> bool:
+        """Whether it is an open line.
+
+        Examples
+        --------
+        >>> Shape(1, "road", "linestrip", np.zeros((3, 2)), None, {}).is_line
+        True
+        """
+        return self.kind in LINES
+
 
 def parse_shape(index: int, keys: Any) -> Shape:
     """Check one entry of `shapes`.
@@ -85,13 +100,13 @@ def parse_shape(index: int, keys: Any) -> Shape:
     except ValueError as error:
         raise ValueError(f"label of a class or keypoint: {error}") from None
     kind, group = str(keys.get("shape_type") or "polygon"), keys.get("group_id")
-    if kind != "point" and kind not in OUTLINES:
-        known = ", ".join(("point", *OUTLINES))
-        raise ValueError(f"a shape of type {kind!r} is neither point nor outline; known: {known}")
+    if kind != "point" and kind not in OUTLINES and kind not in LINES:
+        known = ", ".join(("point", *OUTLINES, *LINES))
+        raise ValueError(f"a shape of type {kind!r} is neither point, outline nor line; known: {known}")
     if group is not None and not _is_whole(group):
         raise ValueError(f"expected a whole number as group_id, got {group!r}")
     points = _read_points(keys.get("points"))
-    least = OUTLINES.get(kind, 1)
+    least = {**OUTLINES, **LINES}.get(kind, 1)
     if len(points) < least:
         raise ValueError(f"a {kind} needs {least} points, got {len(points)}")
     label = str(keys["label"]) if kind == "point" else label  # a point's is doubted beside the others, if it has blanks
@@ -129,10 +144,12 @@ def _read_points(value: Any) -> np.ndarray:
     ValueError: expected points as pairs of finite numbers, got [[1000...
     """
     try:
-        points = np.array(
-            [[read_number(number) if isinstance(number, str) else number for number in pair] for pair in value],
-            np.float64,
-        )
+        points = np.array(value)
+        if points.dtype.kind not in "iuf":  # text, or something that is no number
+            points = np.array(
+                [[read_number(number) if isinstance(number, str) else number for number in pair] for pair in value]
+            )
+        points = points.astype(np.float64)
     except (TypeError, ValueError, OverflowError):  # the last: a whole number that no float can hold
         points = np.empty(0)
     if points.ndim != 2 or points.shape[1:] != (2,) or not np.isfinite(points).all():
@@ -171,26 +188,37 @@ def visibility_of(keys: Mapping[str, Any]) -> int:
     return int(stated)
 
 
-def decode_mask(shape: Shape) -> np.ndarray:
+def decode_mask(shape: Shape, size: tuple[int, int]) -> np.ndarray:
     """Pixels, bool of shape (H, W), of a mask shape from its first point on: a PNG in base64.
+
+    Parameters
+    ----------
+    shape : Shape
+        Its corners are those of its first and of its last pixel, which is inside.
+    size : (int, int)
+        Height and width of its picture.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If it is none, or larger than its picture.
 
     Examples
     --------
-    >>> decode_mask(Shape(1, "mouse", "mask", np.zeros((2, 2)), None, {"mask": "iVBOR"}))
+    >>> decode_mask(Shape(1, "mouse", "mask", np.zeros((2, 2)), None, {"mask": "iVBOR"}), (4, 6))
     Traceback (most recent call last):
         ...
     ValueError: expected a mask as PNG in base64, got 'iVBOR'
     """
     text = shape.keys.get("mask")
     try:
-        pixels = decode(base64.b64decode(text or "", validate=True), cv2.IMREAD_GRAYSCALE)
-    except (TypeError, ValueError):
-        pixels = None
+        data = base64.b64decode(text or "", validate=True)
+        sides = picture_size(data)
+        pixels = decode(data, cv2.IMREAD_GRAYSCALE) if sides[0] <= size[0] and sides[1] <= size[1] else None
+    except (TypeError, ValueError, DataError):
+        pixels, sides = None, (0, 0)
+    if pixels is None and max(sides) > 0 and (sides[0] > size[0] or sides[1] > size[1]):
+        raise ValueError(f"a mask of {sides[0]} x {sides[1]} pixels in a picture of {size[0]} x {size[1]}")
     if pixels is None:
         raise ValueError(f"expected a mask as PNG in base64, got {str(text)[:60]!r}")
     return pixels > 0
@@ -232,7 +260,7 @@ def tags_of(shapes: Sequence[Shape]) -> dict[str, Any]:
 
 
 def polygon_of(shape: Shape) -> np.ndarray:
-    """Corners (N, 2) of a polygon, or of a circle given by its centre and a point on it.
+    """Corners (N, 2) of a polygon, a rectangle by two of its corners, or a circle by its centre and a point on it.
 
     Examples
     --------
@@ -241,6 +269,9 @@ def polygon_of(shape: Shape) -> np.ndarray:
     >>> len(polygon), polygon.min(axis=0).tolist(), polygon.max(axis=0).tolist()
     (64, [0.0, 0.0], [10.0, 10.0])
     """
+    if shape.kind == "rectangle":
+        (x1, y1), (x2, y2) = shape.points.min(axis=0), shape.points.max(axis=0)
+        return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
     if shape.kind != "circle":
         return shape.points
     centre, radius = shape.points[0], np.linalg.norm(shape.points[1] - shape.points[0])

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import base64
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from utils.formats import specs
+from utils.formats.extents import extent_of
 from utils.formats.labelme.instances import outline_print
+from utils.formats.mask_outlines import mask_of_instance
 from utils.formats.pictures import new_names
-from utils.formats.sets import FACTS, HAS_FIELD, list_lost, place_pictures, shared_skeletons, to_json
+from utils.formats.run_lengths import box_of_mask, decode_runs
+from utils.formats.sets import (
+    FACTS,
+    HAS_FIELD,
+    Z_ORDER_LOST,
+    in_drawing_order,
+    list_lost,
+    place_pictures,
+    shared_skeletons,
+    to_json,
+)
 from utils.formats.types import (
     OCCLUDED,
     AnnotatedPicture,
     AnnotationSet,
     Instance,
+    encode_mask,
 )
 from utils.media.picture_sizes import picture_size
 from utils.runtime.files import write_bytes
@@ -28,11 +44,12 @@ VERSION = "5.5.0"  # of the file layout; LabelMe warns about another major versi
 def write_labelme(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Path]:
     """Write a LabelMe data set: data.yaml, and in a folder for each split every picture with its JSON file beside it.
 
-    An instance becomes its polygons, else a rectangle, labelled with the category, and a point for each keypoint that
-    is not missing, joined by a group_id: the instance's own (COCO's annotation id) where the picture has it once. What
-    such shapes cannot show (area, crowd, track, scores, a box besides polygons) stands under the key "dinolith" of the
-    first shape, and what is known of the picture under that key of the file; LabelMe keeps both. Pictures are given a
-    second name (a hard link) where the system allows it, else copied.
+    An instance becomes its polygons and its mask, else a rectangle, its lines, labelled with the category, and a point
+    for each keypoint that is not missing, joined by a group_id: the instance's own (COCO's annotation id) where the
+    picture has it once. An outline with holes is written as a mask. What such shapes cannot show (area, crowd, track,
+    scores, a box besides an outline) stands under the key "dinolith" of the first shape, and what is known of the
+    picture under that key of the file; LabelMe keeps both. Objects stand in the order of their `z_order`. Pictures are
+    given a second name (a hard link) where the system allows it, else copied.
 
     Parameters
     ----------
@@ -81,7 +98,8 @@ def _file_keys(picture: AnnotatedPicture, name: str, skeletons: Mapping[str, Any
     >>> _file_keys(AnnotatedPicture("a", Path("a.png"), (4, 6), ()), "a.png", {})["imageHeight"]
     4
     """
-    height, width = picture.size or picture_size(picture.path)
+    height, width = size = picture.size or picture_size(picture.path)
+    picture = replace(picture, instances=in_drawing_order(picture))
     groups = _choose_groups(picture)
     facts = {key: value for key, value in picture.extra.items() if key not in _OWN_FACTS}
     return {
@@ -91,7 +109,7 @@ def _file_keys(picture: AnnotatedPicture, name: str, skeletons: Mapping[str, Any
         "shapes": [
             shape
             for instance, group in zip(picture.instances, groups, strict=True)
-            for shape in _shapes(instance, skeletons[instance.category].names, group)
+            for shape in _shapes(instance, skeletons[instance.category].names, group, size)
         ],
         "imagePath": name,
         "imageData": None,
@@ -123,19 +141,25 @@ def _choose_groups(picture: AnnotatedPicture) -> list[int]:
     return groups
 
 
-def _shapes(instance: Instance, names: tuple[str, ...], group: int) -> Iterator[dict[str, Any]]:
-    """Shapes of an instance; the first one carries its tags as flags, and what the shapes do not show.
+def _shapes(instance: Instance, names: tuple[str, ...], group: int, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """Shapes of an instance in a picture of `size`; the first one carries its tags as flags, and what no shape shows.
 
     Examples
     --------
     >>> from utils.formats.types import keypoints_array
     >>> mouse = Instance("mouse", keypoints_array([[1, 2], [0, 0]], [2, 0]), np.array([0.0, 1, 4, 5]), area=9.0)
-    >>> [(shape["shape_type"], shape["points"]) for shape in _shapes(mouse, ("nose", "tail"), 3)]
+    >>> [(shape["shape_type"], shape["points"]) for shape in _shapes(mouse, ("nose", "tail"), 3, (4, 6))]
     [('rectangle', [[0.0, 1.0], [4.0, 5.0]]), ('point', [[1.0, 2.0]])]
     """
+    if instance.holes:
+        mask = encode_mask(mask_of_instance(instance, size))
+        instance = replace(instance, polygons=(), holes=(), mask=mask)
     shapes = [_shape(instance.category, "polygon", polygon, group) for polygon in instance.polygons]
+    shapes += _mask_shapes(instance, group)
     if not shapes and instance.box_xyxy is not None:
         shapes.append(_shape(instance.category, "rectangle", instance.box_xyxy.reshape(2, 2), group))
+    for line in instance.lines:
+        shapes.append(_shape(instance.category, "line" if len(line) == 2 else "linestrip", line, group))
     for k in np.flatnonzero(instance.keypoints[:, 2] > 0):
         shape = _shape(names[k], "point", instance.keypoints[k : k + 1, :2], group)
         shape["flags"] = {"kp_visible": bool(instance.keypoints[k, 2] != OCCLUDED)}
@@ -147,6 +171,24 @@ def _shapes(instance: Instance, names: tuple[str, ...], group: int) -> Iterator[
         shapes[0]["flags"] |= instance.tags
         shapes[0] |= {FACTS: facts} if facts else {}
     yield from shapes
+
+
+def _mask_shapes(instance: Instance, group: int) -> list[dict[str, Any]]:
+    """The mask shape of an instance, whose corners are its first and its last pixel; none where it covers nothing.
+
+    Examples
+    --------
+    >>> mask = {"size": [4, 6], "counts": [6, 2, 2, 2, 2, 2, 8]}
+    >>> [shape["points"] for shape in _mask_shapes(Instance("mouse", mask=mask), 3)]
+    [[[1.0, 2.0], [3.0, 3.0]]]
+    """
+    box = None if instance.mask is None else box_of_mask(instance.mask)
+    if instance.mask is None or box is None:
+        return []
+    left, top, right, bottom = box.astype(int).tolist()
+    pixels = decode_runs(instance.mask)[top:bottom, left:right].astype(np.uint8)
+    shape = _shape(instance.category, "mask", box.reshape(2, 2) - [[0, 0], [1, 1]], group)
+    return [shape | {"mask": base64.b64encode(cv2.imencode(".png", pixels)[1]).decode()}]
 
 
 def _shape(label: str, kind: str, points: np.ndarray, group: int) -> dict[str, Any]:
@@ -178,15 +220,16 @@ def _facts(instance: Instance, group: int) -> dict[str, Any]:
     {'area': 9.0, 'group': None, 'outline': [0.0, 1.0, 4.0, 5.0, 0.0]}
     """
     facts: dict[str, Any] = {}
-    if not instance.polygons and instance.box_xyxy is None:
+    has_area = bool(instance.polygons) or (instance.mask is not None and box_of_mask(instance.mask) is not None)
+    if not has_area and not instance.lines and instance.box_xyxy is None:
         facts["category"] = instance.category
-    if instance.polygons and instance.box_xyxy is not None:
+    if has_area and instance.box_xyxy is not None:
         facts["box_xyxy"] = instance.box_xyxy.tolist()
     stated = {
         "area": instance.area,
         "score": instance.score,
         "track": instance.track_id,
-        "mask": instance.mask,
+        "mask": None if has_area else instance.mask,  # one that covers nothing
         "is_crowd": instance.is_crowd or None,
         "extra": instance.extra or None,
     }
@@ -220,12 +263,14 @@ def unsupported(annotations: AnnotationSet) -> list[str]:
     >>> from utils.formats.types import missing_keypoints
     >>> nothing = Instance("mouse", missing_keypoints(1))
     >>> unsupported(AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), (nothing,))], {}))
-    ['neither box, polygon nor keypoint (left out): 1 of 1 instances']
+    ['neither box, outline, line, mask nor keypoint (left out): 1 of 1 instances']
     """
-    tests = {
-        "neither box, polygon nor keypoint (left out)": lambda i: (
-            i.box_xyxy is None and not i.polygons and not (i.keypoints[:, 2] > 0).any()
-        )
+    tests: dict[str, Callable[[Instance], bool]] = {
+        "neither box, outline, line, mask nor keypoint (left out)": lambda i: (
+            extent_of(i) is None and not (i.keypoints[:, 2] > 0).any()
+        ),
+        "outlines with holes (written as masks)": lambda i: bool(i.holes),
+        Z_ORDER_LOST: lambda i: i.z_order != 0,
     }
     kept = {key for picture in annotations.pictures for key in picture.extra} - {"incomplete"}
-    return list_lost(annotations, HAS_FIELD.keys() - {"holes", "lines", "z_order"}, tests, kept | {"tags"})
+    return list_lost(annotations, HAS_FIELD, tests, kept | {"tags"})

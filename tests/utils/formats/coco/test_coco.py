@@ -476,11 +476,11 @@ def test_attributes_of_another_kind_stay_what_they_are(coco):
     assert (mouse.tags, mouse.extra) == ({}, {"attributes": ["occluded"]})
 
 
-def test_masks_beside_polygons_are_listed():
+def test_masks_beside_outlines_are_listed():
     square = np.array([[0.0, 0], [2, 0], [2, 2]])
     both = Instance("car", polygons=(square,), mask={"counts": [0, 4], "size": [2, 2]})
     part = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (40, 60), (both,))], {"car": Skeleton(())})
-    assert unsupported(part) == ["masks beside polygons: 1 of 1 instances"]
+    assert unsupported(part) == ["outlines with holes or beside a mask (written as masks): 1 of 1 instances"]
 
 
 @needs_real_data

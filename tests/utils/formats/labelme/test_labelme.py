@@ -19,6 +19,7 @@ from utils.formats.labelme.read import read_labelme
 from utils.formats.labelme.write import unsupported, write_labelme
 from utils.formats.pictures import picture_bytes
 from utils.formats.read import read_annotations, read_poses
+from utils.formats.run_lengths import decode_runs
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array, missing_keypoints
 
 REAL = Path(__file__).resolve().parents[4].parent / "shared" / "data"
@@ -107,9 +108,9 @@ def test_loose_points_of_several_animals_are_a_problem_and_not_merged(label, sha
 
 def test_loose_outlines_without_points_are_instances_of_their_own(label):
     poses = label(box("cat", 0, 0, 5, 5), box("cat", 6, 6, 9, 9), polygon("dog"), polygon("cow", 0), polygon("cow", 0))
-    assert [i.category for i in poses.pictures[0].instances] == ["cow", "cat", "cat", "dog"]
-    assert len(poses.pictures[0].instances[0].polygons) == 2
-    assert poses.skeletons == {name: Skeleton(()) for name in ("cow", "cat", "dog")}
+    assert [i.category for i in poses.pictures[0].instances] == ["cat", "cat", "dog", "cow"]  # as they lie on another
+    assert len(poses.pictures[0].instances[3].polygons) == 2
+    assert poses.skeletons == {name: Skeleton(()) for name in ("cat", "dog", "cow")}
 
 
 def test_of_a_doubled_keypoint_the_more_visible_one_is_taken(label):
@@ -160,10 +161,8 @@ def test_visibility_in_every_convention(label, keys, visibility):
         ({"label": "nose", "shape_type": "point", "points": [[1, 2, 3]]}, "expected points"),
         ({"label": "nose", "shape_type": "point", "points": []}, "expected points"),
         (polygon("mouse", points=[[1, 2], [3, 4]]), "a polygon needs 3 points"),
-        (
-            {"label": "mouse", "shape_type": "linestrip", "points": [[1, 2], [3, 4]]},
-            "'linestrip' is neither",
-        ),
+        ({"label": "mouse", "shape_type": "linestrip", "points": [[1, 2]]}, "a linestrip needs 2 points"),
+        ({"label": "mouse", "shape_type": "points", "points": [[1, 2], [3, 4]]}, "'points' is neither point, outline"),
         ({"shape_type": ["point"], "points": [[1, 2]]}, "a label and points"),
         ("shape", "a label and points"),
     ],
@@ -188,7 +187,7 @@ def test_circles_masks_and_marks_around_keypoints(label):
     ball, masked = poses.pictures[0].instances
     radii = np.linalg.norm(ball.polygons[0] - 10, axis=1)
     np.testing.assert_allclose(radii, 5)
-    assert masked.box_xyxy.tolist() == [1, 2, 5, 9]
+    assert masked.box_xyxy.tolist() == [1, 2, 6, 10]  # the last pixel is inside
     assert (masked.polygons, masked.mask) == ((), None)
     assert [problem.what for problem in poses.problems] == [
         "expected a mask as PNG in base64, got 'iVBOR'; only the box is read"
@@ -207,9 +206,14 @@ def test_a_mask_becomes_run_lengths_of_the_whole_picture(label):
     assert (covered == expected).all()
     assert not part.problems
     whole = base64.b64encode(cv2.imencode(".png", np.full((50, 70), 255, np.uint8))[1]).decode()
-    assert "beyond the picture; only the box is read" in label(mask_shape(whole)).problems[0].what
-    outside = {**mask_shape(text), "points": [[-1, 2], [3, 9]]}
-    assert "beyond the picture; only the box is read" in label(outside).problems[0].what
+    larger = label(mask_shape(whole))
+    assert larger.problems[0].what == "a mask of 50 x 70 pixels in a picture of 40 x 60; only the box is read"
+    assert larger.pictures[0].extra["incomplete"]
+    outside = label({**mask_shape(text), "points": [[-1, 2], [3, 9]]})
+    assert outside.problems[0].what == "its mask reaches beyond the picture; it is cut at the edge"
+    expected[:] = False
+    expected[2:10, :4] = pixels[:, 1:] > 0
+    assert (decode_runs(outside.pictures[0].instances[0].mask) == expected).all()
 
 
 def test_flags_are_tags_of_pictures_and_instances(label, tmp_path):
@@ -453,7 +457,7 @@ def test_an_instance_of_nothing_is_left_out_and_listed(tmp_path, draw_picture):
     poses = AnnotationSet(
         [AnnotatedPicture("a", draw_picture(tmp_path / "a.png"), (40, 60), (nothing,))], {"mouse": Skeleton(("nose",))}
     )
-    assert unsupported(poses) == ["neither box, polygon nor keypoint (left out): 1 of 1 instances"]
+    assert unsupported(poses) == ["neither box, outline, line, mask nor keypoint (left out): 1 of 1 instances"]
     write_labelme({"all": poses}, tmp_path / "new")
     assert read_labelme(tmp_path / "new")["all"].num_instances == 0
 
