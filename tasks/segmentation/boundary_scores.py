@@ -56,7 +56,9 @@ class BoundaryScores:
         """
         assert isinstance(piece.item, SceneItem)
         size, window = piece.item.map_size, piece.window
-        maps, missing = self._maps.pop(piece.item.id, None) or (_blank(size), size[0] * size[1])
+        if piece.item.id not in self._maps:
+            self._maps[piece.item.id] = _blank(size), size[0] * size[1]
+        maps, missing = self._maps.pop(piece.item.id)
         rows, columns = (slice(None),) * 2 if window is None else (window.rows, window.columns)
         maps[0][rows, columns], maps[1][rows, columns] = piece.arrays["classes"], truth
         missing -= truth.size

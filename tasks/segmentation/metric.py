@@ -167,8 +167,8 @@ def report_scores(metrics: dict[str, Any], classes: Sequence[str], folder: Path,
         log.info(line)
     if "mbIoU" in metrics:
         edges = [metrics["per_class"][name]["bIoU"] for name in classes]
-        rows = [*zip(classes, edges, strict=True), ("mean", metrics["mbIoU"])]
-        for line in format_table(["Class", "Boundary IoU"], rows, "<>").splitlines():
+        table = [*zip(classes, edges, strict=True), ("mean", metrics["mbIoU"])]
+        for line in format_table(["Class", "Boundary IoU"], table, "<>").splitlines():
             log.info(line)
     scenes = metrics["per_scene"]
     if 1 < len(scenes) <= SCENES_SHOWN:
