@@ -272,6 +272,7 @@ def labels_target(folder: Path) -> Target:
     """Annotations of every format, with the pictures that they name, and split lists."""
     from tasks.splits import read_list
     from utils.formats.coco.write import write_coco
+    from utils.formats.cvat.write import write_cvat
     from utils.formats.deeplabcut.write import write_deeplabcut
     from utils.formats.labelme.write import write_labelme
     from utils.formats.read import read_annotations, read_boxes, read_poses
@@ -284,7 +285,7 @@ def labels_target(folder: Path) -> Target:
     write_foxes(sample, train=3, val=2, frames=2, size=(128, 128))
     if not made.exists():
         sets = read_poses(sample)
-        for write in (write_coco, write_yolo, write_labelme, write_deeplabcut, write_voc, write_tables):
+        for write in (write_coco, write_yolo, write_labelme, write_deeplabcut, write_voc, write_tables, write_cvat):
             write(sets, made / write.__name__)
         (made / "lists").mkdir()
         (made / "lists" / "train.txt").write_text("# a list\na\nb/c\nd@e\n")

@@ -10,6 +10,7 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.formats.coco import write as coco
+from utils.formats.cvat import write as cvat
 from utils.formats.deeplabcut import write as deeplabcut
 from utils.formats.labelme import write as labelme
 from utils.formats.sets import refuse_source_inside, to_json
@@ -59,7 +60,7 @@ def what_is_lost(sets: Mapping[str, AnnotationSet], format: str, mode: str = "ke
     sets : dict of str to AnnotationSet
         By split.
     format : str
-        yolo, labelme, coco, deeplabcut, voc or csv.
+        yolo, labelme, coco, deeplabcut, cvat, voc or csv.
     mode : str
         keypoints or segmentation; coco only.
 
@@ -82,6 +83,7 @@ def what_is_lost(sets: Mapping[str, AnnotationSet], format: str, mode: str = "ke
         "labelme": labelme.unsupported,
         "coco": lambda part: coco.unsupported(part, mode),
         "deeplabcut": deeplabcut.unsupported,
+        "cvat": cvat.unsupported,
         "voc": voc.unsupported,
         "csv": tables.unsupported,
     }
@@ -104,7 +106,7 @@ def convert_labels(
     folder : str or Path
         Where to write.
     format : str
-        yolo, labelme, coco, deeplabcut, voc or csv.
+        yolo, labelme, coco, deeplabcut, cvat, voc or csv.
     layout, mode : str
         Of coco, see `write_coco`.
 
@@ -147,6 +149,7 @@ def convert_labels(
         "labelme": labelme.write_labelme,
         "coco": lambda sets, folder: coco.write_coco(sets, folder, layout, mode),
         "deeplabcut": deeplabcut.write_deeplabcut,
+        "cvat": cvat.write_cvat,
         "voc": voc.write_voc,
         "csv": tables.write_tables,
     }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
+from utils.errors import DinolithError
 from utils.runtime.reading import UTF16
 
 MAX_DEPTH = 100  # of elements inside each other; labels have five
+MOST_ELEMENTS = 500_000  # that are held at once: of one picture, where pictures are taken one by one
 
 
 class XmlError(ValueError):
@@ -21,7 +23,7 @@ class XmlError(ValueError):
     """
 
 
-@dataclass
+@dataclass(slots=True)
 class Element:
     r"""An element: its name, the line on which it begins, its text, its attributes and what is inside it.
 
@@ -71,13 +73,15 @@ class Element:
         return None if found is None else found.text.strip() or None
 
 
-def parse_xml(text: str | bytes) -> Element:
+def parse_xml(text: str | bytes, visit: Callable[[Element], object] | None = None) -> Element:
     r"""Read the elements of an XML file; comments and names of namespaces are left out.
 
     Parameters
     ----------
     text : str or bytes
         The file; bytes are decoded as their byte order mark or XML declaration says.
+    visit : callable, optional
+        Gets each element right inside the outermost one as it ends; it is not kept, so that a large file fits.
 
     Returns
     -------
@@ -87,8 +91,8 @@ def parse_xml(text: str | bytes) -> Element:
     Raises
     ------
     XmlError
-        If it is not XML, declares entities (they can grow to fill the memory, or name other files), or is nested too
-        deeply. The message begins with the line.
+        If it is not XML, declares entities (they can grow to fill the memory, or name other files), is nested too
+        deeply, or holds too many elements at once. The message begins with the line.
 
     Examples
     --------
@@ -96,6 +100,10 @@ def parse_xml(text: str | bytes) -> Element:
     '1'
     >>> parse_xml('<?xml version="1.0" encoding="UTF-16"?><a><b>ü</b></a>'.encode("utf-16")).text_of("b")
     'ü'
+    >>> parse_xml("<a>\n<b/><c/></a>", lambda element: print(element.name, element.line)).children
+    b 2
+    c 2
+    []
     >>> parse_xml("<a>\n<b></a>")
     Traceback (most recent call last):
         ...
@@ -105,17 +113,28 @@ def parse_xml(text: str | bytes) -> Element:
         ...
     utils.formats.elements.XmlError: 1: declares an entity, which labels do not need; remove the declaration
     """
-    top, open_elements = Element("", 0), list[Element]()
+    top, open_elements, held = Element("", 0), list[Element](), 0
     is_utf16 = isinstance(text, bytes) and text.startswith(UTF16)
     parser = expat.ParserCreate("utf-16" if is_utf16 else None)  # whatever a declaration says that was not adapted
     parser.buffer_text = True
 
     def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal held
+        held += 1
+        if held > MOST_ELEMENTS:
+            raise XmlError(f"{parser.CurrentLineNumber}: more than {MOST_ELEMENTS} elements; divide the file")
         if len(open_elements) >= MAX_DEPTH:
             raise XmlError(f"{parser.CurrentLineNumber}: more than {MAX_DEPTH} elements inside each other")
         element = Element(name, parser.CurrentLineNumber, attributes=attributes)
         (open_elements[-1] if open_elements else top).children.append(element)
         open_elements.append(element)
+
+    def end(name: str) -> None:
+        nonlocal held
+        open_elements.pop()
+        if visit is not None and len(open_elements) == 1:
+            visit(open_elements[0].children.pop())
+            held = 1
 
     def add_text(data: str) -> None:
         open_elements[-1].text += data
@@ -125,14 +144,14 @@ def parse_xml(text: str | bytes) -> Element:
         raise XmlError(f"{line}: declares an entity, which labels do not need; remove the declaration")
 
     parser.StartElementHandler = start
-    parser.EndElementHandler = lambda name: open_elements.pop()
+    parser.EndElementHandler = end
     parser.CharacterDataHandler = add_text
     parser.EntityDeclHandler = refuse
     try:
         parser.Parse(text, True)
     except expat.ExpatError as error:
         raise XmlError(f"{error.lineno}: not XML ({expat.ErrorString(error.code)})") from None
-    except XmlError:
+    except (XmlError, DinolithError):
         raise
     except (LookupError, ValueError) as error:  # an encoding that Python or the parser does not know
         raise XmlError(f"1: not XML that can be read ({error}); save it as UTF-8") from None

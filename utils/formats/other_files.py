@@ -149,9 +149,9 @@ def _describe_xml(path: Path) -> str:
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "annotations.xml"
-    >>> _ = path.write_text("<?xml version='1.0'?>\n<!-- <a> -->\n<annotations><meta/></annotations>")
+    >>> _ = path.write_text("<?xml version='1.0'?>\n<!-- <a> -->\n<opencv_storage/>")
     >>> _describe_xml(path)
-    "XML of 'annotations', as CVAT for images writes; export it as Pascal VOC, COCO or YOLO"
+    "XML of 'opencv_storage', and VOC has 'annotation', CVAT 'annotations'; export it as one of these, COCO or YOLO"
     >>> _ = path.write_text("")
     >>> _describe_xml(path)
     'an empty file'
@@ -160,13 +160,23 @@ def _describe_xml(path: Path) -> str:
         head = stream.read(_PEEK)
     if not head.strip():
         return "an empty file"
-    text = head.decode("utf-16" if head.startswith(UTF16) else "utf-8", errors="replace")
-    found = re.search(r"<([^\s<>!?/][^\s<>/]*)", re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))
+    found = outermost_element(head.decode("utf-16" if head.startswith(UTF16) else "utf-8", errors="replace"))
     if found is None:
         return "not XML, as its name says"
-    if found[1] == "annotations":
-        return "XML of 'annotations', as CVAT for images writes; export it as Pascal VOC, COCO or YOLO"
-    return f"XML of {found[1][:60]!r}, and VOC has 'annotation'; export it as Pascal VOC, COCO or YOLO"
+    known = "VOC has 'annotation', CVAT 'annotations'"
+    return f"XML of {found[:60]!r}, and {known}; export it as one of these, COCO or YOLO"
+
+
+def outermost_element(text: str) -> str | None:
+    """Name of the element that holds all others, out of the beginning of an XML file; None where there is none.
+
+    Examples
+    --------
+    >>> outermost_element("<?xml version='1.0'?><!-- <a> --><annotations><meta/>"), outermost_element("a,b")
+    ('annotations', None)
+    """
+    found = re.search(r"<([^\s<>!?/][^\s<>/]*)", re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))
+    return found[1] if found else None
 
 
 def _describe_project(path: Path) -> str | None:

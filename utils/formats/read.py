@@ -10,6 +10,7 @@ from utils.errors import DataError
 from utils.formats import recognise
 from utils.formats.box_rules import keep_boxes
 from utils.formats.coco.read import read_coco
+from utils.formats.cvat.read import read_cvat
 from utils.formats.deeplabcut.read import read_deeplabcut
 from utils.formats.labelme.read import read_labelme
 from utils.formats.pose_rules import keep_poses
@@ -41,7 +42,7 @@ def read_annotations(
     path : str or Path
         A data set file (YAML, JSON, JSONL, XML, csv, list, GeoPackage) or a folder.
     format : str
-        auto, yolo, labelme, coco, deeplabcut, voc, csv or vector; auto looks at the content.
+        auto, yolo, labelme, coco, deeplabcut, cvat, voc, csv or vector; auto looks at the content.
     root : str or Path, optional
         Data root: picture ids are relative to it, and no label may point out of it. By default what the file says,
         else its own folder.
@@ -106,7 +107,8 @@ def read_annotations(
         elif found in BOX_FORMATS:
             sets = {"voc": read_voc, "csv": read_tables}[found](source, root)
         else:
-            sets = (read_yolo if found == "yolo" else read_coco)(source, root, need_keypoints)
+            readers = {"yolo": read_yolo, "coco": read_coco, "cvat": read_cvat}
+            sets = readers[found](source, root, need_keypoints)
     return sets if predictions else refuse_predictions(source, sets)
 
 

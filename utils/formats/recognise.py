@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from utils.errors import DataError
-from utils.formats.other_files import describe_other, describe_others, holds_rows
+from utils.formats.other_files import describe_other, describe_others, holds_rows, outermost_element
 from utils.formats.pictures import PICTURE_SUFFIXES, list_files
 from utils.formats.specs import SPLIT_KEYS, SUFFIXES, read_yaml
 from utils.formats.tables.columns import find_columns, first_row
@@ -25,9 +25,9 @@ def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
     """Find what to read, and its format.
 
     In a folder the first of these counts: a specification file (YAML with `kpt_shape` or `format`), COCO files right in
-    it, in `annotations` or of that name, LabelMe files, DeepLabCut tables, a specification of a YOLO set without
-    keypoints (YAML with `names` and a split), COCO files elsewhere, VOC files, tables of boxes, vector files, pictures
-    with YOLO's rows.
+    it, in `annotations` or of that name, LabelMe files, DeepLabCut tables, CVAT files, a specification of a YOLO set
+    without keypoints (YAML with `names` and a split), COCO files elsewhere, VOC files, tables of boxes, vector files,
+    pictures with YOLO's rows.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
             raise DataError(f"{path}: {what}")
         raise DataError(
             f"{path}: no known label format; tried a specification (YAML with kpt_shape, format or names), "
-            "LabelMe and COCO (JSON), lists and indexes (txt, list, jsonl), DeepLabCut and boxes (csv), VOC (xml), "
-            "vector files"
+            "LabelMe and COCO (JSON), lists and indexes (txt, list, jsonl), DeepLabCut and boxes (csv), CVAT and VOC "
+            "(xml), vector files"
         )
     return path, found if format == "auto" and found is not None else format
 
@@ -97,7 +97,8 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
     for file in files:
         found.setdefault(format_of_file(file, certain=True), []).append(file)
     among_pictures = not any(_is_usual_coco(file.relative_to(folder)) for file in found.get("coco", ()))
-    for candidate in ("labelme", "deeplabcut") if among_pictures else ("coco", "labelme", "deeplabcut"):
+    sure = ("labelme", "deeplabcut", "cvat")
+    for candidate in sure if among_pictures else ("coco", *sure):
         if candidate in found:
             return folder, candidate
     likely = _spec_of_folder(folder, format, certain=False)
@@ -119,7 +120,7 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
     if likely is None:
         raise DataError(
             f"{folder}: no labels; tried a specification (YAML with kpt_shape, format or names), "
-            f"COCO and LabelMe (JSON), DeepLabCut and boxes (csv), VOC (xml), vector files, YOLO's rows (txt)"
+            f"COCO and LabelMe (JSON), DeepLabCut and boxes (csv), CVAT and VOC (xml), vector files, YOLO's rows (txt)"
             f"{describe_others(folder)}"
         )
     return likely
@@ -277,6 +278,9 @@ def format_of_file(path: Path, certain: bool = False) -> str | None:
     >>> _ = path.write_text("scorer,a,a\nbodyparts,nose,nose\ncoords,x,y\n")
     >>> format_of_file(path)
     'deeplabcut'
+    >>> _ = (path.parent / "a.xml").write_text("<!-- <a> --><annotations><meta/></annotations>")
+    >>> format_of_file(path.parent / "a.xml")
+    'cvat'
     """
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:
@@ -288,7 +292,10 @@ def format_of_file(path: Path, certain: bool = False) -> str | None:
     if suffix == ".csv":
         return _format_of_table(_peek(path))
     if suffix == ".xml":  # not the notes of GDAL beside a raster, and other XML
-        return "voc" if re.search(r"<annotation[\s/>]", _peek(path), re.IGNORECASE) else None
+        text = _peek(path)
+        if outermost_element(text) == "annotations":
+            return "cvat"
+        return "voc" if re.search(r"<annotation[\s/>]", text, re.IGNORECASE) else None
     return "vector" if suffix in VECTOR_SUFFIXES else None
 
 
@@ -348,8 +355,8 @@ def _format_of_spec(path: Path, certain: bool = False) -> str | None:
     >>> _format_of_spec(path)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: .../data.yaml: format: expected one of yolo, labelme, coco, deeplabcut, voc, csv, vector, \
-got 'lableme'
+    utils.errors.DataError: .../data.yaml: format: expected one of yolo, labelme, coco, deeplabcut, cvat, voc, csv, \
+vector, got 'lableme'
     """
     keys = read_yaml(path)
     stated = keys.get("format")

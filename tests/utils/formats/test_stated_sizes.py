@@ -24,6 +24,10 @@ def label(folder: Path, format: str, height: object, width: object) -> list[str]
             "categories": [{"id": 1, "name": "cow"}],
         }
         (folder / "l.json").write_text(json.dumps(content))
+    elif format == "cvat":
+        box = '<box label="cow" xtl="1" ytl="2" xbr="30" ybr="20"/>'
+        image = f'<image name="a.png" height="{height}" width="{width}">{box}</image>'
+        (folder / "a.xml").write_text(f"<annotations>{image}</annotations>")
     elif format == "csv":
         rows = f"filename,width,height,class,xmin,ymin,xmax,ymax\na.png,{width},{height},cow,1,2,5,6\n"
         (folder / "l.csv").write_text(rows)
@@ -36,11 +40,11 @@ def label(folder: Path, format: str, height: object, width: object) -> list[str]
     return [problem.what + ("" if problem.blocks else " (note)") for problem in part.problems]
 
 
-@pytest.mark.parametrize("format", ["coco", "csv", "labelme", "voc"])
+@pytest.mark.parametrize("format", ["coco", "csv", "cvat", "labelme", "voc"])
 def test_a_size_as_text_is_read_as_numbers(format, tmp_path, draw_picture):
     draw_picture(tmp_path / "a.png")
     note = label(tmp_path, format, "40", "60")
-    if format in ("csv", "voc"):  # of which all is text
+    if format in ("csv", "cvat", "voc"):  # of which all is text
         assert not note
     else:
         [text] = note

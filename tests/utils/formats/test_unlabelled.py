@@ -17,6 +17,7 @@ LACKS = {
     "coco": "an entry in images",
     "labelme": "a LabelMe file",
     "voc": "an XML",
+    "cvat": "an image in the file",
 }
 
 
@@ -41,6 +42,11 @@ def label(folder: Path, format: str) -> Path:
         }
         (folder / "l.json").write_text(json.dumps(content))
         return folder / "l.json"
+    if format == "cvat":
+        box = '<box label="cow" xtl="1" ytl="2" xbr="30" ybr="20"/>'
+        images = "".join(f'<image name="{name}">{box}</image>' for name in (*NAMED, "day1/bad.png"))
+        (folder / "l.xml").write_text(f"<annotations>{images}</annotations>")
+        return folder / "l.xml"
     for name in (*NAMED, "day1/bad.png"):
         path = (folder / name).with_suffix(".json" if format == "labelme" else ".xml")
         shape = {"label": "cow", "points": [[1, 2], [30, 20]], "shape_type": "rectangle"}
