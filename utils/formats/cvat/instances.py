@@ -10,8 +10,9 @@ import numpy as np
 from utils.formats.cvat.labels import Labels, type_tags
 from utils.formats.cvat.shapes import SHAPES, Shape, parse_shape
 from utils.formats.elements import Element
-from utils.formats.mask_crops import fill_outline, outline_of, unite_masks
-from utils.formats.types import Instance, Skeleton, keypoints_array, missing_keypoints
+from utils.formats.mask_outlines import draw_outlines
+from utils.formats.run_lengths import decode_runs
+from utils.formats.types import Instance, Skeleton, encode_mask, keypoints_array, missing_keypoints
 
 Fault = tuple[int, str]  # line and what is wrong
 
@@ -147,8 +148,9 @@ def _build(parts: Sequence[Shape], size: tuple[int, int], labels: Labels, track_
         by_kind.setdefault(part.kind, []).append(part)
     polygons = tuple(part.points for part in by_kind.get("polygon", ()))
     masks = [part.mask for part in by_kind.get("mask", ()) if part.mask is not None]
-    if masks and polygons:
-        masks, polygons = [*masks, fill_outline(outline_of(polygons, ()), size)], ()
+    if len(masks) > 1 or (masks and polygons):
+        covered = [draw_outlines(polygons, (), size), *(decode_runs(mask) for mask in masks)]
+        masks, polygons = [encode_mask(np.logical_or.reduce(covered))], ()
     corners = [np.sort(part.points, axis=0).ravel() for part in by_kind.get("box", ())]
     scores = [part.score for part in parts if part.score is not None]
     tags: dict[str, Any] = {}
@@ -160,7 +162,7 @@ def _build(parts: Sequence[Shape], size: tuple[int, int], labels: Labels, track_
         box_xyxy=corners[0] if corners else None,
         polygons=polygons,
         lines=tuple(part.points for part in by_kind.get("polyline", ())),
-        mask=None if not masks else masks[0] if len(masks) == 1 else unite_masks(masks),
+        mask=masks[0] if masks else None,
         group=first.group or None,
         score=min(scores) if scores else None,
         track_id=track_id,

@@ -10,11 +10,21 @@ from xml.sax import saxutils
 
 import numpy as np
 
-from utils.formats.mask_crops import cut_mask, fill_outline, outline_of
+from utils.formats.drawn_labels import decode_mask
+from utils.formats.mask_outlines import draw_outlines
 from utils.formats.pictures import new_names
 from utils.formats.predictions import score_name
 from utils.formats.sets import list_lost, place_pictures, shared_skeletons
-from utils.formats.types import MISSING, OCCLUDED, AnnotatedPicture, AnnotationSet, Instance, Skeleton, infer_flip_idx
+from utils.formats.types import (
+    MISSING,
+    OCCLUDED,
+    AnnotatedPicture,
+    AnnotationSet,
+    Instance,
+    Skeleton,
+    encode_mask,
+    infer_flip_idx,
+)
 from utils.formats.voc.write import escape
 from utils.media.picture_sizes import picture_size
 from utils.runtime.files import write_bytes
@@ -247,7 +257,8 @@ def _shapes(instance: Instance, size: tuple[int, int], skeleton: Skeleton, group
     head = {"label": instance.category, "source": "manual"}
     occluded = int(instance.tags.get("occluded") is True)
     tail = {"z_order": instance.z_order, "group_id": group}
-    mask = fill_outline(outline_of(instance.polygons, instance.holes), size) if instance.holes else instance.mask
+    drawn = encode_mask(draw_outlines(instance.polygons, instance.holes, size)) if instance.holes else None
+    mask = instance.mask if drawn is None else drawn
     shapes: list[tuple[str, dict[str, Any]]] = []
     if instance.polygons and not instance.holes:
         shapes += [("polygon", {"points": _list_points(ring)}) for ring in instance.polygons]
@@ -302,20 +313,15 @@ def _mask_keys(mask: Mapping[str, Any]) -> dict[str, Any]:
     >>> _mask_keys({"size": [2, 3], "counts": [2, 3, 1]})
     {'rle': '0, 3, 1', 'left': 1, 'top': 0, 'width': 2, 'height': 2}
     """
-    found = cut_mask(mask)
+    found = decode_mask(mask)
     if found is None:
         return {}
-    crop, left, top = found
+    place, crop = found
     flat = crop.ravel()
     turns = [*([0] if flat[0] else []), *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
     counts = np.diff([0, *turns]).tolist()
-    return {
-        "rle": ", ".join(map(str, counts)),
-        "left": left,
-        "top": top,
-        "width": crop.shape[1],
-        "height": crop.shape[0],
-    }
+    sides = {"left": place.x, "top": place.y, "width": place.width, "height": place.height}
+    return {"rle": ", ".join(map(str, counts)), **sides}
 
 
 def _attributes(tags: Mapping[str, Any]) -> str:

@@ -12,10 +12,11 @@ import pytest
 from tests.utils.formats.compare import find_differences
 from utils.errors import DataError
 from utils.formats.convert import convert_labels, what_is_lost
-from utils.formats.mask_crops import cut_mask
+from utils.formats.drawn_labels import decode_mask
 from utils.formats.read import read_annotations, read_boxes, read_poses
 from utils.formats.run_lengths import read_counts
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, encode_mask, polygon_area
+from utils.raster.tiling import Window
 
 META = """<?xml version="1.0" encoding="utf-8"?>
 <annotations>
@@ -120,8 +121,8 @@ def test_a_group_of_boxes_is_a_group_of_objects_and_masks_of_one_are_united(cvat
     assert [first.box_xyxy[0], second.box_xyxy[0]] == [1, 2]
     assert (first.group, second.group, united.group) == (2, 2, 3)
     assert united.polygons == ()
-    crop, left, top = cut_mask(united.mask)
-    assert (int(crop.sum()), left, top, crop.shape) == (8, 0, 0, (12, 7))
+    place, covered = decode_mask(united.mask)
+    assert (int(covered.sum()), place) == (8, Window(0, 0, 12, 7))
 
 
 WRONG = {
