@@ -44,6 +44,7 @@ from utils.runtime.setting_types import (
     Fraction,
     NonNegative,
     OneOrMore,
+    OneOrMoreSplits,
     Positive,
     Precision,
     Readers,
@@ -263,7 +264,7 @@ class EvaluateConfig(Section):
     """Score the best checkpoint."""
 
     enable: bool = Field(False, description="run this phase")
-    split: Literal["train", "val", "test"] = Field("val", description="the split to score, where inputs names none")
+    split: OneOrMoreSplits = Field("val", description="the split to score, or a list of them, where inputs names none")
     inputs: OneOrMore | None = Field(
         None, description="pictures to score in place of a split, each of them: file, folder, glob, or a list of them"
     )
@@ -272,6 +273,18 @@ class EvaluateConfig(Section):
     device: Device | None = Field(None, description="null: resources.device")
     pictures: int = Field(8, ge=0, le=10**6, description="comparison pictures to draw")
     tta: TTAConfig = TTAConfig()
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits to score, in order; none where pictures are named.
+
+        Examples
+        --------
+        >>> EvaluateConfig(split=["val", "test"]).splits, EvaluateConfig(inputs="new").splits
+        (['val', 'test'], [])
+        """
+        named = [self.split] if isinstance(self.split, str) else self.split
+        return [] if self.names_pictures else list(dict.fromkeys(named))
 
     @property
     def names_pictures(self) -> bool:
@@ -447,8 +460,8 @@ class TaskConfig(Section):
             yield f"paths.run_name: expected the name of a folder, other than latest, got {name!r}"
         if isinstance(varied, GeometricAugmentationsConfig) and varied.scale_range[0] > varied.scale_range[1]:
             yield f"{where}.scale_range: the first value must not exceed the second, got {varied.scale_range}"
-        by_list = "evaluate" in self.enabled_phases and not self.evaluate.names_pictures and not self.labels_may_split
-        if by_list and self.evaluate.split == "test" and self.dataset.splits.test_list is None:
+        by_list = "evaluate" in self.enabled_phases and not self.labels_may_split
+        if by_list and "test" in self.evaluate.splits and self.dataset.splits.test_list is None:
             yield "evaluate.split: test, but dataset.splits.test_list names no list; name one, or score val"
 
 

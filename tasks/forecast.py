@@ -201,7 +201,8 @@ class Outlook:
             named = type(self.task)(self.task.name, self.task.settings_for_named(settings))
             return evaluate.workload(named, named.source.items(evaluate.NAMED), len(views))
         stored = phase == "evaluate" and settings.train.features == "cached" and views == [IDENTITY]
-        items = source.items(settings.evaluate.split if phase == "evaluate" else "inference")
+        splits = settings.evaluate.splits if phase == "evaluate" else ["inference"]
+        items = [item for split in splits for item in source.items(split)]
         return evaluate.workload(self.task, items, len(views), stored)
 
     def seconds(self, phase: str, work: Workload) -> float:

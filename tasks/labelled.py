@@ -480,7 +480,7 @@ class LabelledTask(FeatureTask):
         utils.errors.SettingsError: evaluate.split: test, but the labels name train, val, and dataset.splits.test_list \
 is not set; name a list, or score val
         """
-        if self.settings.evaluate.split != "test" or self.settings.dataset.splits.test_list is not None:
+        if "test" not in self.settings.evaluate.splits or self.settings.dataset.splits.test_list is not None:
             return
         if "test" not in self.source.labels.sets:
             named = ", ".join(split for split in self.source.labels.sets if split != "all") or "no split"

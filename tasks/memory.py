@@ -77,7 +77,7 @@ def number_of_samples(task: FeatureTask, phase: str) -> int:
     splits = {
         "prepare": ("train", "val"),
         "train": ("train",),
-        "evaluate": ("inputs" if evaluate.names_pictures else evaluate.split,),
+        "evaluate": evaluate.splits or ["inputs"],
         "inference": ("inference",),
     }[phase]
     try:

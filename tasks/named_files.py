@@ -166,13 +166,13 @@ def _check_lists(name: str, settings: TaskConfig, phases: Sequence[str], evaluat
         ...
     utils.errors.DataError: /dev/zero: a device; expected a file on a disk; name another one; a split list holds ...
     """
-    if {"prepare", "verify", "train"} & set(phases) or settings.evaluate.split == "test":
+    if {"prepare", "verify", "train"} & set(phases) or "test" in settings.evaluate.splits:
         refuse_absent_test(name, settings)
     for split in LIST_SPLITS:
         path = getattr(settings.dataset.splits, f"{split}_list")
         if path is not None and os.path.lexists(expand_path(path)):
             read_list(expand_path(path))
-    needed = {*(MADE if "train" in phases else ()), *([settings.evaluate.split] if evaluates_split else ())}
+    needed = {*(MADE if "train" in phases else ()), *(settings.evaluate.splits if evaluates_split else ())}
     refuse_empty_lists(name, settings, needed)
 
 

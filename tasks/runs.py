@@ -331,14 +331,17 @@ def list_results(folder: Path, settings: TaskConfig) -> dict[str, str]:
     {'run': '', 'metrics': '/evaluate_val/metrics.json'}
     """
     scored = getattr(settings, "evaluate", None)  # not every kind has every phase
-    split = "inputs" if getattr(scored, "names_pictures", False) else getattr(scored, "split", None)
+    splits = (scored.splits or ["inputs"]) if scored is not None else []
     exported = getattr(getattr(settings, "export", None), "output_dir", None)
     inference = getattr(settings, "inference", None)
     predictions = getattr(inference, "output_tif", None) or getattr(inference, "output_dir", None)
     paths = {
         "run": folder,
         "checkpoint": checkpoint_path(folder, BEST),
-        "metrics": folder / f"evaluate_{split}" / "metrics.json",
+        **{
+            f"metrics_{split}" if place else "metrics": folder / f"evaluate_{split}" / "metrics.json"
+            for place, split in enumerate(splits)
+        },
         "predictions": Path(expand_path(predictions)) if predictions else folder / "predictions",
         "export": Path(expand_path(exported)) if exported else folder / "export",
     }

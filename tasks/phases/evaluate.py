@@ -1,11 +1,11 @@
-"""Evaluate: the best checkpoint on a named split -> metrics.json, tables, plots and pictures."""
+"""Evaluate: the best checkpoint on named splits -> metrics.json, tables, plots and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -68,37 +68,123 @@ def run(task: Task, context: Context) -> PhaseResult:
     True
     """
     settings = task.settings.evaluate
-    split = NAMED if settings.names_pictures else settings.split
-    with evaluate_in_errors(split):
-        task, model, checkpoint = restore(task, settings.checkpoint, context, "evaluate", named=split == NAMED)
-        items = task.source.items(split)
+    splits = settings.splits or [NAMED]
+    with evaluate_in_errors(splits[0]):
+        task, model, checkpoint = restore(task, settings.checkpoint, context, "evaluate", named=splits == [NAMED])
+        plans = [plan_split(task, checkpoint, split, context.folder) for split in splits]
         task.check_memory(["evaluate"])
-    folder = context.folder / f"evaluate_{split}"
+    due = [plan for plan in plans if not plan.is_finished]
+    prepared = {plan.split: stored_or_live(task, plan.split) for plan in due}
+    if due:
+        items, views = [item for plan in due for item in plan.items], len(task.prediction_views("evaluate"))
+        stored = all(store is not None for _, store in prepared.values())
+        context.begin(workload(task, items, views, stored), task, items[0])
+    if due and model is not None:
+        model.to(choose_device(task.settings.device("evaluate"))).eval()
+    results = {}
+    for plan in plans:
+        if plan.is_finished:
+            context.log.info(f"evaluate: {plan.folder} holds these scores; nothing to do")
+            finished = plan.finished
+            metrics, belief, left_out = finished["metrics"], finished.get("belief"), finished["left_out"]
+        else:
+            metrics, belief, left_out = score_split(task, model, checkpoint, plan, *prepared[plan.split], context)
+        status = "up to date" if plan.is_finished else "done"
+        results[plan.split] = close(task, metrics, belief, left_out, status, context)
+    return join_results(results)
+
+
+class SplitPlan(NamedTuple):
+    """What is to be scored of one split, and what its folder holds already.
+
+    Examples
+    --------
+    >>> SplitPlan("val", [], Path("run/evaluate_val"), "ab", {"fingerprint": "ab"}).is_finished
+    True
+    """
+
+    split: str
+    items: list[Item]
+    folder: Path
+    fingerprint: str
+    finished: dict[str, Any]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the folder holds these very scores.
+
+        Examples
+        --------
+        >>> SplitPlan("val", [], Path("run/evaluate_val"), "ab", {}).is_finished
+        False
+        """
+        return self.finished.get("fingerprint") == self.fingerprint
+
+
+def plan_split(task: Task, checkpoint: Checkpoint | None, split: str, folder: Path) -> SplitPlan:
+    """Look at what is to be scored of one split.
+
+    Raises
+    ------
+    DataError
+        If it names no picture.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import example_task
+    >>> task, context = example_task(tempfile.mkdtemp())
+    >>> task.source.prepare_data()
+    >>> plan = plan_split(task, None, "val", context.folder)
+    >>> len(plan.items), plan.folder.name, plan.is_finished
+    (1, 'evaluate_val', False)
+    """
+    items, place = list(task.source.items(split)), folder / f"evaluate_{split}"
     fingerprint = evaluation_fingerprint(task, checkpoint, split)
-    finished = read_json(folder / "metrics.json", {}, checksum=True)
-    if finished.get("fingerprint") == fingerprint:
-        context.log.info(f"evaluate: {folder} holds these scores; nothing to do")
-        return close(task, finished["metrics"], finished.get("belief"), "up to date", context, finished["left_out"])
-    if not items:
+    plan = SplitPlan(split, items, place, fingerprint, read_json(place / "metrics.json", {}, checksum=True))
+    if not items and not plan.is_finished:
         raise DataError(f"evaluate: the split {split} names no picture; fill its list, or score another split")
-    device = choose_device(task.settings.device("evaluate"))
-    if model is not None:
-        model.to(device).eval()
-    prepared, store = stored_or_live(task, split)
-    views = task.prediction_views("evaluate")
-    context.begin(workload(task, items, len(views), stored=store is not None), task, items[0])
-    scored = str(checkpoint.path) if checkpoint else None
-    if finished:
-        before = finished.get("checkpoint")
-        changed = f"of {before} are replaced by those of {scored}"
+    return plan
+
+
+def score_split(
+    task: Task,
+    model: nn.Module | None,
+    checkpoint: Checkpoint | None,
+    plan: SplitPlan,
+    prepared: list[PreparedItem],
+    store: FeatureStore | None,
+    context: Context,
+) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
+    """Score one split and write its folder; gives the scores, what speaks against them, and what is left out.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tasks.example import prepared_example
+    >>> from utils.logging import VerbosityLogger
+    >>> task, store, prepared = prepared_example(tempfile.mkdtemp())
+    >>> plan = plan_split(task, None, "val", store.folder)
+    >>> context = Context(VerbosityLogger("error"), store.folder)
+    >>> metrics, *_ = score_split(task, task.build_model().eval(), None, plan, prepared, store, context)
+    >>> metrics["support"], (plan.folder / "metrics.json").exists()
+    (6144, True)
+    """
+    settings, split, folder = task.settings.evaluate, plan.split, plan.folder
+    path = str(checkpoint.path) if checkpoint else None
+    if plan.finished:
+        before = plan.finished.get("checkpoint")
+        changed = f"of {before} are replaced by those of {path}"
         again = "are made anew, as the checkpoint, settings or pictures have changed since"
-        context.log.info(f"evaluate: the scores in {folder} {changed if before not in (None, scored) else again}")
-    facts: dict[str, Any] = {"split": split, "pictures": len(items), "checkpoint": scored}
-    facts |= tell_what(task, checkpoint, split, items, context)
-    pictures = Pictures(task, items, settings.pictures)
-    batch_size = settings.batch_size
+        context.log.info(f"evaluate: the scores in {folder} {changed if before not in (None, path) else again}")
+    facts: dict[str, Any] = {"split": split, "pictures": len(plan.items), "checkpoint": path}
+    facts |= tell_what(task, checkpoint, split, plan.items, context)
+    pictures = Pictures(task, plan.items, settings.pictures)
+    device, views = choose_device(task.settings.device("evaluate")), task.prediction_views("evaluate")
     make_metric = task.output.evaluation_metric
-    metrics = score(task, model, prepared, store, device, batch_size, context, views, pictures.take, True, make_metric)
+    metrics = score(
+        task, model, prepared, store, device, settings.batch_size, context, views, pictures.take, True, make_metric
+    )
     metrics.update(task.output.extra_metrics(model, context))
     task.output.take_scores(metrics)
     training = checkpoint.description.get("training") if checkpoint else None
@@ -106,29 +192,46 @@ def run(task: Task, context: Context) -> PhaseResult:
     belief = distributed.run_on_main(lambda: judge_evaluation(task, split, metrics, training, prepared, store, seen))
     metrics.pop("constant")
     text = caption(task.primary, float(metrics[task.primary]), belief)
-    distributed.run_on_main(lambda: pictures.remove(folder, finished.get("drawn", [])))
+    distributed.run_on_main(lambda: pictures.remove(folder, plan.finished.get("drawn", [])))
 
     def write() -> None:
         with captioned(text):
             task.output.report(metrics, folder, context.log)
         plain = nan_to_none(metrics)  # JSON knows no NaN
         drawn = sorted(map(picture_name, pictures.pieces))
-        scores = {"fingerprint": fingerprint, **facts, "metrics": plain, "belief": belief, "drawn": drawn}
+        scores = {"fingerprint": plan.fingerprint, **facts, "metrics": plain, "belief": belief, "drawn": drawn}
         write_json(folder / "metrics.json", scores, checksum=True)
 
     with captioned(text):
         distributed.run_on_all(lambda: pictures.save(folder))  # each rank has what it predicted
     distributed.run_on_main(write)
-    return close(task, metrics, belief, "done", context, facts["left_out"])
+    return metrics, belief, facts["left_out"]
+
+
+def join_results(results: Mapping[str, PhaseResult]) -> PhaseResult:
+    """One result of all splits; of several the scores and doubts name their split.
+
+    Examples
+    --------
+    >>> parts = {"val": PhaseResult("up to date", {"mIoU": 0.5}, "few"), "test": PhaseResult("done", {"mIoU": 0.4})}
+    >>> join_results(parts)
+    PhaseResult(status='done', metrics={'mIoU val': 0.5, 'mIoU test': 0.4}, doubt='val: few', faults=(), failures=())
+    """
+    if len(results) == 1:
+        return next(iter(results.values()))
+    status = "done" if any(result.status == "done" for result in results.values()) else "up to date"
+    scores = {f"{name} {split}": value for split, result in results.items() for name, value in result.metrics.items()}
+    doubts = [f"{split}: {result.doubt}" for split, result in results.items() if result.doubt]
+    return PhaseResult(status, scores, "; ".join(doubts))
 
 
 def close(
     task: Task,
     metrics: dict[str, Any],
     belief: dict[str, Any] | None,
+    left_out: str,
     status: str,
     context: Context,
-    left_out: str = "",
 ) -> PhaseResult:
     """Say what the score leaves out and whether it can be believed, and give the result of the phase.
 
@@ -137,7 +240,7 @@ def close(
     >>> from tasks.belief import few_steps, judge
     >>> from tasks.example import example_context, scene_task
     >>> belief = judge("mIoU", 0.5, {}, few_steps(6))
-    >>> close(scene_task(), {"mIoU": 0.5}, belief, "done", example_context(Path("run"))).doubt
+    >>> close(scene_task(), {"mIoU": 0.5}, belief, "", "done", example_context(Path("run"))).doubt
     'mIoU 0.5000 cannot be believed: only 6 steps of training up to this checkpoint (fewer than 50)'
     """
     value = metrics[task.primary]

@@ -192,6 +192,22 @@ def read_raster(path: Path) -> tuple[np.ndarray, dict]:
         return raster.read(), {"crs": raster.crs, "transform": raster.transform, "nodata": raster.nodata}
 
 
+def test_evaluate_scores_several_splits_in_one_run_and_only_what_is_new(tmp_path):
+    task, context = example_task(tmp_path, *SMALL, "evaluate.boundary_width=0.02")
+    prepare.run(task, context)
+    train.run(task, context)
+    alone = evaluate.run(task, context)
+    both, _ = example_task(tmp_path, *SMALL, "evaluate.boundary_width=0.02", "evaluate.split=[train, val]")
+    result = evaluate.run(both, context)
+    assert result.metrics["mIoU val"] == alone.metrics["mIoU"]
+    assert result.metrics["mIoU train"] != alone.metrics["mIoU"]
+    assert result.status == "done"
+    assert result.doubt.startswith("train: mIoU"), "each doubt names its split"
+    assert {path.name for path in context.folder.glob("evaluate_*")} == {"evaluate_train", "evaluate_val"}
+    assert evaluate.run(both, context).status == "up to date"
+    assert "mbIoU" in read_json(context.folder / "evaluate_train" / "metrics.json")["metrics"]
+
+
 def test_evaluate_with_turned_pictures_is_a_score_of_its_own(tmp_path):
     task, context = trained_example(tmp_path, "train.epochs=3")
     evaluate.run(task, context)

@@ -72,6 +72,8 @@ Percentiles = Annotated[
 ClassName = Annotated[str, StringConstraints(strip_whitespace=True), AfterValidator(_not_empty)]
 Precision = Annotated[Literal["auto", "bf16", "fp32"], BeforeValidator(_not_float16)]
 OneOrMore = str | Annotated[list[str], Field(min_length=1)]  # a file, folder or glob, or a list of them
+_Split = Literal["train", "val", "test"]
+OneOrMoreSplits = _Split | Annotated[list[_Split], Field(min_length=1)]
 BlockChoice = (  # of a backbone: indices, a word, or shares of its depth
     Annotated[list[int], Field(min_length=1)]
     | Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
