@@ -79,7 +79,7 @@ def what_is_lost(sets: Mapping[str, AnnotationSet], format: str, mode: str = "ke
     (['all: no box (the tight box of the keypoints is written): 1', 'all: is_crowd: 1 of 1 instances'], [])
     """
     tests = {
-        "yolo": yolo.unsupported,
+        "yolo": lambda part: yolo.unsupported(part, yolo.writes_outlines(sets.values())),
         "labelme": labelme.unsupported,
         "coco": lambda part: coco.unsupported(part, mode),
         "deeplabcut": deeplabcut.unsupported,

@@ -13,6 +13,8 @@ from utils.formats.types import Instance
 from utils.raster.gdal import bounded_gdal
 
 _FAR = 2.0**20  # pixels: outlines that reach further are cut before they are drawn, as GDAL counts in whole numbers
+_NEAR = 0.01  # share of a picture's side by which outlines may reach beyond it, from rounding
+_SAME = 1e-9  # share of an area by which sums of parts differ from the whole where nothing overlaps
 _MOST_NEAREST = 64  # rings that others are joined to: looking for the nearest of very many would take long
 
 
@@ -147,6 +149,46 @@ def _cut_islands(
     return [ring for polygon, ring in enumerate(polygons) if polygon not in smallest], cut
 
 
+def rings_apart(
+    polygons: Sequence[np.ndarray], holes: Sequence[np.ndarray], size: tuple[int, int]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Rings that cover what others do in a picture, where these overlap or reach beyond it; else the rings themselves.
+
+    Parameters
+    ----------
+    polygons, holes : sequence of ndarray, shape (N, 2)
+        As `Instance` has them: polygons unite, and holes are cut out of all of them.
+    size : (int, int)
+        Height and width of the picture.
+
+    Returns
+    -------
+    polygons, holes : list of ndarray, shape (N, 2)
+        The polygons lie apart, and the holes in them.
+
+    Examples
+    --------
+    >>> wide, tall = np.array([[0, 0], [4, 0], [4, 2], [0, 2.0]]), np.array([[0, 0], [2, 0], [2, 9], [0, 9.0]])
+    >>> [ring], _ = rings_apart([wide, tall], [], (6, 8))
+    >>> shapely.Polygon(ring).area
+    16.0
+    """
+    frame, reach = shapely.box(0, 0, size[1], size[0]), np.array(size) * _NEAR
+    parts, cut = (
+        shapely.make_valid(np.array([shapely.Polygon(ring) for ring in rings if len(ring) > 2], object))
+        for rings in (polygons, holes)
+    )
+    drawn = shapely.union_all(parts).difference(shapely.union_all(cut)) if len(parts) else shapely.Polygon()
+    apart = abs(drawn.area - sum(shapely.area(parts)) + sum(shapely.area(cut))) <= _SAME * max(drawn.area, 1)
+    near = shapely.box(-reach[1], -reach[0], size[1] + reach[1], size[0] + reach[0])
+    if apart and near.covers(drawn) and len(parts) == len(polygons):
+        return list(polygons), list(holes)
+    kept = shapely.get_parts(shapely.get_parts(drawn.intersection(frame)))  # a collection may hold multipolygons
+    kept = [part for part in kept if part.geom_type == "Polygon" and part.area > 0]
+    outer = [shapely.get_coordinates(part.exterior)[:-1] for part in kept]
+    return outer, [shapely.get_coordinates(ring)[:-1] for part in kept for ring in part.interiors]
+
+
 def join_rings(polygons: Sequence[np.ndarray], holes: Sequence[np.ndarray] = ()) -> np.ndarray:
     """One ring around several, for formats with one outline for an object: bridges without width join them.
 
@@ -170,6 +212,8 @@ def join_rings(polygons: Sequence[np.ndarray], holes: Sequence[np.ndarray] = ())
     >>> len(ring), shapely.Polygon(ring).area
     (10, 32.0)
     """
+    if len(polygons) == 1 and not holes:
+        return polygons[0]
     turned = [(_area(ring) < 0) != is_hole for is_hole, part in ((False, polygons), (True, holes)) for ring in part]
     rings = [ring[::-1] if turn else ring for ring, turn in zip([*polygons, *holes], turned, strict=True)]
     first = cKDTree(rings[0])

@@ -58,10 +58,12 @@ class Spec:
     def splits(self) -> dict[str, list[Path]]:
         """Files and folders of each split; `../` at the beginning is left out where only that leads somewhere.
 
+        Of val and test, what is not there is left out with a warning, and a problem by `find_misspelled`.
+
         Raises
         ------
         DataError
-            If there is no split, one is neither text nor a list of texts, or what it names is not there.
+            If there is no split, one is neither text nor a list of texts, or what train or all names is not there.
 
         Examples
         --------
@@ -74,13 +76,40 @@ class Spec:
         for key, entries in _split_entries(self.path, self.keys).items():
             for entry in entries:
                 place = _locate(f"{self.path}: {key}", entry, self.root)
-                if place is None:
-                    missing = os.path.normpath(self.root / plain_path(entry))
-                    raise DataError(f"{self.path}: {key}: no such file or folder: {missing}")
-                found.setdefault(SPLIT_WORDS.get(key, key), []).append(place)
+                split = SPLIT_WORDS.get(key, key)
+                if place is not None:
+                    found.setdefault(split, []).append(place)
+                elif split in ("val", "test"):
+                    logger.warning("%s", _missing_split(self, key, entry))
+                else:
+                    raise DataError(f"{self.path}: {key}: {_no_such(self, entry)}")
         if not found:
             raise DataError(f"{self.path}: no split; give at least one of {', '.join(SPLITS)}")
         return found
+
+
+def _no_such(spec: Spec, entry: str) -> str:
+    """What is said of an entry that leads nowhere.
+
+    Examples
+    --------
+    >>> _no_such(Spec(Path("data.yaml"), Path("/no"), {}), "./a.json")
+    'no such file or folder: /no/a.json'
+    """
+    return f"no such file or folder: {os.path.normpath(spec.root / plain_path(entry))}"
+
+
+def _missing_split(spec: Spec, key: str, entry: str) -> Problem:
+    """The problem of a val or test that is not there, though others are.
+
+    Examples
+    --------
+    >>> print(_missing_split(Spec(Path("data.yaml"), Path("/no"), {}), "valid", "a"))
+    data.yaml: valid: no such file or folder: /no/a; it is left out, and the other splits are read; put it there, or \
+remove the key
+    """
+    what = f"{_no_such(spec, entry)}; it is left out, and the other splits are read"
+    return Problem(f"{spec.path}: {key}", what, "put it there, or remove the key")
 
 
 def split_files(spec: Spec, kind: str) -> dict[str, list[Path]]:
@@ -171,8 +200,8 @@ def read_spec(path: Path, root: str | Path | None = None) -> Spec:
     Returns
     -------
     Spec
-        Its root is the first of these that holds all splits: `path`; `root`; where `path` is of another computer, a
-        folder of its name beside the file, or the folder of the file.
+        Its root is the first of these that holds all splits, or else most of what they name: `path`; `root`; where
+        `path` is of another computer, a folder of its name beside the file, or the folder of the file.
 
     Raises
     ------
@@ -199,14 +228,17 @@ file; mend path
         raise DataError(f"{path}: path: expected a folder, got {stated!r}")
     roots, entries = _possible_roots(path, stated, root), _split_entries(path, keys)
     is_lost = stated is not None and not os.path.isdir(path.parent / plain_path(stated))
+    found: dict[Path, int] = {}
     for folder in roots:
-        if all(_locate(f"{path}: {key}", entry, folder) for key, part in entries.items() for entry in part):
+        places = [_locate(f"{path}: {key}", entry, folder) for key, part in entries.items() for entry in part]
+        found[folder] = sum(place is not None for place in places)
+        if found[folder] == len(places):
             if is_lost:
                 logger.warning("%s: path: %s is no folder on this computer; %s is read", path, stated, folder)
             return Spec(path, folder, keys)
     if is_lost and root is None:
         raise DataError(f"{path}: path: {stated} is no folder, and not all splits are beside this file; mend path")
-    return Spec(path, roots[0], keys)  # whose splits say what is not there
+    return Spec(path, max(roots, key=lambda folder: found[folder]), keys)  # whose splits say what is not there
 
 
 def _possible_roots(path: Path, stated: str | None, root: str | Path | None) -> list[Path]:
@@ -271,7 +303,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def find_misspelled(spec: Spec, others: Iterable[str] = ()) -> list[Problem]:
-    """Keys that look like one that a specification may have but are not: they would be passed over.
+    """What would be passed over: keys that look like one that a specification may have, and a val or test not there.
 
     Parameters
     ----------
@@ -292,6 +324,10 @@ def find_misspelled(spec: Spec, others: Iterable[str] = ()) -> list[Problem]:
         close = difflib.get_close_matches(key, names, 1, cutoff=0.8)
         if close:
             found.append(Problem(str(spec.path), f"unknown key {key!r}", f"did you mean {close[0]!r}?"))
+    for key, entries in _split_entries(spec.path, spec.keys).items():
+        if SPLIT_WORDS.get(key, key) in ("val", "test"):
+            lacking = [entry for entry in entries if _locate(f"{spec.path}: {key}", entry, spec.root) is None]
+            found += [_missing_split(spec, key, entry) for entry in lacking]
     return found
 
 
@@ -326,22 +362,54 @@ def category_names(spec: Spec) -> list[str] | None:
     Raises
     ------
     DataError
-        If they are neither a list nor a mapping from 0 on, a name is a duplicate, or `nc` contradicts them.
+        If they are neither a list nor a mapping from numbers, a name is a duplicate, or `nc` contradicts them.
 
     Examples
     --------
-    >>> category_names(Spec(Path("data.yaml"), Path("."), {"names": {1: "fish", 0: "crab"}}))
+    >>> category_names(Spec(Path("data.yaml"), Path("."), {"names": {7: "fish", 1: "crab"}}))
     ['crab', 'fish']
     """
     stated, count = spec.keys.get("names"), spec.keys.get("nc")
     if stated is None:
         return [str(index) for index in range(count)] if isinstance(count, int) else None
-    names = _as_list(stated, f"{spec.path}: names")
+    numbers = class_numbers(spec)
+    listed = [stated.get(number, stated.get(str(number))) for number in numbers] if isinstance(stated, dict) else stated
+    names = _as_list(listed, f"{spec.path}: names")
     if len(set(names)) < len(names):
         raise DataError(f"{spec.path}: names: duplicate name in {names}, without blanks at the ends")
-    if isinstance(count, int) and count != len(names):
+    if isinstance(count, int) and count not in (len(names), max(numbers, default=-1) + 1):
         raise DataError(f"{spec.path}: nc is {count}, but there are {len(names)} names; mend one of them")
     return names
+
+
+def class_numbers(spec: Spec) -> list[int]:
+    """The numbers that labels have for the categories, in the order of `category_names`: of a list, from 0 on.
+
+    A mapping may begin at any number and leave some out: no label may have these.
+
+    Raises
+    ------
+    DataError
+        If a key of a mapping is no whole number, or twice there.
+
+    Examples
+    --------
+    >>> class_numbers(Spec(Path("data.yaml"), Path("."), {"names": {"7": "fish", 1: "crab"}}))
+    [1, 7]
+    >>> class_numbers(Spec(Path("data.yaml"), Path("."), {"names": {"fish": 0}}))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: names: expected a list of names or a mapping from numbers to names, got \
+{'fish': 0}
+    """
+    stated = spec.keys.get("names")
+    if not isinstance(stated, Mapping):
+        return list(range(len(stated))) if isinstance(stated, list) else []
+    keys = [int(key) for key in stated if str(key).isdecimal() and str(key).isascii() and len(str(key)) < 10]
+    if len(set(keys)) < len(stated):
+        what = f"expected a list of names or a mapping from numbers to names, got {str(stated)[:200]}"
+        raise DataError(f"{spec.path}: names: {what}")
+    return sorted(keys)
 
 
 def _as_list(value: Any, where: str) -> list[str]:
@@ -375,6 +443,18 @@ def _as_list(value: Any, where: str) -> list[str]:
     return read_names(entries, where)
 
 
+def _numbers_of(spec: Spec, categories: Sequence[str]) -> list[int]:
+    """The numbers of categories, where they are those of the file; else none.
+
+    Examples
+    --------
+    >>> spec = Spec(Path("data.yaml"), Path("."), {"names": {1: "crab", 7: "fish"}})
+    >>> _numbers_of(spec, ["crab", "fish"]), _numbers_of(spec, ["mouse"])
+    ([1, 7], [])
+    """
+    return class_numbers(spec) if category_names(spec) == list(categories) else []
+
+
 def keypoint_names(spec: Spec, categories: Sequence[str]) -> dict[str, list[str]] | None:
     """Keypoint names of each category, or None where the file has none.
 
@@ -393,7 +473,8 @@ def keypoint_names(spec: Spec, categories: Sequence[str]) -> dict[str, list[str]
     {'mouse': ['nose', 'tail']}
     """
     stated = {key: spec.keys[key] for key in NAME_KEYS if spec.keys.get(key) is not None}
-    read = {key: _by_category(value, categories, f"{spec.path}: {key}") for key, value in stated.items()}
+    numbers = _numbers_of(spec, categories)
+    read = {key: _by_category(value, categories, f"{spec.path}: {key}", numbers) for key, value in stated.items()}
     if not read:
         return None
     first, *others = read
@@ -409,7 +490,9 @@ def keypoint_names(spec: Spec, categories: Sequence[str]) -> dict[str, list[str]
     return read[first]
 
 
-def _by_category(value: Any, categories: Sequence[str], where: str) -> dict[str, list[str]]:
+def _by_category(
+    value: Any, categories: Sequence[str], where: str, numbers: Sequence[int] = ()
+) -> dict[str, list[str]]:
     """Lists of names by category, from any of the three ways to write them.
 
     Raises
@@ -428,12 +511,12 @@ def _by_category(value: Any, categories: Sequence[str], where: str) -> dict[str,
         return {category: _as_list(value, where) for category in categories}
     if len(value) > len(categories):
         raise DataError(f"{where}: {len(value)} categories, but names has {len(categories)}: {', '.join(categories)}")
-    keyed = _pick(value, categories, where)
+    keyed = _pick(value, categories, where, numbers)
     return {category: _as_list(keyed[category], where) for category in categories}
 
 
-def _pick(value: Mapping, categories: Sequence[str], where: str) -> dict[str, Any]:
-    """The entry of each category, by its name or index.
+def _pick(value: Mapping, categories: Sequence[str], where: str, numbers: Sequence[int] = ()) -> dict[str, Any]:
+    """The entry of each category, by its name or number; numbers count from 0 where none are given.
 
     Raises
     ------
@@ -446,7 +529,7 @@ def _pick(value: Mapping, categories: Sequence[str], where: str) -> dict[str, An
     {'mouse': [1], 'rat': [2]}
     """
     found = {}
-    for index, category in enumerate(categories):
+    for index, category in zip(numbers or range(len(categories)), categories, strict=True):
         keys = [key for key in (category, index, str(index)) if key in value]
         if not keys:
             raise DataError(f"{where}: nothing for category {category!r}; add an entry {index}")
@@ -493,7 +576,7 @@ def _per_category(spec: Spec, key: str, categories: Sequence[str]) -> dict[str, 
     value = spec.keys.get(key)
     found = dict.fromkeys(categories, value)
     if isinstance(value, Mapping):
-        found = _pick(value, categories, f"{spec.path}: {key}")
+        found = _pick(value, categories, f"{spec.path}: {key}", _numbers_of(spec, categories))
     for entry in found.values():
         items = entry or [] if isinstance(entry, list | None) else [None]
         if key == "edges":

@@ -20,11 +20,14 @@ from utils.formats.pictures import PICTURE_SUFFIXES, is_picture, list_files, pic
 from utils.formats.sets import finish_sets, shared_labels
 from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
+from utils.formats.values import read_flag
 from utils.formats.yolo.folders import NAMES_FILES, read_folder, survey_rows
 from utils.formats.yolo.rows import RowReader
 from utils.media.picture_sizes import picture_size
 
 logger = logging.getLogger(__name__)
+
+_SKIP_KEY = "skip_if_label_file_missing"  # some exporters write it
 
 
 def read_yolo(
@@ -39,7 +42,9 @@ def read_yolo(
     Labels lie where the last folder named `images` in a picture's path is replaced by `labels`; where no file is
     there, the first such folder is tried, as other tools do; without such a folder, beside the picture. An empty file
     says that there is no object. A missing one says so too in a set of boxes or outlines; in one of poses it is a
-    problem, and the picture counts as incomplete. In a set where most rows are boxes, other rows are problems.
+    problem, and the picture counts as incomplete. Where the file says `skip_if_label_file_missing: true`, pictures
+    without a label are left out. Where the pictures lie below a data root that is not the file's folder, labels may lie
+    in the file's folder in their place. In a set where most rows are boxes, other rows are problems.
 
     Parameters
     ----------
@@ -84,7 +89,7 @@ def read_yolo(
     for split, sources in spec.splits().items():
         problems[split] = [] if problems else specs.find_misspelled(spec)
         listed[split] = _list_pictures(spec, split, sources, problems[split])
-    files = _name_files(spec.root, listed)
+    files = _name_files(spec, listed)
     if not any(problems.values()):  # else they may be the labels of the pictures that are named and not there
         problems[next(iter(problems))] += find_orphans(files.labels)
     reader = _build_reader(spec, files)
@@ -107,7 +112,7 @@ class _Files:
     shared: Sequence[Problem] = ()
 
 
-def _name_files(root: Path, listed: Mapping[str, Sequence[Path]]) -> _Files:
+def _name_files(spec: specs.Spec, listed: Mapping[str, Sequence[Path]]) -> _Files:
     """Find the labels of the pictures of all splits, and name the pictures.
 
     Raises
@@ -117,17 +122,21 @@ def _name_files(root: Path, listed: Mapping[str, Sequence[Path]]) -> _Files:
 
     Examples
     --------
-    >>> _name_files(Path("/no"), {"train": [Path("/no/images/a.png")]}).ids
+    >>> spec = specs.Spec(Path("/no/data.yaml"), Path("/no"), {})
+    >>> _name_files(spec, {"train": [Path("/no/images/a.png")]}).ids
     {PosixPath('/no/images/a.png'): 'images/a'}
     """
     pictures = [picture for part in listed.values() for picture in part]
     names = FileNames()
-    ids, labels = picture_ids(pictures, root), {picture: _find_label(picture, names) for picture in pictures}
+    ids, labels = picture_ids(pictures, spec.root), {picture: _find_label(picture, spec, names) for picture in pictures}
     return _Files(ids, labels, shared_labels(labels, ids))
 
 
-def _find_label(picture: Path, names: FileNames) -> Path | None:
+def _find_label(picture: Path, spec: specs.Spec, names: FileNames) -> Path | None:
     """The label of a picture, or None. What stands in its place counts, file or not: reading it tells.
+
+    Several sets of labels of the same pictures have a folder each, with a specification and `labels` in it; the one
+    beside the specification goes before what lies at the pictures.
 
     Raises
     ------
@@ -136,10 +145,13 @@ def _find_label(picture: Path, names: FileNames) -> Path | None:
 
     Examples
     --------
-    >>> _find_label(Path("/no/images/a.png"), FileNames()) is None
+    >>> _find_label(Path("/no/images/a.png"), specs.Spec(Path("data.yaml"), Path("/no"), {}), FileNames()) is None
     True
     """
-    places = (label_path(picture), label_path(picture, 0), picture.with_suffix(".txt"))
+    places = [label_path(picture), label_path(picture, 0), picture.with_suffix(".txt")]
+    folder = spec.path.parent  # of a folder without a specification, the folder around it, which is not asked
+    if spec.path != spec.root and folder != spec.root and picture.is_relative_to(spec.root):
+        places.insert(0, label_path(folder / picture.relative_to(spec.root)))
     return next((found for place in places if (found := names.find(place)) is not None), None)
 
 
@@ -158,11 +170,11 @@ def _build_reader(spec: specs.Spec, files: _Files) -> RowReader:
         categories = categories or ["0"]
         numbers = {category: list(map(str, range(shape[0]))) for category in categories}
         names = specs.keypoint_names(spec, categories) or numbers
-        return RowReader(specs.build_skeletons(spec, names), *shape)
+        return RowReader(specs.build_skeletons(spec, names), *shape, numbers=tuple(specs.class_numbers(spec)))
     rows = survey_rows(label for label in files.labels.values() if label)
     categories = categories or list(map(str, range(rows.classes)))
     skeletons = specs.build_skeletons(spec, dict.fromkeys(categories, ()))
-    return RowReader(skeletons, outlines=rows.outlines >= rows.boxes)
+    return RowReader(skeletons, outlines=rows.outlines >= rows.boxes, numbers=tuple(specs.class_numbers(spec)))
 
 
 def _read_split(
@@ -192,13 +204,41 @@ def _read_split(
     if empty == len(pictures):
         first = label_path(pictures[0])
         raise DataError(f"{spec.path}: {split}: none of the {len(pictures)} pictures has a label, such as {first}")
-    if empty and not reader.num_keypoints:
+    if empty and _skips_unlabelled(spec):
+        left = [picture for picture in pictures if files.labels[picture] is None]
+        what = f"pictures without a label file, left out as {_SKIP_KEY} says: {empty}, such as {left[0].name}"
+        problems.append(
+            Problem(f"{spec.path}: {split}", what, "write an empty file where there is no object", blocks=False)
+        )
+        pictures = [picture for picture in pictures if files.labels[picture] is not None]
+    elif empty and not reader.num_keypoints:
         text = "%s: %s: %d of %d pictures have no label file and count as pictures without an object"
         logger.info(text, spec.path, split, empty, len(pictures))
     read = [_read_picture(path, files.ids[path], files.labels[path], reader, problems) for path in pictures]
     here = {files.ids[picture] for picture in pictures}
     problems += [problem for problem in files.shared if problem.picture in here]
     return AnnotationSet([picture for picture in read if picture], dict(reader.skeletons), problems)
+
+
+def _skips_unlabelled(spec: specs.Spec) -> bool:
+    """Whether the file says that pictures without a label file are not labelled, and not that they show nothing.
+
+    Raises
+    ------
+    DataError
+        If it says neither yes nor no.
+
+    Examples
+    --------
+    >>> _skips_unlabelled(specs.Spec(Path("data.yaml"), Path("."), {"skip_if_label_file_missing": "perhaps"}))
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: data.yaml: expected 0 or 1 as skip_if_label_file_missing, got 'perhaps'
+    """
+    try:
+        return read_flag(_SKIP_KEY, spec.keys.get(_SKIP_KEY))
+    except ValueError as error:
+        raise DataError(f"{spec.path}: {error}") from None
 
 
 def find_orphans(labels: Mapping[Path, Path | None]) -> list[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,6 +28,8 @@ class RowReader:
         `kpt_shape`; without keypoints a row is a box or an outline.
     outlines : bool
         Whether a row without keypoints may be an outline.
+    numbers : tuple of int
+        The class numbers of the skeletons; from 0 on where there are none.
 
     Examples
     --------
@@ -41,6 +44,18 @@ class RowReader:
     num_keypoints: int = 0
     num_values: int = 2
     outlines: bool = True
+    numbers: tuple[int, ...] = ()
+
+    @cached_property
+    def categories(self) -> dict[int, str]:
+        """The categories by their class numbers.
+
+        Examples
+        --------
+        >>> RowReader({"car": Skeleton(()), "bus": Skeleton(())}, numbers=(3, 6)).categories
+        {3: 'car', 6: 'bus'}
+        """
+        return dict(zip(self.numbers or range(len(self.skeletons)), self.skeletons, strict=True))
 
     def read(self, row: str, size: tuple[int, int]) -> Instance:
         """Read one row.
@@ -65,7 +80,7 @@ class RowReader:
         ValueError: expected 7 values (class, box of 4, 1 keypoints of 2), got 6
         """
         values = self._parse(row)
-        category, scale = list(self.skeletons)[int(values[0])], np.array(size[::-1], np.float64)
+        category, scale = self.categories[int(values[0])], np.array(size[::-1], np.float64)
         if not self.num_keypoints and len(values) > 5:
             _check_shares("an outline", values[1:])
             return Instance(category, polygons=(values[1:].reshape(-1, 2) * scale,))
@@ -112,13 +127,12 @@ class RowReader:
         points, seen, right_points = self._plain_keypoints(values[:, 5:])
         right &= right_points & (values[:, 3:5] > 0).all(axis=1)
         right &= ((values[:, 1:5] >= -TOLERANCE) & (values[:, 1:5] <= 1 + TOLERANCE)).all(axis=1)
-        right &= (values[:, 0] == np.floor(values[:, 0])) & (values[:, 0] >= 0) & (values[:, 0] < len(self.skeletons))
+        right &= np.isin(values[:, 0], list(self.categories))
         centres, halves = values[:, 1:3] * scale, values[:, 3:5] * scale / 2
         boxes = np.concatenate([centres - halves, centres + halves], axis=1)
         poses = np.concatenate([np.where(seen[..., None] > 0, points * scale, np.nan), seen[..., None]], axis=2)
-        categories = list(self.skeletons)
         for index in np.flatnonzero(right).tolist():
-            found[places[index]] = Instance(categories[int(values[index, 0])], poses[index], boxes[index])
+            found[places[index]] = Instance(self.categories[int(values[index, 0])], poses[index], boxes[index])
         return found
 
     def _plain_keypoints(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -170,8 +184,12 @@ class RowReader:
             raise ValueError(f"expected numbers, got {row.strip()[:60]!r}") from None
         if not np.isfinite(values).all():
             raise ValueError("expected finite numbers, got NaN or infinity")
-        if values[0] != int(values[0]) or not 0 <= values[0] < len(self.skeletons):
-            raise ValueError(f"class {words[0]} is unknown; there are classes 0 to {len(self.skeletons) - 1}")
+        if values[0] != int(values[0]) or int(values[0]) not in self.categories:
+            known, last = len(self.categories), max(self.categories, default=-1)
+            gaps = f", of which names has {known}" if known <= last else ""
+            raise ValueError(
+                f"class {words[0]} is unknown; there are classes {min(self.categories, default=0)} to {last}{gaps}"
+            )
         return values
 
     def _keypoints(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

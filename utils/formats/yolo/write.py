@@ -1,8 +1,8 @@
-"""Writing YOLO data sets of poses or boxes, with their pictures."""
+"""Writing YOLO data sets of poses, outlines or boxes, with their pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +10,10 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.formats import specs
+from utils.formats.extents import extent_of
+from utils.formats.mask_outlines import join_rings, mask_of_instance, rings_apart, trace_mask
 from utils.formats.pictures import new_names
-from utils.formats.sets import list_lost, place_pictures, shared_skeletons
+from utils.formats.sets import Z_ORDER_LOST, in_drawing_order, list_lost, place_pictures, shared_skeletons
 from utils.formats.types import (
     AnnotatedPicture,
     AnnotationSet,
@@ -27,8 +29,11 @@ from utils.runtime.files import write_bytes
 def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Path]:
     """Write a YOLO data set: data.yaml, `images/<split>/` and `labels/<split>/`.
 
-    It is one of boxes where no category has keypoints, else one of poses. Pictures are given a second name (a hard
-    link) where the system allows it, else copied. What the format cannot hold is left out: `unsupported` lists it.
+    It is one of poses where a category has keypoints, one of outlines where an instance has an outline or a mask, else
+    one of boxes. A row of outlines is one ring: several parts and holes are joined by bridges without width, a mask is
+    written as its outline, and a box as its four corners. Objects stand in the order of their `z_order`. Pictures are
+    given a second name (a hard link) where the system allows it, else copied. What the format cannot hold is left out:
+    `unsupported` lists it.
 
     Parameters
     ----------
@@ -71,7 +76,8 @@ def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Pa
         for split in sets
     }
     written = [path for paths in labels.values() for path in paths]
-    texts = [_format_label(picture, skeletons) for part in sets.values() for picture in part.pictures]
+    outlines = writes_outlines(sets.values())
+    texts = [_format_label(picture, skeletons, outlines) for part in sets.values() for picture in part.pictures]
     place_pictures(folder, sets, images, written, [top for pair in tops.values() for top in pair])
     for label, text in zip(written, texts, strict=True):
         write_bytes(label, text.encode())
@@ -79,8 +85,25 @@ def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Pa
     return [specs.write_spec(folder / "data.yaml", {"path": ".", **splits, **keys}), *written]
 
 
-def _format_label(picture: AnnotatedPicture, skeletons: Mapping[str, Skeleton]) -> str:
-    """The label file of a picture.
+def writes_outlines(parts: Iterable[AnnotationSet]) -> bool:
+    """Whether splits are written as outlines: there are some, or masks, and no category has keypoints.
+
+    Examples
+    --------
+    >>> mask = Instance("car", mask={"size": [4, 6], "counts": [6, 2, 16]})
+    >>> part = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), (mask,))], {"car": Skeleton(())})
+    >>> writes_outlines([part]), writes_outlines([AnnotationSet([], {"fox": Skeleton(("nose",))}), part])
+    (True, False)
+    """
+    parts = list(parts)
+    if any(skeleton.num_keypoints for part in parts for skeleton in part.skeletons.values()):
+        return False
+    instances = (instance for part in parts for picture in part.pictures for instance in picture.instances)
+    return any(instance.polygons or instance.mask for instance in instances)
+
+
+def _format_label(picture: AnnotatedPicture, skeletons: Mapping[str, Skeleton], outlines: bool = False) -> str:
+    """The label file of a picture: of outlines, else of poses or boxes.
 
     Raises
     ------
@@ -96,17 +119,26 @@ def _format_label(picture: AnnotatedPicture, skeletons: Mapping[str, Skeleton]) 
     """
     if picture.size is None:
         raise DataError(f"{picture.path}: the size is unknown, and YOLO writes shares of it; look at its problem")
-    rows = [_format_row(instance, skeletons, picture.size) for instance in picture.instances]
+    numbers = {name: number for number, name in enumerate(skeletons)}
+    rows = []
+    for instance in in_drawing_order(picture):
+        if not outlines:
+            rows.append(_format_row(instance, skeletons, picture.size))
+        elif (ring := _written_ring(instance, picture.size)) is not None:
+            shares = ring / np.array(picture.size[::-1], np.float64)
+            rows.append(" ".join([str(numbers[instance.category]), *(f"{x:.15g}" for x in shares.ravel().tolist())]))
     return "".join(row + "\n" for row in rows if row)
 
 
-def unsupported(annotations: AnnotationSet) -> list[str]:
+def unsupported(annotations: AnnotationSet, outlines: bool | None = None) -> list[str]:
     """List what YOLO cannot hold of a set.
 
     Parameters
     ----------
     annotations : AnnotationSet
         What is to be written.
+    outlines : bool, optional
+        Whether it is written as outlines, for another split may have some; by default as `writes_outlines` says.
 
     Returns
     -------
@@ -130,16 +162,50 @@ def unsupported(annotations: AnnotationSet) -> list[str]:
     sizes = [f"{len(counts)} different numbers of keypoints"] if len(counts) > 1 else []
     flips = len({skeleton.flip_idx for skeleton in annotations.skeletons.values()})
     sides = ["flip_idx that differs between categories (inferred from the names when read)"] if flips > 1 else []
-    tests = {
-        "neither box, keypoint nor polygon (left out)": lambda i: (
-            i.box_xyxy is None and tight_box(i.keypoints) is None and not i.polygons
-        ),
+    tests: dict[str, Callable[[Instance], bool]] = {
         "scores": lambda i: i.score is not None or i.keypoint_scores is not None,
+        Z_ORDER_LOST: lambda i: i.z_order != 0,
     }
+    outlines = writes_outlines([annotations]) if outlines is None else outlines
+    tests |= _LOST_OF_OUTLINES if outlines else _LOST_OF_BOXES
+    kept = {"keypoints", "score", "z_order"} | (_OF_RINGS if outlines else {"boxes"})
     placed = [(i, p.size) for p in annotations.pictures if p.size is not None for i in p.instances]
-    beyond = {
+    lines = [f"{name}: {count}" for name, count in _count_cut(placed, outlines).items() if count]
+    return [*sizes, *sides, *lines, *list_lost(annotations, kept, tests)]
+
+
+_OF_RINGS = {"boxes", "polygons", "holes", "lines", "masks"}
+_LOST_OF_BOXES: dict[str, Callable[[Instance], bool]] = {
+    "neither box, keypoint, outline, line nor mask (left out)": lambda i: (
+        extent_of(i) is None and tight_box(i.keypoints) is None
+    ),
+}
+_LOST_OF_OUTLINES: dict[str, Callable[[Instance], bool]] = {
+    "neither box, outline nor mask (left out)": lambda i: not i.polygons and i.box_xyxy is None and not i.mask,
+    "boxes beside outlines (the outlines are written)": lambda i: i.box_xyxy is not None and bool(i.polygons or i.mask),
+    "boxes (written as outlines of four corners)": lambda i: i.box_xyxy is not None and not i.polygons and not i.mask,
+    "holes (cut into the outline, and read as a part of it)": lambda i: bool(i.holes),
+    "outlines of several parts (joined to one)": lambda i: len(i.polygons) > 1,
+    "masks (written as outlines)": lambda i: bool(i.mask),
+    "lines": lambda i: bool(i.lines),
+}
+
+
+def _count_cut(placed: Sequence[tuple[Instance, tuple[int, int]]], outlines: bool) -> dict[str, int]:
+    """How many boxes, keypoints and outlines are changed as they reach beyond their picture, of a given size each.
+
+    Examples
+    --------
+    >>> wide = Instance("car", polygons=(np.array([[0.0, 0], [9, 0], [9, 3]]),))
+    >>> _count_cut([(wide, (4, 6))], outlines=True)
+    {'outlines beyond the picture (cut to it)': 1}
+    """
+    if outlines:
+        beyond = sum(bool(i.polygons) and not _holds_rings(i.polygons, size) for i, size in placed)
+        return {"outlines beyond the picture (cut to it)": beyond}
+    return {
         "no box (the tight box of the keypoints is written)": sum(
-            i.box_xyxy is None and tight_box(i.keypoints) is not None for i, _ in placed
+            extent_of(i) is None and tight_box(i.keypoints) is not None for i, _ in placed
         ),
         "boxes beyond the picture or flat (cut to it)": sum(
             i.box_xyxy is not None and not _holds_box(i, size) for i, size in placed
@@ -148,8 +214,41 @@ def unsupported(annotations: AnnotationSet) -> list[str]:
             int(((i.keypoints[:, 2] > 0) & ~_is_held(i, size)).sum()) for i, size in placed
         ),
     }
-    lines = [f"{name}: {count}" for name, count in beyond.items() if count]
-    return [*sizes, *sides, *lines, *list_lost(annotations, ("boxes", "keypoints", "score"), tests)]
+
+
+def _written_ring(instance: Instance, size: tuple[int, int]) -> np.ndarray | None:
+    """The one outline (N, 2) of an instance's row, in the picture; None where it has neither outline, mask nor box.
+
+    Examples
+    --------
+    >>> _written_ring(Instance("car", box_xyxy=np.array([1.0, 2, 5, 4])), (4, 6)).tolist()
+    [[1.0, 2.0], [5.0, 2.0], [5.0, 4.0], [1.0, 4.0]]
+    >>> mask = {"size": [4, 6], "counts": [6, 2, 16]}
+    >>> _written_ring(Instance("car", mask=mask), (4, 6)).tolist()
+    [[1.0, 2.0], [1.0, 4.0], [2.0, 4.0], [2.0, 2.0]]
+    """
+    polygons, holes = list(instance.polygons), list(instance.holes)
+    if instance.mask is not None:
+        polygons, holes = trace_mask(mask_of_instance(instance, size))
+    if not polygons and instance.box_xyxy is not None:
+        x1, y1, x2, y2 = _written_box(instance, size).tolist()  # type: ignore[union-attr]
+        polygons = [np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])]
+    if len(polygons) > 1 or holes or not _holds_rings(polygons, size):
+        polygons, holes = rings_apart(polygons, holes, size)
+    return join_rings(polygons, holes) if polygons else None
+
+
+def _holds_rings(rings: Sequence[np.ndarray], size: tuple[int, int]) -> bool:
+    """Whether reading would take rings as they are: none reaches far beyond the picture.
+
+    Examples
+    --------
+    >>> triangle = np.array([[0.0, 0], [6, 0], [6, 3]])
+    >>> _holds_rings([triangle], (4, 6)), _holds_rings([triangle * 2], (4, 6))
+    (True, False)
+    """
+    shares = np.concatenate([np.zeros((1, 2)), *rings]) / np.array(size[::-1], np.float64)
+    return bool(((shares >= -TOLERANCE) & (shares <= 1 + TOLERANCE)).all())
 
 
 def _format_row(instance: Instance, skeletons: Mapping[str, Skeleton], size: tuple[int, int]) -> str:
@@ -198,9 +297,9 @@ def _written_box(instance: Instance, size: tuple[int, int]) -> np.ndarray | None
     """
     if _holds_box(instance, size):
         return instance.box_xyxy
-    box = instance.box_xyxy if instance.box_xyxy is not None else tight_box(instance.keypoints)
-    if box is None and instance.polygons:
-        box = tight_box(np.concatenate(instance.polygons))
+    box = extent_of(instance)
+    if box is None:
+        box = tight_box(instance.keypoints)
     if box is None:
         return None
     limits = np.array([size[1], size[0]], np.float64)

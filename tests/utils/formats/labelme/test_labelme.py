@@ -283,7 +283,7 @@ def test_keypoints_are_collected_in_their_order_or_given(label, tmp_path):
         ("kpt_shape: [4, 3]", "kpt_shape says 4 keypoints, the files have 2: tail, nose"),
         ("keypoint_names: [nose, nose]", "'nose' is a duplicate"),
         ("kpt_shape: [3, 3]\nkeypoint_names: [nose, tail]", "kpt_shape says 3 keypoints, keypoint_names has 2"),
-        ("val: nowhere", "val: no such file or folder"),
+        ("train: nowhere", "train: no such file or folder"),
     ],
 )
 def test_a_specification_that_cannot_be_used_is_refused(label, spec, reason):

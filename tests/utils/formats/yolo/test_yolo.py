@@ -152,7 +152,8 @@ def test_flip_idx_is_taken_or_inferred(data):
             "kpt_names and kpt_labels|kpt_labels and kpt_names",
         ),
         ("kpt_shape: [2, 3]\nkpt_names: {0: [a, b], 1: [a, b]}", "2 categories, but names has 1"),
-        ("kpt_shape: [2, 3]\nnames: {1: a}", "names: expected a list of names or a mapping from 0"),
+        ("kpt_shape: [2, 3]\nnames: {a: 1}", "names: expected a list of names or a mapping from numbers to names"),
+        ("kpt_shape: [2, 3]\nnames: {1: a, '01': b}", "names: expected a list of names or a mapping from numbers"),
         ("kpt_shape: [2, 3]\nnames: [a, a]", "duplicate name"),
         ("kpt_shape: [2, 3]\nnames: [a]\nnc: 2", "nc is 2, but there are 1 names"),
         ("kpt_shape: [2, 3]\nflip_idx: [1, 2]", "flip_idx must name each of the 2 keypoints once"),
@@ -161,7 +162,7 @@ def test_flip_idx_is_taken_or_inferred(data):
         ("kpt_shape: [2, 3]\nedges: [[0, 7]]", "edge \\[0, 7\\] names no keypoint"),
         ("kpt_shape: [2, 3]\nkpt_shape: [2, 3]", "duplicate key"),
         ("kpt_shape: [2, 3]\npath: nowhere", "is no folder"),
-        ("kpt_shape: [2, 3]\nval: nowhere", "val: no such file or folder"),
+        ("kpt_shape: [2, 3]\ntrain: nowhere", "train: no such file or folder|duplicate key"),
         ("kpt_shape: [2, 3", "not valid YAML"),
     ],
 )
@@ -252,7 +253,7 @@ def test_boxes_and_points_beyond_the_picture_are_cut_and_listed(tmp_path, draw_p
         "no box (the tight box of the keypoints is written): 1",
         "boxes beyond the picture or flat (cut to it): 2",
         "keypoints beyond the picture (written as missing): 2",
-        "neither box, keypoint nor polygon (left out): 1 of 4 instances",
+        "neither box, keypoint, outline, line nor mask (left out): 1 of 4 instances",
     ]
     write_yolo({"all": poses}, tmp_path / "new")
     read = read_yolo(tmp_path / "new" / "data.yaml")["all"]
