@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import shutil
 import tempfile
 import warnings
@@ -12,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import cv2
 import numpy as np
 import rasterio
 
@@ -77,6 +79,43 @@ def scene_task(*overrides: str) -> SegmentationTask:
     3
     """
     return in_temporary_folder(example_task, *overrides)
+
+
+def annotated_example(folder: str | Path, *overrides: str) -> tuple[SegmentationTask, Context]:
+    """Make two photos with outlines of what is light in a COCO file; the rest is dark.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> task, context = annotated_example(tempfile.mkdtemp())
+    >>> [path.name for path in task.source.scenes.labelled()["pictures/scene_0"].paths]
+    ['scene_0.png']
+    """
+    folder = Path(folder)
+    if not (folder / "labels.json").exists():
+        write_annotated(folder)
+    return example_task(
+        folder,
+        f"paths.data_root={folder}",
+        "paths.raw_images_dir=null",
+        "paths.label_path=labels.json",
+        "dataset.unlabelled=dark",
+        "dataset.splits.block_tiles=null",
+        "train.val_fraction=0.5",
+        "inference.inputs=pictures/scene_0.png",
+        *overrides,
+    )
+
+
+def annotated_task(*overrides: str) -> SegmentationTask:
+    """Make `annotated_example` in a new temporary folder, removed when the process ends.
+
+    Examples
+    --------
+    >>> annotated_task("dataset.overlap=area").settings.dataset.overlap
+    'area'
+    """
+    return in_temporary_folder(annotated_example, *overrides)
 
 
 def in_temporary_folder(make: Callable[..., tuple[Made, Context]], *overrides: str) -> Made:
@@ -160,6 +199,39 @@ def write_pictures(folder: Path) -> None:
         label[:, 62:, :] = 255 if index == 0 else label[:, 62:, :]
         _write(folder / "pictures" / f"scene_{index}.tif", image)
         _write(folder / "labels" / f"scene_{index}.tif", label)
+
+
+def write_annotated(folder: Path) -> None:
+    """Write two photos, 64 x 64 and 64 x 96 pixels, and a COCO file with the outlines of what is light in them.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_annotated(folder)
+    >>> [len(entry["segmentation"][0]) for entry in json.loads((folder / "labels.json").read_text())["annotations"]]
+    [8, 6, 8]
+    """
+    generator = np.random.default_rng(0)
+    outlines = (
+        [[(32, 0), (64, 0), (64, 60), (32, 60)]],
+        [[(8, 0), (96, 0), (96, 32)], [(8, 40), (60, 40), (60, 60), (8, 60)]],
+    )
+    images, annotations = [], []
+    for index, (width, shapes) in enumerate(zip((64, 96), outlines, strict=True)):
+        light = np.zeros((64, width), np.uint8)
+        for shape in shapes:
+            cv2.fillPoly(light, [np.array(shape)], 1)
+            flat = [float(value) for corner in shape for value in corner]
+            entry = {"id": len(annotations) + 1, "image_id": index, "category_id": 1, "segmentation": [flat]}
+            annotations.append(entry | {"iscrowd": 0})
+        image = (60 + 120 * light[..., None] + generator.integers(0, 20, (64, width, 3))).astype(np.uint8)
+        path = folder / "pictures" / f"scene_{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+        images.append({"id": index, "file_name": f"pictures/{path.name}", "height": 64, "width": width})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "light"}]}
+    (folder / "labels.json").write_text(json.dumps(content))
 
 
 def _write(path: Path, bands: np.ndarray) -> None:

@@ -31,6 +31,7 @@ SECTIONS = (
 SETTING = re.compile(rf"(?:{SECTIONS})(?:\.[a-z]\w*)+")
 FILE_NAMES = re.compile(r"\.(?:py|yml|yaml|json|csv|md|safetensors|txt|Name)$")
 NEEDED = {  # sections that are null until they are named, with the keys that they need
+    "segmentation": {"dataset": {"convert_to": {"format": "coco", "folder": "copy"}}},
     "keypoints": {"dataset": {"convert_to": {"format": "coco", "folder": "copy"}}},
     "detection": {"dataset": {"convert_to": {"format": "coco", "folder": "copy"}}},
     "distill": {"distill": {"probe": {"config": "probe.yml"}}},

@@ -322,7 +322,7 @@ def tell_what(
     grid = task.output.score_grid()
     if grid is not None:
         facts["grid"] = grid
-        if grid["scale"] != 1:
+        if grid["pixels"] != "the picture's":
             context.log.info(f"evaluate: scores count pixels that are {grid['pixels']}; labels are read on these too")
     if split == NAMED and checkpoint is not None:
         find = lambda: seen_in_training(checkpoint.description, task.source, items)  # noqa: E731 - on one rank

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tasks.item import Item
+from utils.formats.types import AnnotatedPicture
 from utils.raster.regrid import AxisMap
 from utils.raster.tiling import Window, split_rows, windows_for_rows
+from utils.runtime.files import digest_json
 
 BLOCK = re.compile(r"^(?P<scene>.+)@y(?P<y0>\d+):(?P<y1>\d+),x(?P<x0>\d+):(?P<x1>\d+)$")
 TILE = re.compile(r"^(?P<scene>.+)_y(?P<y>\d+)_x(?P<x>\d+)$")
@@ -35,6 +39,8 @@ class SceneItem(Item):
         Values that stand for nothing besides those that its files declare.
     output : tuple of int, optional
         Height and width of the map, where it covers the area with other pixels than the model sees.
+    labels_digest : str
+        Of what is drawn of its labels, where they are in a file of many pictures; else empty.
 
     Examples
     --------
@@ -51,6 +57,7 @@ class SceneItem(Item):
     split: str = "train"
     nodata: tuple[float, ...] = ()
     output: tuple[int, int] | None = None
+    labels_digest: str = ""
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -100,7 +107,9 @@ class SceneItem(Item):
         area = self.area
         padded = ["reflect"] if self.tile > min(area.height, area.width) else []  # not the entries of an older padding
         empty = [["nodata", *self.nodata]] if self.nodata else []
-        return [*super().stamp(), [area.y, area.x, area.height, area.width], self.tile, self.stride, *padded, *empty]
+        drawn = [["labels", self.labels_digest]] if self.labels_digest else []
+        place = [area.y, area.x, area.height, area.width]
+        return [*super().stamp(), place, self.tile, self.stride, *padded, *empty, *drawn]
 
     def windows(self) -> list[Window]:
         """Windows that contain rows to predict, in pixels of the area, row by row.
@@ -117,6 +126,17 @@ class SceneItem(Item):
 class SceneFiles:
     """The files of a scene and its label.
 
+    Parameters
+    ----------
+    paths : tuple of Path
+        The picture, or its bands.
+    label : Path, optional
+        The file or folder of its label.
+    picture : AnnotatedPicture, optional
+        What is drawn of its label, where that is one of many in `label`.
+    split : str
+        Split that such a label puts it in; `all` where it says none.
+
     Examples
     --------
     >>> SceneFiles((Path("a.tif"),), None).sources
@@ -125,17 +145,61 @@ class SceneFiles:
 
     paths: tuple[Path, ...]
     label: Path | None
+    picture: AnnotatedPicture | None = None
+    split: str = "all"
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """All files.
+        """All files of this scene alone: a label file of many pictures is none, or each would change with it.
 
         Examples
         --------
         >>> len(SceneFiles((Path("a.tif"),), Path("a.gpkg")).sources)
         2
+        >>> picture = AnnotatedPicture("a", Path("a.jpg"), (4, 6), ())
+        >>> SceneFiles((picture.path,), Path("coco.json"), picture).sources
+        (PosixPath('a.jpg'),)
         """
-        return self.paths + ((self.label,) if self.label else ())
+        return self.paths + ((self.label,) if self.label and self.picture is None else ())
+
+    @cached_property
+    def labels_digest(self) -> str:
+        """Digest of what is drawn of its label, where that is in a file of many; else empty.
+
+        Examples
+        --------
+        >>> from dataclasses import replace
+        >>> picture = AnnotatedPicture("a", Path("a.jpg"), (4, 6), ())
+        >>> digests = [SceneFiles((), None, replace(picture, size=size)).labels_digest for size in ((4, 6), (6, 4))]
+        >>> len(set(digests)), SceneFiles((), Path("a.gpkg")).labels_digest
+        (2, '')
+        """
+        return "" if self.picture is None else digest_json(drawn_parts(self.picture))[:16]
+
+
+def drawn_parts(picture: AnnotatedPicture) -> list[Any]:
+    """All that a drawing of a labelled picture depends on, besides settings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from utils.formats.types import Instance
+    >>> line = Instance("road", lines=(np.array([[1.0, 2], [3, 4]]),), z_order=2)
+    >>> drawn_parts(AnnotatedPicture("a", Path("a.jpg"), (4, 6), (line,)))
+    [[4, 6], [['road', False, 2, None, None, [], [], [[[1.0, 2.0], [3.0, 4.0]]]]]]
+    """
+    objects = [
+        [
+            instance.category,
+            instance.is_crowd,
+            instance.z_order,
+            None if instance.box_xyxy is None else instance.box_xyxy.tolist(),
+            instance.mask,
+            *([ring.tolist() for ring in rings] for rings in (instance.polygons, instance.holes, instance.lines)),
+        ]
+        for instance in picture.instances
+    ]
+    return [None if picture.size is None else list(picture.size), objects]
 
 
 def block_id(scene_id: str, area: Window) -> str:

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from config import expand_path
+from tasks.segmentation.annotations import read_families
 from tasks.segmentation.settings import SegmentationDataset, SegmentationSettings
 
 logger = logging.getLogger(__name__)
 
-CODES = ("label_mapping", "label_nodata")  # what values of labels mean; with label_colours they belong together
-PLACES = ("label_pattern", "label_layer", "label_attribute", "unlabelled", "line_width")
+CODES = (
+    "label_mapping",
+    "label_nodata",
+    "taxonomy",
+)  # what values of labels mean; with label_colours they belong together
+PLACES = ("label_pattern", "label_layer", "label_attribute", "unlabelled", "line_width", "overlap", "boxes")
 
 
 def describe_labels(dataset: SegmentationDataset) -> dict[str, Any]:
@@ -28,7 +33,9 @@ def describe_labels(dataset: SegmentationDataset) -> dict[str, Any]:
     """
     described = {key: getattr(dataset, key) for key in (*CODES, *PLACES)}
     mapping = dataset.label_mapping
-    return described | {"label_mapping": None if mapping is None else [list(pair) for pair in mapping.items()]}
+    families = None if dataset.taxonomy is None else read_families(dataset)  # its file may be gone
+    pairs = None if mapping is None else [list(pair) for pair in mapping.items()]
+    return described | {"label_mapping": pairs, "taxonomy": families}
 
 
 def kept_labels(dataset: SegmentationDataset, description: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def kept_labels(dataset: SegmentationDataset, description: dict[str, Any], path:
     Returns
     -------
     dict
-        Settings by name. If the file says what values mean, by one of `label_mapping`, `label_colours` and
+        Settings by name. If the file says what values mean, by one of `label_mapping`, `label_colours`, `taxonomy` and
         `label_nodata`, none of these is taken from the checkpoint.
 
     Examples
@@ -65,7 +72,7 @@ def kept_labels(dataset: SegmentationDataset, description: dict[str, Any], path:
     said = dataset.model_fields_set
     keys = [key for key in PLACES if key not in said]
     keys += [] if said & {*CODES, "label_colours"} else CODES
-    kept = {key: described[key] for key in keys}
+    kept = {key: described[key] for key in keys if key in described}  # those of older versions lack some
     if kept.get("label_mapping") is not None:
         kept["label_mapping"] = {key: value for key, value in kept["label_mapping"]}
     told = [f"{key} {value!r}" for key, value in kept.items() if value != getattr(SegmentationDataset(), key)]

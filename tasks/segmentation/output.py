@@ -111,7 +111,9 @@ class SegmentationOutput(Output):
 
     @override
     def score_grid(self) -> dict[str, Any]:
-        scale = self.settings.dataset.scale
+        scale, size = self.settings.dataset.scale, self.settings.dataset.image_size
+        if size is not None:
+            return {"image_size": size, "pixels": f"the model's, after dataset.image_size {size[0]} x {size[1]}"}
         side = f"the model's, after dataset.scale: the side of one is {1 / scale:g} pixels of the picture"
         return {"scale": scale, "pixels": "the picture's" if scale == 1 else side}
 

@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 
 from config import expand_path
+from tasks.segmentation.annotations import (
+    OF_ANNOTATIONS,
+    SegmentationLabels,
+    find_annotations,
+    names_annotations,
+    refuse_other_settings,
+)
 from tasks.segmentation.items import SceneFiles, SceneItem
-from tasks.segmentation.settings import SegmentationSettings
+from tasks.segmentation.settings import SegmentationDataset, SegmentationSettings
 from tasks.segmentation.value_checks import (
     refuse_mixed_bands,
     refuse_mixed_values,
@@ -39,6 +46,21 @@ from utils.raster.vector_labels import VectorLabels
 from utils.raster.vrt import trust_vrts
 from utils.runtime.files import digest_json
 
+NO_LABELS = (
+    "paths.label_path: not set; name the labels: a raster or vector file, a folder of them, or annotations of pictures"
+)
+
+
+def image_size(dataset: SegmentationDataset) -> tuple[int, int] | None:
+    """Height and width of `dataset.image_size`.
+
+    Examples
+    --------
+    >>> image_size(SegmentationDataset(image_size=[480, 640])), image_size(SegmentationDataset())
+    ((480, 640), None)
+    """
+    return None if dataset.image_size is None else (dataset.image_size[0], dataset.image_size[1])
+
 
 class SceneReader:
     """Opens pictures and their labels, all with one scaling of values.
@@ -65,12 +87,13 @@ class SceneReader:
         self._scenes: dict[tuple[Path, ...], RasterScene] = {}
         self._labels: dict[Path, LabelSource] = {}
         self._files: dict[str, SceneFiles] | None = None
+        self._annotations: SegmentationLabels | None = None
         self.unlabelled: list[str] = []
 
     # -- files
 
     def labelled(self) -> dict[str, SceneFiles]:
-        """Scenes of `paths.raw_images_dir` that have a label, by id.
+        """Scenes of `paths.raw_images_dir`, or that annotations name, that have a label, by id.
 
         Raises
         ------
@@ -85,17 +108,79 @@ class SceneReader:
         'scene_0.tif'
         """
         if self._files is None:
-            groups = self._find_groups()
-            labels = self._pair([paths[0] for paths in groups.values()])
-            files = {key: SceneFiles(paths, labels.get(paths[0])) for key, paths in groups.items()}
-            self._files = {key: scene for key, scene in files.items() if scene.label is not None}
-            self.unlabelled = sorted(set(files) - set(self._files))
-            if not self._files:
-                where, pattern = self.settings.paths.resolve("label_path"), self.settings.dataset.label_pattern
-                pictures = [paths[0] for paths in groups.values()]
-                hint = unpaired_hint(pictures, Path(str(where)), pattern)
-                raise DataError(f"paths.label_path: no label in {where} for any of {len(files)} pictures; {hint}")
+            self._files = self._find_files()
         return self._files
+
+    @property
+    def annotations(self) -> SegmentationLabels | None:
+        """The labels, where they are annotations of pictures; None for rasters and vector files.
+
+        Raises
+        ------
+        SettingsError, DataError
+            As `labelled` does.
+
+        Examples
+        --------
+        >>> from tasks.example import annotated_task, scene_task
+        >>> [task.source.scenes.annotations is None for task in (annotated_task(), scene_task())]
+        [False, True]
+        """
+        self.labelled()
+        return self._annotations
+
+    def _find_files(self) -> dict[str, SceneFiles]:
+        """Labelled scenes: what pairs with rasters and vector files, else what annotations name.
+
+        Examples
+        --------
+        >>> from tasks.example import annotated_task
+        >>> list(annotated_task().source.scenes._find_files())
+        ['pictures/scene_0', 'pictures/scene_1']
+        """
+        dataset, failed = self.settings.dataset, None
+        annotations = find_annotations(self.settings, self.classes) if names_annotations(self.settings) else None
+        if annotations is None and dataset.format == "auto":
+            try:
+                files = self._paired_files()
+            except (DataError, SettingsError) as error:
+                annotations = None if dataset.label_pattern else find_annotations(self.settings, self.classes)
+                failed = error
+        if annotations is not None:
+            self._annotations = annotations
+            files = annotations.files()
+            self.unlabelled = annotations.unlabelled
+        elif failed is not None or dataset.format != "auto":
+            raise failed or SettingsError(NO_LABELS)
+        elif self.trained_by is None:  # a checkpoint may bring them from its training on annotations
+            refuse_other_settings(dataset, OF_ANNOTATIONS, "rasters and vector files")
+        return files
+
+    def _paired_files(self) -> dict[str, SceneFiles]:
+        """Scenes that have a raster or vector file as label.
+
+        Raises
+        ------
+        SettingsError, DataError
+            If paths are not set, nothing is found or nothing has a label.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> [files.label.name for files in scene_task().source.scenes._paired_files().values()]
+        ['scene_0.tif', 'scene_1.tif']
+        """
+        groups = self._find_groups()
+        labels = self._pair([paths[0] for paths in groups.values()])
+        files = {key: SceneFiles(paths, labels.get(paths[0])) for key, paths in groups.items()}
+        labelled = {key: scene for key, scene in files.items() if scene.label is not None}
+        self.unlabelled = sorted(set(files) - set(labelled))
+        if not labelled:
+            where, pattern = self.settings.paths.resolve("label_path"), self.settings.dataset.label_pattern
+            pictures = [paths[0] for paths in groups.values()]
+            hint = unpaired_hint(pictures, Path(str(where)), pattern)
+            raise DataError(f"paths.label_path: no label in {where} for any of {len(files)} pictures; {hint}")
+        return labelled
 
     def broken_links(self) -> list[str]:
         """Give the names of links among the pictures whose target does not exist.
@@ -166,9 +251,7 @@ class SceneReader:
         """
         source = self.settings.paths.resolve("label_path")
         if source is None:
-            raise SettingsError(
-                "paths.label_path: not set; name the labels: a raster or vector file, or a folder of them"
-            )
+            raise SettingsError(NO_LABELS)
         if not Path(source).exists():
             raise DataError(f"{source}: no such file or folder (paths.label_path)")
         pairs, _ = pair_labels(pictures, source, self.settings.dataset.label_pattern)
@@ -193,6 +276,7 @@ class SceneReader:
                 paths,
                 bands=dataset.bands,
                 scale=dataset.scale,
+                size=image_size(dataset),
                 max_pixels=dataset.max_pixels,
                 scaling=self.scaling,
                 nodata=nodata_values(dataset.nodata),
@@ -342,7 +426,7 @@ class SceneReader:
         return self._labels[path]
 
     def _open_labels(self, path: Path) -> LabelSource:
-        """Choose between raster and vector labels.
+        """Choose between annotations, raster and vector labels.
 
         Examples
         --------
@@ -351,6 +435,8 @@ class SceneReader:
         >>> scenes._open_labels(scenes.labelled()["scene_0"].label).num_classes
         2
         """
+        if self._annotations is not None and path == self._annotations.path:
+            return self._annotations.drawn
         dataset, number = self.settings.dataset, len(self.classes)
         mapping = dataset.label_mapping or {}
         if is_vector(path):
@@ -518,7 +604,7 @@ class SceneReader:
         True
         """
         labelled = self._files.get(item.scene_id) if self._files else None
-        if labelled is not None and item.sources == labelled.sources:
+        if labelled is not None and (item.sources, item.labels_digest) == (labelled.sources, labelled.labels_digest):
             return labelled
         return SceneFiles(item.sources, None)
 

@@ -33,6 +33,7 @@ from config import (
 )
 from models import HeadName
 from tasks.segmentation.evaluate_settings import SegmentationEvaluate
+from utils.formats.convert_settings import ConvertConfig
 
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 
@@ -40,8 +41,12 @@ Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3
 class SegmentationPaths(PathsConfig):
     """Folders and files shared by the phases; relative paths start in the working directory."""
 
-    raw_images_dir: str | list[str] | None = Field(None, description="pictures: file, folder, glob, or a list of them")
-    label_path: str | None = Field(None, description="labels: one raster or vector file, or a folder of them")
+    raw_images_dir: str | list[str] | None = Field(
+        None, description="pictures: file, folder, glob, or a list of them; null with annotations, which name them"
+    )
+    label_path: str | None = Field(
+        None, description="labels: one raster or vector file, a folder of them, or annotations that name the pictures"
+    )
 
 
 class SegmentationSplits(SplitsConfig):
@@ -52,6 +57,16 @@ class SegmentationSplits(SplitsConfig):
         description="side of the spatial blocks into which the default split cuts pictures, in tiles; null keeps "
         "several photos and many scenes whole, and else chooses by the data's size",
     )
+
+
+class SegmentationConvertConfig(ConvertConfig):
+    """A copy of annotations in another format."""
+
+    format: Literal["yolo", "coco", "labelme", "cvat", "voc", "csv"] = Field(description="what other programs read")
+
+    @override
+    def how(self) -> dict[str, str]:
+        return {**super().how(), "mode": "segmentation"}
 
 
 class SegmentationDataset(DatasetConfig):
@@ -66,6 +81,9 @@ class SegmentationDataset(DatasetConfig):
     )
     scale: Multiple = Field(
         1.0, description="resample pictures by this factor before anything else: 0.5 halves each side"
+    )
+    image_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="[height, width] to which every picture is resampled, in place of scale; shapes may change"
     )
     value_range: Interval | None = Field(None, description="values that become black and white; null takes percentiles")
     percentiles: Percentiles = Field([1.0, 99.0], description="of all pictures together, for data that is not 8 bits")
@@ -82,6 +100,28 @@ class SegmentationDataset(DatasetConfig):
         description="let virtual rasters (VRT) have any suffix and take pixels from any file of this machine; "
         "otherwise they end in .vrt and name files of their own folder, or of data_root where they lie in it",
     )
+    format: Literal["auto", "coco", "yolo", "labelme", "cvat", "voc", "csv"] = Field(
+        "auto",
+        description="format of annotations; auto: rasters and vector files that pair with pictures, else by content",
+    )
+    taxonomy: str | dict[str, str] | None = Field(
+        None,
+        description="family of each name in annotations: a YAML file of lines `name: family`, such lines here, "
+        "finegrained or agnostic; families are classes, or values of label_mapping",
+    )
+    overlap: Literal["order", "area"] = Field(
+        "order",
+        description="which of two annotated objects lies on top: order, of the higher z-order, else the later in the "
+        "file; area, the smaller",
+    )
+    boxes: Literal["auto", "class", "ignore", "skip"] = Field(
+        "auto",
+        description="annotated boxes without an outline: class draws them, ignore leaves their pixels unlabelled, skip "
+        "draws nothing; auto: class for LabelMe and CVAT, else ignore",
+    )
+    convert_to: SegmentationConvertConfig | None = Field(
+        None, description="prepare also writes annotations in another format, divided as the splits are"
+    )
     label_pattern: str | None = Field(
         None, description="name of a picture's label in the folder label_path, such as '{stem}_buildings.geojson'"
     )
@@ -89,8 +129,8 @@ class SegmentationDataset(DatasetConfig):
     label_attribute: str | None = Field(None, description="attribute of a vector file that holds the class")
     label_mapping: dict[str | int, ClassName | int] | None = Field(
         None,
-        description="label value -> class name or index; '*' is every other value; 'ignore' leaves out; "
-        "attributes that are class names need no entry; in rasters 255 is unlabelled unless it is mapped",
+        description="label value or annotated name -> class name or index; '*' is every other; 'ignore' leaves out; "
+        "attributes and names that are class names need no entry; in rasters 255 is unlabelled unless it is mapped",
     )
     label_colours: dict[ClassName, list[int]] | None = Field(
         None,
@@ -102,10 +142,13 @@ class SegmentationDataset(DatasetConfig):
     )
     label_nodata: list[int] = Field([], description="label values that mean 'not labelled'")
     unlabelled: str = Field(
-        "ignore", description="class of the pixels outside all features of a vector file, or 'ignore'"
+        "ignore", description="class of the pixels outside all features of a vector file or annotations, or 'ignore'"
     )
     line_width: float = Field(
-        3.0, gt=0, le=32768, description="width at which lines of a vector file are drawn, in pixels"
+        3.0,
+        gt=0,
+        le=32768,
+        description="width at which lines of a vector file or annotations are drawn, in pixels after scale",
     )
     max_windows: Count | None = Field(None, description="keep only this many windows per item, for a quick try")
     augmentations: GeometricAugmentationsConfig = GeometricAugmentationsConfig()
@@ -205,6 +248,8 @@ class SegmentationSettings(TaskConfig):
         loss, crop, output = self.train.loss, self.train.crop_size, self.inference.output_tif
         if self.evaluate.names_pictures and None in (self.evaluate.inputs, self.evaluate.labels):
             yield "evaluate.inputs and evaluate.labels: only one is set; give the pictures and their labels"
+        if self.dataset.image_size is not None and self.dataset.scale != 1:
+            yield f"dataset.image_size: set beside dataset.scale {self.dataset.scale:g}; drop one of the two"
         if crop is not None and self.train.features == "cached":
             yield "train.crop_size: stored features cannot be cropped; set train.features: online or crop_size: null"
         if crop is not None and crop > self.prepare.tile_size:

@@ -24,6 +24,8 @@ from tasks.neighbours import choose_groups, group_of, scene_thumbnail
 from tasks.places import place_on_ground
 from tasks.sample import Sample
 from tasks.seen import digest_pictures
+from tasks.segmentation.annotations import read_families
+from tasks.segmentation.copies import describe_copy, write_copy
 from tasks.segmentation.items import SceneFiles, SceneItem, block_id, parse_id
 from tasks.segmentation.scenes import SceneReader, raise_first
 from tasks.segmentation.settings import SegmentationSettings
@@ -48,6 +50,7 @@ from utils.samples.files import write_land
 
 logger = logging.getLogger(__name__)
 
+LATER = ("taxonomy", "overlap", "boxes", "image_size")  # while they are as by default, older stores stay valid
 MANY_PICTURES = 5  # with this many pictures, the default split does not cut any
 MOST_UNITS = 200_000  # more blocks of one scene would take hours to count
 ENOUGH_UNITS = 20  # number of blocks that the default split aims at
@@ -96,7 +99,9 @@ class SceneSource(ListedSource[SceneItem]):
         fill = describe_fill(self.scenes.fills(), "they are read as data")
         if fill:
             logger.warning(fill)
-        self.write_splits()
+        if self.has_lists():
+            self.write_splits()
+        write_copy(self)
         left_out = self.left_out("inputs")
         if left_out:
             logger.warning(left_out)
@@ -104,7 +109,8 @@ class SceneSource(ListedSource[SceneItem]):
     @override
     def preview_data(self) -> str:
         self.scenes.find_scaling(make=True)
-        return super().preview_data()
+        what = super().preview_data() if self.has_lists() else ""
+        return "; ".join(filter(None, [what, describe_copy(self)]))
 
     @override
     def left_out(self, split: str) -> str:
@@ -115,6 +121,8 @@ class SceneSource(ListedSource[SceneItem]):
             "without a pixel that is both valid and labelled": self._without_labels,
             "broken links": self.scenes.broken_links(),
         }
+        if self.scenes.annotations is not None:
+            reasons["whose labels cannot be read or used whole"] = self.scenes.annotations.incomplete()
         parts = [f"{len(names)} {why}, such as {names[0]}" for why, names in reasons.items() if names]
         total = sum(map(len, reasons.values()))
         return f"{total} pictures are left out: {'; '.join(parts)}" if parts else ""
@@ -123,7 +131,32 @@ class SceneSource(ListedSource[SceneItem]):
     def items(self, split: str) -> list[SceneItem]:
         if split == "inputs":
             self.scenes.check()
+            if self.scenes.annotations is not None:
+                self.scenes.annotations.warn_of_problems()
         return super().items(split)
+
+    @override
+    def uses_list(self, split: str) -> bool:
+        annotations = self.scenes.annotations
+        if annotations is None or getattr(self.settings.dataset.splits, f"{split}_list") is not None:
+            return True
+        return split != "test" and not {"train", "val"} <= set(annotations.sets)
+
+    @override
+    def unlisted(self, split: str) -> list[SceneItem]:
+        labelled = self.scenes.labelled().items()
+        return [self._item(key, key, None, files, split) for key, files in labelled if files.split == split]
+
+    def has_lists(self) -> bool:
+        """Whether the train or validation split comes from a list, and not from annotations.
+
+        Examples
+        --------
+        >>> from tasks.example import annotated_task
+        >>> annotated_task().source.has_lists()
+        True
+        """
+        return self.uses_list("train") or self.uses_list("val")
 
     @override
     def picture_digest(self, item: SceneItem) -> str:
@@ -188,7 +221,8 @@ class SceneSource(ListedSource[SceneItem]):
         finer = split == "inference" and settings.inference.output_resolution == "source"
         output = (scene.file_grid.height, scene.file_grid.width) if finer and scene.grid != scene.file_grid else None
         rows = (0, output[0] if output else area.height)
-        return SceneItem(name, files.sources, scene_id, area, tile, stride, rows, split, nodata, output)
+        digest = files.labels_digest
+        return SceneItem(name, files.sources, scene_id, area, tile, stride, rows, split, nodata, output, digest)
 
     @override
     def input_items(self, sources: list[str]) -> list[SceneItem]:
@@ -260,10 +294,25 @@ class SceneSource(ListedSource[SceneItem]):
     def continue_from(self, item: SceneItem, resume: int) -> SceneItem:
         return replace(item, rows=(max(resume, item.rows[0]), item.rows[1]))
 
+    def first_split(self) -> str:
+        """The first split with pictures; verify reports the problems of all annotations with it.
+
+        Examples
+        --------
+        >>> from tasks.example import annotated_task
+        >>> source = annotated_task().source
+        >>> _ = source.write_splits()
+        >>> source.first_split()
+        'train'
+        """
+        return next((split for split in ("train", "val", "test") if self.items(split)), "train")
+
     # -- the drawn split
 
     @override
     def check_lists(self) -> None:
+        if not self.has_lists():
+            return
         super().check_lists()
         if not lists_stay(self.name, self.settings) and len(self._drawn_from()) < 2:
             raise DataError(ONE_BLOCK)
@@ -273,9 +322,11 @@ class SceneSource(ListedSource[SceneItem]):
         settings = self.settings
         fixed = settings.dataset.splits.block_tiles
         blocks = f"blocks of {fixed} tiles" if fixed else "photos whole, blocks of auto tiles"
+        size = settings.dataset.image_size
+        resampled = f"scale {settings.dataset.scale:g}" if size is None else f"pictures of {size[0]} x {size[1]}"
         return (
             f"seed {settings.resources.seed}, val_fraction {settings.train.val_fraction:g}, "
-            f"tiles of {settings.prepare.tile_size} pixels, scale {settings.dataset.scale:g}, {blocks}"
+            f"tiles of {settings.prepare.tile_size} pixels, {resampled}, {blocks}"
         )
 
     @override
@@ -483,8 +534,11 @@ class SceneSource(ListedSource[SceneItem]):
     @override
     def audit(self, items: Iterable[SceneItem]) -> Iterator[Finding]:
         yield from doubt_classes(self.classes)
+        listed, annotations = list(items), self.scenes.annotations
+        if annotations is not None and listed and listed[0].split == self.first_split():
+            yield from annotations.problems()
         fills, told = self.scenes.fills(), set[str | Path]()
-        for item in items:
+        for item in listed:
             if fills.get(item.scene_id) and item.scene_id not in told:
                 told.add(item.scene_id)
                 text = describe_fill({item.scene_id: fills[item.scene_id]}, "they are read as data")
@@ -512,8 +566,12 @@ class SceneSource(ListedSource[SceneItem]):
     def cache_key(self) -> dict[str, Any]:
         self.scenes.find_scaling()
         assert self.scenes.scaling is not None
-        apart = {"augmentations", "splits", "sample", "colours"}  # no pixel of a sample depends on them
-        dataset = self.settings.dataset.model_dump(mode="json", exclude=apart)
+        settings = self.settings.dataset
+        apart = {"augmentations", "splits", "sample", "colours", "convert_to", "format"}  # no pixel depends on them
+        apart |= {name for name in LATER if getattr(settings, name) == type(settings).model_fields[name].default}
+        dataset = settings.model_dump(mode="json", exclude=apart)
+        if settings.taxonomy is not None:
+            dataset["taxonomy"] = read_families(settings)  # its file may change
         return {
             "dataset": dataset,
             "classes": self.classes,

@@ -14,6 +14,7 @@ from models.backbones.info import choose_blocks, resolve_layers
 from models.base import SegmentationHead
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.predictor import Predictor
+from tasks.segmentation.annotations import classes_of_taxonomy
 from tasks.segmentation.items import SceneItem
 from tasks.segmentation.label_settings import describe_labels, kept_band_files, kept_labels
 from tasks.segmentation.objective import SegmentationObjective, listed_weights
@@ -153,7 +154,7 @@ class SegmentationTask(FeatureTask):
     @classmethod
     def settings_for_named(cls, settings: SegmentationSettings) -> SegmentationSettings:
         named = {"raw_images_dir": settings.evaluate.inputs, "label_path": settings.evaluate.labels}
-        dataset = settings.dataset.model_copy(update={"sample": SampleConfig()})
+        dataset = settings.dataset.model_copy(update={"sample": SampleConfig(), "convert_to": None})
         return settings.model_copy(update={"paths": settings.paths.model_copy(update=named), "dataset": dataset})
 
     # -- checkpoints
@@ -167,13 +168,16 @@ class SegmentationTask(FeatureTask):
         if phase == "evaluate":
             return {}  # in the key of the samples
         pictures = {"bands", "band_files", "scale", "nodata", "colours", "label_colours"}
+        pictures |= (
+            {"image_size"} if self.settings.dataset.image_size else set()
+        )  # results of before it are still found
         return self.settings.dataset.model_dump(mode="json", include=pictures)
 
     @override
     def describe(self) -> dict[str, Any]:
         self.source.scenes.find_scaling()
         assert self.source.scenes.scaling is not None
-        names = self.settings.dataset.band_files
+        names, size = self.settings.dataset.band_files, self.settings.dataset.image_size
         return {
             **self.describe_model(),
             "classes": self.classes,
@@ -181,6 +185,7 @@ class SegmentationTask(FeatureTask):
             "scale": self.settings.dataset.scale,
             "bands": self.settings.dataset.bands,
             **({"band_files": names} if names else {}),  # trainings of before it was kept are still found
+            **({"image_size": size} if size else {}),
             "nodata": self.settings.dataset.nodata,
             "scaling": self.source.scenes.scaling.to_json(),
             "label_colours": self.settings.dataset.label_colours,
@@ -197,6 +202,7 @@ class SegmentationTask(FeatureTask):
         model = settings.model
         settings = cls.restored_settings(settings, description, checkpoint.path)
         known = {key: description[key] for key in ("classes", "scale", "bands")} | kept_colours(settings, description)
+        known["image_size"] = description.get("image_size")
         if "nodata" not in settings.dataset.model_fields_set:  # new pictures may have a fill of their own
             known["nodata"] = description.get("nodata")  # not in old checkpoints
         known |= kept_band_files(settings, description)
@@ -238,6 +244,8 @@ def class_names(settings: SegmentationSettings) -> list[str]:
     --------
     >>> class_names(SegmentationSettings(model={"num_classes": 2}))
     ['class_0', 'class_1']
+    >>> class_names(SegmentationSettings(dataset={"taxonomy": "agnostic", "unlabelled": "background"}))
+    ['background', 'coral']
     >>> class_names(SegmentationSettings())
     Traceback (most recent call last):
         ...
@@ -245,7 +253,7 @@ def class_names(settings: SegmentationSettings) -> list[str]:
     """
     names, number = settings.dataset.classes, settings.model.num_classes
     if names is None and number is None:
-        names = _classes_of_checkpoint(settings)
+        names = _classes_of_checkpoint(settings) or classes_of_taxonomy(settings.dataset)
     if names is None and number is None:
         raise SettingsError("dataset.classes: not set; name them, such as [field, road], or set model.num_classes")
     names = names or [f"class_{index}" for index in range(number or 0)]
@@ -305,7 +313,9 @@ def refuse_other_data(settings: SegmentationSettings, description: dict[str, Any
     utils.errors.DataError: a: holds scale 1.0, but dataset.scale asks for 0.5; name the right checkpoint or drop it
     """
     keys = ("classes", "bands", "scale", "value_range", "percentiles")  # the last two are not in old checkpoints
-    refuse_other(settings.dataset, "dataset", {key: description[key] for key in keys if key in description}, path)
+    described = {key: description[key] for key in keys if key in description}
+    described["image_size"] = description.get("image_size")  # only where it was set
+    refuse_other(settings.dataset, "dataset", described, path)
     refuse_other(settings.prepare, "prepare", {"tile_size": description["tile_size"]}, path)
     if settings.model.num_classes is not None:
         refuse_other(settings.model, "model", {"num_classes": len(description["classes"])}, path)

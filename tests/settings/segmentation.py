@@ -1,5 +1,6 @@
 """Probes of segmentation."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import rasterio
 import rasterio.shutil
 import shapely
 
+from tasks.example import write_annotated
 from tests.settings import looks
 from tests.settings.probe import AGAIN, Probe
 
@@ -119,6 +121,32 @@ def split_bands(folder: Path) -> None:
         path.unlink()
 
 
+def annotate(folder: Path) -> None:
+    """Add photos with a folder of annotations: COCO of a light block under a dark one and a box, LabelMe of others."""
+    write_annotated(folder)
+    content = json.loads((folder / "labels.json").read_text())
+    big = [0.0, 0, 60, 0, 60, 64, 0, 64]
+    shared = {"image_id": 0, "iscrowd": 0}
+    content["annotations"] += [
+        {"id": 10, "category_id": 2, "segmentation": [big], **shared},
+        {"id": 11, "category_id": 1, "segmentation": [], "bbox": [60, 60, 4, 4], **shared},
+    ]
+    content["categories"].append({"id": 2, "name": "dark"})
+    (folder / "marks").mkdir()
+    (folder / "marks" / "annotations.json").write_text(json.dumps(content))
+    for number in range(2):
+        shape = {"label": "light", "points": [[3, 3], [40, 3], [3, 50]], "shape_type": "polygon"}
+        marks = {"imagePath": f"../pictures/scene_{number}.png", "shapes": [shape]}
+        (folder / "marks" / f"scene_{number}.json").write_text(json.dumps(marks))
+
+
+ANNOTATED = (
+    "paths.raw_images_dir=null",
+    "paths.data_root={folder}",
+    "paths.label_path=marks/annotations.json",
+    "dataset.splits.block_tiles=null",
+)
+CONVERTED = (*ANNOTATED, "dataset.convert_to={format: coco, folder: FOLDER/copy}".replace("FOLDER", "{folder}"))
 VECTORS = ("paths.label_path={folder}/labels.gpkg", "dataset.label_layer=first", "dataset.label_attribute=sort")
 POLYGONS = ("inference.polygons.enable=true",)
 OTHER_PICTURE = "{data}/pictures/scene_1.tif"
@@ -136,6 +164,14 @@ SEGMENTATION: dict[str, Probe] = {
         looks.read, FILES, ("dataset.band_files=[band_0.tif, band_1.tif, band_2.tif]",), change=split_bands
     ),
     "dataset.scale": Probe(looks.read, "0.5"),
+    "dataset.image_size": Probe(looks.read, "[32, 48]"),
+    "dataset.format": Probe(looks.read, "labelme", (*ANNOTATED, "paths.label_path=marks"), change=annotate),
+    "dataset.taxonomy": Probe(looks.read, "{light: dark}", ANNOTATED, change=annotate),
+    "dataset.overlap": Probe(looks.read, "area", ANNOTATED, change=annotate),
+    "dataset.boxes": Probe(looks.read, "class", ANNOTATED, change=annotate),
+    "dataset.convert_to.format": Probe(looks.converted, "yolo", CONVERTED, change=annotate),
+    "dataset.convert_to.folder": Probe(looks.converted, "{folder}/there", CONVERTED, change=annotate),
+    "dataset.convert_to.layout": Probe(looks.converted, "folders", CONVERTED, change=annotate),
     "dataset.value_range": Probe(looks.read, "[0.0, 100.0]"),
     "dataset.percentiles": Probe(looks.read, "[20.0, 80.0]", change=deepen),
     "dataset.max_pixels": Probe(looks.read, "10", refuses="pixels", change=decode_whole),  # a limit

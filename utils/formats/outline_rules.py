@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from utils.formats.box_rules import cut_to_picture, name_object
+from utils.formats.extents import extent_of
 from utils.formats.run_lengths import box_of_mask
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, polygon_area
-from utils.geometry.crops import tight_box
 
 FILLED_BOXES = frozenset({"labelme", "cvat"})  # where a rectangle is a shape that a person draws, like a polygon
 REACH = 3.0  # largest distance of a corner from the picture, in pictures
@@ -210,7 +210,7 @@ def _area_of(instance: Instance, size: tuple[int, int] | None, rule: str, filled
             raise ValueError(f"{str(error).replace('; ', ', ')}; correct or remove it") from None
         return replace(instance, box_xyxy=box, polygons=(_ring(box),) if rule == "class" else ()), False
     _refuse_outside([*polygons, *lines], mask_box, size)
-    if filled and rule == "class" and box is not None and _is_apart(box, [*polygons, *lines], mask_box):
+    if filled and rule == "class" and box is not None and _is_apart(instance):
         polygons = (*polygons, _ring(box))  # a rectangle that belongs to the object as a part of it
     thin = len(polygons) < len(instance.polygons) or len(holes) < len(instance.holes)
     return replace(instance, polygons=polygons, holes=holes, lines=lines), thin
@@ -280,19 +280,18 @@ def _refuse_outside(shapes: Sequence[np.ndarray], mask_box: np.ndarray | None, s
         raise ValueError(f"it lies outside of {shown}")
 
 
-def _is_apart(box: np.ndarray, shapes: Sequence[np.ndarray], mask_box: np.ndarray | None) -> bool:
-    """Whether a box (4,) is another one than that around the outlines, lines, each (N, 2), and mask.
+def _is_apart(instance: Instance) -> bool:
+    """Whether an object's box is another one than that around its outlines, lines and mask.
 
     Examples
     --------
     >>> outline = np.array([[1.0, 2], [5, 4], [3, 9]])
-    >>> _is_apart(np.array([1.0, 2, 5, 9]), [outline], None), _is_apart(np.array([6.0, 2, 9, 4]), [outline], None)
-    (False, True)
+    >>> boxes = np.array([[1.0, 2, 5, 9], [6, 2, 9, 4]])
+    >>> [_is_apart(Instance("car", polygons=(outline,), box_xyxy=box)) for box in boxes]
+    [False, True]
     """
-    boxes = [tight_box(np.concatenate(list(shapes)))] if shapes else []
-    around = np.array([*boxes, *([mask_box] if mask_box is not None else [])])
-    whole = np.concatenate([around[:, :2].min(axis=0), around[:, 2:].max(axis=0)])
-    return bool((np.abs(box - whole) > _APART).any())
+    around = extent_of(replace(instance, box_xyxy=None))
+    return around is not None and bool((np.abs(instance.box_xyxy - around) > _APART).any())
 
 
 def _ring(box: np.ndarray) -> np.ndarray:
