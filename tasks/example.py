@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -217,7 +217,8 @@ def write_annotated(folder: Path) -> None:
         [[(32, 0), (64, 0), (64, 60), (32, 60)]],
         [[(8, 0), (96, 0), (96, 32)], [(8, 40), (60, 40), (60, 60), (8, 60)]],
     )
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index, (width, shapes) in enumerate(zip((64, 96), outlines, strict=True)):
         light = np.zeros((64, width), np.uint8)
         for shape in shapes:

@@ -263,8 +263,9 @@ class DrawnLabels(LabelSource):
         """
         if is_only_box(instance):
             return [(shapely.box(*(instance.box_xyxy * np.tile(scale, 2))), value)]
-        mask = None if instance.mask is None else decode_mask(instance.mask)
-        found = [] if mask is None else [MaskShape(*mask, tuple(instance.mask["size"]), value)]
+        found: list[tuple[Any, int] | MaskShape] = []
+        if instance.mask is not None and (mask := decode_mask(instance.mask)) is not None:
+            found.append(MaskShape(*mask, tuple(instance.mask["size"]), value))
         polygons, holes = ([ring * scale for ring in rings] for rings in (instance.polygons, instance.holes))
         lines = [shapely.LineString(scale * (line if len(line) > 1 else line.repeat(2, 0))) for line in instance.lines]
         areas = [*outline_parts(polygons, holes), *shapely.buffer(np.array(lines, object), self.line_width / 2)]
@@ -302,7 +303,9 @@ def _joined(shapes: Sequence[tuple[Any, int] | MaskShape]) -> list[Shapes | Mask
             continue
         if run:
             geometries = np.array([geometry for geometry, _ in run])
-            found.append(Shapes(geometries, np.uint8([value for _, value in run]), shapely.STRtree(geometries)))
+            found.append(
+                Shapes(geometries, np.array([value for _, value in run], np.uint8), shapely.STRtree(geometries))
+            )
             run = []
         if shape is not None:
             found.append(shape)

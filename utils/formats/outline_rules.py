@@ -270,7 +270,7 @@ def _refuse_outside(shapes: Sequence[np.ndarray], mask_box: np.ndarray | None, s
     points = np.concatenate(list(shapes))
     if not np.isfinite(points).all():
         raise ValueError("expected finite corners, got NaN or infinity; correct or remove it")
-    left, top, right, bottom = *points.min(axis=0), *points.max(axis=0)
+    (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
     shown = f"the picture of {size[1]} x {size[0]} pixels; correct or remove it"
     beyond = np.maximum([-left, -top], [right - size[1], bottom - size[0]])
     if (beyond > REACH * np.array(size[::-1])).any():
