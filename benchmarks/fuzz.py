@@ -274,6 +274,7 @@ def labels_target(folder: Path) -> Target:
     from utils.formats.coco.write import write_coco
     from utils.formats.cvat.write import write_cvat
     from utils.formats.deeplabcut.write import write_deeplabcut
+    from utils.formats.fiftyone.write import write_fiftyone
     from utils.formats.labelme.write import write_labelme
     from utils.formats.read import read_annotations, read_boxes, read_poses
     from utils.formats.tables.write import write_tables
@@ -285,7 +286,8 @@ def labels_target(folder: Path) -> Target:
     write_foxes(sample, train=3, val=2, frames=2, size=(128, 128))
     if not made.exists():
         sets = read_poses(sample)
-        for write in (write_coco, write_yolo, write_labelme, write_deeplabcut, write_voc, write_tables, write_cvat):
+        writers = (write_coco, write_yolo, write_labelme, write_deeplabcut, write_voc, write_tables)
+        for write in (*writers, write_cvat, write_fiftyone):
             write(sets, made / write.__name__)
         (made / "lists").mkdir()
         (made / "lists" / "train.txt").write_text("# a list\na\nb/c\nd@e\n")

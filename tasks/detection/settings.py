@@ -51,7 +51,9 @@ class SubsetConfig(Section):
 class DetectionConvertConfig(ConvertConfig):
     """A copy of the labels in another format."""
 
-    format: Literal["yolo", "coco", "voc", "labelme", "csv", "cvat"] = Field(description="what other programs read")
+    format: Literal["yolo", "coco", "voc", "labelme", "csv", "cvat", "fiftyone"] = Field(
+        description="what other programs read"
+    )
 
 
 class DetectionDataset(DatasetConfig):
@@ -96,7 +98,7 @@ class DetectionModel(ModelConfig):
 class DetectionConfig(Section):
     """What only tasks of kind detection have."""
 
-    format: Literal["auto", "yolo", "coco", "voc", "labelme", "csv", "vector", "cvat"] = Field(
+    format: Literal["auto", "yolo", "coco", "voc", "labelme", "csv", "vector", "cvat", "fiftyone"] = Field(
         "auto", description="of paths.label_path; auto looks at what is there"
     )
     split_by: Literal["auto", "picture", "folder", "stem"] = Field(

@@ -38,7 +38,9 @@ class KeypointsPaths(PathsConfig):
 class KeypointsConvertConfig(ConvertConfig):
     """A copy of the labels in another format."""
 
-    format: Literal["yolo", "labelme", "coco", "deeplabcut", "cvat"] = Field(description="what other programs read")
+    format: Literal["yolo", "labelme", "coco", "deeplabcut", "cvat", "fiftyone"] = Field(
+        description="what other programs read"
+    )
     mode: Literal["keypoints", "segmentation"] = Field(
         "keypoints", description="coco: points, or only outlines (boxes where there is none)"
     )
@@ -86,7 +88,7 @@ class KeypointLossConfig(Section):
 class KeypointsConfig(Section):
     """What only tasks of kind keypoints have."""
 
-    format: Literal["auto", "yolo", "labelme", "coco", "deeplabcut", "cvat"] = Field(
+    format: Literal["auto", "yolo", "labelme", "coco", "deeplabcut", "cvat", "fiftyone"] = Field(
         "auto", description="of paths.label_path; auto looks at what is there"
     )
     names_file: str | None = Field(

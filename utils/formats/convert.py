@@ -12,6 +12,7 @@ from utils.errors import DataError
 from utils.formats.coco import write as coco
 from utils.formats.cvat import write as cvat
 from utils.formats.deeplabcut import write as deeplabcut
+from utils.formats.fiftyone import write as fiftyone
 from utils.formats.labelme import write as labelme
 from utils.formats.sets import refuse_source_inside, to_json
 from utils.formats.tables import write as tables
@@ -60,7 +61,7 @@ def what_is_lost(sets: Mapping[str, AnnotationSet], format: str, mode: str = "ke
     sets : dict of str to AnnotationSet
         By split.
     format : str
-        yolo, labelme, coco, deeplabcut, cvat, voc or csv.
+        yolo, labelme, coco, deeplabcut, cvat, fiftyone, voc or csv.
     mode : str
         keypoints or segmentation; coco only.
 
@@ -84,6 +85,7 @@ def what_is_lost(sets: Mapping[str, AnnotationSet], format: str, mode: str = "ke
         "coco": lambda part: coco.unsupported(part, mode),
         "deeplabcut": deeplabcut.unsupported,
         "cvat": cvat.unsupported,
+        "fiftyone": fiftyone.unsupported,
         "voc": voc.unsupported,
         "csv": tables.unsupported,
     }
@@ -106,7 +108,7 @@ def convert_labels(
     folder : str or Path
         Where to write.
     format : str
-        yolo, labelme, coco, deeplabcut, cvat, voc or csv.
+        yolo, labelme, coco, deeplabcut, cvat, fiftyone, voc or csv.
     layout, mode : str
         Of coco, see `write_coco`.
 
@@ -150,6 +152,7 @@ def convert_labels(
         "coco": lambda sets, folder: coco.write_coco(sets, folder, layout, mode),
         "deeplabcut": deeplabcut.write_deeplabcut,
         "cvat": cvat.write_cvat,
+        "fiftyone": fiftyone.write_fiftyone,
         "voc": voc.write_voc,
         "csv": tables.write_tables,
     }

@@ -12,6 +12,7 @@ from utils.formats.box_rules import keep_boxes
 from utils.formats.coco.read import read_coco
 from utils.formats.cvat.read import read_cvat
 from utils.formats.deeplabcut.read import read_deeplabcut
+from utils.formats.fiftyone.read import read_fiftyone
 from utils.formats.labelme.read import read_labelme
 from utils.formats.pose_rules import keep_poses
 from utils.formats.predictions import refuse_predictions
@@ -34,6 +35,7 @@ def read_annotations(
     need_keypoints: bool = False,
     predictions: bool = False,
     choice: VectorChoice | None = None,
+    need_objects: bool = False,
 ) -> dict[str, AnnotationSet]:
     """Read labelled pictures of any format.
 
@@ -42,7 +44,7 @@ def read_annotations(
     path : str or Path
         A data set file (YAML, JSON, JSONL, XML, csv, list, GeoPackage) or a folder.
     format : str
-        auto, yolo, labelme, coco, deeplabcut, cvat, voc, csv or vector; auto looks at the content.
+        auto, yolo, labelme, coco, deeplabcut, cvat, fiftyone, voc, csv or vector; auto looks at the content.
     root : str or Path, optional
         Data root: picture ids are relative to it, and no label may point out of it. By default what the file says,
         else its own folder.
@@ -54,6 +56,8 @@ def read_annotations(
         Whether objects with scores, which no person has labelled, are given too.
     choice : VectorChoice, optional
         Layer and attribute of vector files.
+    need_objects : bool
+        Whether masks of classes, which tell no objects apart, are refused.
 
     Returns
     -------
@@ -102,6 +106,8 @@ def read_annotations(
             sets = read_labelme(source, root, keypoint_names, need_keypoints)
         elif found == "deeplabcut":
             sets = read_deeplabcut(source, root)
+        elif found == "fiftyone":
+            sets = read_fiftyone(source, root, need_keypoints, need_objects)
         elif found == "vector":
             sets = read_vector(source, root, choice)
         elif found in BOX_FORMATS:
@@ -138,7 +144,9 @@ def read_poses(
         ...
     utils.errors.DataError: /no/such/folder: no such file or folder; give a data set file or a folder
     """
-    sets = read_annotations(path, format, root, keypoint_names, need_keypoints=True, predictions=predictions)
+    sets = read_annotations(
+        path, format, root, keypoint_names, need_keypoints=True, predictions=predictions, need_objects=True
+    )
     return sets if predictions else keep_poses(sets)
 
 
@@ -169,4 +177,4 @@ def read_boxes(
     >>> read_boxes(folder)["all"].pictures[0].instances[0].box_xyxy.tolist()
     [0.0, 10.0, 30.0, 20.0]
     """
-    return keep_boxes(read_annotations(path, format, root, choice=choice))
+    return keep_boxes(read_annotations(path, format, root, choice=choice, need_objects=True))

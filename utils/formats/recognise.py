@@ -25,9 +25,9 @@ def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
     """Find what to read, and its format.
 
     In a folder the first of these counts: a specification file (YAML with `kpt_shape` or `format`), COCO files right in
-    it, in `annotations` or of that name, LabelMe files, DeepLabCut tables, CVAT files, a specification of a YOLO set
-    without keypoints (YAML with `names` and a split), COCO files elsewhere, VOC files, tables of boxes, vector files,
-    pictures with YOLO's rows.
+    it, in `annotations` or of that name, LabelMe files, DeepLabCut tables, CVAT files, exports of FiftyOne, a
+    specification of a YOLO set without keypoints (YAML with `names` and a split), COCO files elsewhere, VOC files,
+    tables of boxes, vector files, pictures with YOLO's rows.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
             raise DataError(f"{path}: {what}")
         raise DataError(
             f"{path}: no known label format; tried a specification (YAML with kpt_shape, format or names), "
-            "LabelMe and COCO (JSON), lists and indexes (txt, list, jsonl), DeepLabCut and boxes (csv), CVAT and VOC "
-            "(xml), vector files"
+            "LabelMe, COCO and FiftyOne (JSON), lists and indexes (txt, list, jsonl), DeepLabCut and boxes (csv), CVAT "
+            "and VOC (xml), vector files"
         )
     return path, found if format == "auto" and found is not None else format
 
@@ -97,7 +97,7 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
     for file in files:
         found.setdefault(format_of_file(file, certain=True), []).append(file)
     among_pictures = not any(_is_usual_coco(file.relative_to(folder)) for file in found.get("coco", ()))
-    sure = ("labelme", "deeplabcut", "cvat")
+    sure = ("labelme", "deeplabcut", "cvat", "fiftyone")
     for candidate in sure if among_pictures else ("coco", *sure):
         if candidate in found:
             return folder, candidate
@@ -120,8 +120,8 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
     if likely is None:
         raise DataError(
             f"{folder}: no labels; tried a specification (YAML with kpt_shape, format or names), "
-            f"COCO and LabelMe (JSON), DeepLabCut and boxes (csv), CVAT and VOC (xml), vector files, YOLO's rows (txt)"
-            f"{describe_others(folder)}"
+            "COCO, LabelMe and FiftyOne (JSON), DeepLabCut and boxes (csv), CVAT and VOC (xml), vector files, YOLO's "
+            f"rows (txt){describe_others(folder)}"
         )
     return likely
 
@@ -355,8 +355,8 @@ def _format_of_spec(path: Path, certain: bool = False) -> str | None:
     >>> _format_of_spec(path)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    utils.errors.DataError: .../data.yaml: format: expected one of yolo, labelme, coco, deeplabcut, cvat, voc, csv, \
-vector, got 'lableme'
+    utils.errors.DataError: .../data.yaml: format: expected one of yolo, labelme, coco, deeplabcut, cvat, \
+fiftyone, voc, csv, vector, got 'lableme'
     """
     keys = read_yaml(path)
     stated = keys.get("format")
@@ -381,8 +381,17 @@ def _format_of_json(path: Path, certain: bool = False) -> str | None:
     >>> _ = path.write_text("[1, 2]")
     >>> _format_of_json(path), _format_of_json(path, certain=True)
     ('coco', None)
+    >>> _ = path.write_text('{"samples": [{"filepath": "data/a.png"}]}')
+    >>> _format_of_json(path)
+    'fiftyone'
     """
     text = _peek(path)
+    if re.match(r'\ufeff?\s*\{\s*"samples"\s*:\s*\[', text):
+        return "fiftyone"
+    if path.name == "metadata.json" and (
+        path.with_name("samples").is_dir() or path.with_name("samples.json").is_file()
+    ):
+        return "fiftyone"
     if re.search(r'"shapes"\s*:\s*\[', text):
         return "labelme"
     if re.search(r'"type"\s*:\s*"FeatureCollection"', text):

@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.errors import DataError
 
-POSE_FORMATS = ("yolo", "labelme", "coco", "deeplabcut", "cvat")
+POSE_FORMATS = ("yolo", "labelme", "coco", "deeplabcut", "cvat", "fiftyone")
 BOX_FORMATS = ("voc", "csv", "vector")  # hold boxes or outlines, and no keypoints
 FORMATS = (*POSE_FORMATS, *BOX_FORMATS)
 SPLITS = ("train", "val", "test", "all")  # "all": a source without splits

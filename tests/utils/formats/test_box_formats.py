@@ -20,7 +20,7 @@ from utils.formats.read import read_annotations, read_boxes
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Skeleton, keypoints_array
 
 NAMES = ("zebra", 'oak, "red"', "Wüstenmaus & Co")
-FORMATS = ("yolo", "coco", "voc", "labelme", "csv", "cvat")
+FORMATS = ("yolo", "coco", "voc", "labelme", "csv", "cvat", "fiftyone")
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_what_is_written_is_read_back(format, boxes, tmp_path):
     assert not any(part.problems for part in found.values())
 
 
-@pytest.mark.parametrize("format", ["coco", "voc", "labelme", "csv"])
+@pytest.mark.parametrize("format", ["coco", "voc", "labelme", "csv", "fiftyone"])
 def test_crowds_stay_crowds(format, boxes, tmp_path):
     boxes["val"].pictures[0] = AnnotatedPicture(
         "val/picture 0, a",
@@ -74,7 +74,7 @@ def test_writing_over_the_source_or_beside_other_files_is_refused(format, boxes,
     with pytest.raises(DataError, match="the source lies in it"):
         convert_labels(boxes, tmp_path, format)
     if format != "coco":  # its files list what belongs to them
-        folder = {"yolo": "labels/train", "cvat": "images/Train"}.get(format, "train")
+        folder = {"yolo": "labels/train", "cvat": "images/Train", "fiftyone": "data/train"}.get(format, "train")
         convert_labels(boxes, tmp_path / "new", format)[-1].unlink()  # so that it is written again
         (tmp_path / "new" / folder / "other.txt").write_text("")
         with pytest.raises(DataError, match="not of the data set that is to be written here"):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.utils.formats.conftest import draw
@@ -46,6 +51,41 @@ def polygon(points: str) -> str:
     return f'<polygon label="cow" points="{points}"/>'
 
 
+def write_label(**keys) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        one = {"label": "cow", "bounding_box": [0, 0, 1, 1], **keys}
+        kind = ("Polylines", "polylines") if "points" in keys else ("Detections", "detections")
+        sample = {"filepath": "a.png", "truth": {"_cls": kind[0], kind[1]: [one]}}
+        (folder / "samples.json").write_text(json.dumps({"samples": [sample]}))
+
+    return write
+
+
+def write_bomb(folder: Path) -> None:
+    """A mask of three gigabytes in three megabytes."""
+    packer = zlib.compressobj(9)
+    data = b"".join(packer.compress(bytes(2**24)) for _ in range(192)) + packer.flush()
+    write_label(mask={"$binary": {"base64": base64.b64encode(data).decode(), "subType": "00"}})(folder)
+
+
+def write_claim(folder: Path) -> None:
+    """An array that says it has 10^12 rows."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|b1", "fortran_order": False, "shape": (10**12, 60)})
+    text = base64.b64encode(zlib.compress(b"\x93NUMPY\x01\x00" + stream.getvalue()[8:] + bytes(60))).decode()
+    write_label(mask=text)(folder)
+
+
+def write_deep(folder: Path) -> None:
+    (folder / "samples.json").write_text('{"samples": [' + "[" * 1_000_000)
+
+
+def write_bombs(path: Path) -> None:
+    """Entities that grow tenfold in each of nine steps."""
+    steps = "".join(f'<!ENTITY b{n} "{f"&b{n - 1};" * 10}">' for n in range(1, 10))
+    path.write_text(f'<!DOCTYPE a [\n<!ENTITY b0 "boom">{steps}]><annotations>&b9;</annotations>')
+
+
 HOSTILE: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
     "entities": (
         "cvat",
@@ -83,13 +123,26 @@ HOSTILE: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         write_cvat('<mask label="cow" rle="0, 9999999999" left="0" top="0" width="99999" height="100001"/>'),
         "a.xml:2: a mask of 100001 x 99999 pixels",
     ),
+    "ten million points of fiftyone": (
+        "fiftyone",
+        "samples.json",
+        lambda folder: write_label(points=[[[0.5, 0.25]] * 10_000_000], filled=True)(folder),
+        "samples.json: line 1: a list of 20000001 numbers",
+    ),
+    "a mask that unpacks to gigabytes": (
+        "fiftyone",
+        "samples.json",
+        write_bomb,
+        "samples.json: sample 1: truth: label 1: a mask that has more than 8392704 bytes",
+    ),
+    "an array that claims to be huge": (
+        "fiftyone",
+        "samples.json",
+        write_claim,
+        "samples.json: sample 1: truth: label 1: a mask that is no array of NumPy",
+    ),
+    "deep JSON": ("fiftyone", "samples.json", write_deep, "samples.json: not JSON that can be read: nested too deeply"),
 }
-
-
-def write_bombs(path: Path) -> None:
-    """Entities that grow tenfold in each of nine steps."""
-    steps = "".join(f'<!ENTITY b{n} "{f"&b{n - 1};" * 10}">' for n in range(1, 10))
-    path.write_text(f'<!DOCTYPE a [\n<!ENTITY b0 "boom">{steps}]><annotations>&b9;</annotations>')
 
 
 @pytest.fixture(scope="module")

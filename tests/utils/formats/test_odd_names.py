@@ -29,7 +29,7 @@ def odd_set(folder: Path, names: list[str]) -> AnnotationSet:
     return AnnotationSet(pictures, {"fly": Skeleton(("head",))})
 
 
-@pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut", "cvat"])
+@pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut", "cvat", "fiftyone"])
 def test_labels_of_oddly_named_pictures_survive_a_conversion(tmp_path, format):
     part = odd_set(tmp_path / "pictures", NAMES)
     convert_labels({"train": part}, tmp_path / "copy", format)

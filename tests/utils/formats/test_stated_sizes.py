@@ -24,6 +24,10 @@ def label(folder: Path, format: str, height: object, width: object) -> list[str]
             "categories": [{"id": 1, "name": "cow"}],
         }
         (folder / "l.json").write_text(json.dumps(content))
+    elif format == "fiftyone":
+        truth = {"_cls": "Detections", "detections": [{"label": "cow", "bounding_box": [0.1, 0.1, 0.5, 0.5]}]}
+        sample = {"filepath": "a.png", "metadata": {"height": height, "width": width}, "truth": truth}
+        (folder / "samples.json").write_text(json.dumps({"samples": [sample]}))
     elif format == "cvat":
         box = '<box label="cow" xtl="1" ytl="2" xbr="30" ybr="20"/>'
         image = f'<image name="a.png" height="{height}" width="{width}">{box}</image>'
@@ -40,7 +44,7 @@ def label(folder: Path, format: str, height: object, width: object) -> list[str]
     return [problem.what + ("" if problem.blocks else " (note)") for problem in part.problems]
 
 
-@pytest.mark.parametrize("format", ["coco", "csv", "cvat", "labelme", "voc"])
+@pytest.mark.parametrize("format", ["coco", "csv", "cvat", "fiftyone", "labelme", "voc"])
 def test_a_size_as_text_is_read_as_numbers(format, tmp_path, draw_picture):
     draw_picture(tmp_path / "a.png")
     note = label(tmp_path, format, "40", "60")

@@ -18,6 +18,7 @@ LACKS = {
     "labelme": "a LabelMe file",
     "voc": "an XML",
     "cvat": "an image in the file",
+    "fiftyone": "a sample with labels",
 }
 
 
@@ -42,6 +43,13 @@ def label(folder: Path, format: str) -> Path:
         }
         (folder / "l.json").write_text(json.dumps(content))
         return folder / "l.json"
+    if format == "fiftyone":
+        label = {"label": "cow", "bounding_box": [0.1, 0.1, 0.5, 0.5]}
+        truth = {"_cls": "Detections", "detections": [label]}
+        samples = [{"filepath": name, "truth": truth} for name in NAMED]
+        samples += [{"filepath": "day1/bad.png", "truth": truth, "tags": ["train", "val"]}]
+        (folder / "samples.json").write_text(json.dumps({"samples": samples}))
+        return folder / "samples.json"
     if format == "cvat":
         box = '<box label="cow" xtl="1" ytl="2" xbr="30" ybr="20"/>'
         images = "".join(f'<image name="{name}">{box}</image>' for name in (*NAMED, "day1/bad.png"))

@@ -1,0 +1,1 @@
+"""FiftyOne: an exported data set, samples.json and metadata.json beside its pictures."""
