@@ -62,7 +62,9 @@ class SegmentationSplits(SplitsConfig):
 class SegmentationConvertConfig(ConvertConfig):
     """A copy of annotations in another format."""
 
-    format: Literal["yolo", "coco", "labelme", "cvat", "voc", "csv"] = Field(description="what other programs read")
+    format: Literal["yolo", "coco", "labelme", "cvat", "fiftyone", "masks", "voc", "csv"] = Field(
+        description="what other programs read"
+    )
 
     @override
     def how(self) -> dict[str, str]:
@@ -100,7 +102,7 @@ class SegmentationDataset(DatasetConfig):
         description="let virtual rasters (VRT) have any suffix and take pixels from any file of this machine; "
         "otherwise they end in .vrt and name files of their own folder, or of data_root where they lie in it",
     )
-    format: Literal["auto", "coco", "yolo", "labelme", "cvat", "voc", "csv"] = Field(
+    format: Literal["auto", "coco", "yolo", "labelme", "cvat", "fiftyone", "masks", "voc", "csv"] = Field(
         "auto",
         description="format of annotations; auto: rasters and vector files that pair with pictures, else by content",
     )

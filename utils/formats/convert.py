@@ -14,6 +14,7 @@ from utils.formats.cvat import write as cvat
 from utils.formats.deeplabcut import write as deeplabcut
 from utils.formats.fiftyone import write as fiftyone
 from utils.formats.labelme import write as labelme
+from utils.formats.masks import write as masks
 from utils.formats.sets import refuse_source_inside, to_json
 from utils.formats.tables import write as tables
 from utils.formats.types import AnnotationSet
@@ -61,7 +62,7 @@ def what_is_lost(sets: Mapping[str, AnnotationSet], format: str, mode: str = "ke
     sets : dict of str to AnnotationSet
         By split.
     format : str
-        yolo, labelme, coco, deeplabcut, cvat, fiftyone, voc or csv.
+        yolo, labelme, coco, deeplabcut, cvat, fiftyone, voc, csv or masks.
     mode : str
         keypoints or segmentation; coco only.
 
@@ -86,6 +87,7 @@ def what_is_lost(sets: Mapping[str, AnnotationSet], format: str, mode: str = "ke
         "deeplabcut": deeplabcut.unsupported,
         "cvat": cvat.unsupported,
         "fiftyone": fiftyone.unsupported,
+        "masks": masks.unsupported,
         "voc": voc.unsupported,
         "csv": tables.unsupported,
     }
@@ -108,7 +110,7 @@ def convert_labels(
     folder : str or Path
         Where to write.
     format : str
-        yolo, labelme, coco, deeplabcut, cvat, fiftyone, voc or csv.
+        yolo, labelme, coco, deeplabcut, cvat, fiftyone, voc, csv or masks.
     layout, mode : str
         Of coco, see `write_coco`.
 
@@ -153,6 +155,7 @@ def convert_labels(
         "deeplabcut": deeplabcut.write_deeplabcut,
         "cvat": cvat.write_cvat,
         "fiftyone": fiftyone.write_fiftyone,
+        "masks": masks.write_masks,
         "voc": voc.write_voc,
         "csv": tables.write_tables,
     }

@@ -14,10 +14,11 @@ from utils.formats.cvat.read import read_cvat
 from utils.formats.deeplabcut.read import read_deeplabcut
 from utils.formats.fiftyone.read import read_fiftyone
 from utils.formats.labelme.read import read_labelme
+from utils.formats.masks.read import read_masks
 from utils.formats.pose_rules import keep_poses
 from utils.formats.predictions import refuse_predictions
 from utils.formats.tables.read import read_tables
-from utils.formats.types import BOX_FORMATS, FORMATS, AnnotationSet
+from utils.formats.types import BOX_FORMATS, CLASS_FORMATS, FORMATS, AnnotationSet
 from utils.formats.vector.classes import VectorChoice
 from utils.formats.vector.read import read_vector
 from utils.formats.voc.read import read_voc
@@ -44,7 +45,7 @@ def read_annotations(
     path : str or Path
         A data set file (YAML, JSON, JSONL, XML, csv, list, GeoPackage) or a folder.
     format : str
-        auto, yolo, labelme, coco, deeplabcut, cvat, fiftyone, voc, csv or vector; auto looks at the content.
+        auto, yolo, labelme, coco, deeplabcut, cvat, fiftyone, voc, csv, vector or masks; auto looks at the content.
     root : str or Path, optional
         Data root: picture ids are relative to it, and no label may point out of it. By default what the file says,
         else its own folder.
@@ -101,6 +102,8 @@ def read_annotations(
         )
     if need_keypoints and found in BOX_FORMATS:
         raise DataError(f"{path}: labels of format {found} are boxes without keypoints; name labels of keypoints")
+    if need_objects and found in CLASS_FORMATS:
+        raise DataError(f"{path}: masks of classes tell no objects apart; name labels of objects")
     with file_errors(source, f"cannot be read as labels of format {found}"):
         if found == "labelme":
             sets = read_labelme(source, root, keypoint_names, need_keypoints)
@@ -110,6 +113,8 @@ def read_annotations(
             sets = read_fiftyone(source, root, need_keypoints, need_objects)
         elif found == "vector":
             sets = read_vector(source, root, choice)
+        elif found in CLASS_FORMATS:
+            sets = read_masks(source, root)
         elif found in BOX_FORMATS:
             sets = {"voc": read_voc, "csv": read_tables}[found](source, root)
         else:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from utils.errors import DataError
+from utils.formats.masks.layout import CLASSES, find_splits
 from utils.formats.other_files import describe_other, describe_others, holds_rows, outermost_element
 from utils.formats.pictures import PICTURE_SUFFIXES, list_files
 from utils.formats.specs import SPLIT_KEYS, SUFFIXES, read_yaml
@@ -27,7 +28,7 @@ def find_source(path: Path, format: str = "auto") -> tuple[Path, str]:
     In a folder the first of these counts: a specification file (YAML with `kpt_shape` or `format`), COCO files right in
     it, in `annotations` or of that name, LabelMe files, DeepLabCut tables, CVAT files, exports of FiftyOne, a
     specification of a YOLO set without keypoints (YAML with `names` and a split), COCO files elsewhere, VOC files,
-    tables of boxes, vector files, pictures with YOLO's rows.
+    tables of boxes, vector files, masks of classes with classes.txt, pictures with YOLO's rows.
 
     Parameters
     ----------
@@ -110,6 +111,8 @@ def _find_in_folder(folder: Path, format: str) -> tuple[Path, str]:
             others = " and ".join(_OF_BOXES[other] for other in of_boxes[1:])
             logger.warning("%s: %s are read, and %s in it passed over", folder, _OF_BOXES[of_boxes[0]], others)
         return folder, of_boxes[0]
+    if likely is None and find_splits(folder):
+        return folder, "masks"
     if likely is None and has_rows(folder):
         return folder, "yolo"
     rows = (file for file in list_files(folder, (".txt",)) if likely is None and file.is_file() and holds_rows(file))
@@ -285,6 +288,8 @@ def format_of_file(path: Path, certain: bool = False) -> str | None:
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:
         return _format_of_spec(path, certain)
+    if path.name == CLASSES and find_splits(path.parent):
+        return "masks"
     if suffix == ".json":
         return _format_of_json(path, certain)
     if suffix in (".jsonl", ".txt", ".list"):
@@ -356,7 +361,7 @@ def _format_of_spec(path: Path, certain: bool = False) -> str | None:
     Traceback (most recent call last):
         ...
     utils.errors.DataError: .../data.yaml: format: expected one of yolo, labelme, coco, deeplabcut, cvat, \
-fiftyone, voc, csv, vector, got 'lableme'
+fiftyone, voc, csv, vector, masks, got 'lableme'
     """
     keys = read_yaml(path)
     stated = keys.get("format")

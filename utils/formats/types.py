@@ -13,7 +13,8 @@ from utils.errors import DataError
 
 POSE_FORMATS = ("yolo", "labelme", "coco", "deeplabcut", "cvat", "fiftyone")
 BOX_FORMATS = ("voc", "csv", "vector")  # hold boxes or outlines, and no keypoints
-FORMATS = (*POSE_FORMATS, *BOX_FORMATS)
+CLASS_FORMATS = ("masks",)  # tell classes of pixels, and no objects
+FORMATS = (*POSE_FORMATS, *BOX_FORMATS, *CLASS_FORMATS)
 SPLITS = ("train", "val", "test", "all")  # "all": a source without splits
 MISSING, OCCLUDED, VISIBLE = 0, 1, 2
 MOST_POINTS = 1_000_000  # of one outline or line

@@ -1,0 +1,1 @@
+"""Masks of classes: pictures in data/, index masks in labels/, names in classes.txt, colours in palette.txt."""
