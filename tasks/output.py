@@ -96,12 +96,8 @@ class Output(ABC):
     """Turns pieces of predictions into scores and files."""
 
     @abstractmethod
-    def metric(self) -> Metric:
-        """Give an empty metric."""
-
-    def evaluation_metric(self) -> Metric:
-        """Give an empty metric for `evaluate`, which may score more than validation does."""
-        return self.metric()
+    def metric(self, phase: str = "train") -> Metric:
+        """Give an empty metric; in the phase `evaluate` it may score more than validation in training does."""
 
     def baseline(self) -> ColourBaseline | None:
         """Give what predicts from colours alone, to compare scores with; None where that says nothing."""

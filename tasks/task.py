@@ -248,8 +248,8 @@ class Task(ABC):
     # -- predictions
 
     @abstractmethod
-    def predictor(self, views: Sequence[View] | None = None) -> Predictor:
-        """Make a predictor for a group of items; `views` is None for those of `prediction_views`."""
+    def predictor(self, views: Sequence[View] | None = None, phase: str = "train") -> Predictor:
+        """Make a predictor for a group of items; `views` is None for those of `prediction_views`, `phase` who asks."""
 
     def prediction_views(self, phase: str = "inference") -> list[View]:
         """Give the views that are averaged in evaluate or inference."""

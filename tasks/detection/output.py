@@ -46,7 +46,7 @@ class DetectionOutput(Output):
         self.thresholds: dict[str, float] | None = None  # scores from which on detections are drawn, by class
 
     @override
-    def metric(self) -> Metric:
+    def metric(self, phase: str = "train") -> Metric:
         return DetectionMetric(self.labels.classes, self.settings.detection.max_detections)
 
     @override

@@ -324,7 +324,7 @@ class DetectionTask(LabelledTask):
     # -- predictions
 
     @override
-    def predictor(self, views: Sequence[View] | None = None) -> Predictor:
+    def predictor(self, views: Sequence[View] | None = None, phase: str = "train") -> Predictor:
         count = len(self.prediction_views() if views is None else views)
         samples = count * (1 + self.settings.detection.windows**2)
         return DetectionPredictor(self.settings.detection, self._head.merges, samples)

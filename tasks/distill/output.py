@@ -46,7 +46,7 @@ class DistillOutput(Output):
         self.settings, self.features, self.build_model = settings, features, build_model
 
     @override
-    def metric(self) -> Metric:
+    def metric(self, phase: str = "train") -> Metric:
         return StudentMetric(self.features.info.layers)
 
     @override

@@ -228,7 +228,7 @@ class DistillTask(FeatureTask):
     # -- predictions
 
     @override
-    def predictor(self, views: Sequence[View] | None = None) -> Predictor:
+    def predictor(self, views: Sequence[View] | None = None, phase: str = "train") -> Predictor:
         return StudentPredictor(self.num_outputs)
 
     @override

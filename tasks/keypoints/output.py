@@ -48,7 +48,7 @@ class KeypointsOutput(Output):
         self.settings, self.labels = settings, labels
 
     @override
-    def metric(self) -> Metric:
+    def metric(self, phase: str = "train") -> Metric:
         return KeypointMetric(self.labels.skeleton, self.settings.keypoints)
 
     @override

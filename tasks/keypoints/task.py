@@ -355,7 +355,7 @@ class KeypointsTask(LabelledTask):
     # -- predictions
 
     @override
-    def predictor(self, views: Sequence[View] | None = None) -> Predictor:
+    def predictor(self, views: Sequence[View] | None = None, phase: str = "train") -> Predictor:
         labels = self.labels
         decoder = Decoder(
             self.spec().stride, labels.mirror_swap, self.settings.keypoints, self.grouping, labels.max_instances

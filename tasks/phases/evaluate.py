@@ -181,9 +181,8 @@ def score_split(
     facts |= tell_what(task, checkpoint, split, plan.items, context)
     pictures = Pictures(task, plan.items, settings.pictures)
     device, views = choose_device(task.settings.device("evaluate")), task.prediction_views("evaluate")
-    make_metric = task.output.evaluation_metric
     metrics = score(
-        task, model, prepared, store, device, settings.batch_size, context, views, pictures.take, True, make_metric
+        task, model, prepared, store, device, settings.batch_size, context, views, pictures.take, True, "evaluate"
     )
     metrics.update(task.output.extra_metrics(model, context))
     task.output.take_scores(metrics)

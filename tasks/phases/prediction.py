@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from tasks.context import Context
 from tasks.item import Item, Piece
-from tasks.output import Metric
 from tasks.phases.samples import Job, LiveSamples, Slot, Source, StoredSamples
 from tasks.predictor import Predictor
 from tasks.prepared import PreparedItem
@@ -317,6 +316,7 @@ def predict(
     context: Context,
     open_job: Callable[[Item, Predictor], Job] = Job,
     skip_unreadable: bool = False,
+    phase: str = "train",
 ) -> Stream[tuple[Job, Piece | None]]:
     """Predict the items of some groups.
 
@@ -340,6 +340,8 @@ def predict(
         Called for each item when it is about to be read, in the reading thread.
     skip_unreadable : bool
         Whether an item that cannot be read ends with `Job.error`, in place of an exception that ends all.
+    phase : str
+        Who asks.
 
     Yields
     ------
@@ -360,10 +362,10 @@ def predict(
     >>> sum(piece.arrays["classes"].size for _, piece in given if piece is not None), given[-1][0].done
     (4096, True)
     """
-    stateful = task.predictor(source.views).stateful  # asked on all ranks, also on one without a group
+    stateful = task.predictor(source.views, phase).stateful  # asked on all ranks, also on one without a group
 
     def read(group: Sequence[Item]) -> Stream[Slot]:
-        predictor = task.predictor(source.views)
+        predictor = task.predictor(source.views, phase)
         for item in group:
             job = Job(item, predictor)
             try:
@@ -424,7 +426,7 @@ def score(
     views: Sequence[View] = (IDENTITY,),
     watch: Callable[[Piece], None] | None = None,
     constant: bool = False,
-    make_metric: Callable[[], Metric] | None = None,
+    phase: str = "train",
 ) -> dict[str, Any]:
     """Predict items and compare them with their truth; every rank takes its share and all get the scores.
 
@@ -450,8 +452,8 @@ def score(
         Gets each piece of this rank's share, too.
     constant : bool
         Also score the best constant prediction.
-    make_metric : callable, optional
-        Gives an empty metric; that of the task's validation by default.
+    phase : str
+        Who asks: `train` for validation, or `evaluate`.
 
     Returns
     -------
@@ -472,11 +474,10 @@ def score(
     >>> stored["mIoU"] == live["mIoU"], stored["support"]
     (True, 6144)
     """
-    make_metric = make_metric or task.output.metric
-    metric = make_metric()
+    metric = task.output.metric(phase)
     source: Source = LiveSamples(task, views) if store is None else StoredSamples(task, store, prepared)
     groups = distributed.share(task.source.partition([entry.item for entry in prepared]))
-    given = predict(task, model, source, groups, device, batch_size, context)
+    given = predict(task, model, source, groups, device, batch_size, context, phase=phase)
     mine = {item.id for group in groups for item in group}
     total = sum(
         task.source.count_samples(entry.item) * len(views) if store is None else len(entry.entries)
@@ -496,7 +497,7 @@ def score(
                         watch(piece)
         return metric.state()
 
-    merged = make_metric()
+    merged = task.output.metric(phase)
     for state in distributed.run_on_all(count):
         merged.merge(state)
     return merged.compute() | ({"constant": merged.constant()} if constant else {})

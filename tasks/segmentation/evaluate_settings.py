@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from config import LabelledEvaluateConfig, Positive
+from tasks.segmentation.ensemble_settings import EnsembleConfig
 
 
 class SegmentationEvaluate(LabelledEvaluateConfig):
@@ -21,3 +22,4 @@ class SegmentationEvaluate(LabelledEvaluateConfig):
         description="also score the edges of classes (boundary IoU) this far from them: below 1 a share of a picture's "
         "diagonal (0.02 is usual), else pixels",
     )
+    ensemble: EnsembleConfig | None = Field(None, description="score together with another model's objects")

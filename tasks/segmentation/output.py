@@ -67,12 +67,9 @@ class SegmentationOutput(Output):
         self._parts: dict[str, Window] = {}  # of the items that are drawn
 
     @override
-    def metric(self) -> Metric:
-        return SegmentationMetric(self.classes)
-
-    @override
-    def evaluation_metric(self) -> Metric:
-        return SegmentationMetric(self.classes, self.settings.evaluate.boundary_width)
+    def metric(self, phase: str = "train") -> Metric:
+        width = self.settings.evaluate.boundary_width if phase == "evaluate" else None
+        return SegmentationMetric(self.classes, width)
 
     @override
     def extra_metrics_key(self) -> dict[str, Any]:

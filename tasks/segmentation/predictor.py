@@ -14,6 +14,7 @@ from models.base import fit_to_image
 from tasks.item import Item, Piece
 from tasks.predictor import Predictor
 from tasks.sample import Sample
+from tasks.segmentation.ensemble import Ensemble
 from tasks.segmentation.items import SceneItem
 from utils.raster.regrid import BlockResampler
 from utils.raster.tiling import StripBlender, Window, decode_classes
@@ -33,6 +34,8 @@ class DensePredictor(Predictor):
     read_valid : callable, optional
         Gives the pixels (H, W) of a window of an item's map in which the picture holds something; needed for items
         whose map has other pixels than the model sees.
+    ensemble : Ensemble, optional
+        Joins the probabilities with another model's objects before classes are chosen.
 
     Examples
     --------
@@ -54,11 +57,13 @@ class DensePredictor(Predictor):
         patch_size: int,
         views: int = 1,
         read_valid: Callable[[SceneItem, Window], np.ndarray] | None = None,
+        ensemble: Ensemble | None = None,
     ):
         self.num_classes = num_classes
         self.patch_size = patch_size
         self.views = views
         self.read_valid = read_valid
+        self.ensemble = ensemble
         self.item: SceneItem | None = None
         self.turned: list[tuple[Sample, Tensor]] = []
 
@@ -66,6 +71,8 @@ class DensePredictor(Predictor):
     def start(self, item: Item, resume: int | None = None) -> None:
         assert isinstance(item, SceneItem)
         self.item, self.turned = item, []
+        self.objects = self.ensemble.objects(item) if self.ensemble is not None else None
+        self.held: list[tuple[Window, np.ndarray, np.ndarray | None]] = []
         size = item.area.height, item.area.width
         self.blender = StripBlender(*size, self.num_classes, item.tile, item.stride, rows=item.area_rows)
         self.resampler = BlockResampler(size, item.output, item.rows) if item.output else None
@@ -133,6 +140,8 @@ class DensePredictor(Predictor):
         for window in self.waiting:
             yield from self._skip(window)
         self.blender.finish()
+        if self.held:
+            yield from self._join_whole()
 
     def _decode(
         self, blocks: Sequence[tuple[Window, np.ndarray]], window: Window, valid: np.ndarray | None
@@ -153,13 +162,52 @@ class DensePredictor(Predictor):
             local = place.shifted(-window.y, -window.x)
             inside = None if valid is None else valid[local.rows, local.columns]
             if self.resampler is None:
-                yield self._piece(place, probabilities, inside)
+                yield from self._pieces(place, probabilities, inside)
                 continue
             assert self.read_valid is not None
             for target, values, known in self.resampler.add(place, probabilities, inside):
                 if known.any():
                     known = known & self.read_valid(self.item, target)
-                yield self._piece(target, values, known)
+                yield from self._pieces(target, values, known)
+
+    def _pieces(self, place: Window, probabilities: np.ndarray, valid: np.ndarray | None) -> Iterator[Piece]:
+        """Give the piece of a block, or hold the block where an ensemble needs the whole picture.
+
+        Examples
+        --------
+        >>> predictor = DensePredictor(num_classes=2, patch_size=4)
+        >>> predictor.start(SceneItem("a", (), "a", Window(0, 0, 4, 8), 4, 4, (0, 4)))
+        >>> [piece.window.x for piece in predictor._pieces(Window(0, 4, 1, 2), np.zeros((2, 1, 2), np.float32), None)]
+        [4]
+        """
+        if self.ensemble is None or self.objects is None:
+            yield self._piece(place, probabilities, valid)
+        elif self.ensemble.needs_whole:
+            self.held.append((place, probabilities.copy(), valid))
+        else:
+            yield self._piece(place, self.ensemble.join(probabilities, self.objects, place), valid)
+
+    def _join_whole(self) -> Iterator[Piece]:
+        """Join the blocks of a picture with the objects of the ensemble, and give their pieces.
+
+        Examples
+        --------
+        >>> predictor = DensePredictor(2, 4)
+        >>> predictor.start(SceneItem("a", (), "a", Window(0, 0, 1, 2), 4, 4, (0, 1)))
+        >>> list(predictor._join_whole())
+        []
+        """
+        if not self.held:
+            return
+        assert self.item is not None
+        assert self.ensemble is not None
+        height, width = self.item.map_size
+        whole = np.zeros((self.num_classes, height, width), np.float32)
+        for place, probabilities, _ in self.held:
+            whole[:, place.rows, place.columns] = probabilities
+        joined = self.ensemble.join(whole, self.objects or [], Window(0, 0, height, width))
+        for place, _, valid in self.held:
+            yield self._piece(place, joined[:, place.rows, place.columns], valid)
 
     def _piece(self, place: Window, probabilities: np.ndarray, valid: np.ndarray | None) -> Piece:
         """Choose the class of each pixel of a block (K, H, W), of which `valid` (H, W) hold something.

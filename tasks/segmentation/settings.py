@@ -32,6 +32,7 @@ from config import (
     TrainConfig,
 )
 from models import HeadName
+from tasks.segmentation.ensemble_settings import EnsembleConfig
 from tasks.segmentation.evaluate_settings import SegmentationEvaluate
 from utils.formats.convert_settings import ConvertConfig
 
@@ -221,6 +222,7 @@ class SegmentationInference(InferenceConfig):
         "source", description="grid of the map: that of the picture, pixel for pixel, or that of the model, after scale"
     )
     polygons: PolygonsConfig = PolygonsConfig()
+    ensemble: EnsembleConfig | None = Field(None, description="predict together with another model's objects")
 
 
 class SegmentationSettings(TaskConfig):

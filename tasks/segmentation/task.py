@@ -15,6 +15,7 @@ from models.base import SegmentationHead
 from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.predictor import Predictor
 from tasks.segmentation.annotations import classes_of_taxonomy
+from tasks.segmentation.ensemble import Ensemble
 from tasks.segmentation.items import SceneItem
 from tasks.segmentation.label_settings import describe_labels, kept_band_files, kept_labels
 from tasks.segmentation.objective import SegmentationObjective, listed_weights
@@ -58,6 +59,7 @@ class SegmentationTask(FeatureTask):
         self.classes = class_names(settings)
         self.source = SceneSource(name, settings, self.features, self.classes)
         self.output = SegmentationOutput(settings, self.classes, self.source.scenes)
+        self._ensembles: dict[str, Ensemble] = {}  # their files are read once
 
     @cached_property
     @override
@@ -105,6 +107,22 @@ class SegmentationTask(FeatureTask):
             self.check_head()
         if "inference" in phases and not self.settings.dataset.sample.enable:  # prepare writes the sample
             distributed.run_on_main(lambda: self._inputs() and None)
+        for phase in {"evaluate", "inference"} & set(phases):
+            if (ensemble := self.ensemble(phase)) is not None:
+                ensemble.check(self._pictures_of(phase))
+
+    def _pictures_of(self, phase: str) -> list[Path]:
+        """The first file of each picture that evaluate may score, or inference predicts.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> [path.name for path in scene_task()._pictures_of("inference")]
+        ['scene_0.tif']
+        """
+        if phase == "inference":
+            return [item.sources[0] for item in self._inputs()]
+        return [files.paths[0] for files in self.source.scenes.labelled().values()]
 
     def _inputs(self) -> list[SceneItem]:
         """Check the pictures to predict; those that cannot be read are left out, and inference reports them.
@@ -165,13 +183,15 @@ class SegmentationTask(FeatureTask):
 
     @override
     def predicting_key(self, phase: str) -> dict[str, Any]:
+        ensemble = self.ensemble(phase)
+        joined = {} if ensemble is None else {"ensemble": ensemble.key()}
         if phase == "evaluate":
-            return {}  # in the key of the samples
+            return joined  # the rest is in the key of the samples
         pictures = {"bands", "band_files", "scale", "nodata", "colours", "label_colours"}
         pictures |= (
             {"image_size"} if self.settings.dataset.image_size else set()
         )  # results of before it are still found
-        return self.settings.dataset.model_dump(mode="json", include=pictures)
+        return self.settings.dataset.model_dump(mode="json", include=pictures) | joined
 
     @override
     def describe(self) -> dict[str, Any]:
@@ -226,10 +246,28 @@ class SegmentationTask(FeatureTask):
     # -- predictions
 
     @override
-    def predictor(self, views: Sequence[View] | None = None) -> Predictor:
+    def predictor(self, views: Sequence[View] | None = None, phase: str = "train") -> Predictor:
         number = len(self.prediction_views() if views is None else views)
         read_valid = self.source.scenes.holds_something
-        return DensePredictor(len(self.classes), self.features.info.patch_size, number, read_valid)
+        patch_size = self.features.info.patch_size
+        return DensePredictor(len(self.classes), patch_size, number, read_valid, self.ensemble(phase))
+
+    def ensemble(self, phase: str) -> Ensemble | None:
+        """What joins the predictions of a phase with another model's; None where nothing does.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> task = scene_task("inference.ensemble={predictions: a.json}")
+        >>> task.ensemble("evaluate") is None, task.ensemble("inference").settings.predictions
+        (True, 'a.json')
+        """
+        section = {"evaluate": self.settings.evaluate, "inference": self.settings.inference}.get(phase)
+        if section is None or section.ensemble is None:
+            return None
+        if phase not in self._ensembles:
+            self._ensembles[phase] = Ensemble(self.settings, section.ensemble, self.classes)
+        return self._ensembles[phase]
 
 
 def class_names(settings: SegmentationSettings) -> list[str]:

@@ -75,10 +75,10 @@ class CountTask(FolderTask):
             if self.labelled(item) > SIDE * SIDE:
                 yield Finding(item.id, f"{self.labelled(item)} of {SIDE * SIDE} pixels", "count again")
 
-    def predictor(self, views=None) -> Predictor:
+    def predictor(self, views=None, phase="train") -> Predictor:
         return Counting(self.settings.model.head_options.get("threshold", 128))
 
-    def metric(self) -> Metric:
+    def metric(self, phase: str = "train") -> Metric:
         return CountErrors()
 
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:

@@ -108,10 +108,10 @@ class EchoTask(LearningTask):
     def loss(self, outputs: dict[str, Tensor], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         return {"loss": (outputs["maps"] - batch.target).square().sum()}
 
-    def predictor(self, views=None) -> Predictor:
+    def predictor(self, views=None, phase="train") -> Predictor:
         return EchoPredictor()
 
-    def metric(self) -> Metric:
+    def metric(self, phase: str = "train") -> Metric:
         return EchoErrors()
 
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:

@@ -147,10 +147,10 @@ class MotionTask(LearningTask):
         assert len(batch.target["names"]) == len(outputs["shift"])
         return {"loss": (outputs["shift"] - batch.target["shift"]).square().sum()}
 
-    def predictor(self, views=None) -> Predictor:
+    def predictor(self, views=None, phase="train") -> Predictor:
         return Bridging()
 
-    def metric(self) -> Metric:
+    def metric(self, phase: str = "train") -> Metric:
         return MotionErrors("bridged")
 
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:

@@ -151,6 +151,7 @@ VECTORS = ("paths.label_path={folder}/labels.gpkg", "dataset.label_layer=first",
 POLYGONS = ("inference.polygons.enable=true",)
 OTHER_PICTURE = "{data}/pictures/scene_1.tif"
 RELATIVE = ("paths.raw_images_dir=pictures", "paths.label_path=labels", "paths.data_root={folder}")
+JOINED = "predictions: '{data}/other.json'"
 FILES = "[band_2.tif, band_1.tif, band_0.tif]"
 
 SEGMENTATION: dict[str, Probe] = {
@@ -210,6 +211,17 @@ SEGMENTATION: dict[str, Probe] = {
     "train.crop_size": Probe(looks.learnt_anew, "16", ("train.features=online",)),
     "train.val_overlap": Probe(looks.scored, "0.75"),
     "evaluate.inputs": Probe(looks.scored, OTHER_PICTURE, ("evaluate.labels={data}/labels",)),
+    **{
+        f"{phase}.ensemble.{name}": Probe(look, other, (f"{phase}.ensemble={{{base}}}", "inference.confidence=true"))
+        for phase, look in (("evaluate", looks.scored), ("inference", looks.predicted))
+        for name, other, base in (
+            ("predictions", "{data}/another.json", JOINED),
+            ("strategy", "nms", JOINED),
+            ("weight", "9", JOINED),
+            ("other_weight", "0.1", JOINED),
+            ("iou", "0.01", f"{JOINED}, strategy: nms"),
+        )
+    },
     "evaluate.boundary_width": Probe(looks.scored, "0.02"),
     "evaluate.labels": Probe(looks.scored, "{data}/labels", (f"evaluate.inputs={OTHER_PICTURE}",)),
     "inference.input_tif": Probe(looks.predicted, OTHER_PICTURE, ("inference={checkpoint: '{model}'}",)),

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -64,6 +65,21 @@ SMALL = {  # heads that train fast, on few pixels
 }
 
 
+def find_objects(folder: Path) -> None:
+    """Add what two other models have found in the pictures, by their first file."""
+    for name, category, left in (("other", "light", 0), ("another", "dark", 20)):
+        images, found = [], []
+        for number, path in enumerate(sorted((folder / "pictures").glob("*.tif")), start=1):
+            height, width = cv2.imread(str(path)).shape[:2]
+            images.append({"id": number, "file_name": str(path), "height": height, "width": width})
+            ring = [left, 0, width - 20 + left, 0, width - 20 + left, height, left, height]
+            one = {"id": number, "image_id": number, "category_id": 1, "bbox": [left, 0, width - 20, height]}
+            found.append(one | {"segmentation": [ring], "score": 0.999})
+        categories = [{"id": 1, "name": category}]
+        content = {"images": images, "annotations": found, "categories": categories}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
 @cache
 def prepared(kind: str) -> Path:
     """A folder with the data of a kind, its split lists and its store, which probes only read."""
@@ -71,6 +87,8 @@ def prepared(kind: str) -> Path:
     with quiet():
         task, context = EXAMPLES[kind](folder, *SMALL.get(kind, ()))
         load_phase("prepare")(task, context)
+        if kind == "segmentation":
+            find_objects(folder)
     return folder
 
 

@@ -23,7 +23,7 @@ class BoxesOutput(Output):
     """Scores, pictures and files of boxes."""
 
     @override
-    def metric(self) -> Metric:
+    def metric(self, phase: str = "train") -> Metric:
         return BoxMetric()
 
     @override

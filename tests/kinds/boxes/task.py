@@ -61,6 +61,6 @@ class BoxesTask(FeatureTask):
         return task
 
     @override
-    def predictor(self, views: Sequence[View] | None = None) -> Predictor:
+    def predictor(self, views: Sequence[View] | None = None, phase: str = "train") -> Predictor:
         count = len(self.prediction_views() if views is None else views)
         return BoxesPredictor(self.head_shapes().stride, self.settings.boxes, count)
