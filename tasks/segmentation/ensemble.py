@@ -134,7 +134,11 @@ class Ensemble:
                 f"{self.settings.predictions}: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} no class; "
                 f"known: {', '.join(self.classes)}; map other names in dataset.label_mapping"
             )
-        return {name: class_index(target, len(self.classes), self.classes) for name, target in targets.items()}
+        return {
+            name: class_index(target, len(self.classes), self.classes)
+            for name, target in targets.items()
+            if target is not None
+        }
 
     def check(self, paths: Iterable[Path]) -> None:
         """Look whether the predictions fit some pictures.

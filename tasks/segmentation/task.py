@@ -262,11 +262,11 @@ class SegmentationTask(FeatureTask):
         >>> task.ensemble("evaluate") is None, task.ensemble("inference").settings.predictions
         (True, 'a.json')
         """
-        section = {"evaluate": self.settings.evaluate, "inference": self.settings.inference}.get(phase)
-        if section is None or section.ensemble is None:
+        asked = {"evaluate": self.settings.evaluate.ensemble, "inference": self.settings.inference.ensemble}.get(phase)
+        if asked is None:
             return None
         if phase not in self._ensembles:
-            self._ensembles[phase] = Ensemble(self.settings, section.ensemble, self.classes)
+            self._ensembles[phase] = Ensemble(self.settings, asked, self.classes)
         return self._ensembles[phase]
 
 

@@ -77,7 +77,7 @@ def test_suppression_keeps_the_surer_of_two_objects_that_cover_each_other(score,
     assert joined.argmax(axis=0)[2].tolist() == drawn
     both = suppress(ours, [moved], 0, 0.61)
     assert both.argmax(axis=0)[2].tolist() == [1, 1, 1, 1, 1, 0, 0, 0], "an overlap below iou leaves both"
-    other = suppress(ours, [moved._replace(index=2)], 0, 0.5)
+    other = suppress(ours, [moved._replace(label=2)], 0, 0.5)
     assert set(other.argmax(axis=0)[2, 1:4].tolist()) == {2 if score > 0.6 else 1}, "the surer is on top"
 
 

@@ -416,10 +416,10 @@ class WalkTask(Source, Output, Task):
     def truth(self, piece):
         return None
 
-    def predictor(self, views=None):
+    def predictor(self, views=None, phase="train"):
         return Walker()
 
-    def metric(self):
+    def metric(self, phase="train"):
         return Errors()
 
     def report(self, metrics, folder, log):

@@ -14,11 +14,11 @@ class ScoredMask(NamedTuple):
 
     Examples
     --------
-    >>> ScoredMask(1, 0.75, slice(0, 2), slice(0, 1), np.ones((2, 1), bool)).index
+    >>> ScoredMask(1, 0.75, slice(0, 2), slice(0, 1), np.ones((2, 1), bool)).label
     1
     """
 
-    index: int  # of its class
+    label: int  # index of its class
     score: float
     rows: slice  # its place in the picture
     columns: slice
@@ -40,7 +40,7 @@ def score_maps(objects: Sequence[ScoredMask], num_classes: int, size: tuple[int,
     """
     maps = np.zeros((num_classes, *size), np.float32)
     for found in objects:
-        part = maps[found.index, found.rows, found.columns]
+        part = maps[found.label, found.rows, found.columns]
         np.maximum(part, np.where(found.covered, np.float32(found.score), 0), out=part)
     return maps
 
@@ -132,7 +132,7 @@ def suppress(
     found = sorted([*_areas(probabilities, background), *objects], key=lambda mask: -mask.score)
     kept: list[ScoredMask] = []
     for mask in found:
-        if not any(mask.index == other.index and mask_iou(mask, other) >= iou for other in kept):
+        if not any(mask.label == other.label and mask_iou(mask, other) >= iou for other in kept):
             kept.append(mask)
     if background is None:
         drawn = probabilities.copy()
@@ -142,7 +142,7 @@ def suppress(
     for mask in reversed(kept):
         part = drawn[:, mask.rows, mask.columns]
         part[:, mask.covered] = 0
-        part[mask.index, mask.covered] = mask.score
+        part[mask.label, mask.covered] = mask.score
     return drawn
 
 
@@ -182,8 +182,8 @@ def _areas(probabilities: np.ndarray, background: int | None) -> list[ScoredMask
     for index in range(len(probabilities)):
         if index != background:
             areas, _ = ndimage.label(classes == index)
-            for number, place in enumerate(ndimage.find_objects(areas), start=1):
-                covered = areas[place] == number
-                score = float(probabilities[index][place][covered].mean(dtype=np.float64))
-                found.append(ScoredMask(index, score, *place, covered))
+            for number, (rows, columns) in enumerate(ndimage.find_objects(areas), start=1):
+                covered = areas[rows, columns] == number
+                score = float(probabilities[index, rows, columns][covered].mean(dtype=np.float64))
+                found.append(ScoredMask(index, score, rows, columns, covered))
     return found
