@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from config import expand_path
+from tasks.segmentation.annotations import class_of_name, read_families
 from tasks.segmentation.ensemble_settings import EnsembleConfig
 from tasks.segmentation.items import SceneItem
 from tasks.segmentation.settings import SegmentationSettings
@@ -20,7 +21,6 @@ from utils.formats.mask_outlines import mask_of_instance
 from utils.formats.read import read_annotations
 from utils.formats.types import AnnotatedPicture, Instance
 from utils.masks.ensemble import ScoredMask, blend, score_maps, suppress, vote, with_background
-from utils.raster.class_table import class_index
 from utils.raster.tiling import Window
 from utils.runtime.files import file_stamp
 
@@ -63,7 +63,7 @@ class Ensemble:
         """
         path = Path(expand_path(self.settings.predictions))
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        names = dict(self.dataset.label_mapping or {})
+        names = [dict(self.dataset.label_mapping or {}), read_families(self.dataset)]
         stamps = [file_stamp(file) for file in files if file.is_file()]
         return {
             **self.settings.model_dump(mode="json"),
@@ -109,7 +109,7 @@ class Ensemble:
 
     @cached_property
     def indices(self) -> dict[str, int]:
-        """The class of each name in the predictions, 255 for one that `dataset.label_mapping` ignores.
+        """The class of each name in the predictions, 255 for one that `dataset.label_mapping` or `dataset.taxonomy` ignores.
 
         Raises
         ------
@@ -123,22 +123,16 @@ class Ensemble:
         >>> ensemble.indices
         {'light': 1}
         """
-        names = {one.category for picture in self.pictures.values() for one in picture.instances}
-        mapping = {str(key): target for key, target in (self.dataset.label_mapping or {}).items()}
-        targets = {
-            name: mapping.get(name, name if name in self.classes else mapping.get("*")) for name in sorted(names)
-        }
-        unknown = [name for name, target in targets.items() if target is None]
+        families = read_families(self.dataset)
+        names = sorted({one.category for picture in self.pictures.values() for one in picture.instances})
+        indices = {name: class_of_name(name, self.dataset, families, self.classes) for name in names}
+        unknown = [name for name, index in indices.items() if index < 0]
         if unknown:
             raise DataError(
                 f"{self.settings.predictions}: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} no class; "
                 f"known: {', '.join(self.classes)}; map other names in dataset.label_mapping"
             )
-        return {
-            name: class_index(target, len(self.classes), self.classes)
-            for name, target in targets.items()
-            if target is not None
-        }
+        return indices
 
     def check(self, paths: Iterable[Path]) -> None:
         """Look whether the predictions fit some pictures.
