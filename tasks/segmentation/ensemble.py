@@ -109,7 +109,7 @@ class Ensemble:
 
     @cached_property
     def indices(self) -> dict[str, int]:
-        """The class of each name in the predictions, 255 for one that `dataset.label_mapping` or `dataset.taxonomy` ignores.
+        """The class of each name in the predictions, 255 for one that is to be ignored.
 
         Raises
         ------
