@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils.formats.pictures import list_files
+from utils.formats.pictures import is_absolute, list_files, plain_path
 from utils.formats.predictions import CURE
 from utils.formats.specs import SPLIT_KEYS, SUFFIXES, read_yaml
 from utils.formats.tables.columns import find_columns, first_row, is_headerless
@@ -20,6 +21,7 @@ HDF5 = (".h5", ".hdf5")
 OTHER_SUFFIXES = (*_ARCHIVES, *_SHEETS, *HDF5, ".csv", ".xml", *SUFFIXES)  # of files that may be taken for labels
 _DEEPLABCUT_KEYS = ("Task", "scorer", "video_sets", "bodyparts")
 _PEEK = 2**16
+_MOST_LISTED = 2**23  # bytes of the names in an archive
 _ROW = re.compile(r"\d{1,6}(?:\.0*)?(?:\s+[-+0-9.eE]+){4,}$")  # of a YOLO label
 
 
@@ -44,7 +46,9 @@ def describe_other(path: Path) -> str | None:
         return "a spreadsheet; save it as csv, with commas between the cells"
     if suffix in HDF5:
         return "HDF5, and DeepLabCut's tables are read as csv; put the csv beside it (DeepLabCut writes both)"
-    if suffix in _ARCHIVES or zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path):
+        return _describe_zip(path)
+    if suffix in _ARCHIVES:
         return "an archive; unpack it and name the folder"
     if is_video(path):
         return "a video without labels; name the labels of its frames, or the video in inference.inputs"
@@ -55,6 +59,64 @@ def describe_other(path: Path) -> str | None:
     if suffix == ".txt" and holds_rows(path):
         return "rows of a YOLO label; name the folder that holds images and labels, or its data.yaml"
     return _describe_xml(path) if suffix == ".xml" and not path.name.lower().endswith(".aux.xml") else None
+
+
+def _describe_zip(path: Path) -> str:
+    """What a zip holds by the names in it; nothing is unpacked, and of very many files not even the names are read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "set.zip"
+    >>> with zipfile.ZipFile(path, "w") as archive:
+    ...     for name in ("project.json", "task_0/task.json", "task_0/annotations.json"):
+    ...         archive.writestr(name, "")
+    >>> _describe_zip(path)[:78]
+    'a backup of CVAT, which only CVAT reads; restore it there, export the labels a'
+    >>> with zipfile.ZipFile(path, "w") as archive:
+    ...     archive.writestr("../labels.json", "")
+    >>> _describe_zip(path)
+    "an archive with names that lead out of its folder, such as '../labels.json'; do not unpack it as it is"
+    """
+    try:
+        if not 0 < _listed_bytes(path) <= _MOST_LISTED:
+            return "an archive; unpack it and name the folder"
+        with open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+            names = [plain_path(name) for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return "an archive that is damaged; copy or export it again"
+    out = next((name for name in names if is_absolute(name) or ".." in name.split("/")), None)
+    if out is not None:
+        return f"an archive with names that lead out of its folder, such as {out[:60]!r}; do not unpack it as it is"
+    lasts = {name.rpartition("/")[2] for name in names}
+    if "project.json" in lasts or {"task.json", "annotations.json"} <= lasts:
+        exports = "'CVAT for images 1.1' or 'CVAT for video 1.1', with images"
+        restore = f"restore it there, export the labels as {exports}, and unpack that"
+        return f"a backup of CVAT, which only CVAT reads; {restore}"
+    kinds = {"annotations.xml": "an export of CVAT, packed", "samples.json": "an export of FiftyOne, packed"}
+    what = next((kind for name, kind in kinds.items() if name in lasts), "an archive")
+    return f"{what}; unpack it and name the folder"
+
+
+def _listed_bytes(path: Path) -> int:
+    """How long the list of names of a zip is, in bytes, as its end says; more than can be said there counts as endless.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "set.zip"
+    >>> with zipfile.ZipFile(path, "w") as archive:
+    ...     archive.writestr("a.json", "")
+    >>> _listed_bytes(path)
+    52
+    """
+    with open(path, "rb") as stream:
+        start = max(stream.seek(0, 2) - _PEEK - 22, 0)  # the end may have a comment
+        stream.seek(start)
+        tail = stream.read()
+    place = tail.rfind(b"PK\5\6")
+    count, size = struct.unpack_from("<HI", tail, place + 10) if 0 <= place <= len(tail) - 22 else (0, 0)
+    return 2**32 if count == 2**16 - 1 else size
 
 
 def holds_rows(path: Path) -> bool:

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import struct
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -36,7 +37,7 @@ needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data se
 
 def test_an_unknown_source_says_what_was_tried(tmp_path):
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match=r"no labels; tried .*COCO and LabelMe.*DeepLabCut"):
+    with pytest.raises(DataError, match=r"no labels; tried .*COCO, LabelMe and FiftyOne.*DeepLabCut.*CVAT"):
         read_poses(tmp_path)
     (tmp_path / "notes.txt").write_text("what we saw")
     with pytest.raises(DataError, match="no known label format"):
@@ -70,6 +71,48 @@ def test_a_file_without_labels_is_called_what_it_is(tmp_path, name, content, wor
     path.write_bytes(content)
     with pytest.raises(DataError, match=re.escape(words)):
         read_poses(path)
+
+
+PACKED = {
+    (
+        "project.json",
+        "task_0/task.json",
+        "task_0/data/a.png",
+    ): "a backup of CVAT, which only CVAT reads; restore it there",
+    ("task.json", "annotations.json", "data/a.png"): "a backup of CVAT, which only CVAT reads; restore it there",
+    ("annotations.xml", "images/a.png"): "an export of CVAT, packed; unpack it and name the folder",
+    ("set/samples.json", "set/data/a.png"): "an export of FiftyOne, packed; unpack it and name the folder",
+    ("a.json", "../../b.json"): "an archive with names that lead out of its folder, such as '../../b.json'",
+    ("a.json", "/etc/b.json"): "an archive with names that lead out of its folder, such as '/etc/b.json'",
+    ("a.json", "C:\\b.json"): "an archive with names that lead out of its folder, such as 'C:/b.json'",
+    ("a.json",): "an archive; unpack it and name the folder",
+}
+
+
+@pytest.mark.parametrize("names", PACKED)
+def test_a_zip_is_named_with_what_to_export_and_never_unpacked(names, tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, "{}")
+    for path in (tmp_path / "set.zip", tmp_path):
+        with pytest.raises(DataError) as error:
+            read_annotations(path)
+        assert PACKED[names] in str(error.value)
+        assert "set.zip" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
+
+
+def test_the_names_of_a_zip_of_very_many_files_are_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for number in range(70_000):
+            archive.writestr(f"{number}", "")
+    start = time.process_time()
+    with pytest.raises(DataError, match="an archive; unpack it and name the folder"):
+        read_annotations(tmp_path / "set.zip")
+    assert time.process_time() - start < 0.2
+    (tmp_path / "set.zip").write_bytes((tmp_path / "set.zip").read_bytes()[:-9] + b"PK")
+    with pytest.raises(DataError, match=r"set.zip: an archive; unpack it"):
+        read_annotations(tmp_path / "set.zip")
 
 
 def test_an_archive_is_called_one_also_in_its_folder(tmp_path):

@@ -6,6 +6,7 @@ another one is a hole; one that is not filled is a line, closed or open.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -265,17 +266,14 @@ for'
                     else:
                         points = keys.get("points") if isinstance(keys, Mapping) else None
                         count = len(points) if kind == "Keypoints" and isinstance(points, list) else 0
-                        found.append(
-                            read_label(
-                                kind, keys, size, lambda label, n=name, c=count: self._skeleton(label, n, c), self._open
-                            )
-                        )
+                        skeleton = functools.partial(self._skeleton, name, count)
+                        found.append(read_label(kind, keys, size, skeleton, self._open))
                 except ValueError as error:
                     faults.append((where, str(error)))
         return found
 
-    def _skeleton(self, label: str, name: str, points: int) -> Skeleton:
-        """The keypoints of a class, which stay what they were when it was first met.
+    def _skeleton(self, name: str, points: int, label: str) -> Skeleton:
+        """The keypoints of a class in a field, which stay what they were when it was first met.
 
         Raises
         ------
@@ -285,9 +283,9 @@ for'
         Examples
         --------
         >>> file = _File(Path("samples.json"), Head(by_field={"a": Skeleton(("nose",))}), {}, Path("."))
-        >>> file._skeleton("fox", "a", 1).names
+        >>> file._skeleton("a", 1, "fox").names
         ('nose',)
-        >>> file._skeleton("fox", "b", 2)
+        >>> file._skeleton("b", 2, "fox")
         Traceback (most recent call last):
             ...
         ValueError: 'fox' has other keypoints in another label; give one of them another name

@@ -210,9 +210,7 @@ def read_values(path: Path) -> np.ndarray:
     """
     picture_size(path)  # refuses what is too large to be decoded
     with file_errors(path, "cannot be read as a mask"), Image.open(path) as picture:
-        if picture.mode in ("RGBA", "RGBX"):
-            picture = picture.convert("RGB")
-        values = np.asarray(picture)
+        values = np.asarray(picture.convert("RGB") if picture.mode in ("RGBA", "RGBX") else picture)
     if values.dtype == bool:
         values = values.astype(np.uint8)
     if values.dtype.kind not in "ui" or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)):
