@@ -195,10 +195,11 @@ class _File:
         """
         keys, where = element.attributes, f"{self.path}:{element.line}"
         name, subset = keys.get("name", ""), keys.get("subset")
+        if not name.strip():
+            self.problems.append(Problem(where, "no name of the image", "name its picture, or remove it"))
+            return
         what, cure = f"no such picture: {name}", "put it there; paths.data_root is where pictures are looked for"
         try:
-            if not name.strip():
-                raise ValueError("no name of the image")
             written = f"./{name}" if name.startswith(" ") else name  # of paths, blanks at the ends do not count
             picture = find_image(written, picture_folders(self.path, subset, self.root), self.root)
             if picture is None:

@@ -312,8 +312,8 @@ def test_utf16_is_read(declared, write, tmp_path):
 
 
 def test_a_folder_of_other_xml_is_called_what_it_is(write, tmp_path):
-    write("").write_text("<annotations><image><box/></image></annotations>")
-    with pytest.raises(DataError, match=r"a\.xml is XML of 'annotations', as CVAT for images writes; export it as"):
+    write("").write_text("<labels><image><box/></image></labels>")
+    with pytest.raises(DataError, match=r"a\.xml is XML of 'labels', and VOC has 'annotation', CVAT 'annotations'"):
         read_annotations(tmp_path)
 
 
