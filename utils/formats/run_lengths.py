@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.media.picture_sizes import MAX_PIXELS
 
+_NO_MASK = "a mask without counts and size as whole numbers; write the mask again"
 _MOST_DIGITS = 7  # of five bits: longer numbers are beyond every picture
 
 
@@ -42,18 +43,31 @@ def read_counts(mask: Any, size: tuple[int, int] | None = None) -> list[int]:
     """
     known: Any = mask if isinstance(mask, Mapping) else {}
     counts, sides = known.get("counts"), known.get("size")
-    if isinstance(counts, str):
-        counts = _read_text(counts)
-    lists = all(isinstance(part, list) and all(type(value) is int for value in part) for part in (counts, sides))
-    if not lists or len(sides) != 2 or min((*counts, *sides), default=-1) < 0:
-        raise ValueError("a mask without counts and size as whole numbers; write the mask again")
+    if not _are_whole(sides) or len(sides) != 2:
+        raise ValueError(_NO_MASK)
     if size is not None and tuple(sides) != size:
         what = f"a mask of {sides[0]} x {sides[1]} pixels, but its picture has {size[0]} x {size[1]}"
         raise ValueError(f"{what}; write the mask again at the picture's size")
+    most = sides[0] * sides[1] + 1
+    if isinstance(counts, str):
+        counts = _read_text(counts) if len(counts) <= _MOST_DIGITS * most else None
+    if not _are_whole(counts) or len(counts) > most:
+        raise ValueError(_NO_MASK)
     if sum(counts) != sides[0] * sides[1]:
         what = f"run lengths of {sum(counts)} pixels in a mask of {sides[0]} x {sides[1]}"
         raise ValueError(f"{what}; write the mask again")
     return counts
+
+
+def _are_whole(values: Any) -> bool:
+    """Whether something is a list of whole numbers from 0 on.
+
+    Examples
+    --------
+    >>> _are_whole([3, 0]), _are_whole([3, -1]), _are_whole([3, True]), _are_whole("30"), _are_whole(None)
+    (True, False, False, False, False)
+    """
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
 def _read_text(text: str) -> list[int] | None:

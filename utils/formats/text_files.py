@@ -67,13 +67,21 @@ def read_text(path: Path) -> str:
     return decode_text(path, read_data(path))
 
 
-def read_json_file(path: Path) -> Any:
+def read_json_file(path: Path, picture_key: str | None = None) -> Any:
     """Read a JSON file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    picture_key : str, optional
+        A key that stands once for each picture that the file labels; then the points of all outlines are bounded too.
 
     Raises
     ------
     DataError
-        If it is none, a key occurs twice in one object, or a list of numbers is too long.
+        If it is none, a key occurs twice in one object, a list of numbers is too long, or it has too many for its
+        pictures.
 
     Examples
     --------
@@ -87,6 +95,8 @@ def read_json_file(path: Path) -> Any:
     """
     data = read_data(path)
     refuse_long_lists(path, data)
+    if picture_key is not None:
+        refuse_many_numbers(path, data.count(b","), max(1, data.count(f'"{picture_key}"'.encode())))
     text = decode_text(path, data)
     try:
         return json.loads(text, parse_int=_read_whole_number, object_pairs_hook=unique_keys)
@@ -134,6 +144,40 @@ def refuse_long_lists(path: Path, data: bytes, ends: bytes = b'{}"', between: by
             )
 
 
+def refuse_many_numbers(path: Path, numbers: int, pictures: int = 1) -> None:
+    """Refuse a file of short lists that together are more points than pictures have, before parsing fills the memory.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for the message.
+    numbers : int
+        How many values it has, of points and of all else.
+    pictures : int
+        How many pictures it labels.
+
+    Raises
+    ------
+    DataError
+        If there are more than `MOST_POINTS` points and as many other values for each picture.
+
+    Examples
+    --------
+    >>> refuse_many_numbers(Path("a.json"), 4_000_000)
+    >>> refuse_many_numbers(Path("a.json"), 30_000_000, 2)
+    Traceback (most recent call last):
+        ...
+    utils.errors.DataError: a.json: 30000000 values label 2 pictures, and the outlines of a picture have 1000000 \
+points at most; simplify them
+    """
+    if numbers > 2 * _MOST_NUMBERS * pictures:
+        noun = "a picture" if pictures == 1 else f"{pictures} pictures"
+        raise DataError(
+            f"{path}: {numbers} values label {noun}, and the outlines of a picture have {MOST_POINTS} points at most; "
+            "simplify them"
+        )
+
+
 def _long_stretches(data: bytes, ends: bytes) -> Iterator[tuple[int, int]]:
     """Begin and end of what stands between any of some characters, where it is as long as a list that is refused.
 
@@ -165,13 +209,21 @@ def _read_whole_number(digits: str) -> int | float:
     return int(digits) if len(digits) < 19 else float(digits)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, row_values: int | None = None) -> Iterator[tuple[int, str]]:
     r"""Lines of a text file that are not empty, with their numbers.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    row_values : int, optional
+        How many values a row of the labels of a picture has at least; then what its rows have more, together, is
+        bounded by the points that the outlines of a picture may have.
 
     Raises
     ------
     DataError
-        If it is no text, or a line holds too many numbers.
+        If it is no text, or a line, or all rows together, hold too many numbers.
 
     Examples
     --------
@@ -183,6 +235,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     data = read_data(path)
     refuse_long_lists(path, data, b"\n", b" ")
+    if row_values is not None:
+        numbers = data.count(b" ") + data.count(b"\t")
+        refuse_many_numbers(path, numbers - row_values * min(data.count(b"\n"), MOST_POINTS))
     lines = enumerate(decode_text(path, data).splitlines(), start=1)
     return ((number, line.strip()) for number, line in lines if line.strip())
 

@@ -354,13 +354,13 @@ def _read_polygons(value: Any, parts: list[str]) -> Iterable[np.ndarray]:
     --------
     >>> parts = []
     >>> [polygon.tolist() for polygon in _read_polygons([[0, 0, 4, 0, 4, 3], [1, 2]], parts)], parts
-    ([[[0.0, 0.0], [4.0, 0.0], [4.0, 3.0]]], ['polygon 2 is no list of 3 or more points; it is left out'])
+    ([[[0.0, 0.0], [4.0, 0.0], [4.0, 3.0]]], ['polygon 2 is no list of 3 or more finite points; it is left out'])
     """
     for index, item in enumerate(value if isinstance(value, list) else [], start=1):
         good = isinstance(item, list) and all(isinstance(number, int | float) for number in item)
         corners = as_floats(item if good else [])
         if len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
-            parts.append(f"polygon {index} is no list of 3 or more points; it is left out")
+            parts.append(f"polygon {index} is no list of 3 or more finite points; it is left out")
         else:
             yield corners.reshape(-1, 2)
 

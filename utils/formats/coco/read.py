@@ -174,7 +174,7 @@ def _read_files(sources: Sources, split: str, need_keypoints: bool, problems: li
     """
     files = []
     for path in sources.files[split]:
-        content = read_json_file(path)
+        content = read_json_file(path, "file_name")
         try:
             with file_errors(path, "cannot be read as COCO JSON"):
                 if not sources.named and _is_predicted(content):

@@ -141,7 +141,7 @@ def _read_files(entries: Sequence[Entry], root: Path, problems: list[Problem]) -
     files, folders = [], PictureFolders()
     for entry in entries:
         try:
-            keys = read_json_file(entry.path)
+            keys = read_json_file(entry.path, "imagePath")
             if not isinstance(keys, dict) or not isinstance(keys.get("shapes"), list):
                 raise DataError(f"{entry.path}: not a LabelMe file: no list 'shapes'")
         except DataError as error:

@@ -11,6 +11,7 @@ from utils.errors import DataError
 from utils.formats import specs
 from utils.formats.pictures import PICTURE_SUFFIXES, list_files
 from utils.formats.text_files import read_lines
+from utils.formats.yolo.rows import BOX_VALUES
 
 NAMES_FILES = ("classes.txt", "obj.names", "names.txt", "_darknet.labels")  # of labelImg, darknet and exporters
 MOST_CLASSES = 10_000  # a larger number is no class
@@ -121,7 +122,7 @@ def survey_rows(labels: Iterable[Path]) -> Survey:
     highest, boxes, outlines = -1, 0, 0
     for label in labels:
         try:
-            lines = list(read_lines(label))
+            lines = list(read_lines(label, BOX_VALUES))
         except DataError:  # told where the picture is read
             continue
         for _, line in lines:

@@ -22,7 +22,7 @@ from utils.formats.text_files import LIST_SUFFIXES, find_listed, read_lines
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem
 from utils.formats.values import read_flag
 from utils.formats.yolo.folders import NAMES_FILES, read_folder, survey_rows
-from utils.formats.yolo.rows import RowReader
+from utils.formats.yolo.rows import BOX_VALUES, RowReader
 from utils.media.picture_sizes import picture_size
 
 logger = logging.getLogger(__name__)
@@ -385,7 +385,7 @@ def _read_rows(
     '.../a.txt:1: expected finite numbers, got NaN or infinity; mend or remove the row'
     """
     try:
-        lines = list(read_lines(label))
+        lines = list(read_lines(label, BOX_VALUES))
     except DataError as error:
         problems.append(Problem(str(label), str(error).removeprefix(f"{label}: "), "", id, lost=True))
         return

@@ -13,6 +13,7 @@ from utils.formats.types import Instance, Skeleton, keypoints_array
 from utils.formats.values import read_number
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # fits digits in one way only, as a row repeats it
+BOX_VALUES = 5  # of a row: a class, and a box
 TOLERANCE = 0.01  # how far beyond the picture, as a share of its side, a value may lie: rounding, not another unit
 
 

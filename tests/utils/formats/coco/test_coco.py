@@ -112,7 +112,7 @@ def test_a_crowd_is_what_says_so_in_any_writing(coco):
     ("keys", "reason"),
     [
         ({"bbox": [1, 2, 0, 6]}, "bbox has no width or no height"),
-        ({"segmentation": [[1, 2, 3, 4]]}, "polygon 1 is no list of 3 or more points"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "polygon 1 is no list of 3 or more finite points"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "polygon 1"),
         ({"segmentation": ["x"]}, "polygon 1"),
         ({"area": float("nan")}, "area is no finite number"),
@@ -183,7 +183,7 @@ def test_whole_body_files_are_refused_with_the_reason(coco, key):
     [
         ({"keypoints": [10**400, 4, 2, 0, 0, 0]}, "expected finite keypoints, got NaN or infinity"),
         ({"bbox": [1, 2, 10**400, 6]}, "expected bbox as 4 finite numbers"),
-        ({"segmentation": [[0, 0, 4, 0, 4, 10**400]]}, "polygon 1 is no list of 3 or more points"),
+        ({"segmentation": [[0, 0, 4, 0, 4, 10**400]]}, "polygon 1 is no list of 3 or more finite points"),
         ({"area": -(10**400)}, "area is no finite number"),
         ({"keypoint_scores": [10**400, 0.5, 0.5]}, "keypoint_scores has 3 values for 2 keypoints"),
     ],
