@@ -29,11 +29,11 @@ from utils.runtime.files import write_bytes
 def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Path]:
     """Write a YOLO data set: data.yaml, `images/<split>/` and `labels/<split>/`.
 
-    It is one of poses where a category has keypoints, one of outlines where an instance has an outline or a mask, else
-    one of boxes. A row of outlines is one ring: several parts and holes are joined by bridges without width, a mask is
-    written as its outline, and a box as its four corners. Objects stand in the order of their `z_order`. Pictures are
-    given a second name (a hard link) where the system allows it, else copied. What the format cannot hold is left out:
-    `unsupported` lists it.
+    It is one of outlines where an instance has an outline or a mask and no keypoint is labelled, else one of poses if
+    categories have keypoints, else one of boxes. A row of outlines is one ring: several parts and holes are joined by
+    bridges without width, a mask is written as its outline, and a box as its four corners. Objects stand in the order
+    of their `z_order`. Pictures are given a second name (a hard link) where the system allows it, else copied. What the
+    format cannot hold is left out: `unsupported` lists it.
 
     Parameters
     ----------
@@ -62,11 +62,12 @@ def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Pa
     utils.errors.DataError: YOLO holds one number of keypoints, but mouse has 1, fish has 2; choose categories
     """
     folder, skeletons = Path(folder), shared_skeletons(sets)
+    outlines = writes_outlines(sets.values())
     counts = {name: skeleton.num_keypoints for name, skeleton in skeletons.items()}
-    if len(set(counts.values())) > 1:
+    if len(set(counts.values())) > 1 and not outlines:
         stated = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise DataError(f"YOLO holds one number of keypoints, but {stated}; choose categories")
-    keys = specs.spec_keys(skeletons)
+    keys = specs.spec_keys(dict.fromkeys(skeletons, Skeleton(())) if outlines else skeletons)
     if isinstance(keys.get("flip_idx"), dict):  # the format has one for all; `unsupported` lists the others
         del keys["flip_idx"]
     images = {s: [folder / "images" / s / name for name in new_names(part.pictures)] for s, part in sets.items()}
@@ -76,7 +77,6 @@ def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Pa
         for split in sets
     }
     written = [path for paths in labels.values() for path in paths]
-    outlines = writes_outlines(sets.values())
     texts = [_format_label(picture, skeletons, outlines) for part in sets.values() for picture in part.pictures]
     place_pictures(folder, sets, images, written, [top for pair in tops.values() for top in pair])
     for label, text in zip(written, texts, strict=True):
@@ -86,19 +86,19 @@ def write_yolo(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Pa
 
 
 def writes_outlines(parts: Iterable[AnnotationSet]) -> bool:
-    """Whether splits are written as outlines: there are some, or masks, and no category has keypoints.
+    """Whether splits are written as outlines: there are some, or masks, and no keypoint is labelled.
 
     Examples
     --------
     >>> mask = Instance("car", mask={"size": [4, 6], "counts": [6, 2, 16]})
     >>> part = AnnotationSet([AnnotatedPicture("a", Path("a.png"), (4, 6), (mask,))], {"car": Skeleton(())})
-    >>> writes_outlines([part]), writes_outlines([AnnotationSet([], {"fox": Skeleton(("nose",))}), part])
+    >>> fox = replace(part.pictures[0], instances=(Instance("fox", np.array([[1.0, 2, 2]])),))
+    >>> writes_outlines([part]), writes_outlines([part, AnnotationSet([fox], {"fox": Skeleton(("nose",))})])
     (True, False)
     """
-    parts = list(parts)
-    if any(skeleton.num_keypoints for part in parts for skeleton in part.skeletons.values()):
+    instances = [instance for part in parts for picture in part.pictures for instance in picture.instances]
+    if any((instance.keypoints[:, 2] > 0).any() for instance in instances):
         return False
-    instances = (instance for part in parts for picture in part.pictures for instance in picture.instances)
     return any(instance.polygons or instance.mask for instance in instances)
 
 
@@ -159,14 +159,16 @@ def unsupported(annotations: AnnotationSet, outlines: bool | None = None) -> lis
     area: 1 of 2 instances
     """
     counts = {skeleton.num_keypoints for skeleton in annotations.skeletons.values()}
-    sizes = [f"{len(counts)} different numbers of keypoints"] if len(counts) > 1 else []
+    outlines = writes_outlines([annotations]) if outlines is None else outlines
+    sizes = [f"{len(counts)} different numbers of keypoints"] if len(counts) > 1 and not outlines else []
+    sizes += ["names of keypoints, of which none is labelled"] if outlines and max(counts, default=0) else []
     flips = len({skeleton.flip_idx for skeleton in annotations.skeletons.values()})
-    sides = ["flip_idx that differs between categories (inferred from the names when read)"] if flips > 1 else []
+    is_doubtful = flips > 1 and not outlines
+    sides = ["flip_idx that differs between categories (inferred from the names when read)"] if is_doubtful else []
     tests: dict[str, Callable[[Instance], bool]] = {
         "scores": lambda i: i.score is not None or i.keypoint_scores is not None,
         Z_ORDER_LOST: lambda i: i.z_order != 0,
     }
-    outlines = writes_outlines([annotations]) if outlines is None else outlines
     tests |= _LOST_OF_OUTLINES if outlines else _LOST_OF_BOXES
     kept = {"keypoints", "score", "z_order"} | (_OF_RINGS if outlines else {"boxes"})
     placed = [(i, p.size) for p in annotations.pictures if p.size is not None for i in p.instances]
