@@ -373,7 +373,7 @@ class Head(nn.Module):
 
 
 class SegmentationHead(Head):
-    """Base of all heads that turn feature maps into class logits on a grid of at most 4 pixels per cell.
+    """Base of all heads that turn feature maps into class logits, by default on a grid of at most 4 pixels per cell.
 
     The dictionary holds always ``"logits"`` (B, K, h, w), on a grid that covers the padded picture; ``"aux_logits"``
     from a head with deep supervision, while training; ``"class_logits"`` and ``"mask_logits"`` from one that classifies

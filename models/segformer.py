@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from models.base import FeatureSpec, HeadOptions, SegmentationHead, Width
 from models.layers import (
@@ -32,6 +33,9 @@ class SegFormerOptions(HeadOptions):
     width: Width = Field(256, description="channels on the patch grid; halved with each doubling of the grid")
     narrowest: Width = Field(64, description="channels on the fine grid are never fewer than this")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of the channels dropped before the classifier")
+    upsampling: bool = Field(
+        True, description="learned steps to the fine grid; false: logits on the patch grid, enlarged by interpolation"
+    )
 
 
 def shuffle_quarters(feature_map: Tensor) -> Tensor:
@@ -107,7 +111,7 @@ class SegFormerHead(SegmentationHead):
     num_classes : int
         Channels of the logits.
     options : SegFormerOptions
-        Widths and dropout.
+        Widths, dropout, and whether logits are on the fine grid or on the patch grid.
 
     References
     ----------
@@ -127,7 +131,9 @@ class SegFormerHead(SegmentationHead):
 
     def __init__(self, spec: FeatureSpec, num_classes: int, options: SegFormerOptions):
         super().__init__(spec, num_classes, options)
-        widths = halving_widths(options.width, options.narrowest, len(spec.levels))
+        num_levels = len(spec.levels) if options.upsampling else 1
+        widths = halving_widths(options.width, options.narrowest, num_levels)
+        self.is_fine = options.upsampling
         self.entries = levels_by_stride(spec, len(widths))
         self.entries[0] = self.entries[0] or [len(spec.channels) - 1]  # the decoder starts at the patch grid
         self.projections = nn.ModuleDict(
@@ -144,8 +150,13 @@ class SegFormerHead(SegmentationHead):
         self.dropout = nn.Dropout2d(options.dropout)
         self.classifier = Classifier(widths[-1], num_classes)
 
+    @property
+    @override
+    def stride(self) -> float:
+        return self.spec.stride if self.is_fine else float(self.spec.patch_size)
+
     def forward(self, feature_maps: Sequence[Tensor], image: Tensor | None = None) -> dict[str, Tensor]:
-        """Logits of the fine grid.
+        """Logits of the fine grid, or without up-sampling of the patch grid.
 
         Parameters
         ----------

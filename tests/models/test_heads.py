@@ -79,6 +79,20 @@ def test_logits_cover_the_padded_grid_and_nothing_more(name: str, geometry: str)
     assert fit_to_image(logits, image_size, spec.patch_size).shape == (2, 3, *image_size)
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_segformer_without_upsampling_gives_logits_on_the_patch_grid(geometry: str) -> None:
+    spec = make_spec(geometry)
+    head = make_head("segformer", spec, upsampling=False).eval()
+    maps, image = make_input(spec, 2, (33, 57))
+    rolled = [part.roll(spec.patch_size // stride, 2) for part, stride in zip(maps, spec.strides, strict=True)]
+    with torch.no_grad():
+        logits, moved = (head(given, image)["logits"] for given in (maps, rolled))
+    assert head.stride == spec.patch_size
+    assert tuple(logits.shape) == (2, 3, *spec.patch_grid((33, 57)))
+    assert moved.allclose(logits.roll(1, 2), atol=1e-5), "each cell is classified by itself"
+    assert head.num_parameters < make_head("segformer", spec).num_parameters
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_auxiliary_outputs_come_while_training_only(name: str) -> None:
     spec = make_spec()
