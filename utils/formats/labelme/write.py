@@ -188,7 +188,7 @@ def _mask_shapes(instance: Instance, group: int) -> list[dict[str, Any]]:
     left, top, right, bottom = box.astype(int).tolist()
     pixels = decode_runs(instance.mask)[top:bottom, left:right].astype(np.uint8)
     shape = _shape(instance.category, "mask", box.reshape(2, 2) - [[0, 0], [1, 1]], group)
-    return [shape | {"mask": base64.b64encode(cv2.imencode(".png", pixels)[1]).decode()}]
+    return [shape | {"mask": base64.b64encode(cv2.imencode(".png", pixels)[1].tobytes()).decode()}]
 
 
 def _shape(label: str, kind: str, points: np.ndarray, group: int) -> dict[str, Any]:
