@@ -114,6 +114,7 @@ def parse_xml(text: str | bytes, visit: Callable[[Element], object] | None = Non
     utils.formats.elements.XmlError: 1: declares an entity, which labels do not need; remove the declaration
     """
     top, open_elements, held = Element("", 0), list[Element](), 0
+    texts = list[list[str]]()  # pieces of each open element: adding to its text would copy that every time
     is_utf16 = isinstance(text, bytes) and text.startswith(UTF16)
     parser = expat.ParserCreate("utf-16" if is_utf16 else None)  # whatever a declaration says that was not adapted
     parser.buffer_text = True
@@ -128,16 +129,17 @@ def parse_xml(text: str | bytes, visit: Callable[[Element], object] | None = Non
         element = Element(name, parser.CurrentLineNumber, attributes=attributes)
         (open_elements[-1] if open_elements else top).children.append(element)
         open_elements.append(element)
+        texts.append([])
 
     def end(name: str) -> None:
         nonlocal held
-        open_elements.pop()
+        open_elements.pop().text = "".join(texts.pop())
         if visit is not None and len(open_elements) == 1:
             visit(open_elements[0].children.pop())
             held = 1
 
     def add_text(data: str) -> None:
-        open_elements[-1].text += data
+        texts[-1].append(data)
 
     def refuse(*declaration: object) -> None:
         line = parser.CurrentLineNumber

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -62,9 +64,9 @@ def write_label(**keys) -> Callable[[Path], None]:
 
 
 def write_bomb(folder: Path) -> None:
-    """A mask of three gigabytes in three megabytes."""
-    packer = zlib.compressobj(9)
-    data = b"".join(packer.compress(bytes(2**24)) for _ in range(192)) + packer.flush()
+    """A mask of half a gigabyte in two megabytes."""
+    packer = zlib.compressobj(1)
+    data = b"".join(packer.compress(bytes(2**24)) for _ in range(32)) + packer.flush()
     write_label(mask={"$binary": {"base64": base64.b64encode(data).decode(), "subType": "00"}})(folder)
 
 
@@ -80,6 +82,22 @@ def write_deep(folder: Path) -> None:
     (folder / "samples.json").write_text('{"samples": [' + "[" * 1_000_000)
 
 
+def write_text(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def write_huge_mask(folder: Path) -> None:
+    """A set of masks: one of a small picture, and one whose head says 60000 x 60000 pixels."""
+    for name in ("data/a.png", "labels/a.png", "data/b.png", "labels/b.png"):
+        draw(folder / name)
+    head = struct.pack(">II", 60_000, 60_000) + b"\x08\x00\x00\x00\x00"
+    data = (folder / "labels" / "b.png").read_bytes()
+    crc = struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    (folder / "labels" / "b.png").write_bytes(data[:16] + head + crc + data[33:])
+    cv2.imwrite(str(folder / "labels" / "a.png"), np.zeros((40, 60), np.uint8))
+    (folder / "classes.txt").write_text("cow\n")
+
+
 def write_bombs(path: Path) -> None:
     """Entities that grow tenfold in each of nine steps."""
     steps = "".join(f'<!ENTITY b{n} "{f"&b{n - 1};" * 10}">' for n in range(1, 10))
@@ -93,11 +111,11 @@ HOSTILE: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         lambda folder: write_bombs(folder / "a.xml"),
         "a.xml:2: declares an entity",
     ),
-    "ten million points": (
+    "millions of points": (
         "cvat",
         "a.xml",
-        lambda folder: write_cvat(polygon(";".join(["1.5,2.5"] * 10_000_000)))(folder),
-        "a.xml: line 2: a list of 10000001 numbers",
+        lambda folder: write_cvat(polygon(";".join(["1,2"] * 2_500_000)))(folder),
+        "a.xml: line 2: a list of 2500001 numbers",
     ),
     "more points than an outline has": (
         "cvat",
@@ -105,11 +123,17 @@ HOSTILE: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         lambda folder: write_cvat(polygon(";".join(["1,2"] * 1_500_000)))(folder),
         "a.xml:2: a polygon of 1500000 points",
     ),
-    "ten million elements": (
+    "very many elements": (
         "cvat",
         "a.xml",
-        lambda folder: write_cvat("<a/>" * 10_000_000)(folder),
+        lambda folder: write_cvat("<a/>" * 600_000)(folder),
         "a.xml:2: more than 500000 elements",
+    ),
+    "a text of many lines": (
+        "voc",
+        "a.xml",
+        lambda folder: write_text(folder / "a.xml", "<annotation><object/>" + "x\n" * 5_000_000 + "</annotation>"),
+        "a.xml:1: no name in the object",
     ),
     "elements inside each other": (
         "cvat",
@@ -123,13 +147,13 @@ HOSTILE: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         write_cvat('<mask label="cow" rle="0, 9999999999" left="0" top="0" width="99999" height="100001"/>'),
         "a.xml:2: a mask of 100001 x 99999 pixels",
     ),
-    "ten million points of fiftyone": (
+    "millions of points of fiftyone": (
         "fiftyone",
         "samples.json",
-        lambda folder: write_label(points=[[[0.5, 0.25]] * 10_000_000], filled=True)(folder),
-        "samples.json: line 1: a list of 20000001 numbers",
+        lambda folder: write_label(points=[[[0.5, 0.25]] * 1_200_000], filled=True)(folder),
+        "samples.json: line 1: a list of 2400001 numbers",
     ),
-    "a mask that unpacks to gigabytes": (
+    "a mask that unpacks to far more than its picture": (
         "fiftyone",
         "samples.json",
         write_bomb,
@@ -140,6 +164,18 @@ HOSTILE: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         "samples.json",
         write_claim,
         "samples.json: sample 1: truth: label 1: a mask that is no array of NumPy",
+    ),
+    "numbers in objects": (
+        "fiftyone",
+        "samples.json",
+        lambda folder: write_label(points=[[[{"$numberDouble": "0.5"}] * 2] * 1_250_000], filled=True)(folder),
+        "samples.json: 2500000 numbers as objects ($number), and there may be 2000000",
+    ),
+    "a mask whose head claims to be huge": (
+        "masks",
+        "classes.txt",
+        lambda folder: write_huge_mask(folder),
+        "labels/b.png: 60000 x 60000 pixels, expected at most",
     ),
     "deep JSON": ("fiftyone", "samples.json", write_deep, "samples.json: not JSON that can be read: nested too deeply"),
 }

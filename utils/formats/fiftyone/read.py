@@ -34,7 +34,7 @@ from utils.formats.pictures import list_files, picture_ids, resolve_inside
 from utils.formats.recognise import format_of_file
 from utils.formats.run_lengths import refuse_large
 from utils.formats.sets import find_unlabelled, finish_sets, size_problems, text_sizes
-from utils.formats.text_files import read_json_file
+from utils.formats.text_files import read_data, read_json_file
 from utils.formats.types import (
     AnnotatedPicture,
     AnnotationSet,
@@ -48,6 +48,7 @@ from utils.media.decoding import decode
 from utils.media.picture_sizes import picture_size
 from utils.runtime.reading import read_bounded
 
+_MOST_OBJECTS = 2_000_000  # each takes a hundred times the memory of a number
 SAMPLES, METADATA = "samples.json", "metadata.json"
 
 
@@ -397,6 +398,9 @@ def _read_file(
     if path.is_dir():
         samples: Any = [read_json_file(file) for file in list_files(path, (".json",))]
     else:
+        if (count := read_data(path).count(b'"$number')) > _MOST_OBJECTS:
+            what = f"{count} numbers as objects ($number), and there may be {_MOST_OBJECTS}"
+            raise DataError(f"{path}: {what}; write them as plain numbers")
         content = read_json_file(path)
         samples = content.get("samples") if isinstance(content, Mapping) else None
         if not isinstance(samples, list):
