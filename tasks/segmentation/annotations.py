@@ -112,14 +112,21 @@ class SegmentationLabels(PictureLabels):
         super().__init__(settings)
         self.classes = classes
         self.whole: dict[str, AnnotationSet] = {}  # as they were read
-        self.path = Path(str(settings.paths.resolve("label_path")))
+        self.paths = sources_of(settings)
+        self.path = self.paths[0]
 
     @override
     def read(self, source: str, root: str | None) -> dict[str, AnnotationSet]:
         dataset = self.settings.dataset
         _, found = find_source(Path(source), dataset.format)
-        self.whole = self._keep_named(read_annotations(source, dataset.format, root))
-        return keep_areas(self.whole, found, dataset.boxes)
+        whole = self._keep_named(read_annotations(source, dataset.format, root), Path(source))
+        known = {os.path.realpath(picture.path) for part in self.whole.values() for picture in part.pictures}
+        for part in whole.values():  # an earlier source labels some of them
+            again = {picture.id for picture in part.pictures if os.path.realpath(picture.path) in known}
+            part.pictures = [picture for picture in part.pictures if picture.id not in again]
+            part.problems = [problem for problem in part.problems if problem.picture not in again]
+        merge_sets(self.whole, whole)
+        return keep_areas(whole, found, dataset.boxes)
 
     @override
     def counts(self, instance: Instance) -> bool:
@@ -128,28 +135,55 @@ class SegmentationLabels(PictureLabels):
     @cached_property
     @override
     def sets(self) -> dict[str, AnnotationSet]:
-        paths = self.settings.paths
+        found: dict[str, AnnotationSet] = {}
+        self.whole = {}
+        for source in self.paths:
+            merge_sets(found, self._read_from_roots(source))
+        self._refuse_embedded(found)
+        named = self.named_pictures
+        if named is not None:
+            real = {os.path.realpath(picture.path) for part in found.values() for picture in part.pictures}
+            self.unlabelled = sorted(path for place, path in named.items() if place not in real)
+        return {split: part for split, part in found.items() if part.pictures or part.problems}
+
+    def _read_from_roots(self, source: Path) -> dict[str, AnnotationSet]:
+        """Read one source, whose pictures lie where it says, else in a folder of `paths.raw_images_dir`.
+
+        Examples
+        --------
+        >>> from tasks.example import annotated_task
+        >>> labels = annotated_task().source.scenes.annotations
+        >>> labels.whole.clear()
+        >>> [len(part.pictures) for part in labels._read_from_roots(labels.path).values()]
+        [2]
+        """
+        paths, failed = self.settings.paths, None
         pictures = paths.resolve("raw_images_dir")
-        folders = [
-            entry for entry in ([pictures] if isinstance(pictures, str) else pictures or []) if Path(entry).is_dir()
-        ]
-        failed: DataError | None = None
-        for root in (
-            expand_path(paths.data_root) if paths.data_root else None,
-            *folders,
-        ):  # labels name what lies there
+        folders = [pictures] if isinstance(pictures, str) else pictures or []
+        for root in (expand_path(paths.data_root) if paths.data_root else None, *filter(os.path.isdir, folders)):
             try:
-                sets = self.read(str(self.path), root)
+                return self.read(str(source), root)
             except DataError as error:
                 failed = failed or error
-                continue
-            self._refuse_embedded(sets)
-            return sets
         assert failed is not None, "the first root is always tried"
         raise failed
 
-    def _keep_named(self, sets: dict[str, AnnotationSet]) -> dict[str, AnnotationSet]:
-        """Keep the pictures that are in `paths.raw_images_dir`, if it is set, and name those that have no labels.
+    @cached_property
+    def named_pictures(self) -> dict[str, str] | None:
+        """The pictures of `paths.raw_images_dir` by their resolved paths; None where it is not set.
+
+        Examples
+        --------
+        >>> from tasks.example import annotated_task
+        >>> labels = annotated_task("paths.raw_images_dir=pictures").source.scenes.annotations
+        >>> len(labels.named_pictures), annotated_task().source.scenes.annotations.named_pictures
+        (2, None)
+        """
+        source = self.settings.paths.resolve("raw_images_dir")
+        return None if source is None else {os.path.realpath(path): str(path) for path in find_scenes(source)}
+
+    def _keep_named(self, sets: dict[str, AnnotationSet], path: Path) -> dict[str, AnnotationSet]:
+        """Keep the pictures of a source that are in `paths.raw_images_dir`, if it is set.
 
         Raises
         ------
@@ -163,18 +197,16 @@ class SegmentationLabels(PictureLabels):
         >>> sorted(labels.pictures), labels.unlabelled
         (['pictures/scene_1'], [])
         """
-        source = self.settings.paths.resolve("raw_images_dir")
-        if source is None:
+        named = self.named_pictures
+        if named is None:
             return sets
-        named = {os.path.realpath(path): str(path) for path in find_scenes(source)}
         paths = [os.path.realpath(picture.path) for part in sets.values() for picture in part.pictures]
         if not named.keys() & set(paths):
             some = paths[0] if paths else "none"
             raise DataError(
-                f"paths.raw_images_dir: the labels in {self.path} name none of {len(named)} pictures in it, but "
-                f"{some}, ...; name the pictures that were labelled, or drop it: the labels name their pictures"
+                f"paths.raw_images_dir: the labels in {path} name none of {len(named)} pictures in it, but {some}; "
+                "name the pictures that were labelled, or drop it: the labels name their pictures"
             )
-        self.unlabelled = sorted(path for real, path in named.items() if real not in set(paths))
         for part in sets.values():
             part.pictures = [picture for picture in part.pictures if os.path.realpath(picture.path) in named]
         return {split: part for split, part in sets.items() if part.pictures}
@@ -283,6 +315,36 @@ class SegmentationLabels(PictureLabels):
         )
 
 
+def sources_of(settings: SegmentationSettings) -> list[Path]:
+    """The paths of `paths.label_path`.
+
+    Examples
+    --------
+    >>> sources_of(SegmentationSettings(paths={"label_path": ["a.json", "b.json"], "data_root": "/d"}))
+    [PosixPath('/d/a.json'), PosixPath('/d/b.json')]
+    """
+    paths = settings.paths.resolve("label_path")
+    return [Path(path) for path in ([paths] if isinstance(paths, str) else paths or [])]
+
+
+def merge_sets(sets: dict[str, AnnotationSet], others: Mapping[str, AnnotationSet]) -> None:
+    """Add the pictures, categories and problems of other sets to sets, split by split.
+
+    Examples
+    --------
+    >>> from utils.formats.types import Skeleton
+    >>> sets = {"train": AnnotationSet([], {"cat": Skeleton(())})}
+    >>> merge_sets(sets, {"train": AnnotationSet([], {"dog": Skeleton(())}), "val": AnnotationSet([], {})})
+    >>> {split: list(part.skeletons) for split, part in sets.items()}
+    {'train': ['cat', 'dog'], 'val': []}
+    """
+    for split, part in others.items():
+        own = sets.setdefault(split, AnnotationSet([], {}))
+        own.pictures += part.pictures
+        own.problems += part.problems
+        own.skeletons |= {name: skeleton for name, skeleton in part.skeletons.items() if name not in own.skeletons}
+
+
 def refuse_other_settings(dataset: SegmentationDataset, names: Sequence[str], labels: str) -> None:
     """Refuse settings that nothing reads for labels of a kind.
 
@@ -316,8 +378,10 @@ def names_annotations(settings: SegmentationSettings) -> bool:
     """
     if settings.dataset.format != "auto":
         return True
-    path = Path(str(settings.paths.resolve("label_path")))
-    return path.suffix.lower() in (".json", ".yaml", ".yml", ".xml") and path.is_file()
+    sources = sources_of(settings)
+    return len(sources) > 1 or any(
+        path.suffix.lower() in (".json", ".yaml", ".yml", ".xml") and path.is_file() for path in sources
+    )
 
 
 def find_annotations(settings: SegmentationSettings, classes: list[str]) -> SegmentationLabels | None:
@@ -330,14 +394,17 @@ def find_annotations(settings: SegmentationSettings, classes: list[str]) -> Segm
     >>> [None if labels is None else labels.path.name for labels in found]
     ['labels.json', None]
     """
-    source = settings.paths.resolve("label_path")
-    if source is None or not Path(source).exists():
+    sources = sources_of(settings)
+    absent = [path for path in sources if not path.exists()]
+    if absent or not sources:
         return None
     if settings.dataset.format == "auto":
         try:
-            _, found = find_source(Path(source))
+            found = [find_source(path)[1] for path in sources]
         except DataError:
+            if len(sources) > 1:
+                raise
             return None
-        if found not in RECOGNISED:
+        if not set(found) <= RECOGNISED:
             return None
     return SegmentationLabels(settings, classes)

@@ -252,8 +252,16 @@ class SceneReader:
         source = self.settings.paths.resolve("label_path")
         if source is None:
             raise SettingsError(NO_LABELS)
-        if not Path(source).exists():
-            raise DataError(f"{source}: no such file or folder (paths.label_path)")
+        if isinstance(source, list) and len(source) == 1:
+            source = source[0]
+        for path in [source] if isinstance(source, str) else source:
+            if not Path(path).exists():
+                raise DataError(f"{path}: no such file or folder (paths.label_path)")
+        if isinstance(source, list):
+            raise DataError(
+                f"paths.label_path: a list is of annotations, and {', '.join(source)} are not all of a format that is "
+                "read; set dataset.format, or name one file or folder of rasters or vector files"
+            )
         pairs, _ = pair_labels(pictures, source, self.settings.dataset.label_pattern)
         if Path(source).is_dir():
             refuse_shared(pairs)

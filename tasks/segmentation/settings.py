@@ -45,8 +45,10 @@ class SegmentationPaths(PathsConfig):
     raw_images_dir: str | list[str] | None = Field(
         None, description="pictures: file, folder, glob, or a list of them; null with annotations, which name them"
     )
-    label_path: str | None = Field(
-        None, description="labels: one raster or vector file, a folder of them, or annotations that name the pictures"
+    label_path: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="labels: one raster or vector file, a folder of them, or annotations that name the pictures; of a "
+        "list of annotations the first that labels a picture counts",
     )
 
 

@@ -109,7 +109,8 @@ def _missing_split(spec: Spec, key: str, entry: str) -> Problem:
 remove the key
     """
     what = f"{_no_such(spec, entry)}; it is left out, and the other splits are read"
-    return Problem(f"{spec.path}: {key}", what, "put it there, or remove the key")
+    cure = "put it there, or remove the key"
+    return Problem(f"{spec.path}: {key}", what, cure, blocks=False)  # split lists may take its place
 
 
 def split_files(spec: Spec, kind: str) -> dict[str, list[Path]]:
