@@ -29,7 +29,9 @@ from utils.raster.scene_paths import find_scenes
 TAXONOMIES = Path(__file__).parent / "taxonomies"
 OF_ANNOTATIONS = ("taxonomy", "overlap", "boxes", "convert_to")  # settings that only annotations have
 OF_FILES = ("label_pattern", "label_layer", "label_attribute", "label_nodata")  # and those that only other labels have
-RECOGNISED = frozenset({"coco", "labelme", "yolo", "voc", "cvat", "fiftyone"})  # by content, where nothing else pairs
+RECOGNISED = frozenset(
+    {"coco", "labelme", "yolo", "voc", "cvat", "fiftyone", "masks"}
+)  # by content, where nothing else pairs
 _NAMES_SHOWN = 40
 
 
@@ -119,6 +121,11 @@ class SegmentationLabels(PictureLabels):
     def read(self, source: str, root: str | None) -> dict[str, AnnotationSet]:
         dataset = self.settings.dataset
         _, found = find_source(Path(source), dataset.format)
+        if found == "masks" and dataset.unlabelled != "ignore":
+            raise SettingsError(
+                f"dataset.unlabelled: {dataset.unlabelled}, but {source} holds masks, which have a value for each "
+                "pixel: 255 is not labelled; drop it"
+            )
         whole = self._keep_named(read_annotations(source, dataset.format, root), Path(source))
         known = {os.path.realpath(picture.path) for part in self.whole.values() for picture in part.pictures}
         for part in whole.values():  # an earlier source labels some of them
