@@ -197,6 +197,7 @@ class VerifyConfig(Section):
     workers: Threads = Field(2, description="threads that check records, in parallel")
     rehash: bool = Field(True, description="read every record and compare its checksum")
     processed_dir: str | None = Field(None, description="null: paths.processed_dir")
+    samples: int = Field(16, ge=0, le=400, description="training samples to draw with their labels, in samples.png")
 
 
 class TrainConfig(Section):

@@ -12,6 +12,8 @@ from torch import nn
 
 from tasks.context import Context
 from tasks.item import Item, Piece
+from tasks.sample import Sample
+from utils.report.plots import show_colours
 
 if TYPE_CHECKING:
     from tasks.baselines import ColourBaseline
@@ -139,6 +141,14 @@ class Output(ABC):
     def draw(self, item: Item, pieces: Iterable[Piece]) -> np.ndarray | None:
         """Draw pieces beside their picture and label, (H, W, 3) uint8."""
         return None
+
+    def draw_sample(self, sample: Sample) -> np.ndarray:
+        """Draw a training sample with its labels, (H, W, 3) uint8."""
+        return show_colours(sample.arrays["image"])
+
+    def sample_legend(self) -> list[tuple[str, Sequence[int]]]:
+        """Give the names and colours of what `draw_sample` draws."""
+        return []
 
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:
         """Give the writer of the predictions of an item.

@@ -18,8 +18,9 @@ from tasks.detection.sinks import DetectionSink, Looks, gather_predictions
 from tasks.item import Item, Piece
 from tasks.labelled import decode_picture
 from tasks.output import Metric, Output, Sink
+from tasks.sample import Sample
 from utils.boxes.detections import TrueBoxes
-from utils.boxes.drawing import draw_box_comparison
+from utils.boxes.drawing import draw_box_comparison, draw_detections
 from utils.formats.coco.label_ids import LabelIds, find_class_ids
 from utils.logging import VerbosityLogger
 
@@ -69,6 +70,12 @@ class DetectionOutput(Output):
         arrays = next(iter(pieces)).arrays
         found = (arrays["boxes_xyxy"], arrays["scores"], arrays["labels"])
         return draw_box_comparison(decode_picture(item.picture), true, *found, self.labels.classes, self.thresholds)
+
+    @override
+    def draw_sample(self, sample: Sample) -> np.ndarray:
+        boxes, labels = sample.arrays["boxes_xyxy"], sample.arrays["labels"]
+        learnt = ~sample.arrays["is_crowd"]
+        return draw_detections(sample.arrays["image"], boxes[learnt], None, labels[learnt], self.labels.classes)
 
     @property
     def looks(self) -> Looks:

@@ -20,9 +20,12 @@ from tasks.keypoints.settings import KeypointsSettings
 from tasks.keypoints.sinks import PoseSink, gather_predictions
 from tasks.labelled import decode_picture
 from tasks.output import Metric, Output, Sink, name_scores
+from tasks.sample import Sample
 from utils.formats.coco.label_ids import LabelIds, find_ids
+from utils.keypoints.drawing import draw_poses
 from utils.keypoints.matching import PredictedPose, TruthPose
 from utils.keypoints.plots import draw_pose_comparison
+from utils.report.colours import class_palette
 
 MOST_MISSED = 0.5  # share of labelled points without a peak from which the model is as good as silent
 
@@ -84,6 +87,16 @@ class KeypointsOutput(Output):
         predicted = [PredictedPose(keypoints, float(score)) for keypoints, score in pairs]
         skeleton = self.labels.skeleton
         return draw_pose_comparison(decode_picture(item.picture), true, predicted, skeleton.names, skeleton.edges)
+
+    @override
+    def draw_sample(self, sample: Sample) -> np.ndarray:
+        poses = [pose for pose in sample.arrays["keypoints"] if (pose[:, 2] > 0).any()]
+        return draw_poses(sample.arrays["image"], poses, self.labels.skeleton.edges, third="visibility")
+
+    @override
+    def sample_legend(self) -> list[tuple[str, Sequence[int]]]:
+        names = self.labels.skeleton.names
+        return list(zip(names, class_palette(256)[: len(names)].tolist(), strict=True))
 
     @override
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:

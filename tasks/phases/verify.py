@@ -8,6 +8,7 @@ from typing import Any
 
 from tasks.context import Context, PhaseResult, Workload
 from tasks.item import Finding, Item
+from tasks.phases.contact_sheet import draw_samples
 from tasks.phases.prepare import SPLITS
 from tasks.prepared import PreparedItem, manifest_key, read_entries
 from tasks.stores import open_store
@@ -18,6 +19,7 @@ from utils.logging import Progress
 from utils.media.damage import jpeg_damage
 from utils.media.orientation import describe_ignored
 from utils.media.videos import is_video, video_faults
+from utils.report.plots import save_picture
 from utils.runtime import distributed
 from utils.runtime.files import write_json
 from utils.store.feature_store import FeatureStore, Problem
@@ -129,6 +131,10 @@ def check_everything(task: Task, context: Context) -> dict[str, Any]:
     summary += [line for split, items in prepared.items() for line in balance(split, items)]
     if bad:
         summary.append("the next prepare makes the bad records again, and only those")
+    sheet = draw_samples(task, store, prepared["train"], task.settings.verify.samples)
+    if sheet is not None:
+        save_picture(context.folder.parent / "samples.png", sheet)
+        summary.append(f"{context.folder.parent / 'samples.png'} shows training samples with their labels")
     lines = [str(finding) for finding in bad] + findings + [f"note: {note}" for note in notes]
     report = {
         "records": len(keys),

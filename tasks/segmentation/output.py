@@ -18,6 +18,7 @@ from tasks.baselines import ColourBaseline
 from tasks.belief import LEAST_PIXELS, LEAST_PIXELS_OF_CLASS, Support, few_pictures, near_chance
 from tasks.item import Item, Piece
 from tasks.output import Metric, Output, Sink, name_scores
+from tasks.sample import Sample
 from tasks.segmentation.baseline import ClassColours
 from tasks.segmentation.drawn import choose_part
 from tasks.segmentation.items import SceneItem
@@ -179,6 +180,14 @@ class SegmentationOutput(Output):
         image = np.ascontiguousarray(arrays["image"][..., :3])
         is_part = (shown.height, shown.width) != (item.area.height, item.area.width)
         return draw_comparison(image, arrays.get("label"), prediction, self._palette(), self.classes, is_part)
+
+    @override
+    def draw_sample(self, sample: Sample) -> np.ndarray:
+        return draw_class_map(sample.arrays["image"], sample.arrays["label"], self._palette())
+
+    @override
+    def sample_legend(self) -> list[tuple[str, Sequence[int]]]:
+        return list(zip(self.classes, self._palette().tolist(), strict=True))
 
     @override
     def sink(self, item: Item, folder: Path, fingerprint: dict[str, Any]) -> Sink:

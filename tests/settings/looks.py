@@ -164,14 +164,15 @@ def threads_of_train(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
 
 
 def verified(kind: str, folder: Path, overrides: Sequence[str]) -> Any:
-    """What verify finds in a store with a flipped byte, beside which stands a whole one."""
+    """What verify finds in a store with a flipped byte, and whether it draws samples; a whole store is beside."""
     for name in ("store", "other"):
         shutil.copytree(prepared(kind) / "store", folder / name)
     shard = sorted((folder / "store" / "shards").glob("*.safetensors"))[0]
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    return load_phase("verify")(*task_of(kind, folder, (f"paths.processed_dir={folder}/store", *overrides))).metrics
+    task, context = task_of(kind, folder, (f"paths.processed_dir={folder}/store", *overrides))
+    return load_phase("verify")(task, context).metrics, (context.folder.parent / "samples.png").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

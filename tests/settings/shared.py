@@ -68,6 +68,7 @@ SHARED: dict[str, Probe] = {
     "verify.enable": Probe(looks.commanded, "true"),
     "verify.workers": Probe(looks.threads_of_verify, "5"),
     "verify.rehash": Probe(looks.verified, "false"),
+    "verify.samples": Probe(looks.verified, "0"),
     "verify.processed_dir": Probe(looks.verified, "{folder}/other"),
     "train.enable": Probe(looks.commanded, "true"),
     "train.processed_dir": Probe(looks.trained_from_copy, "{folder}/copy"),

@@ -161,7 +161,7 @@ def write_label(picture: np.ndarray, text: str, box_xyxy: np.ndarray, colour: Se
 def draw_detections(
     image: np.ndarray,
     boxes_xyxy: np.ndarray,
-    scores: np.ndarray,
+    scores: np.ndarray | None,
     labels: np.ndarray,
     names: Sequence[str],
     colours: np.ndarray | None = None,
@@ -174,8 +174,8 @@ def draw_detections(
         The picture; channels after the third are not shown.
     boxes_xyxy : ndarray, shape (N, 4)
         In pixels.
-    scores : ndarray, shape (N,)
-        The surest are drawn last, on top.
+    scores : ndarray, shape (N,), or None
+        The surest are drawn last, on top. None for labelled objects, which have names only.
     labels : ndarray of int, shape (N,)
         Class indices.
     names : sequence of str
@@ -198,12 +198,13 @@ def draw_detections(
     picture = show_colours(image).copy()
     palette = class_palette(min(len(names), 256)) if colours is None else colours
     width = line_width(picture.shape[:2])
-    for row in np.argsort(scores, kind="stable"):
+    for row in np.arange(len(labels)) if scores is None else np.argsort(scores, kind="stable"):
         colour = tuple(map(int, palette[labels[row] % len(palette)]))
         draw_box(picture, boxes_xyxy[row], Style((colour[0], colour[1], colour[2]), "solid"), width)
         if boxes_xyxy[row, 2] - boxes_xyxy[row, 0] >= _LEAST_WRITTEN:
-            name = f"{names[labels[row]]} " if len(names) > 1 else ""
-            write_label(picture, f"{name}{scores[row]:.2f}", boxes_xyxy[row], colour)
+            name, score = names[labels[row]] if len(names) > 1 else "", "" if scores is None else f"{scores[row]:.2f}"
+            if text := f"{name} {score}".strip():
+                write_label(picture, text, boxes_xyxy[row], colour)
     return picture
 
 

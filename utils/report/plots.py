@@ -104,13 +104,13 @@ def _draw_errors(
     return grey
 
 
-def _fit(picture: np.ndarray, limit: int) -> np.ndarray:
+def fit_picture(picture: np.ndarray, limit: int) -> np.ndarray:
     """Shrink a picture whose longer side exceeds a limit.
 
     Examples
     --------
-    >>> _fit(np.zeros((100, 400, 3), np.uint8), 200).shape, _fit(np.zeros((10, 40, 3), np.uint8), 200).shape
-    ((50, 200, 3), (10, 40, 3))
+    >>> [fit_picture(np.zeros((side, 4 * side, 3), np.uint8), 200).shape for side in (100, 10)]
+    [(50, 200, 3), (10, 40, 3)]
     """
     height, width = picture.shape[:2]
     shrink = max(height, width) / limit
@@ -275,7 +275,7 @@ def draw_comparison(
         share = f"{100 * wrong.mean():.2f} %" if wrong.size else "-"
         title = f"errors in this part: {share}" if is_part else f"errors: {share}"
         panels.append((title, _draw_errors(image, truth, prediction, colour)))
-    sheet = side_by_side([with_title(_fit(picture, PANEL_SIZE), title) for title, picture in panels])
+    sheet = side_by_side([with_title(fit_picture(picture, PANEL_SIZE), title) for title, picture in panels])
     occurring = np.unique(prediction if truth is None else np.concatenate([prediction.ravel(), truth.ravel()]))
     entries = [(class_names[index], palette[index].tolist()) for index in occurring if index < len(class_names)]
     if truth is not None:
