@@ -252,7 +252,7 @@ def test_lost_labels_of_a_source_without_splits_are_told_of_every_split_that_is_
     assert source.left_out("test") == ""  # no test list, no picture of it
 
 
-@pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut"])
+@pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut", "cvat", "fiftyone"])
 def test_labels_of_every_format_give_the_same_score(format, foxes, animals):
     named = [f"evaluate.checkpoint={foxes}", "evaluate.pictures=0"]
     expected = evaluate(*named, "evaluate.labels=labels.json", "evaluate.inputs=pictures")["metrics"]

@@ -257,7 +257,7 @@ def test_settings_without_use_are_refused(tmp_path, capsys):
     assert "tasks.animals.train.crop_size: unknown key" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut"])
+@pytest.mark.parametrize("format", ["yolo", "labelme", "coco", "deeplabcut", "cvat", "fiftyone"])
 def test_prepare_converts_labels_once_and_divided_as_the_splits(tmp_path, format, caplog):
     task, _ = animals_example(tmp_path, f"dataset.convert_to={{format: {format}, folder: {tmp_path}/copy}}")
     caplog.set_level("INFO")

@@ -16,6 +16,8 @@ from tasks import kinds
 from tasks.example import drawn_animals
 from tests.tasks.detection_data import scattered, write_split
 from utils.formats.coco.write import write_coco
+from utils.formats.cvat.write import write_cvat
+from utils.formats.fiftyone.write import write_fiftyone
 from utils.formats.labelme.write import write_labelme
 from utils.formats.read import read_boxes
 from utils.formats.tables.write import write_tables
@@ -28,6 +30,8 @@ WRITERS: dict[str, Callable] = {
     "labelme": write_labelme,
     "voc": write_voc,
     "csv": write_tables,
+    "cvat": write_cvat,
+    "fiftyone": write_fiftyone,
 }
 
 

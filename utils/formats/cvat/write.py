@@ -36,9 +36,9 @@ def write_cvat(sets: Mapping[str, AnnotationSet], folder: str | Path) -> list[Pa
     """Write a CVAT data set: annotations.xml as of a project, whose images say their subset, and images/<subset>/.
 
     An instance becomes a polygon for each of its parts, else a mask or a box, a polyline for each of its lines, and a
-    skeleton; several of these are joined by a group_id: its own where no other instance has it. An outline with holes
-    becomes the mask of the pixels whose centres it covers. Keypoints without a place are outside. Pictures are given a
-    second name (a hard link) where the system allows it, else copied.
+    skeleton with its box; several of these are joined by a group_id: its own where no other instance has it. An outline
+    with holes becomes the mask of the pixels whose centres it covers. Keypoints without a place are outside. Pictures
+    are given a second name (a hard link) where the system allows it, else copied.
 
     Parameters
     ----------
@@ -239,8 +239,21 @@ def _count_shapes(instance: Instance) -> int:
     2
     """
     polygons = 1 if instance.holes else len(instance.polygons)
-    area = polygons or int(instance.mask is not None or instance.box_xyxy is not None)
+    area = (polygons or int(instance.mask is not None)) + int(_has_box(instance))
     return area + len(instance.lines) + int((instance.keypoints[:, 2] > MISSING).any())
+
+
+def _has_box(instance: Instance) -> bool:
+    """Whether the box of an instance is written: where it has no outline, and where it has keypoints, whose size it is.
+
+    Examples
+    --------
+    >>> ring, box = np.zeros((3, 2)), np.zeros(4)
+    >>> [_has_box(Instance("cow", np.ones((joints, 3)), box, (ring,))) for joints in (0, 1)]
+    [False, True]
+    """
+    outlined = bool(instance.polygons) or instance.mask is not None
+    return instance.box_xyxy is not None and (not outlined or bool((instance.keypoints[:, 2] > MISSING).any()))
 
 
 def _shapes(instance: Instance, size: tuple[int, int], skeleton: Skeleton, group: int | None) -> Iterator[str]:
@@ -264,7 +277,7 @@ def _shapes(instance: Instance, size: tuple[int, int], skeleton: Skeleton, group
         shapes += [("polygon", {"points": _list_points(ring)}) for ring in instance.polygons]
     elif mask is not None:
         shapes += [("mask", keys) for keys in [_mask_keys(mask)] if keys]
-    elif instance.box_xyxy is not None:
+    if instance.box_xyxy is not None and _has_box(instance):
         corners = zip(("xtl", "ytl", "xbr", "ybr"), map(float, instance.box_xyxy), strict=True)
         shapes.append(("box", dict(corners)))
     shapes += [("polyline", {"points": _list_points(line)}) for line in instance.lines]
@@ -366,7 +379,7 @@ is_crowd: 1 of 2 instances
     tests = {
         "neither area, line nor keypoint (left out)": lambda i: not _count_shapes(i),
         "outlines with holes (written as masks of whole pixels)": lambda i: bool(i.holes),
-        "boxes beside outlines (left out)": lambda i: i.box_xyxy is not None and bool(i.polygons or i.mask is not None),
+        "boxes beside outlines (left out)": lambda i: i.box_xyxy is not None and not _has_box(i),
         "masks beside polygons (left out)": lambda i: i.mask is not None and bool(i.polygons),
         "groups that others have too, or below 1 (left out)": lambda i: id(i) in shared,
         "tags that are scores (read as such)": lambda i: score_name(i.tags) is not None,

@@ -232,7 +232,9 @@ for'
         metadata = sample.get("metadata")
         stated = metadata if isinstance(metadata, Mapping) else {}
         height, width = (plain_number(stated.get(side)) for side in ("height", "width"))
-        self.pages.append(_Page(picture, size, split, where, (height, width), join_labels(labels), tags, faults))
+        self.pages.append(
+            _Page(picture, size, split, where, (height, width), join_labels(labels, len(self.fields) > 1), tags, faults)
+        )
 
     def _read_labels(
         self, sample: Mapping[str, Any], size: tuple[int, int], faults: list[tuple[str, str]]
@@ -454,8 +456,15 @@ def _split_and_tags(sample: Mapping[str, Any], split: str) -> tuple[str, dict[st
     return next(iter(splits), split), found
 
 
-def join_labels(labels: Iterable[Label]) -> list[tuple[Label, ...]]:
-    """Labels by object: of one class and index, one of each slot; with an index, objects are in its order.
+def join_labels(labels: Iterable[Label], several: bool = False) -> list[tuple[Label, ...]]:
+    """Labels by object: of one class and index, one of each slot.
+
+    Parameters
+    ----------
+    labels : iterable of Label
+        Of one sample.
+    several : bool
+        Whether they are of several fields. Then, and where an object has several labels, the index is the order.
 
     Examples
     --------
@@ -474,7 +483,7 @@ def join_labels(labels: Iterable[Label]) -> list[tuple[Label, ...]]:
             alike.append(parts)
         parts[label.slot] = label
     joined = [tuple(parts.values()) for parts in objects]
-    if any(len(parts) > 1 for parts in joined):
+    if several or any(len(parts) > 1 for parts in joined):
         joined.sort(key=lambda parts: -1 if parts[0].index is None else parts[0].index)
     return joined
 

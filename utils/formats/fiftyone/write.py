@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def write_fiftyone(sets: Mapping[str, AnnotationSet], folder: str | Path) -> lis
     """Write a data set of FiftyOne: samples.json, metadata.json, and the pictures in data/<split>/.
 
     Outlines and lines become polylines in the field gt_polylines, boxes and masks detections in ground_truth, keypoints
-    a field gt_keypoints for each kind of skeleton. Where an object has labels in several fields, all labels get an
-    index, which is the same for those of one object. The split is a tag of the sample. Without a version in it,
+    a field gt_keypoints for each kind of skeleton. Where there are several fields, all labels get an index, the same for
+    those of one object. The split is a tag of the sample. Without a version in it,
     metadata.json is read by every version of FiftyOne, as of an older one. Pictures are given a second name (a hard
     link) where the system allows it, else copied.
 
@@ -79,8 +80,8 @@ def write_fiftyone(sets: Mapping[str, AnnotationSet], folder: str | Path) -> lis
     place_pictures(folder, sets, {s: [tops[s] / name for name in names[s]] for s in sets}, tops=tops.values())
     fields = name_fields(skeletons)
     instances = [i for part in sets.values() for picture in part.pictures for i in picture.instances]
-    linked = any(len(_fields_of(instance, fields)) > 1 for instance in instances)
     used = list(dict.fromkeys(name for instance in instances for name in _fields_of(instance, fields))) or [BOXES]
+    linked = len(used) > 1 or any(len(_fields_of(instance, fields)) > 1 for instance in instances)
     samples = [
         _sample(picture, f"data/{split}/{name}", split, fields, used, linked)
         for split, part in sets.items()
@@ -123,9 +124,23 @@ def _fields_of(instance: Instance, fields: Mapping[str, str]) -> list[str]:
     >>> _fields_of(Instance("fox", np.array([[1.0, 2, 2]]), np.zeros(4)), {"fox": "gt_keypoints"})
     ['ground_truth', 'gt_keypoints']
     """
-    found = [BOXES] if not instance.polygons and (instance.mask is not None or instance.box_xyxy is not None) else []
+    found = [BOXES] if _has_box(instance) else []
     found += [OUTLINES] * (bool(instance.polygons) + bool(instance.lines))
     return found + ([fields[instance.category]] if (instance.keypoints[:, 2] > MISSING).any() else [])
+
+
+def _has_box(instance: Instance) -> bool:
+    """Whether an instance becomes a detection: it has no outline, or its box is the size of its keypoints.
+
+    Examples
+    --------
+    >>> ring, box = np.zeros((3, 2)), np.zeros(4)
+    >>> [_has_box(Instance("cow", np.ones((joints, 3)), box, (ring,))) for joints in (0, 1)]
+    [False, True]
+    """
+    if instance.polygons:
+        return instance.box_xyxy is not None and bool((instance.keypoints[:, 2] > MISSING).any())
+    return instance.box_xyxy is not None or instance.mask is not None
 
 
 def _sample(
@@ -206,8 +221,8 @@ def _labels(instance: Instance, fields: Mapping[str, str], size: tuple[int, int]
     if instance.polygons:
         rings = [(ring / sides).tolist() for ring in _rings(instance)]
         found.append((OUTLINES, {"_cls": "Polyline", "points": rings, "closed": True, "filled": True}))
-    elif instance.mask is not None or instance.box_xyxy is not None:
-        detection = _detection(instance, size)
+    if _has_box(instance):
+        detection = _detection(replace(instance, mask=None) if instance.polygons else instance, size)
         found += [(BOXES, {"_cls": "Detection", **detection})] if detection else []
     if instance.lines:
         lines = [(line / sides).tolist() for line in instance.lines]
@@ -374,7 +389,7 @@ def unsupported(annotations: AnnotationSet) -> list[str]:
         "neither area, line nor keypoint (left out)": lambda i: (
             extent_of(i) is None and not (i.keypoints[:, 2] > MISSING).any()
         ),
-        "boxes beside outlines (left out)": lambda i: i.box_xyxy is not None and bool(i.polygons),
+        "boxes beside outlines (left out)": lambda i: i.box_xyxy is not None and not _has_box(i),
         "masks beside polygons (left out)": lambda i: i.mask is not None and bool(i.polygons),
         "boxes that do not hold their mask (written as those around it)": lambda i: not i.polygons and is_moved(i),
         "outlines whose parts overlap (written as one area)": lambda i: not _says_itself(i),

@@ -213,12 +213,14 @@ def _without_hidden_boxes(sets: dict[str, AnnotationSet]) -> dict[str, Annotatio
     """The sets without the boxes of instances that have an outline or a mask, as the losses say."""
     found = {}
     for split, part in sets.items():
-        pictures = [
-            replace(p, instances=tuple(replace(i, box_xyxy=None) if i.polygons or i.mask else i for i in p.instances))
-            for p in part.pictures
-        ]
+        pictures = [replace(p, instances=tuple(_without_hidden_box(i) for i in p.instances)) for p in part.pictures]
         found[split] = AnnotationSet(pictures, part.skeletons)
     return found
+
+
+def _without_hidden_box(animal: Instance) -> Instance:
+    is_pose = bool((animal.keypoints[:, 2] > 0).any())
+    return replace(animal, box_xyxy=None) if (animal.polygons or animal.mask) and not is_pose else animal
 
 
 def test_an_outline_with_a_hole_becomes_the_mask_of_its_pixels(tmp_path, draw_picture):

@@ -318,7 +318,8 @@ def _plain(animal: Instance, generator: np.random.Generator, size: tuple[int, in
     polygons = [(), (square,), (square, square + 12.5)][generator.integers(3)]
     holes = (square / 4 + 2,) if polygons and generator.random() < 0.5 else ()
     lines = tuple(generator.uniform(0, 30, (int(n), 2)) for n in generator.integers(2, 5, generator.integers(3)))
-    mask, box = None, None if polygons else animal.box_xyxy
+    is_pose = bool((animal.keypoints[:, 2] > 0).any())
+    mask, box = None, None if polygons and not is_pose else animal.box_xyxy
     if not polygons and generator.random() < 0.5:
         covered = np.zeros(size, bool)
         x1, y1, x2, y2 = [3, 4, 20, 22]
