@@ -43,8 +43,9 @@ def write_fiftyone(sets: Mapping[str, AnnotationSet], folder: str | Path) -> lis
 
     Outlines and lines become polylines in the field gt_polylines, boxes and masks detections in ground_truth, keypoints
     a field gt_keypoints for each kind of skeleton. Where there are several fields, all labels get an index, the same
-    for those of one object. The split is a tag of the sample. Without a version in it, metadata.json is read by every version of FiftyOne, as of an older one. Pictures are given a second name (a hard
-    link) where the system allows it, else copied.
+    for those of one object. The split is a tag of the sample. Without a version in it, metadata.json is read by every
+    version of FiftyOne, as of an older one. Pictures are given a second name (a hard link) where the system allows it,
+    else copied.
 
     Parameters
     ----------
