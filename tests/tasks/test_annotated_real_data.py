@@ -86,15 +86,16 @@ def test_photos_with_boxes_only_are_trained_on_and_what_is_in_the_boxes_is_not(t
     assert len(np.unique(np.concatenate([label.ravel() for label in found]))) == 11
 
 
-@pytest.mark.parametrize("format", ["coco", "labelme", "cvat", "fiftyone"])
+@pytest.mark.parametrize("format", ["coco", "yolo", "labelme", "cvat", "fiftyone", "masks"])
 def test_a_copy_in_another_format_gives_the_same_classes(format, tmp_path):
     names = sorted(path.stem for path in (PHOTOS / "instance_segmentation" / "labels" / "train2017").iterdir())[:8]
     chosen = [f"images/train2017/{name}.jpg" for name in names]
-    few = (f"paths.raw_images_dir=[{','.join(chosen)}]", "dataset.splits={}", "train.val_fraction=0.3")
+    rest = ("dataset.splits={}", "dataset.unlabelled=ignore")  # masks say themselves what is not labelled
+    few = (f"paths.raw_images_dir=[{','.join(chosen)}]", *rest, "train.val_fraction=0.3")
     task = photo_task(tmp_path, *few, f"dataset.convert_to={{format: {format}, folder: {tmp_path}/copy}}")
     task.source.prepare_data()
     copied = (f"paths.label_path={tmp_path}/copy", f"paths.data_root={tmp_path}/copy")
-    copy = photo_task(tmp_path, "dataset.splits={}", *copied)
+    copy = photo_task(tmp_path, *rest, *copied)
     keys = {key.rpartition("/")[2]: key for key in copy.source.scenes.labelled()}
     assert set(keys) == set(names)
     for name in names:

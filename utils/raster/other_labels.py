@@ -34,8 +34,8 @@ _VECTORS = {
 }
 SUFFIXES = (*_ARCHIVES, *_TABLES, *_VECTORS)
 _OBJECTS = {  # JSON by two of its keys
-    (b'"annotations"', b'"images"'): ("COCO annotations", "pycocotools: COCO.annToMask"),
-    (b'"shapes"', b'"imagePath"'): ("a LabelMe file", "LabelMe: labelme2voc.py"),
+    (b'"annotations"', b'"images"'): "COCO annotations",
+    (b'"shapes"', b'"imagePath"'): "a LabelMe file",
 }
 _PEEK = 2**16
 _PLACE_COLUMNS = ("wkt", "wkt_geom", "geom", "geometry", "the_geom")
@@ -105,15 +105,18 @@ def _describe_json(path: Path) -> str | None:
     >>> path = Path(tempfile.mkdtemp()) / "a.json"
     >>> _ = path.write_text('{"version": "5.5.0", "shapes": [], "imagePath": "a.png"}')
     >>> _describe_json(path)
-    'a LabelMe file, which is not read as classes of pixels; draw it as masks first (LabelMe: labelme2voc.py)'
+    'a LabelMe file, not read as the label of a picture that has its name; name the whole set in paths.label_path, ...'
     """
     with open(path, "rb") as stream:
         start = stream.read(_PEEK)
         stream.seek(max(path.stat().st_size - _PEEK, 0))
         text = start + stream.read()  # the keys may stand before or behind long lists
-    for keys, (kind, tool) in _OBJECTS.items():
+    for keys, kind in _OBJECTS.items():
         if all(key in text for key in keys) and b'"FeatureCollection"' not in text:
-            return f"{kind}, which is not read as classes of pixels; draw it as masks first ({tool})"
+            return (
+                f"{kind}, not read as the label of a picture that has its name; name the whole set in "
+                "paths.label_path, without dataset.label_pattern"
+            )
     return None
 
 

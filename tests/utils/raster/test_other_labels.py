@@ -34,8 +34,18 @@ CASES = [
     ("l.parquet", "PAR1", "GeoParquet", "ogr2ogr -f GPKG l.gpkg"),
     ("l.geojson.gz", "\x1f", "an archive", "unpack it and name the file in it, or convert it: ogr2ogr"),
     ("my l.dxf", "0", "a drawing (DXF)", "ogr2ogr -f GPKG 'my l'.gpkg"),
-    ("l.json", json.dumps(COCO), "COCO annotations", "draw it as masks first (pycocotools"),
-    ("l.json", '{"shapes": [], "imagePath": "a.png"}', "a LabelMe file", "draw it as masks first (LabelMe"),
+    (
+        "l.json",
+        json.dumps(COCO),
+        "COCO annotations",
+        "name the whole set in paths.label_path",
+    ),
+    (
+        "l.json",
+        '{"shapes": [], "imagePath": "a.png"}',
+        "a LabelMe file",
+        "name the whole set in paths.label_path",
+    ),
 ]
 
 
