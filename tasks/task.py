@@ -148,6 +148,10 @@ class Task(ABC):
         for phase in (name for name in ("inference", "export") if name in phases):
             check_folder(f"{phase}.output_dir", getattr(self.settings, phase).output_dir)
 
+    def coarser_classes(self, description: Mapping[str, Any]) -> dict[str, str]:
+        """Give the class of another training, by the description of its checkpoint, from which each class may begin."""
+        return {}
+
     def check_init_from(self) -> None:  # noqa: B027 - only some tasks train something
         """Raise for `train.init_from` of a model that shares nothing with this one; the checkpoint is there."""
 

@@ -304,7 +304,8 @@ class Training:
             raise DataError(f"train.init_from: {error}") from None
         other = checkpoint.description
         try:
-            fresh = init_from(self.model, checkpoint.tensors, other.get("classes"), described.get("classes"))
+            classes, coarser = (other.get("classes"), described.get("classes")), self.task.coarser_classes(other)
+            fresh = init_from(self.model, checkpoint.tensors, *classes, coarser)
         except DataError as error:
             theirs, ours = (f"kind {of.get('kind')}, head {of.get('head')}" for of in (other, described))
             raise DataError(
@@ -314,9 +315,9 @@ class Training:
         if other.get("projection") != described.get("projection"):
             text = f"train: {source}: its head learnt on other maps (another prepare.project, or of other data)"
             self.context.log.warning(f"{text}: those of its first layers that are taken over begin far from these maps")
-        self.context.log.info(
-            f"train: starting from {source}" + (f"; re-initialised: {', '.join(fresh)}" if fresh else "")
-        )
+        begun = "".join(f"; {name} begins as {family}" for name, family in coarser.items())
+        again = f"; re-initialised: {', '.join(fresh)}" if fresh else ""
+        self.context.log.info(f"train: starting from {source}{begun}{again}")
 
     def _score_best_anew(self, changed: str) -> None:
         """Score the best weights with the settings of now: scores under others do not compare with those to come.

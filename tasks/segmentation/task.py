@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,6 +16,7 @@ from tasks.feature_task import FeatureTask, refuse_other, refuse_unused_sample
 from tasks.predictor import Predictor
 from tasks.segmentation.annotations import classes_of_taxonomy
 from tasks.segmentation.ensemble import Ensemble
+from tasks.segmentation.families import coarser_classes
 from tasks.segmentation.items import SceneItem
 from tasks.segmentation.label_settings import describe_labels, kept_band_files, kept_labels
 from tasks.segmentation.objective import SegmentationObjective, listed_weights
@@ -176,6 +177,10 @@ class SegmentationTask(FeatureTask):
         return settings.model_copy(update={"paths": settings.paths.model_copy(update=named), "dataset": dataset})
 
     # -- checkpoints
+
+    @override
+    def coarser_classes(self, description: Mapping[str, Any]) -> dict[str, str]:
+        return coarser_classes(self.settings.dataset, self.classes, description)
 
     @override
     def describe_data(self) -> dict[str, Any]:

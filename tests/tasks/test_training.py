@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tasks.context import Context
-from tasks.example import example_task, prepared_example, training_example
+from tasks.example import annotated_example, example_task, prepared_example, training_example
 from tasks.model import trained_state
 from tasks.phases import evaluate, prepare, train
 from tasks.prepared import PreparedReader, prepared_items
@@ -194,6 +194,28 @@ def test_a_start_from_another_run_names_the_rows_that_begin_anew(tmp_path):
     for name in rows:
         assert torch.equal(new[name][0], old[name][1]), "light was the second class and is the first now"
         assert not torch.equal(new[name][1], old[name][0])
+
+
+def test_a_class_begins_from_its_family_of_a_coarser_run(tmp_path):
+    families = ("dataset.classes=[dark, bright]", "dataset.taxonomy={light: bright}")
+    task, context = annotated_example(tmp_path, *SMALL, *families)
+    prepare.run(task, context)
+    train.run(task, in_folder(context, "source"))
+    source = checkpoint_path(in_folder(context, "source").folder, BEST)
+    fine, _ = annotated_example(tmp_path, *SMALL, "dataset.classes=[light, dark]", f"train.init_from={source}")
+    prepare.run(fine, context)
+    speaking, log = spoken(tmp_path)
+    store = open_store(fine.settings, "train")
+    training = train.Training(fine, speaking, store, prepared_items(fine, store, "train", "test"), [], "x")
+    training.start()
+    line = next(line for line in log.read_text().splitlines() if "starting from" in line)
+    assert "light begins as bright" in line
+    assert "re-initialised" not in line
+    old, new = load_checkpoint(source).tensors, trained_state(training.model)
+    rows = [name for name, tensor in new.items() if tensor.shape[:1] == (2,)]
+    assert rows
+    for name in rows:
+        assert torch.equal(new[name], old[name].flip(0)), "light has the row of bright, dark its own"
 
 
 def make_light_rare(folder: Path) -> None:

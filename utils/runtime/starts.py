@@ -16,6 +16,7 @@ def init_from(
     tensors: Mapping[str, Tensor],
     classes_from: Sequence[str] | None = None,
     classes_to: Sequence[str] | None = None,
+    coarser: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Start a module from another one's tensors, as far as they fit.
 
@@ -31,6 +32,8 @@ def init_from(
         The other module's `state_dict`.
     classes_from, classes_to : sequence of str, optional
         Class names of the other module and of this one, in the order of their rows.
+    coarser : mapping of str to str, optional
+        Class of the other module from whose row a class begins that has no namesake there.
 
     Returns
     -------
@@ -51,9 +54,15 @@ def init_from(
     ['weight (house)', 'bias (house)']
     >>> head.bias[:2].tolist()
     [4.0, 3.0]
+    >>> init_from(head, source, ["road", "water"], ["lake", "river", "road"], {"lake": "water", "river": "water"})
+    []
+    >>> head.bias.tolist()
+    [4.0, 4.0, 3.0]
     """
     state = module.state_dict()
-    classes = None if classes_from is None or classes_to is None else (classes_from, classes_to)
+    classes = None
+    if classes_from is not None and classes_to is not None:
+        classes = classes_from, classes_to, {label: label for label in classes_from} | dict(coarser or {})
     outputs = output_tensors(module)
     fresh = [
         _copy_matching(name, tensor, tensors.get(name), classes if name in outputs else None)
@@ -87,7 +96,10 @@ def output_tensors(module: nn.Module) -> set[str]:
 
 
 def _copy_matching(
-    name: str, target: Tensor, source: Tensor | None, classes: tuple[Sequence[str], Sequence[str]] | None
+    name: str,
+    target: Tensor,
+    source: Tensor | None,
+    classes: tuple[Sequence[str], Sequence[str], Mapping[str, str]] | None,
 ) -> str:
     """Copy what matches into a tensor, row by row between the classes of both; name what stays as it was, or "".
 
@@ -96,7 +108,7 @@ def _copy_matching(
     >>> import torch
     >>> [_copy_matching("a", torch.zeros(2), torch.ones(length), None) for length in (3, 2)]
     ['a', '']
-    >>> _copy_matching("a", torch.zeros(2), torch.ones(1), (["road"], ["road", "water"]))
+    >>> _copy_matching("a", torch.zeros(2), torch.ones(1), (["road"], ["road", "water"], {"road": "road"}))
     'a (water)'
     """
     if source is None:
@@ -117,16 +129,23 @@ def _copy_matching(
 
 
 def _pair_rows(
-    source: Tensor, target: Tensor, classes_from: Sequence[str], classes_to: Sequence[str]
+    source: Tensor,
+    target: Tensor,
+    classes_from: Sequence[str],
+    classes_to: Sequence[str],
+    beginnings: Mapping[str, str],
 ) -> list[tuple[int, int]] | None:
-    """Pair the rows of the same class; None where the tensors do not have a row per class, and at most one after them.
+    """Pair the rows of each class and of the one it begins from.
+
+    None where the tensors do not have a row per class, and at most one after them.
 
     Examples
     --------
     >>> import torch
-    >>> _pair_rows(torch.zeros(3), torch.zeros(3), ["road", "water"], ["water", "road"])  # the third is "no object"
+    >>> begin = {"road": "road", "lake": "water"}
+    >>> _pair_rows(torch.zeros(3), torch.zeros(3), ["road", "water"], ["lake", "road"], begin)  # "no object" is last
     [(1, 0), (0, 1), (2, 2)]
-    >>> _pair_rows(torch.zeros(1), torch.zeros(3), ["road"], ["water", "road"]) is None
+    >>> _pair_rows(torch.zeros(1), torch.zeros(3), ["road"], ["lake", "road"], begin) is None
     True
     """
     if not source.ndim or not target.ndim or source.shape[1:] != target.shape[1:]:
@@ -134,7 +153,11 @@ def _pair_rows(
     extra = len(source) - len(classes_from)
     if extra not in (0, 1) or extra != len(target) - len(classes_to):
         return None
-    pairs = [(classes_from.index(label), row) for row, label in enumerate(classes_to) if label in classes_from]
+    pairs = [
+        (list(classes_from).index(beginnings[label]), row)
+        for row, label in enumerate(classes_to)
+        if label in beginnings
+    ]
     return pairs + [(len(classes_from), len(classes_to))] * extra
 
 
