@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -333,3 +334,58 @@ def test_several_files_of_a_folder_are_one_set_by_folders_of_splits(tmp_path, dr
 def test_a_path_is_a_path(tmp_path):
     with pytest.raises(DataError, match="no CVAT file"):
         read_annotations(Path(tmp_path), "cvat")
+
+
+@pytest.fixture
+def written(tmp_path, draw_picture) -> tuple[Path, np.ndarray]:
+    """A CVAT file with every kind of shape that is written, and the mask in it."""
+    covered = np.random.default_rng(0).random((40, 60)) < 0.3
+    triangle = np.array([[2.0, 2], [12, 2], [12, 12.5]])
+    objects = (
+        Instance("cow", box_xyxy=np.array([1.0, 2, 5, 8.25]), tags={"occluded": True, "age": 3}),
+        Instance("cow", polygons=(triangle, triangle + 9), z_order=1),
+        Instance("Porites/massive", mask=encode_mask(covered)),
+        Instance("rope", lines=(triangle,)),
+        Instance("fox", np.array([[1.0, 2, 2], [np.nan, np.nan, 0]])),
+    )
+    picture = AnnotatedPicture("a", draw_picture(tmp_path / "in" / "a.png"), (40, 60), objects)
+    names = ("cow", "Porites/massive", "rope")
+    skeletons = {name: Skeleton(()) for name in names} | {"fox": Skeleton(("nose", "tail"), None, ((0, 1),))}
+    [path] = convert_labels({"train": AnnotationSet([picture], skeletons)}, tmp_path / "new", "cvat")
+    return path, covered
+
+
+def test_a_written_file_is_read_by_the_rules_of_cvats_own_loader(written):
+    """What its loader takes from each shape, by name; a skeleton's points need outside and occluded."""
+    path, covered = written
+    [image] = ElementTree.parse(path).getroot().iter("image")
+    assert (path.parent / "images" / image.attrib["subset"] / image.attrib["name"]).is_file()
+    shapes = [shape for shape in image if shape.tag != "tag"]
+    assert [shape.tag for shape in shapes] == ["box", "polygon", "polygon", "mask", "polyline", "skeleton"]
+    assert [int(shape.attrib.get("group_id", 0)) for shape in shapes] == [0, 1, 1, 0, 0, 0]
+    box, first, _, mask, _, fox = shapes
+    assert [float(box.attrib[name]) for name in ("xtl", "ytl", "xbr", "ybr")] == [1, 2, 5, 8.25]
+    assert (box.attrib["occluded"], box.find("attribute").attrib, box.find("attribute").text) == (
+        "1",
+        {"name": "age"},
+        "3",
+    )
+    points = [[float(number) for number in pair.split(",")] for pair in first.attrib["points"].split(";")]
+    assert points == [[2, 2], [12, 2], [12, 12.5]]
+    left, top, width, height = (int(mask.attrib[name]) for name in ("left", "top", "width", "height"))
+    counts = list(map(int, mask.attrib["rle"].split(",")))
+    crop = np.repeat(np.arange(len(counts)) % 2, counts).reshape(height, width)
+    assert (crop == covered[top : top + height, left : left + width]).all()
+    assert crop.sum() == covered.sum()
+    flags = [(part.attrib["label"], part.attrib["outside"], part.attrib["occluded"]) for part in fox]
+    assert flags == [("nose", "0", "0"), ("tail", "1", "0")]
+
+
+def test_a_written_file_opens_in_datumaro(written):
+    base = pytest.importorskip("datumaro.plugins.data_formats.cvat.base", reason="datumaro is not installed")
+    path, covered = written
+    [item] = base.CvatBase(str(path), subset="Train")
+    kinds = [type(annotation).__name__ for annotation in item.annotations]
+    assert kinds[:5] == ["Bbox", "Polygon", "Polygon", "Mask", "PolyLine"]
+    assert (np.asarray(item.annotations[3].image).astype(bool) == covered).all()
+    assert item.annotations[1].points == [2, 2, 12, 2, 12, 12.5]
