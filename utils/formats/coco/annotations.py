@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -219,11 +219,16 @@ def read_annotation(
     mask = keys["segmentation"] if keys.get("segmentation") and isinstance(keys["segmentation"], dict) else None
     if mask is not None:
         read_counts(mask, size)
+    keypoints = _read_keypoints(keys.get("keypoints"), skeleton)
+    box = None if "bbox" in derived else _read_box(keys.get("bbox"), parts)
+    polygons, broken = _read_polygons(keys.get("segmentation"), parts)
+    if broken and box is None and not (keypoints[:, 2] > 0).any():
+        raise ValueError(f"{parts[-1].partition(';')[0]}, and no bbox tells where the object is")
     instance = Instance(
         category=category,
-        keypoints=_read_keypoints(keys.get("keypoints"), skeleton),
-        box_xyxy=None if "bbox" in derived else _read_box(keys.get("bbox"), parts),
-        polygons=tuple(_read_polygons(keys.get("segmentation"), parts)),
+        keypoints=keypoints,
+        box_xyxy=box,
+        polygons=() if broken else polygons,  # a part of an outline would show the rest as something else
         mask=mask,
         area=None if "area" in derived else _read_number(keys, "area", parts),
         is_crowd=read_flag("iscrowd", keys.get("iscrowd")),
@@ -347,22 +352,30 @@ def _read_box(value: Any, parts: list[str]) -> np.ndarray | None:
     return np.array([x, y, x + width, y + height], np.float64)
 
 
-def _read_polygons(value: Any, parts: list[str]) -> Iterable[np.ndarray]:
-    """Polygons, each of shape (N, 2), of a segmentation that is a list of them.
+def _read_polygons(value: Any, parts: list[str]) -> tuple[tuple[np.ndarray, ...], bool]:
+    """Polygons, each of shape (N, 2), of a segmentation that is a list of them, and whether one is broken.
+
+    One of two points has no area, so that nothing is lost with it.
 
     Examples
     --------
     >>> parts = []
-    >>> [polygon.tolist() for polygon in _read_polygons([[0, 0, 4, 0, 4, 3], [1, 2]], parts)], parts
-    ([[[0.0, 0.0], [4.0, 0.0], [4.0, 3.0]]], ['polygon 2 is no list of 3 or more finite points; it is left out'])
+    >>> polygons, broken = _read_polygons([[0, 0, 4, 0, 4, 3], [1, 2]], parts)
+    >>> [polygon.tolist() for polygon in polygons], broken, parts
+    ([[[0.0, 0.0], [4.0, 0.0], [4.0, 3.0]]], False, ['polygon 2 is no list of 3 or more finite points; it is left out'])
+    >>> _read_polygons([[0, 0, 4, 0, 4, None]], [])
+    ((), True)
     """
+    found, broken = [], False
     for index, item in enumerate(value if isinstance(value, list) else [], start=1):
         good = isinstance(item, list) and all(isinstance(number, int | float) for number in item)
         corners = as_floats(item if good else [])
         if len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
             parts.append(f"polygon {index} is no list of 3 or more finite points; it is left out")
+            broken |= not good or len(corners) % 2 == 1 or not np.isfinite(corners).all()
         else:
-            yield corners.reshape(-1, 2)
+            found.append(corners.reshape(-1, 2))
+    return tuple(found), broken
 
 
 def _read_number(keys: Mapping[str, Any], name: str, parts: list[str]) -> float | None:

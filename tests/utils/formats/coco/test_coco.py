@@ -496,3 +496,20 @@ def test_real_dialects_are_read_as_they_mean_it():
     person = read_poses(REAL / "kp_samples" / "coco" / "test_coco.json")["test"]
     assert person.skeletons["person"].flip_idx == (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
     assert sum(len(i.polygons) > 1 for picture in person.pictures for i in picture.instances) > 0
+
+
+def test_an_outline_of_which_a_part_is_broken_is_left_out_whole(coco, tmp_path):
+    parts = [[0, 0, 9, 0, 9, 9], [20, 20, 30, 20, 30, float("nan")]]
+    keys = {"image_id": 1, "category_id": 1, "segmentation": parts}
+    sliver = {**keys, "id": 3, "segmentation": [parts[0], [1, 2, 3, 4]]}
+    with pytest.raises(DataError, match="no category has keypoints"):
+        coco(
+            {**keys, "id": 1, "bbox": [0, 0, 30, 30]}, {**keys, "id": 2}, sliver, categories=[{"id": 1, "name": "cow"}]
+        )
+    part = read_annotations(tmp_path)["all"]
+    boxed, whole = part.pictures[0].instances
+    assert (boxed.polygons, boxed.box_xyxy.tolist()) == ((), [0, 0, 30, 30])
+    assert len(whole.polygons) == 1  # two points have no area
+    assert part.pictures[0].extra["incomplete"]
+    [lost] = [problem for problem in part.problems if problem.lost]
+    assert "annotation 2: polygon 2 is no list of 3 or more finite points, and no bbox tells where" in str(lost)
