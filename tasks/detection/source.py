@@ -25,7 +25,7 @@ from tasks.sample import Sample
 from utils.boxes.geometry import keep_visible
 from utils.errors import DataError
 from utils.formats.types import AnnotatedPicture
-from utils.geometry.augment import RandomColour, Variation, View
+from utils.geometry.augment import Variation, View, random_colour
 from utils.geometry.crops import move_boxes, random_affine, warp_picture
 from utils.geometry.fields import Boxes, Fields, Image, Mask, Transform, Values, warp
 from utils.media.videos import is_video
@@ -332,7 +332,7 @@ class DetectionSource(LabelledSource[DetectionItem]):
             varied.translate,
             varied.probability,
         )
-        colour = RandomColour(varied.brightness, varied.contrast, varied.saturation)
+        colour = random_colour(varied)
         arrays = dict(sample.arrays)
         if not np.array_equal(matrix, np.eye(3)):
             arrays = warp(self.fields, arrays, matrix, size)

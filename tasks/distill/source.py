@@ -24,7 +24,7 @@ from tasks.neighbours import choose_groups, draw_groups, group_of, scene_thumbna
 from tasks.sample import Sample
 from tasks.source import ListedSource
 from utils.errors import DataError
-from utils.geometry.augment import RandomColour
+from utils.geometry.augment import random_colour
 from utils.geometry.resampling import resize_picture
 from utils.media.videos import VideoReader
 from utils.raster.fill import describe_fill, nodata_values
@@ -423,7 +423,7 @@ class CropSource(ListedSource[CropItem]):
         varied = self.settings.dataset.augmentations
         if not varied.enable:
             return sample
-        colour = RandomColour(varied.brightness, varied.contrast, varied.saturation)
+        colour = random_colour(varied)
         return sample.with_arrays({**sample.arrays, "image": colour(sample.arrays["image"], generator)})
 
 

@@ -21,7 +21,7 @@ from tasks.sample import Sample
 from utils.errors import DataError, SettingsError
 from utils.formats.read import read_poses
 from utils.formats.types import AnnotatedPicture, Instance, Skeleton
-from utils.geometry.augment import RandomColour
+from utils.geometry.augment import random_colour
 from utils.geometry.crops import (
     crop_of_box,
     drop_outside,
@@ -273,6 +273,6 @@ class PoseSource(LabelledSource[PoseItem]):
             varied.translate,
             varied.probability,
         )
-        colour = RandomColour(varied.brightness, varied.contrast, varied.saturation)
+        colour = random_colour(varied)
         arrays = sample.arrays if np.array_equal(matrix, np.eye(3)) else warp(self.fields, sample.arrays, matrix, size)
         return sample.with_arrays({**arrays, "image": colour(arrays["image"], generator)})

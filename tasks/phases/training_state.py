@@ -388,10 +388,12 @@ def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
         "device",
     }
     settings = task.settings.train.model_dump(mode="json", exclude=harmless)
+    if settings.get("cat_max_ratio") == 1:  # trainings of before it was there are still found
+        del settings["cat_max_ratio"]
     entries = [[list(entry.record_keys()) for item in split for entry in item.entries] for split in splits]
     what = {
         "train": settings,
-        "variations": task.settings.dataset.augmentations.model_dump(mode="json"),
+        "variations": task.settings.dataset.augmentations.key(),
         "task": task.describe(),
         "seed": task.settings.resources.seed,
         "entries": entries,

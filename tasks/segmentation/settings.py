@@ -201,6 +201,9 @@ class SegmentationTrain(TrainConfig):
         0.25, ge=0, lt=0.9, description="share of a window that its neighbour repeats in validation, test and evaluate"
     )
     crop_size: Side | None = Field(None, description="random crops of this side; needs features: online")
+    cat_max_ratio: Positive = Field(
+        1.0, le=1, description="a crop is drawn anew, ten times at most, while one class has more than this share of it"
+    )
 
 
 class PolygonsConfig(Section):
@@ -256,6 +259,8 @@ class SegmentationSettings(TaskConfig):
             yield "evaluate.inputs and evaluate.labels: only one is set; give the pictures and their labels"
         if self.dataset.image_size is not None and self.dataset.scale != 1:
             yield f"dataset.image_size: set beside dataset.scale {self.dataset.scale:g}; drop one of the two"
+        if self.train.cat_max_ratio < 1 and crop is None:
+            yield "train.cat_max_ratio: acts on random crops; set train.crop_size, or drop it"
         if crop is not None and self.train.features == "cached":
             yield "train.crop_size: stored features cannot be cropped; set train.features: online or crop_size: null"
         if crop is not None and crop > self.prepare.tile_size:

@@ -29,12 +29,13 @@ from tasks.segmentation.copies import describe_copy, write_copy
 from tasks.segmentation.items import SceneFiles, SceneItem, block_id, parse_id
 from tasks.segmentation.scenes import SceneReader, raise_first
 from tasks.segmentation.settings import SegmentationSettings
+from tasks.segmentation.variations import draw_crop
 from tasks.source import ListedSource
 from tasks.splits import lists_stay, nearest_choice, split_list
 from utils import IGNORE_INDEX as IGNORE
 from utils.errors import DataError, SettingsError
 from utils.formats.predictions import score_name
-from utils.geometry.augment import RandomColour, RandomGeometry
+from utils.geometry.augment import RandomColour, RandomGeometry, random_colour
 from utils.geometry.fields import warp
 from utils.raster.class_table import label_counts
 from utils.raster.files import check_scene
@@ -586,8 +587,9 @@ class SceneSource(ListedSource[SceneItem]):
     @override
     def augment(self, sample: Sample, generator: np.random.Generator) -> Sample:
         geometry, colour = self._variation
-        height, width = sample.arrays["image"].shape[:2]
-        arrays = warp(self.fields, sample.arrays, geometry.sample((height, width), generator), geometry.size)
+        most, label = self.settings.train.cat_max_ratio, sample.arrays["label"]
+        matrix = draw_crop(self.fields, label, geometry, most, generator)
+        arrays = warp(self.fields, sample.arrays, matrix, geometry.size)
         return sample.with_arrays({**arrays, "image": colour(arrays["image"], generator)})
 
     @cached_property
@@ -607,7 +609,7 @@ class SceneSource(ListedSource[SceneItem]):
         low, high = settings.scale_range
         return (
             RandomGeometry((side, side), scale=(low, high), rotation_deg=settings.rotation_degrees),
-            RandomColour(settings.brightness, settings.contrast, settings.saturation),
+            random_colour(settings),
         )
 
 

@@ -209,6 +209,7 @@ SEGMENTATION: dict[str, Probe] = {
     "train.loss.no_object_weight": Probe(looks.learnt, "0.9", ("model.head=maskformer", "model.head_options={}")),
     "train.sampling": Probe(looks.learnt, "rare", AGAIN),
     "train.crop_size": Probe(looks.learnt_anew, "16", ("train.features=online",)),
+    "train.cat_max_ratio": Probe(looks.learnt_anew, "0.55", ("train.features=online", "train.crop_size=16")),
     "train.val_overlap": Probe(looks.scored, "0.75"),
     "evaluate.inputs": Probe(looks.scored, OTHER_PICTURE, ("evaluate.labels={data}/labels",)),
     **{

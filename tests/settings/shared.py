@@ -37,6 +37,8 @@ SHARED: dict[str, Probe] = {
     "dataset.augmentations.brightness": Probe(looks.read, "0.5", BRIGHT),
     "dataset.augmentations.contrast": Probe(looks.read, "0.5", BRIGHT),
     "dataset.augmentations.saturation": Probe(looks.read, "0.5", BRIGHT),
+    "dataset.augmentations.hue_degrees": Probe(looks.read, "60", BRIGHT),
+    "dataset.augmentations.colour_probability": Probe(looks.read, "0.1", BRIGHT),
     "dataset.augmentations.scale_range": Probe(looks.read, "[1.5, 1.6]", BRIGHT),
     "dataset.augmentations.rotation_degrees": Probe(looks.read, "40", BRIGHT),
     "dataset.augmentations.shear_degrees": Probe(looks.read, "20", BRIGHT),

@@ -10,6 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from tasks.phases import evaluate, prepare, train, verify
 from tasks.phases.training_state import generator_states, restore_generators
 from tasks.prepared import PreparedReader
 from tasks.runs import BEST, LAST, checkpoint_path
+from tasks.segmentation.variations import largest_share
 from tasks.task import Task
 from utils.runtime.checkpoints import load_checkpoint
 from utils.store.reader import RecordReader
@@ -231,3 +233,23 @@ tasks: {{one: {{verify: {{enable: true}}}}, two: {{prepare: {{enable: true, tile
     said = capsys.readouterr()
     assert "lower prepare.batch_size (now 4)" in said.out + said.err
     assert "lower prepare.tile_size (now 64)" in said.out + said.err
+
+
+def test_crops_that_show_one_class_are_drawn_again(tmp_path):
+    shares = {}
+    for most in (1.0, 0.75):
+        online = f"train={{features: online, crop_size: 12, cat_max_ratio: {most}}}"
+        task, _ = example_task(tmp_path, online, "dataset.augmentations={enable: true, scale_range: [1.0, 1.0]}")
+        task.source.prepare_data()
+        sample = next(
+            sample
+            for item in task.source.items("train")
+            for sample in task.source.samples(item)
+            if 0.3 < (sample.arrays["label"] == 1).mean() < 0.7
+        )
+        generator = np.random.default_rng(0)
+        crops = [task.source.augment(sample, generator) for _ in range(60)]
+        shares[most] = [largest_share(crop.arrays["label"]) for crop in crops]
+        assert all(crop.arrays["label"].shape == (12, 12) for crop in crops)
+    assert np.mean(np.array(shares[1.0]) > 0.75) > 0.5
+    assert np.mean(np.array(shares[0.75]) > 0.75) < 0.15, "ten tries seldom fail"

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.geometry.augment_settings import AugmentationsConfig
+
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, how bright red, green and blue look
 
 _MOVED_BYTES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # sizes of a pixel that OpenCV can transpose
@@ -481,6 +483,8 @@ class RandomColour:
         Largest standard deviation of a Gaussian blur, in pixels.
     noise_std : float
         Largest standard deviation of Gaussian noise, in grey values.
+    probability : float
+        Share of pictures in which each of the first four is changed, one by one.
 
     Raises
     ------
@@ -501,11 +505,12 @@ class RandomColour:
     hue_deg: float = 0.0
     blur_sigma: float = 0.0
     noise_std: float = 0.0
+    probability: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             limit = 1.0 if name in ("brightness", "contrast", "saturation") else math.inf
-            if not 0 <= value < limit:
+            if not 0 <= value < limit or (name == "probability" and value > 1):
                 raise ValueError(f"{name}: expected 0 or more and less than {limit}, got {value}")
 
     def __call__(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -531,7 +536,10 @@ class RandomColour:
         if image.ndim != 3 or image.shape[2] < 3:
             raise ValueError(f"image must have shape (H, W, C) with at least three channels, got {image.shape}")
         draws = generator.random(6)
-        colours = self._recolour(np.ascontiguousarray(image[..., :3]), 2 * draws[:4] - 1)
+        shifts = 2 * draws[:4] - 1
+        if self.probability < 1:
+            shifts *= generator.random(4) < self.probability
+        colours = self._recolour(np.ascontiguousarray(image[..., :3]), shifts)
         sigma = self.blur_sigma * draws[4]
         colours = cv2.GaussianBlur(colours, (0, 0), sigma) if sigma > 0.2 else colours  # below, no byte would change
         if self.noise_std:
@@ -557,3 +565,16 @@ class RandomColour:
         brightness, contrast, saturation = (1 + shifts[:3] * limits).tolist()
         matrix = colour_matrix(brightness, contrast, saturation, self.hue_deg * float(shifts[3]), grey)
         return cv2.transform(colours, matrix)
+
+
+def random_colour(varied: AugmentationsConfig) -> RandomColour:
+    """The random change of colours that settings ask for.
+
+    Examples
+    --------
+    >>> random_colour(AugmentationsConfig(hue_degrees=18, colour_probability=0.5))
+    RandomColour(brightness=0.0, contrast=0.0, saturation=0.0, hue_deg=18.0, blur_sigma=0.0, noise_std=0.0, \
+probability=0.5)
+    """
+    changes = varied.brightness, varied.contrast, varied.saturation, varied.hue_degrees
+    return RandomColour(*changes, probability=varied.colour_probability)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from utils.runtime.setting_types import Fraction, Multiple, Section
+
+_LATER = ("hue_degrees", "colour_probability")  # while they are as by default, older trainings stay finished
 
 
 class AugmentationsConfig(Section):
@@ -19,6 +23,21 @@ class AugmentationsConfig(Section):
     brightness: Fraction = Field(0.0, description="random change; needs stored_variations or features: online")
     contrast: Fraction = Field(0.0, description="likewise")
     saturation: Fraction = Field(0.0, description="likewise")
+    hue_degrees: float = Field(0.0, ge=0, le=180, description="random turn of colours around the grey axis; likewise")
+    colour_probability: Fraction = Field(
+        1.0, description="share of varied pictures in which each of brightness, contrast, saturation and hue is changed"
+    )
+
+    def key(self) -> dict[str, Any]:
+        """All that varied samples depend on; settings of later releases count only where they act.
+
+        Examples
+        --------
+        >>> "hue_degrees" in AugmentationsConfig().key(), AugmentationsConfig(hue_degrees=9).key()["hue_degrees"]
+        (False, 9.0)
+        """
+        later = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=later)
 
     def random_parts(self) -> list[str]:
         """Names of the random variations that are asked for.
@@ -38,6 +57,7 @@ class AugmentationsConfig(Section):
             "brightness",
             "contrast",
             "saturation",
+            "hue_degrees",
         )
         fields = type(self).model_fields if self.enable else {}
         return [name for name in names if name in fields and getattr(self, name) != fields[name].default]

@@ -317,3 +317,13 @@ def test_colour_names_what_makes_no_sense() -> None:
         RandomColour(contrast=1.5)
     with pytest.raises(ValueError, match=r"at least three channels, got \(4, 4, 2\)"):
         RandomColour(brightness=0.1)(random_image(4, 4, 2), np.random.default_rng(0))
+
+
+def test_colours_change_in_the_share_of_pictures_that_is_asked_for():
+    image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    generator = np.random.default_rng(1)
+    often = [not np.array_equal(RandomColour(0.5, probability=0.25)(image, generator), image) for _ in range(400)]
+    assert 0.18 < np.mean(often) < 0.32
+    each = RandomColour(0.5, 0.5, 0.5, 60.0, probability=0.25)
+    some = [not np.array_equal(each(image, generator), image) for _ in range(400)]
+    assert 0.6 < np.mean(some) < 0.76, "1 - .75^4: each of the four by itself"
