@@ -17,7 +17,7 @@ from tasks.detection.source import audit_picture
 from tasks.draft import PHASES_ON, Draft, NoLabelsError, paths_of, place_of
 from utils.errors import DataError
 from utils.formats.recognise import find_source, other_formats
-from utils.formats.types import AnnotatedPicture
+from utils.formats.types import CLASS_FORMATS, AnnotatedPicture
 from utils.logging import VerbosityLogger
 
 SMALL = 0.04  # of a picture's short side; a smaller object covers a cell or two at the default size
@@ -58,7 +58,7 @@ def draft_detection(path: Path, changes: dict[str, Any], log: VerbosityLogger, c
         others = other_formats(place, found, "detection.format=NAME after the command")
     except DataError as error:
         raise NoLabelsError(f"no boxes: {error}") from None
-    if found == "deeplabcut" or (found == "vector" and not chosen):
+    if found in ("deeplabcut", *CLASS_FORMATS) or (found == "vector" and not chosen):
         raise NoLabelsError(f"no boxes: {path}: labels of format {found}")
     stated = {"format": found} if others else {}  # so that the file says it
     labels = labels_of(place, {**changes, "detection": stated | given})

@@ -18,7 +18,7 @@ from tasks.keypoints.survey import fitting_profiles, suggestions, survey
 from utils.errors import DataError
 from utils.formats.read import read_annotations
 from utils.formats.recognise import find_source, other_formats
-from utils.formats.types import BOX_FORMATS, AnnotatedPicture
+from utils.formats.types import BOX_FORMATS, CLASS_FORMATS, AnnotatedPicture
 from utils.logging import VerbosityLogger
 
 
@@ -51,7 +51,8 @@ def draft_keypoints(path: Path, changes: dict[str, Any], log: VerbosityLogger) -
     given = dict(changes.get("keypoints") or {})
     try:
         source, taken = find_source(place_of(path), given.get("format", "auto"))
-        if taken in BOX_FORMATS or (taken == "yolo" and source.is_dir()):  # rows alone do not tell what they hold
+        only_rows = taken == "yolo" and source.is_dir()  # which do not tell what they hold
+        if taken in (*BOX_FORMATS, *CLASS_FORMATS) or only_rows:
             raise DataError(f"{path}: labels of format {taken} without keypoints")
         others = other_formats(path, taken, "keypoints.format=NAME after the command")
     except DataError as error:

@@ -12,6 +12,7 @@ from tasks.segmentation.label_places import CELL, LabelPlaces, find_places
 from tasks.segmentation.source import ENOUGH_UNITS, MANY_PICTURES
 from tasks.segmentation.task import SegmentationTask
 from utils.errors import DataError
+from utils.formats.masks.layout import find_splits, read_layout
 from utils.logging import VerbosityLogger
 from utils.raster.class_table import class_key
 from utils.raster.fill import Fill, describe_fill, find_fill, values_to_leave_out
@@ -90,6 +91,10 @@ def draft_segmentation(path: Path, changes: dict[str, Any], log: VerbosityLogger
         masks = survey_masks(layout.labels)
         settings, figures, advice = _from_masks(masks, layout)
         read_as = "masks, their colours" if masks.colours else "masks, their values"
+    named = path.is_dir() and bool(find_splits(path))
+    if named:  # classes.txt says what the values are
+        settings = {"format": "masks", "classes": list(read_layout(path).names)}
+        advice, read_as = advice[1:], "masks with classes.txt"
     if layout.pattern:
         settings["label_pattern"] = layout.pattern
     if layout.band_files:
@@ -101,8 +106,8 @@ def draft_segmentation(path: Path, changes: dict[str, Any], log: VerbosityLogger
     tree = {
         "paths": {
             "data_root": str(root),
-            "raw_images_dir": given or _relative(raw, root),
-            "label_path": _relative(layout.label_source, root),
+            "raw_images_dir": None if named else given or _relative(raw, root),
+            "label_path": "." if named else _relative(layout.label_source, root),
         },
         "dataset": settings,
         "model": {"backbone": "embedded"},

@@ -406,3 +406,22 @@ def test_keypoints_without_names_are_told(tmp_path, capsys):
         tree = draft(tmp_path, folder, "none")
         assert (line in capsys.readouterr().out) == told
         assert tree["paths"]["label_path"] == "data.yaml"
+
+
+def test_a_set_of_masks_with_classes_txt_is_drafted_with_its_names_and_splits(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    for place in range(8):
+        split = ("train", "val")[place % 2]
+        for name in ("data", "labels"):
+            (tmp_path / "set" / split / name).mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 255, (64, 96, 3), dtype=np.uint8)
+        mask = np.repeat(generator.integers(0, 2, (8, 96), dtype=np.uint8), 8, axis=0)
+        assert cv2.imwrite(str(tmp_path / "set" / split / "data" / f"{place}.jpg"), pixels)
+        assert cv2.imwrite(str(tmp_path / "set" / split / "labels" / f"{place}.png"), mask)
+    (tmp_path / "set" / "classes.txt").write_text("sand\nPorites/massive\n")
+    assert main.main([str(tmp_path / "reef.yml"), "--new-config", str(tmp_path / "set")]) == 0
+    said = capsys.readouterr().out
+    assert "data: labels for segmentation, read as masks with classes.txt (.png)" in said
+    assert "2 classes: sand, Porites/massive" in said
+    settings = parse_settings((tmp_path / "reef.yml").read_text(), (), kinds()).tasks["reef"]
+    assert (settings.dataset.format, settings.dataset.classes) == ("masks", ["sand", "Porites/massive"])

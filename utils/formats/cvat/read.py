@@ -154,6 +154,7 @@ class _File:
     unusable: set[str] = field(default_factory=set)  # names of pictures that are left out, with a problem
     by_program: int = 0  # shapes that no person has drawn or changed
     frame_size: tuple[str | None, str | None] = (None, None)
+    subset: str | None = None  # of images and tracks that do not state theirs, as in the export of a task
 
     def visit(self, element: Element) -> None:
         """Take an element of the file.
@@ -173,6 +174,7 @@ class _File:
         if element.name == "meta":
             self.labels = read_labels(str(self.path), element)
             self.frame_size = _frame_size(element)
+            self.subset = _subset(element)
         elif element.name == "image":
             self._add_image(element)
         elif element.name == "track":
@@ -194,7 +196,7 @@ class _File:
         'no name of the image'
         """
         keys, where = element.attributes, f"{self.path}:{element.line}"
-        name, subset = keys.get("name", ""), keys.get("subset")
+        name, subset = keys.get("name", ""), keys.get("subset", self.subset)
         if not name.strip():
             self.problems.append(Problem(where, "no name of the image", "name its picture, or remove it"))
             return
@@ -234,8 +236,8 @@ class _File:
             ...
         utils.errors.DataError: /no/such/a.xml: tracks of a video, and none of its frames (frame_000000.png) is in ...
         """
-        for subset in dict.fromkeys(track.subset for track in self.tracks):
-            tracks = [track for track in self.tracks if track.subset == subset]
+        for stated in dict.fromkeys(track.subset for track in self.tracks):
+            tracks, subset = [track for track in self.tracks if track.subset == stated], stated or self.subset
             pictures = frame_pictures(self.path, picture_folders(self.path, subset, self.root))
             sizes = {frame: picture_size(picture) for frame, picture in pictures.items()}
             placed = place_tracks(str(self.path), tracks, sizes, self.labels, self.problems)
@@ -296,6 +298,19 @@ def _frame_size(meta: Element) -> tuple[str | None, str | None]:
         if size is not None:
             return size.text_of("height"), size.text_of("width")
     return None, None
+
+
+def _subset(meta: Element) -> str | None:
+    """The subset that the head of a task's or job's file states.
+
+    Examples
+    --------
+    >>> _subset(parse_xml("<meta><task><name>reef</name><subset>Train</subset></task></meta>"))
+    'Train'
+    >>> _subset(parse_xml("<meta><project><subsets>Train</subsets></project></meta>")) is None
+    True
+    """
+    return next((text for element in (meta, *meta.children) if (text := element.text_of("subset"))), None)
 
 
 def _picture_tags(image: Element) -> dict[str, Any]:

@@ -257,6 +257,14 @@ def test_subsets_are_splits_and_ids_and_order_stay(tmp_path, draw_picture):
     assert not any(part.problems for part in sets.values())
 
 
+@pytest.mark.parametrize("folder", ["images", "images/Test", "."])
+def test_the_subset_of_a_task_stands_in_its_head(folder, tmp_path, draw_picture):
+    draw_picture(tmp_path / folder / "a.png")
+    head = "<meta><task><name>reef</name><subset>Test</subset></task></meta>"
+    (tmp_path / "annotations.xml").write_text(f'<annotations>{head}<image id="0" name="a.png"/></annotations>')
+    assert {split: len(part.pictures) for split, part in read_annotations(tmp_path).items()} == {"test": 1}
+
+
 def test_a_name_that_leads_out_of_the_data_root_is_refused_and_a_moved_one_found(tmp_path, draw_picture):
     draw_picture(tmp_path / "secret" / "a.png")
     draw_picture(tmp_path / "set" / "images" / "b.png")
