@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from utils.formats.outline_rules import is_only_box
 from utils.formats.run_lengths import box_of_mask, read_counts
 from utils.formats.types import AnnotatedPicture, Instance
 from utils.raster.class_table import class_index
-from utils.raster.labels import LabelSource, join_blocks
+from utils.raster.labels import BLOCK, LabelSource, join_blocks
 from utils.raster.scenes import RasterScene
-from utils.raster.shapes import Shapes, single_parts
+from utils.raster.shapes import Shapes
 from utils.raster.tiling import Window
 from utils.runtime.recent import Recent
 
@@ -73,6 +74,57 @@ class MaskShape:
         columns, column_at = _under(window.x, window.width, scene[1], self.size[1], self.place.columns)
         part = drawn[rows, columns]
         part[self.covered[np.ix_(row_at, column_at)]] = self.value
+
+
+@dataclass(frozen=True)
+class CutShape:
+    """Outlines of an object without its holes.
+
+    Parameters
+    ----------
+    rings : Shapes
+        The outlines as class 1, then the holes as class 0.
+    value : int
+        Class.
+
+    Examples
+    --------
+    >>> shape = CutShape(as_shapes([(shapely.box(0, 0, 4, 1), 1), (shapely.box(1, 0, 2, 1), 0)]), 7)
+    >>> drawn = np.full((1, 5), 9, np.uint8)
+    >>> shape.draw_on(drawn, Window(0, 0, 1, 5), (1, 5))
+    >>> drawn.tolist()
+    [[7, 9, 7, 7, 9]]
+    """
+
+    rings: Shapes
+    value: int
+
+    def draw_on(self, drawn: np.ndarray, window: Window, scene: tuple[int, int]) -> None:
+        """Draw it over what was drawn of a window, uint8 (height, width).
+
+        Examples
+        --------
+        >>> drawn = np.zeros((1, 2), np.uint8)
+        >>> CutShape(as_shapes([(shapely.box(1, 0, 4, 1), 1)]), 7).draw_on(drawn, Window(0, 0, 1, 2), (1, 5))
+        >>> drawn.tolist()
+        [[0, 7]]
+        """
+        drawn[self.rings.draw(window, unlabelled=0) == 1] = self.value
+
+
+Drawn = tuple[Any, int] | MaskShape | CutShape  # a geometry in pixels of the scene with its class, or what draws itself
+
+
+def as_shapes(geometries: Sequence[tuple[Any, int]]) -> Shapes:
+    """Geometries with their classes, to be drawn in their order.
+
+    Examples
+    --------
+    >>> as_shapes([(shapely.box(0, 0, 1, 1), 3)]).classes.tolist()
+    [3]
+    """
+    listed = np.array([geometry for geometry, _ in geometries])
+    return Shapes(listed, np.array([value for _, value in geometries], np.uint8), shapely.STRtree(listed))
 
 
 def _under(start: int, count: int, scene: int, picture: int, span: slice) -> tuple[slice, np.ndarray]:
@@ -213,15 +265,9 @@ class DrawnLabels(LabelSource):
         """
         picture, size = self._picture_of(scene), (scene.height, scene.width)
         drawing = self._drawings.get((picture.path, size), functools.partial(self._prepare, picture, size))
-        drawn = np.full((block.height, block.width), self.unlabelled, dtype=np.uint8)
-        for part in drawing:
-            if isinstance(part, Shapes):
-                part.draw_on(drawn, block)
-            else:
-                part.draw_on(drawn, block, size)
-        return drawn
+        return draw_parts(drawing, block, size, self.unlabelled)
 
-    def _prepare(self, picture: AnnotatedPicture, size: tuple[int, int]) -> list[Shapes | MaskShape]:
+    def _prepare(self, picture: AnnotatedPicture, size: tuple[int, int]) -> list[Shapes | MaskShape | CutShape]:
         """What is drawn of a picture on a scene of a height and width, from the bottom to the top.
 
         Examples
@@ -238,19 +284,21 @@ class DrawnLabels(LabelSource):
         scale = np.array([size[1] / original[1], size[0] / original[0]])
         ordered = []
         for place, instance in enumerate(picture.instances):
-            value = self._classes[instance.category]
-            only_box = is_only_box(instance)
+            value, only_box = self._classes[instance.category], is_only_box(instance)
             if only_box and value == self.unlabelled:  # what is around the object is of its class, too
                 continue
             shapes = self._shapes_of(instance, scale, IGNORE if only_box else value)
             level = 0 if only_box else 1 if instance.is_crowd else 2
-            own = (instance.z_order,) if self.overlap == "order" else (-_area(shapes, scale),)
-            ordered.append(((level, *own, place), shapes))
+            own = instance.z_order if self.overlap == "order" else -count_pixels(shapes, size)
+            ordered.append(((level, own, place), shapes))
         ordered.sort(key=lambda entry: entry[0])
         return _joined([shape for _, shapes in ordered for shape in shapes])
 
-    def _shapes_of(self, instance: Instance, scale: np.ndarray, value: int) -> list[tuple[Any, int] | MaskShape]:
-        """The geometries of an object in the scene's pixels with their class, and its mask.
+    def _shapes_of(self, instance: Instance, scale: np.ndarray, value: int) -> list[Drawn]:
+        """What is drawn of an object with its class, in the scene's pixels.
+
+        Rings that cross themselves stay as they are: what they go around an odd number of times is drawn, as where they
+        are made valid, which takes hours for a scribble.
 
         `scale` has shape (2,): pixels of the scene per pixel of the picture along x and y.
 
@@ -263,89 +311,65 @@ class DrawnLabels(LabelSource):
         """
         if is_only_box(instance):
             return [(shapely.box(*(instance.box_xyxy * np.tile(scale, 2))), value)]
-        found: list[tuple[Any, int] | MaskShape] = []
+        found: list[Drawn] = []
         if instance.mask is not None and (mask := decode_mask(instance.mask)) is not None:
             found.append(MaskShape(*mask, tuple(instance.mask["size"]), value))
-        polygons, holes = ([ring * scale for ring in rings] for rings in (instance.polygons, instance.holes))
+        outlines = [(shapely.Polygon(ring * scale), 1) for ring in instance.polygons]
+        holes = [(shapely.Polygon(ring * scale), 0) for ring in instance.holes]
+        if holes and outlines:
+            found.append(CutShape(as_shapes([*outlines, *holes]), value))
+            outlines = []
         lines = [shapely.LineString(scale * (line if len(line) > 1 else line.repeat(2, 0))) for line in instance.lines]
-        areas = [*outline_parts(polygons, holes), *shapely.buffer(np.array(lines, object), self.line_width / 2)]
+        areas = [*(ring for ring, _ in outlines), *shapely.buffer(np.array(lines, object), self.line_width / 2)]
         return [*found, *((geometry, value) for geometry in areas)]
 
 
-def _area(shapes: Sequence[tuple[Any, int] | MaskShape], scale: np.ndarray) -> float:
-    """Area of an object's shapes in pixels of the scene; `scale` has shape (2,).
+def count_pixels(shapes: Sequence[Drawn], size: tuple[int, int]) -> int:
+    """How many pixels of a scene of a height and width the shapes of an object cover together.
 
     Examples
     --------
-    >>> mask = MaskShape(Window(0, 0, 1, 2), np.array([[True, False]]), (4, 4), 1)
-    >>> _area([(shapely.box(0, 0, 2, 3), 1), mask], np.array([0.5, 0.5]))
-    6.25
+    >>> count_pixels([(shapely.box(-5, 0, 2, 3), 7), (shapely.box(1, 0, 3, 1), 7)], (4, 4))
+    7
     """
-    return sum(
-        int(shape.covered.sum()) * float(scale.prod()) if isinstance(shape, MaskShape) else shape[0].area
-        for shape in shapes
-    )
+    parts = _joined([(shape[0], 1) if isinstance(shape, tuple) else replace(shape, value=1) for shape in shapes])
+    rows = range(0, size[0], BLOCK)
+    windows = (Window(y, 0, min(BLOCK, size[0] - y), size[1]) for y in rows)
+    return sum(int(draw_parts(parts, window, size, 0).sum()) for window in windows)
 
 
-def _joined(shapes: Sequence[tuple[Any, int] | MaskShape]) -> list[Shapes | MaskShape]:
-    """Geometries that follow each other as one set of shapes, masks as they are.
+def draw_parts(
+    parts: Sequence[Shapes | MaskShape | CutShape], window: Window, size: tuple[int, int], unlabelled: int
+) -> np.ndarray:
+    """Draw parts on a window, uint8 (height, width), of a scene of a height and width, later over earlier ones.
+
+    Examples
+    --------
+    >>> draw_parts([as_shapes([(shapely.box(0, 0, 1, 1), 3)])], Window(0, 0, 1, 2), (1, 2), 255).tolist()
+    [[3, 255]]
+    """
+    drawn = np.full((window.height, window.width), unlabelled, dtype=np.uint8)
+    for part in parts:
+        if isinstance(part, Shapes):
+            part.draw_on(drawn, window)
+        else:
+            part.draw_on(drawn, window, size)
+    return drawn
+
+
+def _joined(shapes: Sequence[Drawn]) -> list[Shapes | MaskShape | CutShape]:
+    """Geometries that follow each other as one set of shapes, the others as they are.
 
     Examples
     --------
     >>> [len(part.geometries) for part in _joined([(shapely.box(0, 0, 1, 1), 3), (shapely.box(0, 0, 2, 2), 4)])]
     [2]
     """
-    found: list[Shapes | MaskShape] = []
-    run: list[tuple[Any, int]] = []
-    for shape in (*shapes, None):
-        if isinstance(shape, tuple):
-            run.append(shape)
-            continue
-        if run:
-            geometries = np.array([geometry for geometry, _ in run])
-            found.append(
-                Shapes(geometries, np.array([value for _, value in run], np.uint8), shapely.STRtree(geometries))
-            )
-            run = []
-        if shape is not None:
-            found.append(shape)
+    found: list[Shapes | MaskShape | CutShape] = []
+    for is_geometry, group in itertools.groupby(shapes, lambda shape: isinstance(shape, tuple)):
+        run: list[Any] = list(group)
+        found += [as_shapes(run)] if is_geometry else run
     return found
-
-
-def outline_parts(polygons: Sequence[np.ndarray], holes: Sequence[np.ndarray]) -> list[Any]:
-    """The single polygons that an object's rings, each (N, 2), enclose without its holes.
-
-    Rings that cross themselves are made valid: what lies inside them an odd number of times is enclosed.
-
-    Examples
-    --------
-    >>> square = np.array([[0.0, 0], [4, 0], [4, 4], [0, 4]])
-    >>> [part.area for part in outline_parts([square, square + 8], [square / 2 + 1])]
-    [12.0, 16.0]
-    >>> bow_tie = np.array([[0.0, 0], [2, 2], [2, 0], [0, 2]])
-    >>> [part.area for part in outline_parts([bow_tie], [])]
-    [1.0, 1.0]
-    """
-    if not polygons:
-        return []
-    areas = _valid_parts(polygons)
-    if holes:
-        areas = np.array([shapely.difference(shapely.union_all(areas), shapely.union_all(_valid_parts(holes)))])
-    return list(single_parts(areas, np.full(len(areas), 2))[0])
-
-
-def _valid_parts(rings: Sequence[np.ndarray]) -> np.ndarray:
-    """Valid single polygons of rings, each (N, 2).
-
-    Examples
-    --------
-    >>> _valid_parts([np.array([[0.0, 0], [4, 0], [4, 4], [2, 0]])]).tolist()
-    [<POLYGON ((4 4, 4 0, 2 0, 4 4))>]
-    """
-    areas = np.array([shapely.Polygon(ring) for ring in rings])
-    invalid = ~shapely.is_valid(areas)
-    areas[invalid] = shapely.make_valid(areas[invalid])
-    return single_parts(areas, np.full(len(areas), 2))[0]
 
 
 def decode_mask(mask: Mapping[str, Any]) -> tuple[Window, np.ndarray] | None:

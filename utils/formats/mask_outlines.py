@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import shapely
@@ -11,6 +12,7 @@ from scipy.spatial import cKDTree
 from utils.formats.run_lengths import decode_runs, refuse_large
 from utils.formats.types import Instance
 from utils.raster.gdal import bounded_gdal
+from utils.raster.shapes import single_parts
 
 _FAR = 2.0**20  # pixels: outlines that reach further are cut before they are drawn, as GDAL counts in whole numbers
 _NEAR = 0.01  # share of a picture's side by which outlines may reach beyond it, from rounding
@@ -82,6 +84,42 @@ def draw_outlines(polygons: Sequence[np.ndarray], holes: Sequence[np.ndarray], s
         with bounded_gdal():
             rasterize(kept, out=drawn)
     return drawn.astype(bool)
+
+
+def outline_parts(polygons: Sequence[np.ndarray], holes: Sequence[np.ndarray]) -> list[Any]:
+    """The single polygons that an object's rings, each (N, 2), enclose without its holes.
+
+    Rings that cross themselves are made valid: what lies inside them an odd number of times is enclosed.
+
+    Examples
+    --------
+    >>> square = np.array([[0.0, 0], [4, 0], [4, 4], [0, 4]])
+    >>> [part.area for part in outline_parts([square, square + 8], [square / 2 + 1])]
+    [12.0, 16.0]
+    >>> bow_tie = np.array([[0.0, 0], [2, 2], [2, 0], [0, 2]])
+    >>> [part.area for part in outline_parts([bow_tie], [])]
+    [1.0, 1.0]
+    """
+    if not polygons:
+        return []
+    areas = _valid_parts(polygons)
+    if holes:
+        areas = np.array([shapely.difference(shapely.union_all(areas), shapely.union_all(_valid_parts(holes)))])
+    return list(single_parts(areas, np.full(len(areas), 2))[0])
+
+
+def _valid_parts(rings: Sequence[np.ndarray]) -> np.ndarray:
+    """Valid single polygons of rings, each (N, 2).
+
+    Examples
+    --------
+    >>> _valid_parts([np.array([[0.0, 0], [4, 0], [4, 4], [2, 0]])]).tolist()
+    [<POLYGON ((4 4, 4 0, 2 0, 4 4))>]
+    """
+    areas = np.array([shapely.Polygon(ring) for ring in rings])
+    invalid = ~shapely.is_valid(areas)
+    areas[invalid] = shapely.make_valid(areas[invalid])
+    return single_parts(areas, np.full(len(areas), 2))[0]
 
 
 def trace_mask(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -91,6 +91,18 @@ def test_an_outline_that_crosses_itself_encloses_both_halves():
     assert drawn[3][0] == drawn[4][0] == drawn[3][7] == drawn[4][7] == "."
 
 
+def test_a_scribble_is_drawn_at_once_and_by_the_area_it_covers():
+    """Made valid, an outline of 3000 random corners would take hours; by the shoelace it would have hardly an area."""
+    corners = np.random.default_rng(0).uniform(0, 60, (3000, 2))
+    scribble, small = Instance("a", polygons=(corners,)), Instance("b", polygons=(square(20, 20, 40, 40),))
+    drawn = draw(small, scribble, size=(60, 60), overlap="area")
+    assert all(row[20:40] == "b" * 20 for row in drawn[20:40])
+    assert 0.3 < sum(row.count("a") for row in drawn) / (3600 - 400) < 0.7
+    cut = draw(replace(scribble, holes=(square(0, 0, 30, 60),)), size=(60, 60))
+    assert all(row[:30] == "." * 30 for row in cut)
+    assert sum(row.count("a") for row in cut) > 500
+
+
 @pytest.mark.parametrize(
     ("width", "rows"),
     [

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import shapely
 
-from utils.formats.drawn_labels import outline_parts
 from utils.formats.extents import extent_of
 from utils.formats.fiftyone.fields import CLASSES
 from utils.formats.fiftyone.labels import FACTS as LABEL_FACTS
 from utils.formats.fiftyone.labels import nest_rings
 from utils.formats.fiftyone.read import METADATA, SAMPLES
 from utils.formats.fiftyone.values import write_array
+from utils.formats.mask_outlines import outline_parts
 from utils.formats.pictures import new_names
 from utils.formats.predictions import score_name
 from utils.formats.run_lengths import box_of_mask, decode_runs
