@@ -9,12 +9,14 @@ from typing import Any
 
 from utils.errors import DataError
 from utils.formats.fiftyone.labels import LISTS, SINGLE, labels_in
+from utils.formats.fiftyone.values import plain_number
 from utils.formats.names import read_names
 from utils.formats.predictions import score_key
 from utils.formats.sets import FACTS
 from utils.formats.types import Problem, Skeleton, build_skeleton
 
 SEGMENTATION = "Segmentation"
+_DEFAULT = 100  # of an attribute confidence as people declare it in CVAT, from 0 to 100
 CLASSES = ("Classification", "Classifications")
 
 
@@ -26,8 +28,9 @@ class Field:
     ----------
     kind : str
         Detections, Polylines, Keypoints or Segmentation.
-    labels, scored, indexed : int
-        How many labels there are, how many of them have a confidence, and how many an index.
+    labels, scored, indexed, certain : int
+        How many labels there are, how many of them have a confidence, how many an index, and how many a confidence of
+        100, which no model gives in FiftyOne, but CVAT where nobody changed it.
 
     Examples
     --------
@@ -39,6 +42,18 @@ class Field:
     labels: int = 0
     scored: int = 0
     indexed: int = 0
+    certain: int = 0
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the confidences of its labels are what nobody has stated.
+
+        Examples
+        --------
+        >>> Field("Polylines", 3, 2, certain=2).is_default, Field("Polylines", 3, 2, certain=1).is_default
+        (True, False)
+        """
+        return 0 < self.scored == self.certain
 
     @property
     def is_predicted(self) -> bool:
@@ -49,7 +64,7 @@ class Field:
         >>> Field("Detections").is_predicted
         False
         """
-        return self.labels > 0 and self.scored == self.labels
+        return self.labels > 0 and self.scored == self.labels and not self.is_default
 
 
 def survey_fields(samples: Iterable[Any]) -> dict[str, Field]:
@@ -59,7 +74,7 @@ def survey_fields(samples: Iterable[Any]) -> dict[str, Field]:
     --------
     >>> polyline = {"label": "coral", "index": 3}
     >>> survey_fields([{"tags": [], "truth": {"_cls": "Polylines", "polylines": [polyline]}}, {"truth": None}])
-    {'truth': Field(kind='Polylines', labels=1, scored=0, indexed=1)}
+    {'truth': Field(kind='Polylines', labels=1, scored=0, indexed=1, certain=0)}
     """
     found: dict[str, Field] = {}
     for sample in samples:
@@ -74,7 +89,9 @@ def survey_fields(samples: Iterable[Any]) -> dict[str, Field]:
             except ValueError:  # told where it is read
                 continue
             known.labels += len(labels)
-            known.scored += sum(score_key(label) is not None for label in labels)
+            scores = [plain_number(label[key]) for label in labels if (key := score_key(label)) is not None]
+            known.scored += len(scores)
+            known.certain += sum(type(score) in (int, float) and score == _DEFAULT for score in scores)
             known.indexed += sum(label.get("index") is not None for label in labels)
     return found
 

@@ -197,6 +197,7 @@ class _File:
     skeletons: dict[str, Skeleton] = field(default_factory=dict)
     unusable: set[str] = field(default_factory=set)
     empty: list[str] = field(default_factory=list)  # samples without labels
+    unscored: set[str] = field(default_factory=set)  # fields whose confidences nobody has stated
 
     def add(self, number: int, sample: Any, split: str, problems: list[Problem]) -> None:
         """Add a sample, or the problem that keeps it out.
@@ -271,6 +272,8 @@ for'
                         count = len(points) if kind == "Keypoints" and isinstance(points, list) else 0
                         skeleton = functools.partial(self._skeleton, name, count)
                         found.append(read_label(kind, keys, size, skeleton, self._open))
+                        if name in self.unscored:
+                            found[-1].fields.pop("score", None)
                 except ValueError as error:
                     faults.append((where, str(error)))
         return found
@@ -412,6 +415,12 @@ def _read_file(
     surveyed = survey_fields(samples)
     chosen = choose_fields(str(path), surveyed, stated, *needs, problems)
     file = _File(path, head, {name: surveyed[name].kind for name in chosen}, root)
+    file.unscored = {name for name in chosen if surveyed[name].is_default}
+    for name in sorted(file.unscored):
+        what = (
+            f"{name}: the confidence of {surveyed[name].scored} labels is 100, as CVAT has it where nobody changed it"
+        )
+        problems.append(Problem(str(path), f"{what}; they are read as labels", "look at them", blocks=False))
     for number, sample in enumerate(samples, start=1):
         file.add(number, sample, split, problems)
     problems += text_sizes(str(path), "height x width", (page.stated for page in file.pages))

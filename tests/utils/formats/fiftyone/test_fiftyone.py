@@ -219,6 +219,18 @@ def test_predictions_are_no_labels(export):
         read_poses(export.write({"truth": listed("Keypoints", point)}))
 
 
+def test_a_confidence_of_100_for_all_is_what_nobody_stated_and_is_told(export):
+    """As FiftyOne takes it over from CVAT, where people declare it from 0 to 100, with 100 as its default."""
+    box = label("Detection", "cow", bounding_box=[0.1, 0.1, 0.5, 0.5])
+    part = export.read({"truth": listed("Detections", box | {"confidence": 100}, box | {"confidence": 100.0})})
+    assert [instance.score for instance in part.pictures[0].instances] == [None, None]
+    [note] = part.problems
+    assert note.what.startswith("truth: the confidence of 2 labels is 100, as CVAT has it where nobody changed it")
+    assert not note.blocks
+    with pytest.raises(DataError, match="predictions, no labels: each of its 2 objects has a score"):
+        export.read({"truth": listed("Detections", box | {"confidence": 100}, box | {"confidence": 87})})
+
+
 def test_samples_without_labels_are_left_out_and_those_with_an_empty_list_are_labelled(export):
     part = export.read({"truth": listed("Detections", label("Detection", "cow", bounding_box=[0, 0, 1, 1]))},
                        {"truth": None}, {"truth": listed("Detections")}, {})  # fmt: skip
