@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +14,12 @@ from utils.data import Entry
 
 
 class Objective(ABC):
-    """The loss of a task: `counts` come from the targets, `loss` gives sums, which are divided once, over all ranks."""
+    """The loss of a task: `counts` come from the targets, `loss` gives sums, which are divided once, over all ranks.
+
+    `takes_predictions` is True where `loss` can be taken from what the model gives when it predicts, too.
+    """
+
+    takes_predictions: ClassVar[bool] = False
 
     def curriculum(self, epoch: int, epochs: int) -> Progress:
         """Give the progress of training at an epoch, for targets and losses."""

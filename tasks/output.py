@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tasks.belief import Support
     from utils.logging import VerbosityLogger
     from utils.runtime.checkpoints import Checkpoint
+
+CLASSES_SHOWN = 20  # in a line of the log
 
 
 def name_scores(table: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -95,7 +97,9 @@ class Sink(ABC):
 
 
 class Output(ABC):
-    """Turns pieces of predictions into scores and files."""
+    """Turns pieces of predictions into scores and files; `class_score` is the score of a class that the log shows."""
+
+    class_score: ClassVar[str] = ""
 
     @abstractmethod
     def metric(self, phase: str = "train") -> Metric:
@@ -112,6 +116,23 @@ class Output(ABC):
     def scores_by_class(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Give the scores of each class, keypoint or block of what the metric computed, named as `IoU/water`."""
         return name_scores(metrics.get("classes", {}))
+
+    def describe_classes(self, metrics: Mapping[str, Any]) -> str:
+        """Give the main score of each class in one line, the worst first; empty where there are fewer than two.
+
+        Examples
+        --------
+        >>> from tasks.example import scene_task
+        >>> scores = {"dark": {"IoU": 0.75, "Acc": 0.5}, "light": {"IoU": 0.5, "Acc": 1.0}}
+        >>> scene_task().output.describe_classes({"per_class": scores})
+        'IoU: light 0.5000, dark 0.7500'
+        """
+        start = f"{self.class_score}/"
+        named = self.scores_by_class(metrics).items()
+        found = {name.removeprefix(start): value for name, value in named if name.startswith(start)}
+        worst = sorted(found, key=lambda name: found[name])[:CLASSES_SHOWN]
+        more = f" and {len(found) - len(worst)} better ones" if len(found) > len(worst) else ""
+        return f"{self.class_score}: {', '.join(f'{name} {found[name]:.4f}' for name in worst)}{more}" if found else ""
 
     def score_grid(self) -> dict[str, Any] | None:
         """Say which pixels are scored, by `scale` and in words, `pixels`; None where scores do not count pixels."""

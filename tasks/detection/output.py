@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from typing_extensions import override
@@ -41,6 +41,8 @@ class DetectionOutput(Output):
     >>> fox_task().output.metric().compute()["AP50"]
     nan
     """
+
+    class_score: ClassVar[str] = "AP"
 
     def __init__(self, settings: DetectionSettings, labels: DetectionLabels):
         self.settings, self.labels = settings, labels

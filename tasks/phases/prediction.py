@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from tasks.context import Context
 from tasks.item import Item, Piece
 from tasks.phases.samples import Job, LiveSamples, Slot, Source, StoredSamples
+from tasks.phases.validation_loss import ValidationLoss
 from tasks.predictor import Predictor
 from tasks.prepared import PreparedItem
 from tasks.sample import Batch, Sample
+from tasks.sample import Progress as TrainingProgress
 from tasks.task import Task
 from utils.errors import DataError
 from utils.geometry.augment import IDENTITY, View
@@ -124,8 +126,14 @@ def collect(source: Source, slots: Stream[Slot], batch_size: int) -> Stream[Part
         unseen = []
 
 
-def compute(model: nn.Module | None, parts: Stream[Part], device: str | torch.device, context: Context) -> Stream[Part]:
-    """Compute the outputs of each part.
+def compute(
+    model: nn.Module | None,
+    parts: Stream[Part],
+    device: str | torch.device,
+    context: Context,
+    losses: ValidationLoss | None = None,
+) -> Stream[Part]:
+    """Compute the outputs of each part, and their loss where it is asked for.
 
     Examples
     --------
@@ -140,6 +148,8 @@ def compute(model: nn.Module | None, parts: Stream[Part], device: str | torch.de
         for part in parts:
             context.check_stop()
             part.outputs = apply_model(model, part.batch, device)
+            if losses is not None and part.batch is not None and part.outputs is not None:
+                losses.watch(part.batch.to(device), part.outputs)
             part.batch = None  # its memory is free while outputs wait for their turn
             yield part
 
@@ -317,6 +327,7 @@ def predict(
     open_job: Callable[[Item, Predictor], Job] = Job,
     skip_unreadable: bool = False,
     phase: str = "train",
+    losses: ValidationLoss | None = None,
 ) -> Stream[tuple[Job, Piece | None]]:
     """Predict the items of some groups.
 
@@ -342,6 +353,8 @@ def predict(
         Whether an item that cannot be read ends with `Job.error`, in place of an exception that ends all.
     phase : str
         Who asks.
+    losses : ValidationLoss, optional
+        Sees the outputs of all samples.
 
     Yields
     ------
@@ -383,7 +396,7 @@ def predict(
         answers = ask_late(model, source, ahead, batch_size, device, context)
     else:  # one thread reads, one computes, and this one blends, decodes and hands on
         parts = read_ahead(collect(source, slots, batch_size), depth=2)
-        answers = in_order(read_ahead(compute(model, parts, device, context), depth=1))
+        answers = in_order(read_ahead(compute(model, parts, device, context, losses), depth=1))
     return hand_on(answers)
 
 
@@ -427,6 +440,7 @@ def score(
     watch: Callable[[Piece], None] | None = None,
     constant: bool = False,
     phase: str = "train",
+    progress: TrainingProgress | None = None,
 ) -> dict[str, Any]:
     """Predict items and compare them with their truth; every rank takes its share and all get the scores.
 
@@ -454,6 +468,8 @@ def score(
         Also score the best constant prediction.
     phase : str
         Who asks: `train` for validation, or `evaluate`.
+    progress : Progress, optional
+        Of a training, for which the loss is computed too where the task can.
 
     Returns
     -------
@@ -475,9 +491,12 @@ def score(
     (True, 6144)
     """
     metric = task.output.metric(phase)
+    losses = None
+    if progress is not None and task.objective.takes_predictions:
+        losses = ValidationLoss(task, progress)
     source: Source = LiveSamples(task, views) if store is None else StoredSamples(task, store, prepared)
     groups = distributed.share(task.source.partition([entry.item for entry in prepared]))
-    given = predict(task, model, source, groups, device, batch_size, context, phase=phase)
+    given = predict(task, model, source, groups, device, batch_size, context, phase=phase, losses=losses)
     mine = {item.id for group in groups for item in group}
     total = sum(
         task.source.count_samples(entry.item) * len(views) if store is None else len(entry.entries)
@@ -495,9 +514,12 @@ def score(
                     metric.update(piece, task.source.truth(piece))
                     if watch is not None:
                         watch(piece)
-        return metric.state()
+        return metric.state(), {} if losses is None else losses.state()
 
-    merged = task.output.metric(phase)
-    for state in distributed.run_on_all(count):
+    merged, summed = task.output.metric(phase), losses and ValidationLoss(task, losses.progress)
+    for state, sums in distributed.run_on_all(count):
         merged.merge(state)
-    return merged.compute() | ({"constant": merged.constant()} if constant else {})
+        if summed is not None:
+            summed.merge(sums)
+    found = {} if summed is None else summed.compute()
+    return merged.compute() | found | ({"constant": merged.constant()} if constant else {})

@@ -533,6 +533,7 @@ class Training:
             self.settings.val_batch_size,
             Context(self.context.log, self.context.folder),  # a validation is not cut short
             constant=constant,
+            progress=self.task.objective.curriculum(self.state.epoch, self.settings.epochs),
         )
 
     def _decide(self, scores: dict[str, Any]) -> None:
@@ -555,7 +556,10 @@ class Training:
         if constant is not None and math.isfinite(constant):
             state.early.chance = float(constant)
         improved = state.early.update(value)
-        self.context.log.info(f"epoch {state.epoch}: {primary} {value:.4f} ({state.early.describe(improved)})")
+        loss = f", validation loss {scores['val_loss']:.4f}" if "val_loss" in scores else ""
+        self.context.log.info(f"epoch {state.epoch}: {primary} {value:.4f}{loss} ({state.early.describe(improved)})")
+        if classes := self.task.output.describe_classes(scores):
+            self.context.log.info(f"epoch {state.epoch}: {classes}")
         if improved or not state.best:
             belief = judge_training(self.task, scores, self._steps(), state.early.chance, self.found)
             chosen = self.task.validating_key()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ class SegmentationObjective(Objective):
     >>> task.objective.weights()["dice"], task.objective.weights()["aux_dice"]
     (2.0, 0.8)
     """
+
+    takes_predictions: ClassVar[bool] = True
 
     def __init__(self, settings: SegmentationSettings, classes: list[str], info: BackboneInfo, head: SegmentationHead):
         self.settings, self.classes, self.info, self.head = settings, classes, info, head

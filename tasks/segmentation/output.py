@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import rasterio
@@ -61,6 +61,8 @@ class SegmentationOutput(Output):
     >>> scene_task().output.metric().compute()["support"]
     0
     """
+
+    class_score: ClassVar[str] = "IoU"
 
     def __init__(self, settings: SegmentationSettings, classes: list[str], scenes: SceneReader):
         self.settings, self.classes, self.scenes = settings, classes, scenes

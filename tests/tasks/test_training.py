@@ -396,3 +396,34 @@ def test_a_start_from_a_checkpoint_that_fits_nowhere_names_setting_file_and_both
     )
     with pytest.raises(DataError, match=re.escape(text)):
         training._init_from(str(path))
+
+
+def test_the_validation_loss_is_that_of_the_same_weights_on_the_same_windows(tmp_path):
+    task, context = example_task(tmp_path, *SMALL, "train.val_overlap=0", "train.val_every=2", "train.epochs=3")
+    prepare.run(task, context)
+    task.setup()
+    store = open_store(task.settings, "train")
+    items = [prepared_items(task, store, split, "test") for split in ("train", "val")]
+    training = train.Training(task, context, store, *items, "x")
+    training.start()
+    scores = training.validate()
+    reader = PreparedReader(task, store, items[1])
+    batch = reader.read([SampleRef(place) for place in range(len(reader.entries))], Progress())
+    with training.state.shipped_weights(), torch.no_grad():
+        terms = task.objective.loss(training.model.eval()(batch), batch, Progress())
+    counts, weights = task.objective.counts(batch), task.objective.weights()
+    means = {name: float(value) / float(counts[name]) for name, value in terms.items()}
+    assert {name: scores[f"val_loss/{name}"] for name in means} == pytest.approx(means, rel=1e-5)
+    assert scores["val_loss"] == pytest.approx(sum(weights[name] * value for name, value in means.items()), rel=1e-5)
+
+
+def test_the_log_and_the_table_have_the_validation_loss_and_the_classes(tmp_path):
+    task, context = example_task(tmp_path, *SMALL, "train.epochs=2")
+    prepare.run(task, context)
+    speaking, log = spoken(tmp_path)
+    train.run(task, speaking)
+    lines = [line for line in log.read_text().splitlines() if "epoch 2:" in line]
+    assert any(re.search(r"mIoU 0\.\d{4}, validation loss \d\.\d{4}", line) for line in lines)
+    assert any(re.search(r"IoU: (dark|light) 0\.\d{4}, (dark|light) [01]\.\d{4}$", line) for line in lines)
+    rows = (speaking.folder / "results.csv").read_text().splitlines()
+    assert {"val_loss", "val_loss/ce", "val_loss/dice", "IoU/dark"} <= set(rows[0].split(","))
