@@ -333,9 +333,30 @@ def count_pixels(shapes: Sequence[Drawn], size: tuple[int, int]) -> int:
     7
     """
     parts = _joined([(shape[0], 1) if isinstance(shape, tuple) else replace(shape, value=1) for shape in shapes])
-    rows = range(0, size[0], BLOCK)
-    windows = (Window(y, 0, min(BLOCK, size[0] - y), size[1]) for y in rows)
+    if not parts:
+        return 0
+    reach = np.array([reach_of(part, size) for part in parts])
+    left, top = np.floor(reach[:, :2].min(axis=0)).astype(int).clip(0).tolist()
+    right, bottom = np.minimum(np.ceil(reach[:, 2:].max(axis=0)), [size[1], size[0]]).astype(int).tolist()
+    if left >= right:
+        return 0
+    windows = (Window(y, left, min(BLOCK, bottom - y), right - left) for y in range(top, bottom, BLOCK))
     return sum(int(draw_parts(parts, window, size, 0).sum()) for window in windows)
+
+
+def reach_of(part: Shapes | MaskShape | CutShape, size: tuple[int, int]) -> np.ndarray:
+    """The box (4,) around a part, in pixels of a scene of a height and width.
+
+    Examples
+    --------
+    >>> mask = MaskShape(Window(0, 1, 1, 2), np.array([[True, True]]), (1, 4), 7)
+    >>> reach_of(mask, (2, 8)).tolist(), reach_of(as_shapes([(shapely.box(-5, 0, 2, 3), 7)]), (2, 8)).tolist()
+    ([2.0, 0.0, 6.0, 2.0], [-5.0, 0.0, 2.0, 3.0])
+    """
+    if isinstance(part, MaskShape):
+        place, scale = part.place, np.array([size[1] / part.size[1], size[0] / part.size[0]] * 2)
+        return np.array([place.x, place.y, place.columns.stop, place.rows.stop]) * scale
+    return shapely.total_bounds((part if isinstance(part, Shapes) else part.rings).geometries)
 
 
 def draw_parts(
