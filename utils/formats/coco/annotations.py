@@ -232,7 +232,7 @@ def read_annotation(
         mask=mask,
         area=None if "area" in derived else _read_number(keys, "area", parts),
         is_crowd=read_flag("iscrowd", keys.get("iscrowd")),
-        group=facts["group"] if "group" in facts else _read_whole(keys.get("id")),
+        group=_read_whole(facts["group"] if "group" in facts else keys.get("id")),
         score=None if scored is None else read_score(scored, keys[scored]),
         keypoint_scores=_read_scores(keys.get("keypoint_scores"), skeleton, parts),
         track_id=_read_whole(keys.get("track_id")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
@@ -24,6 +24,7 @@ from utils.formats.predictions import read_score
 from utils.formats.run_lengths import area_of_mask, box_of_mask, read_counts
 from utils.formats.sets import FACTS
 from utils.formats.types import Instance, Problem, Skeleton, encode_mask, keypoints_array, polygon_area
+from utils.formats.values import read_flag, read_whole
 from utils.geometry.crops import tight_box
 
 ANY_CATEGORY = ""  # of an instance whose shapes name none
@@ -407,17 +408,70 @@ def _apply_facts(instance: Instance, facts: Mapping[str, Any], size: tuple[int, 
     >>> _apply_facts(instance, {**facts, "outline": [0, 0, 5, 2, 9]}, (4, 6)).box_xyxy is None
     True
     """
-    changes = {key: facts[key] for key in ("is_crowd", "extra", "group", "mask") if key in facts}
+    kept = {**facts, "track_id": facts.get("track")}
+    changes = {key: read(kept[key]) for key, read in _FACTS.items() if kept.get(key) is not None}
+    changes |= {"group": None} if "group" in facts and facts["group"] is None else {}
     if facts.get("mask") is not None:
         read_counts(facts["mask"], size)
-    changes |= {"score": read_score("score", facts["score"])} if facts.get("score") is not None else {}
-    changes |= {"track_id": facts["track"]} if "track" in facts else {}
+        changes["mask"] = facts["mask"]
     if facts.get("keypoint_scores") is not None:
         scores = np.array(facts["keypoint_scores"], np.float64)  # None, for NaN, becomes NaN
         if scores.shape == instance.keypoints.shape[:1]:
             changes["keypoint_scores"] = scores
     drawn, stated = outline_print(instance), facts.get("outline")
     if drawn == stated or (drawn and stated and np.allclose(stated, drawn, rtol=1e-6)):
-        changes |= {"area": facts["area"]} if "area" in facts else {}
-        changes |= {"box_xyxy": np.array(facts["box_xyxy"], np.float64)} if "box_xyxy" in facts else {}
+        changes |= {"area": _read_finite(facts["area"]).item()} if facts.get("area") is not None else {}
+        changes |= {"box_xyxy": _read_finite(facts["box_xyxy"])} if facts.get("box_xyxy") is not None else {}
     return replace(instance, **changes)
+
+
+def _read_finite(value: Any) -> np.ndarray:
+    """A finite number, or a list of some, as an array.
+
+    Raises
+    ------
+    ValueError
+        If one is not finite.
+
+    Examples
+    --------
+    >>> _read_finite(3), _read_finite([1, 2]).tolist()
+    (array(3.), [1.0, 2.0])
+    >>> _read_finite([1, None])
+    Traceback (most recent call last):
+        ...
+    ValueError: expected finite numbers, got [1, None]
+    """
+    numbers = np.array(value, np.float64)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"expected finite numbers, got {str(value)[:60]}")
+    return numbers
+
+
+def _read_mapping(value: Any) -> dict[str, Any]:
+    """A mapping.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+
+    Examples
+    --------
+    >>> _read_mapping([3])
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a mapping, got [3]
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a mapping, got {str(value)[:60]}")
+    return value
+
+
+_FACTS: dict[str, Callable[[Any], Any]] = {
+    "is_crowd": lambda value: read_flag("is_crowd", value),
+    "extra": _read_mapping,
+    "group": read_whole,
+    "track_id": read_whole,
+    "score": lambda value: read_score("score", value),
+}

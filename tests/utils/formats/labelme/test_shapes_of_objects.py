@@ -176,3 +176,21 @@ def test_every_shape_of_the_examples_of_labelme_is_read():
     tests = {"line": lambda i: i.lines, "mask": lambda i: i.mask, "polygon": lambda i: i.polygons}
     kinds = [next((kind for kind, test in tests.items() if test(i)), "box") for i in primitives.instances]
     assert kinds == ["box", "polygon", "box", "polygon", "line", "line", "mask"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"group": [1]}, "expected a whole number, got [1]"),
+        ({"extra": "more"}, "expected a mapping, got more"),
+        ({"is_crowd": "often"}, "expected 0 or 1 as is_crowd, got 'often'"),
+        ({"track": {}}, "expected a whole number, got {}"),
+        ({"area": None, "box_xyxy": [1, 2, None, 4], "outline": [2, 2, 12, 12, 100]}, "expected finite numbers"),
+    ],
+)
+def test_facts_of_another_kind_are_a_problem_and_not_kept(labels, tmp_path, facts, reason):
+    part = labels({**shape("car", "polygon", SQUARE), "dinolith": facts})
+    [problem] = part.problems
+    assert reason in problem.what
+    write_labelme({"all": part}, tmp_path / "new")  # what is kept can be written
+    assert part.num_instances == 1
