@@ -143,6 +143,8 @@ class SceneReader:
         if annotations is None and dataset.format == "auto":
             try:
                 files = self._paired_files()
+                if all(str(scene.label).lower().endswith(".json") for scene in files.values()):  # vectors, or LabelMe's
+                    annotations = None if dataset.label_pattern else find_annotations(self.settings, self.classes)
             except (DataError, SettingsError) as error:
                 annotations = None if dataset.label_pattern else find_annotations(self.settings, self.classes)
                 failed = error

@@ -176,6 +176,20 @@ def test_pictures_of_a_folder_that_are_not_labelled_are_told(tmp_path):
         annotated_example(tmp_path, f"paths.raw_images_dir={tmp_path}/pictures/new.png")[0].source.scenes.labelled()
 
 
+@pytest.mark.parametrize("text", ["", "text" * 30_000])  # long text, as of a picture, hides the keys between
+def test_labelme_files_beside_their_pictures_are_no_vector_files(tmp_path, text):
+    write_labelme(tmp_path / "l", [polygon("coral")])
+    shapes = {"shapes": [polygon("coral", description=text)]}
+    (tmp_path / "l" / "a.json").write_text(json.dumps({**shapes, "imagePath": "a.png", "flags": {}, "other": text}))
+    task, _ = example_task(
+        tmp_path / "task",
+        f"paths.raw_images_dir={tmp_path}/l",
+        f"paths.label_path={tmp_path}/l",
+        "dataset.classes=[coral, sand]",
+    )
+    assert class_map(task.source.scenes)[3] == ".cccc..."
+
+
 def test_the_labels_name_the_splits(tmp_path):
     """YOLO outlines with train and val: no list is drawn or written."""
     for split, name in (("train", "a"), ("val", "b"), ("test", "c")):
