@@ -9,7 +9,8 @@ import numpy as np
 from tasks.prepared import PreparedItem, PreparedReader
 from tasks.task import Task
 from utils.data import SampleRef
-from utils.report.sheets import contact_sheet
+from utils.report.plots import fit_picture
+from utils.report.sheets import SIDE, contact_sheet
 from utils.store.feature_store import FeatureStore
 
 
@@ -51,6 +52,6 @@ def draw_samples(task: Task, store: FeatureStore, prepared: Sequence[PreparedIte
         [sample] = reader.read([SampleRef(position, view)]).samples
         if online:
             sample = task.source.augment(sample, generator)
-        pictures.append(task.output.draw_sample(sample))
+        pictures.append(fit_picture(task.output.draw_sample(sample), SIDE))
         titles.append(sample.id if view == "identity" else f"{sample.id} {view}")
     return contact_sheet(pictures, titles, task.output.sample_legend()) if pictures else None

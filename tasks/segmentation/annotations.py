@@ -66,8 +66,8 @@ def classes_of_taxonomy(dataset: SegmentationDataset) -> list[str] | None:
 def class_of_name(name: str, dataset: SegmentationDataset, families: Mapping[str, str], classes: Sequence[str]) -> int:
     """Index of the class that a name in the labels stands for; 255 for one that is ignored, -1 where there is none.
 
-    `label_mapping` may name it or its family; else its family counts if it is a class, then "*" of the mapping, and
-    last a class of that very name.
+    `label_mapping` may name it or its family; else its family counts if it is a class, then a class of that very name,
+    and last "*" of the mapping.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def class_of_name(name: str, dataset: SegmentationDataset, families: Mapping[str
     --------
     >>> dataset, families = SegmentationDataset(label_mapping={"sand": "ignore", "*": 0}), {"Porites": "coral"}
     >>> [class_of_name(name, dataset, families, ["other", "coral"]) for name in ("Porites", "sand", "Fungia", "coral")]
-    [1, 255, 0, 0]
+    [1, 255, 0, 1]
     >>> class_of_name("Fungia", SegmentationDataset(), families, ["coral"])
     -1
     """
@@ -86,7 +86,8 @@ def class_of_name(name: str, dataset: SegmentationDataset, families: Mapping[str
     family = family_of(name, families)
     targets: list[Any] = [mapping[key] for key in (name, family) if key in mapping]
     targets += [key for key in (family,) if key == "ignore" or key in classes]
-    targets += [mapping[EVERY_OTHER]] if EVERY_OTHER in mapping else [name] if name in classes else []
+    targets += [name] if name in classes else []
+    targets += [mapping[EVERY_OTHER]] if EVERY_OTHER in mapping else []
     return class_index(targets[0], len(classes), classes) if targets else -1
 
 

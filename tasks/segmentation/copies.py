@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from config import expand_path
 from utils.errors import DataError
 from utils.formats.convert import convert_labels, is_converted
+from utils.formats.outline_rules import is_only_box
 from utils.formats.types import AnnotationSet
 
 if TYPE_CHECKING:
     from tasks.segmentation.source import SceneSource
+
+logger = logging.getLogger(__name__)
+
+FILLED = ("labelme", "cvat", "yolo")  # formats whose boxes are read as areas
 
 
 def split_sets(source: SceneSource) -> dict[str, AnnotationSet]:
@@ -58,6 +65,35 @@ def split_sets(source: SceneSource) -> dict[str, AnnotationSet]:
     return divided
 
 
+def tell_boxes(source: SceneSource, sets: Mapping[str, AnnotationSet], format: str) -> None:
+    """Warn of boxes without outline that are no area here, and are read as one from a copy.
+
+    Examples
+    --------
+    >>> from tasks.example import annotated_task
+    >>> source = annotated_task().source
+    >>> _ = source.write_splits()
+    >>> tell_boxes(source, split_sets(source), "labelme")
+    """
+    annotations = source.scenes.annotations
+    assert annotations is not None
+    areas = {picture.id: picture for part in annotations.sets.values() for picture in part.pictures}
+    number = sum(
+        is_only_box(instance)
+        for part in sets.values()
+        for picture in part.pictures
+        if picture.id in areas
+        for instance in areas[picture.id].instances
+    )
+    if number and format in FILLED:
+        more = ", or leave them out: YOLO's outlines know no boxes" if format == "yolo" else ""
+        logger.warning(
+            "dataset.convert_to: %d boxes have no outline and are not learnt here; in the copy as %s they are areas of "
+            "their class: read it with dataset.boxes: ignore%s",
+            *(number, format, more),
+        )
+
+
 def write_copy(source: SceneSource) -> None:
     """Write the copy of `dataset.convert_to`, if it is set.
 
@@ -74,7 +110,9 @@ def write_copy(source: SceneSource) -> None:
     """
     target = source.settings.dataset.convert_to
     if target is not None:
-        convert_labels(split_sets(source), expand_path(target.folder), target.format, **target.how())
+        divided = split_sets(source)
+        tell_boxes(source, divided, target.format)
+        convert_labels(divided, expand_path(target.folder), target.format, **target.how())
 
 
 def describe_copy(source: SceneSource) -> str:

@@ -19,14 +19,14 @@ from utils import IGNORE_INDEX
 from utils.errors import DataError
 from utils.formats.mask_outlines import mask_of_instance
 from utils.formats.read import read_annotations
-from utils.formats.types import AnnotatedPicture, Instance
+from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance
 from utils.masks.ensemble import ScoredMask, blend, score_maps, suppress, vote, with_background
 from utils.raster.tiling import Window
 from utils.runtime.files import file_stamp
 
 logger = logging.getLogger(__name__)
 
-MOST_PIXELS = 2**24  # of a picture whose probabilities are held whole
+MOST_VALUES = 2**27  # probabilities of a picture that are held whole, three times over
 
 
 class Ensemble:
@@ -50,6 +50,7 @@ class Ensemble:
 
     def __init__(self, settings: SegmentationSettings, ensemble: EnsembleConfig, classes: Sequence[str]):
         self.dataset, self.settings, self.classes = settings.dataset, ensemble, list(classes)
+        self.paths = settings.paths
         known = self.dataset.unlabelled != "ignore"
         self.background = self.classes.index(self.dataset.unlabelled) if known else None
 
@@ -101,11 +102,43 @@ class Ensemble:
         utils.errors.DataError: /no/a.json: no such file or folder; give a data set file or a folder
         """
         path = expand_path(self.settings.predictions)
-        sets = read_annotations(path, predictions=True)
+        sets = self._read(path)
         pictures = {picture.path.resolve(): picture for part in sets.values() for picture in part.pictures}
-        if not any(one.score is not None for picture in pictures.values() for one in picture.instances):
+        scores = [one.score for picture in pictures.values() for one in picture.instances if one.score is not None]
+        if not scores:
             raise DataError(f"{path}: no object has a score; name the predictions of another model, not labels")
+        wrong = [score for score in scores if not 0 <= score <= 1]
+        if wrong:
+            raise DataError(f"{path}: {len(wrong)} scores are not from 0 to 1, such as {wrong[0]:g}; divide them")
         return pictures
+
+    def _read(self, path: str) -> dict[str, AnnotationSet]:
+        """Read the predictions; pictures lie where the file says, in `paths.data_root` or in `raw_images_dir`.
+
+        Raises
+        ------
+        DataError
+            If nothing can be read; the error is that of the first place.
+
+        Examples
+        --------
+        >>> Ensemble(SegmentationSettings(), EnsembleConfig(predictions="a.json"), ["a"])._read("/no/a.json")
+        Traceback (most recent call last):
+            ...
+        utils.errors.DataError: /no/a.json: no such file or folder; give a data set file or a folder
+        """
+        pictures = self.paths.resolve("raw_images_dir")
+        folders = [pictures] if isinstance(pictures, str) else pictures or []
+        root = [expand_path(self.paths.data_root)] if self.paths.data_root else []
+        failed: DataError | None = None
+        for place in (*root, None, *(folder for folder in folders if Path(folder).is_dir())):
+            try:
+                sets = read_annotations(path, root=place, predictions=True)
+                if any(part.pictures for part in sets.values()):
+                    return sets
+            except DataError as error:
+                failed = failed or error
+        raise failed or DataError(f"{path}: none of its pictures is found; name their folder in paths.data_root")
 
     @cached_property
     def indices(self) -> dict[str, int]:
@@ -185,11 +218,11 @@ class Ensemble:
                 f"{item.id}: a part of a picture, and {where} holds objects of whole ones; name whole pictures in the "
                 "split lists, or in evaluate.inputs"
             )
-        pixels = item.map_size[0] * item.map_size[1]
-        if self.needs_whole and pixels > MOST_PIXELS:
+        values = item.map_size[0] * item.map_size[1] * len(self.classes)
+        if self.needs_whole and values > MOST_VALUES:
             raise DataError(
-                f"{item.id}: {pixels} pixels, and the strategy nms holds pictures of at most {MOST_PIXELS} whole; take "
-                "weighted or voting"
+                f"{item.id}: {values} probabilities of pixels and classes, and the strategy nms holds at most "
+                f"{MOST_VALUES} of a picture; take weighted or voting"
             )
         size = picture.size or item.map_size
         found = (self._object(instance, size, item) for instance in picture.instances)

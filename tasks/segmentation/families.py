@@ -45,20 +45,21 @@ def coarser_classes(
     found = {}
     for name in classes:
         if name not in theirs:
-            indices = {class_of_name(one, other, families, theirs) for one in _names_of(dataset, name)}
+            indices = {class_of_name(one, other, families, theirs) for one in _names_of(dataset, name, classes)}
             if len(indices) == 1 and -1 < (index := indices.pop()) < IGNORE_INDEX:
                 found[name] = theirs[index]
     return found
 
 
-def _names_of(dataset: SegmentationDataset, class_name: str) -> list[str]:
+def _names_of(dataset: SegmentationDataset, class_name: str, classes: Sequence[str]) -> list[str]:
     """Names in the labels that become a class; the class itself where no setting lists any.
 
     Examples
     --------
-    >>> dataset = SegmentationDataset(taxonomy={"Porites": "coral"}, label_mapping={"crab": "animal"})
-    >>> [_names_of(dataset, name) for name in ("coral", "animal", "algae")]
-    [['Porites'], ['crab'], ['algae']]
+    >>> dataset = SegmentationDataset(taxonomy={"Porites": "coral"}, label_mapping={"crab": "animal", "fish": 1})
+    >>> [_names_of(dataset, name, ["coral", "animal", "algae"]) for name in ("coral", "animal", "algae")]
+    [['Porites'], ['crab', 'fish'], ['algae']]
     """
     pairs: dict[Any, Any] = {**read_families(dataset), **(dataset.label_mapping or {})}
-    return [str(name) for name, target in pairs.items() if target == class_name and name != "*"] or [class_name]
+    wanted = (class_name, list(classes).index(class_name))
+    return [str(name) for name, target in pairs.items() if target in wanted and name != "*"] or [class_name]

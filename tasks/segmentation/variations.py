@@ -7,7 +7,7 @@ import numpy as np
 from utils.geometry.augment import RandomGeometry
 from utils.geometry.fields import Fields, warp
 
-CROP_TRIES = 10  # the last one is taken whatever it shows
+CROP_TRIES = 10  # then the last one that shows a label is taken
 
 
 def draw_crop(
@@ -40,11 +40,15 @@ def draw_crop(
     >>> largest_share(warp(STANDARD_FIELDS, {"label": label}, matrix, (8, 8))["label"]) <= 0.8
     True
     """
+    kept = None
     for _ in range(CROP_TRIES):
         matrix = geometry.sample((label.shape[0], label.shape[1]), generator)
-        if most == 1 or largest_share(warp(fields, {"label": label}, matrix, geometry.size)["label"]) <= most:
-            break
-    return matrix
+        share = 0.0 if most == 1 else largest_share(warp(fields, {"label": label}, matrix, geometry.size)["label"])
+        if most == 1 or 0 < share <= most:
+            return matrix
+        kept = matrix if kept is None or share > 0 else kept  # one that shows no label teaches nothing
+    assert kept is not None
+    return kept
 
 
 def largest_share(label: np.ndarray) -> float:

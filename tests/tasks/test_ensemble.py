@@ -58,7 +58,7 @@ def test_without_a_background_pixels_of_no_object_keep_our_probabilities():
     theirs = with_background(score_maps([rectangle(2, 0.5, 0, 0, 4, 2)], 3, SIZE), None)
     joined = blend(ours, theirs, 0.6, 0.4)
     assert (joined[:, :, 2:] == ours[:, :, 2:]).all()
-    assert joined[:, 0, 0] == pytest.approx([0.6 * 0.8, 0.6 * 0.1, 0.6 * 0.1 + 0.4])  # one object takes the whole vote
+    assert joined[:, 0, 0] == pytest.approx([0.8 * 0.8, 0.8 * 0.1, 0.8 * 0.1 + 0.4 * 0.5])  # it counts by its score
 
 
 def test_voting_takes_the_surer_class():
@@ -140,11 +140,21 @@ def test_inference_joins_both_models_and_a_change_of_the_other_is_seen(tmp_path)
     assert (rasterio.open(path).read(1)[: height // 2, : width // 2] == 0).all()
 
 
+def test_predictions_may_lie_elsewhere_than_their_pictures(tmp_path):
+    example_task(tmp_path)
+    other = Path(predictions_of(tmp_path / "pictures", "scene_0.tif", "light", 0.9))
+    (tmp_path / "models").mkdir()
+    other = other.rename(tmp_path / "models" / "other.json")
+    task, _ = example_task(tmp_path, f"inference.ensemble={{predictions: {other}}}")
+    task.preflight(["inference"])
+
+
 @pytest.mark.parametrize(
     ("name", "category", "score", "told"),
     [
         ("scene_0.tif", "boat", 0.9, "boat is no class; known: dark, light"),
         ("scene_0.tif", "light", None, "no object has a score"),
+        ("scene_0.tif", "light", 87.0, "1 scores are not from 0 to 1, such as 87"),
         ("scene_1.tif", "light", 0.9, "holds nothing of any of 1 pictures, such as .*scene_0.tif"),
     ],
 )

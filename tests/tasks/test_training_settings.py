@@ -27,8 +27,10 @@ from tasks.phases import evaluate, prepare, train, verify
 from tasks.phases.training_state import generator_states, restore_generators
 from tasks.prepared import PreparedReader
 from tasks.runs import BEST, LAST, checkpoint_path
-from tasks.segmentation.variations import largest_share
+from tasks.segmentation.variations import draw_crop, largest_share
 from tasks.task import Task
+from utils.geometry.augment import RandomGeometry
+from utils.geometry.fields import STANDARD_FIELDS, warp
 from utils.runtime.checkpoints import load_checkpoint
 from utils.store.reader import RecordReader
 
@@ -253,3 +255,16 @@ def test_crops_that_show_one_class_are_drawn_again(tmp_path):
         assert all(crop.arrays["label"].shape == (12, 12) for crop in crops)
     assert np.mean(np.array(shares[1.0]) > 0.75) > 0.5
     assert np.mean(np.array(shares[0.75]) > 0.75) < 0.15, "ten tries seldom fail"
+
+
+def test_crops_without_labels_are_not_taken_for_crops_of_many_classes():
+    label = np.full((64, 64), 255, np.uint8)
+    label[:32] = 0
+    label[:8, ::2] = 1
+    shown = []
+    for most in (1.0, 0.75):
+        generator = np.random.default_rng(0)
+        crops = [draw_crop(STANDARD_FIELDS, label, RandomGeometry((16, 16)), most, generator) for _ in range(200)]
+        labels = [warp(STANDARD_FIELDS, {"label": label}, matrix, (16, 16))["label"] for matrix in crops]
+        shown.append(np.mean([(part < 255).any() for part in labels]))
+    assert shown[1] > shown[0], "a crop in which nothing is labelled is drawn again"

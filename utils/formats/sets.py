@@ -328,17 +328,20 @@ def _shown(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def in_drawing_order(picture: AnnotatedPicture) -> tuple[Instance, ...]:
+def in_drawing_order(picture: AnnotatedPicture, holds_crowds: bool = True) -> tuple[Instance, ...]:
     """The instances of a picture in the order in which they lie on each other, for formats that know no other order.
+
+    A format without crowds has them first, since they lie under all others when they are drawn.
 
     Examples
     --------
-    >>> under, over = Instance("road", z_order=-1), Instance("car", z_order=2)
-    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (over, Instance("tree"), under))
-    >>> [instance.category for instance in in_drawing_order(picture)]
-    ['road', 'tree', 'car']
+    >>> under, over, crowd = Instance("road", z_order=-1), Instance("car", z_order=2), Instance("people", is_crowd=True)
+    >>> picture = AnnotatedPicture("a", Path("a.png"), (4, 6), (over, crowd, under))
+    >>> [[one.category for one in in_drawing_order(picture, holds_crowds)] for holds_crowds in (True, False)]
+    [['road', 'people', 'car'], ['people', 'road', 'car']]
     """
-    return tuple(sorted(picture.instances, key=lambda instance: instance.z_order))
+    crowds_under = not holds_crowds
+    return tuple(sorted(picture.instances, key=lambda one: (crowds_under and not one.is_crowd, one.z_order)))
 
 
 Z_ORDER_LOST = "z_order (written as the order of the objects)"

@@ -45,7 +45,7 @@ def boundary_counts(prediction: np.ndarray, truth: np.ndarray, num_classes: int,
     [8, 24]
     """
     height, width = truth.shape
-    rows = max(_BLOCK_PIXELS // max(width, 1), 1)
+    rows = max(_BLOCK_PIXELS // max(width, 1), 2 * distance)  # thinner blocks would read more halo than rows
     counts = np.zeros((num_classes, 2), np.int64)
     for top in range(0, height, rows):
         first, last = max(top - distance, 0), min(top + rows + distance, height)  # beyond them nothing reaches in

@@ -65,6 +65,8 @@ def with_background(scores: np.ndarray, background: int | None) -> np.ndarray:
 def blend(probabilities: np.ndarray, scores: np.ndarray, weight: float, other_weight: float) -> np.ndarray:
     """Weighted mean of probabilities and of another model's scores, which are divided by their sum first.
 
+    Where the scores sum to less than 1, as without a background, the other model counts by that much less.
+
     Parameters
     ----------
     probabilities, scores : ndarray of float32, shape (K, H, W)
@@ -80,10 +82,10 @@ def blend(probabilities: np.ndarray, scores: np.ndarray, weight: float, other_we
     --------
     >>> ours, theirs = np.float32([[[0.75, 0.75]], [[0.25, 0.25]]]), np.float32([[[0.0, 0.0]], [[0.5, 0.0]]])
     >>> blend(ours, theirs, 3, 1)[:, 0].tolist()
-    [[0.5625, 0.75], [0.4375, 0.25]]
+    [[0.65625, 0.75], [0.34375, 0.25]]
     """
     total = scores.sum(axis=0)
-    share = np.where(total > 0, np.float32(other_weight / (weight + other_weight)), np.float32(0))
+    share = np.float32(other_weight / (weight + other_weight)) * np.minimum(total, 1)
     return (1 - share) * probabilities + share * scores / np.where(total > 0, total, 1)
 
 
@@ -129,11 +131,14 @@ def suppress(
     [[0.875, 0.875, 0.875, 0.0]]
     """
     size = probabilities.shape[1:]
-    found = sorted([*_areas(probabilities, background), *objects], key=lambda mask: -mask.score)
+    found = [(mask, 0) for mask in _areas(probabilities, background)] + [(mask, 1) for mask in objects]
     kept: list[ScoredMask] = []
-    for mask in found:
-        if not any(mask.label == other.label and mask_iou(mask, other) >= iou for other in kept):
+    rivals: tuple[list[ScoredMask], list[ScoredMask]] = ([], [])  # ours, whose areas never overlap, and the other's
+    for mask, whose in sorted(found, key=lambda pair: -pair[0].score):
+        against = [*rivals[0], *rivals[1]] if whose else rivals[1]
+        if not any(mask.label == other.label and mask_iou(mask, other) >= iou for other in against):
             kept.append(mask)
+            rivals[whose].append(mask)
     if background is None:
         drawn = probabilities.copy()
     else:

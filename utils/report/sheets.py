@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.report.plots import draw_legend, fit_picture, with_title
 
+SIDE = 320  # pixels of the longer side of a picture
 _GAP = 8  # pixels between pictures
 _WIDEST = 2400  # pixels of a sheet
 
@@ -17,7 +18,7 @@ def contact_sheet(
     pictures: Sequence[np.ndarray],
     titles: Sequence[str],
     legend: Sequence[tuple[str, Sequence[int]]] = (),
-    side: int = 320,
+    side: int = SIDE,
 ) -> np.ndarray:
     """Lay pictures in rows, as nearly square as they can be, with titles above and a legend below.
 

@@ -40,6 +40,7 @@ def areas(tmp_path) -> dict[str, AnnotationSet]:
                 Instance(NAMES[1], polygons=(disc,), holes=(hole,), z_order=1),
                 Instance(NAMES[2], mask=encode_mask(generator.random(SIZE) < 0.02), z_order=3),
                 Instance(NAMES[1], polygons=(ring(generator, 3, 9),), z_order=-1),
+                Instance(NAMES[2], polygons=(ring(generator, 9, 16),), is_crowd=True),  # lies under all others
             )
             path = draw(tmp_path / "in" / split / f"{number}.png", *SIZE)
             pictures.append(AnnotatedPicture(f"{split}/{number}", path, SIZE, objects))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.sax import saxutils
@@ -184,7 +185,10 @@ def _image(
     """
     height, width = picture.size or picture_size(picture.path)
     yield f"<image{_keys(id=number, name=name, subset=subset, width=width, height=height)}>"
+    lowest = min((instance.z_order for instance in picture.instances if not instance.is_crowd), default=1)
     for instance, group in zip(picture.instances, _choose_groups(picture), strict=True):
+        if instance.is_crowd:  # under all others, as crowds are drawn; CVAT has none
+            instance = replace(instance, z_order=min(instance.z_order, lowest - 1))
         yield from _shapes(instance, (height, width), skeletons[instance.category], group)
     for tag, value in picture.tags.items():
         if value is not False:

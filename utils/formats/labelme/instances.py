@@ -156,10 +156,15 @@ class ShapeReader:
         for shape in shapes:
             by_group.setdefault(shape.group, []).append(shape)
         loose = by_group.pop(None, [])
-        groups = [part for group in by_group.values() for part in _split_without_points(group)]
+        groups = [part for group in by_group.values() for part in _split_without_points(group, self.need_keypoints)]
         points = [shape for shape in loose if shape.is_point]
         if not points:
             return [*groups, *([shape] for shape in loose)]
+        if not self.need_keypoints and len({shape.label for shape in loose if not shape.is_point}) > 1:
+            where, what = f"shapes {', '.join(str(shape.index) for shape in points)}", "points beside several outlines"
+            cure = "which of them they belong to is not known, so they are left out; give each object a group_id"
+            problems.append(Problem(where, what, cure, blocks=False))
+            return [*groups, *([shape] for shape in loose if not shape.is_point)]
         groups += [[shape] for shape in loose if shape.is_line]
         loose = [shape for shape in loose if not shape.is_line]
         labels = [(shape.is_point, shape.label) for shape in loose if shape.is_point or shape.kind in RINGS]
@@ -244,21 +249,29 @@ class ShapeReader:
         return fitting[0] if points and len(fitting) == 1 else None
 
 
-def _split_without_points(shapes: list[Shape]) -> list[list[Shape]]:
+def _split_without_points(shapes: list[Shape], need_keypoints: bool) -> list[list[Shape]]:
     """Shapes of one group_id: one instance with points, else one for each label, as LabelMe's own converters do.
+
+    Where keypoints are not asked for, points do not join outlines of several labels; the first of them gets them.
 
     Examples
     --------
     >>> shapes = [Shape(i, label, "rectangle", np.zeros((2, 2)), 0, {}) for i, label in enumerate("aab")]
-    >>> [len(part) for part in _split_without_points(shapes)]
+    >>> [len(part) for part in _split_without_points(shapes, need_keypoints=True)]
     [2, 1]
+    >>> nose = Shape(4, "nose", "point", np.zeros((1, 2)), 0, {})
+    >>> [len(_split_without_points([*shapes, nose], needed)) for needed in (True, False)]
+    [1, 2]
     """
-    if any(shape.is_point for shape in shapes):
-        return [shapes]
+    points = [shape for shape in shapes if shape.is_point]
     by_label: dict[str, list[Shape]] = {}
     for shape in shapes:
-        by_label.setdefault(shape.label, []).append(shape)
-    return list(by_label.values())
+        if not shape.is_point:
+            by_label.setdefault(shape.label, []).append(shape)
+    if points and (need_keypoints or len(by_label) < 2):
+        return [shapes]
+    first, *others = by_label.values()
+    return [[*first, *points], *others]
 
 
 def _place_keypoints(

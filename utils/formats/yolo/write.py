@@ -121,7 +121,7 @@ def _format_label(picture: AnnotatedPicture, skeletons: Mapping[str, Skeleton], 
         raise DataError(f"{picture.path}: the size is unknown, and YOLO writes shares of it; look at its problem")
     numbers = {name: number for number, name in enumerate(skeletons)}
     rows = []
-    for instance in in_drawing_order(picture):
+    for instance in in_drawing_order(picture, holds_crowds=not outlines):  # boxes do not lie on each other
         if not outlines:
             rows.append(_format_row(instance, skeletons, picture.size))
         elif (ring := _written_ring(instance, picture.size)) is not None:

@@ -194,3 +194,18 @@ def test_facts_of_another_kind_are_a_problem_and_not_kept(labels, tmp_path, fact
     assert reason in problem.what
     write_labelme({"all": part}, tmp_path / "new")  # what is kept can be written
     assert part.num_instances == 1
+
+
+@pytest.mark.parametrize("group", [None, 4])
+def test_a_point_does_not_join_outlines_of_other_names(labels, group):
+    moved = [[x + 20, y] for x, y in SQUARE]
+    part = labels(
+        shape("car", "polygon", SQUARE, group),
+        shape("wheel", "polygon", moved, group),
+        shape("nut", "point", [[5, 5]], group),
+    )
+    [picture] = part.pictures
+    assert [(one.category, len(one.polygons)) for one in picture.instances] == [("car", 1), ("wheel", 1)]
+    told = [str(problem) for problem in part.problems]
+    assert any("points beside several outlines" in text for text in told) == (group is None)
+    assert not any(problem.lost for problem in part.problems)
