@@ -234,7 +234,7 @@ class FeatureSource(Source[ItemT]):
             return group
         number = min(settings.stored_views, len(group))
         spread = [group[round(index * len(group) / number)] for index in range(number)]  # the same for every seed
-        key = digest_json({name: value for name, value in settings.key().items() if name != "stored_variations"})[:8]
+        key = digest_json(settings.key(exclude={"stored_variations"}))[:8]
         return [*spread, *(Variation(index + 1, key) for index in range(settings.stored_variations))]
 
     def features_key(self) -> dict[str, Any] | None:

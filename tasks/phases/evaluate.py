@@ -181,9 +181,8 @@ def score_split(
     facts |= tell_what(task, checkpoint, split, plan.items, context)
     pictures = Pictures(task, plan.items, settings.pictures)
     device, views = choose_device(task.settings.device("evaluate")), task.prediction_views("evaluate")
-    metrics = score(
-        task, model, prepared, store, device, settings.batch_size, context, views, pictures.take, True, "evaluate"
-    )
+    asked: dict[str, Any] = {"watch": pictures.take, "constant": True, "phase": "evaluate"}
+    metrics = score(task, model, prepared, store, device, settings.batch_size, context, views, **asked)
     metrics.update(task.output.extra_metrics(model, context))
     task.output.take_scores(metrics)
     training = checkpoint.description.get("training") if checkpoint else None

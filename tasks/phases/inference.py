@@ -97,8 +97,8 @@ def run(task: Task, context: Context) -> PhaseResult:
     share = Share(task, folder, prints, context)
     groups, batch_size = distributed.share(task.source.partition(todo)), settings.batch_size
     source = LiveSamples(task, task.prediction_views())
-    opened = share.open_job
-    given = predict(task, model, source, groups, device, batch_size, context, opened, True, "inference")
+    how: dict[str, Any] = {"open_job": share.open_job, "skip_unreadable": True, "phase": "inference"}
+    given = predict(task, model, source, groups, device, batch_size, context, **how)
     written = distributed.run_on_all(lambda: (share.write(given, groups), faults_of(groups)))
     failed = {name: problem for part, _ in written for name, problem in part}
     faults = {name: told for _, part in written for name, told in part.items()}

@@ -387,9 +387,7 @@ def training_fingerprint(task: Task, *splits: Sequence[PreparedItem]) -> str:
         "processed_dir",
         "device",
     }
-    settings = task.settings.train.model_dump(mode="json", exclude=harmless)
-    if settings.get("cat_max_ratio") == 1:  # trainings of before it was there are still found
-        del settings["cat_max_ratio"]
+    settings = task.settings.train.key(exclude=harmless)
     entries = [[list(entry.record_keys()) for item in split for entry in item.entries] for split in splits]
     what = {
         "train": settings,

@@ -450,7 +450,8 @@ class SceneReader:
         dataset, number = self.settings.dataset, len(self.classes)
         mapping = dataset.label_mapping or {}
         if is_vector(path):
-            class_mapping = {} if "*" in mapping else {name: name for name in self.classes}
+            one_class = "*" in mapping and dataset.label_attribute is None  # then no value is looked at
+            class_mapping = {} if one_class else {name: name for name in self.classes}
             return VectorLabels(
                 path,
                 number,

@@ -193,6 +193,8 @@ class LossConfig(Section):
 class SegmentationTrain(TrainConfig):
     """Train a head."""
 
+    later: ClassVar[tuple[str, ...]] = ("cat_max_ratio",)
+
     loss: LossConfig = LossConfig()
     sampling: Literal["uniform", "rare"] = Field(
         "uniform", description="rare: windows with rare classes come more often"

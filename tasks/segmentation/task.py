@@ -108,12 +108,15 @@ class SegmentationTask(FeatureTask):
             self.check_head()
         if "inference" in phases and not self.settings.dataset.sample.enable:  # prepare writes the sample
             distributed.run_on_main(lambda: self._inputs() and None)
-        for phase in {"evaluate", "inference"} & set(phases):
-            if (ensemble := self.ensemble(phase)) is not None:
-                ensemble.check(self._pictures_of(phase))
+        for phase in ("evaluate", "inference"):
+            if phase in phases and (ensemble := self.ensemble(phase)) is not None:
+                try:
+                    ensemble.check(self._pictures_of(phase))
+                except DataError as error:
+                    raise DataError(f"{phase}.ensemble.predictions: {error}") from None
 
     def _pictures_of(self, phase: str) -> list[Path]:
-        """The first file of each picture that evaluate may score, or inference predicts.
+        """The first file of each picture that evaluate may score, or inference predicts; none before they are made.
 
         Examples
         --------
@@ -121,8 +124,13 @@ class SegmentationTask(FeatureTask):
         >>> [path.name for path in scene_task()._pictures_of("inference")]
         ['scene_0.tif']
         """
+        if self.settings.dataset.sample.enable:  # prepare writes the sample
+            return []
         if phase == "inference":
             return [item.sources[0] for item in self._inputs()]
+        if self.settings.evaluate.names_pictures:
+            other = type(self)(self.name, self.settings_for_named(self.settings))
+            return [files.paths[0] for files in other.source.scenes.labelled().values()]
         return [files.paths[0] for files in self.source.scenes.labelled().values()]
 
     def _inputs(self) -> list[SceneItem]:

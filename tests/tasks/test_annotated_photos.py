@@ -8,7 +8,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyogrio
 import pytest
+import shapely
 from PIL import Image
 
 from tasks.example import annotated_example, example_context, example_task, prepared_example
@@ -293,3 +295,36 @@ def test_default_settings_leave_the_keys_of_older_stores_as_they_are(tmp_path):
     assert "image_size" not in task.describe()
     item = task.source.named("scene_0", "train")[0]
     assert len(item.stamp()) == 5
+
+
+def test_lone_boxes_are_told_before_a_copy_makes_areas_of_them(tmp_path, caplog):
+    task, _ = annotated_example(tmp_path)
+    content = json.loads((tmp_path / "labels.json").read_text())
+    name = content["categories"][0]["id"]
+    for image in content["images"]:
+        alone = {"id": 900 + image["id"], "image_id": image["id"], "category_id": name, "bbox": [0, 0, 5, 5]}
+        content["annotations"].append({**alone, "area": 25, "iscrowd": 0, "segmentation": []})
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    for format, told in (("labelme", True), ("cvat", True), ("coco", False)):
+        caplog.clear()
+        task, _ = annotated_example(tmp_path, f"dataset.convert_to={{format: {format}, folder: {tmp_path}/{format}}}")
+        task.source.prepare_data()
+        assert ("2 boxes have no outline and are not learnt here" in caplog.text) == told
+
+
+def test_other_values_of_a_vector_file_are_those_that_are_no_class(tmp_path):
+    shapes = [shapely.box(500_000 + 10 * left, 5_499_000, 500_010 + 10 * left, 5_501_000) for left in range(3)]
+    pyogrio.raw.write(
+        tmp_path / "labels.gpkg",
+        geometry=shapely.to_wkb(np.array(shapes)),
+        field_data=[np.array(["light", "lamp", "cat"], dtype=object)],
+        fields=["sort"],
+        geometry_type="Polygon",
+        crs="EPSG:32632",
+    )
+    options = [f"paths.label_path={tmp_path}/labels.gpkg", "dataset.label_attribute=sort"]
+    task, _ = example_task(tmp_path, *options, "dataset.label_mapping={lamp: light, '*': ignore}")
+    task.source.prepare_data()
+    files = task.source.scenes.labelled()["scene_0"]
+    source = task.source.scenes._open_labels(files.label)
+    assert source._look_up(np.array(["light", "lamp", "cat"], dtype=object)).tolist() == [1, 1, 255]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -164,6 +165,22 @@ def test_predictions_that_cannot_be_used_are_refused_before_work(tmp_path, name,
     task, _ = example_task(tmp_path, f"inference.ensemble={{predictions: {other}}}")
     with pytest.raises(DataError, match=told):
         task.preflight(["inference"])
+
+
+def test_predictions_of_named_pictures_need_not_be_of_those_of_the_training(tmp_path):
+    example_task(tmp_path)
+    (tmp_path / "new").mkdir()
+    shutil.copy(tmp_path / "pictures" / "scene_1.tif", tmp_path / "new" / "other.tif")
+    (tmp_path / "labels" / "other.tif").write_bytes((tmp_path / "labels" / "scene_1.tif").read_bytes())
+    other = predictions_of(tmp_path / "new", "other.tif", "light", 0.9)
+    named = (
+        f"evaluate={{inputs: {tmp_path}/new/other.tif, labels: {tmp_path}/labels, ensemble: {{predictions: {other}}}}}"
+    )
+    task, _ = example_task(tmp_path, named)
+    task.preflight(["evaluate"])
+    trained, _ = example_task(tmp_path, f"evaluate.ensemble={{predictions: {other}}}")
+    with pytest.raises(DataError, match=r"^evaluate\.ensemble\.predictions: .*holds nothing of any of 2 pictures"):
+        trained.preflight(["evaluate"])
 
 
 def test_a_block_of_a_picture_is_not_joined_with_objects_of_the_whole(tmp_path):

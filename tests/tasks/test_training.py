@@ -398,8 +398,11 @@ def test_a_start_from_a_checkpoint_that_fits_nowhere_names_setting_file_and_both
         training._init_from(str(path))
 
 
-def test_the_validation_loss_is_that_of_the_same_weights_on_the_same_windows(tmp_path):
-    task, context = example_task(tmp_path, *SMALL, "train.val_overlap=0", "train.val_every=2", "train.epochs=3")
+@pytest.mark.parametrize("features", ["cached", "online"])
+def test_the_validation_loss_is_that_of_the_same_weights_on_the_same_windows(tmp_path, features):
+    task, context = example_task(
+        tmp_path, *SMALL, "train.val_overlap=0", "train.val_every=2", "train.epochs=3", f"train.features={features}"
+    )
     prepare.run(task, context)
     task.setup()
     store = open_store(task.settings, "train")

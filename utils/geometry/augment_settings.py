@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 from pydantic import Field
 
 from utils.runtime.setting_types import Fraction, Multiple, Section
 
-_LATER = ("hue_degrees", "colour_probability")  # while they are as by default, older trainings stay finished
-
 
 class AugmentationsConfig(Section):
     """How training pictures are varied; stored features use stored views, online features everything."""
+
+    later: ClassVar[tuple[str, ...]] = ("hue_degrees", "colour_probability")
 
     enable: bool = Field(False, description="train on more than the pictures as they are")
     hflip: bool = Field(True, description="mirror left and right")
@@ -27,17 +27,6 @@ class AugmentationsConfig(Section):
     colour_probability: Fraction = Field(
         1.0, description="share of varied pictures in which each of brightness, contrast, saturation and hue is changed"
     )
-
-    def key(self) -> dict[str, Any]:
-        """All that varied samples depend on; settings of later releases count only where they act.
-
-        Examples
-        --------
-        >>> "hue_degrees" in AugmentationsConfig().key(), AugmentationsConfig(hue_degrees=9).key()["hue_degrees"]
-        (False, 9.0)
-        """
-        later = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
-        return self.model_dump(mode="json", exclude=later)
 
     def random_parts(self) -> list[str]:
         """Names of the random variations that are asked for.

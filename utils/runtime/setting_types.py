@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 
@@ -89,6 +90,8 @@ LARGEST = 3.4e38  # of a number: float32 holds it
 class Section(BaseModel):
     """A part of the settings: frozen, strict, without unknown keys, empty texts and endless numbers.
 
+    `later` names settings of later releases: while they are as by default, what older ones made stays valid.
+
     Examples
     --------
     >>> class Resources(Section):
@@ -97,7 +100,25 @@ class Section(BaseModel):
     1
     """
 
+    later: ClassVar[tuple[str, ...]] = ()
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def key(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """All settings that results depend on, as plain values, but for those of `later` that are as by default.
+
+        Examples
+        --------
+        >>> class Colours(Section):
+        ...     later: ClassVar[tuple[str, ...]] = ("hue",)
+        ...     contrast: float = 0.0
+        ...     hue: float = 0.0
+        >>> Colours().key(), Colours(hue=9.0).key(exclude=["contrast"])
+        ({'contrast': 0.0}, {'hue': 9.0})
+        """
+        fields = type(self).model_fields
+        plain = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude={*plain, *exclude})
 
     @field_validator("*", mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from PIL import Image
 from utils.errors import DataError
 from utils.formats.masks.layout import CLASSES, IGNORED, MASKS, PALETTE, PICTURES, Layout, read_layout
 from utils.formats.pictures import PICTURE_SUFFIXES, list_files, picture_ids
+from utils.formats.run_lengths import area_of_mask
 from utils.formats.sets import find_unlabelled, finish_sets, shared_labels
 from utils.formats.types import AnnotatedPicture, AnnotationSet, Instance, Problem, Skeleton, encode_mask
 from utils.media.picture_sizes import picture_size
@@ -133,6 +134,34 @@ def _fill(
         cure = "paint it with the values of the classes, or name its classes"
         annotations.problems += [Problem(str(mask), what, cure, id, lost=True) for what in faults]
         annotations.pictures.append(AnnotatedPicture(id, picture, size, instances))
+    annotations.problems += _tell_one_class(annotations.pictures, layout)
+
+
+def _tell_one_class(pictures: Sequence[AnnotatedPicture], layout: Layout) -> list[Problem]:
+    """Note that masks hold one class at most beside 255, which is none: in masks of 0 and 255 it is meant for a class.
+
+    Examples
+    --------
+    >>> road = Instance("road", mask={"size": [1, 2], "counts": [0, 1, 1]})
+    >>> pictures = [AnnotatedPicture("a", Path("a.png"), (1, 2), (road,))]
+    >>> [problem.what for problem in _tell_one_class(pictures, Layout(Path("set"), {}, ("road", "cow")))]
+    ['masks hold road and 255, which is no class; cow is in none of them']
+    >>> _tell_one_class(pictures, Layout(Path("set"), {}, ("road",)))
+    []
+    """
+    seen = dict.fromkeys(instance.category for picture in pictures for instance in picture.instances)
+    holds_none = any(
+        picture.size is not None
+        and sum(area_of_mask(one.mask) for one in picture.instances if one.mask) < picture.size[0] * picture.size[1]
+        for picture in pictures
+    )
+    if len(seen) > 1 or len(layout.names) < 2 or not holds_none:
+        return []
+    absent = ", ".join(name for name in layout.names if name not in seen)
+    what = f"masks hold {', '.join(seen) or 'no class'} and 255, which is no class; {absent} is in none of them"
+    return [
+        Problem(str(layout.folder / CLASSES), what, "if 255 means a class, write its line number less 1", blocks=False)
+    ]
 
 
 def _read_instances(mask: Path, size: tuple[int, int], layout: Layout, faults: list[str]) -> Sequence[Instance]:

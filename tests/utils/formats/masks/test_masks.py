@@ -228,3 +228,10 @@ def test_more_classes_than_values_are_refused(tmp_path):
     sets = {"all": replace(sets["all"], skeletons={})}
     with pytest.raises(DataError, match="0 classes"):
         convert_labels(sets, tmp_path / "newer", "masks")
+
+
+def test_masks_of_0_and_255_are_told_not_to_hold_their_second_class(values, tmp_path):
+    make_set(tmp_path, np.where(values == 1, 255, 0).astype(np.uint8))
+    [problem] = read_annotations(tmp_path)["train"].problems
+    assert "masks hold sand and 255, which is no class; Porites/massive, rope is in none of them" in problem.what
+    assert not problem.blocks
